@@ -1,0 +1,39 @@
+# Every target works on a fresh machine with Python 3.10 or newer: it makes .venv, installs and runs.
+PYTHON := python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install
+CODE := cyclegan_age options $(wildcard *.py benchmarks/*.py datasets/*.py)
+
+.PHONY: demo test lint visdom bench
+
+demo: $(VENV)/installed  ## age the built-in portrait and say where its page is
+	@$(RUN) demo.py
+
+test: lint  ## the checks of `make lint`, then every test
+	@$(RUN) -m pytest
+
+lint: $(VENV)/installed-dev  ## style, format and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy $(CODE)
+
+visdom: $(VENV)/installed  ## the server that a training draws on, at 127.0.0.1:8097
+	@$(RUN) -m cyclegan_age.visdom_server
+
+bench: $(VENV)/installed  ## speed and memory on this machine
+	@$(RUN) -m benchmarks
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
+	  { echo "$(PYTHON): Python 3.10 or newer is needed; name it: make PYTHON=python3.12"; exit 1; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) || \
+	  { echo "venv: not part of this Python; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(VENV), once: some minutes and up to 6 GB"
+	$(PIP) "setuptools<81" wheel
+	$(PIP) --no-build-isolation -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	@touch $@

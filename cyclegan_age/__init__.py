@@ -1,0 +1,1 @@
+"""Face aging with an age-conditional CycleGAN: train, render, take apart."""

@@ -1,0 +1,120 @@
+"""Years, age groups and age vectors.
+
+An age is a number of years. The networks take it as a vector with one entry per anchor age. In the `linear` form an
+age between two anchors is their linear interpolation (27 is 0.3 of the 20 and 0.7 of the 30) and an age outside is
+clamped to the nearest anchor. In the `onehot` form every age of a group is that group's unit vector.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+_RANGE = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})\s*(?:[-_–]|to)\s*(\d{1,3})", re.IGNORECASE)
+_OPEN = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})\s*\+", re.IGNORECASE)
+_DECADE = re.compile(r"(?:ages?[ _-]?)?(\d{1,2}0|0)s", re.IGNORECASE)
+_SINGLE = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AgeCode:
+    """How years become the vector that a network takes.
+
+    Args:
+        anchors: at least two ages in years, rising.
+        form: `linear` or `onehot`, see the module's text.
+    """
+
+    anchors: tuple[int, ...] = (10, 20, 30, 40, 50, 60)
+    form: Literal["linear", "onehot"] = "linear"
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """Bounds in years of the groups, one more than there are anchors; group k is [edges[k], edges[k + 1]).
+
+        `onehot`: each anchor begins its group. `linear`: each anchor is the middle of its group, and the last group
+        reaches a whole step up, since older faces are clamped to it.
+        """
+        a = self.anchors
+        if self.form == "onehot":
+            return (*a, 2 * a[-1] - a[-2])
+        middles = [(low + high) / 2 for low, high in pairwise(a)]
+        return (a[0] - (a[1] - a[0]) / 2, *middles, 2 * a[-1] - a[-2])
+
+    @property
+    def nominal_years(self) -> tuple[float, ...]:
+        """The age each unit vector stands for: the anchor itself, or the middle of its group for `onehot`."""
+        if self.form == "linear":
+            return tuple(float(a) for a in self.anchors)
+        edges = self.edges
+        return tuple((low + high) / 2 for low, high in pairwise(edges))
+
+    def group(self, years: float) -> int | None:
+        """Index of the group that an age belongs to, None where it lies outside all of them."""
+        k = bisect_right(self.edges, years) - 1
+        return k if 0 <= k < len(self.anchors) else None
+
+    def encode(self, years: Tensor | Sequence[float]) -> Tensor:
+        """Ages (N,) in years -> age vectors (N, len(self)) that sum to 1, float32."""
+        y = torch.as_tensor(years, dtype=torch.float32)
+        a = torch.tensor(self.anchors, dtype=torch.float32, device=y.device)
+        if self.form == "onehot":
+            index = (torch.bucketize(y, a, right=True) - 1).clamp(0, len(a) - 1)
+            return torch.nn.functional.one_hot(index, len(a)).float()
+        y = y.clamp(a[0], a[-1])
+        right = torch.bucketize(y, a).clamp(1, len(a) - 1)
+        weight = (y - a[right - 1]) / (a[right] - a[right - 1])
+        vector = torch.zeros(len(y), len(a), device=y.device)
+        vector.scatter_(1, (right - 1)[:, None], (1 - weight)[:, None])
+        return vector.scatter_(1, right[:, None], weight[:, None])
+
+    def decode(self, vector: Tensor) -> Tensor:
+        """Age vectors (N, len(self)) -> the ages (N,) in years that they stand for."""
+        nominal = torch.tensor(self.nominal_years, dtype=torch.float32, device=vector.device)
+        return vector.float() @ nominal
+
+
+def planes(vector: Tensor, height: int, width: int) -> Tensor:
+    """Constant planes of an age vector: (N, K) -> (N, K, height, width)."""
+    return vector[:, :, None, None].expand(-1, -1, height, width)
+
+
+def parse_group(name: str) -> tuple[int, int] | None:
+    """Years (first, last) that a folder name means, or None.
+
+    Understood: `20` (that year alone), `20s`, `20-29`, `20_24`, `20 to 24`, each with `age` or `ages` before it, and
+    `60+` (ten years).
+    """
+    name = name.strip()
+    if m := _RANGE.fullmatch(name):
+        low, high = int(m[1]), int(m[2])
+        return (low, high) if low <= high <= 120 else None
+    if m := _OPEN.fullmatch(name) or _DECADE.fullmatch(name):
+        return (int(m[1]), int(m[1]) + 9) if int(m[1]) <= 120 else None
+    if m := _SINGLE.fullmatch(name):
+        return (int(m[1]), int(m[1])) if int(m[1]) <= 120 else None
+    return None
+
+
+def parse_groups(names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Years of every folder name that means an age, read together.
+
+    Where every name is a bare number or open (`10`, `20`, `30`, `40+`), each bare one lasts until the next begins, and
+    the last as long as the one before; a single bare number is a decade if it is a multiple of ten.
+    """
+    groups = {name: years for name in names if (years := parse_group(name))}
+    bare = {name for name, (low, high) in groups.items() if low == high}
+    if not bare or any(name not in bare and "+" not in name for name in groups):
+        return groups
+    lows = sorted({low for low, _ in groups.values()})
+    steps = [b - a for a, b in pairwise(lows)] or [10 if lows[0] % 10 == 0 else 1]
+    ends = {low: low + step - 1 for low, step in zip(lows, [*steps, steps[-1]], strict=False)}
+    return {name: (low, ends[low] if name in bare else high) for name, (low, high) in groups.items()}

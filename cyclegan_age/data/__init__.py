@@ -1,0 +1,1 @@
+"""From a folder of faces to batches: labels, the cache of decoded pictures, balanced sampling."""

@@ -1,0 +1,191 @@
+"""Balanced batches that depend on the step alone, so that a resumed training sees what it would have seen.
+
+Every draw has a number n = (step * world + rank) * batch_size + i. Each block of as many draws as there are age groups
+holds each group once, in random order, and no picture of a group repeats before all of them were seen.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cyclegan_age.config import UserError
+from cyclegan_age.data.cache import PictureCache
+from cyclegan_age.images import Picture, to_float
+
+_SOURCE, _TARGET = 0, 1  # streams
+_GROUPS, _ELEMENTS, _CROP = 0, 1, 2  # what a random number is for
+_AHEAD = 4  # batches prepared ahead
+
+Pool = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Two independent draws of pictures with their ages.
+
+    Attributes:
+        x_source: (N, 3, S, S) float32 in [-1, 1].
+        age_source: (N,) float32, years.
+        x_target: (N, 3, S, S) float32 in [-1, 1].
+        age_target: (N,) float32, years.
+    """
+
+    x_source: Tensor
+    age_source: Tensor
+    x_target: Tensor
+    age_target: Tensor
+
+
+@dataclass(frozen=True)
+class _Draw:
+    pictures: Picture  # (N, S, S, 3)
+    age_years: NDArray[np.float32]  # (N,)
+
+
+class FaceData:
+    """Batches of the pictures of a cache.
+
+    Args:
+        cache: the pictures.
+        age_years: (len(cache),) age of each in years.
+        source_pools: for each age group the numbers of its pictures in the cache; one pool for one domain.
+        target_pools: the same for the targets.
+        image_size: side in pixels of the random crops; at most the cache's.
+        flip: whether half of the pictures are mirrored.
+        batch_size: pictures per batch.
+        seed: seed of order, crops and mirroring.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: PictureCache,
+        age_years: NDArray[np.float32],
+        source_pools: Sequence[Pool],
+        target_pools: Sequence[Pool],
+        image_size: int,
+        flip: bool,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if image_size > cache.size:
+            raise ValueError(f"image_size {image_size} is more than the cache's {cache.size}")
+        self._pools = {_SOURCE: list(source_pools), _TARGET: list(target_pools)}
+        if not all(pools and all(len(pool) for pool in pools) for pools in self._pools.values()):
+            raise ValueError("no pools, or an empty one")
+        self._cache = cache
+        self._age_years = np.asarray(age_years, dtype=np.float32)
+        self._image_size = image_size
+        self._flip = flip
+        self._batch_size = batch_size
+        self._seed = seed % 2**64
+        self._orders: dict[tuple[int, int], tuple[int, Pool]] = {}  # (stream, pool) -> pass, order of that pass
+
+    def __len__(self) -> int:
+        """Number of distinct source pictures."""
+        return len(np.unique(np.concatenate(self._pools[_SOURCE])))
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step, the same whatever was drawn before.
+
+        Args:
+            step: steps done before it.
+            rank: number of this process.
+            world: number of processes.
+
+        Raises:
+            UserError: no picture of a group can be used.
+        """
+        return _to_batch(*self._draws(step, rank, world))
+
+    def batches(self, start_step: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """`batch(start_step)`, `batch(start_step + 1)` and so on without end, prepared ahead by a thread.
+
+        Close the iterator (or let go of it) to end the thread.
+        """
+        with ThreadPoolExecutor(1, "batches") as thread:
+            ahead = deque(thread.submit(self._draws, start_step + i, rank, world) for i in range(_AHEAD))
+            step = start_step + _AHEAD
+            try:
+                while True:
+                    draws = ahead.popleft().result()
+                    ahead.append(thread.submit(self._draws, step, rank, world))
+                    step += 1
+                    yield _to_batch(*draws)  # not in the thread, where torch would start OpenMP threads of its own
+            finally:
+                thread.shutdown(wait=True, cancel_futures=True)
+
+    def fixed(self, per_pool: int = 1) -> tuple[Tensor, Tensor]:
+        """The first usable pictures of each source pool, cropped to their middle, for sample sheets.
+
+        Returns:
+            Pictures (M, 3, S, S) float32 in [-1, 1] and their ages (M,) float32 in years.
+        """
+        edge = (self._cache.size - self._image_size) // 2
+        middle = slice(edge, edge + self._image_size)
+        pictures, indices = [], []
+        for pool in self._pools[_SOURCE]:
+            usable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)
+            first = list(islice(usable, per_pool))
+            if not first:
+                raise self._none_usable(pool)
+            pictures += [picture[middle, middle] for _, picture in first]
+            indices += [i for i, _ in first]
+        return to_float(np.stack(pictures)), torch.from_numpy(self._age_years[indices])
+
+    def _draws(self, step: int, rank: int, world: int) -> tuple[_Draw, _Draw]:
+        first = (step * world + rank) * self._batch_size
+        return self._draw(_SOURCE, first), self._draw(_TARGET, first)
+
+    def _draw(self, stream: int, first: int) -> _Draw:
+        """Draws first .. first + batch_size - 1 of a stream."""
+        pools, edge = self._pools[stream], self._cache.size - self._image_size
+        pictures, indices = [], []
+        for n in range(first, first + self._batch_size):
+            block, slot = divmod(n, len(pools))
+            pool = int(self._random(stream, _GROUPS, block).permutation(len(pools))[slot])
+            index, picture = self._element(stream, pool, block)
+            random = self._random(stream, _CROP, n)
+            top, left = random.integers(0, edge, 2, endpoint=True)
+            crop = picture[top : top + self._image_size, left : left + self._image_size]
+            pictures.append(crop[:, ::-1] if self._flip and random.random() < 0.5 else crop)
+            indices.append(index)
+        return _Draw(np.stack(pictures), self._age_years[indices])
+
+    def _element(self, stream: int, pool: int, visit: int) -> tuple[int, Picture]:
+        """What the given visit to a pool draws; a bad picture is replaced by the next good one of the pass."""
+        members = self._pools[stream][pool]
+        turn, position = divmod(visit, len(members))
+        last, order = self._orders.get((stream, pool), (-1, members))
+        if last != turn:
+            order = self._random(stream, _ELEMENTS, turn, pool).permutation(members)
+            self._orders[stream, pool] = turn, order
+        for k in range(len(order)):
+            index = int(order[(position + k) % len(order)])
+            if (picture := self._cache.get(index)) is not None:
+                return index, picture
+        raise self._none_usable(members)
+
+    def _random(self, stream: int, purpose: int, *numbers: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, stream, purpose, *numbers])))
+
+    def _none_usable(self, pool: Pool) -> UserError:
+        path = self._cache.paths[int(pool[0])]
+        cause = f"{path.name}: {self._cache.bad[path]}"
+        return UserError(f"{path.parent}: none of {len(pool)} pictures can be used ({cause}); replace them")
+
+
+def _to_batch(source: _Draw, target: _Draw) -> Batch:
+    return Batch(
+        x_source=to_float(source.pictures),
+        age_source=torch.from_numpy(source.age_years),
+        x_target=to_float(target.pictures),
+        age_target=torch.from_numpy(target.age_years),
+    )

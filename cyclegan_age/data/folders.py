@@ -1,0 +1,165 @@
+"""Folders of faces to labelled files: which picture is of which age.
+
+A data folder has one sub-folder per age group, or folders such as male/ and female/ that have them.
+"""
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan_age.ages import AgeCode, parse_groups
+from cyclegan_age.config import UserError
+from cyclegan_age.images import list_images
+
+NO_FOLDER = "not in an age folder"
+NO_GROUP = "younger or older than the groups"
+
+_UTKFACE = re.compile(r"(\d{1,3})_[01]_[0-4]_")  # age, sex, race
+_LEADING = re.compile(r"(\d{1,3})[_-]")
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
+
+Years = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class FaceFolder:
+    """The usable pictures of a data folder.
+
+    Attributes:
+        root: the data folder.
+        paths: N files, sorted.
+        age_years: (N,) float32, ages in years.
+        group: (N,) int64, index of the age group of the `AgeCode`.
+        left_out: how many pictures were left out, by reason.
+    """
+
+    root: Path
+    paths: list[Path]
+    age_years: NDArray[np.float32]
+    group: NDArray[np.int64]
+    left_out: dict[str, int]
+
+
+def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFolder:
+    """Find and label the pictures of a data folder; no file is opened.
+
+    Args:
+        dataroot: folder with one sub-folder per age group.
+        code: the groups that ages are sorted into.
+        every_group: whether a group without a picture is an error.
+
+    Raises:
+        UserError: no folder, no age folders, no pictures, or an empty group.
+    """
+    labelled, strays = _labelled(dataroot)
+    left_out = Counter({NO_FOLDER: strays})
+    kept: list[tuple[Path, float, int]] = []
+    for path, years in labelled:
+        group = code.group(years)
+        if group is None:
+            left_out[NO_GROUP] += 1
+        else:
+            kept.append((path, years, group))
+    counts = Counter(group for _, _, group in kept)
+    empty = [k for k in range(len(code)) if not counts[k]]
+    if empty and (every_group or not kept):
+        edges = code.edges
+        names = ", ".join(f"{code.anchors[k]} (from {edges[k]:g} to below {edges[k + 1]:g})" for k in empty)
+        ages = " ".join(map(str, code.anchors))
+        raise UserError(f"--ages {ages}: {dataroot} has no picture for the age {names}; give other --ages")
+    return FaceFolder(
+        root=dataroot,
+        paths=[path for path, _, _ in kept],
+        age_years=np.array([years for _, years, _ in kept], dtype=np.float32),
+        group=np.array([group for _, _, group in kept], dtype=np.int64),
+        left_out={reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], list[Path]]:
+    """The pictures of two domains, for the CycleGAN of two generators.
+
+    Args:
+        dataroot: a folder with trainA/ and trainB/, whose pictures are taken as they are, or one with age folders.
+        group_a: age group of the first domain, such as `20-29` or `50s`; unused where trainA/ and trainB/ are.
+        group_b: age group of the second domain.
+
+    Raises:
+        UserError: no folder, a group name that means no age, or a domain without pictures.
+    """
+    folders = dataroot / "trainA", dataroot / "trainB"
+    if all(folder.is_dir() for folder in folders):
+        domains = list_images(folders[0]), list_images(folders[1])
+        for folder, paths in zip(folders, domains, strict=True):
+            if not paths:
+                raise UserError(f"--dataroot {dataroot}: no pictures in {folder.name}/; put some there")
+        return domains
+    spans = []
+    for flag, name in (("--group_a", group_a), ("--group_b", group_b)):
+        span = parse_groups([name]).get(name)
+        if span is None:
+            raise UserError(f"{flag} {name}: not an age group; give one such as 20-29 or 50s")
+        spans.append((flag, name, span))
+    labelled, _ = _labelled(dataroot)
+    found = []
+    for flag, name, (low, high) in spans:
+        found.append([path for path, years in labelled if low <= years < high + 1])
+        if not found[-1]:
+            raise UserError(f"{flag} {name}: {dataroot} has no picture of that age; give another group")
+    return found[0], found[1]
+
+
+def _labelled(dataroot: Path) -> tuple[list[tuple[Path, float]], int]:
+    """Every picture of the age folders with its age in years, sorted, and the count of pictures outside of them."""
+    folders = _age_folders(dataroot)
+    labelled = [(path, label(path.name, years)) for folder, years in folders.items() for path in list_images(folder)]
+    if not labelled:
+        raise UserError(f"--dataroot {dataroot}: no pictures in its age folders (see datasets/README.md)")
+    strays = set(list_images(dataroot)).difference(path for path, _ in labelled)
+    return sorted(labelled), len(strays)
+
+
+def label(name: str, years: Years) -> float:
+    """Age in years of a file, from its name where that tells it, else the middle of its folder's years.
+
+    The UTKFace form `age_sex_race_...` always tells it. Another leading number does if it lies in the folder's years.
+    """
+    if m := _UTKFACE.match(name):
+        return float(m[1])
+    if (m := _LEADING.match(name)) and years[0] <= int(m[1]) <= years[1]:
+        return float(m[1])
+    return (years[0] + years[1]) / 2
+
+
+def _age_folders(dataroot: Path) -> dict[Path, Years]:
+    """Age folders with the years they mean, one level down or, failing that, two."""
+    if not dataroot.exists():
+        raise UserError(f"--dataroot {dataroot}: no such folder; give the folder that has the age folders")
+    if not dataroot.is_dir():
+        raise UserError(f"--dataroot {dataroot}: not a folder; give the folder that has the age folders")
+    level = _subfolders(dataroot)
+    for depth in (1, 2):
+        years = parse_groups(sorted({folder.name for folder in level}))
+        folders = {folder: years[folder.name] for folder in level if folder.name in years}
+        if folders:
+            parts = sorted({f.parent.name for f in folders if f.parent.name.lower() in _SPLITS})
+            if depth == 2 and parts:  # never train on the faces kept for scoring
+                raise UserError(f"--dataroot {dataroot}: has {', '.join(parts)}; give one: {dataroot / parts[0]}")
+            return folders
+        level = [below for folder in level for below in _subfolders(folder)]
+    raise UserError(
+        f"--dataroot {dataroot}{os.sep}: no age folders found; "
+        "expected names like 20, 20s, 20-29 or 60+ (see datasets/README.md)"
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as e:
+        raise UserError(f"--dataroot {folder}: cannot be read: {e.strerror}; allow it or give another folder") from None

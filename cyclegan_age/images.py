@@ -1,0 +1,125 @@
+"""Pictures: files to arrays to tensors and back. The only place that knows the value ranges.
+
+Outside the networks a picture is uint8, HWC, RGB, 0..255; inside it is float, NCHW, -1..1.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Picture = NDArray[np.uint8]
+
+MAX_PIXELS = 100_000_000  # larger files are refused before they are decoded
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+class BadImage(ValueError):
+    """A file that cannot be used as a picture; the text is the cause in a few words."""
+
+
+def open_image(source: Path | bytes) -> Image.Image:
+    """Decode a file or its bytes to an upright 8-bit RGB picture.
+
+    EXIF rotation is applied, transparency is laid on white, CMYK, palette, grey and 16-bit pictures are converted, and
+    of an animation the first frame is taken.
+
+    Raises:
+        BadImage: empty, truncated, not a picture, or more than `MAX_PIXELS` pixels.
+        FileNotFoundError: no such file.
+    """
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    if not data:
+        raise BadImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
+            picture = Image.open(io.BytesIO(data))
+            if picture.width * picture.height > MAX_PIXELS:
+                raise BadImage(f"{picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
+            picture.load()
+            return to_rgb(ImageOps.exif_transpose(picture))
+    except BadImage:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise BadImage("not a picture") from None
+    except Exception as e:  # Pillow's decoders raise many kinds on broken data
+        raise BadImage(f"broken picture: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, dtype=np.float64)
+        top = 1.0 if picture.mode == "F" and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
+        return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return picture.convert("RGB")
+
+
+def to_square(picture: Image.Image, size: int) -> Picture:
+    """A picture as `size` x `size` x 3 uint8; one that is not square is cropped to its middle."""
+    return np.array(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))  # a writable copy, as torch asks
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Files below a folder whose name ends like a picture's, sorted; hidden files and folders aside."""
+    depth = len(folder.parts)
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in p.parts[depth:]) and p.is_file()
+    )
+
+
+def to_float(pictures: Picture | Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) or (H, W, 3), 0..255 -> float32 (N, 3, H, W) in [-1, 1]."""
+    x = torch.as_tensor(pictures)
+    x = x[None] if x.ndim == 3 else x
+    return x.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_uint8(x: Tensor) -> Picture:
+    """float (N, 3, H, W) in [-1, 1] (clipped) -> uint8 (N, H, W, 3)."""
+    scaled = x.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    array: Picture = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    return array
+
+
+def grid(
+    rows: Sequence[Sequence[Picture]], *, columns: Sequence[str] = (), row_names: Sequence[str] = (), gap: int = 2
+) -> Picture:
+    """Pictures of one size in rows, on white, with an optional name over each column and before each row.
+
+    Args:
+        rows: uint8 (H, W, 3) each, all of one size; rows may differ in length.
+        columns: names over the columns.
+        row_names: names before the rows.
+        gap: pixels between pictures.
+    """
+    height, width = rows[0][0].shape[:2]
+    font = ImageFont.load_default(max(10, height // 9))
+    top = (height // 6 + 4) if columns else 0
+    left = max((int(font.getlength(n)) for n in row_names), default=-8) + 8
+    count = max(len(r) for r in rows)
+    sheet = Image.new("RGB", (left + count * (width + gap) - gap, top + len(rows) * (height + gap) - gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for j, name in enumerate(columns):
+        draw.text((left + j * (width + gap) + width / 2, top / 2), name, "black", font, anchor="mm")
+    for i, row in enumerate(rows):
+        y = top + i * (height + gap)
+        if i < len(row_names):
+            draw.text((4, y + height / 2), row_names[i], "black", font, anchor="lm")
+        for j, picture in enumerate(row):
+            sheet.paste(Image.fromarray(picture), (left + j * (width + gap), y))
+    return np.asarray(sheet)

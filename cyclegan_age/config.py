@@ -85,7 +85,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         size = self.image_size
-        _require("image_size", size, size >= 16 and size % 4 == 0, "give a multiple of 4, at least 16")
+        _require("image_size", size, size >= 32 and size % 4 == 0, "give a multiple of 4, at least 32")
         _require("load_size", self.load_size, self.load_size >= size, "give at least --image_size")
         rising = len(self.ages) > 1 and sorted(set(self.ages)) == list(self.ages)
         _require("ages", self.ages, rising, "give two or more, rising")

@@ -1,0 +1,77 @@
+"""Age estimation: a face -> a distribution over years -> its expectation.
+
+The label distribution and the expectation follow DLDL-v2 (Gao et al., "Age Estimation Using Expectation of
+Label Distribution Learning", IJCAI 2018): the network gives a softmax over whole years and is trained on it and on
+its mean at once.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MAX_AGE_YEARS = 100
+
+
+class _Block(nn.Module):
+    """Basic residual block (He et al. 2016): two 3x3 convolutions with batch norm."""
+
+    def __init__(self, *, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.short: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.short = nn.Sequential(
+                nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
+                nn.Conv2d(channels_in, channels_out, 1, bias=False),
+                nn.BatchNorm2d(channels_out),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm1(self.conv1(x)))
+        h = self.norm2(self.conv2(h))
+        out: Tensor = F.relu(h + self.short(x))
+        return out
+
+
+class AgeEstimator(nn.Module):
+    """A small residual network: (N, 3, H, W) in [-1, 1] -> (N, 101) logits over the years 0..100."""
+
+    def __init__(
+        self,
+        *,
+        width: int = 32,  # channels of the first stage; each later stage doubles them
+        blocks: tuple[int, ...] = (1, 2, 2, 2),  # residual blocks per stage
+        input_size: int = 128,  # faces are resized to this many pixels first
+        dropout: float = 0.2,  # on the pooled features, while training
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        stages: list[nn.Module] = []
+        channels = width
+        for i, count in enumerate(blocks):
+            for j in range(count):
+                out = width * 2**i
+                stages.append(_Block(channels_in=channels, channels_out=out, stride=2 if i > 0 and j == 0 else 1))
+                channels = out
+        self.stages = nn.Sequential(*stages)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels, MAX_AGE_YEARS + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.input_size or x.shape[-2] != self.input_size:
+            x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
+        h = self.stages(self.stem(x))  # (N, 8 * width, input_size / 16, input_size / 16)
+        logits: Tensor = self.head(self.dropout(h.mean(dim=(2, 3))))
+        return logits
+
+
+def expected_age(logits: Tensor) -> Tensor:
+    """Mean of the distribution: (N, 101) logits -> (N,) years, always in fp32."""
+    years = torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
+    return logits.float().softmax(dim=1) @ years

@@ -1,0 +1,98 @@
+"""Shapes, receptive fields, parameter counts, and that the age reaches the picture."""
+
+import pytest
+import torch
+
+from cyclegan_age.networks.blocks import InstanceNorm
+from cyclegan_age.networks.discriminators import PatchDiscriminator
+from cyclegan_age.networks.estimators import AgeEstimator, expected_age
+from cyclegan_age.networks.generators import ResnetGenerator
+
+
+def _count(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("resize", [False, True])
+@pytest.mark.parametrize("reflect", [False, True])
+def test_generator_keeps_the_size_and_the_range(residual: bool, resize: bool, reflect: bool) -> None:
+    torch.manual_seed(0)
+    network = ResnetGenerator(ages=6, ngf=4, blocks=2, residual=residual, resize=resize, reflect=reflect).eval()
+    x = torch.rand(2, 3, 32, 48) * 2 - 1
+    out = network(x, torch.eye(6)[:2])
+    assert out.shape == x.shape
+    assert out.abs().max() <= 1
+
+
+def test_generator_follows_johnson_with_ages_joined_to_each_convolution_of_the_encoder() -> None:
+    ngf, ages = 64, 6
+    network = ResnetGenerator(ages=ages, ngf=ngf, blocks=6)
+    encoder = (
+        (49 * (3 + ages) * ngf + ngf)
+        + (9 * (ngf + ages) * 2 * ngf + 2 * ngf)
+        + (9 * (2 * ngf + ages) * 4 * ngf + 4 * ngf)
+        + (9 * (4 * ngf + ages) * 4 * ngf + 4 * ngf)
+    )
+    blocks = 6 * 2 * 9 * (4 * ngf) ** 2
+    decoder = (9 * 4 * ngf * 2 * ngf + 2 * ngf) + (9 * 2 * ngf * ngf + ngf) + (49 * ngf * 3 + 3)
+    assert _count(network) == encoder + blocks + decoder
+    assert [name for name, _ in network.named_children()] == "stem down1 down2 join blocks up1 up2 head".split()
+
+
+def test_two_domain_generator_is_that_of_the_cyclegan_paper() -> None:
+    # The reference implementation's 9-block generator without the biases that instance norm removes: 11.37 million.
+    network = ResnetGenerator(ages=0, ngf=64, blocks=9)
+    assert _count(network) == pytest.approx(11.37e6, rel=0.002)
+    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
+
+
+def test_age_changes_the_picture_far_from_its_border() -> None:
+    # Planes before an instance norm would be removed by it but for what zero padding does at the border.
+    torch.manual_seed(0)
+    network = ResnetGenerator(ages=6, ngf=8, blocks=1, residual=True).eval()
+    x = torch.rand(1, 3, 96, 96) * 2 - 1
+    young, old = (network(x, torch.eye(6)[i : i + 1]) for i in (0, 5))
+    assert (young - old)[:, :, 40:56, 40:56].abs().mean() > 1e-3
+
+
+def test_residual_output_may_leave_the_range_while_training_only() -> None:
+    torch.manual_seed(0)
+    network = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True)
+    with torch.no_grad():
+        network.head.conv.bias[:] = 5
+    x, age = torch.ones(1, 3, 16, 16), torch.eye(2)[:1]
+    assert network(x, age).max() > 1.5
+    assert network.eval()(x, age).max() == 1
+
+
+def test_each_score_of_the_discriminator_sees_70_pixels() -> None:
+    torch.manual_seed(0)
+    network = PatchDiscriminator(heads=6, ndf=4)
+    for module in network.modules():
+        if isinstance(module, InstanceNorm):
+            module.forward = lambda x: x  # type: ignore[method-assign]  # its statistics see the whole picture
+    x = torch.rand(1, 3, 128, 128, requires_grad=True)
+    scores = network(x)
+    assert scores.shape == (1, 6, 14, 14)
+    scores[0, 0, 7, 7].backward()
+    assert x.grad is not None
+    rows = x.grad.abs().sum(dim=(0, 1, 3)).nonzero()[:, 0]
+    assert int(rows[-1] - rows[0]) + 1 == 70
+
+
+def test_instance_norm_equals_torch_and_stays_finite_on_flat_pictures() -> None:
+    x = torch.randn(2, 3, 8, 8) * 3 + 1
+    torch.testing.assert_close(InstanceNorm()(x), torch.nn.functional.instance_norm(x))
+    flat = torch.full((1, 3, 8, 8), 0.7, requires_grad=True)
+    out = InstanceNorm()(flat)
+    out.sum().backward()
+    assert flat.grad is not None
+    assert torch.isfinite(out).all() and torch.isfinite(flat.grad).all()
+
+
+def test_expected_age_is_the_mean_of_the_distribution() -> None:
+    logits = torch.full((1, 101), -100.0)
+    logits[0, 20] = logits[0, 40] = 0.0
+    assert expected_age(logits).item() == pytest.approx(30)
+    assert AgeEstimator(width=4, blocks=(1, 1), input_size=16)(torch.zeros(2, 3, 40, 40)).shape == (2, 101)

@@ -1,0 +1,256 @@
+"""Tensors and pictures -> sheets, animations and the gallery page.
+
+Every file is written whole: it appears under its name only when it is complete.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import av
+import dominate
+import numpy as np
+from dominate import tags
+from dominate.util import raw
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cyclegan_age.images import Picture, grid
+
+_VIRIDIS = (
+    (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
+    (170, 220, 50), (253, 231, 37),
+)  # fmt: skip
+_BLUE_WHITE_RED = ((33, 102, 172), (103, 169, 207), (209, 229, 240), (247, 247, 247),
+                   (253, 219, 199), (239, 138, 98), (178, 24, 43))  # fmt: skip
+_TILE = 64, 128  # least and greatest side in pixels of one channel on a sheet
+
+
+def _table(anchors: Sequence[tuple[int, int, int]]) -> Picture:
+    at = np.linspace(0, len(anchors) - 1, 256)
+    columns = [np.interp(at, np.arange(len(anchors)), [a[c] for a in anchors]) for c in range(3)]
+    return np.stack(columns, axis=1).round().astype(np.uint8)  # (256, 3)
+
+
+_HEAT, _SIGNED = _table(_VIRIDIS), _table(_BLUE_WHITE_RED)
+
+
+def _heat(values: NDArray[np.float32], low: float, high: float) -> Picture:
+    """Values (H, W) -> dark blue at `low` to yellow at `high`, as large as a sheet's tile."""
+    span = high - low
+    unit = (values - low) / span if span > 0 else np.zeros_like(values)
+    factor = max(1, -(-_TILE[0] // max(values.shape)))
+    index = (unit.clip(0, 1) * 255).round().astype(np.uint8)
+    picture: Picture = _HEAT[index].repeat(factor, axis=0).repeat(factor, axis=1)
+    return picture
+
+
+def _channels(feature_map: Tensor) -> NDArray[np.float32]:
+    """(C, H, W), any type and device -> finite float32 array, large maps averaged down to a tile."""
+    x = feature_map.detach().float().cpu().nan_to_num()
+    factor = -(-max(x.shape[1:]) // _TILE[1])
+    if factor > 1:
+        x = F.avg_pool2d(x[None], factor, ceil_mode=True)[0]
+    array: NDArray[np.float32] = x.numpy()
+    return array
+
+
+def feature_grid(feature_map: Tensor, columns: int = 8, most: int = 64) -> Picture:
+    """The channels of one feature map, each over its own range, dark blue (least) to yellow (greatest).
+
+    Args:
+        feature_map: (C, H, W).
+        columns: channels in a row.
+        most: channels shown, from the first on.
+    """
+    tiles = [_heat(c, float(c.min()), float(c.max())) for c in _channels(feature_map[:most])]
+    return grid([tiles[i : i + columns] for i in range(0, len(tiles), columns)])
+
+
+def feature_strip(feature_maps: Sequence[Tensor], names: Sequence[str], most: int = 8) -> Picture:
+    """The same layer over the ages: a column per age, a row per channel, one scale along each row.
+
+    Args:
+        feature_maps: one (C, H, W) per age.
+        names: of the columns.
+        most: rows; the channels that change most between the ages are shown, the strongest change first.
+    """
+    maps = np.stack([_channels(m) for m in feature_maps])  # (ages, C, H, W)
+    change = maps.var(axis=0).mean(axis=(1, 2))
+    order = np.argsort(-change, kind="stable")[:most]
+    rows = [[_heat(m[c], float(maps[:, c].min()), float(maps[:, c].max())) for m in maps] for c in order]
+    return grid(rows, columns=names, row_names=[str(c) for c in order])
+
+
+def difference_map(a: Picture, b: Picture, reach: int = 64) -> Picture:
+    """Where `b` is lighter (red) or darker (blue) than `a`, white where they agree; full colour at `reach` levels.
+
+    Args:
+        a: uint8 (H, W, 3).
+        b: of the same shape.
+        reach: mean difference of the three colours, in levels of 255, that takes the end of the scale.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"pictures of shapes {a.shape} and {b.shape} have no difference map")
+    difference = (b.astype(np.float32) - a.astype(np.float32)).mean(axis=2)
+    index = ((difference / reach).clip(-1, 1) * 127.5 + 127.5).round().astype(np.uint8)
+    picture: Picture = _SIGNED[index]
+    return picture
+
+
+def strip(pictures: Sequence[Picture], names: Sequence[str]) -> Picture:
+    """Pictures of one size side by side with a name over each."""
+    return grid([pictures], columns=names)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name at the end, or is removed after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_png(picture: Picture | Image.Image, path: Path, level: int = 1) -> None:
+    """Write a PNG; `level` 1 (fast) to 9 (small)."""
+    with _whole(path) as part:
+        _pil(picture).save(part, format="PNG", compress_level=level)
+
+
+def save_jpg(picture: Picture | Image.Image, path: Path, quality: int = 92) -> None:
+    """Write a JPEG; `quality` 1 to 95."""
+    with _whole(path) as part:
+        _pil(picture).save(part, format="JPEG", quality=quality)
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write UTF-8 text."""
+    with _whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _pil(picture: Picture | Image.Image) -> Image.Image:
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+
+
+def save_gif(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
+    """Write an endless GIF with one palette for all frames; delays are rounded to its hundredths of a second."""
+    shared = frames[:: max(1, len(frames) // 8)]
+    width, height = frames[0].size
+    sheet = Image.new("RGB", (width, height * len(shared)))
+    for i, frame in enumerate(shared):
+        sheet.paste(frame, (0, i * height))
+    palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
+    indexed = [f.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for f in frames]
+    with _whole(path) as part:
+        indexed[0].save(
+            part, format="GIF", save_all=True, append_images=indexed[1:], duration=round(100 / fps) * 10, loop=0
+        )
+
+
+def save_mp4(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
+    """Write an H.264 video that browsers play; odd sides are repeated by one pixel, since the codec needs even ones."""
+    width, height = frames[0].size
+    with _whole(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+        for frame in frames:
+            array = np.pad(np.asarray(frame), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@dataclass(kw_only=True)
+class Section:
+    """What the page shows of one face; paths are relative to the page's folder, with forward slashes."""
+
+    title: str  # the user's name of the picture
+    input: str
+    ages: list[tuple[float, str]] = field(default_factory=list)  # years, path
+    sheets: list[tuple[str, str]] = field(default_factory=list)  # what it shows, path
+    gif: str = ""
+    mp4: str = ""
+
+
+_STYLE = """
+:root { color-scheme: light dark; --back: #fff; --text: #1b1b1f; --soft: #5d5d66; --line: #d9d9df; }
+@media (prefers-color-scheme: dark) { :root { --back: #17171b; --text: #ececf0; --soft: #a3a3ad; --line: #36363d; } }
+body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--back); color: var(--text);
+  font: 1rem/1.5 system-ui, sans-serif; }
+header p, figcaption { color: var(--soft); } header p { margin: .2rem 0; }
+section { border-top: 1px solid var(--line); padding: 1rem 0; }
+h2 { font-size: 1.1rem; overflow-wrap: anywhere; }
+.ages { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .75rem; }
+figure { margin: 0 0 .75rem; } figcaption { font-size: .85rem; }
+img, video { max-width: 100%; height: auto; border-radius: .25rem; } .ages img, video { width: 100%; }
+video { max-width: 16rem; } nav a { margin-right: .75rem; } a { color: inherit; }
+"""
+
+
+def gallery_page(
+    *,
+    title: str,
+    facts: Sequence[str],  # lines under the heading: weights, date, count, speed
+    sections: Sequence[Section],
+    pages: Sequence[str] = (),  # file names of all pages, where there are several
+    current: int = 0,  # index of this page in `pages`
+) -> str:
+    """The text of a page that opens from disk: relative links, no scripts, nothing loaded from elsewhere."""
+    page = dominate.document(title=title, lang="en")
+    with page.head:
+        tags.meta(charset="utf-8")
+        tags.meta(name="viewport", content="width=device-width, initial-scale=1")
+        tags.style(raw(_STYLE))
+    with page, tags.main():
+        with tags.header():
+            tags.h1(title)
+            for fact in facts:
+                tags.p(fact)
+            tags.p("These are synthetic renderings, not predictions of anybody's future looks.")
+        _page_links(pages, current)
+        for section in sections:
+            _section(section)
+        _page_links(pages, current)
+    return str(page.render())
+
+
+def _page_links(pages: Sequence[str], current: int) -> None:
+    if len(pages) > 1:
+        with tags.nav():
+            for i, name in enumerate(pages):
+                tags.strong(str(i + 1)) if i == current else tags.a(str(i + 1), href=quote(name))
+
+
+def _section(face: Section) -> None:
+    with tags.section():
+        tags.h2(face.title)
+        with tags.div(cls="ages"):
+            _figure("input", face.input, f"{face.title}, input")
+            for years, path in face.ages:
+                _figure(f"{years:g} years", path, f"{face.title} at {years:g} years")
+        for name, path in face.sheets:
+            _figure(name, path, f"{face.title}, {name}")
+        if face.mp4:
+            with tags.figure():
+                with tags.video(controls=True, loop=True, muted=True, playsinline=True, preload="metadata"):
+                    tags.source(src=quote(face.mp4), type="video/mp4")
+                with tags.figcaption("life "):
+                    tags.a("GIF", href=quote(face.gif))
+                    tags.a("MP4", href=quote(face.mp4))
+
+
+def _figure(caption: str, path: str, alt: str) -> None:
+    with tags.figure():
+        with tags.a(href=quote(path)):
+            tags.img(src=quote(path), alt=alt, loading="lazy")
+        tags.figcaption(caption)

@@ -1,0 +1,73 @@
+"""Age estimator trained with DLDL-v2's label distribution (Gao et al., IJCAI 2018) on strongly disturbed faces."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.config import AgeEstimatorConfig
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.losses import label_distribution
+from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.networks.estimators import AgeEstimator, expected_age
+
+
+def build_estimator(net: AgeEstimatorConfig) -> AgeEstimator:
+    """The network that a configuration describes."""
+    return AgeEstimator(width=net.width, blocks=net.depth, input_size=net.input_size)
+
+
+class AgeEstimatorModel(Model):
+    """Network and phase `estimator`; it learns from the batch's source and target faces alike."""
+
+    def __init__(self, *, net: AgeEstimatorConfig) -> None:
+        self.net = net
+        self.estimator = build_estimator(net)
+        self.networks = {"estimator": self.estimator}
+        self.frozen = {}
+        self.phases = {"estimator": ["estimator"]}
+        self.shipped = ["estimator"]
+        self.pools = {}
+
+    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+        x = torch.cat([batch.x_source, batch.x_target])
+        age_years = torch.cat([batch.age_source, batch.age_target])
+        yield "estimator", {"age": label_distribution(self.estimator(augment(x)), age_years, self.net.sigma)}
+
+    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
+        return {"source": x, "augmented": augment(x)}
+
+    def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
+        error = (expected_age(networks["estimator"](x)) - age_years).abs().mean()
+        return {"mean_absolute_error_years": float(error)}
+
+
+def augment(x: Tensor) -> Tensor:
+    """Random rotation, scale, shift, mirror, blur, light, colour and noise: (N, 3, H, W) in [-1, 1] -> same."""
+    n, size, device = len(x), x.shape[-1], x.device
+
+    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
+        return torch.rand(n, channels, 1, 1, device=device) * (high - low) + low
+
+    angle, scale = uniform(-0.18, 0.18)[:, 0, 0, 0], uniform(0.88, 1.12)[:, 0, 0, 0]
+    mirror = torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0)
+    affine = torch.stack(
+        [
+            torch.stack([angle.cos() * scale * mirror, -angle.sin() * scale], dim=1),
+            torch.stack([angle.sin() * scale * mirror, angle.cos() * scale], dim=1),
+        ],
+        dim=1,
+    )  # (N, 2, 2)
+    shift = uniform(-0.08, 0.08, 2)[:, :, :, 0]  # (N, 2, 1)
+    grid = F.affine_grid(torch.cat([affine, shift], dim=2), list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    half = F.interpolate(x, size=(size // 2, size // 2), mode="bilinear", antialias=True)
+    blurred = F.interpolate(half, size=(size, size), mode="bilinear")
+    x = torch.where(uniform(0, 1) < 0.2, blurred, x)
+    x = (x + 1) * uniform(0.9, 1.1, 3) * uniform(0.75, 1.25) - 1
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = (x - mean) * uniform(0.75, 1.25) + mean
+    x = torch.lerp(x, x.mean(dim=1, keepdim=True), uniform(-0.4, 1.0).clamp_min(0))
+    noise = torch.where(uniform(0, 1) < 0.3, uniform(0, 0.12), 0.0)
+    return (x + noise * torch.randn_like(x)).clamp(-1, 1)

@@ -1,0 +1,119 @@
+"""Age-conditional CycleGAN: one generator and one discriminator for all ages.
+
+After Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks" (ICCV 2017), with
+the 1x6 age vector of Liu, "As Time Goes By: Dynamic Face Aging Method Using CycleGAN". The discriminator has a head per
+anchor age; an age between two anchors asks both, each as far as its weight in the age vector.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.ages import AgeCode
+from cyclegan_age.config import CycleGANConfig, TrainConfig
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.features import Taps
+from cyclegan_age.losses import age_hinge, lsgan, wrong_age_weights
+from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.networks.discriminators import PatchDiscriminator
+from cyclegan_age.networks.generators import ResnetGenerator
+
+
+def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator:
+    """The generator that a configuration describes."""
+    return ResnetGenerator(
+        ages=len(config.ages),
+        ngf=net.ngf,
+        blocks=net.block_count(config.image_size),
+        residual=net.residual,
+        resize=net.resize,
+        reflect=net.reflect,
+    )
+
+
+class CycleGAN(Model):
+    """Networks `generator` and `discriminator`; phases of the same names."""
+
+    def __init__(self, *, config: TrainConfig, net: CycleGANConfig, estimators: list[nn.Module]) -> None:
+        self.net = net
+        self.code = AgeCode(config.ages, config.age_vector)
+        self.estimators = [e.eval().requires_grad_(False) for e in estimators]
+        self.generator = build_generator(config, net)
+        self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.frozen = {f"estimator{i}": e for i, e in enumerate(self.estimators)}
+        self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
+        self.shipped = ["generator"]
+        self.pools = {"fakes": ImagePool(size=net.pool_size)}
+
+    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+        net, x_real = self.net, batch.x_target
+        v_source = self.code.encode(batch.age_source)  # (N, K)
+        v_target = self.code.encode(batch.age_target)
+
+        self.discriminator.requires_grad_(False)
+        x_fake = self.generator(batch.x_source, v_target)
+        x_cycle = self.generator(x_fake, v_source)
+        terms = {
+            "g_adversarial": lsgan(self.discriminator(x_fake), 1, v_target),
+            "cycle": net.lambda_cycle * F.l1_loss(x_cycle, batch.x_source),
+        }
+        if net.lambda_identity and step % net.identity_every == 0:
+            x_same = self.generator(batch.x_source, v_source)
+            terms["identity"] = net.lambda_identity * F.l1_loss(x_same, batch.x_source)
+        if self.estimators:
+            weight = net.lambda_age * min(1.0, 0.25 + 0.75 * progress / max(net.age_warmup, 1e-6))
+            x_seen = disturb(x_fake)
+            errors = [age_hinge(e(x_seen), batch.age_target, net.age_tolerance) for e in self.estimators]
+            terms["g_age"] = weight * torch.stack(errors).mean()
+        yield "generator", terms
+
+        self.discriminator.requires_grad_(True)
+        x_old, v_old = self.pools["fakes"].exchange(x_fake.detach(), v_target)
+        real, fake = self.discriminator(torch.cat([x_real, x_old])).chunk(2)
+        terms = {"d_real": 0.5 * lsgan(real, 1, v_target), "d_fake": 0.5 * lsgan(fake, 0, v_old)}
+        if net.lambda_wrong_age:
+            anchors = torch.tensor(self.code.nominal_years, device=real.device)
+            wrong = wrong_age_weights(batch.age_target, anchors)
+            terms["d_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
+        yield "discriminator", terms
+
+    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
+        generator = networks["generator"]
+        columns = {"source": x}
+        for years in self.code.nominal_years:
+            columns[f"{years:g}"] = generator(x, self.code.encode([years]).to(x.device).expand(len(x), -1))
+        columns["cycle"] = generator(columns[f"{self.code.nominal_years[-1]:g}"], self.code.encode(age_years))
+        return columns
+
+    def feature_maps(
+        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
+        for years in self.code.nominal_years:
+            with Taps(networks["generator"], layers) as taps:
+                networks["generator"](x, self.code.encode([years]).to(x.device))
+            for layer in layers:
+                maps[layer][f"{years:g}"] = taps.outputs[layer][0]
+        return maps
+
+
+def disturb(x: Tensor) -> Tensor:
+    """A random view of a batch (N, 3, H, W), differentiable: crop and resize, light, contrast, and half the time blur.
+
+    What an estimator in the loss is shown, so that the generator cannot please it by patterns of single pixels.
+    """
+    size = x.shape[-1]
+    draw = torch.rand(6)
+    side = int(size * (0.86 + 0.14 * float(draw[0])))
+    top, left = (int(float(d) * (size - side + 1)) for d in draw[1:3])
+    x = x[:, :, top : top + side, left : left + side]
+    middle = size // 2 if float(draw[3]) < 0.5 else size
+    x = F.interpolate(x, size=(middle, middle), mode="bilinear", antialias=True)
+    if middle != size:
+        x = F.interpolate(x, size=(size, size), mode="bilinear")
+    x = x * (0.85 + 0.3 * draw[4]).item() + 0.2 * (float(draw[5]) - 0.5)
+    return x + 0.02 * torch.randn(x.shape, device=x.device)

@@ -1,0 +1,93 @@
+"""Plain two-domain CycleGAN (Zhu et al., ICCV 2017): what an age-conditional model is compared with.
+
+Domain A is the batch's source, domain B its target. The generators take no age.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.config import CycleGANPairConfig, TrainConfig
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.losses import lsgan
+from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.networks.discriminators import PatchDiscriminator
+from cyclegan_age.networks.generators import ResnetGenerator
+
+
+def build_generator(config: TrainConfig, net: CycleGANPairConfig) -> ResnetGenerator:
+    """One of the two generators that a configuration describes."""
+    return ResnetGenerator(
+        ages=0,
+        ngf=net.ngf,
+        blocks=net.block_count(config.image_size),
+        residual=net.residual,
+        resize=net.resize,
+        reflect=net.reflect,
+    )
+
+
+class CycleGANPair(Model):
+    """Networks `generator_ab`, `generator_ba`, `discriminator_a`, `discriminator_b`."""
+
+    def __init__(self, *, config: TrainConfig, net: CycleGANPairConfig) -> None:
+        self.net = net
+        self.generator_ab, self.generator_ba = build_generator(config, net), build_generator(config, net)
+        self.discriminator_a = PatchDiscriminator(ndf=net.ndf)
+        self.discriminator_b = PatchDiscriminator(ndf=net.ndf)
+        self.networks = {
+            "generator_ab": self.generator_ab,
+            "generator_ba": self.generator_ba,
+            "discriminator_a": self.discriminator_a,
+            "discriminator_b": self.discriminator_b,
+        }
+        self.frozen = {}
+        self.phases = {
+            "generator": ["generator_ab", "generator_ba"],
+            "discriminator": ["discriminator_a", "discriminator_b"],
+        }
+        self.shipped = ["generator_ab", "generator_ba"]
+        self.pools = {"a": ImagePool(size=net.pool_size), "b": ImagePool(size=net.pool_size)}
+
+    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+        net, a_real, b_real = self.net, batch.x_source, batch.x_target
+        discriminators = (self.discriminator_a, self.discriminator_b)
+
+        for d in discriminators:
+            d.requires_grad_(False)
+        b_fake, a_fake = self.generator_ab(a_real), self.generator_ba(b_real)
+        terms = {
+            "g_adversarial_a": lsgan(self.discriminator_a(a_fake), 1),
+            "g_adversarial_b": lsgan(self.discriminator_b(b_fake), 1),
+            "cycle_a": net.lambda_cycle * F.l1_loss(self.generator_ba(b_fake), a_real),
+            "cycle_b": net.lambda_cycle * F.l1_loss(self.generator_ab(a_fake), b_real),
+        }
+        if net.lambda_identity and step % net.identity_every == 0:
+            terms["identity_a"] = net.lambda_identity * F.l1_loss(self.generator_ba(a_real), a_real)
+            terms["identity_b"] = net.lambda_identity * F.l1_loss(self.generator_ab(b_real), b_real)
+        yield "generator", terms
+
+        for d in discriminators:
+            d.requires_grad_(True)
+        a_old, _ = self.pools["a"].exchange(a_fake.detach(), batch.age_source[:, None])
+        b_old, _ = self.pools["b"].exchange(b_fake.detach(), batch.age_target[:, None])
+        yield (
+            "discriminator",
+            {
+                "d_real_a": 0.5 * lsgan(self.discriminator_a(a_real), 1),
+                "d_fake_a": 0.5 * lsgan(self.discriminator_a(a_old), 0),
+                "d_real_b": 0.5 * lsgan(self.discriminator_b(b_real), 1),
+                "d_fake_b": 0.5 * lsgan(self.discriminator_b(b_old), 0),
+            },
+        )
+
+    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
+        b_fake = networks["generator_ab"](x)
+        return {
+            "source": x,
+            "to B": b_fake,
+            "cycle": networks["generator_ba"](b_fake),
+            "to A": networks["generator_ba"](x),
+        }

@@ -1,0 +1,242 @@
+"""Run folders and what lies in them: configuration, metrics, snapshots for inference, the state to resume from.
+
+results/001-cyclegan-default/
+    config.json               every setting
+    metrics.jsonl             one object per logged step
+    samples/                  sample sheets
+    snapshots/                averaged weights at some numbers of images, safetensors with the configuration inside
+    weights.safetensors       the newest of them
+    state.pt                  all that resuming needs; loads without pickle code
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
+
+SHIPPED = Path(__file__).parent / "weights"
+
+# Settings of the place and not of the recipe: a run may go on under others.
+_FREE = {
+    *("dataroot", "results_dir", "name", "preset", "monitor", "visdom_server", "visdom_port", "compile", "precision"),
+    *("log_every", "sample_every", "save_every", "snapshot_every", "feature_layers"),
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights for inference with the configuration they were trained under."""
+
+    train: TrainConfig
+    net: ModelConfig
+    images_seen: int
+    tensors: dict[str, Tensor]
+
+    def network(self, name: str) -> dict[str, Tensor]:
+        """State dict of one network of the snapshot."""
+        prefix = name + "."
+        return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that at any moment either the old or the new one is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    part.replace(path)
+
+
+def settings(train: TrainConfig, net: ModelConfig) -> dict[str, Any]:
+    """All settings as JSON can hold them."""
+    plain: dict[str, Any] = json.loads(json.dumps({"train": asdict(train), "net": asdict(net)}, default=str))
+    return plain
+
+
+def from_settings(plain: Mapping[str, Any]) -> tuple[TrainConfig, ModelConfig]:
+    """The configurations that `settings` wrote. Settings that this version does not know are left out.
+
+    Raises:
+        UserError: an unknown model.
+    """
+    model = plain["train"]["model"]
+    if model not in MODEL_CONFIGS:
+        raise UserError(f"model {model}: unknown here; this version knows {', '.join(MODEL_CONFIGS)}")
+    return _restore(TrainConfig, plain["train"]), _restore(MODEL_CONFIGS[model], plain["net"])
+
+
+def _restore(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    known = {}
+    for field in fields(kind):
+        if field.name in values:
+            value = values[field.name]
+            known[field.name] = (
+                Path(value) if field.type is Path else tuple(value) if isinstance(value, list) else value
+            )
+    return kind(**known)
+
+
+def save_snapshot(
+    path: Path, train: TrainConfig, net: ModelConfig, images_seen: int, tensors: Mapping[str, Tensor]
+) -> None:
+    """Write weights (names `network.parameter`) and their configuration as one safetensors file."""
+    plain = settings(train, net)
+    for place in ("dataroot", "results_dir"):  # names of folders are nobody's business but the trainer's
+        del plain["train"][place]
+    metadata = {"cyclegan_age": json.dumps(plain | {"images_seen": images_seen})}
+    write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+
+
+def load_snapshot(path: Path) -> Snapshot:
+    """Read a snapshot.
+
+    Raises:
+        UserError: the file is missing, is no safetensors file, or has no configuration inside.
+    """
+    if not path.is_file():
+        raise UserError(f"--weights {path}: no such file; give a .safetensors file or the name of a run")
+    try:
+        with safe_open(path, framework="pt") as f:
+            text = (f.metadata() or {}).get("cyclegan_age")
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"--weights {path}: not a readable safetensors file ({e}); train or copy it again") from None
+    if text is None:
+        raise UserError(f"--weights {path}: holds no configuration; give a file that train.py wrote")
+    plain = json.loads(text)
+    train, net = from_settings(plain)
+    return Snapshot(train, net, plain["images_seen"], tensors)
+
+
+def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Path:
+    """The file that `--weights` means: a file, a run's name (its newest snapshot), or "" for the shipped weights.
+
+    Raises:
+        UserError: neither a file nor a run.
+    """
+    if not weights:
+        return SHIPPED / f"{model}.safetensors"
+    for candidate in (
+        Path(weights),
+        Path(weights) / "weights.safetensors",
+        results_dir / weights / "weights.safetensors",
+    ):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"--weights {weights}: neither a file nor a run with weights in {results_dir}; check the name")
+
+
+def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:
+    """Make and return `stem-NNN` or `NNN-suffix`: one more than the highest number there is."""
+    results_dir.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(rf"{re.escape(stem)}-(\d+)" if stem else r"(\d+)-.*")
+    while True:
+        numbers = [int(m[1]) for p in results_dir.iterdir() if (m := pattern.fullmatch(p.name))]
+        number = f"{max(numbers, default=0) + 1:03d}"
+        folder = results_dir / (f"{stem}-{number}" if stem else f"{number}-{suffix}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+
+
+def _recipe(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that must agree for a run to go on."""
+    return {k: v for part in ("train", "net") for k, v in plain[part].items() if k not in _FREE}
+
+
+def open_run(train: TrainConfig, net: ModelConfig) -> Path:
+    """The folder of the run that this command means, made if it is new.
+
+    Without `--name` it is the newest run of the same data and settings, else a new number.
+
+    Raises:
+        UserError: `--name` is taken by a run with other settings, or is not a plain name.
+    """
+    plain = settings(train, net)
+    if train.name:
+        if Path(train.name).name != train.name or train.name.startswith("."):
+            raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
+        folder = train.results_dir / train.name
+        if (folder / "config.json").is_file():
+            _check_same(folder, plain)
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = _same_run(train, plain) or next_folder(train.results_dir, "", f"{train.model}-{train.preset}")
+    write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
+    return folder
+
+
+def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
+    if not train.results_dir.is_dir():
+        return None
+    for folder in sorted(train.results_dir.glob(f"[0-9]*-{train.model}-{train.preset}"), reverse=True):
+        if (folder / "config.json").is_file():
+            there = json.loads((folder / "config.json").read_text())
+            if _recipe(there) == _recipe(plain) and there["train"]["dataroot"] == plain["train"]["dataroot"]:
+                return folder
+    return None
+
+
+def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
+    there, here = _recipe(json.loads((folder / "config.json").read_text())), _recipe(plain)
+    for flag in sorted(here):
+        if here[flag] != there.get(flag) and flag != "epochs":
+            raise UserError(
+                f"--{flag} {here[flag]}: the run {folder} was begun with {there.get(flag)}; "
+                "give the same value or another --name"
+            )
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a resume state: nested dicts and lists of tensors, numbers and strings."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as f:
+        torch.save(dict(state), f)
+        f.flush()
+        os.fsync(f.fileno())
+    part.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read a resume state; None where there is none.
+
+    Raises:
+        UserError: the file is there but cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises many kinds on a broken file
+        cause = str(e).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({cause}); delete it to begin the run again") from None
+    return state
+
+
+def trim_metrics(path: Path, step: int) -> None:
+    """Cut lines after `step` (and a torn last one) from metrics.jsonl, so that a resumed run writes them but once."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_atomically(path, "".join(line + "\n" for line in kept).encode())

@@ -1,0 +1,385 @@
+"""The training loop: it knows phases, not models."""
+
+import json
+import logging
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cyclegan_age.config import ModelConfig, TrainConfig, UserError
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.images import grid, to_uint8
+from cyclegan_age.models import SYSTEMS
+from cyclegan_age.models.base import Model
+from cyclegan_age.monitor import log_pictures, trackers
+from cyclegan_age.render import feature_strip, save_jpg
+from cyclegan_age.runs import (
+    load_state,
+    open_run,
+    save_snapshot,
+    save_state,
+    settings,
+    trim_metrics,
+)
+from cyclegan_age.watchdog import Watchdog
+
+MAX_BAD_STEPS = 20  # non-finite steps in a row that end a training
+
+logger = logging.getLogger("cyclegan_age")
+
+
+def train(config: TrainConfig, net: ModelConfig) -> Path:
+    """Train, or go on training, until the configured number of epochs; returns the run's folder.
+
+    Under `accelerate launch` or torchrun every process calls this with the same configuration; batch_size is each
+    process's own and gradients are averaged over processes.
+
+    Raises:
+        UserError: what the user can mend: data, flags, a run of other settings, a training that diverged.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved and the same command goes on from it.
+    """
+    # Processes, data and run folder; the first process decides, so that all fail or go on together.
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    system = SYSTEMS[config.model]
+    torch.manual_seed(config.seed)  # the same start in every process
+    model = system.build(config, net)
+    torch.manual_seed(config.seed + processes.process_index)
+    data = system.data(config, net)
+    run = Path(_decide(processes, lambda: str(open_run(config, net))))
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        project_dir=run,
+        log_with=trackers(
+            config.monitor, run_dir=run, name=run.name, server=config.visdom_server, port=config.visdom_port
+        )
+        or None,
+    )
+    device, main = accelerator.device, accelerator.is_main_process
+    total_steps = math.ceil(config.epochs * len(data) / (config.batch_size * accelerator.num_processes))
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
+
+    # Networks, averaged copies, an optimiser per phase.
+    for network in (model.networks | model.frozen).values():
+        network.to(device).to(memory_format=torch.channels_last)
+    ema = {name: deepcopy(model.networks[name]).eval().requires_grad_(False) for name in model.shipped}
+    parameters = {
+        p: [w for name in names for w in model.networks[name].parameters()] for p, names in model.phases.items()
+    }
+    optimizers = {p: _optimizer(config, weights) for p, weights in parameters.items()}
+    if config.compile and _has_compiler():
+        for network in (model.networks | model.frozen).values():
+            network.compile(dynamic=False)
+
+    # Resume.
+    step, bad_steps, skipped = 0, 0, 0
+    if state := load_state(run / "state.pt"):
+        step, skipped = state["step"], state["skipped"]
+        _restore(model, ema, optimizers, state)
+        _restore_random(load_state(_rank_state(run, accelerator.process_index, step)) or {}, model)
+        logger.info("%s: goes on at step %d of %d", run, step, total_steps)
+    if main:
+        trim_metrics(run / "metrics.jsonl", step)
+    if step >= total_steps:
+        logger.info("%s: finished; another --name begins anew, with --name more --epochs go on", run)
+        return run
+    accelerator.init_trackers("cyclegan-age", config=_flat(settings(config, net)))
+    x_fixed, age_fixed = data.fixed()
+    x_fixed, age_fixed = x_fixed.to(device), age_fixed.to(device)
+    watchdog, sums, logged_at = Watchdog(), _Sums(), (step, time.monotonic())
+
+    def save_all() -> None:
+        save_state(
+            _rank_state(run, accelerator.process_index, step),
+            {"random": _random_state(device), "pools": {k: p.state_dict() for k, p in model.pools.items()}},
+        )
+        accelerator.wait_for_everyone()
+        if main:
+            save_state(run / "state.pt", {"step": step, "skipped": skipped, **_state(model, ema, optimizers)})
+            for old in run.glob("state-*.pt"):
+                if old not in {_rank_state(run, r, step) for r in range(accelerator.num_processes)}:
+                    old.unlink()
+
+    def save_weights(path: Path) -> None:
+        tensors = {f"{n}.{k}": v for n, network in ema.items() for k, v in network.state_dict().items()}
+        save_snapshot(path, config, net, step * config.batch_size * accelerator.num_processes, tensors)
+
+    batches = data.batches(step, accelerator.process_index, accelerator.num_processes)
+    bar = tqdm(
+        total=total_steps * config.batch_size * accelerator.num_processes,
+        initial=step * config.batch_size * accelerator.num_processes,
+        unit="img",
+        disable=not main,
+        dynamic_ncols=True,
+        smoothing=0.05,
+    )
+    with _stop_signals() as stop, bar:
+        for batch in batches:
+            # One step: each phase of each part of the batch, in lockstep.
+            progress = step / total_steps
+            lr = config.lr * min(1.0, (1 - progress) / max(1 - config.lr_constant, 1e-9))
+            parts = [model.losses(part, progress, step) for part in _split(batch, config.accumulate, device)]
+            finite = True
+            for phase, weights in parameters.items():
+                for group in optimizers[phase].param_groups:
+                    group["lr"] = lr
+                optimizers[phase].zero_grad(set_to_none=True)
+                for part in parts:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                        name, terms = next(part)
+                    assert name == phase, f"the model yields phase {name} where it declared {phase}"
+                    accelerator.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
+                    sums.add(terms, 1 / config.accumulate)
+                gradients = [w.grad for w in weights if w.grad is not None]
+                _average(accelerator, gradients)
+                norm = torch.nn.utils.get_total_norm(gradients)
+                if not torch.isfinite(norm) or not sums.finite:
+                    finite = False
+                    break
+                optimizers[phase].step()
+            step += 1
+            bar.update(config.batch_size * accelerator.num_processes)
+
+            # A phase that is not finite, and what follows it in the step, moves nothing.
+            bad_steps = 0 if finite else bad_steps + 1
+            if finite:
+                sums.count += 1
+                _average_weights(ema, model.networks, min(config.ema, step / (step + 10)))
+            else:
+                skipped += 1
+                sums.forget()
+                if bad_steps == 1:
+                    logger.warning("step %d: a loss or gradient is not finite; the step is skipped", step)
+                if bad_steps >= MAX_BAD_STEPS:
+                    raise UserError(
+                        f"{run}: {MAX_BAD_STEPS} steps in a row were not finite; the state before them is kept: "
+                        "give a lower --lr or --precision fp32 with another --name"
+                    )
+
+            # Numbers.
+            if step % config.log_every == 0 and sums.count:
+                terms_mean = sums.mean()
+                now = time.monotonic()
+                speed = (step - logged_at[0]) * config.batch_size * accelerator.num_processes / (now - logged_at[1])
+                logged_at = (step, now)
+                line = {f"loss/{k}": v for k, v in terms_mean.items()}
+                line |= {"lr/lr": lr, "speed/images_per_s": speed, "skipped/steps": float(skipped)}
+                if main:
+                    _append(run / "metrics.jsonl", {"step": step, **line})
+                    bar.set_postfix_str(" ".join(f"{k}={v:.3g}" for k, v in terms_mean.items()), refresh=False)
+                    for warning in watchdog.losses(terms_mean):
+                        logger.warning("step %d: %s", step, warning)
+                accelerator.log(line, step=step)
+
+            # Pictures.
+            if main and (step % config.sample_every == 0 or step == total_steps):
+                with torch.inference_mode(), _kept_random(device):
+                    columns = model.samples(ema, x_fixed, age_fixed)
+                    measures = model.measures(ema, x_fixed, age_fixed)
+                    maps = model.feature_maps(ema, x_fixed[:1], config.feature_layers)
+                sheet = grid(list(zip(*(to_uint8(c) for c in columns.values()), strict=True)), columns=list(columns))
+                pictures = {"samples": sheet}
+                pictures |= {f"features {k}": feature_strip(list(v.values()), list(v)) for k, v in maps.items()}
+                for k, picture in pictures.items():
+                    save_jpg(picture, run / "samples" / f"{k.replace(' ', '-')}-{step:07d}.jpg")
+                log_pictures(accelerator, pictures, step)
+                if measures:
+                    _append(run / "metrics.jsonl", {"step": step, **{f"measure/{k}": v for k, v in measures.items()}})
+                for warning in watchdog.samples(columns):
+                    logger.warning("step %d: %s", step, warning)
+
+            # Files.
+            last = step >= total_steps or stop()
+            if main and (step % config.snapshot_every == 0 or step == total_steps):
+                save_weights(run / "snapshots" / f"step-{step:07d}.safetensors")
+            if (step % config.save_every == 0 or last) and bad_steps == 0:
+                save_all()
+                if main:
+                    save_weights(run / "weights.safetensors")
+            if last:
+                break
+    accelerator.end_training()
+    if step < total_steps:
+        logger.warning("%s: stopped at step %d of %d; the same command goes on from here", run, step, total_steps)
+        raise KeyboardInterrupt
+    return run
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the processor multiplies bfloat16 natively."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _has_compiler() -> bool:
+    if any(shutil.which(c) for c in ("c++", "g++", "clang++")):
+        return True
+    logger.warning("no C++ compiler found: training without torch.compile")
+    return False
+
+
+def _decide(processes: PartialState, choose: Callable[[], str]) -> str:
+    """What the first process chose, in all of them; its UserError is raised in all of them, too."""
+    answer = ["", ""]
+    if processes.is_main_process:
+        try:
+            answer[0] = choose()
+        except UserError as e:
+            answer[1] = str(e)
+    if processes.num_processes > 1:
+        broadcast_object_list(answer)
+    if answer[1]:
+        raise UserError(answer[1])
+    return answer[0]
+
+
+def _optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=config.lr)
+    return torch.optim.Adam(weights, lr=config.lr, betas=config.betas)
+
+
+def _split(batch: Batch, parts: int, device: torch.device) -> list[Batch]:
+    columns = [
+        x.to(device, non_blocking=True).chunk(parts)
+        for x in (
+            batch.x_source.contiguous(memory_format=torch.channels_last),
+            batch.age_source,
+            batch.x_target.contiguous(memory_format=torch.channels_last),
+            batch.age_target,
+        )
+    ]
+    return [Batch(*part) for part in zip(*columns, strict=True)]
+
+
+def _average(accelerator: Accelerator, gradients: list[Tensor]) -> None:
+    """Replace gradients by their mean over the processes."""
+    if accelerator.num_processes == 1:
+        return
+    flat = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
+    for g, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        g.copy_(mean.view_as(g))
+
+
+@torch.no_grad()
+def _average_weights(ema: Mapping[str, nn.Module], networks: Mapping[str, nn.Module], decay: float) -> None:
+    for name, average in ema.items():
+        new = networks[name].state_dict()
+        pairs = [(a, new[k]) for k, a in average.state_dict().items()]
+        floats = [(a, b) for a, b in pairs if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
+        for a, b in pairs:
+            if not a.is_floating_point():
+                a.copy_(b)
+
+
+class _Sums:
+    """Running sums of loss terms between two log lines."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.terms: dict[str, list[Tensor]] = {}
+        self.count = 0
+
+    @property
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(values[-1])) for values in self.terms.values())
+
+    def add(self, terms: Mapping[str, Tensor], share: float) -> None:
+        for k, v in terms.items():
+            self.terms.setdefault(k, []).append(v.detach())
+
+    def mean(self) -> dict[str, float]:
+        out = {k: float(torch.stack(v).mean()) for k, v in self.terms.items()}
+        self.forget()
+        return out
+
+
+def _state(
+    model: Model, ema: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, Any]:
+    return {
+        "networks": {k: n.state_dict() for k, n in model.networks.items()},
+        "ema": {k: n.state_dict() for k, n in ema.items()},
+        "optimizers": {k: o.state_dict() for k, o in optimizers.items()},
+    }
+
+
+def _restore(
+    model: Model,
+    ema: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    state: Mapping[str, Any],
+) -> None:
+    for key, objects in (("networks", model.networks), ("ema", ema), ("optimizers", optimizers)):
+        for name, thing in objects.items():
+            thing.load_state_dict(state[key][name])
+
+
+def _rank_state(run: Path, rank: int, step: int) -> Path:
+    return run / f"state-{rank}-{step}.pt"
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _restore_random(state: Mapping[str, Any], model: Model) -> None:
+    if "random" in state:
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"])
+        for name, pool in model.pools.items():
+            pool.load_state_dict(state["pools"][name])
+
+
+@contextmanager
+def _kept_random(device: torch.device) -> Iterator[None]:
+    """Sheets draw no numbers from the training's sequence."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM ask for a stop after the step; a second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        logger.warning("stopping after this step; the state will be saved")
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def _append(path: Path, line: Mapping[str, float]) -> None:
+    with path.open("a") as f:
+        f.write(json.dumps(line) + "\n")
+
+
+def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {k: v if isinstance(v, int | float | str) else str(v) for part in plain.values() for k, v in part.items()}

@@ -1,0 +1,32 @@
+"""The flags of train.py."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
+from options.parse import parse, value_of
+from options.presets import PRESETS
+
+
+def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
+    """argv -> configuration of the training and of the model; `--model` and `--preset` set the defaults of the rest.
+
+    Raises:
+        UserError: an unknown name or flag, a value that does not fit, or no `--dataroot`.
+    """
+    model = value_of("--model", argv, TrainConfig.model)
+    if model not in MODEL_CONFIGS:
+        raise UserError(f"--model {model}: unknown; the models are {', '.join(MODEL_CONFIGS)}")
+    preset = value_of("--preset", argv, TrainConfig.preset)
+    if preset not in PRESETS[model]:
+        raise UserError(f"--preset {preset}: unknown for {model}; the presets are {', '.join(PRESETS[model])}")
+    train_defaults, net_defaults = PRESETS[model][preset]
+    kind = MODEL_CONFIGS[model]
+    both: Any = dataclasses.make_dataclass("Both", [("train", TrainConfig), ("net", kind)])
+    default = both(TrainConfig(model=model, preset=preset, **train_defaults), kind(**net_defaults))
+    out = parse(both, argv, prog="train.py", description=f"Train {model} on a folder of age groups.", default=default)
+    train, net = out.train, out.net
+    if not value_of("--dataroot", argv, ""):
+        raise UserError("--dataroot: not given; name the folder that holds one sub-folder per age group")
+    return train, net

@@ -1,0 +1,284 @@
+"""The real commands on tiny data: training, resuming, several processes, errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import test as test_command
+import train as train_command
+from cyclegan_age import training
+from cyclegan_age.models.cyclegan import CycleGAN
+from cyclegan_age.runs import load_snapshot, load_state
+
+PROJECT = Path(__file__).resolve().parent.parent
+TINY = [
+    *("--ngf", "4", "--ndf", "4", "--blocks", "3", "--image_size", "32", "--load_size", "36", "--batch_size", "4"),
+    *("--lambda_age", "0", "--no_compile", "--precision", "fp32", "--monitor", "none", "--log_every", "2"),
+    *("--sample_every", "1000", "--save_every", "5", "--snapshot_every", "1000"),
+]
+
+SMOOTH = ["--optimizer", "sgd", "--lr", "0.01"]  # Adam's first steps make large differences of rounding errors
+
+
+def _flags(faces: Path, results: Path, steps: float, *more: str) -> list[str]:
+    """Flags of a tiny training of so many steps of four pictures (44 are in the data)."""
+    return ["--dataroot", str(faces), "--results_dir", str(results), "--epochs", str(steps * 4 / 44), *TINY, *more]
+
+
+def _start(command: Sequence[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return a == b
+
+
+def _distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return sum(float((a[k] - b[k]).square().sum()) for k in a) ** 0.5
+
+
+def _lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_training_killed_at_any_moment_ends_as_if_it_had_not_been(tiny_faces: Path, tmp_path: Path) -> None:
+    steps = 120
+    assert train_command.main(_flags(tiny_faces, tmp_path, steps, "--name", "whole")) == 0
+    flags = _flags(tiny_faces, tmp_path, steps, "--name", "killed")
+    process, run, kills = _start(["train.py", *flags]), tmp_path / "killed", 0
+    last = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < last:
+        metrics = run / "metrics.jsonl"
+        if (run / "state.pt").is_file() and metrics.is_file() and metrics.read_text().count("\n") >= 8:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            break
+        time.sleep(0.002)
+    process.communicate()
+    assert kills == 1 and process.returncode == -signal.SIGKILL
+    at = load_state(run / "state.pt")
+    assert at is not None and 0 < at["step"] < steps
+
+    assert train_command.main(flags) == 0
+    states = [load_state(tmp_path / name / "state.pt") for name in ("whole", "killed")]
+    assert _equal(*states)
+    ranks = [load_state(tmp_path / name / f"state-0-{steps}.pt") for name in ("whole", "killed")]
+    assert ranks[0] is not None and len(ranks[0]["pools"]["fakes"]["pictures"]) == 50
+    assert _equal(*ranks)
+    assert [line["step"] for line in _lines(run)] == list(range(2, steps + 1, 2))
+
+
+def test_resuming_from_a_corner_of_the_schedule_keeps_every_number(tiny_faces: Path, tmp_path: Path) -> None:
+    """Ends a training by SIGTERM, which saves, and compares the metrics of both halves with an uninterrupted run."""
+    assert train_command.main(_flags(tiny_faces, tmp_path, 60, "--name", "whole", "--save_every", "1000")) == 0
+    flags = _flags(tiny_faces, tmp_path, 60, "--name", "halves", "--save_every", "1000")
+    process = _start(["train.py", *flags])
+    last = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < last:
+        metrics = tmp_path / "halves" / "metrics.jsonl"
+        if metrics.is_file() and metrics.read_text().count("\n") >= 3:
+            process.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.002)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert "the same command goes on from here" in output
+    assert train_command.main(flags) == 0
+    whole, halves = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "halves"))
+    assert _equal(whole, halves)
+    kept = {line["step"]: line["loss/cycle"] for line in _lines(tmp_path / "halves")}
+    expected = {line["step"]: line["loss/cycle"] for line in _lines(tmp_path / "whole")}
+    assert kept.keys() == expected.keys()
+    assert sum(kept[s] != expected[s] for s in kept) <= 1  # an interval that was cut in two is averaged over its rest
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tiny_faces: Path, tmp_path: Path) -> None:
+    flags = _flags(tiny_faces, tmp_path, 6, "--pool_size", "0", "--save_every", "3", *SMOOTH)
+    assert train_command.main([*flags, "--batch_size", "8", "--name", "one"]) == 0
+    # torchrun takes a lone --monitor for an abbreviation of a flag of its own; after -- all is the script's.
+    process = _start(
+        [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            "--",
+            "train.py",
+            *flags,
+            "--name",
+            "two",
+        ]
+    )
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert load_state(tmp_path / "two" / "state-1-3.pt") is not None
+    assert train_command.main([*flags, "--name", "half"]) == 0
+    one, two, half = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two", "half"))
+    assert _distance(one, two) < 0.02 * _distance(one, half)
+
+
+def test_accumulating_parts_equals_the_whole_batch(tiny_faces: Path, tmp_path: Path) -> None:
+    for parts in ("1", "2"):
+        flags = _flags(tiny_faces, tmp_path, 3, "--pool_size", "0", *SMOOTH, "--accumulate", parts, "--name", parts)
+        assert train_command.main(flags) == 0
+    flags = _flags(tiny_faces, tmp_path, 3, "--pool_size", "0", *SMOOTH, "--seed", "1", "--name", "other")
+    assert train_command.main(flags) == 0
+    whole, parts_of_it, other = (load_file(tmp_path / name / "weights.safetensors") for name in ("1", "2", "other"))
+    assert _distance(whole, parts_of_it) < 1e-4 * _distance(whole, other)
+
+
+def test_the_losses_of_a_short_training_stay_what_they_were(tiny_faces: Path, tmp_path: Path) -> None:
+    assert train_command.main(_flags(tiny_faces, tmp_path, 20, "--name", "curve", "--log_every", "10")) == 0
+    last = _lines(tmp_path / "curve")[-1]
+    pinned = {
+        "loss/g_adversarial": 0.659,
+        "loss/cycle": 0.740,
+        "loss/identity": 0.934,
+        "loss/d_real": 0.311,
+        "loss/d_fake": 0.0444,
+        "loss/d_wrong_age": 0.0203,
+    }
+    assert {k: last[k] for k in pinned} == pytest.approx(pinned, rel=0.03)
+    assert last["lr/lr"] == pytest.approx(2e-4 * (1 - 19 / 20) / 0.5)
+
+
+@pytest.mark.parametrize("preset", ["liu", "zhu"])
+def test_published_recipes_train_and_their_weights_render(preset: str, tiny_faces: Path, tmp_path: Path) -> None:
+    flags = [*_flags(tiny_faces, tmp_path, 2), "--preset", preset, "--name", preset]
+    assert train_command.main(flags) == 0
+    snapshot = load_snapshot(tmp_path / preset / "weights.safetensors")
+    assert snapshot.train.optimizer == {"liu": "sgd", "zhu": "adam"}[preset]
+    face = next(tiny_faces.rglob("*.jpg"))
+    page = ["--input", str(face), "--weights", preset, "--results_dir", str(tmp_path), "--name", "page"]
+    assert test_command.main([*page, "--target_age", "50"]) == 0
+    assert list((tmp_path / "page").rglob("*age50.*"))
+
+
+def test_two_domains_train_from_groups_and_from_cyclegan_folders(tiny_faces: Path, tmp_path: Path) -> None:
+    flags = ["--model", "cyclegan_pair", *_flags(tiny_faces, tmp_path, 3)]
+    flags = [f for i, f in enumerate(flags) if f != "--lambda_age" and flags[i - 1] != "--lambda_age"]
+    assert train_command.main([*flags, "--group_a", "20-29", "--group_b", "50-59", "--name", "groups"]) == 0
+    domains = tmp_path / "domains"
+    domains.mkdir()
+    (domains / "trainA").symlink_to(tiny_faces / "20-24")
+    (domains / "trainB").symlink_to(tiny_faces / "60-64")
+    assert train_command.main([*flags, "--dataroot", str(domains), "--name", "domains"]) == 0
+    assert "generator_ab.stem.conv.conv.weight" in load_file(tmp_path / "domains" / "weights.safetensors")
+
+
+def test_an_age_estimator_trains_and_can_stand_in_the_loss(tiny_faces: Path, tmp_path: Path) -> None:
+    common = ["--dataroot", str(tiny_faces), "--results_dir", str(tmp_path), "--monitor", "none", "--no_compile"]
+    sizes = ["--image_size", "32", "--load_size", "36", "--batch_size", "4", "--epochs", "0.4", "--log_every", "2"]
+    net = ["--width", "4", "--depth", "1", "1", "--input_size", "16", "--sample_every", "4"]
+    assert train_command.main(["--model", "age_estimator", *common, *sizes, *net, "--name", "judge"]) == 0
+    assert any("measure/mean_absolute_error_years" in line for line in _lines(tmp_path / "judge"))
+    gan = ["--ngf", "4", "--ndf", "4", "--blocks", "3", "--estimators", "judge", "--name", "gan"]
+    assert train_command.main([*common, *sizes, *gan]) == 0
+    assert all("loss/g_age" in line for line in _lines(tmp_path / "gan") if "loss/cycle" in line)
+
+
+def test_the_same_command_resumes_and_another_gets_the_next_number(
+    tiny_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = _flags(tiny_faces, tmp_path, 2)
+    assert train_command.main(flags) == 0
+    assert train_command.main(flags) == 0
+    assert "finished" in caplog.text
+    assert train_command.main([*flags, "--lr", "1e-3"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["001-cyclegan-default", "002-cyclegan-default"]
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    losses = CycleGAN.losses
+
+    def poisoned(self: CycleGAN, batch: object, progress: float, step: int) -> object:
+        for phase, terms in losses(self, batch, progress, step):  # type: ignore[arg-type]
+            if step == 2:
+                terms["cycle" if phase == "generator" else "d_real"] *= float("nan")
+            yield phase, terms
+
+    monkeypatch.setattr(CycleGAN, "losses", poisoned)
+    assert train_command.main(_flags(tiny_faces, tmp_path, 6, "--name", "nan")) == 0
+    assert "not finite; the step is skipped" in caplog.text
+    assert _lines(tmp_path / "nan")[-1]["skipped/steps"] == 1
+    assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "nan" / "weights.safetensors").values())
+
+
+def test_a_training_that_diverges_stops_with_the_last_good_state(
+    tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "diverged"
+    flags = _flags(tiny_faces, tmp_path, 6, "--name", "diverged", "--save_every", "3")
+    assert train_command.main(flags) == 0
+    state = load_state(run / "state.pt")
+    assert state is not None
+    for weight in state["networks"]["discriminator"].values():
+        weight.fill_(float("nan"))
+    torch.save(state, run / "state.pt")
+    before = (run / "state.pt").read_bytes()
+    capsys.readouterr()
+    more = _flags(tiny_faces, tmp_path, 60, "--name", "diverged", "--save_every", "3")
+    assert train_command.main(more) == 2
+    assert f"{training.MAX_BAD_STEPS} steps in a row were not finite" in capsys.readouterr().err
+    assert (run / "state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--dataroot: not given"),
+        (["--dataroot", "/nowhere"], "--dataroot /nowhere"),
+        (["--dataroot", ".", "--model", "nothing"], "--model nothing: unknown; the models are cyclegan"),
+        (["--dataroot", ".", "--preset", "nothing"], "--preset nothing: unknown for cyclegan; the presets are default"),
+        (["--dataroot", ".", "--batch_size", "0"], "--batch_size 0: not usable; give at least 1"),
+        (["--dataroot", ".", "--batch_size", "many"], "--batch_size"),
+        (["--dataroot", ".", "--bogus", "1"], "--bogus"),
+        (["--dataroot", ".", "--ages", "20", "10"], "--ages (20, 10): not usable"),
+        (["--dataroot", ".", "--lambda_age", "0", "--monitor", "none"], "no age folders found"),
+        (["--dataroot", ".", "--estimators", "nobody", "--monitor", "none"], "nobody"),
+        (["--dataroot", ".", "--name", "../out", "--lambda_age", "0"], "--"),
+    ],
+)
+def test_mistakes_are_told_in_one_line_with_exit_status_2(
+    flags: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train_command.main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_help_lists_the_flags_of_the_chosen_model_at_once() -> None:
+    start = time.monotonic()
+    out = subprocess.run(
+        [sys.executable, "train.py", "--model", "cyclegan_pair", "--help"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "100"},
+    ).stdout
+    assert "--group_a" in out and "--lambda_wrong_age" not in out
+    assert time.monotonic() - start < 30

@@ -1,0 +1,29 @@
+"""Train a model on a folder of faces sorted by age; the same command again goes on where it was."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from cyclegan_age.config import UserError
+from options.train import parse_train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("cyclegan_age").setLevel(logging.INFO)
+    try:
+        train_config, net_config = parse_train(sys.argv[1:] if argv is None else argv)
+        from cyclegan_age.training import train  # torch is imported only once the flags are known to be right
+
+        print(f"weights, samples and metrics: {train(train_config, net_config)}")
+    except UserError as e:
+        print(e, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

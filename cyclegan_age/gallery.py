@@ -1,0 +1,290 @@
+"""Faces on disk -> their pictures at other ages and a page that shows them: all that `test.py` does.
+
+Reading, rendering and writing overlap, and only some faces are in memory at a time. Every file is written whole, so
+that an interrupted run leaves valid pictures and the same command again replaces them.
+"""
+
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from cyclegan_age import render
+from cyclegan_age.config import InferConfig, UserError
+from cyclegan_age.data.folders import scan
+from cyclegan_age.features import find_layers
+from cyclegan_age.images import BadImage, Picture, list_images, open_image
+from cyclegan_age.inference import Ager, Fitted, demo_portrait
+from cyclegan_age.runs import find_weights, next_folder
+
+FACES_PER_PAGE = 100
+_STRIP_SIDE = 256  # greatest side in pixels of one picture in a strip
+_LIFE_SIDE = 512  # and of an animation
+_KEPT_PIXELS = 4_000_000  # larger pictures are decoded a second time instead of being kept in memory
+_NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
+_NAME_BYTES = 200  # longest output name before the ending
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(kw_only=True)
+class _Face:
+    """One face on its way from its file to its section of the page."""
+
+    title: str
+    stem: str  # of its output files, relative to the output folder
+    path: Path | None  # None for the built-in portrait
+    image: Image.Image | None  # None where it is too large to be kept
+    fitted: Fitted
+    aged: list[Picture] = field(default_factory=list)  # in the generator's size
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    life: list[Image.Image] = field(default_factory=list)
+
+    def picture(self) -> Image.Image:
+        if self.image is not None:
+            return self.image
+        return _open(self.path)
+
+
+def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
+    """Render every input at every target age into a new output folder and write its gallery page.
+
+    Args:
+        config: what to render and where to.
+        say: takes lines for the user.
+
+    Returns:
+        The page; the results folder where the layers were only listed.
+
+    Raises:
+        UserError: no input, no usable picture, no such weights or layer, or the output cannot be written.
+    """
+    ager = Ager.load(find_weights(config.weights, config.results_dir))
+    if "list" in config.features:
+        say("layers: " + " ".join(ager.layers()))
+        return config.results_dir
+    find_layers(ager.generator, config.features)
+    first, last = ager.code.anchors[0], ager.code.anchors[-1]
+    ages = list(dict.fromkeys(config.target_age or map(float, ager.code.anchors)))
+    for years in ages:
+        if not first <= years <= last:
+            say(f"age {years:g}: beyond the {first} to {last} of the weights, rendered as the nearest of them")
+    inputs = _inputs(config, ager)
+    try:
+        return _render_into(_folder(config), config, ager, inputs, ages, say)
+    except OSError as e:
+        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+
+
+def _inputs(config: InferConfig, ager: Ager) -> list[tuple[Path | None, str, str]]:
+    """Path, title and output stem of every input."""
+    if config.dataroot:
+        root, paths = config.dataroot, scan(config.dataroot, ager.code, every_group=False).paths
+    elif not config.input:
+        return [(None, "portrait", "portrait")]
+    elif config.input.is_dir():
+        root, paths = config.input, list_images(config.input)
+    elif config.input.exists():
+        root, paths = config.input.parent, [config.input]
+    else:
+        raise UserError(f"--input {config.input}: no such file or folder; check the name")
+    if not paths:
+        raise UserError(f"--input {config.input}: no pictures in it; give a folder with .jpg or .png files")
+    paths = paths[: config.limit or None]
+    relative = [p.relative_to(root) for p in paths]
+    return list(zip(paths, [_clean(p.as_posix()) for p in relative], output_stems(relative), strict=True))
+
+
+def _clean(name: str) -> str:
+    """A name without what HTML or a file system cannot hold."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\\]", "_", name.encode("utf-8", "replace").decode())
+
+
+def output_stems(paths: Sequence[Path]) -> list[str]:
+    """A stem of output names for each path: its own without the ending, numbered where another one has it already.
+
+    Names that differ in case alone count as one, since some file systems take them so.
+    """
+    taken: set[str] = set()
+    stems = []
+    for path in paths:
+        name = _clean(path.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
+        base = "/".join([*(_clean(part) for part in path.parent.parts), name])
+        stem, number = base, 2
+        while stem.casefold() in taken:
+            stem, number = f"{base}-{number}", number + 1
+        taken.add(stem.casefold())
+        stems.append(stem)
+    return stems
+
+
+def _folder(config: InferConfig) -> Path:
+    if not config.name:
+        return next_folder(config.results_dir, "test")
+    if Path(config.name).name != config.name or config.name.startswith("."):
+        raise UserError(f"--name {config.name}: not a plain folder name; use letters, digits, - and _")
+    folder = config.results_dir / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.rglob(".*.part"):  # of a run that was killed
+        left.unlink(missing_ok=True)
+    return folder
+
+
+def _render_into(
+    folder: Path,
+    config: InferConfig,
+    ager: Ager,
+    inputs: list[tuple[Path | None, str, str]],
+    ages: list[float],
+    say: Callable[[str], None],
+) -> Path:
+    skipped = 0
+
+    def read(item: tuple[Path | None, str, str]) -> _Face | str:
+        path, title, stem = item
+        try:
+            image = _open(path)
+        except (BadImage, OSError) as e:
+            return f"skipped {title}: {e.strerror if isinstance(e, OSError) else e}"
+        kept = image if image.width * image.height <= _KEPT_PIXELS else None
+        return _Face(title=title, stem=stem, path=path, image=kept, fitted=Fitted.fit(image, ager.image_size))
+
+    def usable(found: Iterable[_Face | str]) -> Iterator[_Face]:
+        nonlocal skipped
+        for face in found:
+            if isinstance(face, _Face):
+                yield face
+            else:
+                skipped += 1
+                bar.update(len(ages))
+                if skipped <= _NAMED_SKIPS:
+                    say(face)
+
+    def write(face: _Face) -> render.Section:
+        return _write(folder, face, ages)
+
+    begin = time.perf_counter()
+    with (
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as writer,
+        tqdm(total=len(inputs) * len(ages), unit="img", disable=None) as bar,
+    ):
+        faces = usable(_ahead(reader, read, inputs, 8))
+        rendered = _rendered(ager, faces, ages, config, bar.update)
+        sections = list(_ahead(writer, write, rendered, 4))
+    seconds = time.perf_counter() - begin
+    if not sections:
+        raise UserError(f"--input {config.input or config.dataroot}: none of its {skipped} files is a usable picture")
+    count = len(sections) * len(ages)
+    faces_said = "1 face" if len(sections) == 1 else f"{len(sections)} faces"
+    result = f"{count} pictures of {faces_said} in {seconds:.1f} s, {count / seconds:.1f} images/s"
+    if skipped:
+        result += f"; {skipped} files skipped"
+    page = _write_pages(folder, config, sections, result)
+    say(result)
+    say(f"gallery: {page}")
+    return page
+
+
+def _open(path: Path | None) -> Image.Image:
+    return open_image(path) if path else demo_portrait()
+
+
+def _ahead(pool: ThreadPoolExecutor, do: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:
+    """`map(do, items)` in a thread, at most `most` items ahead of what was taken."""
+    waiting: deque[Future[B]] = deque()
+    for item in items:
+        waiting.append(pool.submit(do, item))
+        if len(waiting) >= most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _rendered(
+    ager: Ager, faces: Iterable[_Face], ages: list[float], config: InferConfig, advance: Callable[[int], object]
+) -> Iterator[_Face]:
+    """Fill in what the generator makes of each face, in batches of one size across faces and ages."""
+    layer = "blocks.2" if "blocks.2" in ager.layers() else ager.layers()[len(ager.layers()) // 2]
+    pairs = ((face, years) for face in faces for years in ages)
+    while batch := list(islice(pairs, config.batch_size)):
+        squares = np.stack([face.fitted.square for face, _ in batch])
+        pictures = ager.age_many(squares, [years for _, years in batch], config.batch_size)
+        advance(len(batch))
+        for (face, _), picture in zip(batch, pictures, strict=True):
+            face.aged.append(picture)
+            if len(face.aged) == len(ages):
+                if config.features:
+                    face.maps = ager.features(face.fitted.square, ages, config.features)
+                if config.life:
+                    small = face.picture().copy()
+                    small.thumbnail((_LIFE_SIDE, _LIFE_SIDE))
+                    face.life = ager.life(small, layer=layer)
+                yield face
+
+
+def _write(folder: Path, face: _Face, ages: list[float]) -> render.Section:
+    """Write the files of one face; gives its section of the page."""
+    image = face.picture()
+    section = render.Section(title=face.title, input=f"{face.stem}_input.jpg")
+    render.save_jpg(image, folder / section.input, quality=95)
+    names = [f"{years:g}" for years in ages]
+    row = [_small(image)]
+    for years, name, square in zip(ages, names, face.aged, strict=True):
+        aged = face.fitted.unfit(square, image)
+        section.ages.append((years, f"{face.stem}_age{name}.png"))
+        render.save_png(aged, folder / section.ages[-1][1])
+        row.append(_small(aged))
+
+    def sheet(caption: str, ending: str, picture: Picture) -> None:
+        section.sheets.append((caption, f"{face.stem}_{ending}.png"))
+        render.save_png(picture, folder / section.sheets[-1][1])
+
+    sheet("strip", "strip", render.strip(row, ["input", *names]))
+    if face.maps:
+        changes = [render.difference_map(row[0], aged) for aged in row[1:]]
+        sheet("change: red is lighter, blue is darker than the input", "change", render.strip(changes, names))
+    for layer, maps in face.maps.items():
+        channels = render.feature_grid(maps[-1])
+        sheet(f"{layer}: channels at {names[-1]} years, each on its own scale", f"features-{layer}", channels)
+        by_age = render.feature_strip(maps.unbind(), names)
+        sheet(f"{layer}: the channels that change most, by age", f"ages-{layer}", by_age)
+    if face.life:
+        section.gif, section.mp4 = f"{face.stem}_life.gif", f"{face.stem}_life.mp4"
+        render.save_gif(face.life, folder / section.gif)
+        render.save_mp4(face.life, folder / section.mp4)
+    return section
+
+
+def _small(image: Image.Image) -> Picture:
+    small = image.copy()
+    small.thumbnail((_STRIP_SIDE, _STRIP_SIDE))
+    return np.asarray(small)
+
+
+def _write_pages(folder: Path, config: InferConfig, sections: list[render.Section], result: str) -> Path:
+    count = math.ceil(len(sections) / FACES_PER_PAGE)
+    names = ["index.html", *(f"page-{i}.html" for i in range(2, count + 1))]
+    for old in folder.glob("page-*.html"):
+        if old.name not in names:
+            old.unlink()
+    weights = _clean("/".join(Path(config.weights).parts[-2:])) or "shipped"
+    facts = [f"Weights: {weights}", f"{datetime.now().astimezone():%Y-%m-%d %H:%M}", result]
+    for i, name in reversed(list(enumerate(names))):
+        part = sections[i * FACES_PER_PAGE : (i + 1) * FACES_PER_PAGE]
+        text = render.gallery_page(title="Faces by age", facts=facts, sections=part, pages=names, current=i)
+        render.save_text(text, folder / name)
+    return folder / "index.html"

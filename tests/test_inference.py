@@ -1,0 +1,196 @@
+"""The facade: sizes, modes, batches, weights and errors, on tiny generators."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from cyclegan_age.ages import AgeCode
+from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
+from cyclegan_age.images import Picture, to_float, to_uint8
+from cyclegan_age.inference import Ager, Fitted, demo_portrait
+from cyclegan_age.models import cyclegan, cyclegan_pair
+from cyclegan_age.runs import save_snapshot
+
+TRAIN = TrainConfig(image_size=16, load_size=16, ages=(10, 20, 40))
+NET = CycleGANConfig(ngf=4, blocks=3)
+
+
+@pytest.fixture(scope="module")
+def generator() -> nn.Module:
+    torch.manual_seed(0)
+    generator = cyclegan.build_generator(TRAIN, NET)
+    for p in generator.parameters():
+        nn.init.normal_(p, 0, 0.1)
+    return generator
+
+
+@pytest.fixture(scope="module")
+def weights(generator: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_snapshot(path, TRAIN, NET, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def ager(weights: Path) -> Ager:
+    return Ager.load(weights)
+
+
+def noise(*shape: int) -> Picture:
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+
+
+class Brighter(nn.Module):
+    """Adds a tenth of the range to the whole picture, whatever the age."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(0.2))
+
+    def forward(self, x: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
+        return (x + self.step).clamp(-1, 1)
+
+
+def test_loaded_weights_render_what_the_generator_does(ager: Ager, generator: nn.Module) -> None:
+    picture = noise(16, 16, 3)
+    generator.eval()
+    with torch.no_grad():
+        plain = to_uint8(generator(to_float(picture), AgeCode((10, 20, 40)).encode([27])))[0]
+    threads = torch.get_num_threads()
+    aged = np.asarray(ager.age(Image.fromarray(picture), 27))
+    assert abs(aged.astype(int) - plain).max() <= 1
+    assert abs(aged.astype(int) - picture).max() > 3
+    assert (ager.image_size, ager.code) == (16, AgeCode((10, 20, 40)))
+    assert torch.get_num_threads() == threads
+    assert not ager.generator.training
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (7, 5), (40, 40), (33, 90), (300, 2), (16, 9)])
+def test_the_output_has_the_size_of_the_input(ager: Ager, size: tuple[int, int]) -> None:
+    image = Image.fromarray(noise(size[1], size[0], 3))
+    for out in (ager.age(image, 40), ager.life(image, frames_per_decade=1)[0]):
+        assert (out.size, out.mode) == (size, "RGB")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"])
+def test_every_mode_is_taken(ager: Ager, mode: str) -> None:
+    grey = Image.fromarray(noise(20, 20))
+    image = grey.convert(mode) if mode != "LAB" else Image.new("LAB", (20, 20), (120, 130, 140))
+    assert ager.age(image, 20).mode == "RGB"
+    assert image.mode == mode
+
+
+def test_detail_of_large_pictures_is_kept() -> None:
+    ager = Ager(generator=Brighter(), code=AgeCode((10, 20)), image_size=16)
+    fine = np.indices((96, 64)).sum(axis=0) % 2 * 100 + 50  # a checkerboard that 16 pixels cannot hold
+    image = Image.fromarray(np.repeat(fine[..., None], 3, axis=2).astype(np.uint8))
+    change = np.asarray(ager.age(image, 10)).astype(int) - np.asarray(image)
+    assert abs(change - 25.5).max() <= 1.5
+
+
+def test_the_fit_keeps_proportions_and_undoes_itself() -> None:
+    image = Image.fromarray(noise(8, 16, 3))
+    fitted = Fitted.fit(image, 16)
+    assert fitted.box == (0, 4, 16, 12)
+    assert np.array_equal(fitted.square[4:12], np.asarray(image))
+    assert (fitted.square[:4] == fitted.square[4]).all()  # the edge repeated
+    assert np.array_equal(np.asarray(fitted.unfit(fitted.square, image)), np.asarray(image))
+    large = Image.fromarray(noise(50, 99, 3))
+    fitted = Fitted.fit(large, 16)
+    assert np.array_equal(np.asarray(fitted.unfit(fitted.square, large)), np.asarray(large))
+
+
+def test_a_batch_equals_single_pictures(ager: Ager) -> None:
+    pictures, years = noise(7, 16, 16, 3), [10, 12.5, 20, 33, 40, 5, 99]
+    many = ager.age_many(pictures, years, batch_size=3)
+    assert (many.shape, many.dtype) == ((7, 16, 16, 3), np.uint8)
+    for picture, age, out in zip(pictures, years, many, strict=True):
+        single = np.asarray(ager.age(Image.fromarray(picture), age))
+        assert abs(single.astype(int) - out).max() <= 1
+    young, old = ager.age_many(pictures[:1].repeat(2, axis=0), [10, 40])
+    assert abs(young.astype(int) - old).max() > 3
+    assert ager.age_many(noise(0, 16, 16, 3), []).shape == (0, 16, 16, 3)
+
+
+@pytest.mark.parametrize("years", [math.nan, math.inf, -math.inf])
+def test_years_are_finite(ager: Ager, years: float) -> None:
+    with pytest.raises(ValueError, match="not an age"):
+        ager.age(Image.new("RGB", (16, 16)), years)
+
+
+def test_wrong_arrays_are_refused(ager: Ager) -> None:
+    for pictures, years in ((noise(1, 8, 8, 3), [10]), (noise(2, 16, 16, 3), [10]), (np.zeros((1, 16, 16, 3)), [10])):
+        with pytest.raises(ValueError, match="pictures"):
+            ager.age_many(pictures, years)  # type: ignore[arg-type]
+
+
+def test_life_goes_from_the_first_to_the_last_anchor(ager: Ager) -> None:
+    image = Image.fromarray(noise(16, 16, 3))
+    frames = ager.life(image, frames_per_decade=2)
+    assert len(frames) == 2 + 4 + 1
+    for index, years in ((0, 10), (2, 20), (6, 40)):
+        plain = np.asarray(ager.age(image, years)).astype(int)
+        assert abs(plain - np.asarray(frames[index])).max() <= 1
+    with pytest.raises(UserError, match="nowhere"):
+        ager.life(image, layer="nowhere")
+
+
+def test_features_are_those_of_each_age(ager: Ager) -> None:
+    maps = ager.features(noise(16, 16, 3), [10, 20, 40], ["stem", "blocks.1"])
+    assert {k: tuple(v.shape) for k, v in maps.items()} == {"stem": (3, 4, 16, 16), "blocks.1": (3, 16, 4, 4)}
+    assert not torch.equal(maps["stem"][0], maps["stem"][2])
+    assert ager.layers()[:2] == ["stem", "down1"]
+
+
+def test_a_pair_renders_its_two_ages(tmp_path: Path) -> None:
+    for a, b, anchors, first in (
+        ("20-29", "50s", (25, 55), "generator_ba"),
+        ("50s", "20-29", (25, 55), "generator_ab"),
+    ):
+        net = CycleGANPairConfig(ngf=4, blocks=1, group_a=a, group_b=b)
+        networks = {name: cyclegan_pair.build_generator(TRAIN, net) for name in ("generator_ab", "generator_ba")}
+        for network in networks.values():
+            for p in network.parameters():
+                nn.init.normal_(p, 0, 0.1)
+        tensors = {f"{n}.{k}": v for n, network in networks.items() for k, v in network.state_dict().items()}
+        train = replace(TRAIN, model="cyclegan_pair")
+        save_snapshot(tmp_path / "pair.safetensors", train, net, 0, tensors)
+        ager = Ager.load(tmp_path / "pair.safetensors")
+        assert ager.code.anchors == anchors
+        picture = noise(1, 16, 16, 3)
+        with torch.no_grad():
+            plain = to_uint8(networks[first].eval()(to_float(picture)))
+        assert abs(ager.age_many(picture, [25]).astype(int) - plain).max() <= 1
+
+
+def test_unusable_weights_are_told(tmp_path: Path, generator: nn.Module) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        Ager.load(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("not weights at all")
+    with pytest.raises(UserError, match=r"text\.safetensors.*not a readable"):
+        Ager.load(tmp_path / "text.safetensors")
+    tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
+    save_snapshot(tmp_path / "other.safetensors", TRAIN, CycleGANConfig(ngf=8, blocks=3), 0, tensors)
+    with pytest.raises(UserError, match="do not fit"):
+        Ager.load(tmp_path / "other.safetensors")
+    train = TrainConfig(model="age_estimator", image_size=16, load_size=16)
+    save_snapshot(tmp_path / "est.safetensors", train, AgeEstimatorConfig(), 0, tensors)
+    with pytest.raises(UserError, match="age_estimator"):
+        Ager.load(tmp_path / "est.safetensors")
+
+
+def test_the_portrait_is_a_face_in_the_training_frame() -> None:
+    portrait = demo_portrait()
+    assert (portrait.size, portrait.mode) == ((256, 256), "RGB")
+    dark = 255 - np.asarray(portrait.convert("L")).astype(float)
+    for x, y in ((0.30, 0.29), (0.68, 0.32)):  # the irises are the darkest of their surroundings
+        patch = dark[int(y * 256) - 16 : int(y * 256) + 16, int(x * 256) - 22 : int(x * 256) + 22]
+        rows, columns = np.nonzero(patch > np.quantile(patch, 0.94))
+        assert abs(rows.mean() - 16) < 6
+        assert abs(columns.mean() - 22) < 6

@@ -37,7 +37,8 @@ def test_generator_follows_johnson_with_ages_joined_to_each_convolution_of_the_e
     blocks = 6 * 2 * 9 * (4 * ngf) ** 2
     decoder = (9 * 4 * ngf * 2 * ngf + 2 * ngf) + (9 * 2 * ngf * ngf + ngf) + (49 * ngf * 3 + 3)
     assert _count(network) == encoder + blocks + decoder
-    assert [name for name, _ in network.named_children()] == "stem down1 down2 join blocks up1 up2 head".split()
+    names = ["stem", "down1", "down2", "join", "blocks", "up1", "up2", "head"]
+    assert [name for name, _ in network.named_children()] == names
 
 
 def test_two_domain_generator_is_that_of_the_cyclegan_paper() -> None:

@@ -30,7 +30,8 @@ logger = logging.getLogger("cyclegan_age")
 METRICS = "metrics.jsonl"
 PENDING_POINTS = 10_000  # calls of log() kept while the server is away; older ones are in metrics.jsonl
 CONNECT_SECONDS, ANSWER_SECONDS, FLUSH_SECONDS = 2.0, 10.0, 5.0
-TICK_SECONDS, HEARTBEAT_SECONDS, SAVE_SECONDS, LONGEST_PAUSE = 0.5, 5.0, 60.0, 15.0
+TICK_SECONDS, HEARTBEAT_SECONDS, SAVE_SECONDS = 0.5, 5.0, 60.0
+LONGEST_REST, LONGEST_PAUSE = 60.0, 15.0  # after drawing; between attempts to connect
 LOST = (OSError, http.client.HTTPException)
 
 Points = Iterable[tuple[int, Mapping[str, float]]]  # (step, values by name)
@@ -210,7 +211,7 @@ class VisdomTracker(GeneralTracker):
                     logger.info("Visdom: watch the training at %s/env/%s", self.url, self.env)
                 up, warned = True, False
                 # Drawing costs the server time that grows with the curves: at most a tenth of all time.
-                pause = min(max(TICK_SECONDS, 10 * (time.monotonic() - started)), LONGEST_PAUSE)
+                pause = min(max(TICK_SECONDS, 9 * (time.monotonic() - started)), LONGEST_REST)
             except LOST as error:
                 if not warned:
                     logger.warning(

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import visdom
+from tornado.httpserver import HTTPServer
 from visdom.server.app import Application, tornado_settings
 from visdom.utils.server_utils import serialize_all
 
@@ -148,11 +150,14 @@ def start(port: int, env_dir: Path) -> None:
     except OSError as error:
         raise UserError(f"VISDOM_ENV {env_dir}: not usable ({error.strerror}); give a folder to write to") from None
 
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError:
+        raise UserError(f"VISDOM_PORT {port}: taken or not allowed; give another") from None
+    listening.setblocking(False)
+
     async def serve() -> None:
-        try:
-            app.listen(port, address="127.0.0.1", max_buffer_size=1024**3)
-        except (OSError, OverflowError):
-            raise UserError(f"VISDOM_PORT {port}: taken or not allowed; give another") from None
+        HTTPServer(app, max_buffer_size=1024**3).add_socket(listening)
         logger.info("Visdom: http://127.0.0.1:%d (Ctrl-C stops it)", port)
         await asyncio.Event().wait()
 
@@ -171,8 +176,8 @@ def main() -> int:
     logger.setLevel(logging.INFO)
     port = os.environ.get("VISDOM_PORT") or "8097"
     try:
-        if not port.isdecimal():
-            raise UserError(f"VISDOM_PORT {port}: not a number; give one like 8097")
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UserError(f"VISDOM_PORT {port}: not a port; give a number like 8097")
         start(int(port), Path(os.environ.get("VISDOM_ENV") or "results/.visdom"))
     except UserError as error:
         logger.error("%s", error)

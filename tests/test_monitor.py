@@ -100,6 +100,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     """Starts trackers of a fast tick and finishes them."""
     monkeypatch.setattr(monitor, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(monitor, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(monitor, "LONGEST_REST", 0.1)
     started: list[VisdomTracker] = []
 
     def start(port: int, name: str = "run") -> VisdomTracker:

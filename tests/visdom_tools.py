@@ -32,7 +32,7 @@ CHROMIUM_FLAGS = [
 ]
 
 
-def wait_for(read: Callable[[], T], good: Callable[[T], object], seconds: float = 60) -> T:
+def wait_for(read: Callable[[], T], good: Callable[[T], object], seconds: float = 120) -> T:
     """What `read` gives as soon as it is `good`; fails with the last of it when time is up."""
     end = time.monotonic() + seconds
     while True:
@@ -62,7 +62,11 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_for(self._answers, bool)
+        try:
+            wait_for(self._answers, bool)
+        except BaseException:
+            self.kill()
+            raise
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, f"the server ended with status {self.process.returncode}"

@@ -15,7 +15,7 @@ from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import Taps
-from cyclegan_age.losses import age_hinge, lsgan, wrong_age_weights
+from cyclegan_age.losses import age_hinge, label_distribution, lsgan, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import PatchDiscriminator
@@ -35,17 +35,24 @@ def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator
 
 
 class CycleGAN(Model):
-    """Networks `generator` and `discriminator`; phases of the same names."""
+    """Networks and phases `generator` and `discriminator`, and `estimators` where they learn along.
+
+    An estimator in the loss is fooled before a face looks older, by stripes and tints. With `lambda_fooled` it is
+    therefore trained on, on real faces with their ages and on fakes with those of their sources.
+    """
 
     def __init__(self, *, config: TrainConfig, net: CycleGANConfig, estimators: list[nn.Module]) -> None:
         self.net = net
         self.code = AgeCode(config.ages, config.age_vector)
-        self.estimators = [e.eval().requires_grad_(False) for e in estimators]
+        self.estimators = {f"estimator{i}": e.eval().requires_grad_(False) for i, e in enumerate(estimators)}
         self.generator = build_generator(config, net)
         self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
-        self.frozen = {f"estimator{i}": e for i, e in enumerate(self.estimators)}
+        self.frozen = {} if net.lambda_fooled else self.estimators
         self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
+        if self.estimators and net.lambda_fooled:
+            self.networks |= self.estimators
+            self.phases["estimators"] = list(self.estimators)
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
 
@@ -54,7 +61,8 @@ class CycleGAN(Model):
         v_source = self.code.encode(batch.age_source)  # (N, K)
         v_target = self.code.encode(batch.age_target)
 
-        self.discriminator.requires_grad_(False)
+        for network in (self.discriminator, *self.estimators.values()):
+            network.requires_grad_(False)
         x_fake = self.generator(batch.x_source, v_target)
         x_cycle = self.generator(x_fake, v_source)
         terms = {
@@ -67,12 +75,14 @@ class CycleGAN(Model):
         if self.estimators:
             weight = net.lambda_age * min(1.0, 0.25 + 0.75 * progress / max(net.age_warmup, 1e-6))
             x_seen = disturb(x_fake)
-            errors = [age_hinge(e(x_seen), batch.age_target, net.age_tolerance) for e in self.estimators]
+            errors = [age_hinge(e(x_seen), batch.age_target, net.age_tolerance) for e in self.estimators.values()]
             terms["g_age"] = weight * torch.stack(errors).mean()
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        x_old, v_old = self.pools["fakes"].exchange(x_fake.detach(), v_target)
+        meant = torch.cat([v_target, batch.age_source[:, None]], dim=1)
+        x_old, meant = self.pools["fakes"].exchange(x_fake.detach(), meant)
+        v_old, age_old = meant[:, :-1], meant[:, -1]
         real, fake = self.discriminator(torch.cat([x_real, x_old])).chunk(2)
         terms = {"d_real": 0.5 * lsgan(real, 1, v_target), "d_fake": 0.5 * lsgan(fake, 0, v_old)}
         if net.lambda_wrong_age:
@@ -80,6 +90,17 @@ class CycleGAN(Model):
             wrong = wrong_age_weights(batch.age_target, anchors)
             terms["d_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
         yield "discriminator", terms
+
+        if "estimators" in self.phases:
+            # A fake shows its source's age to whoever is not fooled: so the estimators learn what they fell for.
+            x_seen = disturb(torch.cat([x_real, x_old]))
+            terms = {}
+            for name, estimator in self.estimators.items():
+                estimator.requires_grad_(True)
+                real, fake = estimator(x_seen).chunk(2)
+                terms[f"{name}_real"] = label_distribution(real, batch.age_target, 2.5)
+                terms[f"{name}_fooled"] = net.lambda_fooled * label_distribution(fake, age_old, 2.5)
+            yield "estimators", terms
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         generator = networks["generator"]

@@ -29,6 +29,7 @@ class PatchDiscriminator(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Conv2d(8 * ndf, heads, 4, padding=1)
         init_weights(self)
+        nn.init.zeros_(self.head.weight)  # a random head is noise that takes hundreds of steps to unlearn
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.head(self.trunk(x)).float()

@@ -65,8 +65,8 @@ class ResnetGenerator(nn.Module):
     Children in the order they run: `stem` (7x7), `down1`, `down2`, `join` (with ages only: the planes meet the
     bottleneck once more), `blocks.0` .., `up1`, `up2`, `head` (7x7).
 
-    With `residual` the head gives a change c and a mask m beside it, and the output is x + m * tanh(c) clipped to
-    [-1, 1] while rendering; otherwise it is tanh(c).
+    With `residual` the head gives a change c and a mask m beside it, and the output is x + 2 m tanh(c), clipped to
+    [-1, 1]; otherwise it is tanh(c).
     """
 
     def __init__(
@@ -117,5 +117,6 @@ class ResnetGenerator(nn.Module):
         if not self.residual:
             return torch.tanh(h)
         out = x + torch.sigmoid(h[:, 3:]) * torch.tanh(h[:, :3]) * 2
-        # While training the output may leave the range, so that its gradient does not vanish there.
-        return out if self.training else out.clamp(-1, 1)
+        clipped = out.clamp(-1, 1)
+        # The gradient goes past the clipping, so that it does not vanish at the ends of the range.
+        return out + (clipped - out).detach() if self.training else clipped

@@ -190,10 +190,10 @@ class CycleGANConfig(GeneratorConfig):
     """Weight per year of the age estimators' error beyond age_tolerance; 0 needs no estimators."""
     age_tolerance: float = 3.0
     """Years of estimated error that cost nothing."""
-    age_warmup: float = 0.4
-    """Share of the training over which lambda_age rises from a quarter to its whole."""
     lambda_fooled: float = 0.2
-    """Weight of fakes, as of their source's age, when the estimators learn along; 0 leaves the estimators as they are."""
+    """Weight of fakes, as of their source's age, in the estimators' training; 0 leaves the estimators as they are."""
+    fooled_warmup: float = 0.3
+    """Share of the training over which lambda_fooled rises from 0 to its whole."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from pathlib import Path
 from types import FrameType
@@ -125,7 +125,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         dynamic_ncols=True,
         smoothing=0.05,
     )
-    with _stop_signals() as stop, bar:
+    with _stop_signals() as stop, _ended(accelerator), closing(batches), bar:
         for batch in batches:
             # One step: each phase of each part of the batch, in lockstep.
             progress = step / total_steps
@@ -196,7 +196,9 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                     save_jpg(picture, run / "samples" / f"{k.replace(' ', '-')}-{step:07d}.jpg")
                 log_pictures(accelerator, pictures, step)
                 if measures:
-                    _append(run / "metrics.jsonl", {"step": step, **{f"measure/{k}": v for k, v in measures.items()}})
+                    line = {f"measure/{k}": v for k, v in measures.items()}
+                    _append(run / "metrics.jsonl", {"step": step, **line})
+                    accelerator.log(line, step=step)
                 for warning in watchdog.samples(columns):
                     logger.warning("step %d: %s", step, warning)
 
@@ -210,7 +212,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                     save_weights(run / "weights.safetensors")
             if last:
                 break
-    accelerator.end_training()
+    if data.bad_files:
+        logger.warning("%s: %d files could not be used; they are named above", config.dataroot, data.bad_files)
     if step < total_steps:
         logger.warning("%s: stopped at step %d of %d; the same command goes on from here", run, step, total_steps)
         raise KeyboardInterrupt
@@ -355,6 +358,15 @@ def _kept_random(device: torch.device) -> Iterator[None]:
     """Sheets draw no numbers from the training's sequence."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+@contextmanager
+def _ended(accelerator: Accelerator) -> Iterator[None]:
+    """Trackers send what is left, also when the training fails."""
+    try:
+        yield
+    finally:
+        accelerator.end_training()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,6 +209,20 @@ def test_the_same_command_resumes_and_another_gets_the_next_number(
     assert "finished" in caplog.text
     assert train_command.main([*flags, "--lr", "1e-3"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["001-cyclegan-default", "002-cyclegan-default"]
+
+
+def test_a_broken_file_is_named_counted_and_replaced(
+    tiny_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    faces = tmp_path / "faces"
+    shutil.copytree(tiny_faces, faces)
+    (faces / "20-24" / "20_0_0_empty.jpg").touch()
+    (faces / "3-4").mkdir()
+    shutil.copy(next(tiny_faces.rglob("10_*.jpg")), faces / "3-4" / "3_0_0_child.jpg")
+    assert train_command.main(_flags(faces, tmp_path, 12, "--name", "run")) == 0
+    assert "20_0_0_empty.jpg: left out: empty file" in caplog.text
+    assert "1 files could not be used" in caplog.text
+    assert "1 pictures left out: younger or older than the groups" in caplog.text
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(

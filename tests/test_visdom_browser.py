@@ -2,6 +2,9 @@
 
 import json
 import logging
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,8 +23,10 @@ from visdom_tools import (
 )
 
 from cyclegan_age.config import UserError
-from cyclegan_age.monitor import VisdomTracker
+from cyclegan_age.monitor import VisdomTracker, read_metrics
 from cyclegan_age.visdom_server import build_assets
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -119,6 +124,48 @@ def test_page_has_every_point_and_picture_after_the_server_died(
             assert again.stop() == 0
     assert (tmp_path / "empty" / "run-1.json").is_file()
     assert [r.levelname for r in caplog.records if r.name == "cyclegan_age"] == ["INFO", "WARNING", "INFO"]
+
+
+def test_real_training_outlives_its_server_and_the_page_has_it_all(
+    server: Server, port: int, tiny_faces: Path, tmp_path: Path
+) -> None:
+    run, page_url = tmp_path / "run-3", f"http://127.0.0.1:{port}/env/run-3"
+    flags = [
+        *("--dataroot", str(tiny_faces), "--results_dir", str(tmp_path), "--name", "run-3", "--epochs", "1000"),
+        *("--ngf", "4", "--ndf", "4", "--blocks", "3", "--image_size", "32", "--load_size", "36", "--batch_size", "2"),
+        *("--lambda_age", "0", "--no_compile", "--visdom_port", str(port), "--log_every", "5", "--sample_every", "50"),
+    ]
+    training = subprocess.Popen(
+        [sys.executable, "train.py", *flags], cwd=PROJECT, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    again = None
+    try:
+        wait_for(lambda: server_curves(port, "run-3"), lambda curves: len(curves.get("loss/cycle", ((), ()))[0]) > 3)
+        server.kill()
+        rows = len(read_metrics(run / "metrics.jsonl"))
+        wait_for(lambda: len(read_metrics(run / "metrics.jsonl")), lambda now: now > rows + 5)
+        assert training.poll() is None, "the training died with its server"
+        again = Server(port=port, env_dir=tmp_path / "empty")
+        wait_for(lambda: windows(port, "run-3"), lambda found: any(w["type"] == "image" for w in found.values()))
+        training.send_signal(signal.SIGTERM)
+        _, said = training.communicate(timeout=60)
+        assert training.returncode == 130
+        assert said.count("does not answer") == 1
+        assert said.count("watch the training at") == 2
+        with chromium() as page:
+            page.goto(page_url)
+            wait_for(lambda: page_curves(page), lambda curves: curves == file_curves(run))
+            pictures = wait_for(lambda: page_pictures(page), lambda pictures: len(pictures) == 3)
+        assert sorted(caption.split(",")[0] for caption in pictures) == [
+            "features blocks.2",
+            "features down2",
+            "samples",
+        ]
+    finally:
+        training.kill()
+        training.wait()
+        if again:
+            again.stop()
 
 
 def test_resumed_run_goes_on_in_the_same_windows(server: Server, port: int, start: Start, tmp_path: Path) -> None:

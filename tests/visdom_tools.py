@@ -63,7 +63,7 @@ class Server:
             stderr=subprocess.DEVNULL,
         )
         try:
-            wait_for(self._answers, bool)
+            wait_for(self._answers, bool, 300)  # it imports torch; slow where a training has the processor
         except BaseException:
             self.kill()
             raise

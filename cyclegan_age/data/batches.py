@@ -5,7 +5,7 @@ holds each group once, in random order, and no picture of a group repeats before
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -92,6 +92,11 @@ class FaceData:
         """Number of distinct source pictures."""
         return len(np.unique(np.concatenate(self._pools[_SOURCE])))
 
+    @property
+    def bad_files(self) -> int:
+        """Number of files that could not be used so far."""
+        return len(self._cache.bad)
+
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The batch of a step, the same whatever was drawn before.
 
@@ -105,7 +110,7 @@ class FaceData:
         """
         return _to_batch(*self._draws(step, rank, world))
 
-    def batches(self, start_step: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def batches(self, start_step: int, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
         """`batch(start_step)`, `batch(start_step + 1)` and so on without end, prepared ahead by a thread.
 
         Close the iterator (or let go of it) to end the thread.

@@ -1,5 +1,6 @@
 """The systems on offer: for each name, how its model and its data are built from the configuration."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from cyclegan_age.models.cyclegan import CycleGAN
 from cyclegan_age.models.cyclegan_pair import CycleGANPair
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.runs import find_weights, load_snapshot
+
+logger = logging.getLogger("cyclegan_age")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
 
 def _age_data(config: TrainConfig, net: object) -> FaceData:
     folder = scan(config.dataroot, AgeCode(config.ages, config.age_vector))
+    for reason, count in folder.left_out.items():
+        logger.info("%s: %d pictures left out: %s", config.dataroot, count, reason)
     pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
     return FaceData(
         cache=PictureCache(folder.paths, folder.root, config.load_size),

@@ -38,7 +38,8 @@ class CycleGAN(Model):
     """Networks and phases `generator` and `discriminator`, and `estimators` where they learn along.
 
     An estimator in the loss is fooled before a face looks older, by stripes and tints. With `lambda_fooled` it is
-    therefore trained on, on real faces with their ages and on fakes with those of their sources.
+    therefore trained on, on real faces with their ages and on fakes with those of their sources. The weight of the
+    fakes begins at 0: a generator that never fools an estimator never leaves the copy of its input.
     """
 
     def __init__(self, *, config: TrainConfig, net: CycleGANConfig, estimators: list[nn.Module]) -> None:
@@ -73,10 +74,9 @@ class CycleGAN(Model):
             x_same = self.generator(batch.x_source, v_source)
             terms["identity"] = net.lambda_identity * F.l1_loss(x_same, batch.x_source)
         if self.estimators:
-            weight = net.lambda_age * min(1.0, 0.25 + 0.75 * progress / max(net.age_warmup, 1e-6))
             x_seen = disturb(x_fake)
             errors = [age_hinge(e(x_seen), batch.age_target, net.age_tolerance) for e in self.estimators.values()]
-            terms["g_age"] = weight * torch.stack(errors).mean()
+            terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
@@ -94,12 +94,13 @@ class CycleGAN(Model):
         if "estimators" in self.phases:
             # A fake shows its source's age to whoever is not fooled: so the estimators learn what they fell for.
             x_seen = disturb(torch.cat([x_real, x_old]))
+            fooled = net.lambda_fooled * min(1.0, progress / max(net.fooled_warmup, 1e-9))
             terms = {}
             for name, estimator in self.estimators.items():
                 estimator.requires_grad_(True)
                 real, fake = estimator(x_seen).chunk(2)
                 terms[f"{name}_real"] = label_distribution(real, batch.age_target, 2.5)
-                terms[f"{name}_fooled"] = net.lambda_fooled * label_distribution(fake, age_old, 2.5)
+                terms[f"{name}_fooled"] = fooled * label_distribution(fake, age_old, 2.5)
             yield "estimators", terms
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ _ADAM = {"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "ema": 0.0, "ep
 PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "cyclegan": {
         # What gave the shipped weights.
-        "default": ({"epochs": 1.25, "snapshot_every": 250}, {}),
+        "default": ({"epochs": 0.9, "snapshot_every": 250}, {}),
         # Liu, "As Time Goes By": SGD, learning rate 0.002, 50 epochs, one unit vector per decade.
         "liu": (
             {"optimizer": "sgd", "lr": 2e-3, "lr_constant": 1.0, "epochs": 50.0, "ema": 0.0, "age_vector": "onehot"},

@@ -1,0 +1,1 @@
+"""Speed and memory of training and rendering on this machine: `python -m benchmarks`, which `make bench` calls."""

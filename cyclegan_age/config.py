@@ -76,7 +76,7 @@ class TrainConfig:
     """Steps between two lines of metrics.jsonl."""
     sample_every: int = 200
     """Steps between two sample sheets."""
-    feature_layers: tuple[str, ...] = ("down2", "blocks.2")
+    feature_layers: tuple[str, ...] = ("down2", "blocks.0")
     """Layers whose feature maps are shown beside the samples, where the model has them."""
     save_every: int = 500
     """Steps between two resume states."""
@@ -194,6 +194,14 @@ class CycleGANConfig(GeneratorConfig):
     """Weight of fakes, as of their source's age, in the estimators' training; 0 leaves the estimators as they are."""
     fooled_warmup: float = 0.3
     """Share of the training over which lambda_fooled rises from 0 to its whole."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("lambda_age", self.lambda_age, self.lambda_age >= 0, "give 0 or more")
+        _require("lambda_fooled", self.lambda_fooled, self.lambda_fooled >= 0, "give 0 or more")
+        _require("lambda_wrong_age", self.lambda_wrong_age, self.lambda_wrong_age >= 0, "give 0 or more")
+        named = bool(self.estimators) or not self.lambda_age
+        _require("estimators", self.estimators, named, "name at least one, or give --lambda_age 0")
 
 
 @dataclass(frozen=True, kw_only=True)

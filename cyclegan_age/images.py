@@ -84,7 +84,7 @@ def list_images(folder: Path) -> list[Path]:
 
 def to_float(pictures: Picture | Tensor) -> Tensor:
     """uint8 (N, H, W, 3) or (H, W, 3), 0..255 -> float32 (N, 3, H, W) in [-1, 1]."""
-    x = torch.as_tensor(pictures)
+    x = pictures if isinstance(pictures, Tensor) else torch.from_numpy(np.array(pictures))  # may be read-only
     x = x[None] if x.ndim == 3 else x
     return x.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 

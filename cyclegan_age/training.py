@@ -61,6 +61,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
     run = Path(_decide(processes, lambda: str(open_run(config, net))))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
+        mixed_precision="no",  # --precision decides; fp16 in accelerate's configuration would scale the losses
         project_dir=run,
         log_with=trackers(
             config.monitor, run_dir=run, name=run.name, server=config.visdom_server, port=config.visdom_port
@@ -98,6 +99,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
     accelerator.init_trackers("cyclegan-age", config=_flat(settings(config, net)))
     x_fixed, age_fixed = data.fixed()
     x_fixed, age_fixed = x_fixed.to(device), age_fixed.to(device)
+    with torch.inference_mode(), _kept_random(device):  # a wrong layer is told before the first step
+        model.feature_maps(ema, x_fixed[:1], config.feature_layers)
     watchdog, sums, logged_at = Watchdog(), _Sums(), (step, time.monotonic())
 
     def save_all() -> None:
@@ -141,7 +144,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                         name, terms = next(part)
                     assert name == phase, f"the model yields phase {name} where it declared {phase}"
                     accelerator.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
-                    sums.add(terms, 1 / config.accumulate)
+                    sums.add(terms)
                 gradients = [w.grad for w in weights if w.grad is not None]
                 _average(accelerator, gradients)
                 norm = torch.nn.utils.get_total_norm(gradients)
@@ -304,7 +307,7 @@ class _Sums:
     def finite(self) -> bool:
         return all(bool(torch.isfinite(values[-1])) for values in self.terms.values())
 
-    def add(self, terms: Mapping[str, Tensor], share: float) -> None:
+    def add(self, terms: Mapping[str, Tensor]) -> None:
         for k, v in terms.items():
             self.terms.setdefault(k, []).append(v.detach())
 

@@ -274,6 +274,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
         (["--dataroot", ".", "--bogus", "1"], "--bogus"),
         (["--dataroot", ".", "--ages", "20", "10"], "--ages (20, 10): not usable"),
         (["--dataroot", ".", "--lambda_age", "0", "--monitor", "none"], "no age folders found"),
+        (["--dataroot", ".", "--lambda_age", "-1"], "--lambda_age -1.0: not usable"),
         (["--dataroot", ".", "--estimators", "nobody", "--monitor", "none"], "nobody"),
         (["--dataroot", ".", "--name", "../out", "--lambda_age", "0"], "--"),
     ],
@@ -287,6 +288,15 @@ def test_mistakes_are_told_in_one_line_with_exit_status_2(
     assert error.count("\n") == 1
     assert said in error
     assert not (tmp_path / "results").exists()
+
+
+def test_a_layer_that_is_not_there_is_told_before_the_first_step(
+    tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = _flags(tiny_faces, tmp_path, 2, "--name", "run", "--feature_layers", "blocks.9")
+    assert train_command.main(flags) == 2
+    assert "layer 'blocks.9': not in this network; it has stem, down1" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_help_lists_the_flags_of_the_chosen_model_at_once() -> None:

@@ -157,7 +157,7 @@ def test_real_training_outlives_its_server_and_the_page_has_it_all(
             wait_for(lambda: page_curves(page), lambda curves: curves == file_curves(run))
             pictures = wait_for(lambda: page_pictures(page), lambda pictures: len(pictures) == 3)
         assert sorted(caption.split(",")[0] for caption in pictures) == [
-            "features blocks.2",
+            "features blocks.0",
             "features down2",
             "samples",
         ]

@@ -288,6 +288,7 @@ class VisdomTracker(GeneralTracker):
         connection.auto_open = 0  # a broken connection raises; it is never replaced in silence
         connection.sock.settimeout(ANSWER_SECONDS)
         self._connection = connection
+        self._post("win_exists", {"win": ""})  # something listens; this asks whether it answers
 
     def _post(self, endpoint: str, message: dict[str, Any]) -> str:
         if self._connection is None:

@@ -26,7 +26,7 @@ AGES = (10, 20, 40)
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    train, net = TrainConfig(image_size=16, load_size=16, ages=AGES), CycleGANConfig(ngf=4, blocks=3)
+    train, net = TrainConfig(image_size=32, load_size=32, ages=AGES), CycleGANConfig(ngf=4, blocks=3)
     generator = cyclegan.build_generator(train, net)
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)

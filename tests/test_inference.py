@@ -17,7 +17,7 @@ from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_pair
 from cyclegan_age.runs import save_snapshot
 
-TRAIN = TrainConfig(image_size=16, load_size=16, ages=(10, 20, 40))
+TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
 NET = CycleGANConfig(ngf=4, blocks=3)
 
 
@@ -58,7 +58,7 @@ class Brighter(nn.Module):
 
 
 def test_loaded_weights_render_what_the_generator_does(ager: Ager, generator: nn.Module) -> None:
-    picture = noise(16, 16, 3)
+    picture = noise(32, 32, 3)
     generator.eval()
     with torch.no_grad():
         plain = to_uint8(generator(to_float(picture), AgeCode((10, 20, 40)).encode([27])))[0]
@@ -66,7 +66,7 @@ def test_loaded_weights_render_what_the_generator_does(ager: Ager, generator: nn
     aged = np.asarray(ager.age(Image.fromarray(picture), 27))
     assert abs(aged.astype(int) - plain).max() <= 1
     assert abs(aged.astype(int) - picture).max() > 3
-    assert (ager.image_size, ager.code) == (16, AgeCode((10, 20, 40)))
+    assert (ager.image_size, ager.code) == (32, AgeCode((10, 20, 40)))
     assert torch.get_num_threads() == threads
     assert not ager.generator.training
 
@@ -107,15 +107,15 @@ def test_the_fit_keeps_proportions_and_undoes_itself() -> None:
 
 
 def test_a_batch_equals_single_pictures(ager: Ager) -> None:
-    pictures, years = noise(7, 16, 16, 3), [10, 12.5, 20, 33, 40, 5, 99]
+    pictures, years = noise(7, 32, 32, 3), [10, 12.5, 20, 33, 40, 5, 99]
     many = ager.age_many(pictures, years, batch_size=3)
-    assert (many.shape, many.dtype) == ((7, 16, 16, 3), np.uint8)
+    assert (many.shape, many.dtype) == ((7, 32, 32, 3), np.uint8)
     for picture, age, out in zip(pictures, years, many, strict=True):
         single = np.asarray(ager.age(Image.fromarray(picture), age))
         assert abs(single.astype(int) - out).max() <= 1
     young, old = ager.age_many(pictures[:1].repeat(2, axis=0), [10, 40])
     assert abs(young.astype(int) - old).max() > 3
-    assert ager.age_many(noise(0, 16, 16, 3), []).shape == (0, 16, 16, 3)
+    assert ager.age_many(noise(0, 32, 32, 3), []).shape == (0, 32, 32, 3)
 
 
 @pytest.mark.parametrize("years", [math.nan, math.inf, -math.inf])
@@ -125,13 +125,13 @@ def test_years_are_finite(ager: Ager, years: float) -> None:
 
 
 def test_wrong_arrays_are_refused(ager: Ager) -> None:
-    for pictures, years in ((noise(1, 8, 8, 3), [10]), (noise(2, 16, 16, 3), [10]), (np.zeros((1, 16, 16, 3)), [10])):
+    for pictures, years in ((noise(1, 8, 8, 3), [10]), (noise(2, 32, 32, 3), [10]), (np.zeros((1, 32, 32, 3)), [10])):
         with pytest.raises(ValueError, match="pictures"):
             ager.age_many(pictures, years)  # type: ignore[arg-type]
 
 
 def test_life_goes_from_the_first_to_the_last_anchor(ager: Ager) -> None:
-    image = Image.fromarray(noise(16, 16, 3))
+    image = Image.fromarray(noise(32, 32, 3))
     frames = ager.life(image, frames_per_decade=2)
     assert len(frames) == 2 + 4 + 1
     for index, years in ((0, 10), (2, 20), (6, 40)):
@@ -142,8 +142,8 @@ def test_life_goes_from_the_first_to_the_last_anchor(ager: Ager) -> None:
 
 
 def test_features_are_those_of_each_age(ager: Ager) -> None:
-    maps = ager.features(noise(16, 16, 3), [10, 20, 40], ["stem", "blocks.1"])
-    assert {k: tuple(v.shape) for k, v in maps.items()} == {"stem": (3, 4, 16, 16), "blocks.1": (3, 16, 4, 4)}
+    maps = ager.features(noise(32, 32, 3), [10, 20, 40], ["stem", "blocks.1"])
+    assert {k: tuple(v.shape) for k, v in maps.items()} == {"stem": (3, 4, 32, 32), "blocks.1": (3, 16, 8, 8)}
     assert not torch.equal(maps["stem"][0], maps["stem"][2])
     assert ager.layers()[:2] == ["stem", "down1"]
 
@@ -163,7 +163,7 @@ def test_a_pair_renders_its_two_ages(tmp_path: Path) -> None:
         save_snapshot(tmp_path / "pair.safetensors", train, net, 0, tensors)
         ager = Ager.load(tmp_path / "pair.safetensors")
         assert ager.code.anchors == anchors
-        picture = noise(1, 16, 16, 3)
+        picture = noise(1, 32, 32, 3)
         with torch.no_grad():
             plain = to_uint8(networks[first].eval()(to_float(picture)))
         assert abs(ager.age_many(picture, [25]).astype(int) - plain).max() <= 1
@@ -179,7 +179,7 @@ def test_unusable_weights_are_told(tmp_path: Path, generator: nn.Module) -> None
     save_snapshot(tmp_path / "other.safetensors", TRAIN, CycleGANConfig(ngf=8, blocks=3), 0, tensors)
     with pytest.raises(UserError, match="do not fit"):
         Ager.load(tmp_path / "other.safetensors")
-    train = TrainConfig(model="age_estimator", image_size=16, load_size=16)
+    train = TrainConfig(model="age_estimator", image_size=32, load_size=32)
     save_snapshot(tmp_path / "est.safetensors", train, AgeEstimatorConfig(), 0, tensors)
     with pytest.raises(UserError, match="age_estimator"):
         Ager.load(tmp_path / "est.safetensors")

@@ -136,7 +136,7 @@ class InferConfig:
             raise UserError(f"--limit {self.limit}: not usable; give 0 or more")
         for age in self.target_age:
             if not 0 <= age <= 120:
-                raise UserError(f"--target_age {age:g}: not an age in years; give a number from 10 to 60")
+                raise UserError(f"--target_age {age:g}: not an age in years; give a number from 0 to 120")
 
 
 @dataclass(frozen=True, kw_only=True)

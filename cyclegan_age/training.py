@@ -90,7 +90,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         step, skipped = state["step"], state["skipped"]
         _restore(model, ema, optimizers, state)
         _restore_random(load_state(_rank_state(run, accelerator.process_index, step)) or {}, model)
-        logger.info("%s: goes on at step %d of %d", run, step, total_steps)
+        if step < total_steps:
+            logger.info("%s: goes on at step %d of %d", run, step, total_steps)
     if main:
         trim_metrics(run / "metrics.jsonl", step)
     if step >= total_steps:

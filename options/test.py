@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cyclegan_age.config import InferConfig
+from cyclegan_age.config import InferConfig, UserError
 from options.parse import parse
 
 
@@ -13,4 +13,8 @@ def parse_test(argv: Sequence[str]) -> InferConfig:
         UserError: an unknown flag or a value that does not fit.
     """
     description = "Age faces to any year, on a page you can open."
-    return parse(InferConfig, argv, prog="test.py", description=description, default=InferConfig())
+    config = parse(InferConfig, argv, prog="test.py", description=description, default=InferConfig())
+    for flag, values in (("--features", config.features), ("--target_age", config.target_age)):
+        if not values and flag in argv:
+            raise UserError(f"{flag}: no value given; name at least one (--features list tells the layers)")
+    return config

@@ -19,19 +19,12 @@ from cyclegan_age.losses import age_hinge, label_distribution, lsgan, wrong_age_
 from cyclegan_age.models.base import Losses, Model
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import PatchDiscriminator
-from cyclegan_age.networks.generators import ResnetGenerator
+from cyclegan_age.networks.generators import ResnetGenerator, generator_of
 
 
 def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator:
     """The generator that a configuration describes."""
-    return ResnetGenerator(
-        ages=len(config.ages),
-        ngf=net.ngf,
-        blocks=net.block_count(config.image_size),
-        residual=net.residual,
-        resize=net.resize,
-        reflect=net.reflect,
-    )
+    return generator_of(net, ages=len(config.ages), image_size=config.image_size)
 
 
 class CycleGAN(Model):

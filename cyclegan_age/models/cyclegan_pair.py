@@ -14,19 +14,12 @@ from cyclegan_age.losses import lsgan
 from cyclegan_age.models.base import Losses, Model
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import PatchDiscriminator
-from cyclegan_age.networks.generators import ResnetGenerator
+from cyclegan_age.networks.generators import ResnetGenerator, generator_of
 
 
 def build_generator(config: TrainConfig, net: CycleGANPairConfig) -> ResnetGenerator:
     """One of the two generators that a configuration describes."""
-    return ResnetGenerator(
-        ages=0,
-        ngf=net.ngf,
-        blocks=net.block_count(config.image_size),
-        residual=net.residual,
-        resize=net.resize,
-        reflect=net.reflect,
-    )
+    return generator_of(net, ages=0, image_size=config.image_size)
 
 
 class CycleGANPair(Model):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
+from cyclegan_age.config import GeneratorConfig
 from cyclegan_age.networks.blocks import Conv, InstanceNorm, UpConv, init_weights
 
 
@@ -120,3 +121,15 @@ class ResnetGenerator(nn.Module):
         clipped = out.clamp(-1, 1)
         # The gradient goes past the clipping, so that it does not vanish at the ends of the range.
         return out + (clipped - out).detach() if self.training else clipped
+
+
+def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetGenerator:
+    """The generator that a configuration describes, for so many entries of the age vector and pixels a side."""
+    return ResnetGenerator(
+        ages=ages,
+        ngf=net.ngf,
+        blocks=net.block_count(image_size),
+        residual=net.residual,
+        resize=net.resize,
+        reflect=net.reflect,
+    )

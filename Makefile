@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install
 CODE := cyclegan_age options $(wildcard *.py benchmarks/*.py datasets/*.py)
 
-.PHONY: demo test lint visdom bench
+.PHONY: demo test lint visdom bench eval-packages
 
 demo: $(VENV)/installed  ## age the built-in portrait and say where its page is
 	@$(RUN) demo.py
@@ -24,6 +24,8 @@ visdom: $(VENV)/installed  ## the server that a training draws on, at 127.0.0.1:
 bench: $(VENV)/installed  ## speed and memory on this machine
 	@$(RUN) -m benchmarks
 
+eval-packages: $(VENV)/installed-eval  ## what evaluate.py judges with
+
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
 	  { echo "$(PYTHON): Python 3.10 or newer is needed; name it: make PYTHON=python3.12"; exit 1; }
@@ -32,6 +34,10 @@ $(VENV)/installed: requirements.txt
 	@echo "installing into $(VENV), once: some minutes and up to 6 GB"
 	$(PIP) "setuptools<81" wheel
 	$(PIP) --no-build-isolation -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-eval: $(VENV)/installed requirements-eval.txt
+	$(PIP) -r requirements-eval.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt

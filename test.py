@@ -11,9 +11,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     try:
         config = parse_test(sys.argv[1:] if argv is None else argv)
-        from cyclegan_age.gallery import render_all  # after parsing, since it imports torch and --help should not
+        # After parsing, since these import torch and --help should not.
+        if config.input and not config.aligned and "list" not in config.features:
+            from cyclegan_age.photos import render_photos
 
-        render_all(config, print)
+            render_photos(config, print)
+        else:
+            from cyclegan_age.gallery import render_all
+
+            render_all(config, print)
     except UserError as e:
         print(e, file=sys.stderr)
         return 2

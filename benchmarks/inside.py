@@ -20,6 +20,7 @@ from cyclegan_age.data.batches import Batch
 from cyclegan_age.gallery import render_all
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
+from cyclegan_age.networks.discriminators import AgeCritic
 from cyclegan_age.runs import save_snapshot
 from cyclegan_age.training import has_bf16
 
@@ -79,7 +80,7 @@ class Trainee:
         self.model = SYSTEMS["cyclegan"].build(config, net)
         self.batch = made_up_batch(config, config.batch_size)
         self.bf16 = fast and has_bf16(CPU)
-        self.period = net.identity_every
+        self.period = net.period
         networks = self.model.networks | self.model.frozen
         if fast:
             for network in networks.values():
@@ -129,39 +130,40 @@ class Flops:
 
     generator: float
     discriminator: float
-    estimators: float
+    critics: float
 
     @property
     def total(self) -> float:
-        return self.generator + self.discriminator + self.estimators
+        return self.generator + self.discriminator + self.critics
 
 
 def flops_per_image(config: TrainConfig, net: CycleGANConfig) -> Flops:
     """Count the operations of a step, its terms taken as often as the training takes them."""
     model = SYSTEMS["cyclegan"].build(config, net)
     phases = dict.fromkeys(model.phases, 0.0)
-    for number in range(net.identity_every):
+    for number in range(net.period):
         losses = model.losses(made_up_batch(config, 1), 0.5, number)
         for phase in phases:
             with FlopCounterMode(display=False) as counter:
                 torch.stack(list(next(losses)[1].values())).sum().backward()
-            phases[phase] += counter.get_total_flops() / net.identity_every
+            phases[phase] += counter.get_total_flops() / net.period
 
     def judged(network: nn.Module) -> int:
         """What it takes to judge a generated picture and to pass the gradient on to it."""
         network.requires_grad_(False)
         x = torch.zeros(1, 3, config.image_size, config.image_size, requires_grad=True)
         with FlopCounterMode(display=False) as counter:
-            network(x).sum().backward()
+            outputs = network(x, x) if isinstance(network, AgeCritic) else (network(x),)
+            torch.stack([out.sum() for out in outputs]).sum().backward()
         return int(counter.get_total_flops())
 
     networks = model.networks | model.frozen
     discriminator = judged(networks.pop("discriminator"))
-    estimators = sum([judged(network) for name, network in networks.items() if name != "generator"])
+    critics = sum([judged(network) for name, network in networks.items() if name != "generator"])
     return Flops(
-        generator=phases["generator"] - discriminator - estimators,
+        generator=phases["generator"] - discriminator - critics,
         discriminator=phases["discriminator"] + discriminator,
-        estimators=phases.get("estimators", 0.0) + estimators,
+        critics=phases.get("critics", 0.0) + critics,
     )
 
 
@@ -187,7 +189,7 @@ def measure_training(plan: Plan, config: TrainConfig, net: CycleGANConfig, say: 
     for i in range(plan.rounds):
         say(f"training step: round {i + 1} of {plan.rounds}")
         take_turns(tasks, 1)
-    images = config.batch_size * net.identity_every
+    images = config.batch_size * net.period
     rates = {k: 2 * plan.matrix**3 / t.seconds / 1e12 for k, t in tasks.items() if k in ("fp32", "bf16")}
     best = "bf16" if bf16 else "fp32"
     speeds = {k: images / tasks[k].seconds for k in ("fast", "plain")}
@@ -200,7 +202,7 @@ def measure_training(plan: Plan, config: TrainConfig, net: CycleGANConfig, say: 
         Row(measure="operations per image", value=flops.total / 1e9, unit="GFLOP"),
         Row(measure="- generator", value=flops.generator / 1e9, unit="GFLOP"),
         Row(measure="- discriminator", value=flops.discriminator / 1e9, unit="GFLOP"),
-        Row(measure="- age estimators", value=flops.estimators / 1e9, unit="GFLOP"),
+        Row(measure="- age critics", value=flops.critics / 1e9, unit="GFLOP"),
         Row(measure="training step, operations per second", value=used, unit="TFLOPS"),
         Row(measure=f"- of the matrix rate, {best}", value=100 * used / rates[best], unit="%", at_least=45),
     ]

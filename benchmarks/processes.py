@@ -105,7 +105,7 @@ def measure(
     """Peak memory and speed of a whole training, and the time to its first batch."""
     make_faces(folder / "faces", plan.files, plan.side)
     say(f"train.py: {plan.steps} steps")
-    child, lines = train_child(plan, config, folder, "whole", plan.steps, net.identity_every)
+    child, lines = train_child(plan, config, folder, "whole", plan.steps, net.period)
     speed = max(line["speed/images_per_s"] for line in lines)
     starts = []
     for i in range(plan.starts):

@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cyclegan_age.config import TrainConfig
+
 _RANGE = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})\s*(?:[-_–]|to)\s*(\d{1,3})", re.IGNORECASE)
 _OPEN = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})\s*\+", re.IGNORECASE)
 _DECADE = re.compile(r"(?:ages?[ _-]?)?(\d{1,2}0|0)s", re.IGNORECASE)
@@ -28,10 +30,13 @@ class AgeCode:
     Args:
         anchors: at least two ages in years, rising.
         form: `linear` or `onehot`, see the module's text.
+        ends: `onehot`: last year of each group, where they leave gaps or the last is open; a year in a gap belongs to
+            the nearer group.
     """
 
     anchors: tuple[int, ...] = (10, 20, 30, 40, 50, 60)
     form: Literal["linear", "onehot"] = "linear"
+    ends: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -54,11 +59,15 @@ class AgeCode:
         """The age each unit vector stands for: the anchor itself, or the middle of its group for `onehot`."""
         if self.form == "linear":
             return tuple(float(a) for a in self.anchors)
-        edges = self.edges
-        return tuple((low + high) / 2 for low, high in pairwise(edges))
+        ends = [end + 1.0 for end in self.ends] or list(self.edges[1:])
+        ends[-1] = min(ends[-1], self.edges[-1])  # an open group stands for as many years as the one before
+        return tuple((low + high) / 2 for low, high in zip(self.anchors, ends, strict=True))
 
     def group(self, years: float) -> int | None:
         """Index of the group that an age belongs to, None where it lies outside all of them."""
+        if self.ends:
+            spans = zip(self.anchors, self.ends, strict=True)
+            return next((k for k, (first, last) in enumerate(spans) if first <= years < last + 1), None)
         k = bisect_right(self.edges, years) - 1
         return k if 0 <= k < len(self.anchors) else None
 
@@ -67,6 +76,8 @@ class AgeCode:
         y = torch.as_tensor(years, dtype=torch.float32)
         a = torch.tensor(self.anchors, dtype=torch.float32, device=y.device)
         if self.form == "onehot":
+            if self.ends:  # a gap is halved
+                a[1:] = (torch.tensor(self.ends[:-1], device=y.device) + 1 + a[1:]) / 2
             index = (torch.bucketize(y, a, right=True) - 1).clamp(0, len(a) - 1)
             return torch.nn.functional.one_hot(index, len(a)).float()
         y = y.clamp(a[0], a[-1])
@@ -80,6 +91,11 @@ class AgeCode:
         """Age vectors (N, len(self)) -> the ages (N,) in years that they stand for."""
         nominal = torch.tensor(self.nominal_years, dtype=torch.float32, device=vector.device)
         return vector.float() @ nominal
+
+
+def code_of(config: TrainConfig) -> AgeCode:
+    """How a training turns years into age vectors."""
+    return AgeCode(config.ages, config.age_vector, config.ends)
 
 
 def planes(vector: Tensor, height: int, width: int) -> Tensor:

@@ -4,6 +4,7 @@ Nothing here imports torch, so that `--help` answers at once. The field docstrin
 """
 
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,11 @@ class TrainConfig:
     """Anchor ages in years, rising."""
     age_vector: Literal["linear", "onehot"] = "linear"
     """Interpolate between anchors, or one unit vector per group."""
+    ends: tuple[int, ...] = ()
+    """Last year of each group, for unit vectors; without it groups touch and the last is as long as the one before."""
 
+    init: str = ""
+    """Weights to begin from: a file, a run, or `shipped`; without them from random ones."""
     epochs: float = 50.0
     """Length of the training; an epoch draws as many pictures as the data has."""
     batch_size: int = 8
@@ -89,6 +94,12 @@ class TrainConfig:
         _require("load_size", self.load_size, self.load_size >= size, "give at least --image_size")
         rising = len(self.ages) > 1 and sorted(set(self.ages)) == list(self.ages)
         _require("ages", self.ages, rising, "give two or more, rising")
+        one_hot = not self.ends or self.age_vector == "onehot"
+        _require("ends", self.ends, one_hot, "give --age_vector onehot with it")
+        apart = len(self.ends) == len(self.ages) and all(
+            first <= end < after for first, end, after in zip(self.ages, self.ends, (*self.ages[1:], 1000), strict=True)
+        )
+        _require("ends", self.ends, not self.ends or apart, "give one for each of --ages, below the next of them")
         _require("epochs", self.epochs, self.epochs > 0, "give a number above 0")
         _require("batch_size", self.batch_size, self.batch_size > 0, "give at least 1")
         divides = self.accumulate > 0 and self.batch_size % self.accumulate == 0
@@ -107,7 +118,11 @@ class InferConfig:
     """What `test.py` takes."""
 
     input: Path | None = None
-    """A picture or a folder of pictures of aligned faces; without it the built-in portrait."""
+    """A photograph, a video or a folder of them; without it the built-in portrait."""
+    face: str = "all"
+    """Which face of a photograph: `all`, `largest`, or a number, counted from 1 from left to right."""
+    aligned: bool = False
+    """The pictures are aligned face crops, as for training; faces are not looked for. --dataroot always means it."""
     dataroot: Path | None = None
     """A folder with one sub-folder per age group, instead of --input."""
     weights: str = ""
@@ -116,6 +131,14 @@ class InferConfig:
     """Ages in years to render; without it every anchor age of the weights."""
     features: tuple[str, ...] = ()
     """Layers whose feature maps are rendered; `list` names those that there are."""
+    sample: int = 0
+    """Make this many faces from noise instead, with weights of a model that can."""
+    game: tuple[str, ...] = ()
+    """Play a game with faces instead: `aging A`, `morph A B` or `kids A B`, A and B being photographs."""
+    steps: int = 8
+    """Steps of a morph, or how many kids."""
+    seed: int = 0
+    """Seed of --sample and of the kids."""
     life: bool = False
     """Render the life from the first to the last anchor age as GIF and MP4."""
     results_dir: Path = Path("results")
@@ -130,6 +153,16 @@ class InferConfig:
     def __post_init__(self) -> None:
         if self.input and self.dataroot:
             raise UserError("--input and --dataroot: both given; give one of them")
+        if self.face not in ("all", "largest") and not (self.face.isdecimal() and int(self.face) > 0):
+            raise UserError(f"--face {self.face}: not a choice of faces; give all, largest or a number from 1 on")
+        if self.sample < 0:
+            raise UserError(f"--sample {self.sample}: not usable; give how many faces")
+        if self.steps < 1:
+            raise UserError(f"--steps {self.steps}: not usable; give at least 1")
+        if self.sample and self.game:
+            raise UserError("--sample and --game: both given; give one of them")
+        if (self.input or self.dataroot) and (self.sample or self.game):
+            raise UserError("--input and --dataroot: neither --sample nor --game takes them; leave them out")
         if self.batch_size < 1:
             raise UserError(f"--batch_size {self.batch_size}: not usable; give at least 1")
         if self.limit < 0:
@@ -137,6 +170,50 @@ class InferConfig:
         for age in self.target_age:
             if not 0 <= age <= 120:
                 raise UserError(f"--target_age {age:g}: not an age in years; give a number from 0 to 120")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What `evaluate.py` takes."""
+
+    dataroot: Path = Path()
+    """Folder of faces of known age that no training saw, one sub-folder per age group (see datasets/README.md)."""
+    weights: tuple[str, ...] = ()
+    """.safetensors files or names of runs, side by side; without them the shipped weights."""
+    watch: str = ""
+    """A run: score each of its snapshots, also those still to come, and mark the best."""
+    watch_minutes: float = 0.0
+    """Minutes without a new snapshot after which watching ends; 0 waits until Ctrl-C."""
+    limit: int = 300
+    """Faces that are aged, evenly over their decades; which ones is fixed by their names. 0 takes all."""
+    sources: tuple[int, int] = (20, 49)
+    """Youngest and oldest age in years of the faces that are aged."""
+    target_age: tuple[int, ...] = (10, 20, 30, 40, 50, 60)
+    """Ages in years to render; every fifth year between them is rendered, too."""
+    judge: str = "age_judge"
+    """Age estimator of our own that judges: a shipped name, a file or a run; it must not be in the trainings' loss."""
+    image_size: int = 128
+    """Side in pixels at which all pictures are compared."""
+    workers: int = -1
+    """Processes that render and judge; -1 takes one per core, 0 works in this one."""
+    results_dir: Path = Path("results")
+    """Where the output folder is made and runs are looked for."""
+    name: str = ""
+    """Output folder; without it `evaluate-NNN`."""
+
+    def __post_init__(self) -> None:
+        _require("limit", self.limit, self.limit >= 0, "give 0 or more")
+        youngest, oldest = self.sources
+        _require("sources", self.sources, 0 <= youngest <= oldest, "give the youngest and the oldest age")
+        _require("target_age", self.target_age, len(set(self.target_age)) > 1, "give two or more ages")
+        _require("target_age", self.target_age, all(0 <= a <= 100 for a in self.target_age), "give ages from 0 to 100")
+        _require("image_size", self.image_size, self.image_size >= 32, "give at least 32")
+        _require("workers", self.workers, self.workers >= -1, "give -1 or more")
+        _require("watch_minutes", self.watch_minutes, self.watch_minutes >= 0, "give 0 or more")
+        if self.watch and self.weights:
+            raise UserError("--watch and --weights: both given; give one of them")
+        if Path(self.name).name != self.name or self.name.startswith("."):
+            raise UserError(f"--name {self.name}: not a plain folder name; use letters, digits, - and _")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +226,12 @@ class GeneratorConfig:
     """Residual blocks; 0 takes 6 below 256 px and 9 from there."""
     residual: bool = True
     """The output is the input plus a masked change, instead of a picture of its own."""
+    deform: float = 0.0
+    """Largest shift, as a share of the side, by which the residual output may bend the input; 0 leaves its shape."""
+    chroma: float = 1.0
+    """Share of the residual change's colour that is let through, beside its light and dark; 0 changes no colours."""
+    inner_size: int = 0
+    """Side in pixels at which the generator works inside, its change then being enlarged; 0 takes image_size."""
     resize: bool = True
     """Resize-convolutions in the decoder instead of fractionally-strided ones."""
     reflect: bool = False
@@ -159,6 +242,8 @@ class GeneratorConfig:
     """Generated pictures that the history buffer keeps; 0 turns it off."""
     lambda_cycle: float = 5.0
     """Weight of the cycle consistency (L1)."""
+    cycle_every: int = 1
+    """Steps between two uses of the cycle term."""
     lambda_identity: float = 10.0
     """Weight of the identity term (L1): a face at its own age stays as it is."""
     identity_every: int = 4
@@ -166,12 +251,24 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         _require("ngf", self.ngf, self.ngf > 0, "give at least 1")
+        _require("deform", self.deform, 0 <= self.deform < 0.5, "give a number from 0 to below 0.5")
+        _require("deform", self.deform, self.residual or not self.deform, "give --residual with it")
+        _require("chroma", self.chroma, 0 <= self.chroma <= 1, "give a number from 0 to 1")
+        fits = self.inner_size >= 0 and self.inner_size % 4 == 0
+        _require("inner_size", self.inner_size, fits, "give a multiple of 4")
+        _require("inner_size", self.inner_size, self.residual or not self.inner_size, "give --residual with it")
         _require("ndf", self.ndf, self.ndf > 0, "give at least 1")
         _require("blocks", self.blocks, self.blocks >= 0, "give 0 or more")
         _require("pool_size", self.pool_size, self.pool_size >= 0, "give 0 or more")
         _require("lambda_cycle", self.lambda_cycle, self.lambda_cycle >= 0, "give 0 or more")
         _require("lambda_identity", self.lambda_identity, self.lambda_identity >= 0, "give 0 or more")
+        _require("cycle_every", self.cycle_every, self.cycle_every > 0, "give at least 1")
         _require("identity_every", self.identity_every, self.identity_every > 0, "give at least 1")
+
+    @property
+    def period(self) -> int:
+        """Steps after which every term was used."""
+        return lcm(self.cycle_every, self.identity_every)
 
     def block_count(self, image_size: int) -> int:
         """Residual blocks for pictures of this size (Zhu et al. 2017, section 4)."""
@@ -190,14 +287,20 @@ class CycleGANConfig(GeneratorConfig):
     """Weight per year of the age estimators' error beyond age_tolerance; 0 needs no estimators."""
     age_tolerance: float = 3.0
     """Years of estimated error that cost nothing."""
-    lambda_fooled: float = 0.2
-    """Weight of fakes, as of their source's age, in the estimators' training; 0 leaves the estimators as they are."""
+    age_share: float = 0.5
+    """Longest gradient of the age term on a generated picture, as a share of realism's; 0 sets no limit."""
+    lambda_fooled: float = 0.1
+    """Weight of fakes, as of their source's age, in the estimators' training along."""
     fooled_warmup: float = 0.3
     """Share of the training over which lambda_fooled rises from 0 to its whole."""
+    lambda_critic: float = 1.0
+    """Weight of telling real from generated faces by the estimators' features, beside the PatchGAN."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require("lambda_critic", self.lambda_critic, self.lambda_critic >= 0, "give 0 or more")
         _require("lambda_age", self.lambda_age, self.lambda_age >= 0, "give 0 or more")
+        _require("age_share", self.age_share, self.age_share >= 0, "give 0 or more")
         _require("lambda_fooled", self.lambda_fooled, self.lambda_fooled >= 0, "give 0 or more")
         _require("lambda_wrong_age", self.lambda_wrong_age, self.lambda_wrong_age >= 0, "give 0 or more")
         named = bool(self.estimators) or not self.lambda_age
@@ -228,10 +331,243 @@ class AgeEstimatorConfig:
     """Standard deviation in years of the label distribution."""
 
 
-ModelConfig = CycleGANConfig | CycleGANPairConfig | AgeEstimatorConfig
+@dataclass(frozen=True, kw_only=True)
+class FaceEmbedderConfig:
+    """Face embedder: a small residual network that gives a point on a sphere, near for pictures of one person."""
+
+    width: int = 16
+    """Channels of the first stage."""
+    depth: tuple[int, ...] = (1, 2, 2, 2)
+    """Residual blocks per stage."""
+    input_size: int = 64
+    """Side in pixels that faces are resized to inside the network."""
+    dimensions: int = 128
+    """Numbers in an embedding."""
+    teacher: Literal["none", "sface"] = "none"
+    """Recogniser to learn from where the faces have no names; none learns from one folder per person."""
+    margin: float = 0.2
+    """How much farther, in squared distance, other persons shall be than the same one."""
+    lambda_triplet: float = 1.0
+    """Weight of the triplet term."""
+
+    def __post_init__(self) -> None:
+        _require("width", self.width, self.width > 0, "give at least 1")
+        _require("depth", self.depth, bool(self.depth) and min(self.depth) > 0, "give at least 1 for each stage")
+        _require("input_size", self.input_size, self.input_size >= 16, "give at least 16")
+        fits = self.dimensions > 1 if self.teacher == "none" else self.dimensions == 128
+        _require("dimensions", self.dimensions, fits, "give 128 with a teacher, at least 2 without")
+        _require("margin", self.margin, self.margin >= 0, "give 0 or more")
+        _require("lambda_triplet", self.lambda_triplet, self.lambda_triplet >= 0, "give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversaryConfig:
+    """What keeps a discriminator from winning."""
+
+    label_smoothing: float = 0.0
+    """How far below 1 the discriminators' goal for real pictures is (one-sided label smoothing)."""
+    d_rate: float = 1.0
+    """Learning rate of the discriminators, as a multiple of --lr."""
+    d_reset: float = 0.0
+    """Epochs after which, again and again, the discriminators begin anew; 0 never."""
+    d_pause: tuple[float, ...] = ()
+    """Epochs in which the discriminators rest, as pairs of from and to."""
+    head_start: float = 0.0
+    """Epochs at the beginning, and after each --d_reset, in which the discriminators rest."""
+
+    def __post_init__(self) -> None:
+        _require("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "give a number from 0 to 1")
+        _require("d_rate", self.d_rate, self.d_rate > 0, "give a number above 0")
+        _require("d_reset", self.d_reset, self.d_reset >= 0, "give 0 or more")
+        paired = len(self.d_pause) % 2 == 0 and list(self.d_pause) == sorted(self.d_pause)
+        _require("d_pause", self.d_pause, paired, "give pairs of epochs, from and to, rising")
+        short = self.head_start >= 0 and (not self.d_reset or self.head_start < self.d_reset)
+        _require("head_start", self.head_start, short, "give 0 or more, less than --d_reset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PFAGANConfig(AdversaryConfig):
+    """Progressive face aging: a small generator for each pair of adjacent age groups, one after the other."""
+
+    ngf: int = 16
+    """Channels after each sub-network's first layer."""
+    blocks: int = 4
+    """Residual blocks of each sub-network."""
+    ndf: int = 64
+    """Channels after the discriminator's first layer."""
+    estimators: tuple[str, ...] = ("age_loss_a", "age_loss_b")
+    """Age estimators in the loss: shipped names, files or runs."""
+    lambda_age: float = 0.002
+    """Weight of the age loss, in square years; 0 needs no estimators."""
+    lambda_identity: float = 1.0
+    """Weight of the identity consistency."""
+    alpha_ssim: float = 0.15
+    """Share of 1 - SSIM in it; the rest is the pixels'."""
+    alpha_feature: float = 0.5
+    """Weight of the deep features in it, beside those two."""
+    embedder: str = ""
+    """Face embedder that gives the deep features: a shipped name, file or run; without it the first estimator does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("ngf", self.ngf, self.ngf > 0, "give at least 1")
+        _require("blocks", self.blocks, self.blocks > 0, "give at least 1")
+        _require("ndf", self.ndf, self.ndf > 0, "give at least 1")
+        _require("lambda_age", self.lambda_age, self.lambda_age >= 0, "give 0 or more")
+        named = bool(self.estimators) or not self.lambda_age
+        _require("estimators", self.estimators, named, "name at least one, or give --lambda_age 0")
+        _require("lambda_identity", self.lambda_identity, self.lambda_identity >= 0, "give 0 or more")
+        _require("alpha_ssim", self.alpha_ssim, 0 <= self.alpha_ssim <= 1, "give a number from 0 to 1")
+        _require("alpha_feature", self.alpha_feature, self.alpha_feature >= 0, "give 0 or more")
+        seen = self.lambda_age > 0 or bool(self.embedder) or not (self.alpha_feature and self.lambda_identity)
+        _require("alpha_feature", self.alpha_feature, seen, "give 0, or --embedder, or --lambda_age above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAAEConfig(AdversaryConfig):
+    """Conditional adversarial autoencoder."""
+
+    z: int = 50
+    """Numbers in a latent vector."""
+    sexes: bool = False
+    """Labels are ages times sexes; the sex is read from names like age_sex_race_..."""
+    kernel: int = 5
+    """Side of the convolution kernels."""
+    encoder: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    """Channels of the encoder, one for each halving."""
+    decoder: tuple[int, ...] = (1024, 512, 256, 128, 64, 32, 16)
+    """Channels that the generator's deconvolutions take; those beyond the encoder's number keep the size."""
+    critic: tuple[int, ...] = (16, 32, 64, 128)
+    """Channels of the picture discriminator's convolutions; the label joins after the first."""
+    hidden: int = 1024
+    """Numbers between its two linear layers."""
+    norm: bool = True
+    """Batch norm in both discriminators."""
+    reconstruction: Literal["l1", "l2"] = "l2"
+    """Mean absolute or mean squared difference to the input."""
+    lambda_reconstruction: float = 100.0
+    """Weight of the reconstruction."""
+    lambda_z: float = 1.0
+    """Weight of deceiving the discriminator of latent vectors."""
+    lambda_image: float = 1.0
+    """Weight of deceiving the discriminator of pictures."""
+    lambda_tv: float = 10.0
+    """Weight of the total variation of the reconstruction."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("z", self.z, self.z > 0, "give at least 1")
+        _require("kernel", self.kernel, self.kernel in (3, 4, 5), "give 3, 4 or 5")
+        for flag, channels in (("encoder", self.encoder), ("critic", self.critic)):
+            _require(flag, channels, bool(channels) and min(channels) > 0, "give at least 1 for each layer")
+        enough = len(self.decoder) >= len(self.encoder) and min(self.decoder, default=0) > 0
+        _require("decoder", self.decoder, enough, "give at least as many as --encoder has, each at least 1")
+        _require("hidden", self.hidden, self.hidden > 0, "give at least 1")
+        for flag in ("lambda_reconstruction", "lambda_z", "lambda_image", "lambda_tv"):
+            _require(flag, getattr(self, flag), getattr(self, flag) >= 0, "give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig(AdversaryConfig):
+    """A generator that makes pictures from noise, and its discriminator."""
+
+    z: int = 100
+    """Numbers in a latent vector."""
+    prior: Literal["uniform", "normal"] = "uniform"
+    """What they are drawn from: from -1 to 1, or the normal distribution."""
+    g_channels: tuple[int, ...] = (512, 256, 128, 64)
+    """Channels of the generator's layers, from 4 pixels a side on, twice as many pixels with each."""
+    d_channels: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels of the discriminator's convolutions, each of which halves the side, to 4 or 2 pixels."""
+    norm: bool = True
+    """Batch norm, but on the generator's last layer and the discriminator's first and last."""
+    slope: float = 0.2
+    """Slope of the discriminator's ReLU below 0."""
+    generator_loss: Literal["non_saturating", "saturating"] = "non_saturating"
+    """What the generator lowers: -log D(G(z)), or log(1 - D(G(z)))."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("z", self.z, self.z > 0, "give at least 1")
+        for flag, channels in (("g_channels", self.g_channels), ("d_channels", self.d_channels)):
+            _require(flag, channels, bool(channels) and min(channels) > 0, "give at least 1 for each layer")
+        _require("slope", self.slope, 0 <= self.slope < 1, "give a number from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GANConfig(NoiseConfig):
+    """Plain GAN: faces from noise, of no chosen age."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CGANConfig(NoiseConfig):
+    """Conditional GAN: faces of a chosen age from noise."""
+
+    label_at: int = 0
+    """Convolutions of the discriminator before the label joins; 0 joins it to the picture."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("label_at", self.label_at, 0 <= self.label_at <= len(self.d_channels), "give 0 to all of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCDCGANConfig(CGANConfig):
+    """Conditional DCGAN, and an encoder that learns its inverse from synthetic pairs."""
+
+    e_channels: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels of the encoder's convolutions, each of which halves the side."""
+    gan_share: float = 0.7
+    """Share of the training before the encoder's turn; 0 with --init keeps the generator it began with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("e_channels", self.e_channels, min(self.e_channels, default=0) > 0, "give at least 1 for each layer")
+        _require("gan_share", self.gan_share, 0 <= self.gan_share < 1, "give a number from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgeCGANConfig(EncoderCDCGANConfig):
+    """Conditional GAN, encoder, and a latent vector optimised for a face's identity."""
+
+    embedder: str = "face_embedder"
+    """Face embedder that tells identities: a shipped name, a file or a run."""
+    latent_steps: int = 50
+    """Steps of the optimisation, at rendering."""
+    latent_optimizer: Literal["adam", "lbfgs"] = "adam"
+    """Its optimiser."""
+    latent_rate: float = 0.05
+    """Its learning rate; for lbfgs 1 is usual."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("embedder", self.embedder, bool(self.embedder), "name a face embedder")
+        _require("latent_steps", self.latent_steps, self.latent_steps >= 0, "give 0 or more")
+        _require("latent_rate", self.latent_rate, self.latent_rate > 0, "give a number above 0")
+
+
+ModelConfig = (
+    CycleGANConfig
+    | CycleGANPairConfig
+    | AgeEstimatorConfig
+    | FaceEmbedderConfig
+    | PFAGANConfig
+    | CAAEConfig
+    | GANConfig
+    | CGANConfig
+    | EncoderCDCGANConfig
+    | AgeCGANConfig
+)
 
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
     "cyclegan": CycleGANConfig,
     "cyclegan_pair": CycleGANPairConfig,
     "age_estimator": AgeEstimatorConfig,
+    "face_embedder": FaceEmbedderConfig,
+    "pfa_gan": PFAGANConfig,
+    "caae": CAAEConfig,
+    "gan": GANConfig,
+    "cgan": CGANConfig,
+    "encoder_cdcgan": EncoderCDCGANConfig,
+    "age_cgan": AgeCGANConfig,
 }

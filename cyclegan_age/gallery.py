@@ -1,14 +1,15 @@
-"""Faces on disk -> their pictures at other ages and a page that shows them: all that `test.py` does.
+"""Face crops on disk -> their pictures at other ages and a page that shows them; `photos` does it for photographs.
 
 Reading, rendering and writing overlap, and only some faces are in memory at a time. Every file is written whole, so
 that an interrupted run leaves valid pictures and the same command again replaces them.
 """
 
+import json
 import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,8 +24,9 @@ from tqdm import tqdm
 
 from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.folders import scan
+from cyclegan_age.data.folders import Known, known_by_name, known_by_path, scan
 from cyclegan_age.features import find_layers
+from cyclegan_age.games import play, samples, write_made
 from cyclegan_age.images import BadImage, Picture, list_images, open_image
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.runs import find_weights, next_folder
@@ -49,7 +51,9 @@ class _Face:
     path: Path | None  # None for the built-in portrait
     image: Image.Image | None  # None where it is too large to be kept
     fitted: Fitted
+    known: Known = field(default_factory=Known)
     aged: list[Picture] = field(default_factory=list)  # in the generator's size
+    measures: dict[str, float] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
     life: list[Image.Image] = field(default_factory=list)
 
@@ -76,17 +80,47 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
     if "list" in config.features:
         say("layers: " + " ".join(ager.layers()))
         return config.results_dir
+    if config.sample or config.game:
+        return _render_game(config, ager, say)
     find_layers(ager.generator, config.features)
+    ages = wanted_ages(config, ager, say)
+    inputs = _inputs(config, ager)
+    try:
+        return _render_into(output_folder(config), config, ager, inputs, ages, say)
+    except OSError as e:
+        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+
+
+def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list[float]:
+    """The ages to render; says which of them the weights do not know."""
     first, last = ager.code.anchors[0], ager.code.anchors[-1]
     ages = list(dict.fromkeys(config.target_age or map(float, ager.code.anchors)))
     for years in ages:
         if not first <= years <= last:
             say(f"age {years:g}: beyond the {first} to {last} of the weights, rendered as the nearest of them")
-    inputs = _inputs(config, ager)
+    return ages
+
+
+def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> Path:
+    """Faces from noise, or a game: what needs no inputs of a folder."""
+    if config.game:
+        made = play(config.game, ager, steps=config.steps, seed=config.seed, aligned=config.aligned)
+        title = f"{config.game[0].capitalize()} game"
+    else:
+        made = samples(ager, config.sample, config.target_age, seed=config.seed)
+        title = "Faces from noise"
     try:
-        return _render_into(_folder(config), config, ager, inputs, ages, say)
+        page = write_made(output_folder(config), made, title=title, facts=_facts(config))
     except OSError as e:
         raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+    say(f"{len(made.pictures)} pictures")
+    say(f"gallery: {page}")
+    return page
+
+
+def _facts(config: InferConfig) -> list[str]:
+    weights = clean_name("/".join(Path(config.weights).parts[-2:])) or "shipped"
+    return [f"Weights: {weights}", f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"]
 
 
 def _inputs(config: InferConfig, ager: Ager) -> list[tuple[Path | None, str, str]]:
@@ -105,10 +139,10 @@ def _inputs(config: InferConfig, ager: Ager) -> list[tuple[Path | None, str, str
         raise UserError(f"--input {config.input}: no pictures in it; give a folder with .jpg or .png files")
     paths = paths[: config.limit or None]
     relative = [p.relative_to(root) for p in paths]
-    return list(zip(paths, [_clean(p.as_posix()) for p in relative], output_stems(relative), strict=True))
+    return list(zip(paths, [clean_name(p.as_posix()) for p in relative], output_stems(relative), strict=True))
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
     """A name without what HTML or a file system cannot hold."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\\]", "_", name.encode("utf-8", "replace").decode())
 
@@ -121,8 +155,8 @@ def output_stems(paths: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     stems = []
     for path in paths:
-        name = _clean(path.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
-        base = "/".join([*(_clean(part) for part in path.parent.parts), name])
+        name = clean_name(path.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
+        base = "/".join([*(clean_name(part) for part in path.parent.parts), name])
         stem, number = base, 2
         while stem.casefold() in taken:
             stem, number = f"{base}-{number}", number + 1
@@ -131,7 +165,8 @@ def output_stems(paths: Sequence[Path]) -> list[str]:
     return stems
 
 
-def _folder(config: InferConfig) -> Path:
+def output_folder(config: InferConfig) -> Path:
+    """A new folder for the results, or the one that --name says."""
     if not config.name:
         return next_folder(config.results_dir, "test")
     if Path(config.name).name != config.name or config.name.startswith("."):
@@ -152,6 +187,7 @@ def _render_into(
     say: Callable[[str], None],
 ) -> Path:
     skipped = 0
+    measures: dict[str, dict[str, float]] = {}
 
     def read(item: tuple[Path | None, str, str]) -> _Face | str:
         path, title, stem = item
@@ -160,7 +196,9 @@ def _render_into(
         except (BadImage, OSError) as e:
             return f"skipped {title}: {e.strerror if isinstance(e, OSError) else e}"
         kept = image if image.width * image.height <= _KEPT_PIXELS else None
-        return _Face(title=title, stem=stem, path=path, image=kept, fitted=Fitted.fit(image, ager.image_size))
+        tells = known_by_path if config.dataroot else lambda file: known_by_name(file.name)
+        fitted, known = ager.fit(image), tells(path) if path else Known()
+        return _Face(title=title, stem=stem, path=path, image=kept, fitted=fitted, known=known)
 
     def usable(found: Iterable[_Face | str]) -> Iterator[_Face]:
         nonlocal skipped
@@ -174,6 +212,8 @@ def _render_into(
                     say(face)
 
     def write(face: _Face) -> render.Section:
+        if face.measures:
+            measures[face.title] = face.measures
         return _write(folder, face, ages)
 
     begin = time.perf_counter()
@@ -182,9 +222,9 @@ def _render_into(
         ThreadPoolExecutor(1) as writer,
         tqdm(total=len(inputs) * len(ages), unit="img", disable=None) as bar,
     ):
-        faces = usable(_ahead(reader, read, inputs, 8))
+        faces = usable(ahead(reader, read, inputs, 8))
         rendered = _rendered(ager, faces, ages, config, bar.update)
-        sections = list(_ahead(writer, write, rendered, 4))
+        sections = list(ahead(writer, write, rendered, 4))
     seconds = time.perf_counter() - begin
     if not sections:
         raise UserError(f"--input {config.input or config.dataroot}: none of its {skipped} files is a usable picture")
@@ -193,7 +233,12 @@ def _render_into(
     result = f"{count} pictures of {faces_said} in {seconds:.1f} s, {count / seconds:.1f} images/s"
     if skipped:
         result += f"; {skipped} files skipped"
-    page = _write_pages(folder, config, sections, result)
+    if measures:
+        render.save_text(json.dumps(measures, indent=1), folder / "measures.json")
+        for name in next(iter(measures.values())):
+            mean = sum(values[name] for values in measures.values()) / len(measures)
+            result += "; " + "".join(notes_on({name: mean}))
+    page = write_pages(folder, config, sections, result)
     say(result)
     say(f"gallery: {page}")
     return page
@@ -203,7 +248,7 @@ def _open(path: Path | None) -> Image.Image:
     return open_image(path) if path else demo_portrait()
 
 
-def _ahead(pool: ThreadPoolExecutor, do: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:
+def ahead(pool: ThreadPoolExecutor, do: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:
     """`map(do, items)` in a thread, at most `most` items ahead of what was taken."""
     waiting: deque[Future[B]] = deque()
     for item in items:
@@ -218,21 +263,23 @@ def _rendered(
     ager: Ager, faces: Iterable[_Face], ages: list[float], config: InferConfig, advance: Callable[[int], object]
 ) -> Iterator[_Face]:
     """Fill in what the generator makes of each face, in batches of one size across faces and ages."""
-    layer = "blocks.2" if "blocks.2" in ager.layers() else ager.layers()[len(ager.layers()) // 2]
     pairs = ((face, years) for face in faces for years in ages)
     while batch := list(islice(pairs, config.batch_size)):
         squares = np.stack([face.fitted.square for face, _ in batch])
-        pictures = ager.age_many(squares, [years for _, years in batch], config.batch_size)
+        known = [face.known for face, _ in batch]
+        pictures = ager.age_many(squares, [years for _, years in batch], config.batch_size, known)
         advance(len(batch))
         for (face, _), picture in zip(batch, pictures, strict=True):
             face.aged.append(picture)
             if len(face.aged) == len(ages):
+                measures = ager.read(face.fitted.square[None], [face.known]).measures
+                face.measures = {name: float(values[0]) for name, values in measures.items()}
                 if config.features:
-                    face.maps = ager.features(face.fitted.square, ages, config.features)
+                    face.maps = ager.features(face.fitted.square, ages, config.features, face.known)
                 if config.life:
                     small = face.picture().copy()
                     small.thumbnail((_LIFE_SIDE, _LIFE_SIDE))
-                    face.life = ager.life(small, layer=layer)
+                    face.life = ager.life(small, known=face.known)
                 yield face
 
 
@@ -240,6 +287,7 @@ def _write(folder: Path, face: _Face, ages: list[float]) -> render.Section:
     """Write the files of one face; gives its section of the page."""
     image = face.picture()
     section = render.Section(title=face.title, input=f"{face.stem}_input.jpg")
+    section.notes = notes_on(face.measures)
     render.save_jpg(image, folder / section.input, quality=95)
     names = [f"{years:g}" for years in ages]
     row = [_small(image)]
@@ -248,25 +296,53 @@ def _write(folder: Path, face: _Face, ages: list[float]) -> render.Section:
         section.ages.append((years, f"{face.stem}_age{name}.png"))
         render.save_png(aged, folder / section.ages[-1][1])
         row.append(_small(aged))
+    write_sheets(folder, face.stem, section, row, names, face.maps, face.life)
+    return section
+
+
+def notes_on(measures: Mapping[str, float | Tensor]) -> list[str]:
+    """What a model measured on one face, as lines of text."""
+    return [f"{name.replace('_', ' ')} {float(value):.3f}" for name, value in measures.items()]
+
+
+def write_sheets(
+    folder: Path,
+    stem: str,
+    section: render.Section,
+    row: list[Picture],
+    names: list[str],
+    maps: dict[str, Tensor],
+    life: list[Image.Image],
+) -> None:
+    """Write the strip of a face, its feature maps and its life, and add them to its section.
+
+    Args:
+        folder: the output folder.
+        stem: of the files, relative to it.
+        section: where they are entered.
+        row: the input and, for each name, the aged face, all of one size.
+        names: of the ages.
+        maps: layer -> (N, C, H, W), a map for each name; may be empty.
+        life: frames; may be empty.
+    """
 
     def sheet(caption: str, ending: str, picture: Picture) -> None:
-        section.sheets.append((caption, f"{face.stem}_{ending}.png"))
+        section.sheets.append((caption, f"{stem}_{ending}.png"))
         render.save_png(picture, folder / section.sheets[-1][1])
 
     sheet("strip", "strip", render.strip(row, ["input", *names]))
-    if face.maps:
+    if maps:
         changes = [render.difference_map(row[0], aged) for aged in row[1:]]
         sheet("change: red is lighter, blue is darker than the input", "change", render.strip(changes, names))
-    for layer, maps in face.maps.items():
-        channels = render.feature_grid(maps[-1])
+    for layer, channels_by_age in maps.items():
+        channels = render.feature_grid(channels_by_age[-1])
         sheet(f"{layer}: channels at {names[-1]} years, each on its own scale", f"features-{layer}", channels)
-        by_age = render.feature_strip(maps.unbind(), names)
+        by_age = render.feature_strip(channels_by_age.unbind(), names)
         sheet(f"{layer}: the channels that change most, by age", f"ages-{layer}", by_age)
-    if face.life:
-        section.gif, section.mp4 = f"{face.stem}_life.gif", f"{face.stem}_life.mp4"
-        render.save_gif(face.life, folder / section.gif)
-        render.save_mp4(face.life, folder / section.mp4)
-    return section
+    if life:
+        section.gif, section.mp4 = f"{stem}_life.gif", f"{stem}_life.mp4"
+        render.save_gif(life, folder / section.gif)
+        render.save_mp4(life, folder / section.mp4)
 
 
 def _small(image: Image.Image) -> Picture:
@@ -275,14 +351,14 @@ def _small(image: Image.Image) -> Picture:
     return np.asarray(small)
 
 
-def _write_pages(folder: Path, config: InferConfig, sections: list[render.Section], result: str) -> Path:
+def write_pages(folder: Path, config: InferConfig, sections: list[render.Section], result: str) -> Path:
+    """Write the gallery, `FACES_PER_PAGE` sections to a page; gives its first page."""
     count = math.ceil(len(sections) / FACES_PER_PAGE)
     names = ["index.html", *(f"page-{i}.html" for i in range(2, count + 1))]
     for old in folder.glob("page-*.html"):
         if old.name not in names:
             old.unlink()
-    weights = _clean("/".join(Path(config.weights).parts[-2:])) or "shipped"
-    facts = [f"Weights: {weights}", f"{datetime.now().astimezone():%Y-%m-%d %H:%M}", result]
+    facts = [*_facts(config), result]
     for i, name in reversed(list(enumerate(names))):
         part = sections[i * FACES_PER_PAGE : (i + 1) * FACES_PER_PAGE]
         text = render.gallery_page(title="Faces by age", facts=facts, sections=part, pages=names, current=i)

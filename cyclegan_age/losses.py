@@ -1,5 +1,7 @@
 """Loss terms: pure functions from tensors to a scalar."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,11 +13,11 @@ def lsgan(scores: Tensor, goal: float, weights: Tensor | None = None) -> Tensor:
     """Least squares GAN term (Mao et al., ICCV 2017, equation 2): the mean of (D(x) - goal)^2.
 
     Args:
-        scores: maps (N, K, h, w), one per head.
+        scores: (N, K, ...), one map or list of scores per head.
         goal: 1 for "real", 0 for "fake".
         weights: (N, K), how much each head counts for each picture; without it all heads count alike.
     """
-    per_head = (scores - goal).square().mean(dim=(2, 3))  # (N, K)
+    per_head = (scores - goal).square().flatten(2).mean(dim=2)  # (N, K)
     if weights is None:
         return per_head.mean()
     return (per_head * weights).sum(dim=1).mean()
@@ -45,3 +47,131 @@ def label_distribution(logits: Tensor, age_years: Tensor, sigma_years: float) ->
     years = torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
     target = torch.softmax(-((years - age_years[:, None]) ** 2) / (2 * sigma_years**2), dim=1)
     return F.cross_entropy(logits.float(), target) + 0.3 * F.smooth_l1_loss(expected_age(logits), age_years)
+
+
+class _Carry(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * outer[0], None, None
+
+
+def carry(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar of the given value whose gradient with respect to x is the given one, of the shape of x."""
+    carried: Tensor = _Carry.apply(x, value, gradient)
+    return carried
+
+
+def at_most(gradient: Tensor, length: Tensor) -> Tensor:
+    """Gradients (N, ...) shortened, one by one, to lengths (N,) where they are longer."""
+    share = (length / norms(gradient).clamp_min(1e-12)).clamp_max(1)
+    return gradient * share.view(-1, *[1] * (gradient.dim() - 1))
+
+
+def norms(x: Tensor) -> Tensor:
+    """Euclidean length of each of N tensors: (N, ...) -> (N,)."""
+    lengths: Tensor = x.flatten(1).norm(dim=1)
+    return lengths
+
+
+def semi_hard(distances: Tensor, person: Tensor) -> Tensor:
+    """For each pair of anchor and positive the distance of the anchor to its negative: (M, M), (M,) -> (M, M).
+
+    The negative is the nearest one that is farther from the anchor than the positive is (Schroff et al., CVPR 2015,
+    section 3.2). Where none is, it is the farthest one; entries of an anchor without negatives mean nothing.
+    """
+    d = distances.detach()
+    negative = person[:, None] != person[None, :]
+    farther = negative[:, None, :] & (d[:, None, :] > d[:, :, None])  # anchor, positive, negative
+    nearest, index = d[:, None, :].masked_fill(~farther, torch.inf).min(dim=2)
+    farthest = d.masked_fill(~negative, -torch.inf).argmax(dim=1, keepdim=True)
+    return distances.gather(1, torch.where(nearest.isinf(), farthest, index))
+
+
+def triplet(embeddings: Tensor, person: Tensor, margin: float) -> Tensor:
+    """FaceNet's triplet loss (Schroff et al., CVPR 2015, section 3.1) as a mean over the pairs of the batch.
+
+    Each ordered pair of two faces of one person gives max(0, |a - p|^2 - |a - n|^2 + margin), n by `semi_hard`; a batch
+    without such pairs, or of one person alone, gives 0.
+
+    Args:
+        embeddings: (M, D).
+        person: (M,), equal for the faces of one person.
+        margin: how much farther, in squared distance, other persons shall be.
+    """
+    distances = (embeddings[:, None] - embeddings[None]).square().sum(dim=2)  # (M, M)
+    same = person[:, None] == person[None, :]
+    pairs = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device) & ~same.all(dim=1, keepdim=True)
+    terms = (distances - semi_hard(distances, person) + margin).clamp_min(0)[pairs]
+    return terms.sum() / max(len(terms), 1)
+
+
+def group_age(logits: Tensor, group: Tensor, group_of_year: Tensor, nominal_years: Tensor, weights: Tensor) -> Tensor:
+    """Age estimation loss of PFA-GAN (Huang et al., IEEE TIFS 2021, equation 5) as a mean over the pictures.
+
+    The squared error in years of the expected age, plus the cross-entropy of the group: -log of what the distribution
+    gives to the group's years, where the paper has a linear layer of its own.
+
+    Args:
+        logits: (N, 101) over years.
+        group: (N,), number of the group meant, int64.
+        group_of_year: (101,), number of the group that each year belongs to; each group has at least one.
+        nominal_years: (K,), the age that each group stands for.
+        weights: (N,), how much each picture counts.
+    """
+    inside = group_of_year[None, :] == group[:, None]  # (N, 101)
+    share = logits.float().log_softmax(dim=1).masked_fill(~inside, -torch.inf).logsumexp(dim=1)
+    squared = (expected_age(logits) - nominal_years[group]).square()
+    mean: Tensor = ((squared - share) * weights).mean()
+    return mean
+
+
+def dissimilarity(x: Tensor, y: Tensor) -> Tensor:
+    """1 - SSIM (Wang et al., IEEE TIP 2004, equation 13) of pictures (N, C, H, W) in [-1, 1], over windows of 7x7."""
+    pairs = torch.stack([x, y, x * x, y * y, x * y]).float()  # (5, N, C, H, W)
+    mean_x, mean_y, xx, yy, xy = F.avg_pool2d(pairs.flatten(0, 1), 7, stride=1).unflatten(0, (5, len(x)))
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # the range is 2
+    light = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * (xy - mean_x * mean_y) + c2) / (xx - mean_x**2 + yy - mean_y**2 + c2)
+    similarity: Tensor = (light * structure).mean()
+    return 1 - similarity
+
+
+def feature_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared distance of feature maps (N, C, h, w) whose vectors at each place are brought to length 1: 0 to 4.
+
+    So the scale of the network does not matter (as in Zhang et al., "The Unreasonable Effectiveness of Deep Features as
+    a Perceptual Metric", CVPR 2018).
+    """
+    a, b = (F.normalize(features.float(), dim=1) for features in (a, b))
+    return (a - b).square().sum(dim=1).mean()
+
+
+def real_or_fake(logits: Tensor, goal: float) -> Tensor:
+    """Cross-entropy GAN term (Goodfellow et al., NIPS 2014, equation 1): -goal log D - (1 - goal) log(1 - D), averaged.
+
+    Args:
+        logits: (N,), the discriminator's outputs before the sigmoid.
+        goal: 1 for "real", 0 for "fake", or between (Salimans et al., NIPS 2016, section 3.4).
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, goal, dtype=torch.float32))
+
+
+def deception(logits: Tensor, *, saturating: bool = False) -> Tensor:
+    """What a generator lowers, from the discriminator's logits (N,) of its pictures.
+
+    -log D(G(z)), or `saturating` log(1 - D(G(z))), whose gradient vanishes where the discriminator is sure (Goodfellow
+    et al., NIPS 2014, section 3).
+    """
+    return -real_or_fake(logits, 0) if saturating else real_or_fake(logits, 1)
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels of x (N, C, H, W): along rows plus along columns."""
+    along = (x[..., 1:] - x[..., :-1]).abs().mean()
+    down: Tensor = (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
+    return along + down

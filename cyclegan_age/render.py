@@ -175,7 +175,8 @@ class Section:
     """What the page shows of one face; paths are relative to the page's folder, with forward slashes."""
 
     title: str  # the user's name of the picture
-    input: str
+    input: str = ""
+    notes: list[str] = field(default_factory=list)
     ages: list[tuple[float, str]] = field(default_factory=list)  # years, path
     sheets: list[tuple[str, str]] = field(default_factory=list)  # what it shows, path
     gif: str = ""
@@ -234,8 +235,11 @@ def _page_links(pages: Sequence[str], current: int) -> None:
 def _section(face: Section) -> None:
     with tags.section():
         tags.h2(face.title)
+        for note in face.notes:
+            tags.p(note)
         with tags.div(cls="ages"):
-            _figure("input", face.input, f"{face.title}, input")
+            if face.input:
+                _figure("input", face.input, f"{face.title}, input")
             for years, path in face.ages:
                 _figure(f"{years:g} years", path, f"{face.title} at {years:g} years")
         for name, path in face.sheets:
@@ -243,10 +247,11 @@ def _section(face: Section) -> None:
         if face.mp4:
             with tags.figure():
                 with tags.video(controls=True, loop=True, muted=True, playsinline=True, preload="metadata"):
-                    tags.source(src=quote(face.mp4), type="video/mp4")
-                with tags.figcaption("life "):
-                    tags.a("GIF", href=quote(face.gif))
-                    tags.a("MP4", href=quote(face.mp4))
+                    tags.source(src=quote(face.mp4))
+                with tags.figcaption("life " if face.gif else "video "):
+                    if face.gif:
+                        tags.a("GIF", href=quote(face.gif))
+                    tags.a(face.mp4.rpartition(".")[2].upper(), href=quote(face.mp4))
 
 
 def _figure(caption: str, path: str, alt: str) -> None:

@@ -3,6 +3,7 @@
 results/001-cyclegan-default/
     config.json               every setting
     metrics.jsonl             one object per logged step
+    curves.png                the losses so far
     samples/                  sample sheets
     snapshots/                averaged weights at some numbers of images, safetensors with the configuration inside
     weights.safetensors       the newest of them
@@ -13,7 +14,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,17 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Weights for inference with the configuration they were trained under."""
+    """Weights for inference with the configuration they were trained under.
+
+    Attributes:
+        parts: configurations of networks that were trained before, as models of their own, and are in the weights.
+    """
 
     train: TrainConfig
     net: ModelConfig
     images_seen: int
     tensors: dict[str, Tensor]
+    parts: dict[str, ModelConfig] = field(default_factory=dict)
 
     def network(self, name: str) -> dict[str, Tensor]:
         """State dict of one network of the snapshot."""
@@ -79,23 +86,30 @@ def from_settings(plain: Mapping[str, Any]) -> tuple[TrainConfig, ModelConfig]:
 
 def _restore(kind: type[Any], values: Mapping[str, Any]) -> Any:
     known = {}
-    for field in fields(kind):
-        if field.name in values:
-            value = values[field.name]
-            known[field.name] = (
-                Path(value) if field.type is Path else tuple(value) if isinstance(value, list) else value
+    for known_field in fields(kind):
+        if known_field.name in values:
+            value = values[known_field.name]
+            known[known_field.name] = (
+                Path(value) if known_field.type is Path else tuple(value) if isinstance(value, list) else value
             )
     return kind(**known)
 
 
 def save_snapshot(
-    path: Path, train: TrainConfig, net: ModelConfig, images_seen: int, tensors: Mapping[str, Tensor]
+    path: Path,
+    train: TrainConfig,
+    net: ModelConfig,
+    images_seen: int,
+    tensors: Mapping[str, Tensor],
+    parts: Mapping[str, ModelConfig] | None = None,
 ) -> None:
     """Write weights (names `network.parameter`) and their configuration as one safetensors file."""
     plain = settings(train, net)
     for place in ("dataroot", "results_dir"):  # names of folders are nobody's business but the trainer's
         del plain["train"][place]
-    metadata = {"cyclegan_age": json.dumps(plain | {"images_seen": images_seen})}
+    models = {kind: model for model, kind in MODEL_CONFIGS.items()}
+    of_parts = {name: {"model": models[type(part)], "net": asdict(part)} for name, part in (parts or {}).items()}
+    metadata = {"cyclegan_age": json.dumps(plain | {"images_seen": images_seen, "parts": of_parts}, default=str)}
     write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
@@ -117,7 +131,8 @@ def load_snapshot(path: Path) -> Snapshot:
         raise UserError(f"--weights {path}: holds no configuration; give a file that train.py wrote")
     plain = json.loads(text)
     train, net = from_settings(plain)
-    return Snapshot(train, net, plain["images_seen"], tensors)
+    parts = {name: _restore(MODEL_CONFIGS[part["model"]], part["net"]) for name, part in plain.get("parts", {}).items()}
+    return Snapshot(train, net, plain["images_seen"], tensors, parts)
 
 
 def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Path:
@@ -154,8 +169,9 @@ def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:
 
 
 def _recipe(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that must agree for a run to go on."""
-    return {k: v for part in ("train", "net") for k, v in plain[part].items() if k not in _FREE}
+    """Settings that must agree for a run to go on; what its version did not have yet is at its default."""
+    whole = settings(*from_settings(plain))
+    return {k: v for part in ("train", "net") for k, v in whole[part].items() if k not in _FREE}
 
 
 def open_run(train: TrainConfig, net: ModelConfig) -> Path:
@@ -186,8 +202,9 @@ def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
     for folder in sorted(train.results_dir.glob(f"[0-9]*-{train.model}-{train.preset}"), reverse=True):
         if (folder / "config.json").is_file():
             there = json.loads((folder / "config.json").read_text())
-            if _recipe(there) == _recipe(plain) and there["train"]["dataroot"] == plain["train"]["dataroot"]:
-                return folder
+            with suppress(UserError):  # settings that are not possible any more
+                if _recipe(there) == _recipe(plain) and there["train"]["dataroot"] == plain["train"]["dataroot"]:
+                    return folder
     return None
 
 

@@ -20,13 +20,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
+from cyclegan_age.curves import draw_curves, loss_curves
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.images import grid, to_uint8
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Model
-from cyclegan_age.monitor import log_pictures, trackers
-from cyclegan_age.render import feature_strip, save_jpg
+from cyclegan_age.monitor import log_pictures, read_metrics, trackers
+from cyclegan_age.render import feature_strip, save_jpg, save_png
 from cyclegan_age.runs import (
+    find_weights,
+    load_snapshot,
     load_state,
     open_run,
     save_snapshot,
@@ -36,7 +39,9 @@ from cyclegan_age.runs import (
 )
 from cyclegan_age.watchdog import Watchdog
 
+SHEET_ROWS = 16
 MAX_BAD_STEPS = 20  # non-finite steps in a row that end a training
+CURVES_SECONDS = 10.0  # at least, from one picture of the curves to that of another epoch
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -54,10 +59,10 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
     # Processes, data and run folder; the first process decides, so that all fail or go on together.
     processes = PartialState(cpu=not torch.cuda.is_available())
     system = SYSTEMS[config.model]
+    data = system.data(config, net)  # first: a folder without the labels a model needs is told at once
     torch.manual_seed(config.seed)  # the same start in every process
     model = system.build(config, net)
     torch.manual_seed(config.seed + processes.process_index)
-    data = system.data(config, net)
     run = Path(_decide(processes, lambda: str(open_run(config, net))))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -76,6 +81,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
     for network in (model.networks | model.frozen).values():
         network.to(device).to(memory_format=torch.channels_last)
     ema = {name: deepcopy(model.networks[name]).eval().requires_grad_(False) for name in model.shipped}
+    model.averaged = ema
     parameters = {
         p: [w for name in names for w in model.networks[name].parameters()] for p, names in model.phases.items()
     }
@@ -84,7 +90,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         for network in (model.networks | model.frozen).values():
             network.compile(dynamic=False)
 
-    # Resume.
+    # Resume, or begin from given weights.
     step, bad_steps, skipped = 0, 0, 0
     if state := load_state(run / "state.pt"):
         step, skipped = state["step"], state["skipped"]
@@ -92,6 +98,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         _restore_random(load_state(_rank_state(run, accelerator.process_index, step)) or {}, model)
         if step < total_steps:
             logger.info("%s: goes on at step %d of %d", run, step, total_steps)
+    elif config.init:
+        _begin_from(config, {k: model.networks[k] for k in model.shipped}, ema)
     if main:
         trim_metrics(run / "metrics.jsonl", step)
     if step >= total_steps:
@@ -102,7 +110,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
     x_fixed, age_fixed = x_fixed.to(device), age_fixed.to(device)
     with torch.inference_mode(), _kept_random(device):  # a wrong layer is told before the first step
         model.feature_maps(ema, x_fixed[:1], config.feature_layers)
-    watchdog, sums, logged_at = Watchdog(), _Sums(), (step, time.monotonic())
+    watchdog, sums, logged_at, drawn_at = Watchdog(), _Sums(), (step, time.monotonic()), 0.0
+    per_step = config.batch_size * accelerator.num_processes  # pictures
 
     def save_all() -> None:
         save_state(
@@ -118,7 +127,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
 
     def save_weights(path: Path) -> None:
         tensors = {f"{n}.{k}": v for n, network in ema.items() for k, v in network.state_dict().items()}
-        save_snapshot(path, config, net, step * config.batch_size * accelerator.num_processes, tensors)
+        seen = step * config.batch_size * accelerator.num_processes
+        save_snapshot(path, config, net, seen, tensors, model.parts)
 
     batches = data.batches(step, accelerator.process_index, accelerator.num_processes)
     bar = tqdm(
@@ -134,18 +144,23 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             # One step: each phase of each part of the batch, in lockstep.
             progress = step / total_steps
             lr = config.lr * min(1.0, (1 - progress) / max(1 - config.lr_constant, 1e-9))
+            for phase in model.renew(progress, step):
+                optimizers[phase].state.clear()
             parts = [model.losses(part, progress, step) for part in _split(batch, config.accumulate, device)]
-            finite = True
+            finite, moved = True, set()
             for phase, weights in parameters.items():
                 for group in optimizers[phase].param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * model.rates.get(phase, 1.0)
                 optimizers[phase].zero_grad(set_to_none=True)
                 for part in parts:
                     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                         name, terms = next(part)
                     assert name == phase, f"the model yields phase {name} where it declared {phase}"
-                    accelerator.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
+                    if terms:
+                        accelerator.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
                     sums.add(terms)
+                if not terms:  # it rests
+                    continue
                 gradients = [w.grad for w in weights if w.grad is not None]
                 _average(accelerator, gradients)
                 norm = torch.nn.utils.get_total_norm(gradients)
@@ -153,6 +168,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                     finite = False
                     break
                 optimizers[phase].step()
+                moved |= set(model.phases[phase])
             step += 1
             bar.update(config.batch_size * accelerator.num_processes)
 
@@ -160,7 +176,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             bad_steps = 0 if finite else bad_steps + 1
             if finite:
                 sums.count += 1
-                _average_weights(ema, model.networks, min(config.ema, step / (step + 10)))
+                moving = {name: average for name, average in ema.items() if name in moved}
+                _average_weights(moving, model.networks, min(config.ema, step / (step + 10)))
             else:
                 skipped += 1
                 sums.forget()
@@ -190,7 +207,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             # Pictures.
             if main and (step % config.sample_every == 0 or step == total_steps):
                 with torch.inference_mode(), _kept_random(device):
-                    columns = model.samples(ema, x_fixed, age_fixed)
+                    columns = model.samples(ema, x_fixed[:SHEET_ROWS], age_fixed[:SHEET_ROWS])
                     measures = model.measures(ema, x_fixed, age_fixed)
                     maps = model.feature_maps(ema, x_fixed[:1], config.feature_layers)
                 sheet = grid(list(zip(*(to_uint8(c) for c in columns.values()), strict=True)), columns=list(columns))
@@ -204,6 +221,15 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                     _append(run / "metrics.jsonl", {"step": step, **line})
                     accelerator.log(line, step=step)
                 for warning in watchdog.samples(columns):
+                    logger.warning("step %d: %s", step, warning)
+
+            # Curves.
+            ended = step * per_step // len(data) > (step - 1) * per_step // len(data)  # an epoch
+            due = ended and time.monotonic() - drawn_at > CURVES_SECONDS
+            if main and (due or step % config.sample_every == 0 or step == total_steps):
+                curves, drawn_at = loss_curves(read_metrics(run / "metrics.jsonl")), time.monotonic()
+                save_png(draw_curves(curves, f"{run.name}, step {step:,} of {total_steps:,}"), run / "curves.png")
+                for warning in watchdog.curves(curves, step / total_steps):
                     logger.warning("step %d: %s", step, warning)
 
             # Files.
@@ -268,6 +294,8 @@ def _split(batch: Batch, parts: int, device: torch.device) -> list[Batch]:
             batch.age_source,
             batch.x_target.contiguous(memory_format=torch.channels_last),
             batch.age_target,
+            batch.label_source,
+            batch.label_target,
         )
     ]
     return [Batch(*part) for part in zip(*columns, strict=True)]
@@ -337,6 +365,25 @@ def _restore(
     for key, objects in (("networks", model.networks), ("ema", ema), ("optimizers", optimizers)):
         for name, thing in objects.items():
             thing.load_state_dict(state[key][name])
+
+
+def _begin_from(config: TrainConfig, networks: Mapping[str, nn.Module], ema: Mapping[str, nn.Module]) -> None:
+    weights = "" if config.init == "shipped" else config.init
+    snapshot = load_snapshot(find_weights(weights, config.results_dir, config.model))
+    given = {name: snapshot.network(name) for name in networks}
+    for name, network in networks.items():
+        if not given[name] and any(given.values()):  # of an earlier stage
+            logger.info("--init %s: begins as it is: %s", config.init, name)
+            continue
+        try:
+            missing, foreign = network.load_state_dict(given[name], strict=False)
+        except RuntimeError as e:
+            raise UserError(f"--init {config.init}: {str(e).splitlines()[-1].strip()}; give the same sizes") from None
+        if foreign or len(missing) == len(network.state_dict()):
+            raise UserError(f"--init {config.init}: its {name} is of another kind; give its own settings")
+        if missing:
+            logger.info("--init %s: begins anew: %s", config.init, ", ".join(missing))
+        ema[name].load_state_dict(network.state_dict())
 
 
 def _rank_state(run: Path, rank: int, step: int) -> Path:

@@ -1,8 +1,13 @@
-"""Warnings of a training that goes wrong: copying, collapse, a loss that has died."""
+"""Warnings of a training that goes wrong: copying, collapse, a loss that has died, and what its curves tell."""
 
 from collections.abc import Mapping
+from statistics import fmean, stdev
 
 from torch import Tensor
+
+from cyclegan_age.curves import HELD_OUT, Curve, Curves
+
+_FEWEST = 12  # points that a curve is judged by
 
 
 class Watchdog:
@@ -41,6 +46,88 @@ class Watchdog:
             out += self._note(f"dead {name}", abs(value) < 1e-4, f"loss {name} has died ({value:.1e})")
         return out
 
+    def curves(self, curves: Curves, progress: float) -> list[str]:
+        """Check the losses of a whole training, at any number of steps; returns new warnings, each with its remedy.
+
+        A loss that has a curve on faces held out is learnt for its own sake: it is to fall, on both. Others may rise
+        where networks play against each other; a discriminator's pair is `NAME_real` and `NAME_fake`.
+
+        Args:
+            curves: see `curves.loss_curves`.
+            progress: share of the training that is done, 0 to 1.
+        """
+        out = []
+        for name, curve in curves.items():
+            if name.startswith(HELD_OUT) or len(curve[0]) < _FEWEST:
+                continue
+            rise, step = _over_fitting(curve, curves.get(HELD_OUT + name, ([], [])))
+            out += self._note(
+                f"over-fitting {name}",
+                rise > 0.1,
+                f"over-fitting: {name} on faces held out has risen by {rise:.0%} since step {step}, while it fell on "
+                "those learnt from; take the snapshot of that step, or give more pictures, --flip or a smaller network",
+            )
+            begin, now = _mean(curve, 0, 0.1), _mean(curve, 0.8, 1)
+            stuck = HELD_OUT + name in curves and progress >= 0.3 and now > 0.9 * begin
+            out += self._note(
+                f"under-fitting {name}",
+                stuck,
+                f"under-fitting: {name} is where it began ({begin:.3g}, now {now:.3g}); "
+                "try another --lr, more --epochs or a larger network",
+            )
+            pair = name.removesuffix("_real").removesuffix("_fake")
+            if pair == name:
+                rise = _drift(curve) if progress >= 0.5 else 0.0
+                out += self._note(
+                    f"drift {name}",
+                    rise > 0.3,
+                    f"drift: {name} has climbed by {rise:.0%} over the second half of the training so far; "
+                    "go back to a snapshot before it, or give a lower --lr",
+                )
+            elif name.endswith("_fake") and pair + "_real" in curves:
+                real, fake = _mean(curves[pair + "_real"], 0.9, 1), _mean(curve, 0.9, 1)
+                out += self._note(
+                    f"won {pair}",
+                    fake < 0.02 and real < 0.35,
+                    f"discriminator {pair} has won (its error on fakes is {fake:.2g}), so that the generator learns "
+                    "nothing from it; give it a lower --d_rate, --d_pause, --d_reset, a --head_start of the generator "
+                    "or --label_smoothing where the model has them, else a smaller --ndf",
+                )
+        return out
+
     def _note(self, trouble: str, present: bool, text: str) -> list[str]:
         self.seen[trouble] = self.seen.get(trouble, 0) + 1 if present else 0
         return [text] if self.seen[trouble] == self.patience else []
+
+
+def _mean(curve: Curve, begin: float, end: float) -> float:
+    """Mean over the points between two shares of the steps so far; of the nearest one where there is none."""
+    steps, values = curve
+    inside = [v for s, v in zip(steps, values, strict=True) if begin * steps[-1] < s <= end * steps[-1]]
+    return fmean(inside) if inside else values[-1] if end == 1 else values[0]
+
+
+def _over_fitting(curve: Curve, held_out: Curve) -> tuple[float, int]:
+    """Share that the loss on faces held out rose by since its best step while it fell on the others, and that step.
+
+    Means of three looks are compared; 0 where there are too few, or the best of them is recent.
+    """
+    steps, values = held_out
+    if len(steps) < 6:
+        return 0.0, 0
+    means = [fmean(values[i - 1 : i + 2]) for i in range(1, len(values) - 1)]
+    best = min(range(len(means)), key=means.__getitem__)
+    at = steps[best + 1]
+    share = at / curve[0][-1]
+    fell = share < 0.8 and _mean(curve, 0.9, 1) < 0.98 * _mean(curve, share - 0.05, share + 0.05)
+    return (means[-1] / means[best] - 1 if fell and means[best] > 0 else 0.0), at
+
+
+def _drift(curve: Curve) -> float:
+    """Share that a loss climbed by over the second half, if it did so in both of its halves and beyond its noise."""
+    steps, values = curve
+    first, second, third = (_mean(curve, a, b) for a, b in ((0.5, 2 / 3), (2 / 3, 5 / 6), (5 / 6, 1)))
+    late = [v for s, v in zip(steps, values, strict=True) if s > 5 / 6 * steps[-1]]
+    if len(late) < 4 or not first > 0 or not first < second < third:
+        return 0.0
+    return third / first - 1 if third - first > 3 * stdev(late) / len(late) ** 0.5 else 0.0

@@ -14,12 +14,48 @@ _PLAIN = {
 }
 _PLAIN_AGE = _PLAIN | {"lambda_wrong_age": 0.0, "lambda_age": 0.0}
 _ADAM = {"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "ema": 0.0, "epochs": 200.0, "batch_size": 1}
+_NOISE = {
+    "image_size": 64,
+    "load_size": 72,
+    "batch_size": 64,
+    "lr_constant": 0.7,
+    "ema": 0.99,
+    "feature_layers": ("stages.1", "stages.2"),
+}
+_NANDI = {
+    "image_size": 64,
+    "load_size": 64,
+    "flip": False,
+    "ages": (0, 19, 30, 40, 50, 60),
+    "ends": (18, 29, 39, 49, 59, 120),
+    "age_vector": "onehot",
+    "batch_size": 128,
+    "epochs": 50.0,
+    "lr_constant": 1.0,
+    "ema": 0.0,
+    "feature_layers": ("stages.1", "stages.2"),
+}
+_NANDI_CGAN = {"d_channels": (64, 70, 128, 256, 512), "norm": False, "slope": 0.0, "label_smoothing": 0.1}
+_SMALL_GAN = {"g_channels": (256, 128, 64, 32), "d_channels": (48, 96, 192, 384), "prior": "normal"}
+_SMALL_ENCODER = _SMALL_GAN | {"z": 64, "e_channels": (24, 48, 96, 160)}
+_TEN_GROUPS = {
+    "load_size": 128,
+    "flip": False,
+    "ages": (0, 6, 11, 16, 21, 31, 41, 51, 61, 71),
+    "ends": (5, 10, 15, 20, 30, 40, 50, 60, 70, 120),
+    "age_vector": "onehot",
+    "epochs": 50.0,
+    "lr_constant": 1.0,
+    "ema": 0.0,
+    "feature_layers": ("stages.1", "stages.2"),
+}
+_EMBEDDER = {"image_size": 64, "load_size": 72, "epochs": 20.0, "batch_size": 32, "lr": 1e-3, "betas": (0.9, 0.999)}
 
 # Each preset: (settings of the training, settings of the model).
 PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "cyclegan": {
         # What gave the shipped weights.
-        "default": ({"epochs": 0.9, "snapshot_every": 250}, {}),
+        "default": ({"epochs": 0.9, "snapshot_every": 250}, {"deform": 0.06, "chroma": 0.3, "cycle_every": 2}),
         # Liu, "As Time Goes By": SGD, learning rate 0.002, 50 epochs, one unit vector per decade.
         "liu": (
             {"optimizer": "sgd", "lr": 2e-3, "lr_constant": 1.0, "epochs": 50.0, "ema": 0.0, "age_vector": "onehot"},
@@ -37,6 +73,96 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "small": (
             {"epochs": 10.0, "batch_size": 32, "lr": 2e-3, "betas": (0.9, 0.999), "lr_constant": 0.1, "seed": 1},
             {"width": 32, "depth": (2, 2, 2), "input_size": 64},
+        ),
+    },
+    "face_embedder": {
+        # From faces with names, and from a packaged recogniser on faces of every age.
+        "default": (_EMBEDDER, {}),
+        "distil": (_EMBEDDER | {"ages": (5, 15, 25, 35, 45, 55, 65, 75)}, {"teacher": "sface"}),
+    },
+    "pfa_gan": {
+        "default": ({"epochs": 0.6, "feature_layers": ("steps.0.blocks.0", "steps.3.blocks.0")}, {"d_rate": 2.0}),
+        # Huang et al. 2021, section IV-A: four groups, and 200,000 steps on CACD's 163,446 faces. Weights are relative
+        # to the adversarial term's; that of the deep features was meant for others of another scale.
+        "huang": (
+            {
+                "ages": (14, 31, 41, 51),
+                "age_vector": "onehot",
+                "image_size": 256,
+                "load_size": 256,
+                "flip": False,
+                "epochs": 15.0,
+                "batch_size": 12,
+                "lr": 1e-4,
+                "betas": (0.5, 0.99),
+                "lr_constant": 1.0,
+                "ema": 0.0,
+                "feature_layers": ("steps.0.blocks.0",),
+            },
+            {"ngf": 32, "lambda_age": 0.008, "lambda_identity": 4e-4, "alpha_feature": 0.025},
+        ),
+    },
+    "caae": {
+        # Narrow enough for a processor.
+        "default": (
+            {"epochs": 5.0, "batch_size": 32, "ema": 0.99, "feature_layers": ("stages.1", "stages.2")},
+            {
+                "kernel": 4,
+                "encoder": (32, 64, 96, 128, 160),
+                "decoder": (160, 128, 96, 64, 32),
+                "hidden": 256,
+                "reconstruction": "l1",
+                "lambda_tv": 1.0,
+            },
+        ),
+        # Kim and Deb, "TimeMachiNet": ten groups.
+        "kim": (
+            _TEN_GROUPS | {"batch_size": 32},
+            {
+                "kernel": 4,
+                "encoder": (64, 128, 256, 512),
+                "decoder": (1024, 512, 256, 128, 64),
+                "critic": (16, 32),
+                "hidden": 128,
+                "norm": False,
+            },
+        ),
+        # Serry, "AgeProgression": ten groups times two sexes.
+        "serry": (_TEN_GROUPS | {"batch_size": 64, "betas": (0.9, 0.999)}, {"sexes": True}),
+    },
+    "gan": {
+        "default": (_NOISE | {"epochs": 10.0}, _SMALL_GAN),
+        # Nandi et al., AI2100, tables 5 and 6.
+        "nandi": (
+            _NANDI | {"epochs": 100.0, "lr": 4e-3, "betas": (0.65, 0.999)},
+            {"g_channels": (25, 15, 10, 6), "d_channels": (6, 10, 15, 25), "norm": False},
+        ),
+    },
+    "cgan": {
+        "default": (_NOISE | {"epochs": 10.0}, _SMALL_GAN),
+        # Nandi et al., AI2100: six groups.
+        "nandi": (_NANDI, _NANDI_CGAN),
+    },
+    "encoder_cdcgan": {
+        "default": (_NOISE | {"epochs": 12.0}, _SMALL_ENCODER | {"label_at": 1}),
+        # "Face Aging using an Encoder - Conditional DCGAN Network": two groups.
+        "blog": (
+            _NANDI | {"ages": (20, 40), "ends": (30, 50)},
+            {"prior": "normal", "label_at": 1, "slope": 0.0},
+        ),
+    },
+    "age_cgan": {
+        "default": (_NOISE | {"epochs": 12.0}, _SMALL_ENCODER),
+        # Nandi et al., AI2100, after Antipov et al. 2017, whose noise is normal and whose steps are of L-BFGS.
+        "nandi": (
+            _NANDI,
+            _NANDI_CGAN
+            | {
+                "e_channels": (32, 64, 128, 256),
+                "prior": "normal",
+                "latent_optimizer": "lbfgs",
+                "latent_rate": 1.0,
+            },
         ),
     },
 }

@@ -17,4 +17,6 @@ def parse_test(argv: Sequence[str]) -> InferConfig:
     for flag, values in (("--features", config.features), ("--target_age", config.target_age)):
         if not values and flag in argv:
             raise UserError(f"{flag}: no value given; name at least one (--features list tells the layers)")
+    if not config.game and "--game" in argv:
+        raise UserError("--game: no value given; give aging A, morph A B or kids A B, A and B being photographs")
     return config

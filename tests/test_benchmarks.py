@@ -41,23 +41,18 @@ def test_operations_of_a_step_are_those_of_its_convolutions() -> None:
     flops = inside.flops_per_image(CONFIG, NET)
     # Forward, gradient of the weights, gradient of the input, which a real picture at the first layer needs not.
     aged, back, same = 3 * sum(g) - g[0], 3 * sum(g), 3 * sum(g) - g[0]
-    assert flops.generator == aged + back + same / NET.identity_every
+    assert flops.generator == aged + back + same / NET.period
     judge, real_and_fake = 2 * sum(d), 2 * (3 * sum(d) - d[0])
     assert flops.discriminator == judge + real_and_fake
-    assert flops.estimators == 0
+    assert flops.critics == 0
     assert flops.total == flops.generator + flops.discriminator
 
 
-def test_operations_of_estimators_are_told_apart() -> None:
+def test_operations_of_critics_are_told_apart() -> None:
     without = inside.flops_per_image(CONFIG, NET)
     one, two = ("age_loss_b",), ("age_loss_b", "age_loss_b")
-    costs = [
-        inside.flops_per_image(CONFIG, replace(NET, lambda_age=0.1, estimators=estimators, lambda_fooled=fooled))
-        for estimators, fooled in ((one, 0.0), (two, 0.0), (one, 0.2), (two, 0.2))
-    ]
-    frozen, frozen_two, learning, learning_two = (c.estimators for c in costs)
-    assert learning > 2 * frozen > 0
-    assert (frozen_two, learning_two) == (2 * frozen, 2 * learning)
+    costs = [inside.flops_per_image(CONFIG, replace(NET, lambda_age=0.1, estimators=e)) for e in (one, two)]
+    assert costs[1].critics == 2 * costs[0].critics > 0
     assert {(c.generator, c.discriminator) for c in costs} == {(without.generator, without.discriminator)}
 
 
@@ -73,7 +68,7 @@ def test_a_step_moves_every_network_and_its_average(fast: bool) -> None:
     wide = next(w for w in networks["discriminator"].parameters() if w.ndim == 4 and min(w.shape) > 1)
     assert wide.is_contiguous() is not fast
     assert trainee.bf16 is (fast and inside.has_bf16(inside.CPU))
-    assert trainee.model.pools["fakes"].filled == CONFIG.batch_size * NET.identity_every
+    assert trainee.model.pools["fakes"].filled == CONFIG.batch_size * NET.period
 
 
 def test_the_fastest_of_all_rounds_counts() -> None:
@@ -139,9 +134,7 @@ def test_quick_measures_everything(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert f"torch {torch.__version__}" in heading and "mean nothing" in heading
     values = {cells[1].strip(): float(cells[2]) for line in lines[2:] if (cells := line.split("|"))}
     assert min(values.values()) > 0, out
-    parts = sum(
-        value for name, value in values.items() if name in ("- generator", "- discriminator", "- age estimators")
-    )
+    parts = sum(value for name, value in values.items() if name in ("- generator", "- discriminator", "- age critics"))
     assert parts == pytest.approx(values["operations per image"], rel=0.02)
     assert [name for name in values if "train.py" in name or "test.py" in name] == [
         "train.py as a whole",

@@ -274,7 +274,7 @@ def test_the_command_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureF
     main = runpy.run_path(str(PROJECT / "test.py"))["main"]
     source = picture(tmp_path / "me.png")
     place = ["--weights", str(weights), "--results_dir", str(tmp_path / "out")]
-    assert main([*place, "--input", str(source), "--target_age", "20", "35"]) == 0
+    assert main([*place, "--aligned", "--input", str(source), "--target_age", "20", "35"]) == 0
     assert (tmp_path / "out" / "test-001" / "me_age35.png").is_file()
     assert str(tmp_path / "out" / "test-001" / "index.html") in capsys.readouterr().out
     for wrong in (["--input", "no/where"], ["--target_age", "old"], ["--batch_size", "0"], ["--weights", "no/where"]):

@@ -19,8 +19,8 @@ LAYERS = (
     {"ages", "images"},
     {"networks"},
     {"losses"},
-    {"models", "data", "faces", "render", "runs", "features", "watchdog"},
-    {"inference", "gallery", "monitor", "visdom_server", "evaluation"},
+    {"models", "data", "faces", "render", "runs", "features", "watchdog", "curves"},
+    {"inference", "gallery", "games", "photos", "monitor", "visdom_server", "evaluation"},
     {"training"},
     {"web"},
 )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cyclegan_age.losses import age_hinge, label_distribution, lsgan, wrong_age_weights
+from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
 
 
 def test_lsgan_is_the_mean_square_to_the_goal() -> None:
@@ -37,3 +37,18 @@ def test_label_distribution_of_a_uniform_guess() -> None:
     # Cross-entropy of a uniform guess is log(101); its expected age is 50, so the smooth L1 to 40 is 10 - 0.5.
     value = label_distribution(torch.zeros(1, 101), torch.tensor([40.0]), 2.0)
     assert value.item() == pytest.approx(math.log(101) + 0.3 * 9.5, rel=1e-5)
+
+
+def test_a_carried_value_passes_on_the_gradient_it_was_given() -> None:
+    x = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    carried = carry(2 * x, torch.tensor(7.0), torch.tensor([[3.0, -1.0]]))
+    assert carried.item() == 7
+    (5 * carried).backward()
+    torch.testing.assert_close(x.grad, torch.tensor([[30.0, -10.0]]))
+
+
+def test_gradients_are_shortened_one_by_one_and_never_lengthened() -> None:
+    gradient = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
+    torch.testing.assert_close(norms(gradient), torch.tensor([5.0, 0.5, 0.0]))
+    shortened = at_most(gradient, torch.tensor([1.0, 1.0, 0.0]))
+    torch.testing.assert_close(shortened, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))

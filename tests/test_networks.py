@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from cyclegan_age.networks.blocks import InstanceNorm
-from cyclegan_age.networks.discriminators import PatchDiscriminator
+from cyclegan_age.networks.discriminators import AgeCritic, PatchDiscriminator
 from cyclegan_age.networks.estimators import AgeEstimator, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator
+from cyclegan_age.networks.generators import ResnetGenerator, bent
 
 
 def _count(network: torch.nn.Module) -> int:
@@ -68,6 +68,81 @@ def test_clipping_the_residual_output_keeps_the_gradient_while_training() -> Non
     (gradient,) = torch.autograd.grad(out.sum(), network.head.conv.bias)
     assert (gradient.abs() > 0).all()
     assert network.eval()(x, torch.eye(2)[:1]).max() == 1
+
+
+def test_a_constant_field_moves_the_picture_and_none_leaves_it() -> None:
+    x = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(bent(x, torch.zeros(1, 2, 8, 8)), x)
+    right = torch.stack([torch.full((8, 8), 0.25), torch.zeros(8, 8)])[None]
+    inner = slice(12, 20)  # the averaging of the field sees zeros beyond its edge
+    torch.testing.assert_close(bent(x, right)[:, :, inner, inner], x[:, :, inner, 20:28])
+
+
+def test_a_bending_generator_starts_without_bending_and_learns_to() -> None:
+    torch.manual_seed(0)
+    straight = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True)
+    network = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1)
+    missing, foreign = network.load_state_dict(straight.state_dict(), strict=False)
+    assert set(missing) == {"bend.conv.weight", "bend.conv.bias"} and not foreign
+    x, age = torch.rand(1, 3, 32, 32) * 2 - 1, torch.eye(2)[:1]
+    torch.testing.assert_close(network(x, age), straight(x, age))
+    network(x, age).square().sum().backward()
+    gradient = network.bend.conv.weight.grad
+    assert gradient is not None and gradient.abs().max() > 0
+
+
+def test_without_chroma_the_change_is_grey() -> None:
+    torch.manual_seed(0)
+    network = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, chroma=0.0)
+    with torch.no_grad():
+        network.head.conv.weight *= 0.1  # so that nothing is clipped
+    x = torch.rand(1, 3, 16, 16) - 0.5
+    change = network(x, torch.eye(2)[:1]) - x
+    assert change.abs().max() > 0.01
+    torch.testing.assert_close(change, change.mean(dim=1, keepdim=True).expand_as(change))
+
+
+def test_a_change_found_on_a_small_picture_is_enlarged_onto_the_large_one() -> None:
+    torch.manual_seed(0)
+    inner = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1, inner_size=32).eval()
+    plain = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1).eval()
+    with torch.no_grad():
+        inner.head.conv.weight *= 0.2  # so that nothing is clipped
+    plain.load_state_dict(inner.state_dict())
+    small, age = torch.rand(1, 3, 32, 32) - 0.5, torch.eye(2)[:1]
+    torch.testing.assert_close(inner(small, age), plain(small, age))
+    large = torch.nn.functional.interpolate(small, size=(96, 96), mode="bilinear")
+    striped = large + 0.05 * (torch.arange(96) % 2 * 2 - 1)  # finer than the small picture can show
+    change, kept = inner(large, age) - large, inner(striped, age) - inner(large, age)
+    assert change.abs().max() > 0.05
+    torch.testing.assert_close(kept, striped - large, atol=0.02, rtol=0)
+
+
+def test_a_critic_learns_but_for_the_features_that_it_began_with() -> None:
+    torch.manual_seed(0)
+    estimator = AgeEstimator(width=4, blocks=(1, 1, 1), input_size=16)
+    critic = AgeCritic(estimator=estimator, heads=6)
+    assert [head.get_submodule("0").in_channels for head in critic.heads.children()] == [8, 16]  # all but the first
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    scores, logits = critic(x, x)
+    assert (scores.shape, logits.shape) == ((3, 6, 2), (3, 101))
+    torch.testing.assert_close(logits, estimator(x))
+    critic.learn(True)
+    (critic(x, x)[0] - 1).square().sum().backward()
+    assert all(p.grad is None for p in critic.features.parameters())
+    assert any(p.grad.abs().max() > 0 for p in critic.heads.parameters() if p.grad is not None)
+    critic.learn(False)
+    assert not any(p.requires_grad for p in critic.parameters())
+
+
+def test_features_of_any_size_leave_the_scores_of_a_critic_small() -> None:
+    torch.manual_seed(0)
+    critic = AgeCritic(estimator=AgeEstimator(width=4, blocks=(1, 1), input_size=16), heads=2)
+    for head in critic.heads:
+        torch.nn.init.normal_(head.get_parameter("2.weight"), std=0.02)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    once, far = critic(x, x)[0], critic(1000 * x, x)[0]
+    assert far.abs().max() < 3 * once.abs().max()
 
 
 def test_each_score_of_the_discriminator_sees_70_pixels() -> None:

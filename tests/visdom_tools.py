@@ -82,7 +82,7 @@ class Server:
         """As Ctrl-C; the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(2)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 def windows(port: int, env: str) -> dict[str, dict[str, Any]]:

@@ -7,8 +7,8 @@ holds each group once, in random order, and no picture of a group repeats before
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import islice, zip_longest
 
 import numpy as np
 import torch
@@ -35,18 +35,24 @@ class Batch:
         age_source: (N,) float32, years.
         x_target: (N, 3, S, S) float32 in [-1, 1].
         age_target: (N,) float32, years.
+        label_source: (N, L) float32, what else a system has to know of each picture: its person, its sex, what a
+            teacher says of it. L is 0 where that is nothing.
+        label_target: the same for x_target.
     """
 
     x_source: Tensor
     age_source: Tensor
     x_target: Tensor
     age_target: Tensor
+    label_source: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    label_target: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
 
 @dataclass(frozen=True)
 class _Draw:
     pictures: Picture  # (N, S, S, 3)
     age_years: NDArray[np.float32]  # (N,)
+    labels: NDArray[np.float32]  # (N, L)
 
 
 class FaceData:
@@ -61,6 +67,10 @@ class FaceData:
         flip: whether half of the pictures are mirrored.
         batch_size: pictures per batch.
         seed: seed of order, crops and mirroring.
+        labels: (len(cache), L) of each picture, see `Batch`; without it L is 0.
+        held_out: numbers of the pictures, for each age group, that are in no pool and that `fixed` shows.
+        paired: whether a target is the picture after its source in the order of one pool, as two pictures of one
+            person, instead of a draw of its own.
     """
 
     def __init__(
@@ -74,6 +84,9 @@ class FaceData:
         flip: bool,
         batch_size: int,
         seed: int,
+        labels: NDArray[np.float32] | None = None,
+        held_out: Sequence[Pool] = (),
+        paired: bool = False,
     ) -> None:
         if image_size > cache.size:
             raise ValueError(f"image_size {image_size} is more than the cache's {cache.size}")
@@ -82,6 +95,9 @@ class FaceData:
             raise ValueError("no pools, or an empty one")
         self._cache = cache
         self._age_years = np.asarray(age_years, dtype=np.float32)
+        self._labels = np.zeros((len(cache), 0), np.float32) if labels is None else np.asarray(labels, np.float32)
+        self._held_out = [pool for pool in held_out if len(pool)]
+        self._paired = paired
         self._image_size = image_size
         self._flip = flip
         self._batch_size = batch_size
@@ -127,22 +143,26 @@ class FaceData:
             finally:
                 thread.shutdown(wait=True, cancel_futures=True)
 
-    def fixed(self, per_pool: int = 1) -> tuple[Tensor, Tensor]:
-        """The first usable pictures of each source pool, cropped to their middle, for sample sheets.
+    def fixed(self, per_pool: int = 1, most: int = 16) -> tuple[Tensor, Tensor]:
+        """The first usable pictures of the first `most` source pools, cropped to their middle, for sample sheets.
+
+        Where pictures are held out, all of these instead, the first of each group before the second.
 
         Returns:
             Pictures (M, 3, S, S) float32 in [-1, 1] and their ages (M,) float32 in years.
         """
         edge = (self._cache.size - self._image_size) // 2
         middle = slice(edge, edge + self._image_size)
-        pictures, indices = [], []
-        for pool in self._pools[_SOURCE]:
+        found = []
+        for pool in self._held_out or self._pools[_SOURCE][:most]:
             usable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)
-            first = list(islice(usable, per_pool))
-            if not first:
+            found.append(list(islice(usable, None if self._held_out else per_pool)))
+            if not found[-1]:
                 raise self._none_usable(pool)
-            pictures += [picture[middle, middle] for _, picture in first]
-            indices += [i for i, _ in first]
+        if self._held_out:
+            found = [[face for face in turn if face] for turn in zip_longest(*found)]
+        pictures = [picture[middle, middle] for turn in found for _, picture in turn]
+        indices = [i for turn in found for i, _ in turn]
         return to_float(np.stack(pictures)), torch.from_numpy(self._age_years[indices])
 
     def _draws(self, step: int, rank: int, world: int) -> tuple[_Draw, _Draw]:
@@ -152,20 +172,24 @@ class FaceData:
     def _draw(self, stream: int, first: int) -> _Draw:
         """Draws first .. first + batch_size - 1 of a stream."""
         pools, edge = self._pools[stream], self._cache.size - self._image_size
+        ordered, ahead = (_SOURCE, stream) if self._paired else (stream, 0)
         pictures, indices = [], []
         for n in range(first, first + self._batch_size):
             block, slot = divmod(n, len(pools))
-            pool = int(self._random(stream, _GROUPS, block).permutation(len(pools))[slot])
-            index, picture = self._element(stream, pool, block)
+            pool = int(self._random(ordered, _GROUPS, block).permutation(len(pools))[slot])
+            index, picture = self._element(ordered, pool, block, ahead)
             random = self._random(stream, _CROP, n)
             top, left = random.integers(0, edge, 2, endpoint=True)
             crop = picture[top : top + self._image_size, left : left + self._image_size]
             pictures.append(crop[:, ::-1] if self._flip and random.random() < 0.5 else crop)
             indices.append(index)
-        return _Draw(np.stack(pictures), self._age_years[indices])
+        return _Draw(np.stack(pictures), self._age_years[indices], self._labels[indices])
 
-    def _element(self, stream: int, pool: int, visit: int) -> tuple[int, Picture]:
-        """What the given visit to a pool draws; a bad picture is replaced by the next good one of the pass."""
+    def _element(self, stream: int, pool: int, visit: int, ahead: int) -> tuple[int, Picture]:
+        """What the given visit to a pool draws, or the picture so far ahead of it in the order of the pass.
+
+        A bad picture is replaced by the next good one of the pass.
+        """
         members = self._pools[stream][pool]
         turn, position = divmod(visit, len(members))
         last, order = self._orders.get((stream, pool), (-1, members))
@@ -173,7 +197,7 @@ class FaceData:
             order = self._random(stream, _ELEMENTS, turn, pool).permutation(members)
             self._orders[stream, pool] = turn, order
         for k in range(len(order)):
-            index = int(order[(position + k) % len(order)])
+            index = int(order[(position + ahead + k) % len(order)])
             if (picture := self._cache.get(index)) is not None:
                 return index, picture
         raise self._none_usable(members)
@@ -193,4 +217,6 @@ def _to_batch(source: _Draw, target: _Draw) -> Batch:
         age_source=torch.from_numpy(source.age_years),
         x_target=to_float(target.pictures),
         age_target=torch.from_numpy(target.age_years),
+        label_source=torch.from_numpy(source.labels),
+        label_target=torch.from_numpy(target.labels),
     )

@@ -54,12 +54,9 @@ class PictureCache:
         self.size = size
         self.bad: dict[Path, str] = {}
         self._row_bytes = size * size * 3
-        where = os.fsencode(root.resolve()) + f"|{size}|{_FORMAT}".encode()
-        with _explained():
-            base = cache_dir or os.environ.get(VARIABLE) or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            self.folder = Path(base) / "cyclegan_age" / hashlib.sha256(where).hexdigest()[:20]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / "lock"):
+        with explained():
+            self.folder = cache_folder(root, f"{size}|{_FORMAT}", cache_dir)
+            with locked(self.folder / "lock"):
                 self._rows, self._pixels, self._marks = self._open(root)
             weakref.finalize(self, _close, self._pixels, self._marks)
             self._check_room()
@@ -88,7 +85,7 @@ class PictureCache:
             self.bad[path] = cause
             log.warning("%s: left out: %s", os.fsencode(path).decode(errors="replace"), cause)
             return None
-        with _explained():  # not through a memory map, where a full disk kills the process
+        with explained():  # not through a memory map, where a full disk kills the process
             pixels = picture.tobytes()
             _write(self._pixels, pixels, row * self._row_bytes)
             _write(self._marks, _mark(pixels), row * _MARK)
@@ -99,7 +96,7 @@ class PictureCache:
         index_file = self.folder / "index.json"
         keys = [os.path.relpath(path, root) for path in self.paths]
         index = generation, end, before = _read_index(index_file)
-        stamps = {key: _stamp(root / key) for key in {*before, *keys}}
+        stamps = {key: stamp(root / key) for key in {*before, *keys}}
         files = {key: entry for key, entry in before.items() if tuple(entry[1:]) == stamps[key]}
         if not generation or end > 2 * len(files):  # most rows are of files that changed or went
             generation, end, files = uuid.uuid4().hex[:8], 0, {}
@@ -126,7 +123,16 @@ class PictureCache:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free", str(self.folder))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def cache_folder(root: Path, what: str, cache_dir: Path | None = None) -> Path:
+    """Folder, made if need be, for one thing that is kept of a data folder; `PictureCache` says below what."""
+    base = cache_dir or os.environ.get(VARIABLE) or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    where = os.fsencode(root.resolve()) + f"|{what}".encode()
+    folder = Path(base) / "cyclegan_age" / hashlib.sha256(where).hexdigest()[:20]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def stamp(path: Path) -> tuple[int, int]:
     """Byte count and time of change of a file; -1 where there is none."""
     try:
         stat = path.stat()
@@ -161,7 +167,7 @@ def _close(*files: int) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -171,7 +177,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turn what goes wrong with the cache's own files into a UserError."""
     try:
         yield

@@ -3,6 +3,7 @@
 A data folder has one sub-folder per age group, or folders such as male/ and female/ that have them.
 """
 
+import math
 import os
 import re
 from collections import Counter
@@ -19,11 +20,37 @@ from cyclegan_age.images import list_images
 NO_FOLDER = "not in an age folder"
 NO_GROUP = "younger or older than the groups"
 
-_UTKFACE = re.compile(r"(\d{1,3})_[01]_[0-4]_")  # age, sex, race
+_UTKFACE = re.compile(r"(\d{1,3})_([01])_[0-4]_")  # age, sex, race
 _LEADING = re.compile(r"(\d{1,3})[_-]")
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 Years = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a face beside its picture; NaN where nothing is.
+
+    Attributes:
+        age_years: its own age.
+        sex: 0 male, 1 female.
+    """
+
+    age_years: float = math.nan
+    sex: float = math.nan
+
+
+def known_by_name(name: str) -> Known:
+    """What a file name of the UTKFace form `age_sex_race_...` tells; of any other form nothing."""
+    m = _UTKFACE.match(name)
+    return Known(float(m[1]), float(m[2])) if m else Known()
+
+
+def known_by_path(path: Path) -> Known:
+    """As `known_by_name`; of a file in an age folder also the age it has for a training."""
+    known = known_by_name(path.name)
+    span = parse_groups([path.parent.name]).get(path.parent.name)
+    return Known(label(path.name, span)) if math.isnan(known.age_years) and span else known
 
 
 @dataclass(frozen=True, eq=False)

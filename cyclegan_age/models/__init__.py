@@ -6,18 +6,41 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
-from cyclegan_age.data.batches import FaceData
+from cyclegan_age.ages import code_of
+from cyclegan_age.config import (
+    AgeCGANConfig,
+    AgeEstimatorConfig,
+    CAAEConfig,
+    CycleGANConfig,
+    CycleGANPairConfig,
+    FaceEmbedderConfig,
+    PFAGANConfig,
+    TrainConfig,
+    UserError,
+)
+from cyclegan_age.data.batches import FaceData, Pool
 from cyclegan_age.data.cache import PictureCache
-from cyclegan_age.data.folders import scan, scan_pair
+from cyclegan_age.data.folders import FaceFolder, known_by_name, scan, scan_pair
+from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
+from cyclegan_age.data.teacher import embeddings
+from cyclegan_age.images import to_float
+from cyclegan_age.models import age_cgan, caae, cgan, cyclegan, cyclegan_pair, encoder_cdcgan, gan, pfa_gan
+from cyclegan_age.models.age_cgan import AgeCGAN
 from cyclegan_age.models.age_estimator import AgeEstimatorModel, build_estimator
-from cyclegan_age.models.base import Model
+from cyclegan_age.models.base import Model, Renderer
+from cyclegan_age.models.caae import CAAE
+from cyclegan_age.models.cgan import CGAN
 from cyclegan_age.models.cyclegan import CycleGAN
 from cyclegan_age.models.cyclegan_pair import CycleGANPair
+from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
+from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut, build_embedder
+from cyclegan_age.models.gan import GAN
+from cyclegan_age.models.pfa_gan import PFAGAN, Judges
+from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
-from cyclegan_age.runs import find_weights, load_snapshot
+from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -28,12 +51,17 @@ class System:
 
     build: Callable[[TrainConfig, Any], Model]
     data: Callable[[TrainConfig, Any], FaceData]
+    renderer: Callable[[Snapshot], Renderer] | None = None  # None for a model that renders no faces
+
+
+def _trained(weights: str, config: TrainConfig) -> Snapshot:
+    path = find_weights("", config.results_dir, weights)
+    return load_snapshot(path if path.is_file() else find_weights(weights, config.results_dir))
 
 
 def load_estimator(weights: str, config: TrainConfig) -> AgeEstimator:
     """A trained age estimator by file, run name or the name of a shipped one."""
-    path = find_weights("", config.results_dir, weights)
-    snapshot = load_snapshot(path if path.is_file() else find_weights(weights, config.results_dir))
+    snapshot = _trained(weights, config)
     if not isinstance(snapshot.net, AgeEstimatorConfig):
         raise UserError(f"--estimators {weights}: weights of a {snapshot.train.model}; give those of an age_estimator")
     network = build_estimator(snapshot.net)
@@ -41,15 +69,38 @@ def load_estimator(weights: str, config: TrainConfig) -> AgeEstimator:
     return network
 
 
+def load_embedder(weights: str, config: TrainConfig) -> FaceEmbedder:
+    """A trained face embedder by file, run name or the name of a shipped one, in eval mode."""
+    return _embedder(weights, config)[0]
+
+
+def _embedder(weights: str, config: TrainConfig) -> tuple[FaceEmbedder, FaceEmbedderConfig]:
+    try:
+        snapshot = _trained(weights, config)
+    except UserError as e:
+        remedy = "train one by --model face_embedder"
+        raise UserError(f"{str(e).replace('--weights', '--embedder', 1)}, or {remedy}") from None
+    if not isinstance(snapshot.net, FaceEmbedderConfig):
+        raise UserError(f"--embedder {weights}: weights of a {snapshot.train.model}; give those of a face_embedder")
+    network = build_embedder(snapshot.net)
+    network.load_state_dict(snapshot.network("embedder"))
+    return network.eval(), snapshot.net
+
+
 def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
     estimators = [load_estimator(w, config) for w in net.estimators] if net.lambda_age else []
     return CycleGAN(config=config, net=net, estimators=list(estimators))
 
 
-def _age_data(config: TrainConfig, net: object) -> FaceData:
-    folder = scan(config.dataroot, AgeCode(config.ages, config.age_vector))
+def _faces(config: TrainConfig) -> FaceFolder:
+    folder = scan(config.dataroot, code_of(config))
     for reason, count in folder.left_out.items():
         logger.info("%s: %d pictures left out: %s", config.dataroot, count, reason)
+    return folder
+
+
+def _age_data(config: TrainConfig, net: object) -> FaceData:
+    folder = _faces(config)
     pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
     return FaceData(
         cache=PictureCache(folder.paths, folder.root, config.load_size),
@@ -60,6 +111,62 @@ def _age_data(config: TrainConfig, net: object) -> FaceData:
         flip=config.flip,
         batch_size=config.batch_size,
         seed=config.seed,
+    )
+
+
+def _held_out(groups: list[Pool], config: TrainConfig) -> tuple[list[Pool], list[Pool]]:
+    """What is left of each group once a random batch is held out, at most a tenth or one of each, and that batch."""
+    share = -(-config.batch_size // len(groups))
+    random = np.random.default_rng(config.seed)
+    groups = [random.permutation(group) for group in groups]
+    cuts = [min(share, max(1, len(group) // 10)) if len(group) > 1 else 0 for group in groups]
+    both = list(zip(groups, cuts, strict=True))
+    return [np.sort(group[cut:]) for group, cut in both], [group[:cut] for group, cut in both]
+
+
+def _estimator_data(config: TrainConfig, net: AgeEstimatorConfig) -> FaceData:
+    """All faces but a random batch, which is held out."""
+    folder = _faces(config)
+    pools, held_out = _held_out([np.flatnonzero(folder.group == k) for k in range(len(config.ages))], config)
+    return FaceData(
+        cache=PictureCache(folder.paths, folder.root, config.load_size),
+        age_years=folder.age_years,
+        source_pools=pools,
+        target_pools=pools,
+        image_size=config.image_size,
+        flip=config.flip,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        held_out=held_out,
+    )
+
+
+def _caae_data(config: TrainConfig, net: CAAEConfig) -> FaceData:
+    """A random batch is held out; with sexes the labels are those of the file names, and faces without one left out."""
+    folder = _faces(config)
+    sex = np.array([known_by_name(path.name).sex for path in folder.paths], np.float32)
+    usable = ~np.isnan(sex) if net.sexes else np.ones(len(sex), bool)
+    groups = [np.flatnonzero((folder.group == k) & usable) for k in range(len(config.ages))]
+    empty = [str(age) for age, group in zip(config.ages, groups, strict=True) if not len(group)]
+    if empty:
+        raise UserError(
+            f"--dataroot {config.dataroot}: no file name tells the sex in the groups {', '.join(empty)}; "
+            "name them age_sex_race_... (sex 0 male, 1 female), or give --no_sexes"
+        )
+    if not usable.all():
+        logger.info("%s: %d pictures left out: no sex in their name", config.dataroot, int((~usable).sum()))
+    pools, held_out = _held_out(groups, config)
+    return FaceData(
+        cache=PictureCache(folder.paths, folder.root, config.load_size),
+        age_years=folder.age_years,
+        source_pools=pools,
+        target_pools=pools,
+        image_size=config.image_size,
+        flip=config.flip,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        labels=sex[:, None],
+        held_out=held_out,
     )
 
 
@@ -77,8 +184,66 @@ def _pair_data(config: TrainConfig, net: CycleGANPairConfig) -> FaceData:
     )
 
 
+def _labelled(config: TrainConfig, net: FaceEmbedderConfig) -> Labelled:
+    if net.teacher == "none":
+        return by_person(scan_people(config.dataroot))
+    folder = scan(config.dataroot, code_of(config), every_group=False)
+    return by_teacher(folder, embeddings(folder.paths, folder.root))
+
+
+def _face_embedder(config: TrainConfig, net: FaceEmbedderConfig) -> Model:
+    faces = _labelled(config, net)
+    cache = PictureCache([faces.paths[i] for i in faces.held_out], faces.root, config.load_size)
+    edge = (config.load_size - config.image_size) // 2
+    middle = slice(edge, edge + config.image_size)
+    pictures = {int(i): p[middle, middle] for k, i in enumerate(faces.held_out) if (p := cache.get(k)) is not None}
+    if len(pictures) < 2:
+        raise UserError(f"--dataroot {config.dataroot}: of the pictures to test on, none can be used; replace them")
+    kept, x = list(pictures), to_float(np.stack(list(pictures.values())))
+    held_out = HeldOut(x, torch.from_numpy(faces.labels[kept]), torch.from_numpy(faces.age_years[kept]))
+    return FaceEmbedderModel(net=net, held_out=held_out)
+
+
+def _embedder_data(config: TrainConfig, net: FaceEmbedderConfig) -> FaceData:
+    faces = _labelled(config, net)
+    return FaceData(
+        cache=PictureCache(faces.paths, faces.root, config.load_size),
+        age_years=faces.age_years,
+        source_pools=faces.pools,
+        target_pools=faces.pools,
+        image_size=config.image_size,
+        flip=config.flip,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        labels=faces.labels,
+        paired=net.teacher == "none",
+    )
+
+
+def _pfa_gan(config: TrainConfig, net: PFAGANConfig) -> Model:
+    estimators = [load_estimator(w, config) for w in net.estimators] if net.lambda_age else []
+    embedder = load_embedder(net.embedder, config) if net.embedder else None
+    return PFAGAN(config=config, net=net, judges=Judges(estimators=estimators, embedder=embedder))
+
+
+def _age_cgan(config: TrainConfig, net: AgeCGANConfig) -> Model:
+    embedder, of_embedder = _embedder(net.embedder, config)
+    return AgeCGAN(config=config, net=net, embedder=embedder, of_embedder=of_embedder)
+
+
 SYSTEMS: dict[str, System] = {
-    "cyclegan": System(_cyclegan, _age_data),
-    "cyclegan_pair": System(lambda config, net: CycleGANPair(config=config, net=net), _pair_data),
-    "age_estimator": System(lambda config, net: AgeEstimatorModel(net=net), _age_data),
+    "cyclegan": System(_cyclegan, _age_data, cyclegan.renderer),
+    "cyclegan_pair": System(
+        lambda config, net: CycleGANPair(config=config, net=net), _pair_data, cyclegan_pair.renderer
+    ),
+    "age_estimator": System(lambda config, net: AgeEstimatorModel(net=net), _estimator_data),
+    "face_embedder": System(_face_embedder, _embedder_data),
+    "pfa_gan": System(_pfa_gan, _age_data, lambda s: pfa_gan.renderer(s, load_estimator("age_loss_a", s.train))),
+    "caae": System(lambda config, net: CAAE(config=config, net=net), _caae_data, caae.renderer),
+    "gan": System(lambda config, net: GAN(config=config, net=net), _age_data, gan.renderer),
+    "cgan": System(lambda config, net: CGAN(config=config, net=net), _age_data, cgan.renderer),
+    "encoder_cdcgan": System(
+        lambda config, net: EncoderCDCGAN(config=config, net=net), _age_data, encoder_cdcgan.renderer
+    ),
+    "age_cgan": System(_age_cgan, _age_data, age_cgan.renderer),
 }

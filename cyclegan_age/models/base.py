@@ -1,11 +1,16 @@
-"""What the training loop knows of a model."""
+"""What the training loop knows of a model, and what inference knows of a trained one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 
+from cyclegan_age.ages import AgeCode
+from cyclegan_age.config import ModelConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.pool import ImagePool
 
@@ -21,6 +26,9 @@ class Model(ABC):
         phases: for each phase, in order, the names of the networks that its optimiser moves.
         shipped: networks whose (averaged) weights make the inference snapshot.
         pools: history buffers, by name.
+        rates: for each phase that does not learn at the configured rate, what that is multiplied by.
+        parts: configurations of shipped networks that were trained before, as models of their own, by name.
+        averaged: copies of the shipped networks with averaged weights, in eval mode; the loop sets and keeps them.
     """
 
     networks: dict[str, nn.Module]
@@ -28,18 +36,26 @@ class Model(ABC):
     phases: dict[str, list[str]]
     shipped: list[str]
     pools: dict[str, ImagePool]
+    rates: Mapping[str, float] = MappingProxyType({})
+    parts: Mapping[str, ModelConfig] = MappingProxyType({})
+    averaged: Mapping[str, nn.Module] = MappingProxyType({})
 
     @abstractmethod
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:
         """One step: yields every phase in order with its weighted, named loss terms.
 
-        The loop applies a phase's gradients before it asks for the next one.
+        The loop applies a phase's gradients before it asks for the next one. A phase without terms rests: its networks
+        and their averages stay as they are. So stages that follow each other are phases that rest in turn.
 
         Args:
             batch: pictures in [-1, 1] and ages in years.
             progress: share of the training that is done, 0 to 1.
             step: steps done before.
         """
+
+    def renew(self, progress: float, step: int) -> Sequence[str]:
+        """Called before each step; the phases whose networks it began anew, whose optimisers then do so, too."""
+        return ()
 
     @abstractmethod
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
@@ -56,5 +72,84 @@ class Model(ABC):
         return {}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        """Numbers to log beside a sample sheet; none where the sheet says it all."""
+        """Numbers to log beside a sample sheet; none where the sheet says it all.
+
+        `held_out_NAME` is the loss NAME on faces that are not learnt from: over-fitting is told by it.
+        """
         return {}
+
+
+@dataclass(frozen=True, eq=False)
+class About:
+    """What is known of faces beside their pictures.
+
+    Attributes:
+        age_years: (N,) float32, their own ages, NaN where not known.
+        sex: (N,) float32, 0 male, 1 female, NaN where not known.
+    """
+
+    age_years: Tensor
+    sex: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a model keeps of faces once it has read them.
+
+    Attributes:
+        kept: (N, ...), what its generator takes: pictures, or latent vectors.
+        measures: (N,) each, by name: what the reading found out that a user wants to know.
+    """
+
+    kept: Tensor
+    measures: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Reader(nn.Module, ABC):
+    """How a trained model takes faces in, once for all the ages it then renders them at.
+
+    Attributes:
+        latent: entries of the latent vector that the first columns of `kept` are; 0 where pictures are kept.
+    """
+
+    latent = 0
+
+    @abstractmethod
+    def read(self, x: Tensor, about: About) -> Reading:
+        """Pictures x (N, 3, S, S) in [-1, 1] -> what the generator takes for them. Called without gradients.
+
+        Raises:
+            UserError: the model makes faces from noise and can read none.
+        """
+
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        """So many of what the generator takes, drawn from the model's prior by a generator on the CPU.
+
+        Raises:
+            UserError: the model has no prior.
+        """
+        raise UserError("weights of a model that makes no faces from noise; give those of a gan, cgan or age_cgan")
+
+
+class PictureReader(Reader):
+    """Keeps the pictures as they are: the generator takes pictures."""
+
+    def read(self, x: Tensor, about: About) -> Reading:
+        return Reading(x)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Renderer:
+    """A trained model as it is used.
+
+    Attributes:
+        generator: what a reader kept (N, ...) and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        code: how years become its age vectors.
+        reader: how it takes faces in.
+        conditional: whether the age vector makes a difference.
+    """
+
+    generator: nn.Module
+    code: AgeCode
+    reader: Reader = field(default_factory=PictureReader)
+    conditional: bool = True

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.ages import AgeCode
+from cyclegan_age.ages import code_of
 from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import Taps
-from cyclegan_age.losses import age_hinge, label_distribution, lsgan, wrong_age_weights
-from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.features import maps_by_age
+from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
+from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
-from cyclegan_age.networks.discriminators import PatchDiscriminator
+from cyclegan_age.networks.discriminators import AgeCritic, PatchDiscriminator
+from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
+from cyclegan_age.runs import Snapshot
 
 
 def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator:
@@ -27,26 +29,37 @@ def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator
     return generator_of(net, ages=len(config.ages), image_size=config.image_size)
 
 
-class CycleGAN(Model):
-    """Networks and phases `generator` and `discriminator`, and `estimators` where they learn along.
+def renderer(snapshot: Snapshot) -> Renderer:
+    """The generator of a snapshot; it takes pictures as they are."""
+    assert isinstance(snapshot.net, CycleGANConfig)
+    generator = build_generator(snapshot.train, snapshot.net)
+    generator.load_state_dict(snapshot.network("generator"))
+    return Renderer(generator=generator, code=code_of(snapshot.train))
 
-    An estimator in the loss is fooled before a face looks older, by stripes and tints. With `lambda_fooled` it is
-    therefore trained on, on real faces with their ages and on fakes with those of their sources. The weight of the
-    fakes begins at 0: a generator that never fools an estimator never leaves the copy of its input.
+
+class CycleGAN(Model):
+    """Networks and phases `generator` and `discriminator`, and `critics` where there are age estimators.
+
+    An estimator in the loss is fooled before a face looks older, by stripes and tints. So its gradient on a generated
+    picture is held to a share of the discriminator's (`age_share`), much as VQGAN weighs its adversarial term by
+    gradients (Esser et al., CVPR 2021, equation 7). With `lambda_fooled` it is also trained on, on real faces with
+    their ages and on fakes with those of their sources. The weight of the fakes begins at 0: a generator that never
+    fools an estimator never leaves the copy of its input. Heads on the estimators' features tell real faces from
+    generated ones beside the discriminator: see `AgeCritic`.
     """
 
-    def __init__(self, *, config: TrainConfig, net: CycleGANConfig, estimators: list[nn.Module]) -> None:
+    def __init__(self, *, config: TrainConfig, net: CycleGANConfig, estimators: list[AgeEstimator]) -> None:
         self.net = net
-        self.code = AgeCode(config.ages, config.age_vector)
-        self.estimators = {f"estimator{i}": e.eval().requires_grad_(False) for i, e in enumerate(estimators)}
+        self.code = code_of(config)
+        self.critics = {f"critic{i}": AgeCritic(estimator=e, heads=len(config.ages)) for i, e in enumerate(estimators)}
         self.generator = build_generator(config, net)
         self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
-        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
-        self.frozen = {} if net.lambda_fooled else self.estimators
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator} | self.critics
+        self.frozen = {}
         self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
-        if self.estimators and net.lambda_fooled:
-            self.networks |= self.estimators
-            self.phases["estimators"] = list(self.estimators)
+        if self.critics:
+            self.phases["critics"] = list(self.critics)
+            self.rates = {"discriminator": 2.0, "critics": 2.0}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
 
@@ -55,21 +68,17 @@ class CycleGAN(Model):
         v_source = self.code.encode(batch.age_source)  # (N, K)
         v_target = self.code.encode(batch.age_target)
 
-        for network in (self.discriminator, *self.estimators.values()):
-            network.requires_grad_(False)
+        self.discriminator.requires_grad_(False)
+        for critic in self.critics.values():
+            critic.learn(False)
         x_fake = self.generator(batch.x_source, v_target)
-        x_cycle = self.generator(x_fake, v_source)
-        terms = {
-            "g_adversarial": lsgan(self.discriminator(x_fake), 1, v_target),
-            "cycle": net.lambda_cycle * F.l1_loss(x_cycle, batch.x_source),
-        }
+        terms = self._judged(x_fake, v_target, batch.age_target)
+        if step % net.cycle_every == 0:
+            x_cycle = self.generator(x_fake, v_source)
+            terms["cycle"] = net.lambda_cycle * F.l1_loss(x_cycle, batch.x_source)
         if net.lambda_identity and step % net.identity_every == 0:
             x_same = self.generator(batch.x_source, v_source)
             terms["identity"] = net.lambda_identity * F.l1_loss(x_same, batch.x_source)
-        if self.estimators:
-            x_seen = disturb(x_fake)
-            errors = [age_hinge(e(x_seen), batch.age_target, net.age_tolerance) for e in self.estimators.values()]
-            terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
@@ -78,23 +87,48 @@ class CycleGAN(Model):
         v_old, age_old = meant[:, :-1], meant[:, -1]
         real, fake = self.discriminator(torch.cat([x_real, x_old])).chunk(2)
         terms = {"d_real": 0.5 * lsgan(real, 1, v_target), "d_fake": 0.5 * lsgan(fake, 0, v_old)}
+        anchors = torch.tensor(self.code.nominal_years, device=real.device)
+        wrong = wrong_age_weights(batch.age_target, anchors)
         if net.lambda_wrong_age:
-            anchors = torch.tensor(self.code.nominal_years, device=real.device)
-            wrong = wrong_age_weights(batch.age_target, anchors)
             terms["d_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
         yield "discriminator", terms
 
-        if "estimators" in self.phases:
+        if self.critics:
             # A fake shows its source's age to whoever is not fooled: so the estimators learn what they fell for.
-            x_seen = disturb(torch.cat([x_real, x_old]))
+            x_both = torch.cat([x_real, x_old])
+            x_seen = disturb(x_both)
             fooled = net.lambda_fooled * min(1.0, progress / max(net.fooled_warmup, 1e-9))
             terms = {}
-            for name, estimator in self.estimators.items():
-                estimator.requires_grad_(True)
-                real, fake = estimator(x_seen).chunk(2)
-                terms[f"{name}_real"] = label_distribution(real, batch.age_target, 2.5)
-                terms[f"{name}_fooled"] = fooled * label_distribution(fake, age_old, 2.5)
-            yield "estimators", terms
+            for name, critic in self.critics.items():
+                critic.learn(True)
+                scores, logits = critic(x_both, x_seen)
+                (real, fake), (years_real, years_fake) = scores.chunk(2), logits.chunk(2)
+                terms[f"{name}_age"] = label_distribution(years_real, batch.age_target, 2.5)
+                terms[f"{name}_fooled"] = fooled * label_distribution(years_fake, age_old, 2.5)
+                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, v_target)
+                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, v_old)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
+            yield "critics", terms
+
+    def _judged(self, x_fake: Tensor, v_target: Tensor, age_target: Tensor) -> dict[str, Tensor]:
+        """What discriminator and critics say of generated pictures, the age term's gradient held down."""
+        net = self.net
+        x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # apart, so that their gradients are
+        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, v_target)}
+        if self.critics:
+            x_seen = disturb(x_aged)
+            views = [critic(x, x_seen) for critic in self.critics.values()]
+            errors = [age_hinge(logits, age_target, net.age_tolerance) for _, logits in views]
+            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, v_target) for s, _ in views]).mean()
+            terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
+        torch.stack([*terms.values()]).sum().backward()
+        assert x.grad is not None
+        gradient = x.grad
+        if x_aged.grad is not None:
+            longest = net.age_share * norms(gradient)
+            gradient = gradient + (at_most(x_aged.grad, longest) if net.age_share else x_aged.grad)
+        values = {name: term.detach() for name, term in terms.items()}
+        return values | {"g_adversarial": carry(x_fake, values["g_adversarial"], gradient)}
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         generator = networks["generator"]
@@ -107,22 +141,16 @@ class CycleGAN(Model):
     def feature_maps(
         self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
     ) -> dict[str, dict[str, Tensor]]:
-        maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
-        for years in self.code.nominal_years:
-            with Taps(networks["generator"], layers) as taps:
-                networks["generator"](x, self.code.encode([years]).to(x.device))
-            for layer in layers:
-                maps[layer][f"{years:g}"] = taps.outputs[layer][0]
-        return maps
+        return maps_by_age(networks["generator"], x, self.code, layers)
 
 
 def disturb(x: Tensor) -> Tensor:
-    """A random view of a batch (N, 3, H, W), differentiable: crop and resize, light, contrast, and half the time blur.
+    """A random view of a batch (N, 3, H, W), differentiable: crop, colour, light, contrast, half the time blur or grey.
 
     What an estimator in the loss is shown, so that the generator cannot please it by patterns of single pixels.
     """
     size = x.shape[-1]
-    draw = torch.rand(6)
+    draw = torch.rand(7)
     side = int(size * (0.86 + 0.14 * float(draw[0])))
     top, left = (int(float(d) * (size - side + 1)) for d in draw[1:3])
     x = x[:, :, top : top + side, left : left + side]
@@ -130,5 +158,8 @@ def disturb(x: Tensor) -> Tensor:
     x = F.interpolate(x, size=(middle, middle), mode="bilinear", antialias=True)
     if middle != size:
         x = F.interpolate(x, size=(size, size), mode="bilinear")
+    if float(draw[6]) < 0.5:  # or else tints tell an age
+        x = x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    x = (x + 1) * (0.8 + 0.4 * torch.rand(1, 3, 1, 1, device=x.device)) - 1
     x = x * (0.85 + 0.3 * draw[4]).item() + 0.2 * (float(draw[5]) - 0.5)
     return x + 0.02 * torch.randn(x.shape, device=x.device)

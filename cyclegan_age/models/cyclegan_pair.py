@@ -8,18 +8,56 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.config import CycleGANPairConfig, TrainConfig
+from cyclegan_age.ages import AgeCode, parse_group
+from cyclegan_age.config import CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import lsgan
-from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
+from cyclegan_age.runs import Snapshot
 
 
 def build_generator(config: TrainConfig, net: CycleGANPairConfig) -> ResnetGenerator:
     """One of the two generators that a configuration describes."""
     return generator_of(net, ages=0, image_size=config.image_size)
+
+
+class _TwoDomains(nn.Module):
+    """The two generators of a pair as one that takes an age vector (N, 2): each adds its share."""
+
+    def __init__(self, *, to_young: nn.Module, to_old: nn.Module) -> None:
+        super().__init__()
+        self.to_young, self.to_old = to_young, to_old
+
+    def forward(self, x: Tensor, age: Tensor) -> Tensor:
+        share = age[:, :, None, None, None]  # (N, 2, 1, 1, 1)
+        out: Tensor = share[:, 0] * self.to_young(x) + share[:, 1] * self.to_old(x)
+        return out
+
+
+def renderer(snapshot: Snapshot) -> Renderer:
+    """Both generators of a snapshot as one that knows two ages, the middles of the groups, and blends between them.
+
+    Raises:
+        UserError: the domains are of one age, or of none.
+    """
+    train, net = snapshot.train, snapshot.net
+    assert isinstance(net, CycleGANPairConfig)
+    networks = []
+    for name in ("generator_ba", "generator_ab"):
+        generator = build_generator(train, net)
+        generator.load_state_dict(snapshot.network(name))
+        networks.append(generator)
+    groups = [parse_group(group) for group in (net.group_a, net.group_b)]
+    a, b = ((group[0] + group[1] + 1) // 2 if group else 0 for group in groups)
+    if a == b:
+        raise UserError(f"two domains of one age, {net.group_a} and {net.group_b}; they cannot be chosen by age")
+    to_a, to_b = networks
+    if a < b:
+        return Renderer(generator=_TwoDomains(to_young=to_a, to_old=to_b), code=AgeCode((a, b)))
+    return Renderer(generator=_TwoDomains(to_young=to_b, to_old=to_a), code=AgeCode((b, a)))
 
 
 class CycleGANPair(Model):
@@ -54,9 +92,10 @@ class CycleGANPair(Model):
         terms = {
             "g_adversarial_a": lsgan(self.discriminator_a(a_fake), 1),
             "g_adversarial_b": lsgan(self.discriminator_b(b_fake), 1),
-            "cycle_a": net.lambda_cycle * F.l1_loss(self.generator_ba(b_fake), a_real),
-            "cycle_b": net.lambda_cycle * F.l1_loss(self.generator_ab(a_fake), b_real),
         }
+        if step % net.cycle_every == 0:
+            terms["cycle_a"] = net.lambda_cycle * F.l1_loss(self.generator_ba(b_fake), a_real)
+            terms["cycle_b"] = net.lambda_cycle * F.l1_loss(self.generator_ab(a_fake), b_real)
         if net.lambda_identity and step % net.identity_every == 0:
             terms["identity_a"] = net.lambda_identity * F.l1_loss(self.generator_ba(a_real), a_real)
             terms["identity_b"] = net.lambda_identity * F.l1_loss(self.generator_ab(b_real), b_real)

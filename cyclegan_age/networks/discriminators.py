@@ -1,15 +1,29 @@
-"""The 70x70 PatchGAN (Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017)."""
+"""What tells real faces from generated ones: the 70x70 PatchGAN, and critics that know ages already."""
 
+from copy import deepcopy
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cyclegan_age.networks.blocks import InstanceNorm, init_weights
+from cyclegan_age.networks.estimators import AgeEstimator
+
+
+def shared(maps: Tensor) -> Tensor:
+    """(N, K + 1, h, w) -> (N, K, h, w): the last map added to each other one; a single map stays."""
+    return maps if maps.shape[1] == 1 else maps[:, :-1] + maps[:, -1:]
 
 
 class PatchDiscriminator(nn.Module):
     """A real-or-fake map per head from one trunk: each value judges a 70x70 patch.
 
+    After Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (CVPR 2017).
+
     (N, 3, H, W) in [-1, 1] -> (N, heads, H/8 - 2, W/8 - 2), unbounded. 4x4 convolutions ndf-2ndf-4ndf-8ndf, leaky ReLU
-    0.2, instance norm but on the first. With several heads each stands for one anchor age.
+    0.2, instance norm but on the first. With several heads each stands for one anchor age, and its map is its own added
+    to one that all share: what gives any fake away is learnt from all of them (as in Miyato and Koyama, "cGANs with
+    Projection Discriminator", ICLR 2018).
     """
 
     def __init__(
@@ -27,10 +41,56 @@ class PatchDiscriminator(nn.Module):
                 nn.LeakyReLU(0.2),
             ]
         self.trunk = nn.Sequential(*layers)
-        self.head = nn.Conv2d(8 * ndf, heads, 4, padding=1)
+        self.head = nn.Conv2d(8 * ndf, heads + (heads > 1), 4, padding=1)
+        self.start()
+
+    def start(self) -> None:
+        """Draw the first weights, or begin anew."""
         init_weights(self)
         nn.init.zeros_(self.head.weight)  # a random head is noise that takes hundreds of steps to unlearn
 
     def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.trunk(x)).float()
-        return scores
+        return shared(self.head(self.trunk(x)).float())
+
+
+class AgeCritic(nn.Module):
+    """A trained age estimator that learns on, and heads on the features it began with that tell real from generated.
+
+    Each head has a map for each anchor age and one that they share, as in `PatchDiscriminator`. A discriminator on
+    trained features that stay as they are finds its grip within a few hundred steps, where one that starts from nothing
+    gropes for thousands (Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021). The features are normalised for
+    each picture, or else a generator that drives one of them high makes the scores explode.
+    """
+
+    def __init__(
+        self,
+        *,
+        estimator: AgeEstimator,  # trained; its batch norm keeps its statistics
+        heads: int,  # scores per feature map, one per anchor age
+    ) -> None:
+        super().__init__()
+        self.estimator = estimator.eval()
+        self.features = deepcopy(estimator).requires_grad_(False)
+        self.heads = nn.ModuleList()
+        for channels in estimator.map_channels:
+            last = nn.Conv2d(64, heads + 1, 3, padding=1)
+            for weight in last.parameters():
+                nn.init.zeros_(weight)
+            self.heads.append(nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), nn.LeakyReLU(0.2), last))
+
+    def learn(self, on: bool) -> None:
+        """Let gradients reach the estimator and the heads, or not."""
+        self.estimator.requires_grad_(on)
+        self.heads.requires_grad_(on)
+
+    def forward(self, x: Tensor, x_seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures, and views of them for the estimator, both (N, 3, H, W) in [-1, 1] -> scores and logits.
+
+        The scores (N, heads, M), one for each of M feature maps, are unbounded; the logits (N, 101) are over years.
+        """
+        _, maps = self.features.judge(x)
+        scores = []
+        for head, h in zip(self.heads, maps, strict=True):
+            score = shared(head(F.layer_norm(h.float(), h.shape[1:])).float())  # (N, heads, h, w)
+            scores.append(score.mean(dim=(2, 3)))
+        return torch.stack(scores, dim=2), self.estimator(x_seen)

@@ -37,7 +37,12 @@ class _Block(nn.Module):
 
 
 class AgeEstimator(nn.Module):
-    """A small residual network: (N, 3, H, W) in [-1, 1] -> (N, 101) logits over the years 0..100."""
+    """A small residual network: (N, 3, H, W) in [-1, 1] -> (N, 101) logits over the years 0..100.
+
+    Attributes:
+        map_channels: channels of the feature maps that `judge` gives: after each stage but the first, or after the
+            only one.
+    """
 
     def __init__(
         self,
@@ -54,6 +59,9 @@ class AgeEstimator(nn.Module):
         )
         stages: list[nn.Module] = []
         channels = width
+        deep = range(min(1, len(blocks) - 1), len(blocks))
+        self.ends = [sum(blocks[: i + 1]) - 1 for i in deep]  # where stages end
+        self.map_channels = [width * 2**i for i in deep]
         for i, count in enumerate(blocks):
             for j in range(count):
                 out = width * 2**i
@@ -64,11 +72,20 @@ class AgeEstimator(nn.Module):
         self.head = nn.Linear(channels, MAX_AGE_YEARS + 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.judge(x)[0]
+
+    def judge(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (N, 101), and the feature maps (N, C, h, w) after each stage but the first."""
         if x.shape[-1] != self.input_size or x.shape[-2] != self.input_size:
             x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
-        h = self.stages(self.stem(x))  # (N, 8 * width, input_size / 16, input_size / 16)
+        h = self.stem(x)
+        maps = []
+        for i, block in enumerate(self.stages):
+            h = block(h)
+            if i in self.ends:
+                maps.append(h)
         logits: Tensor = self.head(self.dropout(h.mean(dim=(2, 3))))
-        return logits
+        return logits, maps
 
 
 def expected_age(logits: Tensor) -> Tensor:

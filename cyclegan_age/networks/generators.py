@@ -5,6 +5,8 @@ encoder. Instance norm would remove what a constant plane adds, so in the encode
 the convolution that takes them is followed by the activation alone. The decoder knows nothing of the age.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,7 +69,10 @@ class ResnetGenerator(nn.Module):
     bottleneck once more), `blocks.0` .., `up1`, `up2`, `head` (7x7).
 
     With `residual` the head gives a change c and a mask m beside it, and the output is x + 2 m tanh(c), clipped to
-    [-1, 1]; otherwise it is tanh(c).
+    [-1, 1]; otherwise it is tanh(c). With `deform` x is first bent by a smooth field that the child `bend` reads off
+    the blocks' output at a quarter of the size: faces grow and sag in shape, too, not in colour alone. With
+    `inner_size` all this is found on the picture scaled to so many pixels, and field and change are then enlarged onto
+    the picture itself, which keeps its detail at any size.
     """
 
     def __init__(
@@ -77,11 +82,15 @@ class ResnetGenerator(nn.Module):
         ngf: int = 64,  # channels after the stem; the bottleneck has four times as many
         blocks: int = 6,  # residual blocks
         residual: bool = False,  # the output is the input plus a masked change
+        deform: float = 0.0,  # how far the input is bent at most before that, as a share of its side; 0 leaves it
+        chroma: float = 1.0,  # how much of the change's colour, beside its light and dark, is let through
+        inner_size: int = 0,  # side in pixels that the residual form works at; 0 is the picture's own
         resize: bool = False,  # resize-convolutions instead of fractionally-strided ones
         reflect: bool = True,  # reflection padding instead of zeros
     ) -> None:
         super().__init__()
-        self.ages, self.residual = ages, residual
+        self.ages, self.residual, self.deform = ages, residual, deform
+        self.chroma, self.inner_size = chroma, inner_size
         wide = 4 * ngf
 
         def encode(channels_in: int, channels_out: int, kernel: int, stride: int, norm: bool) -> _Encode:
@@ -105,22 +114,65 @@ class ResnetGenerator(nn.Module):
         self.up2 = _Decode(channels_in=2 * ngf, channels_out=ngf, resize=resize)
         self.head = Conv(channels_in=ngf, channels_out=4 if residual else 3, kernel=7, reflect=reflect)
         init_weights(self)
+        if deform:
+            self.bend = Conv(channels_in=wide, channels_out=2, kernel=3)
+            for weight in self.bend.parameters():
+                nn.init.zeros_(weight)
 
     def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
-        """(N, 3, H, W) in [-1, 1], H and W multiples of 4, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32."""
-        h = self.stem(x, age)  # (N, ngf, H, W)
+        """(N, 3, H, W) in [-1, 1], H and W multiples of 4, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32.
+
+        With `inner_size` any square size goes in, and H and W in the comments below are that size.
+        """
+        size = x.shape[2:]
+        small = x if self.inner_size in (0, size[0]) else scaled(x, (self.inner_size, self.inner_size))
+        h = self.stem(small, age)  # (N, ngf, H, W)
         h = self.down1(h, age)  # (N, 2 ngf, H/2, W/2)
         h = self.down2(h, age)  # (N, 4 ngf, H/4, W/4)
         if self.ages:
             h = self.join(h, age)
         h = self.blocks(h)
+        if self.deform:
+            x = bent(x, self.shift(self.bend(h)))
         h = self.head(self.up2(self.up1(h))).float()
         if not self.residual:
             return torch.tanh(h)
-        out = x + torch.sigmoid(h[:, 3:]) * torch.tanh(h[:, :3]) * 2
+        colours = torch.tanh(h[:, :3])
+        if self.chroma != 1:
+            colours = torch.lerp(colours.mean(dim=1, keepdim=True), colours, self.chroma)
+        change = torch.sigmoid(h[:, 3:]) * colours * 2
+        out = x + (change if change.shape[2:] == size else scaled(change, size))
         clipped = out.clamp(-1, 1)
         # The gradient goes past the clipping, so that it does not vanish at the ends of the range.
         return out + (clipped - out).detach() if self.training else clipped
+
+    def shift(self, h: Tensor) -> Tensor:
+        """What the child `bend` gives (N, 2, h, w) -> where points come from: (right, down), shares of the side."""
+        return self.deform * torch.tanh(h.float())
+
+
+def scaled(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, C, h, w) -> (N, C, H, W) of the given size: smooth when enlarged, without aliases when reduced."""
+    return F.interpolate(x, size=list(size), mode="bilinear", antialias=x.shape[2] > size[0])
+
+
+def bent(x: Tensor, shift: Tensor) -> Tensor:
+    """Each pixel of x (N, 3, H, W) taken from where a coarse field (N, 2, h, w) of (right, down) shifts points.
+
+    Shifts are shares of the side. The field is averaged over 5x5 of its cells and interpolated, so that it is smooth;
+    beyond the edge the picture repeats it.
+    """
+    field = F.interpolate(smoothed(shift), size=x.shape[2:], mode="bilinear", align_corners=False)
+    rows = torch.linspace(-1 + 1 / x.shape[2], 1 - 1 / x.shape[2], x.shape[2], device=x.device)
+    columns = torch.linspace(-1 + 1 / x.shape[3], 1 - 1 / x.shape[3], x.shape[3], device=x.device)
+    places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)  # (H, W, 2)
+    places = places + 2 * field.permute(0, 2, 3, 1)
+    return F.grid_sample(x.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def smoothed(shift: Tensor) -> Tensor:
+    """A field (N, 2, h, w) averaged over 5x5 of its cells; beyond the edge it is 0."""
+    return F.avg_pool2d(shift, 5, stride=1, padding=2)
 
 
 def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetGenerator:
@@ -130,6 +182,9 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
         ngf=net.ngf,
         blocks=net.block_count(image_size),
         residual=net.residual,
+        deform=net.deform,
+        chroma=net.chroma,
+        inner_size=net.inner_size,
         resize=net.resize,
         reflect=net.reflect,
     )

@@ -1,0 +1,267 @@
+"""Photograph in, photograph out: faces found, seams, what else changes, speed, memory: `python -m benchmarks.photos`.
+
+The photographs are made of `skimage.data.astronaut()`, which is in the public domain, and of other pictures of that
+package. With `--faces` the aligned crops of a folder are pasted into these, too.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data
+
+from benchmarks.plan import Row, table
+from benchmarks.processes import run_child
+from cyclegan_age.config import UserError
+from cyclegan_age.faces.alignment import Place
+from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, distance
+from cyclegan_age.faces.detection import detector
+from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.images import Picture, list_images, open_image
+from options.bench import parse_photo_bench
+
+FACELESS = (
+    *("brick", "chelsea", "clock", "coffee", "coins", "grass", "gravel"),
+    *("horse", "hubble_deep_field", "moon", "page", "rocket", "text"),
+)
+CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the measurements; the defaults are the ones that count."""
+
+    width: int = 4000  # of the photograph
+    height: int = 3000
+    sides: tuple[int, ...] = (32, 48, 64, 128, 256, 512, 1024)  # pixels along the square of a face to be found
+    crops: int = 300  # of --faces
+    repetitions: int = 5
+
+
+QUICK = Plan(400, 300, (64, 128), 6, 1)
+
+
+def portrait(width: int, height: int) -> Image.Image:
+    """The astronaut, cut to a photograph's shape and enlarged."""
+    box = (0, 0, 512, 512 * height / width)
+    return Image.fromarray(data.astronaut()).resize((width, height), Image.Resampling.BICUBIC, box=box)
+
+
+def faceless(name: str) -> Picture:
+    """A picture of scikit-image that shows no face, uint8 (H, W, 3)."""
+    image = np.asarray(getattr(data, name)())
+    image = image.astype(np.uint8) * 255 if image.dtype == bool else image
+    return np.asarray(Image.fromarray(image).convert("RGB"))
+
+
+def found_at(photo: Picture, corners: np.ndarray) -> tuple[bool, float]:
+    """Whether a face is found whose square has about these corners (4, 2), and how far off they are, in sides."""
+    side = float(np.linalg.norm(corners[1] - corners[0]))
+    errors = [abs(face.place.to_photo(CORNERS) - corners).mean() / side for face in detector().find(photo)]
+    best = min(errors, default=1.0)
+    return best < 0.25, best
+
+
+def portraits_found(plan: Plan) -> list[Row]:
+    """The portrait, pasted into other pictures in many sizes, turned and mirrored."""
+    astronaut = Image.fromarray(data.astronaut()).crop((130, 10, 330, 210))  # the head with some surroundings
+    (whole,) = detector().find(data.astronaut())
+    hits, errors = [], []
+    for side in plan.sides:
+        scale = side / whole.place.side
+        size = round(200 * scale)
+        for name, degrees, mirrored in ((n, d, m) for n in ("coffee", "rocket") for d in (-25, 0, 25) for m in (0, 1)):
+            ground = Image.fromarray(faceless(name)).resize((2 * size, 2 * size))
+            corners = (whole.place.to_photo(CORNERS) - (130, 10)) * scale
+            head = astronaut.resize((size, size), Image.Resampling.LANCZOS)
+            if mirrored:
+                head = head.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+                corners[:, 0] = size - corners[:, 0]
+                corners = corners[[1, 0, 3, 2]]
+            ground.paste(head, (size // 2, size // 2))
+            turned = ground.rotate(degrees, Image.Resampling.BICUBIC)
+            z = (corners + size // 2) @ (1, 1j) - size * (1 + 1j)
+            z = z * np.exp(-1j * np.radians(degrees)) + size * (1 + 1j)
+            hit, error = found_at(np.asarray(turned), np.stack([z.real, z.imag], axis=1))
+            hits.append((side, hit))
+            errors += [error] if hit else []
+    rows = [
+        Row(
+            measure=f"portraits found, {side} px",
+            value=100 * float(np.mean([h for s, h in hits if s == side])),
+            unit="%",
+        )
+        for side in plan.sides
+    ]
+    return [*rows, Row(measure="- their squares off by", value=100 * float(np.mean(errors)), unit="% of the side")]
+
+
+def crops_found(folder: Path, plan: Plan) -> list[Row]:
+    """Aligned crops, each pasted once in a random size."""
+    files = list_images(folder)
+    if not files:
+        raise UserError(f"--faces {folder}: no pictures in it; give a folder of aligned crops")
+    random = np.random.default_rng(0)
+    grounds = [Image.fromarray(faceless(name)).resize((1600, 1200)) for name in ("coffee", "rocket", "chelsea")]
+    hits, errors = [], []
+    for i in random.permutation(len(files))[: plan.crops]:
+        side = int(np.exp(random.uniform(np.log(48), np.log(800))))
+        left, top = int(random.integers(0, 1600 - side)), int(random.integers(0, 1200 - side))
+        photo = grounds[i % len(grounds)].copy()
+        photo.paste(open_image(files[i]).resize((side, side), Image.Resampling.LANCZOS), (left, top))
+        hit, error = found_at(np.asarray(photo), CORNERS * side + (left, top))
+        hits.append(hit)
+        errors += [error] if hit else []
+    return [
+        Row(measure=f"{len(hits)} crops of 48 to 800 px, found", value=100 * float(np.mean(hits)), unit="%"),
+        Row(measure="- their squares off by", value=100 * float(np.mean(errors)), unit="% of the side"),
+    ]
+
+
+def across(picture: Picture, place: Place, r: float, step: float) -> float:
+    """Mean change of colour over one pixel outward, along the ellipse of size r around a face."""
+    turn = np.linspace(0, 2 * np.pi, 4000, endpoint=False)
+    outward = np.cos(turn) * SEMI_AXES[0] + 1j * np.sin(turn) * SEMI_AXES[1]
+    values = []
+    for radius in (r - step / 2, r + step / 2):
+        z = place.corner + place.edge * (complex(*CENTRE) + radius * outward)
+        x, y = (np.floor(part).astype(int) for part in (z.real, z.imag))
+        inside = (x >= 0) & (y >= 0) & (x < picture.shape[1]) & (y < picture.shape[0])
+        values.append(
+            np.where(inside[:, None], picture[y.clip(0, len(picture) - 1), x.clip(0, picture.shape[1] - 1)], 0)
+        )
+    return float(abs(values[1].astype(float) - values[0]).mean())
+
+
+def seams(photo: Picture, aged: Sequence[Picture], place: Place) -> list[Row]:
+    """Gradient across the ellipse and across the rings in which a change fades, against the input's."""
+    step = 2 / place.side * 1.02  # one pixel, as a share of the ellipse
+    rings = {r: across(photo, place, r, step) for r in (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82)}
+    ratios = {r: [across(one, place, r, step) / before for one in aged] for r, before in rings.items()}
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]].astype(np.float32) + 0.5
+    z = (x + 1j * y - place.corner) / place.edge
+    outside = distance(z.real, z.imag) >= 1 + 1e-6
+    changed = max(int(abs(one.astype(np.int16) - photo)[outside].max()) for one in aged)
+    return [
+        Row(measure="greatest change outside the ellipse", value=changed, unit="levels", at_most=0),
+        Row(measure="gradient across the ellipse, over the input's", value=float(np.mean(ratios[1.0])), unit="x"),
+        Row(measure="- worst ring where it fades", value=max(float(np.mean(v)) for v in ratios.values()), unit="x"),
+    ]
+
+
+def sharpness(photo: Picture, aged: Picture, place: Place) -> float:
+    """Fine detail (mean square of a Laplacian) inside the face, over the input's."""
+
+    def detail(picture: Picture) -> float:
+        grey = picture.astype(np.float32).mean(axis=2)
+        fine = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+        return float((fine[inside[1:-1, 1:-1]] ** 2).mean())
+
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]].astype(np.float32) + 0.5
+    z = (x + 1j * y - place.corner) / place.edge
+    inside = distance(z.real, z.imag) < 0.75
+    return detail(aged) / detail(photo)
+
+
+def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[Row]:
+    """Speed, memory, seams and sharpness of a photograph with one large face."""
+    source = folder / "photo.jpg"
+    image = portrait(plan.width, plan.height)
+    image.save(source, quality=92)
+    say("test.py as a whole")
+    command = [sys.executable, "test.py", "--input", str(source), "--target_age", "60"]
+    command += ["--results_dir", str(folder), "--name", "whole"]
+    child = run_child(command, folder / "whole" / "index.html", folder / "log", {})
+
+    from cyclegan_age.inference import Ager  # torch must not be here before: see processes.py
+
+    ager = Ager.load()
+    say("one photograph")
+    best = {"read": np.inf, "find": np.inf, "age": np.inf, "write": np.inf, "all": np.inf, "busy": np.inf}
+    for _ in range(plan.repetitions):
+        begin, busy = time.perf_counter(), time.process_time()
+        last = begin
+
+        def lap(name: str) -> None:
+            nonlocal last
+            best[name] = min(best[name], time.perf_counter() - last)
+            last = time.perf_counter()
+
+        photo = Photo.read(source)
+        lap("read")
+        places = [face.place for face in detector().find(as_rgb(photo.upright))]
+        lap("find")
+        pixels = ager.age_places(photo.upright, places, 60)
+        lap("age")
+        (folder / "aged.jpg").write_bytes(photo.with_upright(pixels).encoded())
+        lap("write")
+        best["all"] = min(best["all"], time.perf_counter() - begin)
+        best["busy"] = min(best["busy"], time.process_time() - busy)
+    coded = np.asarray(Image.open(folder / "aged.jpg")).astype(np.int16)
+    before = np.asarray(Image.open(source))
+    (place,) = places
+    y, x = np.mgrid[: plan.height, : plan.width].astype(np.float32) + 0.5
+    z = (x + 1j * y - place.corner) / place.edge
+    outside = distance(z.real, z.imag) >= 1.05
+    recoded = float(abs(coded - before)[outside].mean())
+
+    say("seams")
+    rows = [
+        Row(measure="a photograph of 12 megapixels", value=best["all"], unit="s", at_most=3),
+        *(
+            Row(measure=f"- to {name} it", value=1000 * best[name], unit="ms")
+            for name in ("read", "find", "age", "write")
+        ),
+        Row(measure="- processor time of all that", value=best["busy"], unit="s"),
+        Row(measure="test.py as a whole, start and page included", value=child.first_seconds, unit="s"),
+        Row(measure="- peak memory", value=child.peak_bytes / 2**30, unit="GiB"),
+        Row(measure="its face", value=place.side, unit="px"),
+        Row(
+            measure="its face's fine detail, over the input's", value=sharpness(before, as_rgb(pixels), place), unit="x"
+        ),
+        Row(measure="JPEG: mean change outside, by coding it again", value=recoded, unit="levels"),
+    ]
+    shown = np.asarray(image if plan.width < 1000 else portrait(2000, 1500))
+    (place,) = [face.place for face in detector().find(shown)]
+    aged = [as_rgb(ager.age_places(shown, [place], years)) for years in ager.code.anchors]
+    return rows + seams(shown, aged, place)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    begin = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr)
+
+    try:
+        config = parse_photo_bench(sys.argv[1:] if argv is None else argv)
+        plan = QUICK if config.quick else Plan()
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor alone
+        with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
+            rows = measure(plan, Path(name), say)
+        say("faces found")
+        rows += portraits_found(plan)
+        if config.faces:
+            rows += crops_found(config.faces, plan)
+        others = sum(len(detector().find(faceless(name))) for name in FACELESS)
+        rows.append(Row(measure=f"faces found in {len(FACELESS)} pictures without one", value=others, unit="faces"))
+        from benchmarks.inside import machine
+    except UserError as e:
+        print(e, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    note = "; --quick: the numbers mean nothing" if config.quick else ""
+    print(f"{machine()}; shipped weights{note}\n\n{table(rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

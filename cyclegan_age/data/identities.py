@@ -1,0 +1,149 @@
+"""Faces sorted by person: which pictures show the same one, for what learns to tell people apart.
+
+A person is a folder of pictures, as in LFW (`Ann_Example/1.jpg`), or is named in the file names, as in the data sets
+whose people come at several ages. A folder whose name means an age is no person.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan_age.ages import parse_group
+from cyclegan_age.config import UserError
+from cyclegan_age.data.folders import FaceFolder
+from cyclegan_age.images import list_images
+
+MIN_PERSONS = 4  # two to learn from and two to be tested on
+
+NO_PERSON = "of nobody in particular"
+ALONE = "the only one of their person"
+
+_NAMED = (
+    re.compile(r"(?P<age>\d{1,3})_(?P<who>[^\W\d_].*)_\d+"),  # CACD: 53_Ann_Example_0001
+    re.compile(r"(?P<who>\d+_[^\W\d_][^_]*)_(?P<age>\d{1,3})_[mf]"),  # AgeDB: 17_AnnExample_53_f
+    re.compile(r"(?P<who>\d{3})A(?P<age>\d{2})[a-z]?"),  # FG-NET: 001A53
+    re.compile(r"(?P<who>\d+)_\d+[MF](?P<age>\d{2})"),  # MORPH: 009055_1F53
+)
+_GENERAL = frozenset(
+    {"train", "training", "val", "valid", "validation", "test", "traina", "trainb", "male", "female", "men", "women"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class People:
+    """The pictures of a data folder that show somebody who is shown at least twice.
+
+    Attributes:
+        root: the data folder.
+        paths: N files, sorted.
+        person: (N,) int64, number of the person, from 0 without gaps.
+        age_years: (N,) float32, NaN where the file name does not tell it.
+        left_out: how many pictures were left out, by reason.
+    """
+
+    root: Path
+    paths: list[Path]
+    person: NDArray[np.int64]
+    age_years: NDArray[np.float32]
+    left_out: dict[str, int]
+
+
+def scan_people(dataroot: Path) -> People:
+    """Find the pictures of a data folder and who is on them; no file is opened.
+
+    Raises:
+        UserError: no folder, or fewer than `MIN_PERSONS` persons with two pictures.
+    """
+    if not dataroot.is_dir():
+        raise UserError(f"--dataroot {dataroot}: no such folder; give one that has a folder per person")
+    found = [(path, *_who(path, dataroot)) for path in list_images(dataroot)]
+    counts = Counter(who for _, who, _ in found if who)
+    names = sorted(who for who, count in counts.items() if count > 1)
+    if len(names) < MIN_PERSONS:
+        raise UserError(
+            f"--dataroot {dataroot}: {len(names)} persons have two pictures, at least {MIN_PERSONS} are needed; "
+            "give a folder for each person, or --preset distil, which needs no names"
+        )
+    number = {who: i for i, who in enumerate(names)}
+    kept = [(path, number[who], age) for path, who, age in found if who in number]
+    left_out = {NO_PERSON: sum(not who for _, who, _ in found), ALONE: sum(c == 1 for c in counts.values())}
+    return People(
+        root=dataroot,
+        paths=[path for path, _, _ in kept],
+        person=np.array([person for _, person, _ in kept], dtype=np.int64),
+        age_years=np.array([age for _, _, age in kept], dtype=np.float32),
+        left_out={reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def _who(path: Path, root: Path) -> tuple[str, float]:
+    """Name of the person on a picture, empty where nothing tells it, and the age in years or NaN."""
+    for pattern in _NAMED:
+        if m := pattern.fullmatch(path.stem):
+            return m["who"], float(m["age"])
+    folder = path.parent
+    if folder == root or folder.name.lower() in _GENERAL or parse_group(folder.name):
+        return "", np.nan
+    return folder.relative_to(root).as_posix(), np.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Pictures to learn an embedding from, and others to test it on.
+
+    Attributes:
+        root: the data folder.
+        paths: N files.
+        age_years: (N,) float32, NaN where not known.
+        labels: (N, L) float32, the number of the person (L = 1) or a teacher's embedding.
+        pools: numbers of the pictures to learn from: for each person, or for each age group.
+        held_out: numbers of the pictures to test on.
+    """
+
+    root: Path
+    paths: list[Path]
+    age_years: NDArray[np.float32]
+    labels: NDArray[np.float32]
+    pools: list[NDArray[np.int64]]
+    held_out: NDArray[np.int64]
+
+
+def by_person(people: People) -> Labelled:
+    """A pool for each person; every tenth of them is held out: at most 100, with at most 5 pictures of each."""
+    order = np.argsort(people.person, kind="stable")
+    pools = np.split(order, np.flatnonzero(np.diff(people.person[order])) + 1)
+    held = sorted({0, 1, *range(0, len(pools), 10)})[:100]
+    return Labelled(
+        root=people.root,
+        paths=people.paths,
+        age_years=people.age_years,
+        labels=people.person[:, None].astype(np.float32),
+        pools=[pool for k, pool in enumerate(pools) if k not in held],
+        held_out=np.concatenate([pools[k][:5] for k in held]),
+    )
+
+
+def by_teacher(faces: FaceFolder, embeddings: NDArray[np.float32]) -> Labelled:
+    """A pool for each age group; faces without an embedding (NaN) are left out, every 20th is held out, at most 500.
+
+    Raises:
+        UserError: hardly any face has an embedding.
+    """
+    usable = np.flatnonzero(~np.isnan(embeddings[:, 0]))
+    if len(usable) < MIN_PERSONS:
+        raise UserError(f"--dataroot {faces.root}: the teacher sees {len(usable)} faces; give upright, cropped ones")
+    held = usable[:: max(20, len(usable) // 500)] if len(usable) >= 40 else usable[:2]
+    learnt = np.setdiff1d(usable, held)
+    pools = [learnt[faces.group[learnt] == k] for k in np.unique(faces.group[learnt])]
+    return Labelled(
+        root=faces.root,
+        paths=faces.paths,
+        age_years=faces.age_years,
+        labels=embeddings,
+        pools=pools,
+        held_out=held,
+    )

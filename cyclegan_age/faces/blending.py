@@ -1,0 +1,129 @@
+"""What a network changed in a face, found at its own size, done to the face in the photograph at the photograph's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan_age.faces.alignment import Place, opencv
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+# The face's ellipse in the training's square: as large as fits in, around the middle of the faces that the detector
+# sees there. Nothing outside it is changed.
+CENTRE = (0.49, 0.495)
+SEMI_AXES = (0.48, 0.49)
+_FULL = 0.8  # share of the way to the ellipse up to which the change is whole; from there it fades to nothing
+_RIVAL = 0.25  # how gradually, in shares of an ellipse, one face gives way to another one beside it
+_ROWS = 256  # of the photograph worked on at a time, which bounds the memory
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done to an aligned face.
+
+    First each point is taken from where `shift` says, then `colour` is added. A change that `replaces` is the new face
+    itself instead: its `colour` takes the place of what was there, since a face made anew has no use for old detail.
+    """
+
+    colour: Floats  # (S, S, 3) in levels of 255
+    shift: Floats | None = None  # (h, w, 2) to the right and down, as shares of the square's side
+    replaces: bool = False
+    share: float = 1.0  # how much of a change that replaces is let through
+
+
+def distance(u: Floats, v: Floats) -> Floats:
+    """How far points of the square are from the middle of the face; 1 on its ellipse."""
+    r: Floats = np.hypot((u - CENTRE[0]) / SEMI_AXES[0], (v - CENTRE[1]) / SEMI_AXES[1])
+    return r
+
+
+def weight(r: Floats) -> Floats:
+    """How much of the change is done at such distances: 1 inside, exactly 0 from the ellipse on, smooth between."""
+    t = ((1 - r) / (1 - _FULL)).clip(0, 1)
+    w: Floats = t * t * t * (t * (t * 6 - 15) + 10)
+    return w
+
+
+def blend(photo: Pixels, changes: Sequence[tuple[Place, Change]]) -> Pixels:
+    """Change faces of a photograph.
+
+    Args:
+        photo: uint8 or uint16 (H, W, 3), or (H, W, 1), which takes the mean of a change's colours.
+        changes: where the faces are and what is done to each. Between faces whose ellipses overlap the changes give way
+            to each other.
+
+    Returns:
+        A new array of the same kind; pixels outside the ellipses are the same.
+    """
+    out = photo.copy()
+    for i, (place, change) in enumerate(changes):
+        others = [other for j, (other, _) in enumerate(changes) if j != i]
+        _apply(out, place, change, others)
+    return out
+
+
+def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place]) -> None:
+    cv2 = opencv()
+    margin = 0.0 if change.shift is None else 0.1
+    left, top, right, bottom = place.bounds(out.shape, margin)
+    if left >= right or top >= bottom:
+        return
+    others = [other for other in others if _near(place, other)]
+    source = out[top:bottom, left:right].copy()
+    colour = change.colour
+    if out.shape[2] == 1:
+        colour = colour.mean(axis=2, keepdims=True)
+    if place.side < len(colour):  # enlarging interpolates; reducing has to average first
+        size = max(1, round(place.side))
+        colour = cv2.resize(colour, (size, size), interpolation=cv2.INTER_AREA)
+    highest = np.iinfo(out.dtype).max
+    x = np.arange(right - left, dtype=np.float32)
+    for first in range(0, bottom - top, _ROWS):
+        y = np.arange(first, min(first + _ROWS, bottom - top), dtype=np.float32)[:, None]
+        u, v = _in_square(place, x + (left + 0.5), y + (top + 0.5))
+        r = distance(u, v)
+        w = weight(r)
+        for other in others:
+            rival = distance(*_in_square(other, x + (left + 0.5), y + (top + 0.5)))
+            w *= (0.5 + (rival - r) / _RIVAL).clip(0, 1)
+        inside = w > 0
+        if not inside.any():
+            continue
+        new = source[first : first + len(y)].astype(np.float32)
+        if change.shift is not None:
+            moved = _sampled(change.shift, u, v) * w[..., None]  # (rows, columns, 2)
+            across, down = np.float32(place.edge.real), np.float32(place.edge.imag)
+            map_x = x + across * moved[..., 0] - down * moved[..., 1]
+            map_y = y + down * moved[..., 0] + across * moved[..., 1]
+            bent = cv2.remap(source, map_x, map_y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
+            new = bent.astype(np.float32).reshape(new.shape)
+        added = _sampled(colour, u, v) * np.float32(highest / 255)
+        new += (added - new) * (w[..., None] * np.float32(change.share)) if change.replaces else added * w[..., None]
+        np.rint(new, out=new)
+        rows = out[top + first : top + first + len(y), left:right]
+        np.copyto(rows, new.clip(0, highest).astype(out.dtype), where=inside[..., None])
+
+
+def _sampled(field: Floats, u: Floats, v: Floats) -> Floats:
+    """Values of a field (h, w, C) over the square at its points: (..., C)."""
+    cv2 = opencv()
+    height, width = field.shape[:2]
+    flat = cv2.remap(field, u * width - 0.5, v * height - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    values: Floats = flat.reshape(*u.shape, -1)
+    return values
+
+
+def _in_square(place: Place, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Pixels of the photograph, a row of x and a column of y -> points (u, v) of the square."""
+    inverse = 1 / place.edge
+    u = (x - place.corner.real) * inverse.real - (y - place.corner.imag) * inverse.imag
+    v = (x - place.corner.real) * inverse.imag + (y - place.corner.imag) * inverse.real
+    return u.astype(np.float32), v.astype(np.float32)
+
+
+def _near(a: Place, b: Place) -> bool:
+    middles = [place.corner + place.edge * complex(*CENTRE) for place in (a, b)]
+    return abs(middles[0] - middles[1]) < (a.side + b.side) / 2

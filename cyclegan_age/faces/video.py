@@ -1,0 +1,166 @@
+"""Videos: their frames as pictures, and the same video with other frames and its own sound."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+
+from cyclegan_age.faces.blending import Pixels
+from cyclegan_age.images import BadImage, Picture
+
+SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp"})
+# Ending of the input -> ending and codec of the output; of all others MKV is made, which takes every kind of sound.
+_KEPT = {".mp4": "libx264", ".mov": "libx264", ".m4v": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+_QUALITY = {
+    "libx264": {"crf": "16", "preset": "medium"},
+    "libvpx-vp9": {"crf": "20", "b:v": "0", "cpu-used": "4", "row-mt": "1"},
+}
+_CUT = 28  # mean difference, in levels of 255, of two frames' thumbnails from which a new scene begins
+
+Edit = Callable[[int, Picture], Sequence[Pixels]]
+
+
+def ending(source: Path) -> str:
+    """Ending of the files made of a video."""
+    return source.suffix.lower() if source.suffix.lower() in _KEPT else ".mkv"
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[InputContainer]:
+    """A video file with a picture track.
+
+    Raises:
+        BadImage: it cannot be read; also where reading on fails.
+    """
+    try:
+        with av.open(str(source)) as container:
+            if not container.streams.video:
+                raise BadImage("no picture track in it")
+            container.streams.video[0].thread_type = "AUTO"
+            yield container
+    except av.FFmpegError as e:
+        raise BadImage(f"broken video: {e.strerror}") from None
+
+
+def rate(source: Path) -> tuple[float, int]:
+    """Frames per second and, as far as the file tells it, their number (or 0)."""
+    with _opened(source) as container:
+        stream = container.streams.video[0]
+        fps = float(stream.average_rate or stream.guessed_rate or 25)
+        count = stream.frames or round(float((stream.duration or 0) * (stream.time_base or 0)) * fps)
+        return fps, int(count)
+
+
+def frames(source: Path) -> Iterator[Picture]:
+    """Every frame, upright: uint8 (H, W, 3)."""
+    with _opened(source) as container:
+        for frame in container.decode(video=0):
+            yield _upright(frame)
+
+
+def begins_scene(before: Picture, after: Picture) -> bool:
+    """Whether two successive frames are of different scenes."""
+    a, b = (frame[:: max(1, len(frame) // 32), :: max(1, frame.shape[1] // 32)] for frame in (before, after))
+    return a.shape != b.shape or float(abs(a.astype(np.float32) - b).mean()) > _CUT
+
+
+def rewrite(source: Path, targets: Sequence[Path], edit: Edit) -> int:
+    """Write a video anew, once for each target, with other pictures at the same times and with the same sound.
+
+    Args:
+        source: the video.
+        targets: files to be written; their endings, see `ending`, decide their kind.
+        edit: number of a frame from 0 on, and the frame, upright -> a picture of the same size for each target.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        BadImage: the video cannot be read, or what can be is not to be written in such files.
+    """
+    count: int = 0
+    with _opened(source) as container, ExitStack() as stack:
+        video, sounds = container.streams.video[0], container.streams.audio
+        outs = [stack.enter_context(av.open(str(target), "w")) for target in targets]
+        copies = [{sound.index: out.add_stream_from_template(sound) for sound in sounds} for out in outs]
+        writers: list[Any] = []
+        waiting: list[Any] = []  # sound that comes before the first frame
+        for packet in container.demux(video, *sounds):
+            if packet.stream.type == "audio":
+                if packet.dts is not None:
+                    waiting.append(packet)
+            else:
+                for frame in packet.decode():
+                    picture = _upright(frame)
+                    if not writers:
+                        codecs = [_KEPT[ending(target)] for target in targets]
+                        writers = [_writer(o, c, video, picture) for o, c in zip(outs, codecs, strict=True)]
+                    for out, writer, made in zip(outs, writers, edit(count, picture), strict=True):
+                        out.mux(writer.encode(_frame(made, picture, frame)))
+                    count += 1
+            if writers:
+                for sound in waiting:
+                    index = sound.stream.index
+                    for out, copied in zip(outs, copies, strict=True):
+                        sound.stream = copied[index]
+                        out.mux(sound)
+                waiting = []
+        if not count:
+            raise BadImage("no frame in it")
+        for out, writer in zip(outs, writers, strict=True):
+            out.mux(writer.encode())
+    return count
+
+
+def _upright(frame: Any) -> Picture:
+    """A frame as it is looked at, uint8 (H, W, 3); phones store it turned by multiples of 90 degrees."""
+    array: Picture = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(array, _turns(frame)))
+
+
+def _turns(frame: Any) -> int:
+    """Quarter turns, against the clock, that bring a frame upright."""
+    return round(int(frame.rotation) / 90) % 4
+
+
+def _writer(out: Any, codec: str, video: Any, picture: Picture) -> Any:
+    rate = Fraction(video.average_rate or video.guessed_rate or 25)
+    stream = out.add_stream(codec, rate=rate, options=_QUALITY[codec])
+    height, width = picture.shape[:2]
+    stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+    stream.codec_context.time_base = video.time_base
+    for name in ("color_range", "color_primaries", "color_trc", "colorspace"):
+        value = getattr(video.codec_context, name)
+        if name != "color_range" and value not in (None, 2):  # 2: not said
+            setattr(stream.codec_context, name, value)
+    return stream
+
+
+def _frame(picture: Pixels, before: Picture, like: Any) -> Any:
+    """A picture as the codecs take it, at the time of the frame `like`, which was `before`.
+
+    Only the difference is added to that frame's own values, so that what is the same in both stays as it was decoded.
+    Where it is stored in another way (turned, or in more than 8 bits) all of the picture is converted. Odd sides are
+    repeated by one pixel.
+    """
+    frame = _yuv(picture, like)
+    same_size = (like.width, like.height) == (frame.width, frame.height) == (picture.shape[1], picture.shape[0])
+    if like.format.name == frame.format.name and same_size and not _turns(like):
+        values = [one.to_ndarray().astype(np.int16) for one in (like, frame, _yuv(before, like))]
+        mixed = (values[0] + values[1] - values[2]).clip(0, 255)
+        frame = av.VideoFrame.from_ndarray(mixed.astype(np.uint8), format="yuv420p")
+    frame.pts, frame.time_base = like.pts, like.time_base
+    return frame
+
+
+def _yuv(picture: Pixels, like: Any) -> Any:
+    """A picture as 8-bit YUV by the matrix of the frame `like`."""
+    height, width = picture.shape[:2]
+    padded = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
+    return frame.reformat(format="yuv420p", dst_colorspace=None if like.colorspace == 2 else like.colorspace)

@@ -1,0 +1,315 @@
+"""The games of AgeProgression (Serry): aging, morph and kids, and faces made of noise.
+
+They take aligned face crops, as `Ager.age` does, and work with every model that can: aging with all that read faces,
+kids with those that keep a latent vector, morph with both kinds. Where a model keeps pictures, as the CycleGANs do, a
+morph interpolates the features of a middle layer, the pictures and the age vectors, and decodes from there.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from cyclegan_age import render
+from cyclegan_age.config import TrainConfig, UserError
+from cyclegan_age.data.folders import Known, known_by_name
+from cyclegan_age.faces.alignment import crop
+from cyclegan_age.faces.detection import NoFace, chosen, detector
+from cyclegan_age.features import Taps, decode_from
+from cyclegan_age.images import BadImage, Picture, grid, open_image, to_float, to_rgb, to_uint8
+from cyclegan_age.inference import Ager, Fitted
+from cyclegan_age.models import load_estimator
+from cyclegan_age.networks.estimators import AgeEstimator, expected_age
+
+FRAME = (255, 140, 0)  # of the own age group
+_SHEET_SIDE = 192  # greatest side in pixels of a picture on a sheet
+_CROP_SIDE = 256  # of a face out of a photograph
+_SHEET_ROWS = 64  # faces from noise on a sheet
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Made:
+    """What a game made.
+
+    Attributes:
+        pictures: in order, each with a name that is one of its own.
+        sheet: all of them on one picture.
+        caption: what the sheet shows.
+        notes: what else is to be said.
+        frames: the same as an animation; empty where that says nothing.
+    """
+
+    pictures: list[tuple[str, Image.Image]]
+    sheet: Picture
+    caption: str
+    notes: list[str] = field(default_factory=list)
+    frames: list[Image.Image] = field(default_factory=list)
+
+
+def aging(ager: Ager, image: Image.Image, known: Known | None = None) -> Made:
+    """A face at every age of the weights, its own group framed, and so the face itself.
+
+    Args:
+        ager: any that reads faces.
+        image: an aligned face crop.
+        known: its own age, estimated where not known, and sex.
+    """
+    rgb = to_rgb(image)
+    known, told = _with_age(rgb, known)
+    fitted, years = ager.fit(rgb), list(ager.code.nominal_years)
+    aged = ager.age_many(fitted.square[None].repeat(len(years), axis=0), years, known=[known] * len(years))
+    own = int(ager.code.encode([known.age_years]).argmax())
+    faces = [fitted.unfit(square, rgb) for square in aged]
+    names = [f"{one:g}" for one in years]
+    tiles = [_framed(rgb), *(_framed(face) if k == own else _small(face) for k, face in enumerate(faces))]
+    return Made(
+        pictures=[(f"age{name}", face) for name, face in zip(names, faces, strict=True)],
+        sheet=grid([tiles], columns=["input", *names]),
+        caption="the face, then at every age; framed: its own",
+        notes=[told],
+    )
+
+
+def morph(
+    ager: Ager,
+    first: Image.Image,
+    second: Image.Image,
+    steps: int = 8,
+    known: tuple[Known | None, Known | None] = (None, None),
+    layer: str = "",
+) -> Made:
+    """From one face and age to another in so many steps.
+
+    Step i of N is at (N - i)/N of the first and i/N of the second, in latent vector, age and sex.
+
+    Args:
+        ager: any that reads faces.
+        first: an aligned face crop.
+        second: another.
+        steps: N; there are N + 1 pictures, of the weights' own size.
+        known: their own ages, estimated where not known, and sexes.
+        layer: where features are blended, for models that keep pictures; by default `Ager.middle_layer`.
+    """
+    kept, vectors, notes = _pair(ager, (first, second), known)
+    weights = torch.linspace(0, 1, steps + 1)
+    blended = torch.stack([torch.lerp(vectors[0], vectors[1], float(w)) for w in weights])
+    if ager.reader.latent:
+        between = torch.stack([torch.lerp(kept[0], kept[1], float(w)) for w in weights])
+        squares = ager.render_vectors(between, blended)
+    else:
+        squares = _morph_features(ager, kept, blended, weights, layer or ager.middle_layer)
+    faces = [Image.fromarray(square) for square in squares]
+    names = [f"{i}" for i in range(steps + 1)]
+    return Made(
+        pictures=[(f"step{name}", face) for name, face in zip(names, faces, strict=True)],
+        sheet=grid([list(squares)], columns=names),
+        caption="from the first face to the second",
+        notes=notes,
+        frames=[*faces, *faces[-2:0:-1]],
+    )
+
+
+def kids(
+    ager: Ager,
+    first: Image.Image,
+    second: Image.Image,
+    count: int = 8,
+    seed: int = 0,
+    known: tuple[Known | None, Known | None] = (None, None),
+) -> Made:
+    """Children of two faces: each number of a latent vector a random blend of theirs, the youngest group, a random sex.
+
+    Args:
+        ager: one that keeps a latent vector.
+        first: an aligned face crop.
+        second: another.
+        count: how many.
+        seed: seed of blends and sexes.
+        known: the parents' own ages and sexes.
+
+    Raises:
+        UserError: the weights keep no latent vector.
+    """
+    if not ager.reader.latent:
+        raise UserError("--game kids: weights without a latent vector; give those of a caae, age_cgan, encoder_cdcgan")
+    kept, _, notes = _pair(ager, (first, second), known)
+    random = torch.Generator().manual_seed(seed)
+    blend = torch.rand(count, ager.reader.latent, generator=random).to(kept.device)
+    mother, father = kept[:, : ager.reader.latent]
+    children = blend * mother + (1 - blend) * father
+    if kept.shape[1] > ager.reader.latent:  # columns of male and female
+        sex = torch.randint(2, (count,), generator=random)
+        children = torch.cat([children, torch.eye(2)[sex].to(kept.device)], dim=1)
+    youngest = torch.eye(len(ager.code))[:1].expand(count, -1)
+    squares = ager.render_vectors(children, youngest)
+    rows = [list(squares[i : i + 8]) for i in range(0, count, 8)]
+    return Made(
+        pictures=[(f"kid{i + 1}", Image.fromarray(square)) for i, square in enumerate(squares)],
+        sheet=grid(rows),
+        caption=f"children of {ager.code.nominal_years[0]:g} years",
+        notes=notes,
+    )
+
+
+def samples(ager: Ager, count: int, years: Sequence[float] = (), seed: int = 0) -> Made:
+    """Faces that nobody has, from noise; each at every age of the weights, if these know ages.
+
+    Args:
+        ager: one whose model makes faces from noise.
+        count: how many.
+        years: ages instead of those of the weights.
+        seed: seed of the noise.
+
+    Raises:
+        UserError: the weights make no faces from noise.
+    """
+    ages = list(years or ager.code.nominal_years) if ager.conditional else [ager.code.nominal_years[0]]
+    kept = ager.draw(count, seed)
+    columns = [ager.render(kept, [one] * count) for one in ages]
+    names = [f"_age{one:g}" for one in ages] if ager.conditional else [""]
+    pictures = [
+        (f"sample-{i + 1:03d}{name}", Image.fromarray(column[i]))
+        for i in range(count)
+        for name, column in zip(names, columns, strict=True)
+    ]
+    if ager.conditional:
+        rows = [[column[i] for column in columns] for i in range(min(count, _SHEET_ROWS))]
+        sheet = grid(rows, columns=[f"{one:g}" for one in ages])
+        return Made(pictures=pictures, sheet=sheet, caption="a row for each noise, a column for each age in years")
+    shown = [column[i] for column in columns for i in range(min(count, 8 * _SHEET_ROWS))]
+    return Made(
+        pictures=pictures, sheet=grid([shown[i : i + 8] for i in range(0, len(shown), 8)]), caption="faces from noise"
+    )
+
+
+def play(words: Sequence[str], ager: Ager, *, steps: int = 8, seed: int = 0, aligned: bool = False) -> Made:
+    """Play what the command line names: a game, then its one or two files. Names may tell ages and sexes.
+
+    Args:
+        words: the game and its files.
+        ager: plays it.
+        steps: of a morph, or how many kids.
+        seed: of the kids.
+        aligned: the files are aligned face crops; otherwise the largest face of each photograph is taken.
+
+    Raises:
+        UserError: no such game, another number of files than it takes, or a file that shows no face.
+    """
+    takes = {"aging": 1, "morph": 2, "kids": 2}
+    game, files = words[0], [Path(word) for word in words[1:]]
+    if takes.get(game) != len(files):
+        remedy = "give aging A, morph A B or kids A B, A and B being photographs"
+        raise UserError(f"--game {' '.join(words)}: not a game; {remedy}")
+    images, known = [_face(game, file, aligned) for file in files], [known_by_name(file.name) for file in files]
+    if game == "aging":
+        return aging(ager, images[0], known[0])
+    both = (known[0], known[1])
+    if game == "morph":
+        return morph(ager, images[0], images[1], steps, both)
+    return kids(ager, images[0], images[1], steps, seed, both)
+
+
+def _face(game: str, file: Path, aligned: bool) -> Image.Image:
+    try:
+        image = open_image(file)
+        if aligned:
+            return image
+        photo = np.asarray(image)
+        place = chosen(detector().find(photo), "largest")[0].place
+        return Image.fromarray(crop(photo, place, _CROP_SIDE))
+    except NoFace as e:
+        raise UserError(f"--game {game} {file}: {e}") from None
+    except (BadImage, OSError) as e:
+        cause = (e.strerror or type(e).__name__) if isinstance(e, OSError) else str(e)
+        raise UserError(f"--game {game} {file}: {cause}; give a picture of a face") from None
+
+
+def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str]) -> Path:
+    """Write the pictures, the sheet, the animation and a page that shows them; returns the page."""
+    for name, picture in made.pictures:
+        render.save_png(picture, folder / f"{name}.png")
+    render.save_png(made.sheet, folder / "sheet.png")
+    section = render.Section(title=title, notes=made.notes, sheets=[(made.caption, "sheet.png")])
+    if made.frames:
+        section.gif, section.mp4 = "morph.gif", "morph.mp4"
+        render.save_gif(made.frames, folder / section.gif)
+        render.save_mp4(made.frames, folder / section.mp4)
+    page = folder / "index.html"
+    render.save_text(render.gallery_page(title=title, facts=facts, sections=[section]), page)
+    return page
+
+
+def estimated_age(image: Image.Image) -> float:
+    """Years that the shipped age estimator sees on an aligned face crop."""
+    network = _estimator()
+    square = Fitted.fit(to_rgb(image), network.input_size).square
+    with torch.inference_mode():
+        return float(expected_age(network(to_float(square)))[0])
+
+
+@cache
+def _estimator() -> AgeEstimator:
+    return load_estimator("age_loss_a", TrainConfig()).eval()
+
+
+def _with_age(image: Image.Image, known: Known | None) -> tuple[Known, str]:
+    """What is known of a face, its age estimated if need be, and a line that says so."""
+    known = known or Known()
+    if not math.isnan(known.age_years):
+        return known, f"{known.age_years:g} years old by its name"
+    years = estimated_age(image)
+    return Known(years, known.sex), f"about {years:.0f} years old, as estimated"
+
+
+def _pair(
+    ager: Ager, images: tuple[Image.Image, Image.Image], known: tuple[Known | None, Known | None]
+) -> tuple[Tensor, Tensor, list[str]]:
+    """What is kept of two faces (2, ...), their age vectors (2, K), and a line on each."""
+    told = [_with_age(image, about) for image, about in zip(images, known, strict=True)]
+    squares = np.stack([Fitted.fit(to_rgb(image), ager.image_size).square for image in images])
+    kept = ager.read(squares, [about for about, _ in told]).kept
+    vectors = ager.code.encode([about.age_years for about, _ in told])
+    return kept, vectors, [f"{name} face: {line}" for name, (_, line) in zip(("first", "second"), told, strict=True)]
+
+
+def _morph_features(ager: Ager, kept: Tensor, vectors: Tensor, weights: Tensor, layer: str) -> Picture:
+    """Decode from blends of the features of `layer`; at both ends these are the generator's plain outputs.
+
+    Where the layer does not run for both faces, as one of a sub-network that one of them does not need, pictures and
+    age vectors are blended alone.
+    """
+    frames, generator = [], ager.generator
+    with torch.inference_mode():
+        ends = []
+        for k, vector in ((0, vectors[0]), (1, vectors[-1])):
+            with Taps(generator, [layer]) as taps:
+                generator(kept[k][None], vector[None].to(kept.device))
+            ends += [taps.outputs[layer]] if layer in taps.outputs else []
+        for vector, weight in zip(vectors, weights, strict=True):
+            x = torch.lerp(kept[:1], kept[1:], float(weight))
+            age = vector[None].to(kept.device)
+            if len(ends) == 2:
+                features = torch.lerp(ends[0], ends[1], float(weight))
+                frames.append(to_uint8(decode_from(generator, layer, features, x, age)))
+            else:
+                frames.append(to_uint8(generator(x, age)))
+    return np.concatenate(frames)
+
+
+def _small(image: Image.Image) -> Picture:
+    small = image.copy()
+    small.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
+    return np.asarray(small)
+
+
+def _framed(image: Image.Image) -> Picture:
+    small = Image.fromarray(_small(image))
+    width = max(2, min(small.size) // 24)
+    ImageDraw.Draw(small).rectangle((0, 0, small.width - 1, small.height - 1), outline=FRAME, width=width)
+    return np.asarray(small)

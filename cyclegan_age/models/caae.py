@@ -1,0 +1,211 @@
+"""Conditional adversarial autoencoder: a face's latent vector and another age's label make the face at that age.
+
+After Zhang et al., "Age Progression/Regression by Conditional Adversarial Autoencoder" (CVPR 2017), in the forms of two
+projects: TimeMachiNet (Kim and Deb, 2018; preset `kim`) with ten groups, and AgeProgression (Serry; preset `serry`)
+with ten ages times two sexes. Where it departs from them:
+
+- Labels are 0 and 1; Zhang's are -1 and 1. Serry's program joins ten ages and five times both sexes to a label of the
+  same length 20, in which a sex is learnt once for all ages; here each age of each sex has an entry of its own.
+- What the documents leave open is taken from the projects' programs: the channels, the batch norm of Serry's critics,
+  and that 4x4 deconvolutions that keep the size are 3x3. TimeMachiNet's document gives its critic of pictures two
+  convolutions and two linear layers, its program four and two; here it is two of 16 and 32 channels and 128 numbers.
+- TimeMachiNet's encoder ends without an activation in its program; its document wants latent vectors in [-1, 1], and
+  so does the prior, so that both forms end in tanh.
+- The generator lowers -log D instead of log(1 - D), as the programs do.
+- Batches are balanced over the age groups.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.ages import AgeCode, code_of
+from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.features import maps_by_age
+from cyclegan_age.losses import deception, real_or_fake, total_variation
+from cyclegan_age.models.adversary import renewed, rests
+from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
+from cyclegan_age.runs import Snapshot
+
+
+def build_encoder(config: TrainConfig, net: CAAEConfig) -> Encoder:
+    """The encoder that a configuration describes."""
+    return Encoder(
+        image_size=config.image_size, latent=net.z, channels=net.encoder, kernel=net.kernel, norm=False, bounded=True
+    )
+
+
+def build_generator(config: TrainConfig, net: CAAEConfig) -> Decoder:
+    """The generator that a configuration describes.
+
+    Raises:
+        UserError: pictures that the layers cannot halve so often.
+    """
+    for flag, layers in (("encoder", net.encoder), ("critic", net.critic)):
+        if config.image_size % 2 ** len(layers):
+            raise UserError(f"--{flag} {layers}: cannot halve {config.image_size} px so often; give fewer layers")
+    return Decoder(
+        image_size=config.image_size,
+        latent=net.z,
+        ages=len(config.ages),
+        sexes=net.sexes,
+        channels=net.decoder,
+        doublings=len(net.encoder),
+        kernel=net.kernel,
+    )
+
+
+def shares(sex: Tensor) -> Tensor:
+    """Sexes (N,), 0 male and 1 female, NaN for both alike -> shares (N, 2) of male and female."""
+    female = sex.nan_to_num(0.5)
+    return torch.stack([1 - female, female], dim=1)
+
+
+class CAAEReader(Reader):
+    """Keeps latent vectors and, where the labels tell sexes apart, the shares of male and female.
+
+    Of a face whose sex is not known it takes the one that gives the better reconstruction, at its own age or, if that
+    is not known either, at the best one.
+    """
+
+    def __init__(self, *, encoder: Encoder, generator: Decoder, code: AgeCode) -> None:
+        super().__init__()
+        self.encoder, self.generator, self.code = encoder, generator, code
+        self.latent = generator.latent
+
+    def read(self, x: Tensor, about: About) -> Reading:
+        z = self.encoder(x)
+        if not self.generator.sexes:
+            return Reading(z)
+        errors = []
+        for sex in shares(torch.tensor([0.0, 1.0], device=x.device)):
+            kept = torch.cat([z, sex.expand(len(z), -1)], dim=1)
+            own = [self.code.encode(about.age_years.nan_to_num(0.0))]
+            every = list(torch.eye(len(self.code), device=x.device)[:, None].expand(-1, len(z), -1))
+            each = torch.stack([(self.generator(kept, v) - x).abs().mean(dim=(1, 2, 3)) for v in own + every])
+            errors.append(torch.where(about.age_years.isnan(), each[1:].amin(dim=0), each[0]))
+        guess = (errors[1] < errors[0]).float()
+        return Reading(torch.cat([z, shares(torch.where(about.sex.isnan(), guess, about.sex))], dim=1))
+
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        z = torch.rand(count, self.latent, generator=random) * 2 - 1
+        if not self.generator.sexes:
+            return z
+        return torch.cat([z, shares(torch.randint(2, (count,), generator=random).float())], dim=1)
+
+
+def renderer(snapshot: Snapshot) -> Renderer:
+    """The encoder and the generator of a snapshot."""
+    train, net = snapshot.train, snapshot.net
+    assert isinstance(net, CAAEConfig)
+    generator, encoder = build_generator(train, net), build_encoder(train, net)
+    generator.load_state_dict(snapshot.network("generator"))
+    encoder.load_state_dict(snapshot.network("encoder"))
+    code = code_of(train)
+    reader = CAAEReader(encoder=encoder, generator=generator, code=code)
+    return Renderer(generator=generator, code=code, reader=reader)
+
+
+class CAAE(Model):
+    """Networks `encoder`, `generator`, `critic_z`, `critic_image`; phases `autoencoder` and `critics`.
+
+    With sexes a batch's label is the sex of each face: 0 male, 1 female.
+    """
+
+    def __init__(self, *, config: TrainConfig, net: CAAEConfig) -> None:
+        self.config, self.net = config, net
+        self.code = code_of(config)
+        self.generator, self.encoder = build_generator(config, net), build_encoder(config, net)
+        self.critic_z = LatentCritic(latent=net.z, norm=net.norm)
+        self.critic_image = PictureCritic(
+            image_size=config.image_size,
+            labels=len(config.ages) * (2 if net.sexes else 1),
+            channels=net.critic,
+            kernel=net.kernel,
+            hidden=net.hidden,
+            norm=net.norm,
+        )
+        self.networks = {
+            "encoder": self.encoder,
+            "generator": self.generator,
+            "critic_z": self.critic_z,
+            "critic_image": self.critic_image,
+        }
+        self.frozen = {}
+        self.phases = {"autoencoder": ["encoder", "generator"], "critics": ["critic_z", "critic_image"]}
+        self.rates = {"critics": net.d_rate}
+        self.shipped = ["encoder", "generator"]
+        self.pools = {}
+
+    def renew(self, progress: float, step: int) -> Sequence[str]:
+        critics = (self.critic_z, self.critic_image)
+        epoch = progress * self.config.epochs
+        return ["critics"] if renewed(self.net, critics, epoch, step, self.config.seed) else []
+
+    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+        net, x = self.net, batch.x_source
+        age = self.code.encode(batch.age_source)  # (N, K)
+        sex = shares(batch.label_source[:, 0]) if net.sexes else age[:, :0]
+        label = joint_label(age, sex) if net.sexes else age
+
+        for critic in (self.critic_z, self.critic_image):
+            critic.requires_grad_(False)
+        z = self.encoder(x)
+        x_same = self.generator(torch.cat([z, sex], dim=1), age)
+        distance = F.l1_loss if net.reconstruction == "l1" else F.mse_loss
+        yield (
+            "autoencoder",
+            {
+                "reconstruction": net.lambda_reconstruction * distance(x_same, x),
+                "g_z": net.lambda_z * deception(self.critic_z(z)),
+                "g_image": net.lambda_image * deception(self.critic_image(x_same, label)),
+                "variation": net.lambda_tv * total_variation(x_same),
+            },
+        )
+
+        for critic in (self.critic_z, self.critic_image):
+            critic.requires_grad_(True)
+        if rests(net, progress * self.config.epochs):
+            yield "critics", {}
+            return
+        z_prior = torch.rand_like(z) * 2 - 1
+        real = 1 - net.label_smoothing
+        yield (
+            "critics",
+            {
+                "d_z_real": real_or_fake(self.critic_z(z_prior), real),
+                "d_z_fake": real_or_fake(self.critic_z(z.detach()), 0),
+                "d_image_real": real_or_fake(self.critic_image(x, label), real),
+                "d_image_fake": real_or_fake(self.critic_image(x_same.detach(), label), 0),
+            },
+        )
+
+    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
+        kept, generator = self._kept(networks, x, age_years), networks["generator"]
+        columns = {"source": x, "rebuilt": generator(kept, self.code.encode(age_years))}
+        for years, age in zip(self.code.nominal_years, torch.eye(len(self.code), device=x.device), strict=True):
+            columns[f"{years:g}"] = generator(kept, age.expand(len(x), -1))
+        return columns
+
+    def feature_maps(
+        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        kept = self._kept(networks, x, torch.full((len(x),), torch.nan, device=x.device))
+        return maps_by_age(networks["generator"], kept, self.code, layers)
+
+    def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
+        """The reconstruction of the batch held out, as in the loss."""
+        distance = F.l1_loss if self.net.reconstruction == "l1" else F.mse_loss
+        kept = self._kept(networks, x, age_years)
+        error = distance(networks["generator"](kept, self.code.encode(age_years)), x)
+        return {"held_out_reconstruction": self.net.lambda_reconstruction * float(error)}
+
+    def _kept(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> Tensor:
+        encoder, generator = networks["encoder"], networks["generator"]
+        assert isinstance(encoder, Encoder) and isinstance(generator, Decoder)
+        reader = CAAEReader(encoder=encoder, generator=generator, code=self.code)
+        return reader.read(x, About(age_years, torch.full_like(age_years, torch.nan))).kept

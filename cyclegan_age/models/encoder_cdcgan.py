@@ -1,0 +1,140 @@
+"""Encoder and conditional DCGAN: a generator of faces of a chosen age, then an encoder that learns its inverse.
+
+After the blog "Face Aging using an Encoder - Conditional DCGAN Network" (preset `blog`: groups 20-30 and 40-50), which
+joins Radford et al., "Unsupervised Representation Learning with DCGANs" (ICLR 2016), to Mirza and Osindero,
+"Conditional Generative Adversarial Nets" (2014). One training has two stages: the GAN, then, from `gan_share` of it on,
+the encoder, which is shown what the finished (averaged) generator makes of random latent vectors, and learns to tell
+these. A face is aged by the encoder and the generator with another label. Where it departs from the blog:
+
+- The blog names no channels; they are DCGAN's, the encoder's those of its discriminator.
+- The discriminator's ReLU is leaky in the preset `default`, which has fewer channels and any ages.
+- Each pair is made for its step; the blog made a set of pairs beforehand.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.ages import code_of
+from cyclegan_age.config import EncoderCDCGANConfig, TrainConfig, UserError
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.features import maps_by_age
+from cyclegan_age.models.adversary import drawn, noise, play, renewed, rests
+from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.models.cgan import by_age, made_by_age
+from cyclegan_age.models.gan import build_discriminator, build_generator
+from cyclegan_age.networks.latent import Encoder, NoiseGenerator
+from cyclegan_age.runs import Snapshot
+
+KERNEL = 5  # side in pixels of the encoder's
+
+
+def build_encoder(config: TrainConfig, net: EncoderCDCGANConfig) -> Encoder:
+    """The encoder that a configuration describes; no activation ends it, since the noise may be normal.
+
+    Raises:
+        UserError: pictures that its layers cannot halve so often.
+    """
+    if config.image_size % 2 ** len(net.e_channels):
+        raise UserError(f"--e_channels {net.e_channels}: cannot halve {config.image_size} px so often; give fewer")
+    return Encoder(
+        image_size=config.image_size, latent=net.z, channels=net.e_channels, kernel=KERNEL, norm=True, bounded=False
+    )
+
+
+class EncoderReader(Reader):
+    """Keeps what the encoder tells."""
+
+    def __init__(self, *, encoder: Encoder, net: EncoderCDCGANConfig) -> None:
+        super().__init__()
+        self.encoder, self.net = encoder, net
+        self.latent = net.z
+
+    def read(self, x: Tensor, about: About) -> Reading:
+        return Reading(self.encoder(x))
+
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        return drawn(self.net, count, random)
+
+
+def load_networks(snapshot: Snapshot) -> tuple[NoiseGenerator, Encoder]:
+    """The generator and the encoder of a snapshot."""
+    train, net = snapshot.train, snapshot.net
+    assert isinstance(net, EncoderCDCGANConfig)
+    generator, encoder = build_generator(train, net, labels=len(train.ages)), build_encoder(train, net)
+    generator.load_state_dict(snapshot.network("generator"))
+    encoder.load_state_dict(snapshot.network("encoder"))
+    return generator, encoder
+
+
+def renderer(snapshot: Snapshot) -> Renderer:
+    """The generator and the encoder of a snapshot."""
+    assert isinstance(snapshot.net, EncoderCDCGANConfig)
+    generator, encoder = load_networks(snapshot)
+    reader = EncoderReader(encoder=encoder, net=snapshot.net)
+    return Renderer(generator=generator, code=code_of(snapshot.train), reader=reader)
+
+
+class EncoderCDCGAN(Model):
+    """Networks and phases `generator`, `discriminator` and `encoder`; the first two rest in the encoder's stage."""
+
+    def __init__(self, *, config: TrainConfig, net: EncoderCDCGANConfig) -> None:
+        self.config, self.net = config, net
+        self.code = code_of(config)
+        ages = len(config.ages)
+        self.generator = build_generator(config, net, labels=ages)
+        self.discriminator = build_discriminator(config, net, labels=ages, label_at=net.label_at)
+        self.encoder = build_encoder(config, net)
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}
+        self.frozen = {}
+        self.phases = {name: [name] for name in self.networks}
+        self.rates = {"discriminator": net.d_rate}
+        self.shipped = ["generator", "encoder"]
+        self.pools = {}
+        self.encoding = False  # whether the last step was of the encoder's stage
+
+    def renew(self, progress: float, step: int) -> Sequence[str]:
+        if progress >= self.net.gan_share:
+            return []
+        epoch = progress * self.config.epochs
+        anew = renewed(self.net, [self.discriminator], epoch, step, self.config.seed)
+        return ["discriminator"] if anew else []
+
+    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+        net = self.net
+        self.encoding = progress >= net.gan_share
+        age_other = self.code.encode(batch.age_target)
+        if not self.encoding:
+            yield from play(
+                self.generator,
+                self.discriminator,
+                net,
+                batch.x_source,
+                label_real=self.code.encode(batch.age_source),
+                label_fake=age_other,
+                resting=rests(net, progress * self.config.epochs),
+            )
+            yield "encoder", {}
+            return
+        yield "generator", {}
+        yield "discriminator", {}
+        z = noise(net, batch.x_source)
+        with torch.no_grad():
+            x_made = self.averaged["generator"](z, age_other)
+        yield "encoder", {"latent": F.mse_loss(self.encoder(x_made), z)}
+
+    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
+        """In the first stage faces from noise; in the second the given ones, as they are taken in and at each age."""
+        generator = networks["generator"]
+        if not self.encoding:
+            return {"source": x, **made_by_age(generator, self.net, self.code, x)}
+        z = networks["encoder"](x)
+        columns = {"source": x, "rebuilt": generator(z, self.code.encode(age_years))}
+        return columns | by_age(generator, self.code, z)
+
+    def feature_maps(
+        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        return maps_by_age(networks["generator"], networks["encoder"](x), self.code, layers)

@@ -1,0 +1,122 @@
+"""Plain GAN: faces of no chosen age from noise, 64 x 64 pixels.
+
+After Goodfellow et al., "Generative Adversarial Nets" (NIPS 2014), in the form of the AI2100 project report (Nandi et
+al., 2022; preset `nandi`), whose tables give the layers. Where it departs from the report:
+
+- The report names neither the length of the noise nor what it is drawn from here; it is 100 numbers between -1 and 1.
+- The discriminator's loss is the mean of its two parts, as the report has it for its conditional GAN, not their sum.
+- The preset `default` has DCGAN's channels and batch norm, without which the layers of the tables learn little.
+- Batches are balanced over the age groups.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cyclegan_age.ages import code_of
+from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.features import maps_by_age
+from cyclegan_age.models.adversary import drawn, play, renewed, rests
+from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
+from cyclegan_age.runs import Snapshot
+
+
+def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -> NoiseGenerator:
+    """The generator that a configuration describes, for labels of so many numbers.
+
+    Raises:
+        UserError: its layers make pictures of another size.
+    """
+    made = 4 << len(net.g_channels)
+    if made != config.image_size:
+        raise UserError(
+            f"--g_channels {net.g_channels}: make {made} px, not {config.image_size}; "
+            f"give --image_size {made}, or one number for each doubling from 4 px"
+        )
+    return NoiseGenerator(latent=net.z, labels=labels, channels=net.g_channels, norm=net.norm)
+
+
+def build_discriminator(
+    config: TrainConfig, net: NoiseConfig, *, labels: int = 0, label_at: int = 0
+) -> NoiseDiscriminator:
+    """The discriminator that a configuration describes.
+
+    Raises:
+        UserError: its layers do not end at 4 or 2 pixels.
+    """
+    if config.image_size not in (4 << len(net.d_channels), 2 << len(net.d_channels)):
+        raise UserError(
+            f"--d_channels {net.d_channels}: do not take {config.image_size} px to 4 or 2; give one for each halving"
+        )
+    return NoiseDiscriminator(
+        image_size=config.image_size,
+        labels=labels,
+        channels=net.d_channels,
+        label_at=label_at,
+        norm=net.norm,
+        slope=net.slope,
+    )
+
+
+class NoiseReader(Reader):
+    """Draws latent vectors; a face it cannot take in."""
+
+    def __init__(self, *, net: NoiseConfig) -> None:
+        super().__init__()
+        self.net = net
+        self.latent = net.z
+
+    def read(self, x: Tensor, about: About) -> Reading:
+        raise UserError("a model that makes faces from noise and ages none; give --sample, or weights of another model")
+
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        return drawn(self.net, count, random)
+
+
+def renderer(snapshot: Snapshot) -> Renderer:
+    """The generator of a snapshot."""
+    assert isinstance(snapshot.net, GANConfig)
+    generator = build_generator(snapshot.train, snapshot.net)
+    generator.load_state_dict(snapshot.network("generator"))
+    reader = NoiseReader(net=snapshot.net)
+    return Renderer(generator=generator, code=code_of(snapshot.train), reader=reader, conditional=False)
+
+
+class GAN(Model):
+    """Networks and phases `generator` and `discriminator`."""
+
+    def __init__(self, *, config: TrainConfig, net: GANConfig) -> None:
+        self.config, self.net = config, net
+        self.code = code_of(config)
+        self.generator, self.discriminator = build_generator(config, net), build_discriminator(config, net)
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.frozen = {}
+        self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
+        self.rates = {"discriminator": net.d_rate}
+        self.shipped = ["generator"]
+        self.pools = {}
+
+    def renew(self, progress: float, step: int) -> Sequence[str]:
+        epoch = progress * self.config.epochs
+        anew = renewed(self.net, [self.discriminator], epoch, step, self.config.seed)
+        return ["discriminator"] if anew else []
+
+    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+        resting = rests(self.net, progress * self.config.epochs)
+        yield from play(self.generator, self.discriminator, self.net, batch.x_source, resting=resting)
+
+    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
+        """Real faces, and as many from the same noise each time, twice."""
+        z = drawn(self.net, 2 * len(x), torch.Generator().manual_seed(0)).to(x.device)
+        first, second = networks["generator"](z).chunk(2)
+        return {"source": x, "made": first, "made too": second}
+
+    def feature_maps(
+        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        z = drawn(self.net, 1, torch.Generator().manual_seed(0)).to(x.device)
+        maps = maps_by_age(networks["generator"], z, self.code, layers)
+        return {layer: {"made": next(iter(ages.values()))} for layer, ages in maps.items()}

@@ -1,0 +1,170 @@
+"""Progressive face aging, PFA-GAN: one sub-network for each pair of adjacent age groups, one after the other.
+
+After Huang et al., "PFA-GAN: Progressive Face Aging with Generative Adversarial Network" (IEEE TIFS 2021), as the
+AI2100 project report describes it. Where it departs from them:
+
+- It ages only, as published. A target in the group of the source or below it leaves the picture as it is.
+- Training opens gates for whole groups alone. At test time an age between two anchors opens the last gate in part. The
+  group of the source is that of its age, which the file name tells or else an estimator.
+- The discriminator is this package's PatchGAN, in which each group has a head; theirs joins the group to a feature map.
+- Of the two faces of a draw the younger one is aged to the group of the older one. Pairs of one group, which no
+  sub-network acts on, count neither for the generator nor as fakes.
+- The age loss asks this package's estimators, on disturbed views, or else the generator pleases them by patterns that
+  no person sees. The group's probability is the sum over its years.
+- Deep features are those of a face embedder, or of the first age estimator, at unit length, instead of VGG-Face's.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.ages import AgeCode, code_of
+from cyclegan_age.config import PFAGANConfig, TrainConfig
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.features import maps_by_age
+from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
+from cyclegan_age.models.adversary import renewed, rests
+from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.models.cyclegan import disturb
+from cyclegan_age.networks.discriminators import PatchDiscriminator
+from cyclegan_age.networks.embedders import FaceEmbedder
+from cyclegan_age.networks.estimators import MAX_AGE_YEARS, AgeEstimator, expected_age
+from cyclegan_age.networks.progressive import ProgressiveGenerator, place, with_group
+from cyclegan_age.runs import Snapshot
+
+
+def build_generator(config: TrainConfig, net: PFAGANConfig) -> ProgressiveGenerator:
+    """The generator that a configuration describes."""
+    return ProgressiveGenerator(groups=len(config.ages), ngf=net.ngf, blocks=net.blocks)
+
+
+def group_of(code: AgeCode, age_years: Tensor) -> Tensor:
+    """Ages (N,) in years -> numbers (N,) of their groups, int64; an age outside all of them is in the nearest one."""
+    return (place(code.encode(age_years)) + 0.5).floor().long()
+
+
+class GroupReader(Reader):
+    """Keeps pictures together with their age groups; of a face whose age is not known an estimator tells it."""
+
+    def __init__(self, *, code: AgeCode, estimator: AgeEstimator) -> None:
+        super().__init__()
+        self.code = code
+        self.estimator = estimator
+
+    def read(self, x: Tensor, about: About) -> Reading:
+        guess = expected_age(self.estimator(x))
+        age_years = torch.where(about.age_years.isnan(), guess, about.age_years)
+        return Reading(with_group(x, group_of(self.code, age_years)))
+
+
+def renderer(snapshot: Snapshot, estimator: AgeEstimator) -> Renderer:
+    """The generator of a snapshot, with an estimator for the ages of faces that are not known."""
+    assert isinstance(snapshot.net, PFAGANConfig)
+    generator = build_generator(snapshot.train, snapshot.net)
+    generator.load_state_dict(snapshot.network("generator"))
+    code = code_of(snapshot.train)
+    return Renderer(generator=generator, code=code, reader=GroupReader(code=code, estimator=estimator))
+
+
+class Judges(nn.Module):
+    """Frozen networks that the generator answers to: estimates of age, and features of a face."""
+
+    def __init__(
+        self,
+        *,
+        estimators: Sequence[AgeEstimator],  # trained
+        embedder: FaceEmbedder | None,  # trained; without it the features are the first estimator's
+    ) -> None:
+        super().__init__()
+        self.estimators = nn.ModuleList(estimators)
+        self.trunk: nn.Module | None = None
+        if embedder is not None:
+            self.trunk, self.size = nn.Sequential(embedder.stem, embedder.stages), embedder.input_size
+        elif estimators:
+            half = list(estimators[0].stages)[: len(estimators[0].stages) // 2]
+            self.trunk, self.size = nn.Sequential(estimators[0].stem, *half), estimators[0].input_size
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor, x_seen: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Faces, and views of them for the estimators, (N, 3, H, W) in [-1, 1] -> logits (N, 101), maps (N, C, h, w).
+
+        There are as many logits as estimators. The maps are the embedder's last ones, or those half the way through the
+        first estimator, where texture and parts are seen and not yet age; None without either network.
+        """
+        maps = None
+        if self.trunk is not None:
+            maps = self.trunk(F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True))
+        return [estimator(x_seen) for estimator in self.estimators], maps
+
+
+class PFAGAN(Model):
+    """Networks and phases `generator` and `discriminator`; the judges are frozen."""
+
+    def __init__(self, *, config: TrainConfig, net: PFAGANConfig, judges: Judges) -> None:
+        self.config, self.net = config, net
+        self.code = code_of(config)
+        self.generator = build_generator(config, net)
+        self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
+        self.judges = judges
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.frozen = {"judges": judges}
+        self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
+        self.rates = {"discriminator": net.d_rate}
+        self.shipped = ["generator"]
+        self.pools = {}
+
+    def renew(self, progress: float, step: int) -> Sequence[str]:
+        epoch = progress * self.config.epochs
+        anew = renewed(self.net, [self.discriminator], epoch, step, self.config.seed)
+        return ["discriminator"] if anew else []
+
+    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+        net, code = self.net, self.code
+        younger_first = batch.age_source <= batch.age_target  # (N,)
+        first = younger_first[:, None, None, None]
+        x_source = torch.where(first, batch.x_source, batch.x_target)
+        x_real = torch.where(first, batch.x_target, batch.x_source)
+        g_source = group_of(code, torch.minimum(batch.age_source, batch.age_target))  # (N,)
+        g_target = group_of(code, torch.maximum(batch.age_source, batch.age_target))
+        aged = (g_target > g_source).float()
+        v_target = F.one_hot(g_target, len(code)).float()  # (N, K)
+
+        self.discriminator.requires_grad_(False)
+        x_fake = self.generator(with_group(x_source, g_source), v_target)
+        terms = {"g_adversarial": lsgan(self.discriminator(x_fake), 1, v_target * aged[:, None])}  # equation 4
+        x_seen = disturb(x_fake)
+        logits, features = self.judges(torch.cat([x_fake, x_source]), x_seen)
+        if net.lambda_age and logits:
+            groups = group_of(code, torch.arange(MAX_AGE_YEARS + 1, device=x_fake.device))  # of each year
+            nominal = torch.tensor(code.nominal_years, device=x_fake.device)
+            errors = [group_age(one, g_target, groups, nominal, aged) for one in logits]
+            terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
+        if net.lambda_identity:  # equations 6 to 9
+            terms["pixel"] = net.lambda_identity * (1 - net.alpha_ssim) * F.l1_loss(x_fake, x_source)
+            terms["ssim"] = net.lambda_identity * net.alpha_ssim * dissimilarity(x_fake, x_source)
+            if features is not None and net.alpha_feature:
+                terms["feature"] = net.lambda_identity * net.alpha_feature * feature_distance(*features.chunk(2))
+        yield "generator", terms
+
+        self.discriminator.requires_grad_(True)
+        if rests(net, progress * self.config.epochs):
+            yield "discriminator", {}
+            return
+        real, fake = self.discriminator(torch.cat([x_real, x_fake.detach()])).chunk(2)
+        d_real = 0.5 * lsgan(real, 1 - net.label_smoothing, v_target)
+        yield "discriminator", {"d_real": d_real, "d_fake": 0.5 * lsgan(fake, 0, v_target * aged[:, None])}
+
+    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
+        columns = {"source": x}
+        for years in self.code.nominal_years:
+            v_target = self.code.encode(torch.full_like(age_years, years))
+            columns[f"{years:g}"] = networks["generator"](with_group(x, group_of(self.code, age_years)), v_target)
+        return columns
+
+    def feature_maps(
+        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        """Of the face as one of the first group, so that every step acts."""
+        return maps_by_age(networks["generator"], with_group(x, torch.zeros(1, device=x.device)), self.code, layers)

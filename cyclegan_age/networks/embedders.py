@@ -1,0 +1,69 @@
+"""Face embedding: a face -> a point on a sphere, where pictures of one person lie close together."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _Block(nn.Module):
+    """Improved residual block of ArcFace (Deng et al., CVPR 2019, section 3.1): BN, conv, BN, PReLU, conv, BN."""
+
+    def __init__(self, *, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.slope = nn.PReLU(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.short: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.short = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.slope(self.norm1(self.conv1(self.norm(x))))
+        out: Tensor = self.norm2(self.conv2(h)) + self.short(x)
+        return out
+
+
+class FaceEmbedder(nn.Module):
+    """A small residual network: (N, 3, H, W) in [-1, 1] -> (N, dimensions), each of length 1, float32.
+
+    Children in the order they run: `stem`, `stages.0` .., `norm`, `head`. The last map is not averaged over its places:
+    each channel has a weight for each, `place`, since eyes and mouth differ (Chen et al., "MobileFaceNets", CCBR 2018,
+    section 3.1). It is no depthwise convolution, whose backward pass in oneDNN writes past the end of its memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 16,  # channels of the first stage; each later stage doubles them
+        blocks: tuple[int, ...] = (1, 2, 2, 2),  # residual blocks per stage
+        input_size: int = 64,  # faces are resized to this many pixels first
+        dimensions: int = 128,  # numbers in an embedding
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
+        )
+        stages: list[nn.Module] = []
+        channels, side = width, (input_size + 1) // 2
+        for i, count in enumerate(blocks):
+            for j in range(count):
+                stride = 2 if i > 0 and j == 0 else 1
+                stages.append(_Block(channels_in=channels, channels_out=width * 2**i, stride=stride))
+                channels, side = width * 2**i, (side + stride - 1) // stride
+        self.stages = nn.Sequential(*stages)
+        self.place = nn.Parameter(torch.randn(channels, side, side) / side)
+        self.norm = nn.BatchNorm1d(channels)
+        self.head = nn.Linear(channels, dimensions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.input_size or x.shape[-2] != self.input_size:
+            x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
+        h = self.stages(self.stem(x))  # (N, channels, side, side)
+        h = self.norm((h * self.place).sum(dim=(2, 3)))
+        return F.normalize(self.head(h).float(), dim=1)

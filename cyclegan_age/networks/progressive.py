@@ -1,0 +1,138 @@
+"""Generator of PFA-GAN: a chain of small networks, each of which ages a face from one age group to the next.
+
+After Huang et al., "PFA-GAN: Progressive Face Aging with Generative Adversarial Network" (IEEE TIFS 2021), section
+III-B and table I: 9x9 and 4x4 convolutions, residual blocks, instance norm, leaky ReLU 0.2.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.networks.blocks import Conv, InstanceNorm, init_weights
+
+SLOPE = 0.2  # of the leaky ReLUs
+
+
+class _Layer(nn.Module):
+    """Convolution -> instance norm -> leaky ReLU; `up` and `down` are 4x4 and change the size by 2."""
+
+    def __init__(self, *, channels_in: int, channels_out: int, kind: Literal["same", "down", "up"]) -> None:
+        super().__init__()
+        self.conv: nn.Module
+        if kind == "same":
+            self.conv = Conv(channels_in=channels_in, channels_out=channels_out, kernel=9, bias=False)
+        elif kind == "down":
+            self.conv = nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1, bias=False)
+        else:
+            self.conv = nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1, bias=False)
+        self.norm = InstanceNorm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x)), SLOPE)
+
+
+class _Block(nn.Module):
+    """Residual block: leaky ReLU of x + IN(conv(leaky ReLU of IN(conv(x))))."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.conv1 = Conv(channels_in=channels, channels_out=channels, kernel=3, bias=False)
+        self.norm1 = InstanceNorm()
+        self.conv2 = Conv(channels_in=channels, channels_out=channels, kernel=3, bias=False)
+        self.norm2 = InstanceNorm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.norm1(self.conv1(x)), SLOPE)
+        return F.leaky_relu(x + self.norm2(self.conv2(h)), SLOPE)
+
+
+class AgingStep(nn.Module):
+    """What one age group differs in from the one before: (N, 3, H, W) -> (N, 3, H, W), unbounded.
+
+    Children in the order they run: `stem` (9x9), `down1`, `down2`, `blocks.0` .., `up1`, `up2`, `head` (9x9). It begins
+    as no difference at all: the head's weights are 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        ngf: int = 32,  # channels after the stem; the bottleneck has four times as many
+        blocks: int = 4,  # residual blocks
+    ) -> None:
+        super().__init__()
+        self.stem = _Layer(channels_in=3, channels_out=ngf, kind="same")
+        self.down1 = _Layer(channels_in=ngf, channels_out=2 * ngf, kind="down")
+        self.down2 = _Layer(channels_in=2 * ngf, channels_out=4 * ngf, kind="down")
+        self.blocks = nn.Sequential(*(_Block(channels=4 * ngf) for _ in range(blocks)))
+        self.up1 = _Layer(channels_in=4 * ngf, channels_out=2 * ngf, kind="up")
+        self.up2 = _Layer(channels_in=2 * ngf, channels_out=ngf, kind="up")
+        self.head = Conv(channels_in=ngf, channels_out=3, kernel=9)
+        init_weights(self)
+        nn.init.zeros_(self.head.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)  # (N, ngf, H, W)
+        h = self.down2(self.down1(h))  # (N, 4 ngf, H/4, W/4)
+        h = self.up2(self.up1(self.blocks(h)))  # (N, ngf, H, W)
+        out: Tensor = self.head(h).float()
+        return out
+
+
+class ProgressiveGenerator(nn.Module):
+    """Picture, its age group and an age vector -> picture.
+
+    X_{i+1} = X_i + gate_i G_i(X_i) (equation 2 of the paper); `steps.i` is G_i, see `gates_between` for the gates. The
+    result is clipped to [-1, 1]; while training the gradient goes past the clipping.
+    """
+
+    def __init__(
+        self,
+        *,
+        groups: int,  # age groups; there is one step fewer
+        ngf: int = 32,  # see `AgingStep`
+        blocks: int = 4,
+    ) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(AgingStep(ngf=ngf, blocks=blocks) for _ in range(groups - 1))
+
+    def forward(self, x: Tensor, age: Tensor) -> Tensor:
+        """(N, 4, H, W) by `with_group` and (N, groups) -> (N, 3, H, W) in [-1, 1], float32.
+
+        H and W are multiples of 4. Every step runs for every picture, so that batches of mixed ages take one pass and
+        every layer can be tapped.
+        """
+        gates = gates_between(x[:, 3, 0, 0], place(age), len(self.steps))
+        x = x[:, :3].float()
+        for i, step in enumerate(self.steps):
+            x = x + gates[:, i, None, None, None] * step(x)
+        clipped = x.clamp(-1, 1)
+        return x + (clipped - x).detach() if self.training else clipped
+
+
+def with_group(x: Tensor, group: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) with the numbers (N,) of their age groups as a fourth, constant plane: (N, 4, H, W)."""
+    plane = group.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    return torch.cat([x, plane], dim=1)
+
+
+def place(age: Tensor) -> Tensor:
+    """Age vectors (N, K) -> places (N,) in the row of groups: 2.3 is 0.3 of the way from anchor 2 to anchor 3."""
+    return age.float() @ torch.arange(age.shape[1], dtype=torch.float32, device=age.device)
+
+
+def gates_between(source: Tensor, target: Tensor, steps: int) -> Tensor:
+    """Which steps lead from a group to a place in the row of groups: (N,), (N,) -> (N, steps) in [0, 1].
+
+    Step i leads from group i to i + 1. Between whole groups the gates are binary, as published: 1 from the source's
+    step to the one before the target. A target between two groups opens the last gate as far as it lies between them.
+    A target at or before the source opens none.
+
+    Args:
+        source: number of each picture's group, whole.
+        target: number of the group to reach, or a place between two.
+        steps: groups but one.
+    """
+    i = torch.arange(steps, device=target.device)
+    return (target[:, None] - i).clamp(0, 1) * (i >= source[:, None])

@@ -1,0 +1,292 @@
+"""Photographs and videos on disk -> the same ones with their faces at other ages, and a page that shows them."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from cyclegan_age import render
+from cyclegan_age.config import InferConfig, UserError
+from cyclegan_age.faces import video
+from cyclegan_age.faces.alignment import Place, Points, crop
+from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, Change, Pixels, blend
+from cyclegan_age.faces.detection import Face, NoFace, chosen, detector
+from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.faces.tracking import Track, chosen_tracks, follow
+from cyclegan_age.features import find_layers
+from cyclegan_age.gallery import (
+    ahead,
+    clean_name,
+    notes_on,
+    output_folder,
+    output_stems,
+    wanted_ages,
+    write_pages,
+    write_sheets,
+)
+from cyclegan_age.images import BadImage, Picture, list_images
+from cyclegan_age.inference import Ager
+from cyclegan_age.runs import find_weights, write_atomically
+
+_PREVIEW = 1024  # greatest side in pixels of the input on the page
+_STRIP_SIDE = 256  # of one face in a strip
+_LIFE_SIDE = 512  # and in an animation
+_SHOWN = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})  # what browsers show
+_NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
+
+
+@dataclass(frozen=True)
+class _Input:
+    path: Path
+    title: str
+    stem: str  # of its output files, relative to the output folder
+
+
+def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
+    """Render the faces of every photograph and video of the input at every target age.
+
+    Args:
+        config: what to render and where to.
+        say: takes lines for the user.
+
+    Returns:
+        The page in the new output folder.
+
+    Raises:
+        UserError: no input, no usable one, no such weights or layer, a missing package, or no place to write to.
+    """
+    inputs = _inputs(config)
+    ager = Ager.load(find_weights(config.weights, config.results_dir))
+    find_layers(ager.generator, config.features)
+    detector()
+    ages = wanted_ages(config, ager, say)
+    try:
+        return _render_into(output_folder(config), config, ager, inputs, ages, say)
+    except OSError as e:
+        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+
+
+def _inputs(config: InferConfig) -> list[_Input]:
+    source = config.input
+    if source is None or not source.exists():
+        raise UserError(f"--input {source}: no such file or folder; check the name")
+    if source.is_dir():
+        root, paths = source, sorted([*list_images(source), *_list_videos(source)])
+    else:
+        root, paths = source.parent, [source]
+    if not paths:
+        raise UserError(f"--input {source}: no pictures in it; give a folder with .jpg, .png or video files")
+    paths = paths[: config.limit or None]
+    relative = [path.relative_to(root) for path in paths]
+    stems = output_stems(relative)
+    return [_Input(p, clean_name(r.as_posix()), s) for p, r, s in zip(paths, relative, stems, strict=True)]
+
+
+def _list_videos(folder: Path) -> list[Path]:
+    return [
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in video.SUFFIXES
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        and p.is_file()
+    ]
+
+
+def _render_into(
+    folder: Path, config: InferConfig, ager: Ager, inputs: list[_Input], ages: list[float], say: Callable[[str], None]
+) -> Path:
+    sections: list[render.Section] = []
+    skipped: list[str] = []
+    faces = done = 0
+
+    def read(one: _Input) -> tuple[_Input, Photo | Exception | None]:
+        if one.path.suffix.lower() in video.SUFFIXES:
+            return one, None
+        try:
+            return one, Photo.read(one.path)
+        except (BadImage, OSError) as e:
+            return one, e
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(1) as reader, tqdm(total=len(inputs), unit="file", disable=None) as bar:
+        for one, photo in ahead(reader, read, inputs, 2):
+            try:
+                if isinstance(photo, Exception):
+                    raise photo
+                if photo is None:
+                    made, count = _write_video(folder, one, ager, ages, config, say)
+                else:
+                    made, count = _write_photo(folder, one, photo, ager, ages, config)
+                sections += made
+                faces += count
+                done += 1
+            except (BadImage, NoFace, FileNotFoundError, PermissionError) as e:
+                if isinstance(e, OSError) and (e.filename is None or Path(e.filename) != one.path):
+                    raise
+                skipped.append(f"skipped {one.title}: {e.strerror if isinstance(e, OSError) else e}")
+                if len(skipped) <= _NAMED_SKIPS:
+                    say(skipped[-1])
+            bar.update()
+    seconds = time.perf_counter() - begin
+    if not sections:
+        if len(inputs) == 1:
+            raise UserError(f"--input {config.input}: {skipped[0].partition(': ')[2]}")
+        raise UserError(f"--input {config.input}: none of its {len(skipped)} files shows a face that can be used")
+    result = f"{_count(faces, 'face')} in {_count(done, 'file')}, at {_count(len(ages), 'age')} in {seconds:.1f} s"
+    if skipped:
+        result += f"; {_count(len(skipped), 'file')} skipped"
+    page = write_pages(folder, config, sections, result)
+    say(result)
+    say(f"gallery: {page}")
+    return page
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _write_photo(
+    folder: Path, one: _Input, photo: Photo, ager: Ager, ages: list[float], config: InferConfig
+) -> tuple[list[render.Section], int]:
+    """Write what is made of a photograph; gives its sections of the page and how many faces were aged."""
+    pixels = photo.upright
+    rgb = as_rgb(pixels)
+    found = detector().find(rgb)
+    wanted = chosen(found, config.face)
+    places = [face.place for face in wanted]
+    squares = ager.squares(rgb, places)
+    count = len(places)
+    many = np.concatenate([squares] * len(ages))
+    changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size)
+
+    section = render.Section(title=one.title, input=f"{one.stem}_input.jpg")
+    render.save_jpg(_preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
+    if len(found) > 1:
+        section.notes.append(f"{len(found)} faces, numbered from left to right; --face chooses one of them.")
+    rows = [[crop(rgb, place, _STRIP_SIDE)] for place in places]
+    for i, years in enumerate(ages):
+        aged = blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)))
+        file = folder / f"{one.stem}_age{years:g}{photo.suffix}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, photo.with_upright(aged).encoded())
+        aged = as_rgb(aged)
+        shown = f"{one.stem}_age{years:g}{photo.suffix}"
+        if file.suffix.lower() not in _SHOWN:
+            shown = f"{one.stem}_age{years:g}_preview.jpg"
+            render.save_jpg(_preview(aged, []), folder / shown, quality=90)
+        section.ages.append((years, shown))
+        for row, place in zip(rows, places, strict=True):
+            row.append(crop(aged, place, _STRIP_SIDE))
+
+    sections = [section]
+    names = [f"{years:g}" for years in ages]
+    for face, square, row in zip(wanted, squares, rows, strict=True):
+        part, number = section, next(i for i, other in enumerate(found, start=1) if other is face)
+        if len(found) > 1:
+            part = render.Section(title=f"{one.title}, face {number}")
+            sections.append(part)
+        part.notes += notes_on(ager.read(square[None]).measures)
+        stem = one.stem if len(found) == 1 else f"{one.stem}_face{number}"
+        side = min(_LIFE_SIDE, max(ager.image_size, round(face.place.side)))
+        maps = ager.features(square, ages, config.features) if config.features else {}
+        life = ager.life(Image.fromarray(crop(rgb, face.place, side))) if config.life else []
+        write_sheets(folder, stem, part, row, names, maps, life)
+    return sections, count
+
+
+def _preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:
+    """A photograph in the size of a page, with the ellipses and numbers of faces."""
+    scale = min(1.0, _PREVIEW / max(rgb.shape[:2]))
+    size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))
+    image = Image.fromarray(rgb).resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(image)
+    turn = np.linspace(0, 2 * np.pi, 60)
+    unit: Points = np.stack([CENTRE[0] + SEMI_AXES[0] * np.cos(turn), CENTRE[1] + SEMI_AXES[1] * np.sin(turn)], axis=1)
+    for number, face in enumerate(faces, start=1):
+        points = face.place.to_photo(unit) * scale
+        line = [(float(x), float(y)) for x, y in points]
+        draw.line(line, fill="white", width=3)
+        draw.line(line, fill="black", width=1)
+        top = line[int(np.argmin(points[:, 1]))]
+        draw.text(top, str(number), "white", font_size=18, anchor="mb", stroke_width=2, stroke_fill="black")
+    return image
+
+
+def _write_video(
+    folder: Path, one: _Input, ager: Ager, ages: list[float], config: InferConfig, say: Callable[[str], None]
+) -> tuple[list[render.Section], int]:
+    """Write a video once for each age; gives its sections of the page and how many faces were aged."""
+    if config.life or config.features:
+        say(f"{one.title}: --life and --features are made of photographs only")
+    fps, total = video.rate(one.path)
+    found: list[list[Face]] = []
+    cuts: set[int] = set()
+    before: Picture | None = None
+    with tqdm(total=total or None, unit="frame", desc="faces", leave=False, disable=None) as bar:
+        for frame in video.frames(one.path):
+            if before is not None and video.begins_scene(before, frame):
+                cuts.add(len(found))
+            found.append(detector().find(frame, (320, 1280)))
+            before = frame
+            bar.update()
+    tracks = chosen_tracks(follow(found, cuts, fps), config.face)
+    ending = video.ending(one.path)
+    names = [f"{one.stem}_age{years:g}{ending}" for years in ages]
+    parts = [folder / Path(name).parent / f".{Path(name).stem}.part{ending}" for name in names]
+    parts[0].parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(found), unit="frame", desc="ages", leave=False, disable=None) as bar:
+
+        def edit(number: int, frame: Picture) -> list[Pixels]:
+            bar.update()
+            return _aged_frame(ager, frame, number, tracks, ages, config.batch_size)
+
+        try:
+            video.rewrite(one.path, parts, edit)
+            for part, name in zip(parts, names, strict=True):
+                part.replace(folder / name)
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
+    sections = [
+        render.Section(title=f"{one.title} at {years:g} years", mp4=name)
+        for years, name in zip(ages, names, strict=True)
+    ]
+    return sections, len(tracks)
+
+
+def _aged_frame(
+    ager: Ager, frame: Picture, number: int, tracks: Sequence[Track], ages: Sequence[float], batch_size: int
+) -> list[Pixels]:
+    """A frame of a video at each age."""
+    here: list[tuple[Place, float]] = []
+    for track in tracks:
+        place = track.place(number)
+        if place is not None and place.touches(frame.shape):
+            here.append((place, float(track.strength[number - track.first])))
+    if not here:
+        return [frame] * len(ages)
+    places = [place for place, _ in here]
+    squares = ager.squares(frame, places)
+    many = np.concatenate([squares] * len(ages))
+    changes = ager.changes(many, [years for years in ages for _ in places], batch_size)
+    shares = [share for _, share in here] * len(ages)
+    changes = [_weaker(change, share) for change, share in zip(changes, shares, strict=True)]
+    count = len(places)
+    return [
+        blend(frame, list(zip(places, changes[i * count : (i + 1) * count], strict=True))) for i in range(len(ages))
+    ]
+
+
+def _weaker(change: Change, share: float) -> Change:
+    """A share of a change."""
+    if share >= 1:
+        return change
+    shift = None if change.shift is None else change.shift * np.float32(share)
+    if change.replaces:
+        return replace(change, share=share * change.share)
+    return Change(change.colour * np.float32(share), shift)

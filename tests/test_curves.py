@@ -1,0 +1,162 @@
+"""Curves of a training: read, drawn, and judged."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train as train_command
+from cyclegan_age.curves import Curves, draw_curves, loss_curves, smooth
+from cyclegan_age.monitor import read_metrics
+from cyclegan_age.watchdog import Watchdog
+
+ORANGE, BLUE = (217, 115, 13), (31, 111, 180)
+
+
+def _has(picture: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], colour: tuple[int, int, int]) -> bool:
+    return bool((abs(picture.astype(int) - colour).max(axis=-1) < 12).any())
+
+
+def _warned(curves: Curves, progress: float = 1.0) -> list[str]:
+    return Watchdog(patience=1).curves(curves, progress)
+
+
+def _curve(*corners: float, points: int = 40, last: int = 4000) -> tuple[list[int], list[float]]:
+    """Straight lines through evenly spaced corners, with a little noise."""
+    steps = np.linspace(last / points, last, points)
+    values = np.interp(steps, np.linspace(0, last, len(corners)), corners)
+    noise = 0.01 * np.random.default_rng(0).standard_normal(points)
+    return steps.astype(int).tolist(), (values * (1 + noise)).tolist()
+
+
+# Reading and drawing
+
+
+def test_losses_and_their_values_on_faces_held_out_are_the_curves() -> None:
+    rows = [
+        {"step": 20, "loss/age": 3.0, "loss/d_real": float("nan"), "lr/lr": 0.1, "measure/held_out_age": 4.0},
+        {"step": 40, "loss/age": 2.0, "loss/d_real": 1, "measure/auc": 0.5},
+    ]
+    assert loss_curves(rows) == {"age": ([20, 40], [3.0, 2.0]), "held_out_age": ([20], [4.0]), "d_real": ([40], [1.0])}
+
+
+def test_the_running_mean_is_that_of_the_neighbours() -> None:
+    assert smooth([1, 2, 6, 3, 3], share=0.6).tolist() == pytest.approx([1.5, 3, 11 / 3, 4, 3])
+    assert smooth([5.0]).tolist() == [5.0]
+
+
+def test_the_picture_has_a_panel_for_each_loss_and_orange_for_faces_held_out() -> None:
+    curves = {"age": _curve(3, 1, 0.5), "d_real": ([4000], [0.2]), "flat": _curve(0, 0)}
+    plain = draw_curves(curves, "run")
+    assert plain.dtype == np.uint8 and plain.shape[1:] == (1080, 3)
+    assert _has(plain, BLUE) and not _has(plain, ORANGE)
+    both = draw_curves(curves | {"held_out_age": _curve(3, 2, 2, points=5)}, "run")
+    assert both.shape == plain.shape
+    assert _has(both[:, :360], ORANGE) and not _has(both[34:, 360:], ORANGE)
+    four = draw_curves(curves | {"more": _curve(1, 2)}, "run")
+    assert len(four) == len(plain) + 200
+    assert draw_curves({}, "nothing yet").shape[2] == 3
+
+
+def test_the_curve_falls_from_left_to_right_and_one_wild_value_does_not_flatten_it() -> None:
+    steps, values = _curve(2, 1)
+    values[20] = 500.0
+    picture = draw_curves({"age": (steps, values)}, "run")[64:210, 52:348]  # the area of the first panel's curves
+    blue = (abs(picture.astype(int) - BLUE).max(axis=-1) < 60).astype(float)
+    early, late = (float(np.average(np.arange(146), weights=blue[:, x] + 1e-9)) for x in (15, 288))
+    assert 20 < late - early < 120  # rows are counted from above
+
+
+# Warnings
+
+
+def test_a_healthy_training_is_not_warned_of() -> None:
+    healthy = {
+        "age": _curve(3, 1.2, 0.8, 0.7),
+        "held_out_age": _curve(3, 1.3, 1.0, 0.95, points=20),
+        "cycle": _curve(0.01, 0.3, 0.32, 0.3),  # rises while the generator leaves the copy
+        "g_adversarial": _curve(1, 0.4, 0.3, 0.33),
+        "d_real": _curve(0.5, 0.1, 0.13, 0.14),
+        "d_fake": _curve(0.5, 0.1, 0.13, 0.16),
+    }
+    assert _warned(healthy) == []
+
+
+def test_over_fitting_is_a_rise_on_faces_held_out_while_the_loss_falls() -> None:
+    curves = {"age": _curve(3, 1, 0.7, 0.5, 0.3), "held_out_age": _curve(3, 1, 1.2, 1.4, 1.6, points=20)}
+    (warning,) = _warned(curves)
+    assert warning.startswith("over-fitting: age on faces held out has risen by ")
+    step = int(warning.split("since step ")[1].split(",")[0])
+    assert 800 <= step <= 1200  # the snapshot to take
+    assert 30 <= int(warning.split("risen by ")[1].split("%")[0]) <= 65
+    both_rise = curves | {"age": _curve(3, 1, 1.2, 1.4, 1.6)}
+    assert not any("over-fitting" in w for w in _warned(both_rise))
+    assert _warned({"age": curves["age"], "held_out_age": _curve(3, 1, 0.9, points=20)}) == []
+
+
+def test_under_fitting_is_a_loss_that_stays_where_it_began() -> None:
+    stuck = {"age": _curve(3, 2.9, 2.95), "held_out_age": _curve(3, 3, points=20)}
+    (warning,) = _warned(stuck, 0.3)
+    assert warning.startswith("under-fitting: age is where it began (") and "try another --lr" in warning
+    assert _warned(stuck, 0.2) == []  # it may still come
+    assert _warned({"g_adversarial": stuck["age"]}, 0.3) == []  # two networks that keep each other in balance
+
+
+def test_drift_is_a_climb_over_the_whole_second_half() -> None:
+    climbing = {"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.7)}
+    (warning,) = _warned(climbing)
+    assert warning.startswith("drift: cycle has climbed by ") and "give a lower --lr" in warning
+    assert _warned(climbing, 0.4) == []
+    assert _warned({"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.4)}) == []  # it came down again
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "won"),
+    [
+        (0.01, 0.005, True),  # least squares
+        (0.33, 0.01, True),  # cross-entropy with a goal of 0.9 for real pictures, which cannot cost less
+        (0.6, 0.005, False),  # it says "fake" to all
+        (0.1, 0.1, False),
+    ],
+)
+def test_a_discriminator_that_errs_no_more_has_won(real: float, fake: float, won: bool) -> None:
+    curves = {"critic0_real": _curve(0.5, real, real), "critic0_fake": _curve(0.5, fake, fake)}
+    warnings = _warned(curves)
+    assert len(warnings) == won
+    if won:
+        assert warnings[0].startswith("discriminator critic0 has won")
+        assert all(flag in warnings[0] for flag in ("--d_rate", "--d_pause", "--d_reset", "--head_start"))
+
+
+def test_a_warning_comes_once_after_three_looks() -> None:
+    dog, curves = Watchdog(), {"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.7)}
+    assert [len(dog.curves(curves, 0.8)) for _ in range(5)] == [0, 0, 1, 0, 0]
+
+
+def test_few_points_tell_nothing() -> None:
+    assert _warned({"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.7, points=8)}) == []
+
+
+# The real training
+
+
+def test_a_training_draws_its_curves_and_knows_faces_held_out(
+    tiny_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = ["--model", "age_estimator", "--dataroot", str(tiny_faces), "--results_dir", str(tmp_path), "--name", "run"]
+    flags += ["--image_size", "32", "--load_size", "36", "--batch_size", "6", "--width", "4", "--depth", "1", "1"]
+    flags += ["--input_size", "16", "--no_compile", "--precision", "fp32", "--monitor", "none", "--log_every", "1"]
+    flags += ["--epochs", "4", "--sample_every", "3", "--lr", "1e-9"]
+    with caplog.at_level(logging.WARNING, "cyclegan_age"):
+        assert train_command.main(flags) == 0
+    picture = Image.open(tmp_path / "run" / "curves.png")
+    assert picture.width == 1080
+    assert _has(np.asarray(picture.convert("RGB")), ORANGE)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert len(loss_curves(rows)["held_out_age"][0]) == rows[-1]["step"] // 3 + (rows[-1]["step"] % 3 > 0)
+    assert len([m for m in caplog.messages if "under-fitting: age is where it began" in m]) == 1
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert rows[-1]["step"] < config["train"]["epochs"] * 44 / 6  # the faces held out are not in the epochs

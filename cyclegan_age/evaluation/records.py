@@ -1,0 +1,375 @@
+"""Faces of a data folder -> what the judges say of each rendering of them: computed once, in parallel, and kept.
+
+What is known of one face rendered by one row is a file in the cache, named after the row's weights, the face's pixels
+and the ages. It holds an array per judge. A later evaluation renders only what is not known yet, so that a stopped one
+goes on, and a new judge or a changed one is asked alone.
+"""
+
+import hashlib
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from tqdm import tqdm
+
+from cyclegan_age.ages import AgeCode
+from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.data.cache import PictureCache, cache_folder
+from cyclegan_age.data.folders import Known, known_by_name, scan
+from cyclegan_age.evaluation import measures
+from cyclegan_age.evaluation.judges import Judge
+from cyclegan_age.images import Picture
+from cyclegan_age.inference import Ager
+from cyclegan_age.runs import write_atomically
+
+REACH_YEARS = 5.0  # how far a real face of a target's group is from it
+_CODE = AgeCode((10, 20, 30, 40, 50, 60, 70))  # real faces of 5 to 79 years are used
+_FORMAT = "1"  # changes when records of before mean something else
+_LABELS = re.compile(r"\d{1,3}_([01])_([0-4])_")  # UTKFace: age, sex, race
+_SEXES = ("male", "female")
+_RACES = ("White", "Black", "Asian", "Indian", "other")
+
+Record = dict[str, NDArray[np.float32]]
+Judges = Callable[[], list[Judge]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table: what renders.
+
+    Attributes:
+        name: as in the table.
+        key: changes whenever its pictures may.
+        weights: what `Ager.load` reads; None for the rows without a model.
+    """
+
+    name: str
+    key: str
+    weights: Path | None = None
+
+
+REAL = Row(name="real faces", key="real")
+COPY = Row(name="copy input", key="copy")
+BLEND = Row(name="group mean blend", key="blend")
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """The faces of an evaluation.
+
+    Attributes:
+        root: the data folder.
+        paths: N files whose names tell or whose folders mean an age.
+        age_years: (N,).
+        sex: N names, empty where the file's name does not tell.
+        race: as `sex`.
+        rank: (N,) place of each in the order of the hashes of their names: a fixed shuffling.
+        sources: numbers of the faces that are aged.
+        left_out: how many pictures were left out, by reason.
+    """
+
+    root: Path
+    paths: list[Path]
+    age_years: NDArray[np.float32]
+    sex: list[str]
+    race: list[str]
+    rank: NDArray[np.int64]
+    sources: list[int]
+    left_out: dict[str, int]
+
+    @classmethod
+    def find(cls, config: EvaluateConfig) -> "Faces":
+        """Scan the data folder and choose the sources.
+
+        Raises:
+            UserError: no folder, no age folders, or no face of the sources' ages.
+        """
+        folder = scan(config.dataroot, _CODE, every_group=False)
+        marks = [hashlib.sha256(os.fsencode(path.name)).digest() for path in folder.paths]
+        order = sorted(range(len(marks)), key=lambda i: marks[i])
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        labels = [_LABELS.match(path.name) for path in folder.paths]
+        youngest, oldest = config.sources
+        fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
+        if not fitting:
+            raise UserError(f"--sources {youngest} {oldest}: {config.dataroot} has no face of that age; give others")
+        return cls(
+            root=folder.root,
+            paths=folder.paths,
+            age_years=folder.age_years,
+            sex=[_SEXES[int(m[1])] if m else "" for m in labels],
+            race=[_RACES[int(m[2])] if m else "" for m in labels],
+            rank=rank,
+            sources=sorted(evenly(fitting, folder.age_years, config.limit)),
+            left_out=folder.left_out,
+        )
+
+    def known(self, i: int) -> Known:
+        """What a model may be told of face i."""
+        return Known(float(self.age_years[i]), known_by_name(self.paths[i].name).sex)
+
+
+def evenly(order: Sequence[int], age_years: NDArray[np.float32], limit: int) -> list[int]:
+    """The first `limit` faces of an order, as many of each decade as can be; all of them with limit 0."""
+    decades: dict[int, list[int]] = {}
+    for i in order:
+        decades.setdefault(int(age_years[i] // 10), []).append(i)
+    rounds = [group[k : k + 1] for k in range(len(order)) for group in decades.values()]
+    chosen = [i for part in rounds for i in part]
+    return chosen[: limit or None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that a process needs to know to make records; can be sent to it."""
+
+    faces: Faces
+    size: int  # side in pixels of the pictures that are compared
+    targets: tuple[int, ...]  # ages in years, rising
+    slider: tuple[int, ...]  # every fifth year, and the targets
+    judges: Judges
+    folder: Path  # of the cache
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, judges: Judges) -> "Plan":
+        targets = tuple(sorted(set(config.target_age)))
+        slider = sorted({*range(targets[0], targets[-1] + 1, 5), *targets})
+        folder = cache_folder(config.dataroot, "evaluation")
+        faces = Faces.find(config)
+        return cls(
+            faces=faces, size=config.image_size, targets=targets, slider=tuple(slider), judges=judges, folder=folder
+        )
+
+
+class Studio:
+    """Renders and judges faces, one at a time, in one process."""
+
+    def __init__(self, plan: Plan, judges: list[Judge] | None = None) -> None:
+        self.plan = plan
+        self.judges = plan.judges() if judges is None else judges
+        self.pictures = PictureCache(plan.faces.paths, plan.faces.root, plan.size)
+        self._row = REAL
+        self._ager: Ager | None = None
+        self._means: dict[float, NDArray[np.float64]] = {}
+
+    def use(self, row: Row) -> None:
+        """Take a row's weights up."""
+        if row != self._row:
+            self._row, self._ager = row, Ager.load(row.weights) if row.weights else None
+
+    def render(self, picture: Picture, years: Sequence[float], known: Known) -> Picture:
+        """A face (S, S, 3) at N ages by the row in use: uint8 (N, S, S, 3)."""
+        if self._ager:
+            return render(self._ager, picture, years, known)
+        if self._row == BLEND:
+            means = np.stack([self._mean(float(one)) for one in years])
+            return ((means + picture) / 2).round().astype(np.uint8)
+        return np.stack([picture] * len(years))
+
+    def _mean(self, years: float) -> NDArray[np.float64]:
+        """The mean of the real faces of an age, or of the ten nearest to it."""
+        if years not in self._means:
+            away = np.abs(self.plan.faces.age_years - years)
+            nearest = np.sort(away)[min(9, len(away) - 1)]
+            chosen = np.flatnonzero(away <= max(REACH_YEARS, nearest))
+            pictures = [p for i in chosen if (p := self.pictures.get(int(i))) is not None]
+            self._means[years] = np.mean(pictures, axis=0, dtype=np.float64)
+        return self._means[years]
+
+    def wanted(self, i: int) -> list[Judge]:
+        """The judges that are shown face i."""
+        return [judge for judge in self.judges if judge.look and _shown(judge, self.plan.faces, i)]
+
+    def complete(self, row: Row, i: int) -> Record | None:
+        """The record of a face, if all of it is known; empty where the picture cannot be used."""
+        picture = self.pictures.get(i)
+        if picture is None:
+            return {}
+        known = _read(self._file(row, picture, i))
+        names = [judge.key for judge in self.wanted(i)] + ([] if row == REAL else ["keeping"])
+        return known if all(name in known for name in names) else None
+
+    def record(self, row: Row, i: int) -> Record:
+        """Make what is missing of the record of a face, and keep it."""
+        picture = self.pictures.get(i)
+        if picture is None:
+            return {}
+        file = self._file(row, picture, i)
+        known = _read(file)
+        missing = [judge for judge in self.wanted(i) if judge.key not in known]
+        if row == REAL:
+            known |= {judge.key: _asked(judge, picture[None]) for judge in missing}
+        else:
+            self.use(row)
+            known_face = self.plan.faces.known(i)
+            pictures = self.render(picture, self.plan.slider, known_face)
+            decades = pictures[[self.plan.slider.index(years) for years in self.plan.targets]]
+            for judge in missing:
+                known[judge.key] = _asked(judge, pictures if judge.kind == "age" else decades)
+            if "keeping" not in known:
+                known["keeping"] = self._keeping(picture, decades, known_face)
+        write_atomically(file, save(known, None))
+        return known
+
+    def _keeping(self, picture: Picture, decades: Picture, known: Known) -> NDArray[np.float32]:
+        """What stays as it was; see `keeping_names`."""
+        own, ends = [known.age_years], (0, len(decades) - 1)
+        same = self.render(picture, own, known)[0]
+        back = [self.render(decades[k], own, Known(self.plan.targets[k], known.sex))[0] for k in ends]
+        mask, sharp = measures.outside(self.plan.size), measures.sharpness(picture)
+        values = [
+            *(measures.ssim(picture, same), measures.l1(picture, same)),
+            float(np.mean([measures.ssim(picture, one) for one in back])),
+            float(np.mean([measures.l1(picture, one) for one in back])),
+            *(measures.l1(picture, one, mask) for one in decades),
+            *(measures.sharpness(one) / sharp if sharp else np.nan for one in decades),
+        ]
+        return np.array(values, np.float32)
+
+    def _file(self, row: Row, picture: Picture, i: int) -> Path:
+        ages = (self.plan.slider, self.plan.targets, float(self.plan.faces.age_years[i]))
+        mark = hashlib.sha256(repr((_FORMAT, row.key, self.plan.size, *(ages if row != REAL else ()))).encode())
+        mark.update(picture.tobytes())
+        if row == BLEND:  # depends on all faces
+            mark.update(repr([path.name for path in self.plan.faces.paths]).encode())
+        return self.plan.folder / f"{mark.hexdigest()[:32]}.safetensors"
+
+
+def keeping_names(targets: Sequence[int]) -> list[str]:
+    """Names of the numbers under `keeping` in a record."""
+    fixed = ["own_ssim", "own_l1", "cycle_ssim", "cycle_l1"]
+    return [*fixed, *(f"outside_{t}" for t in targets), *(f"sharpness_{t}" for t in targets)]
+
+
+def render(ager: Ager, picture: Picture, years: Sequence[float], known: Known) -> Picture:
+    """A face of any size at N ages, as `Ager.age` does it, in one batch: uint8 (N, H, W, 3)."""
+    image = Image.fromarray(picture)
+    fitted = ager.fit(image)
+    squares = np.repeat(fitted.square[None], len(years), axis=0)
+    aged = ager.age_many(squares, list(years), known=[known] * len(years))
+    return np.stack([np.asarray(fitted.unfit(square, image)) for square in aged])
+
+
+def _shown(judge: Judge, faces: Faces, i: int) -> bool:
+    return judge.share == 1 or int(faces.rank[i]) % judge.share == 0
+
+
+def _asked(judge: Judge, pictures: Picture) -> NDArray[np.float32]:
+    """What a judge says (N, width); pictures that are the same are shown to it once."""
+    assert judge.look
+    first: dict[bytes, int] = {}
+    place = [first.setdefault(picture.tobytes(), len(first)) for picture in pictures]
+    unique = np.stack([pictures[place.index(k)] for k in range(len(first))])
+    said = judge.look(unique)[place]
+    return said.astype(np.float16) if judge.kind == "features" else said
+
+
+def _read(file: Path) -> Record:
+    if not file.is_file():
+        return {}
+    try:
+        with safe_open(file, framework="np") as f:
+            return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError):
+        return {}
+
+
+@dataclass(eq=False)
+class Bench:
+    """Makes the records of whole rows, in several processes where that is asked for.
+
+    Attributes:
+        studio: this process's own.
+        workers: processes beside this one; 0 does it all here.
+    """
+
+    plan: Plan
+    workers: int
+    studio: Studio = field(init=False)
+    _pool: ProcessPoolExecutor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.studio = Studio(self.plan)
+
+    def records(self, row: Row, numbers: Sequence[int]) -> dict[int, Record]:
+        """Records of faces by number; those whose picture cannot be used are left out."""
+        found = {i: self.studio.complete(row, i) for i in numbers}
+        missing = [i for i in numbers if found[i] is None]
+        if missing:
+            with tqdm(total=len(missing), desc=row.name, unit="face", disable=None) as bar:
+                for i, record in self._made(row, missing):
+                    found[i] = record
+                    bar.update()
+        return {i: record for i, record in found.items() if record}
+
+    def _made(self, row: Row, missing: Sequence[int]) -> Iterator[tuple[int, Record]]:
+        if not self.workers:
+            with _one_thread():
+                for i in missing:
+                    yield i, self.studio.record(row, i)
+            return
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (self.plan,))
+        waiting = {self._pool.submit(_work, row, i): i for i in missing}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"--workers {self.workers}: one of them was killed; give fewer if memory is short"
+            ) from None
+
+    def close(self) -> None:
+        """End the processes; what they were at is lost, what they had done is kept."""
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come out the same to the last bit however many processes there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_studio: Studio | None = None  # of a process of the pool
+
+
+def _begin(plan: Plan) -> None:
+    global _studio
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that began this one ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _studio = Studio(plan)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that began it was killed."""
+    parent = parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+def _work(row: Row, i: int) -> Record:
+    assert _studio
+    return _studio.record(row, i)

@@ -1,0 +1,203 @@
+"""What `evaluate.py` does: score weights side by side, or each snapshot of a training as it comes."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.evaluation.page import write_page
+from cyclegan_age.evaluation.records import BLEND, Judges, Row
+from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
+from cyclegan_age.evaluation.table import Goal, Values, as_csv, as_text
+from cyclegan_age.inference import Ager
+from cyclegan_age.render import save_text
+from cyclegan_age.runs import find_weights, next_folder, write_atomically
+
+_POLL_SECONDS = 15.0
+
+
+def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> Path:
+    """Score weights side by side and write the table (text, JSON, CSV) and the page.
+
+    Args:
+        config: what to score.
+        say: takes lines for the user.
+        judges: makes the judges, in each process anew; by default all that are at hand.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        UserError: no such data or weights, weights that render no faces, or the output cannot be written.
+    """
+    begun = time.perf_counter()
+    rows = _rows(config)
+    for row in rows:
+        Ager.load(row.weights)  # mistakes are told before the work
+    scores = Scores.begin(config, judges, say)
+    try:
+        scores.add(BLEND)
+        for row in rows:
+            scores.add(row)
+        folder = _folder(config)
+        real = scores.yard.real_errors()
+        notes = _notes(scores, rows)
+        save_text(as_text(scores.rows, real, scores.aims, notes), folder / "table.txt")
+        save_text(as_csv(scores.rows), folder / "table.csv")
+        save_text(json.dumps(_plain(scores, real, notes), indent=1, allow_nan=False) + "\n", folder / "table.json")
+        page = write_page(folder, scores, rows, real, notes)
+    except OSError as e:
+        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+    finally:
+        scores.bench.close()
+    say((folder / "table.txt").read_text(encoding="utf-8"))
+    say(f"{time.perf_counter() - begun:.0f} s; page: {page}")
+    return folder
+
+
+def _rows(config: EvaluateConfig) -> list[Row]:
+    paths = [find_weights(weights, config.results_dir) for weights in config.weights or ("",)]
+    names: list[str] = []
+    for weights, path in zip(config.weights or ("",), paths, strict=True):
+        name = _name(weights, path)
+        names.append(name if name not in names else f"{name} ({len(names) + 1})")
+    return [row_of(name, path) for name, path in zip(names, paths, strict=True)]
+
+
+def _name(weights: str, path: Path) -> str:
+    if not weights:
+        return "shipped"
+    if path.stem in ("weights", "best"):
+        return path.parent.name if path.stem == "weights" else f"{path.parent.name} best"
+    return f"{path.parent.parent.name} {path.stem}" if path.parent.name == "snapshots" else path.stem
+
+
+def _notes(scores: Scores, rows: list[Row]) -> list[str]:
+    """What one must know to read the table."""
+    plan, yard = scores.bench.plan, scores.yard
+    youngest, oldest = (int(f(yard.faces.age_years[plan.faces.sources])) for f in (min, max))
+    notes = [
+        f"{len(plan.faces.sources)} faces of {youngest} to {oldest} years at {' '.join(map(str, plan.targets))} years, "
+        f"{plan.size} px; real faces: {len(yard.real)}",
+    ]
+    for judge in yard.judges:
+        if judge.look and judge.share > 1:
+            notes.append(f"{judge.name} is slow and was shown one face of {judge.share}")
+        if judge.look and judge.kind == "features":
+            notes.append(f"realism: KID x 1000 and FID in the features of {judge.name} (ImageNet), not of Inception")
+    for row in rows:
+        if row.weights and (used := _estimators(row.weights)):
+            notes.append(f"{row.name}: age estimators in its training's loss: {' '.join(used)}")
+    return [*notes, *absent(yard.judges)]
+
+
+def _estimators(weights: Path) -> list[str]:
+    try:
+        with safe_open(weights, framework="np") as f:
+            net: dict[str, Any] = json.loads((f.metadata() or {}).get("cyclegan_age", "{}")).get("net", {})
+    except (SafetensorError, OSError, ValueError):
+        return []
+    return [str(name) for name in net.get("estimators", [])] if net.get("lambda_age") else []
+
+
+def _plain(scores: Scores, real: Values, notes: list[str]) -> dict[str, Any]:
+    """The evaluation as JSON holds it; null for what cannot be told."""
+
+    def told(values: Values) -> dict[str, float | None]:
+        return {name: None if math.isnan(v) else round(v, 6) for name, v in values.items()}
+
+    yard = scores.yard
+    faces = [yard.faces.paths[i].relative_to(yard.faces.root).as_posix() for i in scores.bench.plan.faces.sources]
+    return {
+        "rows": {name: told(values) for name, values in scores.rows.items()},
+        "real_faces": told(real),
+        "goals": {goal.column: str(goal) for goal in scores.aims},
+        "calibration": {
+            name: {"true_years": c.true_years.tolist(), "estimate": c.estimate.round(4).tolist()}
+            for name, c in yard.calibration.items()
+        },
+        "judges": {judge.name: judge.key if judge.look else None for judge in yard.judges},
+        "faces": faces,
+        "notes": notes,
+    }
+
+
+def _folder(config: EvaluateConfig) -> Path:
+    if not config.name:
+        return next_folder(config.results_dir, "evaluate")
+    folder = config.results_dir / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def watch(
+    config: EvaluateConfig, say: Say, judges: Judges | None = None, pause: Callable[[float], None] = time.sleep
+) -> Path:
+    """Score each snapshot of a run, those still to come as they come; the best is kept as `best.safetensors`.
+
+    Each gets a line in the run's `evaluation.jsonl`. Stopped and begun again, it goes on with the snapshots that have
+    none yet.
+
+    Args:
+        config: `watch` names the run.
+        say: takes lines for the user.
+        judges: as in `evaluate`.
+        pause: waits so many seconds.
+
+    Returns:
+        The best snapshot's copy.
+
+    Raises:
+        UserError: no such run, or no snapshot came in `watch_minutes`.
+    """
+    run = next((p for p in (config.results_dir / config.watch, Path(config.watch)) if p.is_dir()), None)
+    if run is None:
+        raise UserError(f"--watch {config.watch}: no such run in {config.results_dir}; check the name")
+    log, best_file = run / "evaluation.jsonl", run / "best.safetensors"
+    scores = Scores.begin(config, judges, say)
+    mark = hashlib.sha256(repr((_plain(scores, {}, []), scores.bench.plan.slider)).encode()).hexdigest()[:16]
+    lines = [line for line in _lines(log) if line.get("mark") == mark]  # of the same faces and judges
+    others = [line for line in _lines(log) if line.get("mark") != mark]
+    quiet = 0.0
+    try:
+        while True:
+            known = {line["snapshot"] for line in lines}
+            new = [p for p in sorted((run / "snapshots").glob("*.safetensors")) if p.name not in known]
+            for path in new:
+                values = scores.add(row_of(f"{config.watch} {path.stem}", path))
+                told = {k: round(v, 6) for k, v in values.items() if not math.isnan(v)}
+                lines.append({"snapshot": path.name, "mark": mark, **told})
+                write_atomically(log, "".join(json.dumps(line) + "\n" for line in [*others, *lines]).encode())
+                best = max(lines, key=lambda line: line["score"])
+                if best is lines[-1]:
+                    write_atomically(best_file, path.read_bytes())
+                say(_line(path.stem, values, scores.aims, best is lines[-1]))
+            quiet = 0.0 if new else quiet + _POLL_SECONDS
+            if config.watch_minutes and quiet >= config.watch_minutes * 60:
+                break
+            pause(_POLL_SECONDS)
+    finally:
+        scores.bench.close()
+    if not lines:
+        raise UserError(f"--watch {config.watch}: no snapshot in {config.watch_minutes:g} minutes; is it training?")
+    best = max(lines, key=lambda line: line["score"])
+    say(f"best: {best['snapshot']}, score {best['score']:.3f}, kept as {best_file}")
+    return best_file
+
+
+def _line(name: str, values: Values, aims: list[Goal], best: bool) -> str:
+    """One snapshot's scores: those with a goal, by short names."""
+    parts = [f"{goal.column.rpartition('.')[2]} {values.get(goal.column, math.nan):.3g}" for goal in aims]
+    return f"{name}: score {values['score']:.3f}{' (best so far)' if best else ''}: {', '.join(parts)}"
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    if not log.is_file():
+        return []
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -1,0 +1,95 @@
+"""Rows scored one after the other against the same real faces."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.evaluation.judges import Judge, load_judges
+from cyclegan_age.evaluation.records import COPY, REAL, Bench, Judges, Plan, Record, Row
+from cyclegan_age.evaluation.table import Goal, Values, Yardstick, columns, compare, goals, score
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """An evaluation.
+
+    Attributes:
+        bench: renders and judges.
+        yard: what was taken from the real faces.
+        rows: columns of each row by name, `copy input` first.
+        records: record of each face by row and number.
+        aims: what the rows are held to.
+    """
+
+    bench: Bench
+    yard: Yardstick
+    rows: dict[str, Values]
+    records: dict[str, dict[int, Record]]
+    aims: list[Goal]
+
+    @classmethod
+    def begin(cls, config: EvaluateConfig, judges: Judges | None, say: Say) -> "Scores":
+        """Judge the real faces and the copied input.
+
+        Args:
+            config: which faces, ages and judges.
+            judges: makes the judges, in each process anew; by default all that are at hand.
+            say: takes lines for the user.
+
+        Raises:
+            UserError: no such data, or no usable face.
+        """
+        plan = Plan.of(config, judges or partial(load_judges, config.judge, config.results_dir))
+        for reason, count in plan.faces.left_out.items():
+            say(f"{config.dataroot}: {count} pictures left out: {reason}")
+        bench = Bench(plan, (os.cpu_count() or 1) if config.workers < 0 else config.workers)
+        judged = bench.studio.judges
+        for note in absent(judged):
+            say(note)
+        try:
+            real = bench.records(REAL, range(len(plan.faces.paths)))
+            yard = Yardstick.take(plan.faces, judged, plan.targets, plan.slider, real)
+            aims = goals(_first(judged, "age"), _first(judged, "cosine", "distance"), plan.targets)
+            scores = cls(bench, yard, {}, {}, [aim for aim in aims if not aim.column.startswith(".")])
+            scores.add(COPY)
+        except BaseException:
+            bench.close()
+            raise
+        return scores
+
+    def add(self, row: Row) -> Values:
+        """Score one more row.
+
+        Raises:
+            UserError: no usable face.
+        """
+        made = self.bench.records(row, self.bench.plan.faces.sources)
+        if not made:
+            raise UserError(f"--dataroot {self.yard.faces.root}: none of the chosen faces is a usable picture")
+        values = columns(self.yard, made)
+        compare(values, self.rows.get(COPY.name, values), self.yard.targets)
+        values = {"score": score(values, self.aims)} | values
+        self.rows[row.name], self.records[row.name] = values, made
+        return values
+
+
+def _first(judges: list[Judge], *kinds: str) -> str:
+    """Name of the first judge of some kinds, one that is there before one that is not."""
+    fitting = [judge for judge in judges if judge.kind in kinds]
+    return next((judge.name for judge in sorted(fitting, key=lambda judge: not judge.look)), "")
+
+
+def absent(judges: list[Judge]) -> list[str]:
+    """A line for each judge that is not there."""
+    return [f"{judge.name} is absent, its columns are empty: {judge.why}" for judge in judges if not judge.look]
+
+
+def row_of(name: str, weights: Path) -> Row:
+    """The row of a file of weights; what it holds is what counts, not where it lies."""
+    return Row(name=name, key=hashlib.sha256(weights.read_bytes()).hexdigest(), weights=weights)

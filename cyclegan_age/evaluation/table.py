@@ -1,0 +1,368 @@
+"""Records -> the columns of the table, their text and CSV, and how far a row is from the goals."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from cyclegan_age.evaluation import measures
+from cyclegan_age.evaluation.judges import Judge
+from cyclegan_age.evaluation.measures import Array, Calibration
+from cyclegan_age.evaluation.records import REACH_YEARS, Faces, Record, keeping_names
+
+FARS = (0.01, 0.001)
+GAPS = (0, 10, 20, 30, 40, 101)  # bounds in years
+FAR_AWAY_YEARS = 15  # realism is told of faces at least so far from the target
+_FEWEST = 10  # faces that a number of a group of people must rest on
+_SETTLED_YEARS = 5  # an estimate so near to the target counts as hit
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number that good weights reach: `column` at least `low` and at most `high`."""
+
+    column: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def reached(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def share(self, value: float) -> float:
+        """How far a value is on the way: 1 where it is reached, 0 where nothing is."""
+        if math.isnan(value):
+            return math.nan
+        if value < self.low:
+            return max(0.0, value / self.low)
+        return 1.0 if value <= self.high else max(0.0, self.high / value)
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"at least {self.low:g}"
+        return f"at most {self.high:g}" if math.isinf(self.low) else f"{self.low:g} to {self.high:g}"
+
+
+def goals(age: str, identity: str, targets: Sequence[int]) -> list[Goal]:
+    """What good weights reach, by an estimator and an embedder, where the targets are the decades from 10 to 60."""
+    out = [
+        Goal(f"{age}.calibrated_mae", high=7.5),
+        Goal(f"{age}.spearman", low=0.96),
+        Goal(f"{age}.monotone", low=0.8),
+        Goal(f"{identity}.verified_far1", low=0.97),
+        Goal(f"{identity}.verified_far1_within_20", low=0.99),
+        Goal("keeping.outside_l1", high=0.01),
+        Goal("keeping.sharpness", low=0.9, high=1.15),
+        Goal("keeping.own_ssim", low=0.95),
+        Goal("realism.beats_copy", low=1.0),
+        Goal("fairness.sex_span_ratio", low=0.9),
+        Goal("fairness.race_span_ratio", low=0.9),
+    ]
+    if {10, 20, 60} <= set(targets):
+        spans = [Goal(f"{age}.calibrated_60_minus_20", low=32), Goal(f"{age}.calibrated_60_minus_10", low=42)]
+        return spans + out
+    return out
+
+
+def score(values: Mapping[str, float], aims: Sequence[Goal]) -> float:
+    """From 0 to 1: the geometric mean of the shares of the goals; what cannot be told is left out."""
+    shares = [share for goal in aims if not math.isnan(share := goal.share(values.get(goal.column, math.nan)))]
+    return math.exp(sum(math.log(max(s, 1e-3)) for s in shares) / len(shares)) if shares else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What is taken from the real faces, once for all rows.
+
+    Attributes:
+        faces: the faces.
+        judges: all of them; of those that are absent every column is NaN.
+        targets: ages in years.
+        slider: ages in years, rising, the targets among them.
+        calibration: of each age judge by name.
+        real: record of each real face by number.
+        least: for each embedder and false accept rate, the closeness that two pictures of one person have.
+    """
+
+    faces: Faces
+    judges: list[Judge]
+    targets: tuple[int, ...]
+    slider: tuple[int, ...]
+    real: dict[int, Record]
+    calibration: dict[str, Calibration]
+    least: dict[tuple[str, float], float]
+
+    @classmethod
+    def take(
+        cls,
+        faces: Faces,
+        judges: list[Judge],
+        targets: tuple[int, ...],
+        slider: tuple[int, ...],
+        real: dict[int, Record],
+    ) -> "Yardstick":
+        """Fit the calibrations and the thresholds."""
+        numbers = sorted(real)
+        true = faces.age_years[numbers].astype(np.float64)
+        calibration: dict[str, Calibration] = {}
+        least: dict[tuple[str, float], float] = {}
+        for judge in judges:
+            said = _said(judge, real, numbers, 1)[:, 0]
+            if judge.kind == "age":
+                calibration[judge.name] = Calibration.fit(true, said[:, 0])
+            elif judge.kind != "features":
+                least |= {(judge.name, far): measures.threshold(said, judge.kind, far) for far in FARS}
+        return cls(faces, judges, targets, slider, real, calibration, least)
+
+    def real_errors(self) -> Values:
+        """How the age judges do on the real faces from five years below the first target to five above the last."""
+        low, high = self.targets[0] - REACH_YEARS, self.targets[-1] + REACH_YEARS
+        numbers = [i for i in sorted(self.real) if low <= self.faces.age_years[i] < high]
+        true = self.faces.age_years[numbers].astype(np.float64)
+        out: Values = {}
+        for judge in (j for j in self.judges if j.kind == "age"):
+            said = _said(judge, self.real, numbers, 1)[:, 0, 0]
+            settled = self.calibration[judge.name](said)
+            for name, values in (("", said), ("calibrated_", settled)):
+                out[f"{judge.name}.{name}mae"] = measures.mean(np.abs(values - true))
+                out[f"{judge.name}.{name}bias"] = measures.mean(values - true)
+                out[f"{judge.name}.{name}within_5"] = _share(np.abs(values - true) <= _SETTLED_YEARS, values)
+        out["n"] = len(numbers)
+        return out
+
+
+def _said(judge: Judge, records: Mapping[int, Record], numbers: Sequence[int], count: int) -> Array:
+    """What a judge said of each face's pictures: (N, count, width), NaN where it was not asked."""
+    nothing = np.full((count, judge.width), np.nan)
+    said = [(records[i].get(judge.key, nothing) if judge.look else nothing).astype(np.float64) for i in numbers]
+    return np.stack(said) if said else np.empty((0, count, judge.width))
+
+
+def _share(hits: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", values: Array) -> float:
+    return measures.mean(np.where(np.isfinite(values), hits.astype(np.float64), np.nan))
+
+
+def columns(yard: Yardstick, row: dict[int, Record]) -> Values:
+    """Every column of one row; the names say theme or judge, measure, and the target age where there is one.
+
+    Args:
+        yard: from the real faces.
+        row: record of each aged face by number.
+    """
+    numbers = sorted(row)
+    own = yard.faces.age_years[numbers].astype(np.float64)
+    out: Values = {"faces": float(len(numbers))}
+    for judge in yard.judges:
+        if judge.kind == "age":
+            out |= _age(judge, yard, _said(judge, row, numbers, len(yard.slider))[..., 0])
+    for judge in yard.judges:
+        if judge.kind in ("cosine", "distance"):
+            out |= _identity(judge, yard, row, numbers, own)
+        elif judge.kind == "features":
+            out |= _realism(judge, yard, row, numbers, own)
+    out |= _keeping(yard, row, numbers)
+    out |= _fairness(yard, row, numbers)
+    return out
+
+
+def _age(judge: Judge, yard: Yardstick, slider: Array) -> Values:
+    """Age and order by one estimator, from its estimates (N, Y)."""
+    targets, name = np.array(yard.targets, np.float64), judge.name
+    at = [yard.slider.index(t) for t in yard.targets]
+    raw = slider[:, at]  # (N, T)
+    settled = yard.calibration[name](raw)
+    out: Values = {}
+    for kind, values in (("", raw), ("calibrated_", settled)):
+        error = np.abs(values - targets)
+        for k, target in enumerate(yard.targets):
+            out[f"{name}.{kind}mean_{target}"] = measures.mean(values[:, k])
+            out[f"{name}.{kind}sd_{target}"] = _sd(values[:, k])
+        for high, low in _spans(yard.targets):
+            difference = values[:, yard.targets.index(high)] - values[:, yard.targets.index(low)]
+            out[f"{name}.{kind}{high}_minus_{low}"] = measures.mean(difference)
+        out[f"{name}.{kind}mae"] = measures.mean(error)
+        out[f"{name}.{kind}within_5"] = _share(error <= _SETTLED_YEARS, values)
+    out[f"{name}.spearman"] = measures.mean(measures.spearman(raw))
+    out[f"{name}.monotone"] = measures.mean(measures.monotone(raw))
+    out[f"{name}.spearman_slider"] = measures.mean(measures.spearman(slider))
+    out[f"{name}.monotone_slider"] = measures.mean(measures.monotone(slider))
+    return out
+
+
+def _sd(values: Array) -> float:
+    told = values[np.isfinite(values)]
+    return float(told.std(ddof=1)) if len(told) > 1 else math.nan
+
+
+def _spans(targets: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of targets whose difference is told: the last minus the second and minus the first."""
+    return [(targets[-1], low) for low in dict.fromkeys((targets[1], targets[0])) if low != targets[-1]]
+
+
+def _compared(judge: Judge, yard: Yardstick, row: Mapping[int, Record], i: int) -> bool:
+    return judge.look is not None and judge.key in row[i] and judge.key in yard.real.get(i, {})
+
+
+def near(judge: Judge, yard: Yardstick, row: Mapping[int, Record], numbers: Sequence[int]) -> Array:
+    """Closeness of each aged face to its input (N, T) by one embedder; the faces it was not shown are left out."""
+    asked = [i for i in numbers if _compared(judge, yard, row, i)]
+    before = _said(judge, yard.real, asked, 1)
+    after = _said(judge, row, asked, len(yard.targets))
+    return measures.closeness(before, after, judge.kind)
+
+
+def _identity(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: list[int], own: Array) -> Values:
+    name = judge.name
+    asked = [k for k, i in enumerate(numbers) if _compared(judge, yard, row, i)]
+    close = near(judge, yard, row, numbers)
+    gap = np.abs(np.array(yard.targets) - own[asked, None])
+    sign = -1 if judge.kind == "distance" else 1
+    what = "distance" if judge.kind == "distance" else "similarity"
+    out: Values = {f"{name}.n": float(len(asked))}
+    for far in FARS:
+        least = yard.least[name, far]
+        mark = f"far{far * 100:g}"
+        same = measures.verified(close, least)
+        out[f"{name}.threshold_{mark}"] = sign * least
+        out[f"{name}.verified_{mark}"] = measures.mean(same)
+        out[f"{name}.verified_{mark}_within_20"] = measures.mean(same[gap <= 20])
+        for k, target in enumerate(yard.targets):
+            out[f"{name}.verified_{mark}_{target}"] = measures.mean(same[:, k])
+        for low, high in pairwise(GAPS):
+            out[f"{name}.verified_{mark}_gap_{low}"] = measures.mean(same[(gap >= low) & (gap < high)])
+    out[f"{name}.{what}"] = sign * measures.mean(close)
+    for k, target in enumerate(yard.targets):
+        out[f"{name}.{what}_{target}"] = sign * measures.mean(close[:, k])
+    for low, high in pairwise(GAPS):
+        out[f"{name}.{what}_gap_{low}"] = sign * measures.mean(close[(gap >= low) & (gap < high)])
+    out[f"{name}.no_face"] = measures.mean((~np.isfinite(close)).astype(np.float64)) if len(asked) else math.nan
+    return out
+
+
+def _realism(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: list[int], own: Array) -> Values:
+    """KID (x 1000) and FID of the faces at least 15 years away from a target, against the real faces around it."""
+    out: Values = {}
+    real = [i for i in sorted(yard.real) if judge.key in yard.real[i]]
+    years = yard.faces.age_years[real]
+    away = 0
+    for k, target in enumerate(yard.targets):
+        chosen = [i for i, age in zip(numbers, own, strict=True) if abs(age - target) >= FAR_AWAY_YEARS]
+        group = [i for i, age in zip(real, years, strict=True) if -REACH_YEARS <= age - target < REACH_YEARS]
+        a = _said(judge, row, chosen, len(yard.targets))[:, k]
+        b = _said(judge, yard.real, group, 1)[:, 0]
+        enough = judge.look is not None and min(len(a), len(b)) >= _FEWEST
+        out[f"realism.kid_{target}"] = measures.kid(a, b) * 1000 if enough else math.nan
+        out[f"realism.fid_{target}"] = measures.fid(a, b) if enough else math.nan
+        out[f"realism.n_{target}"] = float(len(chosen))
+        out[f"realism.n_real_{target}"] = float(len(group))
+        away += enough
+    for what in ("kid", "fid"):
+        out[f"realism.{what}"] = measures.mean(np.array([out[f"realism.{what}_{t}"] for t in yard.targets]))
+    out["realism.beats_copy"] = math.nan  # see `compare`
+    return out
+
+
+def compare(values: Values, copy: Values, targets: Sequence[int]) -> None:
+    """Fill in the share of targets at which a row's KID is below that of the copied input."""
+    pairs = [tuple(row.get(f"realism.kid_{t}", math.nan) for row in (values, copy)) for t in targets]
+    better = np.array([float(a < b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)])
+    values["realism.beats_copy"] = measures.mean(better)
+
+
+def _keeping(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
+    names = keeping_names(yard.targets)
+    table = np.stack([row[i]["keeping"].astype(np.float64) for i in numbers])
+    by = {name: table[:, k] for k, name in enumerate(names)}
+    out = {f"keeping.{name}": measures.mean(by[name]) for name in ("own_ssim", "own_l1", "cycle_ssim", "cycle_l1")}
+    for what, of in (("outside_l1", "outside"), ("sharpness", "sharpness")):
+        told = np.stack([by[f"{of}_{t}"] for t in yard.targets], axis=1)
+        out[f"keeping.{what}"] = measures.mean(told) if of == "outside" else _middle(told)
+        for k, target in enumerate(yard.targets):
+            out[f"keeping.{what}_{target}"] = measures.mean(told[:, k]) if of == "outside" else _middle(told[:, k])
+    return out
+
+
+def _middle(values: Array) -> float:
+    told = values[np.isfinite(values)]
+    return float(np.median(told)) if len(told) else math.nan
+
+
+def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
+    """Span reached (first age judge at hand) and share verified (first embedder) by sex and race label."""
+    age = next((j for j in yard.judges if j.kind == "age" and j.look), None)
+    embedder = next((j for j in yard.judges if j.kind in ("cosine", "distance") and j.look), None)
+    out: Values = {}
+    for theme, labels in (("sex", yard.faces.sex), ("race", yard.faces.race)):
+        spans, kept = [], []
+        for label in sorted(set(labels) - {""}):
+            some = [i for i in numbers if labels[i] == label]
+            out[f"fairness.{theme}_{label}_n"] = float(len(some))
+            span = same = math.nan
+            if age and len(some) >= _FEWEST:
+                ends = yard.calibration[age.name](_said(age, row, some, len(yard.slider))[:, [0, -1], 0])
+                span = measures.mean(ends[:, 1] - ends[:, 0])
+            if embedder and len(some) >= _FEWEST:
+                close = near(embedder, yard, row, some)
+                same = measures.mean(measures.verified(close, yard.least[embedder.name, FARS[0]]))
+            out[f"fairness.{theme}_{label}_span"], out[f"fairness.{theme}_{label}_verified"] = span, same
+            spans.append(span)
+            kept.append(same)
+        out[f"fairness.{theme}_span_ratio"] = measures.evenness(spans)
+        out[f"fairness.{theme}_verified_ratio"] = measures.evenness(kept)
+    return out
+
+
+HEADS = ("goal", "real faces")
+
+
+def cell(value: float) -> str:
+    """A number in a few characters; a dash for what cannot be told."""
+    if math.isnan(value):
+        return "-"
+    if value == int(value) and abs(value) < 1e6:
+        return f"{value + 0.0:.0f}"  # no minus before a 0
+    return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def as_text(rows: Mapping[str, Values], real: Values, aims: Sequence[Goal], notes: Sequence[str]) -> str:
+    """The table as text: a line per column, what has a goal first, and the notes under it."""
+    wanted = {goal.column: goal for goal in aims}
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
+    order = [*(n for n in wanted if n in names), *(n for n in names if n not in wanted)]
+    head = ["", *HEADS, *rows]
+    lines = [head]
+    for name in order:
+        goal = str(wanted[name]) if name in wanted else ""
+        own = cell(real[name]) if name in real else ""
+        marks = [
+            cell(values.get(name, math.nan))
+            + ("" if name not in wanted else " *" if wanted[name].reached(values.get(name, math.nan)) else "  ")
+            for values in rows.values()
+        ]
+        lines.append([name, goal, own, *marks])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    text = "\n".join(
+        "  ".join(
+            part.ljust(width) if k < 2 else part.rjust(width)
+            for k, (part, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+    return "\n".join([text, "", "* reaches the goal", *notes]) + "\n"
+
+
+def as_csv(rows: Mapping[str, Values]) -> str:
+    """The table as CSV: a line per row, empty where nothing can be told."""
+    names = list(dict.fromkeys(name for values in rows.values() for name in values))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", *names])
+    for row, values in rows.items():
+        told = [values.get(name, math.nan) for name in names]
+        writer.writerow([row, *("" if math.isnan(v) else f"{v:.6g}" for v in told)])
+    return out.getvalue()

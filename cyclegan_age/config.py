@@ -49,7 +49,7 @@ class TrainConfig:
     init: str = ""
     """Weights to begin from: a file, a run, or `shipped`; without them from random ones."""
     epochs: float = 50.0
-    """Length of the training; an epoch draws as many pictures as the data has."""
+    """Length of the training; an epoch draws as many pictures as the data has. 0 writes the weights it begins with."""
     batch_size: int = 8
     """Pictures per step and process."""
     accumulate: int = 1
@@ -100,7 +100,7 @@ class TrainConfig:
             first <= end < after for first, end, after in zip(self.ages, self.ends, (*self.ages[1:], 1000), strict=True)
         )
         _require("ends", self.ends, not self.ends or apart, "give one for each of --ages, below the next of them")
-        _require("epochs", self.epochs, self.epochs > 0, "give a number above 0")
+        _require("epochs", self.epochs, self.epochs >= 0, "give 0 or more")
         _require("batch_size", self.batch_size, self.batch_size > 0, "give at least 1")
         divides = self.accumulate > 0 and self.batch_size % self.accumulate == 0
         _require("accumulate", self.accumulate, divides, "give a divisor of --batch_size")
@@ -287,7 +287,7 @@ class CycleGANConfig(GeneratorConfig):
     """Weight per year of the age estimators' error beyond age_tolerance; 0 needs no estimators."""
     age_tolerance: float = 3.0
     """Years of estimated error that cost nothing."""
-    age_share: float = 0.5
+    age_share: float = 1.0
     """Longest gradient of the age term on a generated picture, as a share of realism's; 0 sets no limit."""
     lambda_fooled: float = 0.1
     """Weight of fakes, as of their source's age, in the estimators' training along."""

@@ -102,7 +102,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         _begin_from(config, {k: model.networks[k] for k in model.shipped}, ema)
     if main:
         trim_metrics(run / "metrics.jsonl", step)
-    if step >= total_steps:
+    if 0 < total_steps <= step:
         logger.info("%s: finished; another --name begins anew, with --name more --epochs go on", run)
         return run
     accelerator.init_trackers("cyclegan-age", config=_flat(settings(config, net)))
@@ -130,6 +130,12 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         seen = step * config.batch_size * accelerator.num_processes
         save_snapshot(path, config, net, seen, tensors, model.parts)
 
+    if not total_steps:
+        with _ended(accelerator):
+            save_all()
+            if main:
+                save_weights(run / "weights.safetensors")
+        return run
     batches = data.batches(step, accelerator.process_index, accelerator.num_processes)
     bar = tqdm(
         total=total_steps * config.batch_size * accelerator.num_processes,

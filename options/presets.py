@@ -55,7 +55,10 @@ _EMBEDDER = {"image_size": 64, "load_size": 72, "epochs": 20.0, "batch_size": 32
 PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "cyclegan": {
         # What gave the shipped weights.
-        "default": ({"epochs": 0.9, "snapshot_every": 250}, {"deform": 0.06, "chroma": 0.3, "cycle_every": 2}),
+        "default": (
+            {"image_size": 64, "load_size": 72, "batch_size": 6, "epochs": 3.6, "snapshot_every": 1000},
+            {"deform": 0.06, "chroma": 0.3, "cycle_every": 2},
+        ),
         # Liu, "As Time Goes By": SGD, learning rate 0.002, 50 epochs, one unit vector per decade.
         "liu": (
             {"optimizer": "sgd", "lr": 2e-3, "lr_constant": 1.0, "epochs": 50.0, "ema": 0.0, "age_vector": "onehot"},

@@ -77,6 +77,11 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"epochs": 10.0, "batch_size": 32, "lr": 2e-3, "betas": (0.9, 0.999), "lr_constant": 0.1, "seed": 1},
             {"width": 32, "depth": (2, 2, 2), "input_size": 64},
         ),
+        # For evaluate.py alone, never for a loss.
+        "judge": (
+            {"epochs": 10.0, "batch_size": 32, "lr": 2e-3, "betas": (0.9, 0.999), "lr_constant": 0.1, "seed": 2},
+            {"width": 20, "depth": (1, 2, 3, 2), "input_size": 96},
+        ),
     },
     "face_embedder": {
         # From faces with names, and from a packaged recogniser on faces of every age.

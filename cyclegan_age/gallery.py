@@ -25,6 +25,7 @@ from tqdm import tqdm
 from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
 from cyclegan_age.data.folders import Known, known_by_name, known_by_path, scan
+from cyclegan_age.faces.blending import Change
 from cyclegan_age.features import find_layers
 from cyclegan_age.games import play, samples, write_made
 from cyclegan_age.images import BadImage, Picture, list_images, open_image
@@ -52,7 +53,7 @@ class _Face:
     image: Image.Image | None  # None where it is too large to be kept
     fitted: Fitted
     known: Known = field(default_factory=Known)
-    aged: list[Picture] = field(default_factory=list)  # in the generator's size
+    aged: list[Picture | Change] = field(default_factory=list)  # for `fitted.unfit`
     measures: dict[str, float] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
     life: list[Image.Image] = field(default_factory=list)
@@ -265,9 +266,8 @@ def _rendered(
     """Fill in what the generator makes of each face, in batches of one size across faces and ages."""
     pairs = ((face, years) for face in faces for years in ages)
     while batch := list(islice(pairs, config.batch_size)):
-        squares = np.stack([face.fitted.square for face, _ in batch])
-        known = [face.known for face, _ in batch]
-        pictures = ager.age_many(squares, [years for _, years in batch], config.batch_size, known)
+        fits, known = [face.fitted for face, _ in batch], [face.known for face, _ in batch]
+        pictures = ager.age_fitted(fits, [years for _, years in batch], config.batch_size, known)
         advance(len(batch))
         for (face, _), picture in zip(batch, pictures, strict=True):
             face.aged.append(picture)

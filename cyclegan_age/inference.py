@@ -54,15 +54,24 @@ class Fitted:
         rest = ((top, image_size - height - top), (left, image_size - width - left), (0, 0))
         return cls(np.pad(small, rest, mode="edge"), (left, top, left + width, top + height), image.size, detail)
 
-    def unfit(self, square: Picture, image: Image.Image) -> Image.Image:
-        """What a network made of the square -> a picture of the first size.
+    @property
+    def enlarges(self) -> bool:
+        """Whether the picture has detail that the square lacks, to be kept."""
+        return self.detail and max(self.size) > len(self.square)
+
+    def unfit(self, square: Picture | Change, image: Image.Image) -> Image.Image:
+        """What a network made of the square, or did to it, -> a picture of the first size.
 
         Where `image`, the picture fitted before, is larger than the square, the change between the squares is enlarged
         and added to it, so that its detail stays. Otherwise, or without `detail`, the new square is scaled.
         """
         left, top, right, bottom = self.box
+        if isinstance(square, Change):
+            corner = complex(-left * self.size[0] / (right - left), -top * self.size[1] / (bottom - top))
+            place = Place(corner, complex(max(self.size)))
+            return Image.fromarray(blend(np.asarray(image), [(place, square)], whole=True))
         before, after = self.square[top:bottom, left:right], square[top:bottom, left:right]
-        if not self.detail or max(self.size) <= len(self.square):
+        if not self.enlarges:
             return Image.fromarray(after).resize(self.size, Image.Resampling.LANCZOS)
         out = np.empty((self.size[1], self.size[0], 3), dtype=np.uint8)
         full = np.asarray(image)
@@ -152,8 +161,38 @@ class Ager:
         """
         rgb = to_rgb(image)
         fitted = self.fit(rgb)
-        aged = self.age_many(fitted.square[None], [years], known=[known] if known else None)
-        return fitted.unfit(aged[0], rgb)
+        (aged,) = self.age_fitted([fitted], [years], known=[known] if known else None)
+        return fitted.unfit(aged, rgb)
+
+    def age_fitted(
+        self,
+        faces: Sequence[Fitted],
+        years: Sequence[float],
+        batch_size: int = 16,
+        known: Sequence[Known] | None = None,
+    ) -> list[Picture | Change]:
+        """As `age_many`, for faces that `fit` gave; the answers are for their `unfit`.
+
+        Where the generator bends faces, the bending is done to a larger picture itself, whose edges would else be seen
+        twice.
+        """
+        squares = np.stack([face.square for face in faces])
+        large = np.array([face.enlarges and self._bending is not None for face in faces])
+        aged: list[Picture | Change] = list(squares)
+        for do, chosen_ones in (
+            (self.changes, np.flatnonzero(large).tolist()),
+            (self.age_many, np.flatnonzero(~large).tolist()),
+        ):
+            some = [known[i] for i in chosen_ones] if known else None
+            done = do(squares[chosen_ones], [years[i] for i in chosen_ones], batch_size, some)
+            for i, one in zip(chosen_ones, done, strict=True):
+                aged[i] = one
+        return aged
+
+    @property
+    def _bending(self) -> ResnetGenerator | None:
+        generator = self.generator
+        return generator if isinstance(generator, ResnetGenerator) and generator.deform else None
 
     def fit(self, image: Image.Image) -> Fitted:
         """Fit an RGB picture into the generator's square.
@@ -226,8 +265,7 @@ class Ager:
         """
         self._check(pictures, known)
         _check_years(years, len(pictures))
-        generator = self.generator
-        bending = generator if isinstance(generator, ResnetGenerator) and generator.deform else None
+        generator, bending = self.generator, self._bending
         found: list[Change] = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)

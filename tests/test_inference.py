@@ -15,6 +15,7 @@ from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, CycleGANPair
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_pair
+from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.runs import save_snapshot
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
@@ -92,6 +93,19 @@ def test_detail_of_large_pictures_is_kept() -> None:
     image = Image.fromarray(np.repeat(fine[..., None], 3, axis=2).astype(np.uint8))
     change = np.asarray(ager.age(image, 10)).astype(int) - np.asarray(image)
     assert abs(change - 25.5).max() <= 1.5
+
+
+def test_a_large_picture_is_bent_itself() -> None:
+    generator = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.25)
+    with torch.no_grad():
+        for weight in (*generator.head.parameters(), *generator.bend.parameters()):
+            weight.zero_()
+        generator.bend.get_parameter("conv.bias")[0] = 20.0  # a quarter of the side to the right
+    picture = noise(128, 128, 3)
+    ager = Ager(generator=generator, code=AgeCode((10, 20)), image_size=32)
+    aged = np.asarray(ager.age(Image.fromarray(picture), 10))
+    inner = slice(57, 71)  # away from the edges, where the field's average sees zeros
+    assert abs(aged[inner, inner].astype(int) - picture[inner, 89:103]).max() <= 1
 
 
 def test_the_fit_keeps_proportions_and_undoes_itself() -> None:

@@ -260,9 +260,8 @@ def render(ager: Ager, picture: Picture, years: Sequence[float], known: Known) -
     """A face of any size at N ages, as `Ager.age` does it, in one batch: uint8 (N, H, W, 3)."""
     image = Image.fromarray(picture)
     fitted = ager.fit(image)
-    squares = np.repeat(fitted.square[None], len(years), axis=0)
-    aged = ager.age_many(squares, list(years), known=[known] * len(years))
-    return np.stack([np.asarray(fitted.unfit(square, image)) for square in aged])
+    aged = ager.age_fitted([fitted] * len(years), list(years), known=[known] * len(years))
+    return np.stack([np.asarray(fitted.unfit(one, image)) for one in aged])
 
 
 def _shown(judge: Judge, faces: Faces, i: int) -> bool:

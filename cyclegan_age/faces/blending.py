@@ -47,25 +47,26 @@ def weight(r: Floats) -> Floats:
     return w
 
 
-def blend(photo: Pixels, changes: Sequence[tuple[Place, Change]]) -> Pixels:
+def blend(photo: Pixels, changes: Sequence[tuple[Place, Change]], *, whole: bool = False) -> Pixels:
     """Change faces of a photograph.
 
     Args:
         photo: uint8 or uint16 (H, W, 3), or (H, W, 1), which takes the mean of a change's colours.
         changes: where the faces are and what is done to each. Between faces whose ellipses overlap the changes give way
             to each other.
+        whole: change all of the squares, not the faces' ellipses alone.
 
     Returns:
-        A new array of the same kind; pixels outside the ellipses are the same.
+        A new array of the same kind; pixels outside the ellipses, or squares, are the same.
     """
     out = photo.copy()
     for i, (place, change) in enumerate(changes):
         others = [other for j, (other, _) in enumerate(changes) if j != i]
-        _apply(out, place, change, others)
+        _apply(out, place, change, others, whole)
     return out
 
 
-def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place]) -> None:
+def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], whole: bool) -> None:
     cv2 = opencv()
     margin = 0.0 if change.shift is None else 0.1
     left, top, right, bottom = place.bounds(out.shape, margin)
@@ -85,7 +86,7 @@ def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place]) -
         y = np.arange(first, min(first + _ROWS, bottom - top), dtype=np.float32)[:, None]
         u, v = _in_square(place, x + (left + 0.5), y + (top + 0.5))
         r = distance(u, v)
-        w = weight(r)
+        w = np.ones_like(r) if whole else weight(r)
         for other in others:
             rival = distance(*_in_square(other, x + (left + 0.5), y + (top + 0.5)))
             w *= (0.5 + (rival - r) / _RIVAL).clip(0, 1)

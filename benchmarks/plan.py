@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Plan:
     """Sizes of the measurements; the defaults are the ones that count."""
 
-    flags: tuple[str, ...] = ()  # of train.py, for what is trained; none is the default recipe
+    flags: tuple[str, ...] = ("--image_size", "128", "--load_size", "144", "--batch_size", "8")  # of train.py
     matrix: int = 2048  # side of the matrices multiplied
     rounds: int = 4  # repetitions of what runs inside the process
     files: int = 240  # JPEGs of the made-up data

@@ -36,7 +36,22 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, de
         if e.code == 0:
             raise
         text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯─│]", " ", said.getvalue())
-        raise UserError(re.sub(r"\s+", " ", text).strip()) from None
+        raise UserError(_short(re.sub(r"\s+", " ", text).strip(), prog)) from None
+
+
+def _short(said: str, prog: str) -> str:
+    """What tyro says of wrong flags, in the form of this package's errors; as it is where it is of no known kind."""
+    if m := re.search(r"Unrecognized options: ([^\s,]+)", said):
+        meant = re.search(r"Perhaps you meant: (--\w+)", said)
+        return f"{m[1]}: unknown; " + (f"is {meant[1]} meant?" if meant else f"{prog} --help lists the flags")
+    if m := re.search(r"Error parsing (--\w+): (.+?) (?:Argument helptext|For full)", said):
+        wanted = re.search(r"Argument helptext: --\w+ (\S.*?) [A-Z][a-z]", said)
+        return f"{m[1]}: {m[2].rstrip('.')}; give {wanted[1] if wanted else f'what {prog} --help says'}"
+    if m := re.search(r"invalid choice ('.*?') for argument '(--\w+)'. Expected one of \((.*?)\)", said):
+        return f"{m[2]} {m[1].strip(chr(39))}: unknown; give one of {m[3].replace(chr(39), '')}"
+    if m := re.search(r"Missing value for argument '(--\w+)'", said):
+        return f"{m[1]}: its value is missing; {prog} --help says what it takes"
+    return said
 
 
 def value_of(flag: str, argv: Sequence[str], default: str) -> str:

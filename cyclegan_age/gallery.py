@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -228,6 +229,8 @@ def _render_into(
         sections = list(ahead(writer, write, rendered, 4))
     seconds = time.perf_counter() - begin
     if not sections:
+        with suppress(OSError):  # what a run of before left stays
+            folder.rmdir()
         raise UserError(f"--input {config.input or config.dataroot}: none of its {skipped} files is a usable picture")
     count = len(sections) * len(ages)
     faces_said = "1 face" if len(sections) == 1 else f"{len(sections)} faces"

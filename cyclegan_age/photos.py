@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,11 +130,13 @@ def _render_into(
                 if isinstance(e, OSError) and (e.filename is None or Path(e.filename) != one.path):
                     raise
                 skipped.append(f"skipped {one.title}: {e.strerror if isinstance(e, OSError) else e}")
-                if len(skipped) <= _NAMED_SKIPS:
+                if len(skipped) <= _NAMED_SKIPS and len(inputs) > 1:
                     say(skipped[-1])
             bar.update()
     seconds = time.perf_counter() - begin
     if not sections:
+        with suppress(OSError):  # what a run of before left stays
+            folder.rmdir()
         if len(inputs) == 1:
             raise UserError(f"--input {config.input}: {skipped[0].partition(': ')[2]}")
         raise UserError(f"--input {config.input}: none of its {len(skipped)} files shows a face that can be used")

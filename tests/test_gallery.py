@@ -262,6 +262,7 @@ def test_folders_without_a_usable_picture_are_told(run: Callable[..., tuple[Path
     (tmp_path / "in" / "a.png").write_bytes(b"?")
     with pytest.raises(UserError, match="none of its 1 files"):
         run(input=tmp_path / "in")
+    assert not list(tmp_path.rglob("test-*"))  # no empty folder is left
 
 
 def test_results_that_cannot_be_written_are_told(run: Callable[..., tuple[Path, list[str]]], tmp_path: Path) -> None:

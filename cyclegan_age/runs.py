@@ -105,7 +105,7 @@ def save_snapshot(
 ) -> None:
     """Write weights (names `network.parameter`) and their configuration as one safetensors file."""
     plain = settings(train, net)
-    for place in ("dataroot", "results_dir"):  # names of folders are nobody's business but the trainer's
+    for place in ("dataroot", "results_dir", "init"):  # names of folders are nobody's business but the trainer's
         del plain["train"][place]
     models = {kind: model for model, kind in MODEL_CONFIGS.items()}
     of_parts = {name: {"model": models[type(part)], "net": asdict(part)} for name, part in (parts or {}).items()}

@@ -31,9 +31,9 @@ $(VENV)/installed: requirements.txt
 	  { echo "$(PYTHON): Python 3.10 or newer is needed; name it: make PYTHON=python3.12"; exit 1; }
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) || \
 	  { echo "venv: not part of this Python; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@echo "installing into $(VENV), once: some minutes and up to 6 GB"
-	$(PIP) "setuptools<81" wheel
-	$(PIP) --no-build-isolation -r requirements.txt
+	@echo "installing into $(VENV), once: some minutes and up to 6 GB" >&2
+	$(PIP) "setuptools<81" wheel >&2
+	$(PIP) --no-build-isolation -r requirements.txt >&2
 	@touch $@
 
 $(VENV)/installed-eval: $(VENV)/installed requirements-eval.txt
@@ -41,5 +41,5 @@ $(VENV)/installed-eval: $(VENV)/installed requirements-eval.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(PIP) -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt >&2
 	@touch $@

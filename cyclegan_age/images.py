@@ -5,7 +5,8 @@ Outside the networks a picture is uint8, HWC, RGB, 0..255; inside it is float, N
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +38,21 @@ def open_image(source: Path | bytes) -> Image.Image:
     data = source if isinstance(source, bytes) else source.read_bytes()
     if not data:
         raise BadImage("empty file")
+    with decoding():
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise BadImage(f"{picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
+        picture.load()
+        return to_rgb(ImageOps.exif_transpose(picture))
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Turn whatever Pillow raises on a broken file into a BadImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
-            picture = Image.open(io.BytesIO(data))
-            if picture.width * picture.height > MAX_PIXELS:
-                raise BadImage(f"{picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
-            picture.load()
-            return to_rgb(ImageOps.exif_transpose(picture))
+            yield
     except BadImage:
         raise
     except Image.DecompressionBombError:

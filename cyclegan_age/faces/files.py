@@ -2,7 +2,6 @@
 
 import io
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin
 
 from cyclegan_age.faces.alignment import opencv
 from cyclegan_age.faces.blending import Pixels
-from cyclegan_age.images import MAX_PIXELS, BadImage, Picture, to_rgb
+from cyclegan_age.images import MAX_PIXELS, BadImage, Picture, decoding, to_rgb
 
 # Pillow's format -> ending of the files written; of every other format PNG is written.
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm"}
@@ -64,18 +63,8 @@ class Photo:
         suffix = source.suffix if isinstance(source, Path) else ""
         if not data:
             raise BadImage("empty file")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
-                return cls._decoded(data, suffix)
-        except BadImage:
-            raise
-        except Image.DecompressionBombError:
-            raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
-        except UnidentifiedImageError:
-            raise BadImage("not a picture") from None
-        except Exception as e:  # Pillow's decoders raise many kinds on broken data
-            raise BadImage(f"broken picture: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
+        with decoding():
+            return cls._decoded(data, suffix)
 
     @classmethod
     def _decoded(cls, data: bytes, suffix: str) -> "Photo":

@@ -1,12 +1,13 @@
 """The systems on offer: for each name, how its model and its data are built from the configuration."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cyclegan_age.ages import code_of
 from cyclegan_age.config import (
@@ -99,19 +100,37 @@ def _faces(config: TrainConfig) -> FaceFolder:
     return folder
 
 
-def _age_data(config: TrainConfig, net: object) -> FaceData:
-    folder = _faces(config)
-    pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
+def _data(
+    config: TrainConfig,
+    cache: PictureCache,
+    age_years: NDArray[np.float32],
+    pools: list[Pool],
+    *,
+    target_pools: list[Pool] | None = None,
+    labels: NDArray[np.float32] | None = None,
+    paired: bool = False,
+    held_out: Sequence[Pool] = (),
+) -> FaceData:
+    """Batches as a training wants them; see `FaceData`. Targets come from the sources' pools where not said."""
     return FaceData(
-        cache=PictureCache(folder.paths, folder.root, config.load_size),
-        age_years=folder.age_years,
+        cache=cache,
+        age_years=age_years,
         source_pools=pools,
-        target_pools=pools,
+        target_pools=target_pools or pools,
         image_size=config.image_size,
         flip=config.flip,
         batch_size=config.batch_size,
         seed=config.seed,
+        labels=labels,
+        paired=paired,
+        held_out=held_out,
     )
+
+
+def _age_data(config: TrainConfig, net: object) -> FaceData:
+    folder = _faces(config)
+    pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
+    return _data(config, PictureCache(folder.paths, folder.root, config.load_size), folder.age_years, pools)
 
 
 def _held_out(groups: list[Pool], config: TrainConfig) -> tuple[list[Pool], list[Pool]]:
@@ -128,16 +147,8 @@ def _estimator_data(config: TrainConfig, net: AgeEstimatorConfig) -> FaceData:
     """All faces but a random batch, which is held out."""
     folder = _faces(config)
     pools, held_out = _held_out([np.flatnonzero(folder.group == k) for k in range(len(config.ages))], config)
-    return FaceData(
-        cache=PictureCache(folder.paths, folder.root, config.load_size),
-        age_years=folder.age_years,
-        source_pools=pools,
-        target_pools=pools,
-        image_size=config.image_size,
-        flip=config.flip,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        held_out=held_out,
+    return _data(
+        config, PictureCache(folder.paths, folder.root, config.load_size), folder.age_years, pools, held_out=held_out
     )
 
 
@@ -156,15 +167,11 @@ def _caae_data(config: TrainConfig, net: CAAEConfig) -> FaceData:
     if not usable.all():
         logger.info("%s: %d pictures left out: no sex in their name", config.dataroot, int((~usable).sum()))
     pools, held_out = _held_out(groups, config)
-    return FaceData(
-        cache=PictureCache(folder.paths, folder.root, config.load_size),
-        age_years=folder.age_years,
-        source_pools=pools,
-        target_pools=pools,
-        image_size=config.image_size,
-        flip=config.flip,
-        batch_size=config.batch_size,
-        seed=config.seed,
+    return _data(
+        config,
+        PictureCache(folder.paths, folder.root, config.load_size),
+        folder.age_years,
+        pools,
         labels=sex[:, None],
         held_out=held_out,
     )
@@ -172,15 +179,12 @@ def _caae_data(config: TrainConfig, net: CAAEConfig) -> FaceData:
 
 def _pair_data(config: TrainConfig, net: CycleGANPairConfig) -> FaceData:
     a, b = scan_pair(config.dataroot, net.group_a, net.group_b)
-    return FaceData(
-        cache=PictureCache([*a, *b], config.dataroot, config.load_size),
-        age_years=np.zeros(len(a) + len(b), np.float32),
-        source_pools=[np.arange(len(a))],
+    return _data(
+        config,
+        PictureCache([*a, *b], config.dataroot, config.load_size),
+        np.zeros(len(a) + len(b), np.float32),
+        [np.arange(len(a))],
         target_pools=[np.arange(len(a), len(a) + len(b))],
-        image_size=config.image_size,
-        flip=config.flip,
-        batch_size=config.batch_size,
-        seed=config.seed,
     )
 
 
@@ -206,15 +210,11 @@ def _face_embedder(config: TrainConfig, net: FaceEmbedderConfig) -> Model:
 
 def _embedder_data(config: TrainConfig, net: FaceEmbedderConfig) -> FaceData:
     faces = _labelled(config, net)
-    return FaceData(
-        cache=PictureCache(faces.paths, faces.root, config.load_size),
-        age_years=faces.age_years,
-        source_pools=faces.pools,
-        target_pools=faces.pools,
-        image_size=config.image_size,
-        flip=config.flip,
-        batch_size=config.batch_size,
-        seed=config.seed,
+    return _data(
+        config,
+        PictureCache(faces.paths, faces.root, config.load_size),
+        faces.age_years,
+        faces.pools,
         labels=faces.labels,
         paired=net.teacher == "none",
     )

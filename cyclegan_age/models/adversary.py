@@ -4,15 +4,16 @@ The remedies keep a discriminator from winning, as the AI2100 project report tel
 beginning anew every few epochs, a head start of the generator, goals below 1 for real pictures.
 """
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from cyclegan_age.config import AdversaryConfig, NoiseConfig
+from cyclegan_age.ages import code_of
+from cyclegan_age.config import AdversaryConfig, NoiseConfig, TrainConfig
 from cyclegan_age.losses import deception, real_or_fake
-from cyclegan_age.models.base import Losses
+from cyclegan_age.models.base import Losses, Model
 
 
 class _Starting(Protocol):
@@ -48,6 +49,27 @@ def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], epoch: fl
         for discriminator in discriminators:
             discriminator.start()
     return True
+
+
+class Duel(Model):
+    """One generator against one discriminator, with the remedies; networks and phases are called so."""
+
+    def __init__(
+        self, config: TrainConfig, net: AdversaryConfig, generator: nn.Module, discriminator: _Starting
+    ) -> None:
+        self.config, self.remedies, self.beginner = config, net, discriminator
+        self.code = code_of(config)
+        self.networks = {"generator": generator, "discriminator": cast(nn.Module, discriminator)}
+        self.frozen = {}
+        self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
+        self.rates = {"discriminator": net.d_rate}
+        self.shipped = ["generator"]
+        self.pools = {}
+
+    def renew(self, progress: float, step: int) -> Sequence[str]:
+        epoch = progress * self.config.epochs
+        anew = renewed(self.remedies, [self.beginner], epoch, step, self.config.seed)
+        return ["discriminator"] if anew else []
 
 
 def noise(net: NoiseConfig, like: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CGANConfig, NoiseConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import drawn, play, renewed, rests
-from cyclegan_age.models.base import Losses, Model, Renderer
+from cyclegan_age.models.adversary import Duel, drawn, play, rests
+from cyclegan_age.models.base import Losses, Renderer
 from cyclegan_age.models.gan import NoiseReader, build_discriminator, build_generator
 from cyclegan_age.runs import Snapshot
 
@@ -34,26 +34,15 @@ def renderer(snapshot: Snapshot) -> Renderer:
     return Renderer(generator=generator, code=code_of(snapshot.train), reader=NoiseReader(net=snapshot.net))
 
 
-class CGAN(Model):
+class CGAN(Duel):
     """Networks and phases `generator` and `discriminator`."""
 
     def __init__(self, *, config: TrainConfig, net: CGANConfig) -> None:
-        self.config, self.net = config, net
-        self.code = code_of(config)
+        self.net = net
         ages = len(config.ages)
         self.generator = build_generator(config, net, labels=ages)
         self.discriminator = build_discriminator(config, net, labels=ages, label_at=net.label_at)
-        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
-        self.frozen = {}
-        self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
-        self.rates = {"discriminator": net.d_rate}
-        self.shipped = ["generator"]
-        self.pools = {}
-
-    def renew(self, progress: float, step: int) -> Sequence[str]:
-        epoch = progress * self.config.epochs
-        anew = renewed(self.net, [self.discriminator], epoch, step, self.config.seed)
-        return ["discriminator"] if anew else []
+        super().__init__(config, net, self.generator, self.discriminator)
 
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:
         yield from play(

@@ -18,8 +18,8 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import drawn, play, renewed, rests
-from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.models.adversary import Duel, drawn, play, rests
+from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.runs import Snapshot
 
@@ -85,24 +85,13 @@ def renderer(snapshot: Snapshot) -> Renderer:
     return Renderer(generator=generator, code=code_of(snapshot.train), reader=reader, conditional=False)
 
 
-class GAN(Model):
+class GAN(Duel):
     """Networks and phases `generator` and `discriminator`."""
 
     def __init__(self, *, config: TrainConfig, net: GANConfig) -> None:
-        self.config, self.net = config, net
-        self.code = code_of(config)
+        self.net = net
         self.generator, self.discriminator = build_generator(config, net), build_discriminator(config, net)
-        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
-        self.frozen = {}
-        self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
-        self.rates = {"discriminator": net.d_rate}
-        self.shipped = ["generator"]
-        self.pools = {}
-
-    def renew(self, progress: float, step: int) -> Sequence[str]:
-        epoch = progress * self.config.epochs
-        anew = renewed(self.net, [self.discriminator], epoch, step, self.config.seed)
-        return ["discriminator"] if anew else []
+        super().__init__(config, net, self.generator, self.discriminator)
 
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:
         resting = rests(self.net, progress * self.config.epochs)

@@ -25,8 +25,8 @@ from cyclegan_age.config import PFAGANConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
-from cyclegan_age.models.adversary import renewed, rests
-from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.models.adversary import Duel, rests
+from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
 from cyclegan_age.models.cyclegan import disturb
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -99,26 +99,16 @@ class Judges(nn.Module):
         return [estimator(x_seen) for estimator in self.estimators], maps
 
 
-class PFAGAN(Model):
+class PFAGAN(Duel):
     """Networks and phases `generator` and `discriminator`; the judges are frozen."""
 
     def __init__(self, *, config: TrainConfig, net: PFAGANConfig, judges: Judges) -> None:
-        self.config, self.net = config, net
-        self.code = code_of(config)
+        self.net = net
         self.generator = build_generator(config, net)
         self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
         self.judges = judges
-        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        super().__init__(config, net, self.generator, self.discriminator)
         self.frozen = {"judges": judges}
-        self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
-        self.rates = {"discriminator": net.d_rate}
-        self.shipped = ["generator"]
-        self.pools = {}
-
-    def renew(self, progress: float, step: int) -> Sequence[str]:
-        epoch = progress * self.config.epochs
-        anew = renewed(self.net, [self.discriminator], epoch, step, self.config.seed)
-        return ["discriminator"] if anew else []
 
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:
         net, code = self.net, self.code

@@ -173,6 +173,35 @@ class InferConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What `demo.py` takes."""
+
+    port: int = 7860
+    """Port of the page and of the REST service."""
+    host: str = "127.0.0.1"
+    """Address to listen on; other machines reach the page only where it is not the loopback one."""
+    weights: tuple[str, ...] = ()
+    """.safetensors files or names of runs to choose from on the page; without them the shipped weights."""
+    results_dir: Path = Path("results")
+    """Where runs are looked for."""
+    megabytes: float = 20.0
+    """Largest file taken, in millions of bytes."""
+    megapixels: float = 50.0
+    """Largest picture taken, in millions of pixels."""
+    waiting: int = 16
+    """Requests that may wait while one is worked on; more are refused."""
+    seconds: float = 30.0
+    """Time that a request may take, waiting included."""
+
+    def __post_init__(self) -> None:
+        _require("port", self.port, 0 < self.port < 65536, "give a number like 7860")
+        _require("megabytes", self.megabytes, 0 < self.megabytes <= 1000, "give a number above 0, at most 1000")
+        _require("megapixels", self.megapixels, 0 < self.megapixels <= 100, "give a number above 0, at most 100")
+        _require("waiting", self.waiting, self.waiting > 0, "give at least 1")
+        _require("seconds", self.seconds, self.seconds > 0, "give a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """What `evaluate.py` takes."""
 
@@ -232,6 +261,8 @@ class GeneratorConfig:
     """Share of the residual change's colour that is let through, beside its light and dark; 0 changes no colours."""
     inner_size: int = 0
     """Side in pixels at which the generator works inside, its change then being enlarged; 0 takes image_size."""
+    detail: int = 0
+    """Channels of a small branch that refines the change at the picture's whole size; 0 has none."""
     resize: bool = True
     """Resize-convolutions in the decoder instead of fractionally-strided ones."""
     reflect: bool = False
@@ -257,6 +288,8 @@ class GeneratorConfig:
         fits = self.inner_size >= 0 and self.inner_size % 4 == 0
         _require("inner_size", self.inner_size, fits, "give a multiple of 4")
         _require("inner_size", self.inner_size, self.residual or not self.inner_size, "give --residual with it")
+        _require("detail", self.detail, self.detail >= 0, "give 0 or more")
+        _require("detail", self.detail, self.residual or not self.detail, "give --residual with it")
         _require("ndf", self.ndf, self.ndf > 0, "give at least 1")
         _require("blocks", self.blocks, self.blocks >= 0, "give 0 or more")
         _require("pool_size", self.pool_size, self.pool_size >= 0, "give 0 or more")
@@ -281,6 +314,10 @@ class CycleGANConfig(GeneratorConfig):
 
     lambda_wrong_age: float = 0.5
     """Weight of the term that shows the discriminator real faces at wrong ages."""
+    sexes: bool = False
+    """Judge women and men apart; the sex is read from names like age_sex_race_..., and faces without one count half."""
+    lambda_outside: float = 0.0
+    """Weight of the change (L1) outside the face's ellipse."""
     estimators: tuple[str, ...] = ("age_loss_a", "age_loss_b")
     """Age estimators in the loss: shipped names, files or runs."""
     lambda_age: float = 0.1
@@ -298,6 +335,7 @@ class CycleGANConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require("lambda_outside", self.lambda_outside, self.lambda_outside >= 0, "give 0 or more")
         _require("lambda_critic", self.lambda_critic, self.lambda_critic >= 0, "give 0 or more")
         _require("lambda_age", self.lambda_age, self.lambda_age >= 0, "give 0 or more")
         _require("age_share", self.age_share, self.age_share >= 0, "give 0 or more")

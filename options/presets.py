@@ -14,14 +14,8 @@ _PLAIN = {
 }
 _PLAIN_AGE = _PLAIN | {"lambda_wrong_age": 0.0, "lambda_age": 0.0}
 _ADAM = {"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "ema": 0.0, "epochs": 200.0, "batch_size": 1}
-_NOISE = {
-    "image_size": 64,
-    "load_size": 72,
-    "batch_size": 64,
-    "lr_constant": 0.7,
-    "ema": 0.99,
-    "feature_layers": ("stages.1", "stages.2"),
-}
+_SMALL = {"image_size": 64, "load_size": 72, "lr_constant": 1.0}  # 20 minutes on two cores give something
+_NOISE = _SMALL | {"batch_size": 64, "ema": 0.998, "feature_layers": ("stages.1", "stages.2")}
 _NANDI = {
     "image_size": 64,
     "load_size": 64,
@@ -36,7 +30,12 @@ _NANDI = {
     "feature_layers": ("stages.1", "stages.2"),
 }
 _NANDI_CGAN = {"d_channels": (64, 70, 128, 256, 512), "norm": False, "slope": 0.0, "label_smoothing": 0.1}
-_SMALL_GAN = {"g_channels": (256, 128, 64, 32), "d_channels": (48, 96, 192, 384), "prior": "normal"}
+_SMALL_GAN = {
+    "g_channels": (256, 128, 64, 32),
+    "d_channels": (48, 96, 192, 384),
+    "prior": "normal",
+    "label_smoothing": 0.1,
+}
 _SMALL_ENCODER = _SMALL_GAN | {"z": 64, "e_channels": (24, 48, 96, 160)}
 _TEN_GROUPS = {
     "load_size": 128,
@@ -59,6 +58,21 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"image_size": 64, "load_size": 72, "batch_size": 6, "epochs": 3.6, "snapshot_every": 1000},
             {"deform": 0.06, "chroma": 0.3, "cycle_every": 2},
         ),
+        # What follows it, given --init: the same inside, with a branch for detail.
+        "detail": (
+            {"batch_size": 6, "epochs": 4.0, "ema": 0.999, "snapshot_every": 1000},
+            {
+                "deform": 0.06,
+                "chroma": 0.15,
+                "inner_size": 64,
+                "detail": 24,
+                "cycle_every": 2,
+                "sexes": True,
+                "lambda_outside": 2.0,
+                "age_tolerance": 2.0,
+                "age_share": 0.7,
+            },
+        ),
         # Liu, "As Time Goes By": SGD, learning rate 0.002, 50 epochs, one unit vector per decade.
         "liu": (
             {"optimizer": "sgd", "lr": 2e-3, "lr_constant": 1.0, "epochs": 50.0, "ema": 0.0, "age_vector": "onehot"},
@@ -69,6 +83,10 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "cyclegan_pair": {
         "default": ({"epochs": 20.0}, {"lambda_cycle": 10.0, "lambda_identity": 5.0}),
+        "small": (
+            _SMALL | {"epochs": 2.0},
+            {"ngf": 20, "lambda_cycle": 10.0, "lambda_identity": 5.0},
+        ),
         "zhu": (_ADAM, _PLAIN),
     },
     "age_estimator": {
@@ -90,6 +108,10 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "pfa_gan": {
         "default": ({"epochs": 0.6, "feature_layers": ("steps.0.blocks.0", "steps.3.blocks.0")}, {"d_rate": 2.0}),
+        "small": (
+            _SMALL | {"epochs": 3.0, "batch_size": 12, "feature_layers": ("steps.0.blocks.0", "steps.3.blocks.0")},
+            {"d_rate": 2.0},
+        ),
         # Huang et al. 2021, section IV-A: four groups, and 200,000 steps on CACD's 163,446 faces. Weights are relative
         # to the adversarial term's; that of the deep features was meant for others of another scale.
         "huang": (
@@ -118,6 +140,17 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "kernel": 4,
                 "encoder": (32, 64, 96, 128, 160),
                 "decoder": (160, 128, 96, 64, 32),
+                "hidden": 256,
+                "reconstruction": "l1",
+                "lambda_tv": 1.0,
+            },
+        ),
+        "small": (
+            _SMALL | {"epochs": 15.0, "batch_size": 32, "feature_layers": ("stages.1", "stages.2")},
+            {
+                "kernel": 4,
+                "encoder": (32, 64, 128, 256),
+                "decoder": (256, 128, 64, 32),
                 "hidden": 256,
                 "reconstruction": "l1",
                 "lambda_tv": 1.0,
@@ -160,7 +193,11 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     },
     "age_cgan": {
-        "default": (_NOISE | {"epochs": 12.0}, _SMALL_ENCODER),
+        # Narrower, so that the embedder fits into weights of 8 MB.
+        "default": (
+            _NOISE | {"epochs": 12.0},
+            _SMALL_ENCODER | {"g_channels": (224, 112, 64, 32), "e_channels": (24, 48, 64, 96)},
+        ),
         # Nandi et al., AI2100, after Antipov et al. 2017, whose noise is normal and whose steps are of L-BFGS.
         "nandi": (
             _NANDI,

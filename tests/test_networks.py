@@ -176,3 +176,20 @@ def test_expected_age_is_the_mean_of_the_distribution() -> None:
     logits[0, 20] = logits[0, 40] = 0.0
     assert expected_age(logits).item() == pytest.approx(30)
     assert AgeEstimator(width=4, blocks=(1, 1), input_size=16)(torch.zeros(2, 3, 40, 40)).shape == (2, 101)
+
+
+def test_the_detail_branch_begins_at_nothing_and_then_sees_what_is_too_fine_for_the_inner_size() -> None:
+    torch.manual_seed(0)
+    fine = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, inner_size=32, detail=8).eval()
+    coarse = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, inner_size=32).eval()
+    with torch.no_grad():
+        fine.head.conv.weight *= 0.2  # so that nothing is clipped
+    coarse.load_state_dict(fine.state_dict(), strict=False)
+    small, age = torch.rand(1, 3, 32, 32) - 0.5, torch.eye(2)[:1]
+    x = torch.nn.functional.interpolate(small, size=(128, 128), mode="bilinear")
+    torch.testing.assert_close(fine(x, age), coarse(x, age))
+    with torch.no_grad():
+        fine.fine_head.conv.weight.normal_(0, 0.05)
+    striped = x + 0.05 * (torch.arange(128) % 2 * 2 - 1)  # gone at 32 pixels
+    torch.testing.assert_close(coarse(striped, age) - striped, coarse(x, age) - x, atol=0.02, rtol=0)
+    assert ((fine(striped, age) - striped) - (fine(x, age) - x)).abs().max() > 0.04

@@ -133,6 +133,14 @@ def _age_data(config: TrainConfig, net: object) -> FaceData:
     return _data(config, PictureCache(folder.paths, folder.root, config.load_size), folder.age_years, pools)
 
 
+def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
+    folder = _faces(config)
+    pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
+    sex = np.array([[known_by_name(path.name).sex] for path in folder.paths], np.float32)
+    cache = PictureCache(folder.paths, folder.root, config.load_size)
+    return _data(config, cache, folder.age_years, pools, labels=sex if net.sexes else None)
+
+
 def _held_out(groups: list[Pool], config: TrainConfig) -> tuple[list[Pool], list[Pool]]:
     """What is left of each group once a random batch is held out, at most a tenth or one of each, and that batch."""
     share = -(-config.batch_size // len(groups))
@@ -232,7 +240,7 @@ def _age_cgan(config: TrainConfig, net: AgeCGANConfig) -> Model:
 
 
 SYSTEMS: dict[str, System] = {
-    "cyclegan": System(_cyclegan, _age_data, cyclegan.renderer),
+    "cyclegan": System(_cyclegan, _cyclegan_data, cyclegan.renderer),
     "cyclegan_pair": System(
         lambda config, net: CycleGANPair(config=config, net=net), _pair_data, cyclegan_pair.renderer
     ),

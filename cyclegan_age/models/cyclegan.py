@@ -7,6 +7,7 @@ anchor age; an age between two anchors asks both, each as far as its weight in t
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from cyclegan_age.ages import code_of
 from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
+from cyclegan_age.faces.blending import distance
 from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model, Renderer
@@ -51,9 +53,10 @@ class CycleGAN(Model):
     def __init__(self, *, config: TrainConfig, net: CycleGANConfig, estimators: list[AgeEstimator]) -> None:
         self.net = net
         self.code = code_of(config)
-        self.critics = {f"critic{i}": AgeCritic(estimator=e, heads=len(config.ages)) for i, e in enumerate(estimators)}
+        heads = len(config.ages) * (2 if net.sexes else 1)
+        self.critics = {f"critic{i}": AgeCritic(estimator=e, heads=heads) for i, e in enumerate(estimators)}
         self.generator = build_generator(config, net)
-        self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
+        self.discriminator = PatchDiscriminator(heads=heads, ndf=net.ndf)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator} | self.critics
         self.frozen = {}
         self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
@@ -62,6 +65,7 @@ class CycleGAN(Model):
             self.rates = {"discriminator": 2.0, "critics": 2.0}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
+        self.outside = outside(config.image_size)
 
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:
         net, x_real = self.net, batch.x_target
@@ -72,7 +76,11 @@ class CycleGAN(Model):
         for critic in self.critics.values():
             critic.learn(False)
         x_fake = self.generator(batch.x_source, v_target)
-        terms = self._judged(x_fake, v_target, batch.age_target)
+        meant = self._heads(v_target, batch.label_source)  # (N, heads)
+        terms = self._judged(x_fake, meant, batch.age_target)
+        if net.lambda_outside:
+            self.outside = self.outside.to(x_fake.device)
+            terms["outside"] = net.lambda_outside * ((x_fake - batch.x_source).abs().mean(dim=1) * self.outside).mean()
         if step % net.cycle_every == 0:
             x_cycle = self.generator(x_fake, v_source)
             terms["cycle"] = net.lambda_cycle * F.l1_loss(x_cycle, batch.x_source)
@@ -82,13 +90,12 @@ class CycleGAN(Model):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        meant = torch.cat([v_target, batch.age_source[:, None]], dim=1)
-        x_old, meant = self.pools["fakes"].exchange(x_fake.detach(), meant)
-        v_old, age_old = meant[:, :-1], meant[:, -1]
+        kept = torch.cat([meant, batch.age_source[:, None]], dim=1)
+        x_old, kept = self.pools["fakes"].exchange(x_fake.detach(), kept)
+        meant_old, age_old = kept[:, :-1], kept[:, -1]
+        right, wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
         real, fake = self.discriminator(torch.cat([x_real, x_old])).chunk(2)
-        terms = {"d_real": 0.5 * lsgan(real, 1, v_target), "d_fake": 0.5 * lsgan(fake, 0, v_old)}
-        anchors = torch.tensor(self.code.nominal_years, device=real.device)
-        wrong = wrong_age_weights(batch.age_target, anchors)
+        terms = {"d_real": 0.5 * lsgan(real, 1, right), "d_fake": 0.5 * lsgan(fake, 0, meant_old)}
         if net.lambda_wrong_age:
             terms["d_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
         yield "discriminator", terms
@@ -105,21 +112,37 @@ class CycleGAN(Model):
                 (real, fake), (years_real, years_fake) = scores.chunk(2), logits.chunk(2)
                 terms[f"{name}_age"] = label_distribution(years_real, batch.age_target, 2.5)
                 terms[f"{name}_fooled"] = fooled * label_distribution(years_fake, age_old, 2.5)
-                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, v_target)
-                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, v_old)
+                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, right)
+                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, meant_old)
                 terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
             yield "critics", terms
 
-    def _judged(self, x_fake: Tensor, v_target: Tensor, age_target: Tensor) -> dict[str, Tensor]:
+    def _heads(self, vector: Tensor, sex: Tensor) -> Tensor:
+        """How much each head of the judges counts: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
+        if not self.net.sexes:
+            return vector
+        share = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
+        return (share[:, :, None] * vector[:, None, :]).flatten(1)
+
+    def _wrong_heads(self, batch: Batch, v_target: Tensor) -> Tensor:
+        """The same for heads that real faces are no examples of: by their age and, half as much, by their sex."""
+        anchors = torch.tensor(self.code.nominal_years, device=v_target.device)
+        wrong = self._heads(wrong_age_weights(batch.age_target, anchors), batch.label_target)
+        if not self.net.sexes:
+            return wrong
+        known = (~batch.label_target.isnan()).float()
+        return wrong + 0.5 * known * self._heads(v_target, 1 - batch.label_target)
+
+    def _judged(self, x_fake: Tensor, meant: Tensor, age_target: Tensor) -> dict[str, Tensor]:
         """What discriminator and critics say of generated pictures, the age term's gradient held down."""
         net = self.net
         x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # apart, so that their gradients are
-        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, v_target)}
+        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, meant)}
         if self.critics:
             x_seen = disturb(x_aged)
             views = [critic(x, x_seen) for critic in self.critics.values()]
             errors = [age_hinge(logits, age_target, net.age_tolerance) for _, logits in views]
-            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, v_target) for s, _ in views]).mean()
+            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, meant) for s, _ in views]).mean()
             terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         torch.stack([*terms.values()]).sum().backward()
         assert x.grad is not None
@@ -142,6 +165,16 @@ class CycleGAN(Model):
         self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
     ) -> dict[str, dict[str, Tensor]]:
         return maps_by_age(networks["generator"], x, self.code, layers)
+
+
+def outside(size: int) -> Tensor:
+    """How far each pixel of a square (size, size) lies outside the face's ellipse: 0 inside, rising to 1 beyond it.
+
+    Scaled to a mean of 1.
+    """
+    at = np.linspace(0.5 / size, 1 - 0.5 / size, size, dtype=np.float32)  # middles of pixels
+    weight = ((distance(at[None, :], at[:, None]) - 1) / 0.1).clip(0, 1)
+    return torch.from_numpy(weight / weight.mean())
 
 
 def disturb(x: Tensor) -> Tensor:

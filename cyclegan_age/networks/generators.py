@@ -72,7 +72,10 @@ class ResnetGenerator(nn.Module):
     [-1, 1]; otherwise it is tanh(c). With `deform` x is first bent by a smooth field that the child `bend` reads off
     the blocks' output at a quarter of the size: faces grow and sag in shape, too, not in colour alone. With
     `inner_size` all this is found on the picture scaled to so many pixels, and field and change are then enlarged onto
-    the picture itself, which keeps its detail at any size.
+    the picture itself, which keeps its detail at any size. With `detail` the children `fine` and `fine_head` see the
+    picture at its whole size, beside the features of `up2` enlarged to it, and add a change of their own, which begins
+    at nothing (a local enhancer as in Wang et al., "High-Resolution Image Synthesis and Semantic Manipulation with
+    Conditional GANs", CVPR 2018).
     """
 
     def __init__(
@@ -85,12 +88,13 @@ class ResnetGenerator(nn.Module):
         deform: float = 0.0,  # how far the input is bent at most before that, as a share of its side; 0 leaves it
         chroma: float = 1.0,  # how much of the change's colour, beside its light and dark, is let through
         inner_size: int = 0,  # side in pixels that the residual form works at; 0 is the picture's own
+        detail: int = 0,  # channels of the branch at the picture's whole size; 0 for none
         resize: bool = False,  # resize-convolutions instead of fractionally-strided ones
         reflect: bool = True,  # reflection padding instead of zeros
     ) -> None:
         super().__init__()
         self.ages, self.residual, self.deform = ages, residual, deform
-        self.chroma, self.inner_size = chroma, inner_size
+        self.chroma, self.inner_size, self.detail = chroma, inner_size, detail
         wide = 4 * ngf
 
         def encode(channels_in: int, channels_out: int, kernel: int, stride: int, norm: bool) -> _Encode:
@@ -113,7 +117,19 @@ class ResnetGenerator(nn.Module):
         self.up1 = _Decode(channels_in=wide, channels_out=2 * ngf, resize=resize)
         self.up2 = _Decode(channels_in=2 * ngf, channels_out=ngf, resize=resize)
         self.head = Conv(channels_in=ngf, channels_out=4 if residual else 3, kernel=7, reflect=reflect)
+        if detail:
+            self.fine = nn.Sequential(
+                Conv(channels_in=ngf + 3, channels_out=detail, kernel=3),
+                InstanceNorm(),
+                nn.ReLU(),
+                Conv(channels_in=detail, channels_out=detail, kernel=3),
+                InstanceNorm(),
+                nn.ReLU(),
+            )
+            self.fine_head = Conv(channels_in=detail, channels_out=4, kernel=3)
         init_weights(self)
+        if detail:
+            nn.init.zeros_(self.fine_head.conv.weight)
         if deform:
             self.bend = Conv(channels_in=wide, channels_out=2, kernel=3)
             for weight in self.bend.parameters():
@@ -125,7 +141,7 @@ class ResnetGenerator(nn.Module):
         With `inner_size` any square size goes in, and H and W in the comments below are that size.
         """
         size = x.shape[2:]
-        small = x if self.inner_size in (0, size[0]) else scaled(x, (self.inner_size, self.inner_size))
+        small = scaled(x, (self.inner_size, self.inner_size)) if self.inner_size else x
         h = self.stem(small, age)  # (N, ngf, H, W)
         h = self.down1(h, age)  # (N, 2 ngf, H/2, W/2)
         h = self.down2(h, age)  # (N, 4 ngf, H/4, W/4)
@@ -134,17 +150,24 @@ class ResnetGenerator(nn.Module):
         h = self.blocks(h)
         if self.deform:
             x = bent(x, self.shift(self.bend(h)))
-        h = self.head(self.up2(self.up1(h))).float()
+        h = self.up2(self.up1(h))
         if not self.residual:
-            return torch.tanh(h)
-        colours = torch.tanh(h[:, :3])
-        if self.chroma != 1:
-            colours = torch.lerp(colours.mean(dim=1, keepdim=True), colours, self.chroma)
-        change = torch.sigmoid(h[:, 3:]) * colours * 2
-        out = x + (change if change.shape[2:] == size else scaled(change, size))
+            return torch.tanh(self.head(h).float())
+        out = x + scaled(self._change(self.head(h)), size)
+        if self.detail:
+            fine = self.fine(torch.cat([scaled(h, size), x.to(h.dtype)], dim=1))
+            out = out + self._change(self.fine_head(fine))
         clipped = out.clamp(-1, 1)
         # The gradient goes past the clipping, so that it does not vanish at the ends of the range.
         return out + (clipped - out).detach() if self.training else clipped
+
+    def _change(self, h: Tensor) -> Tensor:
+        """What is added to the picture, from a head's output (N, 4, h, w): three colours and their mask."""
+        h = h.float()
+        colours = torch.tanh(h[:, :3])
+        if self.chroma != 1:
+            colours = torch.lerp(colours.mean(dim=1, keepdim=True), colours, self.chroma)
+        return torch.sigmoid(h[:, 3:]) * colours * 2
 
     def shift(self, h: Tensor) -> Tensor:
         """What the child `bend` gives (N, 2, h, w) -> where points come from: (right, down), shares of the side."""
@@ -153,6 +176,8 @@ class ResnetGenerator(nn.Module):
 
 def scaled(x: Tensor, size: Sequence[int]) -> Tensor:
     """(N, C, h, w) -> (N, C, H, W) of the given size: smooth when enlarged, without aliases when reduced."""
+    if x.shape[2:] == tuple(size):
+        return x
     return F.interpolate(x, size=list(size), mode="bilinear", antialias=x.shape[2] > size[0])
 
 
@@ -185,6 +210,7 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
         deform=net.deform,
         chroma=net.chroma,
         inner_size=net.inner_size,
+        detail=net.detail,
         resize=net.resize,
         reflect=net.reflect,
     )

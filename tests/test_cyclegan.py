@@ -1,0 +1,53 @@
+"""How the age-conditional CycleGAN asks its judges."""
+
+import math
+
+import torch
+
+from cyclegan_age.config import CycleGANConfig, TrainConfig
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.models.cyclegan import CycleGAN, outside
+
+TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 30, 50))
+NET = CycleGANConfig(ngf=4, blocks=1, ndf=4, lambda_age=0.0, sexes=True, lambda_wrong_age=1.0)
+
+
+def batch_of(age_target: float, sex_target: float) -> Batch:
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    sex, age = torch.tensor([[sex_target]]), torch.tensor([age_target])
+    return Batch(x, torch.tensor([30.0]), x, age, torch.tensor([[1.0]]), sex)
+
+
+def test_women_and_men_have_heads_of_their_own() -> None:
+    model = CycleGAN(config=TRAIN, net=NET, estimators=[])
+    assert model.discriminator.head.out_channels == 2 * 3 + 1  # and one that all share
+    vector = model.code.encode([20.0, 20.0, 50.0])
+    heads = model._heads(vector, torch.tensor([[0.0], [1.0], [math.nan]]))
+    expected = [[0.5, 0.5, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5, 0], [0, 0, 0.5, 0, 0, 0.5]]
+    torch.testing.assert_close(heads, torch.tensor(expected))
+
+
+def test_a_real_face_is_wrong_for_other_ages_of_its_sex_and_for_its_age_of_the_other_sex() -> None:
+    model = CycleGAN(config=TRAIN, net=NET, estimators=[])
+    man = batch_of(50.0, 0.0)
+    wrong = model._wrong_heads(man, model.code.encode(man.age_target))
+    torch.testing.assert_close(wrong, torch.tensor([[0.5, 0.5, 0, 0, 0, 0.5]]))  # 40 and 20 years away: both whole
+    unknown = batch_of(50.0, math.nan)
+    wrong = model._wrong_heads(unknown, model.code.encode(unknown.age_target))
+    torch.testing.assert_close(wrong, torch.tensor([[0.25, 0.25, 0, 0.25, 0.25, 0]]))
+
+
+def test_change_outside_the_face_costs_and_change_inside_does_not() -> None:
+    weight = outside(64)
+    assert math.isclose(weight.mean().item(), 1.0, rel_tol=1e-5)
+    assert weight[32, 32] == weight[2, 32] == weight[32, 2] == 0 < weight[0, 0] == weight.max()
+    torch.manual_seed(0)
+    model = CycleGAN(
+        config=TRAIN, net=CycleGANConfig(ngf=4, blocks=1, ndf=4, lambda_age=0, lambda_outside=2), estimators=[]
+    )
+    _, terms = next(model.losses(batch_of(50.0, 0.0), 0.0, 1))
+    assert 0 < terms["outside"].item() < 4
+    with torch.no_grad():
+        model.generator.head.conv.weight.zero_()  # the copy
+    _, terms = next(model.losses(batch_of(50.0, 0.0), 0.0, 1))
+    assert terms["outside"].item() == 0

@@ -5,9 +5,12 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install
 CODE := cyclegan_age options $(wildcard *.py benchmarks/*.py datasets/*.py)
 
-.PHONY: demo test lint visdom bench eval-packages
+.PHONY: demo web test lint visdom bench eval-packages
 
 demo: $(VENV)/installed  ## age the built-in portrait and say where its page is
+	@$(RUN) test.py --name demo --life --features down2 blocks.2
+
+web: $(VENV)/installed-web  ## the browser application, at 127.0.0.1:7860
 	@$(RUN) demo.py
 
 test: lint  ## the checks of `make lint`, then every test
@@ -40,6 +43,10 @@ $(VENV)/installed-eval: $(VENV)/installed requirements-eval.txt
 	$(PIP) -r requirements-eval.txt
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(PIP) -r requirements-dev.txt >&2
+$(VENV)/installed-web: $(VENV)/installed requirements-web.txt
+	$(PIP) -r requirements-web.txt >&2
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-web.txt requirements-export.txt
+	$(PIP) -r requirements-dev.txt -r requirements-web.txt -r requirements-export.txt >&2
 	@touch $@

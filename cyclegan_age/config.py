@@ -246,6 +246,21 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What `export.py` takes."""
+
+    weights: str = ""
+    """A .safetensors file or the name of a run; without it the shipped weights."""
+    output: Path = Path("age.onnx")
+    """The ONNX file to write."""
+    results_dir: Path = Path("results")
+    """Where runs are looked for."""
+
+    def __post_init__(self) -> None:
+        _require("output", self.output, self.output.suffix == ".onnx", "give a file name that ends in .onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     """The ResNet generator and the PatchGAN, for the age-conditional and the two-domain CycleGAN alike."""
 
@@ -261,6 +276,8 @@ class GeneratorConfig:
     """Share of the residual change's colour that is let through, beside its light and dark; 0 changes no colours."""
     inner_size: int = 0
     """Side in pixels at which the generator works inside, its change then being enlarged; 0 takes image_size."""
+    most_change: float = 0.0
+    """What the change of a pixel comes near to at most, where 2 is from black to white; 0 sets no limit."""
     detail: int = 0
     """Channels of a small branch that refines the change at the picture's whole size; 0 has none."""
     resize: bool = True
@@ -288,6 +305,7 @@ class GeneratorConfig:
         fits = self.inner_size >= 0 and self.inner_size % 4 == 0
         _require("inner_size", self.inner_size, fits, "give a multiple of 4")
         _require("inner_size", self.inner_size, self.residual or not self.inner_size, "give --residual with it")
+        _require("most_change", self.most_change, self.most_change >= 0, "give 0 or more")
         _require("detail", self.detail, self.detail >= 0, "give 0 or more")
         _require("detail", self.detail, self.residual or not self.detail, "give --residual with it")
         _require("ndf", self.ndf, self.ndf > 0, "give at least 1")

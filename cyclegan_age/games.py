@@ -43,6 +43,7 @@ class Made:
         caption: what the sheet shows.
         notes: what else is to be said.
         frames: the same as an animation; empty where that says nothing.
+        own: the picture of the face's own age group, by name; empty where there is no such thing.
     """
 
     pictures: list[tuple[str, Image.Image]]
@@ -50,6 +51,7 @@ class Made:
     caption: str
     notes: list[str] = field(default_factory=list)
     frames: list[Image.Image] = field(default_factory=list)
+    own: str = ""
 
 
 def aging(ager: Ager, image: Image.Image, known: Known | None = None) -> Made:
@@ -73,6 +75,7 @@ def aging(ager: Ager, image: Image.Image, known: Known | None = None) -> Made:
         sheet=grid([tiles], columns=["input", *names]),
         caption="the face, then at every age; framed: its own",
         notes=[told],
+        own=f"age{names[own]}",
     )
 
 

@@ -316,6 +316,9 @@ class VisdomTracker(GeneralTracker):
             if first == len(steps):
                 continue  # drawn already
             window = _window(name)
+            label = name.partition("/")[2]
+            # Markers show a curve of one point; so few of them cost the page nothing.
+            look = {"markers": True, "traceopts": {"plotly": {label: {"marker": {"size": 4, "maxdisplayed": 20}}}}}
             opts = {"title": window, "xlabel": "step", "showlegend": True, "width": 480, "height": 320}
             known = any(_window(n) == window for n in self._shown)
             message, endpoint = cast(
@@ -324,9 +327,9 @@ class VisdomTracker(GeneralTracker):
                     np.array(values[first:]),
                     np.array(steps[first:]),
                     win=window,
-                    name=name.partition("/")[2],
+                    name=label,
                     update="append" if known else None,
-                    opts={} if known else opts,
+                    opts=look if known else look | opts,
                 ),
             )
             self._post(endpoint, message)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
+from cyclegan_age.data.folders import Known, known_by_name
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import Place, Points, crop
 from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, Change, Pixels, blend
@@ -164,11 +165,12 @@ def _write_photo(
     places = [face.place for face in wanted]
     squares = ager.squares(rgb, places)
     count = len(places)
+    known = known_by_name(one.path.name) if len(found) == 1 else Known()  # a name tells of one face
     many = np.concatenate([squares] * len(ages))
-    changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size)
+    changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size, [known] * len(many))
 
     section = render.Section(title=one.title, input=f"{one.stem}_input.jpg")
-    render.save_jpg(_preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
+    render.save_jpg(preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
     if len(found) > 1:
         section.notes.append(f"{len(found)} faces, numbered from left to right; --face chooses one of them.")
     rows = [[crop(rgb, place, _STRIP_SIDE)] for place in places]
@@ -181,7 +183,7 @@ def _write_photo(
         shown = f"{one.stem}_age{years:g}{photo.suffix}"
         if file.suffix.lower() not in _SHOWN:
             shown = f"{one.stem}_age{years:g}_preview.jpg"
-            render.save_jpg(_preview(aged, []), folder / shown, quality=90)
+            render.save_jpg(preview(aged, []), folder / shown, quality=90)
         section.ages.append((years, shown))
         for row, place in zip(rows, places, strict=True):
             row.append(crop(aged, place, _STRIP_SIDE))
@@ -193,16 +195,16 @@ def _write_photo(
         if len(found) > 1:
             part = render.Section(title=f"{one.title}, face {number}")
             sections.append(part)
-        part.notes += notes_on(ager.read(square[None]).measures)
+        part.notes += notes_on(ager.read(square[None], [known]).measures)
         stem = one.stem if len(found) == 1 else f"{one.stem}_face{number}"
         side = min(_LIFE_SIDE, max(ager.image_size, round(face.place.side)))
-        maps = ager.features(square, ages, config.features) if config.features else {}
-        life = ager.life(Image.fromarray(crop(rgb, face.place, side))) if config.life else []
+        maps = ager.features(square, ages, config.features, known) if config.features else {}
+        life = ager.life(Image.fromarray(crop(rgb, face.place, side)), known=known) if config.life else []
         write_sheets(folder, stem, part, row, names, maps, life)
     return sections, count
 
 
-def _preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:
+def preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:
     """A photograph in the size of a page, with the ellipses and numbers of faces."""
     scale = min(1.0, _PREVIEW / max(rgb.shape[:2]))
     size = max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale))

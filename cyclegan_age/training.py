@@ -91,15 +91,15 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             network.compile(dynamic=False)
 
     # Resume, or begin from given weights.
-    step, bad_steps, skipped = 0, 0, 0
+    step, bad_steps, skipped, seen_before = 0, 0, 0, 0
     if state := load_state(run / "state.pt"):
-        step, skipped = state["step"], state["skipped"]
+        step, skipped, seen_before = state["step"], state["skipped"], state.get("seen_before", 0)
         _restore(model, ema, optimizers, state)
         _restore_random(load_state(_rank_state(run, accelerator.process_index, step)) or {}, model)
         if step < total_steps:
             logger.info("%s: goes on at step %d of %d", run, step, total_steps)
     elif config.init:
-        _begin_from(config, {k: model.networks[k] for k in model.shipped}, ema)
+        seen_before = _begin_from(config, {k: model.networks[k] for k in model.shipped}, ema)
     if main:
         trim_metrics(run / "metrics.jsonl", step)
     if 0 < total_steps <= step:
@@ -111,6 +111,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
     with torch.inference_mode(), _kept_random(device):  # a wrong layer is told before the first step
         model.feature_maps(ema, x_fixed[:1], config.feature_layers)
     watchdog, sums, logged_at, drawn_at = Watchdog(), _Sums(), (step, time.monotonic()), 0.0
+    phase_of: dict[str, str] = {}  # of each loss term
     per_step = config.batch_size * accelerator.num_processes  # pictures
 
     def save_all() -> None:
@@ -120,14 +121,15 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         )
         accelerator.wait_for_everyone()
         if main:
-            save_state(run / "state.pt", {"step": step, "skipped": skipped, **_state(model, ema, optimizers)})
+            counts = {"step": step, "skipped": skipped, "seen_before": seen_before}
+            save_state(run / "state.pt", counts | _state(model, ema, optimizers))
             for old in run.glob("state-*.pt"):
                 if old not in {_rank_state(run, r, step) for r in range(accelerator.num_processes)}:
                     old.unlink()
 
     def save_weights(path: Path) -> None:
         tensors = {f"{n}.{k}": v for n, network in ema.items() for k, v in network.state_dict().items()}
-        seen = step * config.batch_size * accelerator.num_processes
+        seen = seen_before + step * config.batch_size * accelerator.num_processes
         save_snapshot(path, config, net, seen, tensors, model.parts)
 
     if not total_steps:
@@ -165,6 +167,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                     if terms:
                         accelerator.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
                     sums.add(terms)
+                    phase_of |= dict.fromkeys(terms, phase)
                 if not terms:  # it rests
                     continue
                 gradients = [w.grad for w in weights if w.grad is not None]
@@ -205,7 +208,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                 line |= {"lr/lr": lr, "speed/images_per_s": speed, "skipped/steps": float(skipped)}
                 if main:
                     _append(run / "metrics.jsonl", {"step": step, **line})
-                    bar.set_postfix_str(" ".join(f"{k}={v:.3g}" for k, v in terms_mean.items()), refresh=False)
+                    bar.set_postfix_str(_by_phase(terms_mean, phase_of), refresh=False)
                     for warning in watchdog.losses(terms_mean):
                         logger.warning("step %d: %s", step, warning)
                 accelerator.log(line, step=step)
@@ -352,6 +355,14 @@ class _Sums:
         return out
 
 
+def _by_phase(terms: Mapping[str, float], phase_of: Mapping[str, str]) -> str:
+    """The sum of each phase's terms, for the progress bar, which has no room for them all."""
+    totals: dict[str, float] = {}
+    for name, value in terms.items():
+        totals[phase_of[name]] = totals.get(phase_of[name], 0.0) + value
+    return " ".join(f"{phase}={total:.3g}" for phase, total in totals.items())
+
+
 def _state(
     model: Model, ema: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, Any]:
@@ -373,7 +384,8 @@ def _restore(
             thing.load_state_dict(state[key][name])
 
 
-def _begin_from(config: TrainConfig, networks: Mapping[str, nn.Module], ema: Mapping[str, nn.Module]) -> None:
+def _begin_from(config: TrainConfig, networks: Mapping[str, nn.Module], ema: Mapping[str, nn.Module]) -> int:
+    """Load the weights of `--init`; gives how many pictures they have seen."""
     weights = "" if config.init == "shipped" else config.init
     snapshot = load_snapshot(find_weights(weights, config.results_dir, config.model))
     given = {name: snapshot.network(name) for name in networks}
@@ -390,6 +402,7 @@ def _begin_from(config: TrainConfig, networks: Mapping[str, nn.Module], ema: Map
         if missing:
             logger.info("--init %s: begins anew: %s", config.init, ", ".join(missing))
         ema[name].load_state_dict(network.state_dict())
+    return snapshot.images_seen
 
 
 def _rank_state(run: Path, rank: int, step: int) -> Path:

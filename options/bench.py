@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from options.parse import parse
+from cyclegan_age.config import UserError
+from options.parse import parse, value_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +44,73 @@ def parse_photo_bench(argv: Sequence[str]) -> PhotoBenchConfig:
     """
     description = "Measure what becomes of photographs and print a table (see docs/photos.md)."
     return parse(PhotoBenchConfig, argv, prog="benchmarks.photos", description=description, default=PhotoBenchConfig())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemsBenchConfig:
+    """What `python -m benchmarks.systems` takes."""
+
+    dataroot: Path = Path()
+    """Folder of faces to train on, one sub-folder per age group (see datasets/README.md)."""
+    test: Path = Path()
+    """Folder of faces to compare on, which no training saw."""
+    minutes: float = 20.0
+    """Minutes that each system is trained for, from its first step on."""
+    systems: tuple[str, ...] = ()
+    """Systems to compare; without it all."""
+    embedder: str = "face_embedder"
+    """Face embedder for the systems that need one: a shipped name, a file or a run."""
+    compile: bool = True
+    """Compile the networks with torch.compile, which takes no part of the minutes."""
+    limit: int = 300
+    """Faces that are aged to compare the systems; 0 takes all."""
+    results_dir: Path = Path("results")
+    """Where the runs and the comparison are kept."""
+
+
+def parse_systems_bench(argv: Sequence[str]) -> SystemsBenchConfig:
+    """argv -> configuration.
+
+    Raises:
+        UserError: an unknown flag, a value that does not fit, or a folder that is not given.
+    """
+    description = "Train each system for the same time and compare them (see docs/systems.md)."
+    config = parse(
+        SystemsBenchConfig, argv, prog="benchmarks.systems", description=description, default=SystemsBenchConfig()
+    )
+    for flag, use in (("--dataroot", "train on"), ("--test", "compare on")):
+        if not value_of(flag, argv, ""):
+            raise UserError(f"{flag}: not given; name the folder of faces to {use}")
+    if config.minutes <= 0:
+        raise UserError(f"--minutes {config.minutes:g}: not usable; give a number above 0")
+    return config
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebBenchConfig:
+    """What `python -m benchmarks.web` takes."""
+
+    url: str = ""
+    """Address of a server that runs already, with the shipped weights; without it one is started."""
+    pid: int = 0
+    """Its process, for its memory; 0 leaves that out."""
+    clients: int = 50
+    """Clients that ask at the same time."""
+    seconds: float = 60.0
+    """How long they ask."""
+
+    def __post_init__(self) -> None:
+        if self.clients < 1:
+            raise UserError(f"--clients {self.clients}: not usable; give at least 1")
+        if not self.seconds > 0:
+            raise UserError(f"--seconds {self.seconds:g}: not usable; give a number above 0")
+
+
+def parse_web_bench(argv: Sequence[str]) -> WebBenchConfig:
+    """argv -> configuration.
+
+    Raises:
+        UserError: an unknown flag or a value that does not fit.
+    """
+    description = "Put load on the REST service and print a table (see docs/web.md)."
+    return parse(WebBenchConfig, argv, prog="benchmarks.web", description=description, default=WebBenchConfig())

@@ -8,10 +8,14 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from web_tools import WebServer
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +46,18 @@ def faces() -> Path:
     if not (folder / "train").is_dir():
         pytest.skip(f"no real faces: {folder / 'train'} is not a folder; set CYCLEGAN_AGE_FACES")
     return folder
+
+
+@pytest.fixture(scope="session")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["WebServer"]:
+    """The browser application, started once; skips where its packages are not installed."""
+    pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
+    from web_tools import WebServer
+
+    server = WebServer(tmp_path_factory.mktemp("web"))
+    yield server
+    said = server.stop()
+    assert said == "", said
 
 
 def draw_face(years: int, *, size: int, seed: int) -> Image.Image:

@@ -213,8 +213,19 @@ def test_a_training_begins_from_given_weights(
     assert second.keys() - first.keys() == {"generator.bend.conv.weight", "generator.bend.conv.bias"}
     for name, weight in first.items():
         assert torch.equal(second[name], weight)
+    more = ["--init", "second", "--ngf", "4", "--deform", "0.1", "--epochs", "0.05", "--name", "more"]
+    for _ in range(2):  # the second time it is finished
+        assert train_command.main([*common, *more]) == 0
+    seen = [load_snapshot(tmp_path / run / "weights.safetensors").images_seen for run in ("first", "second", "more")]
+    assert seen == [4, 4, 8]
     assert train_command.main([*common, *begin, "--ngf", "8", "--name", "third"]) == 2
     assert "--init first" in capsys.readouterr().err
+
+
+def test_the_progress_bar_sums_each_phase() -> None:
+    terms = {"g_age": 0.25, "d_real": 1.0, "cycle": 0.5}
+    phases = {"g_age": "generator", "cycle": "generator", "d_real": "discriminator"}
+    assert training._by_phase(terms, phases) == "generator=0.75 discriminator=1"
 
 
 def test_the_same_command_resumes_and_another_gets_the_next_number(
@@ -239,7 +250,10 @@ def test_a_broken_file_is_named_counted_and_replaced(
     assert train_command.main(_flags(faces, tmp_path, 12, "--name", "run")) == 0
     assert "20_0_0_empty.jpg: left out: empty file" in caplog.text
     assert "1 files could not be used" in caplog.text
-    assert "1 pictures left out: younger or older than the groups" in caplog.text
+    assert (
+        "1 pictures left out: younger or older than the groups "
+        "(--ages 10 20 30 40 50 60: from 5 to below 70 years; give other --ages to use them)" in caplog.text
+    )
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(

@@ -20,6 +20,7 @@ from benchmarks import photos as measurement
 from cyclegan_age import runs
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
+from cyclegan_age.data.folders import Known
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import TEMPLATE, Place, crop
 from cyclegan_age.faces.blending import Change, blend, distance, weight
@@ -607,6 +608,25 @@ def test_one_photograph_with_life_features_and_a_choice(weights: Path, tmp_path:
         "two_face2_change.png", "two_face2_features-stem.png", "two_face2_ages-stem.png",
         "two_face2_life.gif", "two_face2_life.mp4",
     }  # fmt: skip
+
+
+def test_the_name_of_a_photograph_tells_of_its_one_face(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    plain = Ager.changes
+
+    def changes(self: Ager, pictures: Picture, years: list[float], size: int, known: list[Known]) -> list[Change]:
+        told.append(known)
+        return plain(self, pictures, years, size, known)
+
+    monkeypatch.setattr(Ager, "changes", changes)
+    (tmp_path / "in").mkdir()
+    save(PORTRAIT, tmp_path / "in" / "31_1_0_me.jpg")
+    save(two_people(), tmp_path / "in" / "40_0_0_two.jpg")
+    settings = {"input": tmp_path / "in", "weights": str(weights), "results_dir": tmp_path / "out"}
+    render_photos(InferConfig(**settings, target_age=(10, 40)), lambda line: None)  # type: ignore[arg-type]
+    assert told == [[Known(31.0, 1.0)] * 2, [Known()] * 4]
 
 
 def test_mistakes_are_told_in_one_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ LAYERS = (
     {"networks"},
     {"losses"},
     {"models", "data", "faces", "render", "runs", "features", "watchdog", "curves"},
-    {"inference", "gallery", "games", "photos", "monitor", "visdom_server", "evaluation"},
+    {"inference", "gallery", "games", "photos", "export", "monitor", "visdom_server", "evaluation"},
     {"training"},
     {"web"},
 )

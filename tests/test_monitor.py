@@ -159,6 +159,15 @@ def test_points_are_drawn_once_and_only_finite_numbers(server: FakeServer, begin
     assert server.windows["loss"]["eid"] == "run"
 
 
+def test_a_curve_of_one_point_is_seen(server: FakeServer, begin: Begin) -> None:
+    tracker = begin(server.port)
+    tracker.log({"loss/d": 1.0, "loss/g": 2.0}, step=1)
+    wait_for(lambda: server.curve("loss/g"), lambda curve: curve == [(1, 2)])
+    for trace in server.windows["loss"]["data"]:  # one began the window, the other was added to it
+        assert trace["mode"] == "lines+markers"
+        assert trace["marker"] == {"size": 4, "maxdisplayed": 20}  # long curves keep few
+
+
 def test_server_that_came_back_empty_gets_all(
     server: FakeServer, begin: Begin, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

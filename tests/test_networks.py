@@ -193,3 +193,18 @@ def test_the_detail_branch_begins_at_nothing_and_then_sees_what_is_too_fine_for_
     striped = x + 0.05 * (torch.arange(128) % 2 * 2 - 1)  # gone at 32 pixels
     torch.testing.assert_close(coarse(striped, age) - striped, coarse(x, age) - x, atol=0.02, rtol=0)
     assert ((fine(striped, age) - striped) - (fine(x, age) - x)).abs().max() > 0.04
+
+
+def test_no_pixel_changes_by_more_than_the_limit() -> None:
+    torch.manual_seed(0)
+    free = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True)
+    held = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, most_change=0.3)
+    with torch.no_grad():
+        free.head.conv.weight *= 3
+    held.load_state_dict(free.state_dict())
+    x, age = torch.rand(1, 3, 16, 16) - 0.5, torch.eye(2)[:1]
+    with torch.no_grad():
+        wide, narrow = free.train()(x, age) - x, held.eval()(x, age) - x
+    small = wide.abs() < 0.03
+    assert wide.abs().max() > 0.5 and 0.25 < narrow.abs().max() <= 0.3 + 1e-6
+    torch.testing.assert_close(narrow[small], wide[small], atol=3e-4, rtol=0)

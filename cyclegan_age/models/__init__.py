@@ -23,7 +23,7 @@ from cyclegan_age.config import (
 )
 from cyclegan_age.data.batches import FaceData, Pool
 from cyclegan_age.data.cache import PictureCache
-from cyclegan_age.data.folders import FaceFolder, known_by_name, scan, scan_pair
+from cyclegan_age.data.folders import NO_GROUP, FaceFolder, known_by_name, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
 from cyclegan_age.data.teacher import embeddings
 from cyclegan_age.images import to_float
@@ -94,9 +94,13 @@ def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
 
 
 def _faces(config: TrainConfig) -> FaceFolder:
-    folder = scan(config.dataroot, code_of(config))
+    code = code_of(config)
+    folder = scan(config.dataroot, code)
+    first, end = code.edges[0], code.ends[-1] + 1 if code.ends else code.edges[-1]
+    ages = " ".join(map(str, code.anchors))
+    more = {NO_GROUP: f" (--ages {ages}: from {first:g} to below {end:g} years; give other --ages to use them)"}
     for reason, count in folder.left_out.items():
-        logger.info("%s: %d pictures left out: %s", config.dataroot, count, reason)
+        logger.info("%s: %d pictures left out: %s%s", config.dataroot, count, reason, more.get(reason, ""))
     return folder
 
 

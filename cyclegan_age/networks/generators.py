@@ -87,6 +87,7 @@ class ResnetGenerator(nn.Module):
         residual: bool = False,  # the output is the input plus a masked change
         deform: float = 0.0,  # how far the input is bent at most before that, as a share of its side; 0 leaves it
         chroma: float = 1.0,  # how much of the change's colour, beside its light and dark, is let through
+        most_change: float = 0.0,  # what a pixel's change comes near to at most, out of a range of 2; 0 sets no limit
         inner_size: int = 0,  # side in pixels that the residual form works at; 0 is the picture's own
         detail: int = 0,  # channels of the branch at the picture's whole size; 0 for none
         resize: bool = False,  # resize-convolutions instead of fractionally-strided ones
@@ -94,7 +95,8 @@ class ResnetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.ages, self.residual, self.deform = ages, residual, deform
-        self.chroma, self.inner_size, self.detail = chroma, inner_size, detail
+        self.chroma, self.most_change = chroma, most_change
+        self.inner_size, self.detail = inner_size, detail
         wide = 4 * ngf
 
         def encode(channels_in: int, channels_out: int, kernel: int, stride: int, norm: bool) -> _Encode:
@@ -153,10 +155,13 @@ class ResnetGenerator(nn.Module):
         h = self.up2(self.up1(h))
         if not self.residual:
             return torch.tanh(self.head(h).float())
-        out = x + scaled(self._change(self.head(h)), size)
+        change = scaled(self._change(self.head(h)), size)
         if self.detail:
             fine = self.fine(torch.cat([scaled(h, size), x.to(h.dtype)], dim=1))
-            out = out + self._change(self.fine_head(fine))
+            change = change + self._change(self.fine_head(fine))
+        if self.most_change:
+            change = self.most_change * torch.tanh(change / self.most_change)
+        out = x + change
         clipped = out.clamp(-1, 1)
         # The gradient goes past the clipping, so that it does not vanish at the ends of the range.
         return out + (clipped - out).detach() if self.training else clipped
@@ -209,6 +214,7 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
         residual=net.residual,
         deform=net.deform,
         chroma=net.chroma,
+        most_change=net.most_change,
         inner_size=net.inner_size,
         detail=net.detail,
         resize=net.resize,

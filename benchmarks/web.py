@@ -1,0 +1,195 @@
+"""Load on the REST service: answers counted and checked, waiting times, memory: `python -m benchmarks.web`.
+
+Without `--url` it starts a server of its own. It sends photographs made of `skimage.data.astronaut()`, which is in the
+public domain, as fast as they are answered; who is told to try again waits as long as the server says.
+"""
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from skimage import data
+
+from benchmarks.plan import Row, table
+from benchmarks.processes import PROJECT
+from cyclegan_age.config import UserError
+from options.bench import WebBenchConfig, parse_web_bench
+
+AGES = (10, 25, 60)
+START_SECONDS = 900
+SAMPLES_EVERY = 0.5  # seconds
+
+
+@dataclass
+class Load:
+    """What the clients saw."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)  # of answers with a picture
+    refused_seconds: list[float] = field(default_factory=list)
+    wrong: int = 0
+    memory: list[tuple[float, int]] = field(default_factory=list)  # seconds since the start, resident bytes
+
+
+def photo() -> bytes:
+    """A JPEG of 512 x 512 px with one face."""
+    out = io.BytesIO()
+    Image.fromarray(data.astronaut()).save(out, format="JPEG", quality=92)
+    return out.getvalue()
+
+
+def start_server() -> tuple[subprocess.Popen[bytes], str]:
+    """A server of the shipped weights on a free port; it may not answer yet."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "demo.py", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
+    return process, f"http://127.0.0.1:{port}"
+
+
+def resident(pid: int) -> int:
+    """Resident bytes of a process; 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024 if "VmRSS:" in status else 0
+
+
+def expected(image: bytes) -> dict[int, bytes]:
+    """The right answers, by this process's own hand."""
+    from cyclegan_age.faces.detection import detector
+    from cyclegan_age.faces.files import Photo, as_rgb
+    from cyclegan_age.inference import Ager
+
+    ager = Ager.load()
+    before = Photo.read(image)
+    places = [face.place for face in detector().find(as_rgb(before.upright))]
+    return {years: before.with_upright(ager.age_places(before.upright, places, years)).encoded() for years in AGES}
+
+
+def client(url: str, number: int, image: bytes, right: dict[int, bytes], end: float, load: Load) -> None:
+    """Ask for one age after the other until the time is over."""
+    import httpx
+
+    turn = number
+    with httpx.Client(timeout=120) as http:
+        while time.monotonic() < end:
+            years = AGES[turn % len(AGES)]
+            turn += 1
+            begin = time.monotonic()
+            try:
+                answer = http.post(f"{url}/api/age", files={"image": image}, data={"target_age": str(years)})
+            except httpx.HTTPError as e:
+                load.statuses[type(e).__name__] += 1
+                continue
+            load.statuses[str(answer.status_code)] += 1
+            if answer.status_code == 200:
+                load.seconds.append(time.monotonic() - begin)
+                load.wrong += not same(answer.content, right[years])
+            elif answer.status_code == 503:
+                load.refused_seconds.append(time.monotonic() - begin)
+                time.sleep(min(float(answer.headers["retry-after"]), max(0.0, end - time.monotonic())))
+
+
+def same(one: bytes, other: bytes) -> bool:
+    """Whether two files hold the same picture; threads may round another way, by a level or two."""
+    if one == other:
+        return True
+    a, b = (np.asarray(Image.open(io.BytesIO(x))).astype(int) for x in (one, other))
+    return a.shape == b.shape and int(abs(a - b).max()) <= 8 and float(abs(a - b).mean()) < 0.05
+
+
+def measure(config: WebBenchConfig) -> Load:
+    """Run the clients.
+
+    Raises:
+        UserError: no server answers.
+    """
+    import httpx
+
+    load, image = Load(), photo()
+    process, url = (None, config.url.rstrip("/")) if config.url else start_server()
+    pid = process.pid if process else config.pid
+    try:
+        right = expected(image)
+        begin = time.monotonic()
+        while True:
+            try:
+                httpx.post(f"{url}/api/age", files={"image": image}, data={"target_age": "30"}, timeout=START_SECONDS)
+                break
+            except httpx.TransportError as e:
+                if config.url or time.monotonic() - begin > START_SECONDS or (process and process.poll() is not None):
+                    raise UserError(f"--url {url}: does not answer ({type(e).__name__}); start demo.py") from None
+                time.sleep(0.2)
+        begin = time.monotonic()
+        end = begin + config.seconds
+        threads = [
+            threading.Thread(target=client, args=(url, number, image, right, end, load))
+            for number in range(config.clients)
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            load.memory.append((time.monotonic() - begin, resident(pid) if pid else 0))
+            time.sleep(SAMPLES_EVERY)
+        return load
+    finally:
+        if process:
+            process.terminate()
+            process.wait()
+
+
+def rows_of(load: Load, config: WebBenchConfig) -> list[Row]:
+    """The lines of the table."""
+    rows = [
+        Row(measure=f"answers {status}", value=count, unit="requests")
+        for status, count in sorted(load.statuses.items())
+    ]
+    lost = sum(count for status, count in load.statuses.items() if status not in ("200", "503"))
+    rows.append(Row(measure="lost otherwise", value=lost, unit="requests", at_most=0))
+    rows.append(Row(measure="wrong pictures", value=load.wrong, unit="requests", at_most=0))
+    for name, values in (("a picture", load.seconds), ("a refusal", load.refused_seconds)):
+        if values:
+            rows += [
+                Row(measure=f"{name} after, {part} %", value=float(np.percentile(values, part)), unit="s")
+                for part in (50, 95, 99)
+            ]
+    if load.memory and load.memory[0][1]:
+        thirds = [[b for t, b in load.memory if k <= 3 * t / config.seconds < k + 1] for k in range(3)]
+        for name, part in zip(("start", "middle", "end"), thirds, strict=True):
+            if part:
+                rows.append(Row(measure=f"memory, {name}", value=max(part) / 2**20, unit="MiB"))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor alone
+    try:
+        config = parse_web_bench(sys.argv[1:] if argv is None else argv)
+        load = measure(config)
+        from benchmarks.inside import machine
+    except UserError as e:
+        print(e, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    rows = rows_of(load, config)
+    print(f"{machine()}; shipped weights; {config.clients} clients, {config.seconds:g} s\n\n{table(rows)}")
+    return 0 if not load.wrong and all(row.at_most is None or row.value <= row.at_most for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

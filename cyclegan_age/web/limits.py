@@ -1,0 +1,225 @@
+"""What keeps the service answering: one worker with a short queue, a time limit, a size limit, few open routes."""
+
+import asyncio
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+T = TypeVar("T")
+
+_SLACK = 100_000  # bytes of a request besides its pictures
+_DRAINED = 8  # times the limit that is read, and dropped, of a request that is too large, so that its sender listens
+# What the page may load: what its own server has, and what it holds itself. Gradio compiles templates in the browser.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; frame-ancestors 'self'"
+)
+# Gradio's routes that the page and gradio_client need. The rest stays closed, its files and uploads above all.
+_OPEN = (
+    *("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/openapi.json"),
+    *("/gradio_api/info", "/gradio_api/heartbeat/*", "/gradio_api/queue/join", "/gradio_api/queue/data"),
+    *("/gradio_api/startup-events", "/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/login_check"),
+    *("/gradio_api/call/*", "/gradio_api/app_id", "/api/*", "/assets/*", "/static/*", "/svelte/*"),
+)
+
+
+class Refused(Exception):
+    """A request that is not done.
+
+    Attributes:
+        status: HTTP's.
+        text: one line for a person: the cause and the remedy.
+        waiting: requests in the queue, where that is the cause.
+        retry_after: seconds, likewise.
+    """
+
+    def __init__(self, status: int, text: str, *, waiting: int | None = None, retry_after: int | None = None) -> None:
+        super().__init__(text)
+        self.status, self.text, self.waiting, self.retry_after = status, text, waiting, retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The answer, as JSON holds it."""
+        return {"error": self.text} | ({} if self.waiting is None else {"waiting": self.waiting})
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
+
+class Worker:
+    """Does one job after the other in a thread of its own, for requests and for the page alike.
+
+    Args:
+        most: jobs that may wait besides the one that is done.
+        seconds: time that a job may take, waiting included.
+        before: done before each job.
+    """
+
+    def __init__(self, most: int, seconds: float, before: Callable[[], object] = lambda: None) -> None:
+        self._most, self._seconds, self._before = most, seconds, before
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._lock = threading.Lock()
+        self._jobs = 0  # waiting and running
+        self._mean = 0.5  # seconds that a job took of late
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait."""
+        return max(0, self._jobs - 1)
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Do a job when its turn comes.
+
+        A job that is not done in time and has not begun is dropped. One that has begun ends in its own time, and those
+        that wait behind it count as before.
+
+        Raises:
+            Refused: 503, the queue is full; 504, the time is up.
+        """
+        with self._lock:
+            if self._jobs > self._most:
+                wait = max(1, math.ceil(self._jobs * self._mean))
+                text = f"busy: {self.waiting} requests are waiting; try again in {wait} s"
+                raise Refused(503, text, waiting=self.waiting, retry_after=wait)
+            self._jobs += 1
+            future = self._pool.submit(self._timed, job)
+        future.add_done_callback(self._ended)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._seconds)
+        except asyncio.TimeoutError:
+            raise Refused(504, f"not done in {self._seconds:g} s; try again, or with a smaller picture") from None
+
+    def _timed(self, job: Callable[[], T]) -> T:
+        self._before()
+        begin = time.monotonic()
+        try:
+            return job()
+        finally:
+            self._mean = 0.8 * self._mean + 0.2 * (time.monotonic() - begin)
+
+    def _ended(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._jobs -= 1
+
+    def close(self) -> None:
+        """Take no more jobs."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Gate:
+    """ASGI middleware: closed routes are not found, and a body is read whole, or refused, before the application runs.
+
+    Args:
+        app: what is behind it.
+        most: bytes of a picture.
+        held: bytes of bodies kept at the same time, over which requests are refused with 503.
+        seconds: time for sending a body.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, held: int, seconds: float) -> None:
+        self._app, self._most, self._held, self._seconds = app, most, held, seconds
+        self._now = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def close(self) -> None:
+        """End the answers that go on for as long as a page is open, so that the server can stop."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        body, begun, ended = b"", False, False
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+
+        async def answer(message: Message) -> None:
+            nonlocal begun, ended
+            if message["type"] == "http.response.start":
+                begun = True
+                told = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+                message = {**message, "headers": [*message["headers"], *told]}
+            ended = ended or (message["type"] == "http.response.body" and not message.get("more_body"))
+            await send(message)
+
+        try:
+            if not _is_open(scope["path"]):
+                raise Refused(404, "no such page")
+            # The page sends up to two pictures in one message, in Base64.
+            most = (self._most if scope["path"].startswith("/api/") else self._most * 8 // 3) + _SLACK
+            body = await self._body(receive, most)
+            self._now += len(body)
+            if self._now > max(self._held, len(body)):
+                raise Refused(503, "busy: too many pictures at the same time; try again in 2 s", retry_after=2)
+            await self._app(scope, _replay(body, receive), answer)
+        except Refused as no:
+            await _answer(answer, no.status, no.body, no.headers)
+        except asyncio.CancelledError:  # by `close`
+            if begun and not ended:
+                await answer({"type": "http.response.body", "body": b""})
+            elif not begun:
+                await _answer(answer, 503, {"error": "the server is being stopped"}, {})
+        finally:
+            self._tasks.discard(task)
+            self._now -= len(body)
+
+    async def _body(self, receive: Receive, most: int) -> bytes:
+        try:
+            size, body = await asyncio.wait_for(_read(receive, most), self._seconds)
+        except asyncio.TimeoutError:
+            raise Refused(408, f"the picture took more than {self._seconds:g} s to arrive; try again") from None
+        if size > most:
+            raise Refused(413, f"larger than {self._most / 1e6:g} MB; send a smaller file")
+        return body
+
+
+async def _read(receive: Receive, most: int) -> tuple[int, bytes]:
+    """The size of a body and, where it is at most `most`, the body. Of a larger one some is read on and dropped."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            parts.clear()
+        else:
+            parts.append(part)
+        if not message.get("more_body") or size > _DRAINED * most:
+            return size, b"".join(parts)
+
+
+def _is_open(path: str) -> bool:
+    return any(path.startswith(one[:-1]) if one.endswith("*") else path.rstrip("/") == one.rstrip("/") for one in _OPEN)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    told = False
+
+    async def again() -> Message:
+        nonlocal told
+        if told:
+            return await receive()  # that the sender has gone
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _answer(send: Send, status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+    data = json.dumps(body).encode()
+    told = {"content-type": "application/json", "content-length": str(len(data)), **headers}
+    lines = [(name.encode(), value.encode()) for name, value in told.items()]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": data})

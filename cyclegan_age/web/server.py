@@ -1,0 +1,172 @@
+"""The REST service, the page mounted beside it, and the server that runs both."""
+
+import gc
+import os
+import socket
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+from starlette.routing import Mount
+
+from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.web.limits import Gate, Refused, Worker
+from cyclegan_age.web.page import HERE, Sessions, build, theme
+from cyclegan_age.web.work import KINDS, Studio, load, png
+
+_HELD = 8  # pictures of the largest size that may be held in memory at the same time, as they came
+Image_ = Annotated[UploadFile, File(description="a photograph, or an aligned face crop")]
+Face = Annotated[str, Form(description="all, largest, or a number counted from the left", max_length=10)]
+OneFace = Annotated[str, Form(description="largest, or a number counted from the left", max_length=10)]
+Aligned = Annotated[bool, Form(description="the picture is an aligned crop: no face is looked for")]
+Model = Annotated[str, Form(description="name of the weights; the first without one", max_length=200)]
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"example": {"error": "one line"}}}}
+    for status, text in {
+        413: "too many bytes or pixels",
+        422: "not a picture, no face in it, or a field that does not fit",
+        503: "the queue is full; `waiting` is its length, the header Retry-After says when to try again",
+        504: "not done in time",
+    }.items()
+}
+
+
+def _answers(what: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": what, "content": {kind: {} for kind in kinds}}} | _ERRORS
+
+
+def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
+    """The REST service."""
+    app = FastAPI(title="cyclegan-age", version="0.1.0", docs_url=None, redoc_url=None)
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, no: Refused) -> Response:
+        return JSONResponse(no.body, no.status, no.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_field(_: Request, wrong: RequestValidationError) -> Response:
+        first = wrong.errors()[0]
+        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def plain(_: Request, wrong: HTTPException) -> Response:
+        return JSONResponse({"error": str(wrong.detail)}, wrong.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, wrong: Exception) -> Response:
+        return JSONResponse({"error": "failed on the server; try another picture"}, 500)
+
+    @app.post("/api/age", response_class=Response, responses=_answers("the picture, in its own format", "image/*"))
+    async def age(
+        image: Image_,
+        target_age: Annotated[float, Form(ge=0, le=120, allow_inf_nan=False, description="years")],
+        face: Face = "all",
+        aligned: Aligned = False,
+        model: Model = "",
+    ) -> Response:
+        """The faces of a photograph at an age; outside them no pixel changes."""
+        data = await image.read()
+        made, kind = await worker.run(lambda: studio.age(data, target_age, face=face, aligned=aligned, model=model))
+        return Response(made, media_type=kind)
+
+    @app.post("/api/strip", response_class=Response, responses=_answers("the sheet", "image/png"))
+    async def strip(image: Image_, face: OneFace = "largest", aligned: Aligned = False, model: Model = "") -> Response:
+        """One face at every age of the model on one sheet, its own age group framed."""
+        data = await image.read()
+
+        def job() -> bytes:
+            return png(studio.strip(studio.face(data, face, aligned), model).sheet)
+
+        return Response(await worker.run(job), media_type="image/png")
+
+    @app.post("/api/life", response_class=Response, responses=_answers("the animation", *KINDS.values()))
+    async def life(
+        image: Image_,
+        format: Annotated[Literal["gif", "mp4"], Form()] = "mp4",
+        face: OneFace = "largest",
+        aligned: Aligned = False,
+        model: Model = "",
+    ) -> Response:
+        """One face from the first to the last age of the model."""
+        data = await image.read()
+        made = await worker.run(lambda: studio.life(studio.face(data, face, aligned), format, model))
+        return Response(made, media_type=KINDS[format])
+
+    return app
+
+
+def mount(app: FastAPI, blocks: gr.Blocks, config: DemoConfig) -> Any:
+    """Serve the page beside the REST service; gives Gradio's application."""
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        server_name=config.host,
+        server_port=config.port,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=theme(),
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
+    )
+    page: Any = next(route.app for route in app.routes if isinstance(route, Mount))
+    page.state_holder = Sessions()  # type: ignore[no-untyped-call]
+    page.state_holder.set_blocks(blocks)
+    return page
+
+
+def application(config: DemoConfig) -> Gate:
+    """All that is served, the weights loaded.
+
+    Raises:
+        UserError: weights that cannot be used.
+    """
+    studio = Studio(load(config), config)
+    # A picture that was refused may still be held, by the traceback of that.
+    worker = Worker(config.waiting, config.seconds, before=gc.collect)
+    most = round(config.megabytes * 1e6)
+    MultiPartParser.spool_max_size = 2 * most  # uploads are parsed in memory, never in a file
+    app = service(studio, worker, config)
+    mount(app, build(studio, worker, config), config)
+    gc.freeze()  # what is loaded now stays: it need not be looked through again with every job
+    return Gate(app, most, _HELD * most, config.seconds)
+
+
+def run(config: DemoConfig, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; see `serve`."""
+    try:
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        listening = socket.create_server((config.host, config.port), family=family)
+    except OSError as e:
+        raise UserError(f"--host {config.host} --port {config.port}: {e.strerror or e}; give another") from None
+    with listening:
+        app = application(config)
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        say(f"http://{host}:{config.port} (Ctrl-C stops it)")
+        settings = uvicorn.Config(app, log_level="error", access_log=False, server_header=False)
+        _Server(settings, app).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Stops although pages are open."""
+
+    def __init__(self, settings: uvicorn.Config, gate: Gate) -> None:
+        super().__init__(settings)
+        self._gate = gate
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what goes on, then as uvicorn does."""
+        self._gate.close()
+        await super().shutdown(sockets)

@@ -1,0 +1,251 @@
+"""An uploaded picture -> what is made of it. Nothing here outlives its call, and nothing knows HTTP."""
+
+import io
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cyclegan_age import render
+from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.data.folders import Known
+from cyclegan_age.faces.alignment import crop
+from cyclegan_age.faces.detection import Face, NoFace, chosen, detector
+from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.gallery import clean_name
+from cyclegan_age.games import Made, aging, estimated_age, kids, morph
+from cyclegan_age.images import BadImage
+from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.photos import preview
+from cyclegan_age.runs import find_weights
+from cyclegan_age.web.limits import Refused
+
+FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # Pillow's names; JPEG stands for MPO, too
+KINDS = {"gif": "image/gif", "mp4": "video/mp4"}
+_SHOWN_SIDE = 384  # greatest side in pixels of a face on the page
+_LIFE_SIDE = 320  # and in an animation
+_MOST_FACES = 24  # faces to choose from on the page, from the left
+_REMEDY = "send a photograph that shows a face from the front"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the page keeps of an upload while it is open: its faces, cut out, and never the file."""
+
+    faces: list[Image.Image]  # aligned crops, RGB, from left to right
+    ages: list[float]  # years, estimated
+    view: Image.Image  # the photograph, small, its faces numbered
+
+
+def load(config: DemoConfig) -> dict[str, Ager]:
+    """The models to choose from, by name, each tried once.
+
+    Raises:
+        UserError: no such weights, or of a model that takes no faces.
+    """
+    agers: dict[str, Ager] = {}
+    for one in config.weights or ("",):
+        ager = Ager.load(find_weights(one, config.results_dir))
+        try:
+            ager.age(demo_portrait(), 30)
+        except UserError as e:
+            raise UserError(f"--weights {one}: {e}") from None
+        path = Path(one)
+        name = clean_name(path.parent.name if path.stem == "weights" else path.stem) or "shipped"
+        number, plain = 2, name
+        while name in agers:
+            name, number = f"{plain}-{number}", number + 1
+        agers[name] = ager
+    return agers
+
+
+class Studio:
+    """The models and what they do with pictures.
+
+    Args:
+        agers: models by name; the first is the default.
+        config: its limits hold for pictures.
+    """
+
+    def __init__(self, agers: Mapping[str, Ager], config: DemoConfig) -> None:
+        self.agers = dict(agers)
+        self._most_bytes, self._most_pixels = config.megabytes * 1e6, config.megapixels * 1e6
+
+    def ager(self, model: str) -> Ager:
+        """A model by its name, or the default for no name.
+
+        Raises:
+            Refused: 422, no such model.
+        """
+        if model and model not in self.agers:
+            raise Refused(422, f"model: unknown; give one of {', '.join(self.agers)}")
+        return self.agers[model or next(iter(self.agers))]
+
+    def open(self, data: bytes) -> Photo:
+        """Decode an upload, after a look at its size alone.
+
+        Raises:
+            Refused: 413, too large in bytes or pixels; 422, not a picture.
+        """
+        if len(data) > self._most_bytes:
+            raise Refused(413, f"larger than {self._most_bytes / 1e6:g} MB; send a smaller file")
+        size = _size(data)
+        if size is None or size[0] * size[1] > self._most_pixels:
+            told = f"{size[0]} x {size[1]} pixels" if size else "far too many pixels"
+            raise Refused(413, f"{told}, more than {self._most_pixels / 1e6:g} million; send a smaller picture")
+        try:
+            return Photo.read(data)
+        except BadImage as e:
+            raise Refused(422, f"{e}; send another picture") from None
+
+    def age(
+        self, data: bytes, years: float, *, face: str = "all", aligned: bool = False, model: str = ""
+    ) -> tuple[bytes, str]:
+        """A photograph with its faces at an age, in its own format and with its metadata; its media type.
+
+        Raises:
+            Refused: as `open`; 422, no such face or model.
+        """
+        ager = self.ager(model)
+        photo = self.open(data)
+        if aligned:
+            aged = np.asarray(ager.age(Image.fromarray(as_rgb(photo.upright)), years))
+            return png(aged), "image/png"
+        places = [one.place for one in self._chosen(photo, face)]
+        photo = photo.with_upright(ager.age_places(photo.upright, places, years))
+        return photo.encoded(), Image.MIME.get(photo.format, "application/octet-stream")
+
+    def face(self, data: bytes, face: str = "largest", aligned: bool = False, side: int = _LIFE_SIDE) -> Image.Image:
+        """An aligned crop of one face, of at most `side` px.
+
+        Raises:
+            Refused: as `age`.
+        """
+        photo = self.open(data)
+        if not aligned:
+            return self._crop(photo, self._chosen(photo, face)[0], side)
+        small = Image.fromarray(as_rgb(photo.upright))
+        small.thumbnail((side, side))
+        return small
+
+    def look(self, data: bytes, aligned: bool = False) -> Seen:
+        """The faces of an upload.
+
+        Raises:
+            Refused: as `open`; 422, no face.
+        """
+        photo = self.open(data)
+        rgb = as_rgb(photo.upright)
+        if aligned:
+            small = Image.fromarray(rgb)
+            small.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+            return Seen([small], [estimated_age(small)], small)
+        found = self._chosen(photo, "all")
+        found = found[:_MOST_FACES]
+        faces = [self._crop(photo, face, _SHOWN_SIDE) for face in found]
+        return Seen(faces, [estimated_age(face) for face in faces], preview(rgb, found))
+
+    def strip(self, face: Image.Image, model: str = "", known: Known | None = None) -> Made:
+        """A face at every age of a model; see `games.aging`."""
+        return aging(self.ager(model), face, known)
+
+    def life(self, face: Image.Image, kind: str, model: str = "") -> bytes:
+        """The life of a face as a file.
+
+        Args:
+            face: an aligned crop.
+            kind: `gif` or `mp4`.
+            model: a name; the default without one.
+        """
+        return animation(self.ager(model).life(face), kind)
+
+    def at(self, face: Image.Image, years: float, model: str = "") -> Image.Image:
+        """An aligned face at an age: one pass of the generator, for the page's slider."""
+        return self.ager(model).age(face, years)
+
+    def maps(self, face: Image.Image, years: float, layer: str, model: str = "") -> bytes:
+        """The channels of a layer as a PNG; see `render.feature_grid`.
+
+        Raises:
+            Refused: 422, a layer that gives no feature map.
+        """
+        ager = self.ager(model)
+        try:
+            maps = ager.features(ager.fit(face).square, [years], [layer])
+        except UserError as e:
+            raise Refused(422, str(e)) from None
+        return png(render.feature_grid(maps[layer][0]))
+
+    def game(self, game: str, faces: tuple[Image.Image, Image.Image], ages: tuple[float, float], model: str) -> Made:
+        """Morph or kids with two aligned faces of known ages.
+
+        Raises:
+            Refused: 422, a model without a latent vector has no kids.
+        """
+        known = Known(ages[0]), Known(ages[1])
+        try:
+            play: Callable[..., Made] = kids if game == "kids" else morph
+            return play(self.ager(model), *faces, known=known)
+        except UserError:
+            raise Refused(422, "kids: this model keeps no latent vector; choose an autoencoder's weights") from None
+
+    def _chosen(self, photo: Photo, face: str) -> list[Face]:
+        if not FACE.fullmatch(face):
+            raise Refused(422, "face: not a choice; give all, largest or a number from 1 on, counted from the left")
+        try:
+            return chosen(detector().find(as_rgb(photo.upright)), face)
+        except NoFace as e:
+            text = str(e) if face.isdigit() and "counted" in str(e) else "no face found"  # a flag of test.py aside
+            raise Refused(422, f"{text}; {_REMEDY}") from None
+
+    def _crop(self, photo: Photo, face: Face, side: int) -> Image.Image:
+        least = max(ager.image_size for ager in self.agers.values())
+        size = min(side, max(least, round(face.place.side)))
+        return Image.fromarray(crop(as_rgb(photo.upright), face.place, size))
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a picture that stays undecoded; None where Pillow will not even tell.
+
+    Raises:
+        Refused: 422, not a picture of a kind that is read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.size
+    except Image.DecompressionBombError:
+        return None
+    except Exception:  # Pillow raises many kinds on broken data
+        raise Refused(422, "not a picture; send a JPEG, PNG, WebP, GIF, TIFF, BMP or PPM file") from None
+
+
+def png(picture: Image.Image | np.typing.NDArray[np.uint8]) -> bytes:
+    """The bytes of a PNG."""
+    return _saved(picture, "PNG", compress_level=3)
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """The bytes of a JPEG for the page."""
+    return _saved(picture, "JPEG", quality=90)
+
+
+def _saved(picture: Image.Image | np.typing.NDArray[np.uint8], kind: str, **how: int) -> bytes:
+    out = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(out, format=kind, **how)
+    return out.getvalue()
+
+
+def animation(frames: list[Image.Image], kind: str) -> bytes:
+    """The bytes of a GIF or MP4."""
+    with tempfile.TemporaryDirectory(prefix="cyclegan-age-") as folder:  # the video library needs a file
+        path = Path(folder) / f"life.{kind}"
+        {"gif": render.save_gif, "mp4": render.save_mp4}[kind](frames, path)
+        return path.read_bytes()

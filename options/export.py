@@ -1,0 +1,16 @@
+"""The flags of export.py."""
+
+from collections.abc import Sequence
+
+from cyclegan_age.config import ExportConfig
+from options.parse import parse
+
+
+def parse_export(argv: Sequence[str]) -> ExportConfig:
+    """argv -> configuration.
+
+    Raises:
+        UserError: an unknown flag or a value that does not fit.
+    """
+    description = "Write the generator of trained weights as an ONNX file, for programs without PyTorch."
+    return parse(ExportConfig, argv, prog="export.py", description=description, default=ExportConfig())

@@ -1,0 +1,171 @@
+"""Runs what the pages say, as they say it.
+
+The rule by which a page's code is run:
+
+- ```python blocks run in order, in one namespace a page.
+- ```sh blocks hold commands `python VERB.py ...` alone, which run in order.
+- Blocks without a language are not run: they install or serve something, or need the network, a GPU or hours. Of the
+  commands `python VERB.py ...` in them the flags are read, so that none is wrong.
+
+All of it happens in a folder that has the files the pages name: photographs of the built-in portrait, a video, drawn
+faces in age folders and weights of a tiny run. The commands run in this process by each verb's `main`.
+"""
+
+import importlib
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from skimage.data import astronaut
+
+from cyclegan_age import training
+from cyclegan_age.config import CycleGANConfig, TrainConfig
+from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.models import cyclegan
+from cyclegan_age.runs import save_snapshot
+from options.demo import parse_demo
+from options.evaluate import parse_evaluate
+from options.export import parse_export
+from options.test import parse_test
+from options.train import parse_train
+
+PROJECT = Path(__file__).resolve().parent.parent
+DOCS = sorted(p.relative_to(PROJECT).as_posix() for p in (PROJECT / "docs").glob("*.md"))
+ALL = ["README.md", "datasets/README.md", *DOCS]
+# The service's page needs the running service; its own test has one.
+RUN = [page for page in ALL if page != "docs/web.md"]
+PARSERS: dict[str, Callable[[list[str]], object]] = {
+    "train.py": parse_train,
+    "test.py": parse_test,
+    "evaluate.py": parse_evaluate,
+    "export.py": parse_export,
+    "demo.py": parse_demo,
+}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s#:]+)\)")
+CELL = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+def blocks(page: str) -> list[tuple[str, str, int]]:
+    """Language, text and first line of every fenced block of a page."""
+    text = (PROJECT / page).read_text(encoding="utf-8")
+    return [(m[1], m[2], text.count("\n", 0, m.start()) + 2) for m in FENCE.finditer(text)]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of every command of a shell block; comments are left out and continued lines joined."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, tiny_faces: Path) -> Path:
+    """A folder with every file that the pages name."""
+    root = tmp_path_factory.mktemp("docs")
+    photo = Image.fromarray(astronaut()).resize((384, 384))
+    for name in ("photo.jpg", "me.jpg", "ann.jpg", "holiday/one.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        photo.save(root / name)
+    mirrored = ImageOps.mirror(photo)
+    mirrored.save(root / "bob.jpg")
+    party = Image.new("RGB", (768, 384))
+    party.paste(photo, (0, 0))
+    party.paste(mirrored, (384, 0))
+    party.save(root / "party.jpg")
+    demo_portrait().save(root / "face.jpg")
+    with av.open(str(root / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.width = stream.height = 256
+        for _ in range(4):
+            frame = av.VideoFrame.from_ndarray(np.asarray(photo.resize((256, 256))), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for name in ("faces", "FOLDER"):
+        (root / name).symlink_to(tiny_faces, target_is_directory=True)
+    train, net = TrainConfig(image_size=32, load_size=36), CycleGANConfig(ngf=4, blocks=3)
+    generator = cyclegan.build_generator(train, net)
+    tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
+    save_snapshot(root / "results" / "RUN" / "weights.safetensors", train, net, 0, tensors)
+    return root
+
+
+@pytest.mark.parametrize("page", [page for page in RUN if any(b[0] in ("python", "sh") for b in blocks(page))])
+def test_the_code_of_a_page_runs_as_written(page: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page == "docs/export.md":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package, reason="make test installs requirements-export.txt")
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(training, "trackers", lambda *args, **more: [])  # no test draws on the user's Visdom
+    namespace: dict[str, Any] = {}
+    for language, text, line in blocks(page):
+        if language == "python":
+            exec(compile("\n" * (line - 1) + text, page, "exec"), namespace)
+        elif language == "sh":
+            for words in commands(text):
+                assert words[0] == "python" and words[1] in PARSERS, f"{page}:{line}: {words} is no command to run"
+                main = importlib.import_module(words[1].removesuffix(".py")).main
+                assert main(words[2:]) == 0, f"{page}:{line}: {shlex.join(words)}"
+    if page == "README.md":
+        assert namespace["taps"].outputs["blocks.3"].shape == (1, 128, 16, 16)  # as its comment says
+        assert np.asarray(Image.open("me-at-50.png")).shape == np.asarray(Image.open("me.jpg")).shape
+    if page == "docs/export.md":
+        by_torch = Ager.load().age(Image.open("face.jpg").resize((128, 128)), 57)
+        assert np.abs(np.asarray(by_torch, int) - np.asarray(Image.open("face-57.png"), int)).mean() < 3
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_the_flags_of_commands_that_are_not_run_are_right(page: str, files: Path) -> None:
+    for language, text, line in blocks(page):
+        for words in commands(text) if not language else ():
+            if words[0] == "python" and words[1] in PARSERS and "--help" not in words:
+                try:
+                    PARSERS[words[1]](words[2:])
+                except Exception as e:
+                    raise AssertionError(f"{page}:{line}: {shlex.join(words)}: {e}") from e
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_links_lead_to_files(page: str) -> None:
+    folder = (PROJECT / page).parent
+    text = (PROJECT / page).read_text(encoding="utf-8")
+    assert [link for link in LINK.findall(text) if not (folder / link).exists()] == []
+
+
+def test_the_notebook_is_of_its_format_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nbformat 4.5: cells of a kind, a unique id, metadata and source; code cells have outputs and a count, too."""
+    path = PROJECT / "docs" / "quickstart.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert set(notebook) == {"cells", "metadata", "nbformat", "nbformat_minor"}
+    cells = notebook["cells"]
+    assert len({cell["id"] for cell in cells}) == len(cells)
+    for cell in cells:
+        own = {"outputs", "execution_count"} if cell["cell_type"] == "code" else set()
+        assert cell["cell_type"] in ("code", "markdown")
+        assert set(cell) == {"cell_type", "id", "metadata", "source"} | own
+        assert CELL.fullmatch(cell["id"]) and isinstance(cell["metadata"], dict)
+        assert all(isinstance(line, str) for line in cell["source"])
+        assert not cell.get("outputs") and cell.get("execution_count") is None  # nothing that was run is kept
+
+    (tmp_path / "docs").mkdir()
+    monkeypatch.chdir(tmp_path / "docs")  # Jupyter starts in the notebook's folder; results/ lies beside it
+    monkeypatch.setattr(sys, "path", [*sys.path])  # what the notebook adds is taken away again
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{path.name}:{cell['id']}", "exec"), namespace)
+    assert len(namespace["frames"]) == 31
+    with Image.open(tmp_path / "results" / "life.gif") as life:
+        assert getattr(life, "n_frames", 1) == 31
+    assert namespace["maps"][0].shape == (128, 16, 16)
+    assert not torch.equal(namespace["maps"][0], namespace["maps"][-1])

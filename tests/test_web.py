@@ -1,0 +1,360 @@
+"""The REST service on a real server: right answers, held limits, nothing kept and nothing told of the machine."""
+
+import asyncio
+import base64
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
+
+import httpx
+from visdom_tools import free_port
+from web_tools import MEGABYTES, PATIENCE, WAITING, WebServer, bomb, encoded, faceless, photo, two_faces
+
+import demo as demo_command
+from benchmarks import web as bench
+from cyclegan_age import web as web_package
+from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.faces.detection import detector
+from cyclegan_age.faces.files import Photo
+from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.web.limits import Gate, Refused, Worker
+from options.bench import parse_web_bench
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def ager() -> Ager:
+    return Ager.load()
+
+
+def aged(ager: Ager, data: bytes, years: float) -> bytes:
+    """What the service is to answer."""
+    before = Photo.read(data)
+    places = [face.place for face in detector().find(before.upright)]  # type: ignore[arg-type]
+    return before.with_upright(ager.age_places(before.upright, places, years)).encoded()
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """Status and text of a refusal, which is one line and names no place of the machine."""
+    text = answer.json()["error"]
+    assert "\n" not in text
+    assert not re.search(r"/\w+/|me <b>|\.py|Traceback", answer.text)
+    return answer.status_code, text
+
+
+def test_age_is_what_the_package_gives_and_no_file_is_left(web: WebServer, ager: Ager) -> None:
+    answer = web.post("/api/age", photo(), target_age="60")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.content == aged(ager, photo(), 60)
+    noise = np.random.default_rng(0).integers(0, 256, (1100, 512, 3), dtype=np.uint8)
+    noise[:512] = np.asarray(Image.open(io.BytesIO(photo())))
+    large = encoded(noise)
+    assert 1_000_000 < len(large) < MEGABYTES * 1e6, "too large for the memory that form parsers use by default"
+    assert web.post("/api/age", large, target_age="20").headers["content-type"] == "image/png"
+    assert web.files() == []
+
+
+def test_face_chooses_one_and_aligned_takes_the_picture_as_it_is(web: WebServer, ager: Ager) -> None:
+    before = np.asarray(Image.open(io.BytesIO(two_faces()))).astype(int)
+    answer = web.post("/api/age", encoded(Image.open(io.BytesIO(two_faces()))), target_age="60", face="2")
+    change = abs(np.asarray(Image.open(io.BytesIO(answer.content))).astype(int) - before).sum(axis=(0, 2))
+    assert change[:300].max() == 0
+    assert change[300:].max() > 0
+    answer = web.post("/api/age", encoded(demo_portrait()), target_age="20", aligned="true")
+    assert answer.headers["content-type"] == "image/png"
+    expected = np.asarray(ager.age(demo_portrait(), 20))
+    assert (np.asarray(Image.open(io.BytesIO(answer.content))) == expected).all()
+
+
+def test_strip_and_life(web: WebServer, ager: Ager) -> None:
+    portrait = encoded(demo_portrait().resize((64, 64)))
+    strip = web.post("/api/strip", photo(), model="shipped")
+    assert strip.headers["content-type"] == "image/png"
+    sheet = Image.open(io.BytesIO(strip.content))
+    assert sheet.width > 7 * 120, "the face and six ages"
+    assert (np.asarray(sheet) == (255, 140, 0)).all(axis=2).sum() > 100, "its own age is framed"
+    life = web.post("/api/life", portrait, aligned="true", format="gif")
+    assert life.headers["content-type"] == "image/gif"
+    assert Image.open(io.BytesIO(life.content)).n_frames == 61  # type: ignore[attr-defined]
+    life = web.post("/api/life", portrait, aligned="true")
+    assert life.headers["content-type"] == "video/mp4"
+    with av.open(io.BytesIO(life.content)) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 61
+    assert web.files() == []
+
+
+def test_bomb_is_refused_at_once_and_without_memory(web: WebServer) -> None:
+    data = bomb()
+    web.post("/api/age", bomb(200), target_age="60")  # so that all is loaded
+    before, begin = web.memory(), time.monotonic()
+    assert refusal(web.post("/api/age", data, target_age="60"))[0] == 413
+    assert time.monotonic() - begin < 5
+    assert web.memory() - before < 30e6
+    status, text = refusal(web.post("/api/age", bomb(8000), target_age="60"))
+    assert (status, text) == (413, "8000 x 8000 pixels, more than 4 million; send a smaller picture")
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "status", "said"),
+    [
+        (lambda: bytes(round(MEGABYTES * 1e6) + 1), {}, 413, "larger than 2 MB"),
+        (lambda: bytes(9_000_000), {}, 413, "larger than 2 MB"),
+        (lambda: b"hello\n" * 50, {}, 422, "not a picture"),
+        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, 422, "not a picture"),
+        (lambda: b"", {}, 422, "not a picture"),
+        (lambda: photo()[:2000], {}, 422, "broken picture"),
+        (faceless, {}, 422, "no face found; send a photograph that shows"),
+        (photo, {"face": "2"}, 422, "no face 2; 1 face found"),
+        (photo, {"face": "../2"}, 422, "face: not a choice; give all, largest or a number"),
+        (photo, {"target_age": "nan"}, 422, "target_age: "),
+        (photo, {"target_age": "-1"}, 422, "target_age: "),
+        (photo, {"target_age": "<b>"}, 422, "target_age: "),
+        (photo, {"model": "/etc/passwd"}, 422, "model: unknown; give one of shipped"),
+        (lambda: None, {}, 422, "image: "),
+    ],
+)
+def test_refused(
+    web: WebServer, make: Callable[[], bytes | None], fields: dict[str, str], status: int, said: str
+) -> None:
+    got = refusal(web.post("/api/age", make(), **({"target_age": "60"} | fields)))
+    assert got[0] == status
+    assert got[1].startswith(said)
+
+
+def test_full_queue_is_told_and_every_other_answer_is_right(web: WebServer, ager: Ager) -> None:
+    expected = aged(ager, photo(), 60)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: web.post("/api/age", photo(), target_age="60"), range(16)))
+    done = [one for one in answers if one.status_code == 200]
+    assert len(done) >= WAITING + 1
+    assert all(one.content == expected for one in done)
+    refused = [one for one in answers if one.status_code != 200]
+    assert refused
+    for one in refused:
+        assert refusal(one)[0] == 503
+        assert 0 < one.json()["waiting"] <= WAITING
+        assert int(one.headers["retry-after"]) >= 1
+
+
+def test_description_of_the_service(web: WebServer) -> None:
+    paths = httpx.get(f"{web.url}/openapi.json", timeout=PATIENCE).json()["paths"]
+    assert set(paths) == {"/api/age", "/api/life", "/api/strip"}
+    assert {"200", "413", "422", "503", "504"} <= set(paths["/api/age"]["post"]["responses"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/gradio_api/upload"),
+        ("GET", "/gradio_api/file=/etc/passwd"),
+        ("GET", "/gradio_api/file/etc/passwd"),
+        ("GET", "/gradio_api/proxy=http://127.0.0.1/"),
+        ("POST", "/gradio_api/component_server"),
+        ("GET", "/monitoring"),
+        ("GET", "/docs"),
+        ("GET", "/static/../../pyproject.toml"),
+    ],
+)
+def test_routes_that_nothing_needs_are_closed(web: WebServer, method: str, path: str) -> None:
+    assert httpx.request(method, f"{web.url}{path}", timeout=PATIENCE).status_code == 404
+
+
+def test_page_tells_nothing_of_the_machine(web: WebServer) -> None:
+    for path in ("/", "/config", "/gradio_api/info", "/openapi.json", "/theme.css"):
+        answer = httpx.get(f"{web.url}{path}", timeout=PATIENCE)
+        assert answer.status_code == 200
+        assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+        for place in (str(PROJECT), str(web.temporary), str(Path.home()), "site-packages"):
+            assert place not in answer.text, path
+        assert "server" not in answer.headers
+
+
+def test_gradio_client(web: WebServer, ager: Ager) -> None:
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    client = Client(web.url, verbose=False, analytics_enabled=False)
+    try:
+        sent = base64.b64encode(photo()).decode()
+        assert base64.b64decode(client.predict(sent, 60, api_name="/age")) == aged(ager, photo(), 60)
+        with pytest.raises(AppError, match="no face found"):
+            client.predict(base64.b64encode(faceless()).decode(), 60, api_name="/age")
+        with pytest.raises(AppError, match="not a picture in Base64"):
+            client.predict("<b>", 60, api_name="/age")
+    finally:
+        client.close()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_examples_of_the_documentation(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (PROJECT / "docs" / "web.md").read_text().replace("http://127.0.0.1:7860", web.url)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "photo.jpg").write_bytes(photo())
+    (tmp_path / "party.jpg").write_bytes(two_faces())
+    lines = [line for language, block in blocks if not language for line in block.splitlines() if "curl" in line]
+    assert len(lines) == 5
+    for line in lines:
+        subprocess.run([*shlex.split(line), "-sS", "--fail"], cwd=tmp_path, check=True, capture_output=True)
+    kinds = {"photo-60.jpg": "JPEG", "party-20.jpg": "JPEG", "strip.png": "PNG", "life.gif": "GIF"}
+    for name, kind in kinds.items():
+        with Image.open(tmp_path / name) as image:
+            assert image.format == kind
+    answer = (tmp_path / "photo-60.jpg").read_bytes()
+    (tmp_path / "photo-60.jpg").unlink()
+    (program,) = [block for language, block in blocks if language == "python"]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(program, "docs/web.md", "exec"), names)
+    names["client"].close()
+    assert (tmp_path / "photo-60.jpg").read_bytes() == answer
+
+
+SESSIONS = """
+import time
+import gradio as gr
+from fastapi import FastAPI
+from cyclegan_age.config import DemoConfig
+from cyclegan_age.web.page import Sessions
+from cyclegan_age.web.server import mount
+
+with gr.Blocks(analytics_enabled=False) as blocks:
+    box, held = gr.HTML(), gr.State(None, time_to_live=600)
+page = mount(FastAPI(), blocks, DemoConfig())
+assert isinstance(page.state_holder, Sessions)
+assert page.get_blocks().state_holder is page.state_holder
+session = page.state_holder["a page"]
+session._update_value_in_config(box._id, "a picture")
+session[held._id] = "faces"
+page.state_holder.delete_all_expired_state()
+assert page.state_holder["a page"] is session
+assert session[held._id] == "faces"
+assert "a picture" not in repr(session.config_values)
+session.is_closed = True
+time.sleep(0.01)
+page.state_holder.delete_all_expired_state()
+assert session[held._id] is None
+"""
+
+
+def test_sessions_hold_the_faces_and_no_value_that_a_page_sent() -> None:
+    """Gradio would keep the pictures, for every page that was opened. In a process of its own, as it leaves loops."""
+    done = subprocess.run([sys.executable, "-c", SESSIONS], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_worker_refuses_what_is_too_much_or_too_late() -> None:
+    async def story() -> None:
+        worker = Worker(most=1, seconds=0.5)
+        go, ran = threading.Event(), []
+        first = asyncio.create_task(worker.run(go.wait))
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(worker.run(lambda: ran.append("second")))
+        await asyncio.sleep(0.02)
+        with pytest.raises(Refused) as full:
+            await worker.run(lambda: ran.append("third"))
+        assert (full.value.status, full.value.waiting) == (503, 1)
+        assert full.value.retry_after is not None
+        for late in (first, second):
+            with pytest.raises(Refused) as no:
+                await late
+            assert no.value.status == 504
+        assert worker.waiting == 0, "what was given up does not wait any more"
+        go.set()
+        assert await worker.run(lambda: 7) == 7
+        assert ran == []
+        with pytest.raises(ZeroDivisionError):
+            await worker.run(lambda: 1 // 0)
+        assert await worker.run(lambda: 8) == 8
+        worker.close()
+
+    asyncio.run(story())
+
+
+async def _through(gate: Gate, parts: AsyncIterator[bytes], path: str = "/api/age") -> int:
+    """The status of the answer to a request whose length is not told."""
+    said: list[Any] = []
+
+    async def receive() -> Any:
+        async for part in parts:
+            return {"type": "http.request", "body": part, "more_body": True}
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    await gate({"type": "http", "path": path, "headers": []}, receive, send)
+    status: int = said[0]["status"]
+    return status
+
+
+def test_gate_reads_no_more_than_it_may() -> None:
+    got: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got.append(len((await receive())["body"]))
+        await asyncio.sleep(0.05)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def parts(count: int, size: int = 100_000, seconds: float = 0.0) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            await asyncio.sleep(seconds)
+            yield bytes(size)
+
+    async def story() -> None:
+        gate = Gate(app, most=1_000_000, held=1_500_000, seconds=0.5)
+        assert await _through(gate, parts(10)) == 200
+        assert got == [1_000_000]
+        assert await _through(gate, parts(12)) == 413
+        assert await _through(gate, parts(10_000_000)) == 413, "and it does not read on for ever"
+        assert await _through(gate, parts(100, 1, 0.1)) == 408
+        both = await asyncio.gather(_through(gate, parts(10)), _through(gate, parts(10)))
+        assert sorted(both) == [200, 503]
+        assert await _through(gate, parts(10)) == 200
+        assert await _through(gate, parts(0), "/gradio_api/upload") == 404
+
+    asyncio.run(story())
+
+
+def test_load_script_counts_and_compares(web: WebServer) -> None:
+    config = parse_web_bench(["--url", web.url, "--pid", str(web.process.pid), "--clients", "3", "--seconds", "1"])
+    load = bench.measure(config)
+    assert load.statuses["200"] >= 3
+    assert set(load.statuses) <= {"200", "503"}
+    assert load.wrong == 0
+    rows = {row.measure: row for row in bench.rows_of(load, config)}
+    assert rows["lost otherwise"].goal == "at most 0, met"
+    assert 100 < rows["memory, start"].value < 10_000
+    assert not bench.same(photo(), two_faces())
+    with pytest.raises(UserError, match="does not answer"):
+        bench.measure(parse_web_bench(["--url", f"http://127.0.0.1:{free_port()}"]))
+
+
+def test_command_line(web: WebServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert DemoConfig().host == "127.0.0.1"
+    assert demo_command.main(["--port", str(web.port)]) == 2
+    assert capsys.readouterr().err.startswith(f"--host 127.0.0.1 --port {web.port}: ")
+    assert demo_command.main(["--weights", "age_loss_a"]) == 2
+    assert "--weights age_loss_a" in capsys.readouterr().err
+    assert demo_command.main(["--waiting", "0"]) == 2
+    monkeypatch.setattr(web_package, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"gradio is not installed; .*requirements-web\.txt"):
+        web_package.serve(DemoConfig(), print)

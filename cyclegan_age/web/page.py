@@ -37,9 +37,8 @@ _FONT = ["system-ui", "sans-serif"]
 _HEADER = f"""<h1>{TITLE}</h1>
 <p>Choose a photograph and move the slider: a network renders the face at that age.</p>"""
 _LIMITS = """<p><strong>What it is not.</strong> These are synthetic renderings, not predictions of anybody's looks.
-Hair and weight hardly change; women often get a shadow of a beard at 50 and 60, dark pictures blotches. Results differ
-by sex and skin colour. Do not identify, judge or decide about anybody with them, and ask people before you age their
-face.</p>
+Hair and weight hardly change, and some faces get light or dark smears. Results differ by sex and skin colour. Do not
+identify, judge or decide about anybody with them, and ask people before you age their face.</p>
 <p><strong>What becomes of your picture.</strong> It goes to this server alone, which writes no file of it. The cut-out
 faces stay in its memory until you close this page, ten minutes after their last use at most.</p>"""
 _PICKER = """<div class="drop"><label><span>${title}</span><input type="file" accept="image/*"></label>

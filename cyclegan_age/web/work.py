@@ -201,8 +201,9 @@ class Studio:
         try:
             return chosen(detector().find(as_rgb(photo.upright)), face)
         except NoFace as e:
-            text = str(e) if face.isdigit() and "counted" in str(e) else "no face found"  # a flag of test.py aside
-            raise Refused(422, f"{text}; {_REMEDY}") from None
+            if face.isdigit() and "counted" in str(e):
+                raise Refused(422, f"{e}; give another number") from None
+            raise Refused(422, f"no face found; {_REMEDY}") from None  # without the flags of test.py
 
     def _crop(self, photo: Photo, face: Face, side: int) -> Image.Image:
         least = max(ager.image_size for ager in self.agers.values())

@@ -12,6 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("cyclegan_age").setLevel(logging.INFO)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
     try:
         train_config, net_config = parse_train(sys.argv[1:] if argv is None else argv)
         from cyclegan_age.training import train  # torch is imported only once the flags are known to be right

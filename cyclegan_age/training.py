@@ -41,11 +41,9 @@ from cyclegan_age.watchdog import Watchdog
 
 SHEET_ROWS = 16
 MAX_BAD_STEPS = 20  # non-finite steps in a row that end a training
-WORTH_COMPILING = 200  # steps of a training that is compiled, at least
 CURVES_SECONDS = 10.0  # at least, from one picture of the curves to that of another epoch
 
 logger = logging.getLogger("cyclegan_age")
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
 
 
 def train(config: TrainConfig, net: ModelConfig) -> Path:
@@ -88,8 +86,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         p: [w for name in names for w in model.networks[name].parameters()] for p, names in model.phases.items()
     }
     optimizers = {p: _optimizer(config, weights) for p, weights in parameters.items()}
-    if config.compile and total_steps >= WORTH_COMPILING and _has_compiler():
-        logger.info("compiling: the first steps take some minutes; --no_compile starts at once and is slower then")
+    compiled = config.compile and _has_compiler()
+    if compiled:
         for network in (model.networks | model.frozen).values():
             network.compile(dynamic=False)
 
@@ -141,6 +139,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             if main:
                 save_weights(run / "weights.safetensors")
         return run
+    if compiled and main:
+        logger.info("compiling: the first steps take some minutes; --no_compile starts at once and is slower then")
     batches = data.batches(step, accelerator.process_index, accelerator.num_processes)
     bar = tqdm(
         total=total_steps * config.batch_size * accelerator.num_processes,

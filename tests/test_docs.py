@@ -11,7 +11,6 @@ All of it happens in a folder that has the files the pages name: photographs of 
 faces in age folders and weights of a tiny run. The commands run in this process by each verb's `main`.
 """
 
-import importlib
 import json
 import re
 import shlex
@@ -27,6 +26,11 @@ import torch
 from PIL import Image, ImageOps
 from skimage.data import astronaut
 
+import demo as demo_command
+import evaluate as evaluate_command
+import export as export_command
+import test as test_command
+import train as train_command
 from cyclegan_age import training
 from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.inference import Ager, demo_portrait
@@ -43,12 +47,12 @@ DOCS = sorted(p.relative_to(PROJECT).as_posix() for p in (PROJECT / "docs").glob
 ALL = ["README.md", "datasets/README.md", *DOCS]
 # The service's page needs the running service; its own test has one.
 RUN = [page for page in ALL if page != "docs/web.md"]
-PARSERS: dict[str, Callable[[list[str]], object]] = {
-    "train.py": parse_train,
-    "test.py": parse_test,
-    "evaluate.py": parse_evaluate,
-    "export.py": parse_export,
-    "demo.py": parse_demo,
+VERBS: dict[str, tuple[Callable[[list[str]], object], Callable[[list[str]], int]]] = {
+    "train.py": (parse_train, train_command.main),
+    "test.py": (parse_test, test_command.main),
+    "evaluate.py": (parse_evaluate, evaluate_command.main),
+    "export.py": (parse_export, export_command.main),
+    "demo.py": (parse_demo, demo_command.main),
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#:]+)\)")
@@ -112,8 +116,8 @@ def test_the_code_of_a_page_runs_as_written(page: str, files: Path, monkeypatch:
             exec(compile("\n" * (line - 1) + text, page, "exec"), namespace)
         elif language == "sh":
             for words in commands(text):
-                assert words[0] == "python" and words[1] in PARSERS, f"{page}:{line}: {words} is no command to run"
-                main = importlib.import_module(words[1].removesuffix(".py")).main
+                assert words[0] == "python" and words[1] in VERBS, f"{page}:{line}: {words} is no command to run"
+                _, main = VERBS[words[1]]
                 assert main(words[2:]) == 0, f"{page}:{line}: {shlex.join(words)}"
     if page == "README.md":
         assert namespace["taps"].outputs["blocks.3"].shape == (1, 128, 16, 16)  # as its comment says
@@ -127,9 +131,9 @@ def test_the_code_of_a_page_runs_as_written(page: str, files: Path, monkeypatch:
 def test_the_flags_of_commands_that_are_not_run_are_right(page: str, files: Path) -> None:
     for language, text, line in blocks(page):
         for words in commands(text) if not language else ():
-            if words[0] == "python" and words[1] in PARSERS and "--help" not in words:
+            if words[0] == "python" and words[1] in VERBS and "--help" not in words:
                 try:
-                    PARSERS[words[1]](words[2:])
+                    VERBS[words[1]][0](words[2:])
                 except Exception as e:
                     raise AssertionError(f"{page}:{line}: {shlex.join(words)}: {e}") from e
 

@@ -350,11 +350,14 @@ class CycleGANConfig(GeneratorConfig):
     """Share of the training over which lambda_fooled rises from 0 to its whole."""
     lambda_critic: float = 1.0
     """Weight of telling real from generated faces by the estimators' features, beside the PatchGAN."""
+    lambda_features: float = 0.0
+    """Weight of telling them by the features of an ImageNet network, too; anything but 0 needs `make eval-packages`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require("lambda_outside", self.lambda_outside, self.lambda_outside >= 0, "give 0 or more")
         _require("lambda_critic", self.lambda_critic, self.lambda_critic >= 0, "give 0 or more")
+        _require("lambda_features", self.lambda_features, self.lambda_features >= 0, "give 0 or more")
         _require("lambda_age", self.lambda_age, self.lambda_age >= 0, "give 0 or more")
         _require("age_share", self.age_share, self.age_share >= 0, "give 0 or more")
         _require("lambda_fooled", self.lambda_fooled, self.lambda_fooled >= 0, "give 0 or more")

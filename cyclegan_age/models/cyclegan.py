@@ -20,9 +20,10 @@ from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
-from cyclegan_age.networks.discriminators import AgeCritic, PatchDiscriminator
+from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
+from cyclegan_age.networks.imagenet import LiteFeatures
 from cyclegan_age.runs import Snapshot
 
 
@@ -47,7 +48,8 @@ class CycleGAN(Model):
     gradients (Esser et al., CVPR 2021, equation 7). With `lambda_fooled` it is also trained on, on real faces with
     their ages and on fakes with those of their sources. The weight of the fakes begins at 0: a generator that never
     fools an estimator never leaves the copy of its input. Heads on the estimators' features tell real faces from
-    generated ones beside the discriminator: see `AgeCritic`.
+    generated ones beside the discriminator: see `AgeCritic`; with `lambda_features` heads on an ImageNet network's do,
+    too: see `FeatureCritic`.
     """
 
     def __init__(self, *, config: TrainConfig, net: CycleGANConfig, estimators: list[AgeEstimator]) -> None:
@@ -60,6 +62,12 @@ class CycleGAN(Model):
         self.networks = {"generator": self.generator, "discriminator": self.discriminator} | self.critics
         self.frozen = {}
         self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
+        self.feature_critic = None
+        if net.lambda_features:
+            features = LiteFeatures()
+            critic = FeatureCritic(features=features, map_channels=features.map_channels, heads=heads)
+            self.feature_critic = self.networks["feature_critic"] = critic
+            self.phases["discriminator"].append("feature_critic")
         if self.critics:
             self.phases["critics"] = list(self.critics)
             self.rates = {"discriminator": 2.0, "critics": 2.0}
@@ -73,6 +81,8 @@ class CycleGAN(Model):
         v_target = self.code.encode(batch.age_target)
 
         self.discriminator.requires_grad_(False)
+        if self.feature_critic:
+            self.feature_critic.heads.requires_grad_(False)
         for critic in self.critics.values():
             critic.learn(False)
         x_fake = self.generator(batch.x_source, v_target)
@@ -94,15 +104,22 @@ class CycleGAN(Model):
         x_old, kept = self.pools["fakes"].exchange(x_fake.detach(), kept)
         meant_old, age_old = kept[:, :-1], kept[:, -1]
         right, wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
-        real, fake = self.discriminator(torch.cat([x_real, x_old])).chunk(2)
-        terms = {"d_real": 0.5 * lsgan(real, 1, right), "d_fake": 0.5 * lsgan(fake, 0, meant_old)}
-        if net.lambda_wrong_age:
-            terms["d_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
+        x_both = torch.cat([x_real, x_old])
+        judges: dict[str, nn.Module] = {"d": self.discriminator}
+        if self.feature_critic:
+            self.feature_critic.heads.requires_grad_(True)
+            judges["features"] = self.feature_critic
+        terms = {}
+        for name, judge in judges.items():
+            real, fake = judge(x_both).chunk(2)
+            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, right)
+            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, meant_old)
+            if net.lambda_wrong_age:
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
         yield "discriminator", terms
 
         if self.critics:
             # A fake shows its source's age to whoever is not fooled: so the estimators learn what they fell for.
-            x_both = torch.cat([x_real, x_old])
             x_seen = disturb(x_both)
             fooled = net.lambda_fooled * min(1.0, progress / max(net.fooled_warmup, 1e-9))
             terms = {}
@@ -138,6 +155,8 @@ class CycleGAN(Model):
         net = self.net
         x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # apart, so that their gradients are
         terms = {"g_adversarial": lsgan(self.discriminator(x), 1, meant)}
+        if self.feature_critic:
+            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(x), 1, meant)
         if self.critics:
             x_seen = disturb(x_aged)
             views = [critic(x, x_seen) for critic in self.critics.values()]

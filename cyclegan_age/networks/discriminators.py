@@ -1,5 +1,6 @@
 """What tells real faces from generated ones: the 70x70 PatchGAN, and critics that know ages already."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -53,6 +54,49 @@ class PatchDiscriminator(nn.Module):
         return shared(self.head(self.trunk(x)).float())
 
 
+def _heads(map_channels: Sequence[int], heads: int) -> nn.ModuleList:
+    """For each feature map two convolutions, the second starting at zero."""
+    networks = nn.ModuleList()
+    for channels in map_channels:
+        last = nn.Conv2d(64, heads + 1, 3, padding=1)
+        for weight in last.parameters():
+            nn.init.zeros_(weight)
+        networks.append(nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), nn.LeakyReLU(0.2), last))
+    return networks
+
+
+def _scores(head: nn.Module, h: Tensor) -> Tensor:
+    """Scores (N, heads, h, w) of features (N, C, h, w), which are normalised for each picture."""
+    return shared(head(F.layer_norm(h.float(), h.shape[1:])).float())
+
+
+class FeatureCritic(nn.Module):
+    """Heads on the frozen features of a network that has seen many other pictures tell real from generated faces.
+
+    After Sauer et al., "Projected GANs Converge Faster" (NeurIPS 2021), without their random mixing of channels and
+    scales. Each place of each feature map is judged, as in `PatchDiscriminator`, so that a local fault is told where
+    it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: nn.Module,  # frozen: pictures -> feature maps
+        map_channels: Sequence[int],  # of those maps
+        heads: int,  # scores per place, one per anchor age
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.heads = _heads(map_channels, heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] -> scores (N, heads, M) of the M places of all maps, each map as many times as it
+        takes to have as many as the largest: all maps count alike."""
+        maps = [_scores(head, h).flatten(2) for head, h in zip(self.heads, self.features(x), strict=True)]
+        most = max(m.shape[2] for m in maps)
+        return torch.cat([m.repeat_interleave(most // m.shape[2], dim=2) for m in maps], dim=2)
+
+
 class AgeCritic(nn.Module):
     """A trained age estimator that learns on, and heads on the features it began with that tell real from generated.
 
@@ -71,12 +115,7 @@ class AgeCritic(nn.Module):
         super().__init__()
         self.estimator = estimator.eval()
         self.features = deepcopy(estimator).requires_grad_(False)
-        self.heads = nn.ModuleList()
-        for channels in estimator.map_channels:
-            last = nn.Conv2d(64, heads + 1, 3, padding=1)
-            for weight in last.parameters():
-                nn.init.zeros_(weight)
-            self.heads.append(nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), nn.LeakyReLU(0.2), last))
+        self.heads = _heads(estimator.map_channels, heads)
 
     def learn(self, on: bool) -> None:
         """Let gradients reach the estimator and the heads, or not."""
@@ -91,6 +130,5 @@ class AgeCritic(nn.Module):
         _, maps = self.features.judge(x)
         scores = []
         for head, h in zip(self.heads, maps, strict=True):
-            score = shared(head(F.layer_norm(h.float(), h.shape[1:])).float())  # (N, heads, h, w)
-            scores.append(score.mean(dim=(2, 3)))
+            scores.append(_scores(head, h).mean(dim=(2, 3)))
         return torch.stack(scores, dim=2), self.estimator(x_seen)

@@ -378,16 +378,22 @@ class CycleGANPairConfig(GeneratorConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AgeEstimatorConfig:
-    """Age estimator: a small residual network that gives a distribution over years."""
+    """Age estimator: a network that gives a distribution over years."""
 
+    backbone: Literal["resnet", "efficientnet_lite0", "efficientnet_lite1"] = "resnet"
+    """A small residual network, or one that begins as ImageNet made it (training it needs `make eval-packages`)."""
     width: int = 24
-    """Channels of the first stage."""
+    """resnet: channels of the first stage."""
     depth: tuple[int, ...] = (1, 2, 2, 2)
-    """Residual blocks per stage."""
+    """resnet: residual blocks per stage."""
     input_size: int = 128
-    """Side in pixels that faces are resized to inside the network."""
+    """Side in pixels that faces are resized to inside the network; a multiple of 32 but for a resnet."""
     sigma: float = 2.5
     """Standard deviation in years of the label distribution."""
+
+    def __post_init__(self) -> None:
+        fits = self.backbone == "resnet" or self.input_size % 32 == 0
+        _require("input_size", self.input_size, fits, "give a multiple of 32")
 
 
 @dataclass(frozen=True, kw_only=True)

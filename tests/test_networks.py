@@ -5,7 +5,7 @@ import torch
 
 from cyclegan_age.networks.blocks import InstanceNorm
 from cyclegan_age.networks.discriminators import AgeCritic, PatchDiscriminator
-from cyclegan_age.networks.estimators import AgeEstimator, expected_age
+from cyclegan_age.networks.estimators import ResnetAgeEstimator, expected_age
 from cyclegan_age.networks.generators import ResnetGenerator, bent
 
 
@@ -120,7 +120,7 @@ def test_a_change_found_on_a_small_picture_is_enlarged_onto_the_large_one() -> N
 
 def test_a_critic_learns_but_for_the_features_that_it_began_with() -> None:
     torch.manual_seed(0)
-    estimator = AgeEstimator(width=4, blocks=(1, 1, 1), input_size=16)
+    estimator = ResnetAgeEstimator(width=4, blocks=(1, 1, 1), input_size=16)
     critic = AgeCritic(estimator=estimator, heads=6)
     assert [head.get_submodule("0").in_channels for head in critic.heads.children()] == [8, 16]  # all but the first
     x = torch.rand(3, 3, 32, 32) * 2 - 1
@@ -137,7 +137,7 @@ def test_a_critic_learns_but_for_the_features_that_it_began_with() -> None:
 
 def test_features_of_any_size_leave_the_scores_of_a_critic_small() -> None:
     torch.manual_seed(0)
-    critic = AgeCritic(estimator=AgeEstimator(width=4, blocks=(1, 1), input_size=16), heads=2)
+    critic = AgeCritic(estimator=ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=16), heads=2)
     for head in critic.heads:
         torch.nn.init.normal_(head.get_parameter("2.weight"), std=0.02)
     x = torch.rand(2, 3, 16, 16) * 2 - 1
@@ -175,7 +175,7 @@ def test_expected_age_is_the_mean_of_the_distribution() -> None:
     logits = torch.full((1, 101), -100.0)
     logits[0, 20] = logits[0, 40] = 0.0
     assert expected_age(logits).item() == pytest.approx(30)
-    assert AgeEstimator(width=4, blocks=(1, 1), input_size=16)(torch.zeros(2, 3, 40, 40)).shape == (2, 101)
+    assert ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=16)(torch.zeros(2, 3, 40, 40)).shape == (2, 101)
 
 
 def test_the_detail_branch_begins_at_nothing_and_then_sees_what_is_too_fine_for_the_inner_size() -> None:

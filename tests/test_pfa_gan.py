@@ -24,7 +24,7 @@ from cyclegan_age.losses import dissimilarity, feature_distance, group_age
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import About
 from cyclegan_age.models.pfa_gan import PFAGAN, GroupReader, Judges, build_generator, group_of
-from cyclegan_age.networks.estimators import AgeEstimator
+from cyclegan_age.networks.estimators import ResnetAgeEstimator
 from cyclegan_age.networks.progressive import AgingStep, ProgressiveGenerator, gates_between, place, with_group
 from cyclegan_age.runs import load_state
 
@@ -226,7 +226,7 @@ def test_judges_teach_the_generator_and_stay_as_they_are() -> None:
     torch.manual_seed(0)
     config = TrainConfig(ages=(20, 40, 60), image_size=32, load_size=32)
     net = PFAGANConfig(ngf=2, ndf=2, blocks=1)
-    judges = Judges(estimators=[AgeEstimator(width=4, blocks=(1, 1), input_size=32)], embedder=None)
+    judges = Judges(estimators=[ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=32)], embedder=None)
     model = PFAGAN(config=config, net=net, judges=judges)
     for head in (step.head for step in model.generator.steps):
         nn.init.normal_(head.conv.weight, 0, 0.02)
@@ -272,7 +272,7 @@ def test_features_without_a_network_are_refused() -> None:
 
 
 def test_a_face_whose_age_is_not_known_is_read_at_its_estimated_age() -> None:
-    estimator = AgeEstimator(width=4, blocks=(1,), input_size=16).eval()
+    estimator = ResnetAgeEstimator(width=4, blocks=(1,), input_size=16).eval()
     nn.init.zeros_(estimator.head.weight)
     nn.init.constant_(estimator.head.bias, -100)
     with torch.no_grad():

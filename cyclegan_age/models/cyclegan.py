@@ -21,9 +21,9 @@ from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, l
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
+from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
-from cyclegan_age.networks.imagenet import LiteFeatures
 from cyclegan_age.runs import Snapshot
 
 

@@ -83,8 +83,7 @@ class Judges(nn.Module):
         if embedder is not None:
             self.trunk, self.size = nn.Sequential(embedder.stem, embedder.stages), embedder.input_size
         elif estimators:
-            half = list(estimators[0].stages)[: len(estimators[0].stages) // 2]
-            self.trunk, self.size = nn.Sequential(estimators[0].stem, *half), estimators[0].input_size
+            self.trunk, self.size = estimators[0].first_half(), estimators[0].input_size
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor, x_seen: Tensor) -> tuple[list[Tensor], Tensor | None]:

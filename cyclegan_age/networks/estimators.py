@@ -5,9 +5,14 @@ Label Distribution Learning", IJCAI 2018): the network gives a softmax over whol
 its mean at once.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cyclegan_age.networks.efficientnet import EfficientNetLite
 
 MAX_AGE_YEARS = 100
 
@@ -36,21 +41,76 @@ class _Block(nn.Module):
         return out
 
 
-class AgeEstimator(nn.Module):
-    """A small residual network: (N, 3, H, W) in [-1, 1] -> (N, 101) logits over the years 0..100.
+class AgeEstimator(nn.Module, ABC):
+    """(N, 3, H, W) in [-1, 1] -> (N, 101) logits over the years 0..100.
 
     Attributes:
-        map_channels: channels of the feature maps that `judge` gives: after each stage but the first, or after the
-            only one.
+        input_size: side in pixels that faces are resized to first.
+        map_channels: channels of the feature maps that `judge` gives.
+        dropout: on the pooled features, while training.
+        head: from them to the logits.
     """
+
+    input_size: int
+    map_channels: Sequence[int]
+    dropout: nn.Module
+    head: nn.Module
+
+    @abstractmethod
+    def features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Pictures of `input_size` -> the features that are pooled (N, C, h, w), and the feature maps of all depths."""
+
+    @abstractmethod
+    def first_half(self) -> nn.Module:
+        """The layers up to half the way: pictures of `input_size` -> a feature map (N, C, h, w)."""
+
+    def judge(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (N, 101), and the feature maps (N, C, h, w)."""
+        if x.shape[-1] != self.input_size or x.shape[-2] != self.input_size:
+            x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
+        h, maps = self.features(x)
+        logits: Tensor = self.head(self.dropout(h.mean(dim=(2, 3))))
+        return logits, maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.judge(x)[0]
+
+
+class LiteAgeEstimator(AgeEstimator):
+    """An EfficientNet-Lite, to begin from what ImageNet gave it; its maps are those of `EfficientNetLite`."""
+
+    def __init__(
+        self,
+        *,
+        version: int,  # 0 or 1
+        input_size: int = 128,  # a multiple of 32
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.network = EfficientNetLite(version)
+        self.map_channels = self.network.map_channels
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(1280, MAX_AGE_YEARS + 1)
+
+    def features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        out: tuple[Tensor, list[Tensor]] = self.network(x)
+        return out
+
+    def first_half(self) -> nn.Module:
+        return nn.Sequential(self.network.stem, nn.ReLU6(), *self.network.stages[:4])
+
+
+class ResnetAgeEstimator(AgeEstimator):
+    """A small residual network; its maps are those after each stage but the first, or after the only one."""
 
     def __init__(
         self,
         *,
         width: int = 32,  # channels of the first stage; each later stage doubles them
         blocks: tuple[int, ...] = (1, 2, 2, 2),  # residual blocks per stage
-        input_size: int = 128,  # faces are resized to this many pixels first
-        dropout: float = 0.2,  # on the pooled features, while training
+        input_size: int = 128,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         self.input_size = input_size
@@ -71,21 +131,17 @@ class AgeEstimator(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, MAX_AGE_YEARS + 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.judge(x)[0]
-
-    def judge(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (N, 101), and the feature maps (N, C, h, w) after each stage but the first."""
-        if x.shape[-1] != self.input_size or x.shape[-2] != self.input_size:
-            x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
+    def features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         h = self.stem(x)
         maps = []
         for i, block in enumerate(self.stages):
             h = block(h)
             if i in self.ends:
                 maps.append(h)
-        logits: Tensor = self.head(self.dropout(h.mean(dim=(2, 3))))
-        return logits, maps
+        return h, maps
+
+    def first_half(self) -> nn.Module:
+        return nn.Sequential(self.stem, *self.stages[: len(self.stages) // 2])
 
 
 def expected_age(logits: Tensor) -> Tensor:

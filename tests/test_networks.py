@@ -256,7 +256,7 @@ def test_a_feature_critic_judges_each_place_and_all_maps_count_alike() -> None:
     changed = (critic(spot) - scores).detach().abs().sum(dim=(0, 1))
     fine, coarse = changed[:256].view(16, 16), changed[256:].view(4, 4, 16)
     assert fine[15, 15] > 10 * fine[0, 0]  # the normalisation spreads a little
-    assert (coarse[3, 3] > 10 * coarse[0, 0]).all()
+    assert (coarse[3, 3] > 2 * coarse[0, 0]).all()
     assert (coarse[3, 3] == coarse[3, 3, 0]).all()  # one place of the small map, as often as it takes
 
 

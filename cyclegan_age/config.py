@@ -221,6 +221,8 @@ class EvaluateConfig:
     """Ages in years to render; every fifth year between them is rendered, too."""
     judge: str = "age_judge"
     """Age estimator of our own that judges: a shipped name, a file or a run; it must not be in the trainings' loss."""
+    fit_ages: Path | None = None
+    """Write the weights to this file, too, with ages asked for so that --judge reads every age as it should be."""
     image_size: int = 128
     """Side in pixels at which all pictures are compared."""
     workers: int = -1
@@ -243,6 +245,11 @@ class EvaluateConfig:
             raise UserError("--watch and --weights: both given; give one of them")
         if Path(self.name).name != self.name or self.name.startswith("."):
             raise UserError(f"--name {self.name}: not a plain folder name; use letters, digits, - and _")
+        if self.fit_ages:
+            single = len(self.weights) < 2 and not self.watch
+            _require("fit_ages", self.fit_ages, single, "give at most one of --weights, and no --watch, with it")
+            right = self.fit_ages.suffix == ".safetensors"
+            _require("fit_ages", self.fit_ages, right, "give a file name that ends in .safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +287,8 @@ class GeneratorConfig:
     """What the change of a pixel comes near to at most, where 2 is from black to white; 0 sets no limit."""
     detail: int = 0
     """Channels of a small branch that refines the change at the picture's whole size; 0 has none."""
+    symmetric: bool = False
+    """Average the residual output over the picture and its mirror image: fewer faults, twice the work."""
     resize: bool = True
     """Resize-convolutions in the decoder instead of fractionally-strided ones."""
     reflect: bool = False
@@ -308,6 +317,7 @@ class GeneratorConfig:
         _require("most_change", self.most_change, self.most_change >= 0, "give 0 or more")
         _require("detail", self.detail, self.detail >= 0, "give 0 or more")
         _require("detail", self.detail, self.residual or not self.detail, "give --residual with it")
+        _require("symmetric", self.symmetric, self.residual or not self.symmetric, "give --residual with it")
         _require("ndf", self.ndf, self.ndf > 0, "give at least 1")
         _require("blocks", self.blocks, self.blocks >= 0, "give 0 or more")
         _require("pool_size", self.pool_size, self.pool_size >= 0, "give 0 or more")
@@ -350,6 +360,8 @@ class CycleGANConfig(GeneratorConfig):
     """Share of the training over which lambda_fooled rises from 0 to its whole."""
     lambda_critic: float = 1.0
     """Weight of telling real from generated faces by the estimators' features, beside the PatchGAN."""
+    asked: tuple[float, ...] = ()
+    """For rendering alone: years that stand for each of --ages, rising; `evaluate.py --fit_ages` finds them."""
     lambda_features: float = 0.0
     """Weight of telling them by the features of an ImageNet network, too; anything but 0 needs `make eval-packages`."""
 
@@ -362,6 +374,7 @@ class CycleGANConfig(GeneratorConfig):
         _require("age_share", self.age_share, self.age_share >= 0, "give 0 or more")
         _require("lambda_fooled", self.lambda_fooled, self.lambda_fooled >= 0, "give 0 or more")
         _require("lambda_wrong_age", self.lambda_wrong_age, self.lambda_wrong_age >= 0, "give 0 or more")
+        _require("asked", self.asked, sorted(self.asked) == list(self.asked), "give years that never fall")
         named = bool(self.estimators) or not self.lambda_age
         _require("estimators", self.estimators, named, "name at least one, or give --lambda_age 0")
 

@@ -161,7 +161,7 @@ def maps_by_age(network: nn.Module, kept: Tensor, code: AgeCode, layers: Sequenc
         layers: names of layers.
     """
     maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
-    for years, vector in zip(code.nominal_years, torch.eye(len(code), device=kept.device), strict=True):
+    for years, vector in zip(code.nominal_years, code.encode(code.nominal_years).to(kept.device), strict=True):
         with Taps(network, layers) as taps:
             network(kept, vector[None])
         for layer in layers:
@@ -189,7 +189,7 @@ def life_frames(
     """
     if frames_per_decade < 1:
         raise ValueError(f"frames_per_decade {frames_per_decade}: at least 1")
-    vectors = torch.eye(len(code), device=x.device)
+    vectors = code.encode(code.nominal_years).to(x.device)
     features: list[Tensor] = []
     outputs: list[Tensor] = []
     for vector in vectors:

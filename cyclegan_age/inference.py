@@ -428,7 +428,7 @@ class Ager:
                 with Taps(self.generator, layers) as taps:
                     self.generator(kept, self._vectors([one]))
                 for layer in layers:
-                    maps[layer].append(taps.outputs[layer].cpu())
+                    maps[layer].append(taps.outputs[layer][:1].cpu())  # a mirror image may follow
         return {layer: torch.cat(parts) for layer, parts in maps.items()}
 
     def layers(self) -> list[str]:

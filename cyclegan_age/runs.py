@@ -136,10 +136,11 @@ def load_snapshot(path: Path) -> Snapshot:
 
 
 def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Path:
-    """The file that `--weights` means: a file, a run's name (its newest snapshot), or "" for the shipped weights.
+    """The file that `--weights` means: a file, a run's name (its newest snapshot), the name of other weights that are
+    shipped, or "" for the shipped weights of `model`.
 
     Raises:
-        UserError: neither a file nor a run.
+        UserError: none of these.
     """
     if not weights:
         return SHIPPED / f"{model}.safetensors"
@@ -147,6 +148,7 @@ def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Pa
         Path(weights),
         Path(weights) / "weights.safetensors",
         results_dir / weights / "weights.safetensors",
+        SHIPPED / f"{Path(weights).name}.safetensors",
     ):
         if candidate.is_file():
             return candidate

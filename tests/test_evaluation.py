@@ -8,22 +8,24 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import evaluate as command
 from cyclegan_age import runs
 from cyclegan_age.config import CycleGANConfig, EvaluateConfig, TrainConfig, UserError
 from cyclegan_age.evaluation import judges as judges_module
-from cyclegan_age.evaluation import measures, plots, records, run, table
+from cyclegan_age.evaluation import measures, plots, records, run, scores, table
 from cyclegan_age.evaluation.judges import Judge, load_judges
 from cyclegan_age.evaluation.measures import Calibration
 from cyclegan_age.images import Picture
+from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -237,6 +239,43 @@ def config(cache: Path, tiny_faces: Path, weights: Path, tmp_path: Path) -> Call
         return EvaluateConfig(**settings | more)  # type: ignore[arg-type]
 
     return config
+
+
+def test_ages_are_fitted_to_what_is_read(weights: Path, tmp_path: Path) -> None:
+    row, slider = scores.row_of("tiny", weights), range(10, 61, 5)
+    read = [12, 22, 26, 28, 30, 32, 35, 41, 45, 57, 65]  # of pictures asked for at 10, 15, .. 60
+    file = tmp_path / "fitted.safetensors"
+    asked = run._fit_ages(row, array(*read), slider, file)
+    assert asked == (10, 14, 30, 44.17, 52.08, 56.88)
+    code = Ager.load(file).code
+    assert code.encode([10.0, 30.0, 40.0])[:, 2:4].tolist() == [[0, 0], [1, 0], pytest.approx([0, 0.583], abs=1e-3)]
+    assert code.decode(code.encode([35.0])).item() == pytest.approx((30 + 44.17) / 2)
+    again = run._fit_ages(scores.row_of("tiny", file), array(*slider), slider, file)
+    assert again == asked  # read as they should be, they stay
+    plain, fitted = (load_file(path) for path in (weights, file))
+    assert all(torch.equal(v, fitted[k]) for k, v in plain.items())
+
+
+def test_fitting_ages_needs_a_judge_and_a_cyclegan(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+    file, panel = tmp_path / "fitted.safetensors", Panel(tmp_path / "log")
+    with pytest.raises(UserError, match="--fit_ages: needs --judge"):
+        run.evaluate(config(fit_ages=file), print, panel)
+    with pytest.raises(UserError, match="at most one of --weights"):
+        config(fit_ages=file, weights=("a", "b"))
+
+    def own() -> list[Judge]:
+        return [replace(judge, name="age_judge") if judge.name == "guess" else judge for judge in panel()]
+
+    said: list[str] = []
+    run.evaluate(config(fit_ages=file), said.append, own)
+    assert any(line.startswith(f"{file}: asks for ") for line in said)
+    code = Ager.load(file).code
+    assert len(code.asked) == 6 and sorted(code.asked) == list(code.asked)
+    group, net = tmp_path / "group.safetensors", CycleGANConfig(ngf=4, blocks=1)
+    train = TrainConfig(image_size=32, load_size=32, age_vector="onehot")
+    runs.save_snapshot(group, train, net, 0, load_file(str(config().weights[0])))
+    with pytest.raises(UserError, match="--fit_ages: group is no cyclegan with --age_vector linear"):
+        run.evaluate(config(fit_ages=file, weights=(str(group),)), print, own)
 
 
 def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ REASON = "make test installs requirements-export.txt"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small generator with all that the shipped one has: inner size, bending, less colour, resize-convolutions."""
+    """A small generator with all that the shipped one has: inner size, bending, less colour, symmetry, resize-convolutions."""
     train = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
-    net = CycleGANConfig(ngf=4, blocks=1, inner_size=16, deform=0.1, chroma=0.3)
+    net = CycleGANConfig(ngf=4, blocks=1, inner_size=16, deform=0.1, chroma=0.3, symmetric=True)
     torch.manual_seed(0)
     generator = cyclegan.build_generator(train, net)
     for p in generator.parameters():
@@ -47,6 +47,7 @@ def test_the_graph_gives_what_the_generator_gives(
     assert {name: json.loads(text) for name, text in facts.items()} == {
         "anchors": [10, 20, 40],
         "age_vector": "linear",
+        "asked": [10.0, 20.0, 40.0],
         "ends": [],
         "image_size": 32,
     }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cyclegan_age.features import Taps
 from cyclegan_age.networks.blocks import InstanceNorm
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, LiteFeatures
@@ -268,3 +269,26 @@ def test_an_age_estimator_on_efficientnet_gives_years_and_maps(input_size: int) 
     assert [m.shape[1] for m in maps] == list(estimator.map_channels)
     assert maps[0].shape[2] == input_size // 4
     assert estimator.first_half()(torch.zeros(2, 3, input_size, input_size)).shape == (2, 80, *[input_size // 16] * 2)
+
+
+@pytest.mark.parametrize("extra", [{}, {"inner_size": 16, "detail": 4}])
+def test_a_symmetric_generator_gives_a_mirror_image_the_mirror_image_of_its_face(extra: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    kinds = {"ages": 2, "ngf": 4, "blocks": 1, "residual": True, "deform": 0.05, **extra}
+    both = ResnetGenerator(**kinds, symmetric=True).eval()  # type: ignore[arg-type]
+    one = ResnetGenerator(**kinds).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        both.bend.conv.weight.normal_(0, 0.1)
+        if "detail" in extra:
+            both.fine_head.conv.weight.normal_(0, 0.1)
+    one.load_state_dict(both.state_dict())
+    x, age = torch.rand(2, 3, 32, 32) - 0.5, torch.eye(2)
+    torch.testing.assert_close(both(x.flip(3), age), both(x, age).flip(3), atol=1e-5, rtol=1e-4)
+    assert (one(x.flip(3), age) - one(x, age).flip(3)).abs().max() > 0.01
+    same = (x + x.flip(3)) / 2  # of a face that is its own mirror image the bending has no direction in the middle
+    with Taps(both, ["bend"]) as taps:
+        both(same, age)
+    assert taps.outputs["bend"].shape[0] == 4
+    shift = both.shift(taps.outputs["bend"])
+    torch.testing.assert_close(shift, torch.cat([-shift[:, :1], shift[:, 1:]], dim=1).flip(3))
+    assert shift.abs().max() > 0.001

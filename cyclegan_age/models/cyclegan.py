@@ -6,6 +6,7 @@ anchor age; an age between two anchors asks both, each as far as its weight in t
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, CycleGANConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train))
+    return Renderer(generator=generator, code=replace(code_of(snapshot.train), asked=snapshot.net.asked))
 
 
 class CycleGAN(Model):

@@ -75,7 +75,9 @@ class ResnetGenerator(nn.Module):
     the picture itself, which keeps its detail at any size. With `detail` the children `fine` and `fine_head` see the
     picture at its whole size, beside the features of `up2` enlarged to it, and add a change of their own, which begins
     at nothing (a local enhancer as in Wang et al., "High-Resolution Image Synthesis and Semantic Manipulation with
-    Conditional GANs", CVPR 2018).
+    Conditional GANs", CVPR 2018). With `symmetric` all children see each picture and its mirror image, and field and
+    change are the mean of what both give: faults that only one of them shows are halved. Feature maps then are
+    (2 N, ...), the mirror images' after the pictures'.
     """
 
     def __init__(
@@ -90,13 +92,14 @@ class ResnetGenerator(nn.Module):
         most_change: float = 0.0,  # what a pixel's change comes near to at most, out of a range of 2; 0 sets no limit
         inner_size: int = 0,  # side in pixels that the residual form works at; 0 is the picture's own
         detail: int = 0,  # channels of the branch at the picture's whole size; 0 for none
+        symmetric: bool = False,  # average the residual form over the picture and its mirror image
         resize: bool = False,  # resize-convolutions instead of fractionally-strided ones
         reflect: bool = True,  # reflection padding instead of zeros
     ) -> None:
         super().__init__()
         self.ages, self.residual, self.deform = ages, residual, deform
         self.chroma, self.most_change = chroma, most_change
-        self.inner_size, self.detail = inner_size, detail
+        self.inner_size, self.detail, self.symmetric = inner_size, detail, symmetric
         wide = 4 * ngf
 
         def encode(channels_in: int, channels_out: int, kernel: int, stride: int, norm: bool) -> _Encode:
@@ -144,6 +147,9 @@ class ResnetGenerator(nn.Module):
         """
         size = x.shape[2:]
         small = scaled(x, (self.inner_size, self.inner_size)) if self.inner_size else x
+        if self.symmetric:
+            small = both_ways(small)
+            age = None if age is None else torch.cat([age, age])
         h = self.stem(small, age)  # (N, ngf, H, W)
         h = self.down1(h, age)  # (N, 2 ngf, H/2, W/2)
         h = self.down2(h, age)  # (N, 4 ngf, H/4, W/4)
@@ -157,8 +163,12 @@ class ResnetGenerator(nn.Module):
             return torch.tanh(self.head(h).float())
         change = scaled(self._change(self.head(h)), size)
         if self.detail:
-            fine = self.fine(torch.cat([scaled(h, size), x.to(h.dtype)], dim=1))
+            seen = both_ways(x) if self.symmetric else x
+            fine = self.fine(torch.cat([scaled(h, size), seen.to(h.dtype)], dim=1))
             change = change + self._change(self.fine_head(fine))
+        if self.symmetric:
+            there, mirrored = change.chunk(2)
+            change = (there + mirrored.flip(3)) / 2
         if self.most_change:
             change = self.most_change * torch.tanh(change / self.most_change)
         out = x + change
@@ -175,8 +185,17 @@ class ResnetGenerator(nn.Module):
         return torch.sigmoid(h[:, 3:]) * colours * 2
 
     def shift(self, h: Tensor) -> Tensor:
-        """What the child `bend` gives (N, 2, h, w) -> where points come from: (right, down), shares of the side."""
-        return self.deform * torch.tanh(h.float())
+        """What the child `bend` gives -> where points come from: (N, 2, h, w) of (right, down), shares of the side."""
+        field = self.deform * torch.tanh(h.float())
+        if not self.symmetric:
+            return field
+        there, mirrored = field.chunk(2)
+        return (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
+
+
+def both_ways(x: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) and, after them, their mirror images: (2 N, C, H, W)."""
+    return torch.cat([x, x.flip(3)])
 
 
 def scaled(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -217,6 +236,7 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
         most_change=net.most_change,
         inner_size=net.inner_size,
         detail=net.detail,
+        symmetric=net.symmetric,
         resize=net.resize,
         reflect=net.reflect,
     )

@@ -69,6 +69,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "most_change": 0.5,
                 "inner_size": 64,
                 "detail": 24,
+                "symmetric": True,
                 "cycle_every": 2,
                 "sexes": True,
                 "lambda_outside": 2.0,

@@ -20,7 +20,7 @@ REASON = "make test installs requirements-export.txt"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small generator with all that the shipped one has: inner size, bending, less colour, symmetry, resize-convolutions."""
+    """A small generator with all that the shipped one has."""
     train = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
     net = CycleGANConfig(ngf=4, blocks=1, inner_size=16, deform=0.1, chroma=0.3, symmetric=True)
     torch.manual_seed(0)

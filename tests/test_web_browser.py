@@ -1,5 +1,6 @@
 """The page in a real Chromium: upload, drag, read, save, play, be refused; by mouse, by keyboard, on a phone."""
 
+import base64
 import io
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
@@ -17,16 +19,26 @@ pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.
 from visdom_tools import chromium, wait_for
 from web_tools import PATIENCE, WebServer, bomb, encoded, faceless, photo, two_faces
 
+from cyclegan_age.config import CAAEConfig, TrainConfig
 from cyclegan_age.inference import demo_portrait
+from cyclegan_age.models.caae import CAAE
+from cyclegan_age.runs import SHIPPED, save_snapshot
 
 MILLISECONDS = 1000.0 * PATIENCE
 SHOTS = os.environ.get("CYCLEGAN_AGE_SCREENSHOTS")  # a folder, where somebody wants to look at them
 
 
 @contextmanager
-def opened(web: WebServer, width: int, height: int) -> Iterator[Any]:
-    """The page as it is after loading. An error on the console, or a request to another server, fails the test."""
-    with chromium() as page:
+def opened(web: WebServer, width: int, height: int, *flags: str) -> Iterator[Any]:
+    """The page as it is after loading. An error on the console, or a request to another server, fails the test.
+
+    Args:
+        web: the server.
+        width: of the window, in pixels.
+        height: of it.
+        flags: more for the browser's command line.
+    """
+    with chromium(*flags) as page:
         wrong: list[str] = []
         page.set_default_timeout(MILLISECONDS)
         page.set_viewport_size({"width": width, "height": height})
@@ -238,3 +250,71 @@ def test_pages_of_several_people_do_not_mix(web: WebServer) -> None:
             wait_for(shown.locator("#pair .then").inner_text, lambda text: text == "at 59", PATIENCE)
         first, mirrored = picture(page, "#pair img.before").astype(int), picture(second, "#pair img.before")
         assert abs(first - mirrored[:, ::-1]).mean() < 0.75 * abs(first - mirrored).mean()
+
+
+def test_a_picture_is_dropped_or_pasted(web: WebServer) -> None:
+    give = """([kind, data]) => {
+        const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], `${kind}.jpg`, { type: 'image/jpeg' }));
+        const event = kind === 'drop' ? new DragEvent('drop', { dataTransfer: transfer, cancelable: true })
+            : new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true });
+        (kind === 'drop' ? document.querySelector('.drop') : document).dispatchEvent(event);
+    }"""
+    with opened(web, 800, 800) as page:
+        for kind, data in (("drop", two_faces()), ("paste", photo())):
+            page.evaluate(give, [kind, base64.b64encode(data).decode()])
+            page.locator(".drop .name", has_text=f"{kind}.jpg").wait_for()
+            wait_for(page.locator(".view img").count, bool, PATIENCE)
+            several = page.get_by_role("radio", name="2")
+            wait_for(several.is_visible, lambda seen, kind=kind: seen == (kind == "drop"), PATIENCE)  # type: ignore[misc]
+
+
+def test_the_camera_takes_a_picture(web: WebServer, tmp_path: Path) -> None:
+    film = tmp_path / "film.mjpeg"
+    film.write_bytes(photo() * 30)
+    camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with opened(web, 800, 800, *camera, f"--use-file-for-fake-video-capture={film}") as page:
+        take = page.get_by_role("button", name="Take the picture")
+        assert not take.is_visible()
+        page.get_by_role("button", name="Camera").click()
+        take.click()
+        page.locator(".drop .name", has_text="Picture taken.").wait_for()
+        page.wait_for_selector(".view img")
+        assert not take.is_visible()
+        assert page.evaluate("document.querySelector('video').srcObject") is None, "the camera is off again"
+        assert picture(page, "#pair img.before").std() > 20
+
+
+def test_models_are_chosen_and_an_autoencoder_has_kids(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    train = TrainConfig(model="caae", image_size=32, load_size=32)
+    net = CAAEConfig(encoder=(4, 4), decoder=(4, 4), hidden=8)
+    model = CAAE(config=train, net=net)
+    tensors = {f"{n}.{k}": v for n in model.shipped for k, v in model.networks[n].state_dict().items()}
+    save_snapshot(tmp_path / "auto.safetensors", train, net, 0, tensors)
+    weights = (SHIPPED / "cyclegan.safetensors", tmp_path / "auto.safetensors")
+    (tmp_path / "temporary").mkdir()
+    server = WebServer(tmp_path / "temporary", weights)
+    try:
+        with opened(server, 1280, 900) as page:
+            upload(page, photo())
+            page.wait_for_selector(".view img")
+            before = picture(page, "#pair img:not(.before)")
+            page.get_by_role("tab", name="Games").click()
+            kids = page.get_by_role("radio", name="Kids: children of the two faces")
+            assert kids.count() == 0
+            page.get_by_role("combobox", name="Model").click()
+            page.get_by_role("option", name="auto").click()
+            kids.check()
+            wait_for(
+                lambda: picture(page, "#pair img:not(.before)"),
+                lambda now: now.shape != before.shape or not np.array_equal(now, before),
+                PATIENCE,
+            )
+            upload(page, photo(), "other.jpg", picker=1)
+            page.get_by_role("button", name="Play").click()
+            page.locator("#played figcaption", has_text="kid 1").wait_for()
+            shot(page, "kids")
+    finally:
+        assert server.stop() == ""

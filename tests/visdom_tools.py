@@ -122,15 +122,19 @@ def file_curves(run_dir: Path) -> Curves:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """A page of a fresh headless Chromium; skips where there is none. A console error fails the test."""
+def chromium(*flags: str) -> Iterator[Any]:
+    """A page of a fresh headless Chromium; skips where there is none. A console error fails the test.
+
+    Args:
+        flags: more for its command line.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as p:
         program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         program = program or (p.chromium.executable_path if Path(p.chromium.executable_path).exists() else None)
         if program is None:
             pytest.skip("no Chromium; on Debian and Ubuntu: apt-get install chromium")
-        browser = p.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+        browser = p.chromium.launch(executable_path=program, args=[*CHROMIUM_FLAGS, *flags])
         page = browser.new_page(viewport={"width": 1400, "height": 1400})
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -158,6 +158,14 @@ def saved_step(run: Path) -> int:
     return int(state["step"]) if state else 0
 
 
+def finished(run: Path) -> Trained:
+    """How far a training was when it ended; its weights and minutes.json are enough, so that they can be moved."""
+    if not all((run / name).is_file() for name in ("minutes.json", "weights.safetensors")):
+        return Trained()
+    told = json.loads((run / "minutes.json").read_text())
+    return Trained(60 * told["minutes"], told["images"])
+
+
 def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
     """Train a part until its minutes are used up, or go on with it; nothing is done where they already are.
 
@@ -169,6 +177,8 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
 
     run = results_dir / part.name
     metrics, goal = run / "metrics.jsonl", part.minutes * 60
+    if (before := finished(run)).seconds >= 0.99 * goal:
+        return before
     trim_metrics(metrics, saved_step(run))  # what was not saved is lost
     done = trained(read_metrics(metrics), part.batch_size)
     if done.seconds < 0.99 * goal:

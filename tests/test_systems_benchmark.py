@@ -89,6 +89,22 @@ def test_a_run_whose_minutes_are_used_up_is_not_started_again(tmp_path: Path, mo
         train_part(replace(part, minutes=4), tmp_path, print, 0)
 
 
+def test_of_a_finished_run_weights_and_minutes_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems, "CHILD", "raise SystemExit(1)")
+    run = run_with(tmp_path, 100, 100)
+    part = Part("gan", [], 8, minutes=200 / 60)
+    train_part(part, tmp_path, print, 0)
+    (run / "weights.safetensors").touch()
+    for name in ("state.pt", "metrics.jsonl"):
+        (run / name).unlink()
+    assert train_part(part, tmp_path, print, 0).images == 800
+    with pytest.raises(UserError, match="exit status 1"):  # more minutes are asked for
+        train_part(replace(part, minutes=4), tmp_path, print, 0)
+    (run / "weights.safetensors").unlink()
+    with pytest.raises(UserError, match="exit status 1"):
+        train_part(part, tmp_path, print, 0)
+
+
 def test_what_was_not_saved_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after 100 steps, of which 60 were saved: the 40 others are done anew, and no more."""
     run = run_with(tmp_path, 100, 60)

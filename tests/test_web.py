@@ -160,6 +160,19 @@ def test_description_of_the_service(web: WebServer) -> None:
     assert {"200", "413", "422", "503", "504"} <= set(paths["/api/age"]["post"]["responses"])
 
 
+def test_other_requests_are_told(web: WebServer) -> None:
+    for method in ("GET", "PUT"):
+        answer = httpx.request(method, f"{web.url}/api/age", timeout=PATIENCE)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert answer.json() == {"error": "send it by POST"}
+    answer = httpx.post(f"{web.url}/api/young", timeout=PATIENCE)
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "no such request; there are /api/age, /api/life, /api/strip"}
+    answer = httpx.post(f"{web.url}/api/strip", data={"image": "photo.jpg"}, timeout=PATIENCE)
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "image: not a file; curl sends one as image=@photo.jpg"}
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -199,6 +212,9 @@ def test_gradio_client(web: WebServer, ager: Ager) -> None:
             client.predict(base64.b64encode(faceless()).decode(), 60, api_name="/age")
         with pytest.raises(AppError, match="not a picture in Base64"):
             client.predict("<b>", 60, api_name="/age")
+        for age in ("old", 500, None):
+            with pytest.raises(AppError, match="target_age: not an age in years"):
+                client.predict(sent, age, api_name="/age")
     finally:
         client.close()
 

@@ -90,7 +90,7 @@ def shot(page: Any, name: str) -> None:
 def test_from_the_upload_to_the_game(web: WebServer) -> None:
     with opened(web, 1280, 900) as page:
         assert page.title() == "Faces by age"
-        said(page, "Estimated age")
+        said(page, "An example, until you choose a photograph. Estimated age")
         upload(page, photo())
         page.wait_for_selector(".view img")
         years = int(said(page, "Estimated age").rpartition(" ")[2].rstrip("."))
@@ -114,6 +114,8 @@ def test_from_the_upload_to_the_game(web: WebServer) -> None:
         assert abs(seen[0].astype(int) - seen[2]).mean() > 1, "other ages look different"
         assert abs(seen[2].astype(int) - before).mean() < 40, "and all like the same person"
         shot(page, "desktop")
+
+        assert not page.get_by_role("spinbutton").is_visible(), "half a number typed would be refused"
 
         # every age, the own one framed
         captions = page.locator("#strip figcaption").all_inner_texts()
@@ -146,7 +148,7 @@ def test_from_the_upload_to_the_game(web: WebServer) -> None:
 
         page.get_by_role("tab", name="Games").click()
         page.get_by_role("button", name="Play").click()
-        said(page, "Choose a second face first")
+        page.locator("#played .wrong", has_text="Choose a second face first").wait_for()
         upload(page, encoded(demo_portrait().transpose(Image.Transpose.FLIP_LEFT_RIGHT)), "other.png", picker=1)
         page.get_by_role("button", name="Play").click()
         said(page, "From the first face to the second")
@@ -163,6 +165,12 @@ def test_from_the_upload_to_the_game(web: WebServer) -> None:
         upload(page, faceless())
         said(page, "No face found")
         assert page.locator("#strip figure").count() == 0
+        page.get_by_role("tab", name="Photograph").click()
+        page.get_by_role("button", name="Age the photograph").click()
+        page.locator("#photo .wrong", has_text="No face found").wait_for()
+        page.get_by_role("tab", name="Life").click()
+        page.get_by_role("button", name="Render the life").click()
+        page.locator("#life .wrong", has_text="No face is kept for this page; choose a photograph").wait_for()
         upload(page, bytes(3_000_000))
         page.get_by_text("Not taken: larger than 2 MB.").wait_for()
         upload(page, two_faces())
@@ -308,8 +316,11 @@ def test_models_are_chosen_and_an_autoencoder_has_kids(tmp_path: Path) -> None:
             page.get_by_role("option", name="auto").click()
             kids.check()
             wait_for(
-                lambda: picture(page, "#pair img:not(.before)"),
-                lambda now: now.shape != before.shape or not np.array_equal(now, before),
+                lambda: (
+                    np.array_equal(picture(page, "#pair img:not(.before)"), before),
+                    page.locator(".said p, .toast-body").all_inner_texts(),
+                ),
+                lambda now: not now[0],
                 PATIENCE,
             )
             upload(page, photo(), "other.jpg", picker=1)

@@ -107,7 +107,9 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                 view = gr.HTML(elem_classes="view")
                 face = gr.Radio([], label="Face, counted from the left", visible=False)
             with gr.Column(min_width=300):
-                years = gr.Slider(*_span(first), value=_span(first)[1], step=1, label="Age in years", buttons=[])
+                years = gr.Slider(
+                    *_span(first), value=_span(first)[1], step=1, label="Age in years", buttons=[], elem_id="years"
+                )
                 pair = gr.HTML(html_template=_COMPARE, js_on_load=_script("compare"), elem_id="pair")
         gr.HTML("<h2>Every age</h2>", elem_classes="page")
         strip = gr.HTML(elem_id="strip")
@@ -133,15 +135,17 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
 
         def faces_of(seen: Seen | None, number: int | None) -> tuple[Image.Image, float]:
             if seen is None:
-                raise Refused(422, "the picture is no longer kept; choose it again")
+                raise Refused(422, "no face is kept for this page; choose a photograph")
             index = min(max((number or 1) - 1, 0), len(seen.faces) - 1)
             return seen.faces[index], seen.ages[index]
+
+        def line_of(own: float) -> str:
+            return f"Estimated age of the face: about {own:.0f}."
 
         def shown(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
             one, own = faces_of(seen, number)
             made = studio.strip(one, name, Known(own))
-            line = f"Estimated age of the face: about {own:.0f}."
-            return [_said(line), _pair(one, studio.at(one, at, name), at), _figures(made)]
+            return [_said(line_of(own)), _pair(one, studio.at(one, at, name), at), _figures(made)]
 
         async def look(upload: str | None, crop: bool, name: str, at: float) -> list[Any]:
             def job() -> list[Any]:
@@ -153,9 +157,12 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             try:
                 seen, number, line, *rest = await worker.run(job)
             except Refused as no:
-                return [_said(no.text, wrong=True), None, gr.Radio([], visible=False), "", None, "", *[""] * 4]
+                hidden = gr.Radio([], value=None, visible=False)
+                return [_said(no.text, wrong=True), None, hidden, "", None, "", *[""] * 4]
             several = len(seen.faces) > 1
             choice = gr.Radio(list(range(1, len(seen.faces) + 1)), value=number, visible=several)
+            if not upload:
+                line = _said(f"An example, until you choose a photograph. {line_of(seen.ages[number - 1])}")
             picture = _image(jpeg(seen.view), "The photograph, its faces numbered", "image/jpeg") if upload else ""
             return [line, seen, choice, picture, *rest, *[""] * 4]  # what was made of another picture goes
 
@@ -179,9 +186,9 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def slide(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
             one, own = faces_of(seen, number)
             aged = await worker.run(lambda: studio.at(one, at, name))
-            return [_said(f"Estimated age of the face: about {own:.0f}."), _pair(one, aged, at), seen]
+            return [_said(line_of(own)), _pair(one, aged, at), seen]
 
-        @_telling(2)
+        @_telling(2, below=True)
         async def whole(
             upload: str | None, crop: bool, number: int | None, every: bool, at: float, name: str
         ) -> list[Any]:
@@ -193,7 +200,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                 _file(made, kind, f"at-{at:g}", f"The photograph at {at:g} years"),
             ]
 
-        @_telling(2)
+        @_telling(2, below=True)
         async def live(seen: Seen | None, number: int | None, kind: str, name: str) -> list[Any]:
             if kind not in KINDS:
                 raise Refused(422, "no such kind of file")
@@ -201,7 +208,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             made = await worker.run(lambda: studio.life(one, kind, name))
             return [_said("The life is ready."), _file(made, KINDS[kind], "life", "The face from its youngest age on")]
 
-        @_telling(2)
+        @_telling(2, below=True)
         async def play(
             seen: Seen | None, number: int | None, upload: str | None, crop: bool, game: str, name: str
         ) -> list[Any]:
@@ -219,7 +226,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             shown = _file(film, KINDS["mp4"], "morph", "From the first face to the second and back") if film else ""
             return [_said(f"{made.caption[0].upper()}{made.caption[1:]}."), _figures(made) + shown]
 
-        @_telling(2)
+        @_telling(2, below=True)
         async def inside(seen: Seen | None, number: int | None, at: float, layer: str, name: str) -> list[Any]:
             one, _ = faces_of(seen, number)
             sheet = await worker.run(lambda: studio.maps(one, at, layer, name))
@@ -245,7 +252,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def age(image: str, target_age: float, face: str = "all", aligned: bool = False, model: str = "") -> str:
             """A picture in Base64 at an age, in Base64 and its own format."""
             try:
-                if not 0 <= target_age <= 120:
+                if not isinstance(target_age, int | float) or not 0 <= target_age <= 120:
                     raise Refused(422, "target_age: not an age in years; give a number from 0 to 120")
                 data = _decoded(image)
                 job = partial(studio.age, data, target_age, face=face, aligned=aligned, model=model)
@@ -278,8 +285,13 @@ def _games(ager: Any) -> list[tuple[str, str]]:
     return [("Morph: from the one face to the other", "morph"), *kids]
 
 
-def _telling(outputs: int) -> Callable[[Handler], Handler]:
-    """Have what a handler refuses said on the page, in the first of its outputs, and the others left as they are."""
+def _telling(outputs: int, *, below: bool = False) -> Callable[[Handler], Handler]:
+    """Have what a handler refuses said on the page, in the first of its outputs, and the others left as they are.
+
+    Args:
+        outputs: how many it has.
+        below: it has two, and the second shows it, too, instead of what was made before.
+    """
 
     def around(handler: Handler) -> Handler:
         @wraps(handler)
@@ -287,7 +299,8 @@ def _telling(outputs: int) -> Callable[[Handler], Handler]:
             try:
                 return await handler(*args)
             except Refused as no:
-                return [_said(no.text, wrong=True), *(gr.skip() for _ in range(outputs - 1))]
+                text = _said(no.text, wrong=True)
+                return [text, text] if below else [text, *(gr.skip() for _ in range(outputs - 1))]
 
         return told
 

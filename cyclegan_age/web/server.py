@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.routing import Mount
@@ -54,7 +55,10 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def wrong_field(_: Request, wrong: RequestValidationError) -> Response:
         first = wrong.errors()[0]
-        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+        field, text = first["loc"][-1], first["msg"]
+        if field == "image" and first["type"] != "missing":
+            text = "not a file; curl sends one as image=@photo.jpg"
+        return JSONResponse({"error": f"{field}: {text}"}, 422)
 
     @app.exception_handler(HTTPException)
     async def plain(_: Request, wrong: HTTPException) -> Response:
@@ -99,6 +103,14 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         data = await image.read()
         made = await worker.run(lambda: studio.life(studio.face(data, face, aligned), format, model))
         return Response(made, media_type=KINDS[format])
+
+    posts = {route.path for route in app.routes if isinstance(route, APIRoute)}
+
+    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def nothing(request: Request) -> Response:
+        if request.url.path in posts:
+            return JSONResponse({"error": "send it by POST"}, 405, {"Allow": "POST"})
+        return JSONResponse({"error": f"no such request; there are {', '.join(sorted(posts))}"}, 404)
 
     return app
 

@@ -100,15 +100,10 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"width": 20, "depth": (1, 2, 3, 2), "input_size": 96},
         ),
         "large": (_ESTIMATOR | {"epochs": 10.0}, {}),
-        # From ImageNet's weights.
+        # From ImageNet's weights; what gave `age_judge`, from --ages 0 10 20 30 40 50 60 70. Never for a loss.
         "imagenet": (
-            _ESTIMATOR | {"batch_size": 16, "lr": 5e-4, "epochs": 3.0, "compile": False, "precision": "fp32"},
+            _ESTIMATOR | {"batch_size": 16, "lr": 5e-4, "epochs": 2.4, "compile": False, "precision": "fp32"},
             {"backbone": "efficientnet_lite1"},
-        ),
-        # For evaluate.py alone, never for a loss.
-        "judge": (
-            _ESTIMATOR | {"image_size": 80, "load_size": 90, "epochs": 25.0, "seed": 3},
-            {"width": 32, "depth": (1, 2, 2, 1), "input_size": 80},
         ),
     },
     "face_embedder": {

@@ -167,7 +167,7 @@ class ResnetGenerator(nn.Module):
             fine = self.fine(torch.cat([scaled(h, size), seen.to(h.dtype)], dim=1))
             change = change + self._change(self.fine_head(fine))
         if self.symmetric:
-            there, mirrored = change.chunk(2)
+            there, mirrored = change.unflatten(0, (2, -1)).unbind()  # not `chunk`: exported, N stays free
             change = (there + mirrored.flip(3)) / 2
         if self.most_change:
             change = self.most_change * torch.tanh(change / self.most_change)
@@ -189,7 +189,7 @@ class ResnetGenerator(nn.Module):
         field = self.deform * torch.tanh(h.float())
         if not self.symmetric:
             return field
-        there, mirrored = field.chunk(2)
+        there, mirrored = field.unflatten(0, (2, -1)).unbind()
         return (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
 
 

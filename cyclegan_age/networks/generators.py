@@ -186,11 +186,12 @@ class ResnetGenerator(nn.Module):
 
     def shift(self, h: Tensor) -> Tensor:
         """What the child `bend` gives -> where points come from: (N, 2, h, w) of (right, down), shares of the side."""
-        field = self.deform * torch.tanh(h.float())
+        field: Tensor = self.deform * torch.tanh(h.float())
         if not self.symmetric:
             return field
         there, mirrored = field.unflatten(0, (2, -1)).unbind()
-        return (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
+        field = (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
+        return field
 
 
 def both_ways(x: Tensor) -> Tensor:

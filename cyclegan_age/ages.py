@@ -32,14 +32,11 @@ class AgeCode:
         form: `linear` or `onehot`, see the module's text.
         ends: `onehot`: last year of each group, where they leave gaps or the last is open; a year in a gap belongs to
             the nearer group.
-        asked: `linear`: the age whose vector stands for each anchor, in years, never falling; empty for the anchors
-            themselves. So weights that age too little or too much are put right: see `evaluate.py --fit_ages`.
     """
 
     anchors: tuple[int, ...] = (10, 20, 30, 40, 50, 60)
     form: Literal["linear", "onehot"] = "linear"
     ends: tuple[int, ...] = ()
-    asked: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -83,25 +80,14 @@ class AgeCode:
                 a[1:] = (torch.tensor(self.ends[:-1], device=y.device) + 1 + a[1:]) / 2
             index = (torch.bucketize(y, a, right=True) - 1).clamp(0, len(a) - 1)
             return torch.nn.functional.one_hot(index, len(a)).float()
-        vector = _between(y, a)
-        if self.asked:
-            vector = _between(vector @ torch.tensor(self.asked, dtype=torch.float32, device=y.device), a)
-        return vector
-
-    def decode(self, vector: Tensor) -> Tensor:
-        """Age vectors (N, len(self)) -> the ages (N,) in years that they stand for."""
-        nominal = torch.tensor(self.nominal_years, dtype=torch.float32, device=vector.device)
-        return vector.float() @ nominal
+        return between(y, a)
 
 
-def _between(y: Tensor, anchors: Tensor) -> Tensor:
+def between(y: Tensor, anchors: Tensor) -> Tensor:
     """Weights (N, K) of the anchors (K,) that each of y (N,) lies between, clamped to the first and the last."""
-    y = y.clamp(anchors[0], anchors[-1])
-    right = torch.bucketize(y, anchors).clamp(1, len(anchors) - 1)
-    weight = (y - anchors[right - 1]) / (anchors[right] - anchors[right - 1])
-    vector = torch.zeros(len(y), len(anchors), device=y.device)
-    vector.scatter_(1, (right - 1)[:, None], (1 - weight)[:, None])
-    return vector.scatter_(1, right[:, None], weight[:, None])
+    passed = ((y[:, None] - anchors[:-1]) / (anchors[1:] - anchors[:-1])).clamp(0, 1)  # (N, K - 1)
+    one = torch.ones_like(passed[:, :1])
+    return torch.cat([one, passed], dim=1) - torch.cat([passed, torch.zeros_like(one)], dim=1)
 
 
 def code_of(config: TrainConfig) -> AgeCode:

@@ -360,8 +360,6 @@ class CycleGANConfig(GeneratorConfig):
     """Share of the training over which lambda_fooled rises from 0 to its whole."""
     lambda_critic: float = 1.0
     """Weight of telling real from generated faces by the estimators' features, beside the PatchGAN."""
-    asked: tuple[float, ...] = ()
-    """For rendering alone: years that stand for each of --ages, rising; `evaluate.py --fit_ages` finds them."""
     lambda_features: float = 0.0
     """Weight of telling them by the features of an ImageNet network, too; anything but 0 needs `make eval-packages`."""
 
@@ -374,7 +372,6 @@ class CycleGANConfig(GeneratorConfig):
         _require("age_share", self.age_share, self.age_share >= 0, "give 0 or more")
         _require("lambda_fooled", self.lambda_fooled, self.lambda_fooled >= 0, "give 0 or more")
         _require("lambda_wrong_age", self.lambda_wrong_age, self.lambda_wrong_age >= 0, "give 0 or more")
-        _require("asked", self.asked, sorted(self.asked) == list(self.asked), "give years that never fall")
         named = bool(self.estimators) or not self.lambda_age
         _require("estimators", self.estimators, named, "name at least one, or give --lambda_age 0")
 

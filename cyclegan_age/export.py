@@ -20,8 +20,7 @@ def export(config: ExportConfig) -> Path:
     Inputs: `picture` (N, 3, S, S), float32 RGB in [-1, 1], an aligned face crop, and `age` (N, K), float32, which sums
     to 1. Output: `aged`, like `picture`. N is free. Metadata, each as JSON: `anchors`, the K ages in years that the
     entries of `age` stand for, `age_vector` (`linear`: an age between two anchors is their interpolation; `onehot`: it
-    is 1 for its group, which begins at the anchor), `asked` (`linear`: the years that stand for each anchor, read off
-    before that), `ends` (last years of the groups; may be empty), `image_size`.
+    is 1 for its group, which begins at the anchor), `ends` (last years of the groups; may be empty), `image_size`.
 
     Raises:
         UserError: a package is missing, no such weights, weights that do not take pictures, or the file cannot be
@@ -65,7 +64,6 @@ def graph(ager: Ager) -> bytes:
     facts = {
         "anchors": code.anchors,
         "age_vector": code.form,
-        "asked": code.asked or code.nominal_years,
         "ends": code.ends,
         "image_size": size,
     }

@@ -20,13 +20,14 @@ from safetensors.torch import load_file
 import evaluate as command
 from cyclegan_age import runs
 from cyclegan_age.config import CycleGANConfig, EvaluateConfig, TrainConfig, UserError
+from cyclegan_age.evaluation import fit, measures, plots, records, run, scores, table
 from cyclegan_age.evaluation import judges as judges_module
-from cyclegan_age.evaluation import measures, plots, records, run, scores, table
 from cyclegan_age.evaluation.judges import Judge, load_judges
 from cyclegan_age.evaluation.measures import Calibration
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
+from cyclegan_age.networks.generators import ResnetGenerator
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAN = math.nan
@@ -241,19 +242,33 @@ def config(cache: Path, tiny_faces: Path, weights: Path, tmp_path: Path) -> Call
     return config
 
 
-def test_ages_are_fitted_to_what_is_read(weights: Path, tmp_path: Path) -> None:
-    row, slider = scores.row_of("tiny", weights), range(10, 61, 5)
-    read = [12, 22, 26, 28, 30, 32, 35, 41, 45, 57, 65]  # of pictures asked for at 10, 15, .. 60
-    file = tmp_path / "fitted.safetensors"
-    asked = run._fit_ages(row, array(*read), slider, file)
-    assert asked == (10, 14, 30, 44.17, 52.08, 56.88)
-    code = Ager.load(file).code
-    assert code.encode([10.0, 30.0, 40.0])[:, 2:4].tolist() == [[0, 0], [1, 0], pytest.approx([0, 0.583], abs=1e-3)]
-    assert code.decode(code.encode([35.0])).item() == pytest.approx((30 + 44.17) / 2)
-    again = run._fit_ages(scores.row_of("tiny", file), array(*slider), slider, file)
-    assert again == asked  # read as they should be, they stay
-    plain, fitted = (load_file(path) for path in (weights, file))
-    assert all(torch.equal(v, fitted[k]) for k, v in plain.items())
+def test_what_is_asked_for_depends_on_what_a_face_looks_like() -> None:
+    looks, slider = np.linspace(20, 50, 31), np.arange(10, 61, 5, dtype=np.float64)
+    asked = np.tile(slider, (31, 1))
+    read = (asked + looks[:, None]) / 2  # every face goes but half the way
+    read[3, 2] = NAN
+    anchors = np.arange(10, 61, 10, dtype=np.float64)
+    ends, years = fit.asked_by_looks(looks, asked, read, anchors)
+    assert ends == pytest.approx(array(21.45, 48.55), abs=0.1)
+    assert years == pytest.approx((2 * anchors - ends[:, None]).clip(10, 60), abs=0.01)
+    few, at = np.concatenate([asked[:, :3], asked[:, -1:]], 1), np.concatenate([read[:, :3], read[:, -1:]], 1)
+    assert fit.asked_by_looks(looks, few, at, anchors)[1] == pytest.approx(years)  # lines between them
+
+
+def test_weights_are_written_with_the_ages_to_ask_for(weights: Path, tmp_path: Path) -> None:
+    slider, file = np.arange(10, 61, 5, dtype=np.float64), tmp_path / "fitted.safetensors"
+    faces = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    read = np.tile(slider + 5, (6, 1))  # five years too old
+    correction = fit.fit_ages(scores.row_of("tiny", weights), faces, read, slider, file)
+    assert correction.asked.tolist() == [[10, 15, 25, 35, 45, 55]] * 2
+    plain, fitted = Ager.load(weights), Ager.load(file)
+    assert plain.layers() == fitted.layers()
+    assert np.array_equal(fitted.age_many(faces, [40.0] * 6), plain.age_many(faces, [35.0] * 6))
+    read = np.tile(slider, (6, 1))  # read as they should be, they stay
+    again = fit.fit_ages(scores.row_of("tiny", file), faces, read, slider, file)
+    assert torch.equal(again.asked, correction.asked)
+    before, after = (load_file(path) for path in (weights, file))
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
 
 
 def test_fitting_ages_needs_a_judge_and_a_cyclegan(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
@@ -268,9 +283,10 @@ def test_fitting_ages_needs_a_judge_and_a_cyclegan(config: Callable[..., Evaluat
 
     said: list[str] = []
     run.evaluate(config(fit_ages=file), said.append, own)
-    assert any(line.startswith(f"{file}: asks for ") for line in said)
-    code = Ager.load(file).code
-    assert len(code.asked) == 6 and sorted(code.asked) == list(code.asked)
+    assert sum(line.startswith(f"{file}: for a face that looks ") for line in said) == 2
+    generator = Ager.load(file).generator
+    assert isinstance(generator, ResnetGenerator) and generator.correction is not None
+    assert (generator.correction.asked.diff() >= 0).all() and generator.correction.estimator.training is False
     group, net = tmp_path / "group.safetensors", CycleGANConfig(ngf=4, blocks=1)
     train = TrainConfig(image_size=32, load_size=32, age_vector="onehot")
     runs.save_snapshot(group, train, net, 0, load_file(str(config().weights[0])))

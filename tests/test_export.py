@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 import export as export_command
-from cyclegan_age.config import CycleGANConfig, ExportConfig, GANConfig, TrainConfig, UserError
+from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, ExportConfig, GANConfig, TrainConfig, UserError
 from cyclegan_age.export import export
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan, gan
+from cyclegan_age.models.age_estimator import build_estimator
+from cyclegan_age.networks.estimators import AgeCorrection
 from cyclegan_age.runs import save_snapshot
 
 REASON = "make test installs requirements-export.txt"
@@ -27,8 +29,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = cyclegan.build_generator(train, net)
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.3)
+    tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
+    of_estimator = AgeEstimatorConfig(width=4, depth=(1,), input_size=24)
+    correction = AgeCorrection(estimator=build_estimator(of_estimator), anchors=train.ages)
+    correction.asked = torch.tensor([[10.0, 30.0, 40.0], [10.0, 12.0, 30.0]])
+    tensors |= {f"correction.{k}": v for k, v in correction.state_dict().items()}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_snapshot(path, train, net, 0, tensors, {"correction": of_estimator})
     return path
 
 
@@ -47,7 +54,6 @@ def test_the_graph_gives_what_the_generator_gives(
     assert {name: json.loads(text) for name, text in facts.items()} == {
         "anchors": [10, 20, 40],
         "age_vector": "linear",
-        "asked": [10.0, 20.0, 40.0],
         "ends": [],
         "image_size": 32,
     }

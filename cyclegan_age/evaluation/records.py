@@ -181,6 +181,13 @@ class Studio:
             return ((means + picture) / 2).round().astype(np.uint8)
         return np.stack([picture] * len(years))
 
+    def fitted(self, numbers: Sequence[int], row: Row) -> Picture:
+        """Faces at the size of a row's generator: uint8 (N, S, S, 3)."""
+        self.use(row)
+        assert self._ager
+        pictures = [self.pictures.get(i) for i in numbers]
+        return np.stack([self._ager.fit(Image.fromarray(one)).square for one in pictures if one is not None])
+
     def _mean(self, years: float) -> NDArray[np.float64]:
         """The mean of the real faces of an age, or of the ten nearest to it."""
         if years not in self._means:

@@ -4,30 +4,22 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from cyclegan_age.config import CycleGANConfig, EvaluateConfig, UserError
-from cyclegan_age.evaluation.measures import Array
+from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.evaluation.fit import fit_ages, fitting
 from cyclegan_age.evaluation.page import write_page
 from cyclegan_age.evaluation.records import BLEND, Judges, Row
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
-from cyclegan_age.evaluation.table import Goal, Values, as_csv, as_text, mean_ages
+from cyclegan_age.evaluation.table import Goal, Values, ages_read, as_csv, as_text
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
-from cyclegan_age.runs import (
-    Snapshot,
-    find_weights,
-    load_snapshot,
-    next_folder,
-    save_snapshot,
-    write_atomically,
-)
+from cyclegan_age.runs import find_weights, next_folder, write_atomically
 
 _POLL_SECONDS = 15.0
 
@@ -51,7 +43,7 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
     for row in rows:
         Ager.load(row.weights)  # mistakes are told before the work
     if config.fit_ages:
-        _adjustable(rows[0])
+        fitting(rows[0])
     scores = Scores.begin(config, judges, say)
     try:
         own = [judge for judge in scores.yard.judges if judge.name == "age_judge"]
@@ -68,9 +60,12 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
         save_text(json.dumps(_plain(scores, real, notes), indent=1, allow_nan=False) + "\n", folder / "table.json")
         page = write_page(folder, scores, rows, real, notes)
         if config.fit_ages:
-            read = mean_ages(scores.yard, own[0], scores.records[rows[0].name])
-            asked = _fit_ages(rows[0], read, scores.yard.slider, config.fit_ages)
-            say(f"{config.fit_ages}: asks for {' '.join(f'{years:g}' for years in asked)} years at its ages")
+            read = ages_read(scores.yard, own[0], scores.records[rows[0].name])
+            pictures = scores.bench.studio.fitted(sorted(scores.records[rows[0].name]), rows[0])
+            fitted = fit_ages(rows[0], pictures, read, np.array(scores.yard.slider), config.fit_ages)
+            for looks, asked in zip(fitted.looks.tolist(), fitted.asked.tolist(), strict=True):
+                years = " ".join(f"{one:.1f}" for one in asked)
+                say(f"{config.fit_ages}: for a face that looks {looks:.0f}, asks for {years} years at its ages")
     except OSError as e:
         raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
     finally:
@@ -78,34 +73,6 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
     say((folder / "table.txt").read_text(encoding="utf-8"))
     say(f"{time.perf_counter() - begun:.0f} s; page: {page}")
     return folder
-
-
-def _adjustable(row: Row) -> Snapshot:
-    """The snapshot of a row that answers to other years than it is asked for.
-
-    Raises:
-        UserError: it is of another kind.
-    """
-    assert row.weights
-    snapshot = load_snapshot(row.weights)
-    if not isinstance(snapshot.net, CycleGANConfig) or snapshot.train.age_vector != "linear":
-        raise UserError(f"--fit_ages: {row.name} is no cyclegan with --age_vector linear; give other --weights")
-    return snapshot
-
-
-def _fit_ages(row: Row, read: Array, slider: Sequence[int], file: Path) -> tuple[float, ...]:
-    """Write a row's weights with the years to ask for at each anchor, its pictures being read as `read` on the slider.
-
-    Gives these years.
-    """
-    snapshot = _adjustable(row)
-    assert isinstance(snapshot.net, CycleGANConfig)
-    ages = snapshot.train.ages
-    knob = np.interp(ages, read, slider)  # where each age lies on the slider
-    asked = tuple(round(float(years), 2) for years in np.interp(knob, ages, snapshot.net.asked or ages))
-    fitted = replace(snapshot.net, asked=asked)
-    save_snapshot(file, snapshot.train, fitted, snapshot.images_seen, snapshot.tensors, snapshot.parts)
-    return asked
 
 
 def _rows(config: EvaluateConfig) -> list[Row]:

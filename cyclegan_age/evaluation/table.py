@@ -194,10 +194,9 @@ def _age(judge: Judge, yard: Yardstick, slider: Array) -> Values:
     return out
 
 
-def mean_ages(yard: Yardstick, judge: Judge, row: Mapping[int, Record]) -> Array:
-    """Mean calibrated estimate at each age of the slider (Y,), made to never fall."""
-    settled = yard.calibration[judge.name](_said(judge, row, sorted(row), len(yard.slider))[..., 0])
-    return measures.rising(np.array([measures.mean(at) for at in settled.T]), np.ones(len(yard.slider)))
+def ages_read(yard: Yardstick, judge: Judge, row: Mapping[int, Record]) -> Array:
+    """Calibrated estimates of each face, in the order of their numbers, at each age of the slider: (N, Y)."""
+    return yard.calibration[judge.name](_said(judge, row, sorted(row), len(yard.slider))[..., 0])
 
 
 def _sd(values: Array) -> float:

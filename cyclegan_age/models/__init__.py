@@ -62,12 +62,17 @@ def _trained(weights: str, config: TrainConfig) -> Snapshot:
 
 def load_estimator(weights: str, config: TrainConfig) -> AgeEstimator:
     """A trained age estimator by file, run name or the name of a shipped one."""
+    return trained_estimator(weights, config)[0]
+
+
+def trained_estimator(weights: str, config: TrainConfig) -> tuple[AgeEstimator, AgeEstimatorConfig]:
+    """As `load_estimator`, and the network's configuration."""
     snapshot = _trained(weights, config)
     if not isinstance(snapshot.net, AgeEstimatorConfig):
         raise UserError(f"--estimators {weights}: weights of a {snapshot.train.model}; give those of an age_estimator")
     network = build_estimator(snapshot.net)
     network.load_state_dict(snapshot.network("estimator"))
-    return network
+    return network, snapshot.net
 
 
 def load_embedder(weights: str, config: TrainConfig) -> FaceEmbedder:
@@ -90,7 +95,7 @@ def _embedder(weights: str, config: TrainConfig) -> tuple[FaceEmbedder, FaceEmbe
 
 def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
     estimators = [load_estimator(w, config) for w in net.estimators] if net.lambda_age else []
-    return CycleGAN(config=config, net=net, estimators=list(estimators))
+    return CycleGAN(config=config, net=net, estimators=estimators)
 
 
 def _faces(config: TrainConfig) -> FaceFolder:

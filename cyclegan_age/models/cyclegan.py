@@ -6,7 +6,6 @@ anchor age; an age between two anchors asks both, each as far as its weight in t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,16 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import code_of
-from cyclegan_age.config import CycleGANConfig, TrainConfig
+from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.faces.blending import distance
 from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
+from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import LiteFeatures
-from cyclegan_age.networks.estimators import AgeEstimator
+from cyclegan_age.networks.estimators import AgeCorrection, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
 from cyclegan_age.runs import Snapshot
 
@@ -38,7 +38,11 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, CycleGANConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=replace(code_of(snapshot.train), asked=snapshot.net.asked))
+    if of_estimator := snapshot.parts.get("correction"):
+        assert isinstance(of_estimator, AgeEstimatorConfig)
+        generator.correction = AgeCorrection(estimator=build_estimator(of_estimator), anchors=snapshot.train.ages)
+        generator.correction.load_state_dict(snapshot.network("correction"))
+    return Renderer(generator=generator, code=code_of(snapshot.train))
 
 
 class CycleGAN(Model):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cyclegan_age.ages import between
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 
 MAX_AGE_YEARS = 100
@@ -142,6 +143,37 @@ class ResnetAgeEstimator(AgeEstimator):
 
     def first_half(self) -> nn.Module:
         return nn.Sequential(self.stem, *self.stages[: len(self.stages) // 2])
+
+
+class AgeCorrection(nn.Module):
+    """What to ask a generator for so that its faces look as old as was named, by how old they look before.
+
+    A generator may hold back: asked for 40 it makes young faces younger and old faces older than that. So the years to
+    ask for are kept for two faces, one that looks young and one that looks old; between these they are interpolated,
+    and beyond them the nearer one's hold.
+    """
+
+    anchors: Tensor
+    looks: Tensor
+    asked: Tensor
+
+    def __init__(self, *, estimator: AgeEstimator, anchors: Sequence[float]) -> None:
+        super().__init__()
+        self.estimator = estimator
+        count = len(anchors)
+        self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32))  # (K,) years
+        self.register_buffer("looks", torch.tensor([0.0, 100.0]))  # years that the two faces look
+        self.register_buffer("asked", self.anchors.expand(2, count).clone())  # (2, K) years for each, never falling
+
+    def years(self, looks: Tensor, age: Tensor) -> Tensor:
+        """Years (N,) to ask for where faces that look (N,) years old are to be as the age vectors (N, K) say."""
+        young, old = self.looks
+        share = ((looks - young) / (old - young)).clamp(0, 1)[:, None]
+        return (age.float() * torch.lerp(self.asked[0], self.asked[1], share)).sum(dim=1)
+
+    def forward(self, x: Tensor, age: Tensor) -> Tensor:
+        """Faces (N, 3, H, W) in [-1, 1] and age vectors (N, K) in the `linear` form -> those to ask for."""
+        return between(self.years(expected_age(self.estimator(x)), age), self.anchors)
 
 
 def expected_age(logits: Tensor) -> Tensor:

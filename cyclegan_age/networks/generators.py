@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from cyclegan_age.ages import planes
 from cyclegan_age.config import GeneratorConfig
 from cyclegan_age.networks.blocks import Conv, InstanceNorm, UpConv, init_weights
+from cyclegan_age.networks.estimators import AgeCorrection
 
 
 class _Encode(nn.Module):
@@ -78,6 +79,9 @@ class ResnetGenerator(nn.Module):
     Conditional GANs", CVPR 2018). With `symmetric` all children see each picture and its mirror image, and field and
     change are the mean of what both give: faults that only one of them shows are halved. Feature maps then are
     (2 N, ...), the mirror images' after the pictures'.
+
+    Attributes:
+        correction: of the age vectors, for rendering with weights that `evaluate.py --fit_ages` fitted; else None.
     """
 
     def __init__(
@@ -139,6 +143,7 @@ class ResnetGenerator(nn.Module):
             self.bend = Conv(channels_in=wide, channels_out=2, kernel=3)
             for weight in self.bend.parameters():
                 nn.init.zeros_(weight)
+        self.correction: AgeCorrection | None = None
 
     def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
         """(N, 3, H, W) in [-1, 1], H and W multiples of 4, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32.
@@ -146,6 +151,8 @@ class ResnetGenerator(nn.Module):
         With `inner_size` any square size goes in, and H and W in the comments below are that size.
         """
         size = x.shape[2:]
+        if self.correction is not None and age is not None:
+            age = self.correction(x, age)
         small = scaled(x, (self.inner_size, self.inner_size)) if self.inner_size else x
         if self.symmetric:
             small = both_ways(small)

@@ -1,0 +1,95 @@
+"""Which years to ask a generator for, so that a judge reads its faces as old as they were named."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cyclegan_age.ages import code_of
+from cyclegan_age.config import CycleGANConfig, UserError
+from cyclegan_age.evaluation import measures
+from cyclegan_age.evaluation.measures import Array
+from cyclegan_age.evaluation.records import Row
+from cyclegan_age.images import Picture, to_float
+from cyclegan_age.models import trained_estimator
+from cyclegan_age.models.cyclegan import renderer
+from cyclegan_age.networks.estimators import AgeCorrection, expected_age
+from cyclegan_age.networks.generators import ResnetGenerator
+from cyclegan_age.runs import Snapshot, load_snapshot, save_snapshot
+
+_STEP_YEARS = 0.5
+_ENDS = (5, 95)  # percentiles of what faces look like: those of the face that looks young and the one that looks old
+
+
+def fitting(row: Row) -> Snapshot:
+    """The snapshot of a row whose ages can be corrected.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    assert row.weights
+    snapshot = load_snapshot(row.weights)
+    if not isinstance(snapshot.net, CycleGANConfig) or snapshot.train.age_vector != "linear":
+        raise UserError(f"--fit_ages: {row.name} is no cyclegan with --age_vector linear; give other --weights")
+    return snapshot
+
+
+def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path) -> AgeCorrection:
+    """Write a row's weights with a correction of its ages; gives it.
+
+    Args:
+        row: which weights.
+        pictures: faces uint8 (N, S, S, 3), at the size of the generator.
+        read: (N, Y) what a judge, calibrated, reads of each at each age of the slider.
+        slider: (Y,) years, rising.
+        file: the weights to write.
+    """
+    snapshot = fitting(row)
+    generator = renderer(snapshot).generator
+    assert isinstance(snapshot.net, CycleGANConfig) and isinstance(generator, ResnetGenerator)
+    correction = generator.correction
+    if correction is None:
+        estimator, of_estimator = trained_estimator((*snapshot.net.estimators, "age_loss_a")[0], snapshot.train)
+        correction = AgeCorrection(estimator=estimator, anchors=snapshot.train.ages)
+        snapshot.parts["correction"] = of_estimator
+    correction.eval()
+    with torch.inference_mode():
+        looks = torch.cat([expected_age(correction.estimator(part)) for part in to_float(pictures).split(16)])
+        vectors = code_of(snapshot.train).encode(slider.tolist())
+        asked = np.stack([correction.years(looks, one.expand(len(looks), -1)).numpy() for one in vectors], axis=1)
+    ends, years = asked_by_looks(looks.numpy(), asked, read, np.array(snapshot.train.ages))
+    correction.looks, correction.asked = (torch.tensor(v, dtype=torch.float32) for v in (ends, years))
+    tensors = snapshot.tensors | {f"correction.{name}": v for name, v in correction.state_dict().items()}
+    save_snapshot(file, snapshot.train, snapshot.net, snapshot.images_seen, tensors, snapshot.parts)
+    return correction
+
+
+def asked_by_looks(looks: Array, asked: Array, read: Array, anchors: Array) -> tuple[Array, Array]:
+    """Years to ask for by how old a face looks.
+
+    At each of some years asked for, a straight line is fitted to what is read of the faces over what they look like.
+    From these lines follows what is read of a face that looks young and of one that looks old, whatever they are asked
+    for; that is made rising and read backwards.
+
+    Args:
+        looks: (N,) years that faces look.
+        asked: (N, Y) years that each was asked for, rising in each row.
+        read: (N, Y) years that each was then read as; NaN where it was not.
+        anchors: (K,) years, rising.
+
+    Returns:
+        (2,) years that the two faces look, and (2, K) what to ask them for at each anchor.
+    """
+    known = np.isfinite(read).all(axis=1)
+    looks, asked, read = looks[known].astype(np.float64), asked[known], read[known]
+    grid = np.arange(anchors[0], anchors[-1] + _STEP_YEARS, _STEP_YEARS)
+    there = np.stack([np.interp(grid, a, r) for a, r in zip(asked, read, strict=True)])  # (N, G)
+    ends = np.percentile(looks, _ENDS)
+    ends[1] = max(ends[1], ends[0] + 1)
+    lines = np.linalg.lstsq(np.stack([np.ones_like(looks), looks], axis=1), there, rcond=None)[0]  # (2, G)
+    years = []
+    for end in ends:
+        level = measures.rising(lines[0] + lines[1] * end, np.ones(len(grid))).round(6)
+        rises, first = np.unique(level, return_index=True)  # where it is level, the least will do
+        years.append(np.interp(anchors, rises, grid[first]))
+    return ends.round(2), np.stack(years).round(2)

@@ -218,7 +218,8 @@ def preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:
         draw.line(line, fill="white", width=3)
         draw.line(line, fill="black", width=1)
         top = line[int(np.argmin(points[:, 1]))]
-        draw.text(top, str(number), "white", font_size=18, anchor="mb", stroke_width=2, stroke_fill="black")
+        height = max(18, min(max(size) // 18, int(np.ptp(points[:, 1])) // 2))  # read on a page that shows it smaller
+        draw.text(top, str(number), "white", font_size=height, anchor="mb", stroke_width=2, stroke_fill="black")
     return image
 
 

@@ -171,6 +171,9 @@ def test_other_requests_are_told(web: WebServer) -> None:
     answer = httpx.post(f"{web.url}/api/strip", data={"image": "photo.jpg"}, timeout=PATIENCE)
     assert answer.status_code == 422
     assert answer.json() == {"error": "image: not a file; curl sends one as image=@photo.jpg"}
+    answer = httpx.post(f"{web.url}/api/strip", files={"image": photo()}, data={"age": "60"}, timeout=PATIENCE)
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "age: no such field; there are image, face, aligned, model"}
 
 
 @pytest.mark.parametrize(

@@ -360,4 +360,4 @@ def _file(data: bytes, kind: str, name: str, alt: str) -> str:
         shown = f'<video src="{url}" controls loop muted autoplay playsinline aria-label="{alt}"></video>'
     elif ending in ("jpg", "png", "webp", "gif", "bmp"):
         shown = f'<img src="{url}" alt="{alt}">'
-    return f'{shown}<a class="save" download="{name}.{ending}" href="{url}">Save {name}.{ending}</a>'
+    return f'<p>{alt}</p>{shown}<a class="save" download="{name}.{ending}" href="{url}">Save {name}.{ending}</a>'

@@ -10,7 +10,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -44,9 +44,19 @@ def _answers(what: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": what, "content": {kind: {} for kind in kinds}}} | _ERRORS
 
 
+async def _known_fields(request: Request) -> None:
+    """Refuse what would else go unnoticed, like `targetage=60`."""
+    route = request.scope["route"]
+    names = [field.alias for field in route.dependant.body_params]
+    odd = next((name for name in await request.form() if name not in names), None) if names else None
+    if odd is not None:
+        raise Refused(422, f"{odd[:40]}: no such field; there are {', '.join(names)}")
+
+
 def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     """The REST service."""
-    app = FastAPI(title="cyclegan-age", version="0.1.0", docs_url=None, redoc_url=None)
+    known = [Depends(_known_fields)]
+    app = FastAPI(title="cyclegan-age", version="0.1.0", docs_url=None, redoc_url=None, dependencies=known)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, no: Refused) -> Response:

@@ -181,7 +181,7 @@ class DemoConfig:
     host: str = "127.0.0.1"
     """Address to listen on; other machines reach the page only where it is not the loopback one."""
     weights: tuple[str, ...] = ()
-    """.safetensors files or names of runs to choose from on the page; without them the shipped weights."""
+    """.safetensors files or names of runs to choose from on the page; without them the shipped cyclegan and caae."""
     results_dir: Path = Path("results")
     """Where runs are looked for."""
     megabytes: float = 20.0
@@ -346,6 +346,10 @@ class CycleGANConfig(GeneratorConfig):
     """Judge women and men apart; the sex is read from names like age_sex_race_..., and faces without one count half."""
     lambda_outside: float = 0.0
     """Weight of the change (L1) outside the face's ellipse."""
+    lambda_embedding: float = 0.0
+    """Weight of looking like another person: 1 minus the cosine between the embeddings of a face and of it aged."""
+    embedder: str = "face_embedder"
+    """Face embedder for that: a shipped name, a file or a run."""
     estimators: tuple[str, ...] = ("age_loss_a", "age_loss_b")
     """Age estimators in the loss: shipped names, files or runs."""
     lambda_age: float = 0.1
@@ -366,6 +370,7 @@ class CycleGANConfig(GeneratorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require("lambda_outside", self.lambda_outside, self.lambda_outside >= 0, "give 0 or more")
+        _require("lambda_embedding", self.lambda_embedding, self.lambda_embedding >= 0, "give 0 or more")
         _require("lambda_critic", self.lambda_critic, self.lambda_critic >= 0, "give 0 or more")
         _require("lambda_features", self.lambda_features, self.lambda_features >= 0, "give 0 or more")
         _require("lambda_age", self.lambda_age, self.lambda_age >= 0, "give 0 or more")

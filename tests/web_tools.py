@@ -26,17 +26,13 @@ class WebServer:
 
     Attributes:
         temporary: the folder in which it may make temporary files.
-        weights: files of weights; without them the shipped ones.
     """
 
     temporary: Path
-    weights: tuple[Path, ...] = ()
     port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
         flags = ["--port", str(self.port), "--megabytes", str(MEGABYTES), "--megapixels", "4"]
-        if self.weights:
-            flags += ["--weights", *map(str, self.weights)]
         self.process = subprocess.Popen(
             [sys.executable, "demo.py", *flags, "--waiting", str(WAITING), "--seconds", str(PATIENCE)],
             cwd=PROJECT,

@@ -27,6 +27,7 @@ from cyclegan_age.web.limits import Refused
 
 FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # Pillow's names; JPEG stands for MPO, too
+SHIPPED = ("", "caae")  # weights that the page offers without others
 KINDS = {"gif": "image/gif", "mp4": "video/mp4"}
 _SHOWN_SIDE = 384  # greatest side in pixels of a face on the page
 _LIFE_SIDE = 320  # and in an animation
@@ -50,14 +51,14 @@ def load(config: DemoConfig) -> dict[str, Ager]:
         UserError: no such weights, or of a model that takes no faces.
     """
     agers: dict[str, Ager] = {}
-    for one in config.weights or ("",):
+    for one in config.weights or SHIPPED:
         ager = Ager.load(find_weights(one, config.results_dir))
         try:
             ager.age(demo_portrait(), 30)
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
         path = Path(one)
-        name = clean_name(path.parent.name if path.stem == "weights" else path.stem) or "shipped"
+        name = clean_name(path.parent.name if path.stem == "weights" else path.stem) or "cyclegan"
         number, plain = 2, name
         while name in agers:
             name, number = f"{plain}-{number}", number + 1

@@ -31,6 +31,12 @@ def layer_names(network: nn.Module) -> list[str]:
     return names
 
 
+def middle_layer(network: nn.Module) -> str:
+    """Where features are blended if nothing else is said: `blocks.2`, or else the layer in the middle."""
+    layers = layer_names(network)
+    return "blocks.2" if "blocks.2" in layers else layers[len(layers) // 2]
+
+
 def find_layers(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     """The modules of these names: layers or parts of layers.
 

@@ -86,7 +86,7 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
         return _render_game(config, ager, say)
     find_layers(ager.generator, config.features)
     ages = wanted_ages(config, ager, say)
-    inputs = _inputs(config, ager)
+    inputs = _inputs(config, ager, say)
     try:
         return _render_into(output_folder(config), config, ager, inputs, ages, say)
     except OSError as e:
@@ -125,10 +125,13 @@ def _facts(config: InferConfig) -> list[str]:
     return [f"Weights: {weights}", f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"]
 
 
-def _inputs(config: InferConfig, ager: Ager) -> list[tuple[Path | None, str, str]]:
+def _inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list[tuple[Path | None, str, str]]:
     """Path, title and output stem of every input."""
     if config.dataroot:
-        root, paths = config.dataroot, scan(config.dataroot, ager.code, every_group=False).paths
+        found = scan(config.dataroot, ager.code, every_group=False)
+        root, paths = config.dataroot, found.paths
+        for reason, count in found.left_out.items():
+            say(f"{root}: {count} pictures left out: {reason}")
     elif not config.input:
         return [(None, "portrait", "portrait")]
     elif config.input.is_dir():

@@ -20,7 +20,7 @@ from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
 from cyclegan_age.faces.detection import chosen, detector
 from cyclegan_age.faces.files import Photo, as_rgb
-from cyclegan_age.features import Taps, layer_names, life_frames
+from cyclegan_age.features import Taps, layer_names, life_frames, middle_layer
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
 from cyclegan_age.models import SYSTEMS
@@ -437,9 +437,8 @@ class Ager:
 
     @property
     def middle_layer(self) -> str:
-        """Where features are blended if nothing else is said: `blocks.2`, or else the layer in the middle."""
-        layers = self.layers()
-        return "blocks.2" if "blocks.2" in layers else layers[len(layers) // 2]
+        """Where features are blended if nothing else is said; see `features.middle_layer`."""
+        return middle_layer(self.generator)
 
     def _check(self, pictures: Picture, known: Sequence[Known] | None) -> None:
         size = self.image_size

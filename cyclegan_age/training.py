@@ -22,11 +22,11 @@ from tqdm import tqdm
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.curves import draw_curves, loss_curves
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.images import grid, to_uint8
+from cyclegan_age.images import Picture, grid, to_uint8
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Model
 from cyclegan_age.monitor import log_pictures, read_metrics, trackers
-from cyclegan_age.render import feature_strip, save_jpg, save_png
+from cyclegan_age.render import difference_map, feature_grid, feature_strip, save_jpg, save_png
 from cyclegan_age.runs import (
     find_weights,
     load_snapshot,
@@ -74,7 +74,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         or None,
     )
     device, main = accelerator.device, accelerator.is_main_process
-    total_steps = math.ceil(config.epochs * len(data) / (config.batch_size * accelerator.num_processes))
+    per_step = config.batch_size * accelerator.num_processes  # pictures
+    total_steps = math.ceil(config.epochs * len(data) / per_step)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
 
     # Networks, averaged copies, an optimiser per phase.
@@ -94,6 +95,11 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
     # Resume, or begin from given weights.
     step, bad_steps, skipped, seen_before = 0, 0, 0, 0
     if state := load_state(run / "state.pt"):
+        if state.get("per_step", per_step) != per_step:
+            raise UserError(
+                f"{run}: {state['per_step'] // config.batch_size} processes trained it, now there are "
+                f"{accelerator.num_processes}; start as many, or begin from it by --init {run.name} with another --name"
+            )
         step, skipped, seen_before = state["step"], state["skipped"], state.get("seen_before", 0)
         _restore(model, ema, optimizers, state)
         _restore_random(load_state(_rank_state(run, accelerator.process_index, step)) or {}, model)
@@ -113,7 +119,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         model.feature_maps(ema, x_fixed[:1], config.feature_layers)
     watchdog, sums, logged_at, drawn_at = Watchdog(), _Sums(), (step, time.monotonic()), 0.0
     phase_of: dict[str, str] = {}  # of each loss term
-    per_step = config.batch_size * accelerator.num_processes  # pictures
+    due = False  # to be saved
 
     def save_all() -> None:
         save_state(
@@ -122,7 +128,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         )
         accelerator.wait_for_everyone()
         if main:
-            counts = {"step": step, "skipped": skipped, "seen_before": seen_before}
+            counts = {"step": step, "skipped": skipped, "seen_before": seen_before, "per_step": per_step}
             save_state(run / "state.pt", counts | _state(model, ema, optimizers))
             for old in run.glob("state-*.pt"):
                 if old not in {_rank_state(run, r, step) for r in range(accelerator.num_processes)}:
@@ -130,7 +136,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
 
     def save_weights(path: Path) -> None:
         tensors = {f"{n}.{k}": v for n, network in ema.items() for k, v in network.state_dict().items()}
-        seen = seen_before + step * config.batch_size * accelerator.num_processes
+        seen = seen_before + step * per_step
         save_snapshot(path, config, net, seen, tensors, model.parts)
 
     if not total_steps:
@@ -143,8 +149,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         logger.info("compiling: the first steps take some minutes; --no_compile starts at once and is slower then")
     batches = data.batches(step, accelerator.process_index, accelerator.num_processes)
     bar = tqdm(
-        total=total_steps * config.batch_size * accelerator.num_processes,
-        initial=step * config.batch_size * accelerator.num_processes,
+        total=total_steps * per_step,
+        initial=step * per_step,
         unit="img",
         disable=not main,
         dynamic_ncols=True,
@@ -174,15 +180,15 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                 if not terms:  # it rests
                     continue
                 gradients = [w.grad for w in weights if w.grad is not None]
-                _average(accelerator, gradients)
+                all_finite = _average(accelerator, gradients, sums.finite)
                 norm = torch.nn.utils.get_total_norm(gradients)
-                if not torch.isfinite(norm) or not sums.finite:
+                if not torch.isfinite(norm) or not all_finite:
                     finite = False
                     break
                 optimizers[phase].step()
                 moved |= set(model.phases[phase])
             step += 1
-            bar.update(config.batch_size * accelerator.num_processes)
+            bar.update(per_step)
 
             # A phase that is not finite, and what follows it in the step, moves nothing.
             bad_steps = 0 if finite else bad_steps + 1
@@ -205,7 +211,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             if step % config.log_every == 0 and sums.count:
                 terms_mean = sums.mean()
                 now = time.monotonic()
-                speed = (step - logged_at[0]) * config.batch_size * accelerator.num_processes / (now - logged_at[1])
+                speed = (step - logged_at[0]) * per_step / (now - logged_at[1])
                 logged_at = (step, now)
                 line = {f"loss/{k}": v for k, v in terms_mean.items()}
                 line |= {"lr/lr": lr, "speed/images_per_s": speed, "skipped/steps": float(skipped)}
@@ -222,9 +228,10 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                     columns = model.samples(ema, x_fixed[:SHEET_ROWS], age_fixed[:SHEET_ROWS])
                     measures = model.measures(ema, x_fixed, age_fixed)
                     maps = model.feature_maps(ema, x_fixed[:1], config.feature_layers)
-                sheet = grid(list(zip(*(to_uint8(c) for c in columns.values()), strict=True)), columns=list(columns))
-                pictures = {"samples": sheet}
-                pictures |= {f"features {k}": feature_strip(list(v.values()), list(v)) for k, v in maps.items()}
+                    life = model.life(ema, x_fixed[:1])
+                pictures = _sheets({k: to_uint8(c) for k, c in columns.items()}, maps)
+                if life is not None:
+                    pictures["life"] = grid([list(to_uint8(life))])
                 for k, picture in pictures.items():
                     save_jpg(picture, run / "samples" / f"{k.replace(' ', '-')}-{step:07d}.jpg")
                 log_pictures(accelerator, pictures, step)
@@ -237,8 +244,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
 
             # Curves.
             ended = step * per_step // len(data) > (step - 1) * per_step // len(data)  # an epoch
-            due = ended and time.monotonic() - drawn_at > CURVES_SECONDS
-            if main and (due or step % config.sample_every == 0 or step == total_steps):
+            stale = ended and time.monotonic() - drawn_at > CURVES_SECONDS
+            if main and (stale or step % config.sample_every == 0 or step == total_steps):
                 curves, drawn_at = loss_curves(read_metrics(run / "metrics.jsonl")), time.monotonic()
                 save_png(draw_curves(curves, f"{run.name}, step {step:,} of {total_steps:,}"), run / "curves.png")
                 for warning in watchdog.curves(curves, step / total_steps):
@@ -248,7 +255,9 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             last = step >= total_steps or stop()
             if main and (step % config.snapshot_every == 0 or step == total_steps):
                 save_weights(run / "snapshots" / f"step-{step:07d}.safetensors")
-            if (step % config.save_every == 0 or last) and bad_steps == 0:
+            due |= step % config.save_every == 0
+            if last or (due and not bad_steps):
+                due = False
                 save_all()
                 if main:
                     save_weights(run / "weights.safetensors")
@@ -298,6 +307,25 @@ def _optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.optim.
     return torch.optim.Adam(weights, lr=config.lr, betas=config.betas)
 
 
+def _sheets(columns: Mapping[str, Picture], maps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Picture]:
+    """What is shown of a training: the samples, and of the first face its feature maps and what changed in it.
+
+    Args:
+        columns: of the samples, uint8 (N, H, W, 3) by name, the faces themselves first.
+        maps: layer -> column -> (C, h, w).
+    """
+    sheets = {"samples": grid(list(zip(*columns.values(), strict=True)), columns=list(columns))}
+    changed: list[str] = []
+    for layer, by_column in maps.items():
+        changed = [name for name in by_column if name in columns]
+        sheets[f"features {layer}"] = feature_strip(list(by_column.values()), list(by_column))
+        sheets[f"channels {layer}"] = feature_grid(list(by_column.values())[-1])
+    if changed:
+        before, *_ = columns.values()
+        sheets["change"] = grid([[difference_map(before[0], columns[k][0]) for k in changed]], columns=changed)
+    return sheets
+
+
 def _split(batch: Batch, parts: int, device: torch.device) -> list[Batch]:
     columns = [
         x.to(device, non_blocking=True).chunk(parts)
@@ -313,13 +341,15 @@ def _split(batch: Batch, parts: int, device: torch.device) -> list[Batch]:
     return [Batch(*part) for part in zip(*columns, strict=True)]
 
 
-def _average(accelerator: Accelerator, gradients: list[Tensor]) -> None:
-    """Replace gradients by their mean over the processes."""
+def _average(accelerator: Accelerator, gradients: list[Tensor], finite: bool) -> bool:
+    """Replace gradients by their mean over the processes; gives whether `finite` holds in all of them."""
     if accelerator.num_processes == 1:
-        return
-    flat = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
-    for g, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        return finite
+    wrong = gradients[0].new_tensor([0.0 if finite else 1.0])
+    flat = accelerator.reduce(torch.cat([*(g.flatten() for g in gradients), wrong]), "mean")
+    for g, mean in zip(gradients, flat[:-1].split([g.numel() for g in gradients]), strict=True):
         g.copy_(mean.view_as(g))
+    return not flat[-1]
 
 
 @torch.no_grad()

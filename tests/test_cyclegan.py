@@ -10,6 +10,7 @@ import torch
 from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.cyclegan import CycleGAN, outside
+from cyclegan_age.networks.embedders import FaceEmbedder
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 30, 50))
 NET = CycleGANConfig(ngf=4, blocks=1, ndf=4, lambda_age=0.0, sexes=True, lambda_wrong_age=1.0)
@@ -51,6 +52,17 @@ def test_change_outside_the_face_costs_and_change_inside_does_not() -> None:
         model.generator.forward = lambda x, age, change=change: x + change  # type: ignore[method-assign, assignment]
         _, terms = next(model.losses(batch_of(50.0, 0.0), 0.0, 1))
         assert math.isclose(terms["outside"].item(), cost, abs_tol=1e-5)
+
+
+def test_looking_like_another_person_costs_one_minus_the_cosine() -> None:
+    net = CycleGANConfig(ngf=4, blocks=1, ndf=4, lambda_age=0, lambda_embedding=4)
+    embedder = FaceEmbedder(width=4, blocks=(1,), input_size=16, dimensions=2)
+    model = CycleGAN(config=TRAIN, net=net, estimators=[], embedder=embedder)
+    assert model.frozen == {"embedder": embedder}
+    batch, seen = batch_of(50.0, 0.0), torch.tensor([[1.0, 0.0]])
+    embedder.forward = lambda x: seen if x is batch.x_source else torch.tensor([[0.6, 0.8]])  # type: ignore[method-assign]
+    _, terms = next(model.losses(batch, 0.0, 1))
+    assert terms["embedding"].item() == pytest.approx(4 * 0.4)
 
 
 def test_an_imagenet_network_is_one_more_judge() -> None:

@@ -71,6 +71,14 @@ def test_decade_folders_are_the_default_groups(tmp_path: Path, names: list[str])
     assert faces.left_out == {}
 
 
+def test_a_folder_without_an_end_keeps_its_oldest(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/x.jpg" for name in range(10, 60, 10)), "60+/60_0_0_x.jpg", "60+/93_0_0_x.jpg")
+    faces = scan(tmp_path, AgeCode())
+    assert (faces.group[-1], faces.age_years[-1], faces.left_out) == (5, 93, {})
+    assert len(scan_pair(tmp_path, "20", "60+")[1]) == 2
+    assert len(scan(tmp_path, AgeCode((10, 20, 30, 40)), every_group=False).paths) == 4  # no place for 60 to 93
+
+
 def agfw() -> list[str]:
     return [f"age_{low}_{low + 4}" for low in range(10, 65, 5)]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import test as test_command
@@ -110,7 +111,9 @@ def test_resuming_from_a_corner_of_the_schedule_keeps_every_number(tiny_faces: P
     assert sum(kept[s] != expected[s] for s in kept) <= 1  # an interval that was cut in two is averaged over its rest
 
 
-def test_two_processes_equal_one_with_twice_the_batch(tiny_faces: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one_with_twice_the_batch(
+    tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = _flags(tiny_faces, tmp_path, 6, "--pool_size", "0", "--save_every", "3", *SMOOTH)
     assert train_command.main([*flags, "--batch_size", "8", "--name", "one"]) == 0
     # torchrun takes a lone --monitor for an abbreviation of a flag of its own; after -- all is the script's.
@@ -131,9 +134,31 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny_faces: Path, tmp_path
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert load_state(tmp_path / "two" / "state-1-3.pt") is not None
+    assert train_command.main([*flags, "--name", "two", "--epochs", "9"]) == 2
+    assert "two: 2 processes trained it, now there are 1; start as many" in capsys.readouterr().err
     assert train_command.main([*flags, "--name", "half"]) == 0
     one, two, half = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two", "half"))
     assert _distance(one, two) < 0.02 * _distance(one, half)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_told_to_all() -> None:
+    class Two:
+        """Where the other process has gradients of 3 and whose losses are as it is told."""
+
+        num_processes = 2
+
+        def __init__(self, finite: bool) -> None:
+            self.wrong = 0.0 if finite else 1.0
+
+        def reduce(self, flat: torch.Tensor, how: str) -> torch.Tensor:
+            assert how == "mean"
+            return (flat + torch.tensor([3.0, 3.0, 3.0, self.wrong])) / 2
+
+    for here, there in ((True, True), (True, False), (False, True)):
+        gradients = [torch.zeros(2), torch.ones(1, 1)]
+        both = training._average(Two(there), gradients, here)  # type: ignore[arg-type]
+        assert both is (here and there)
+        assert [g.tolist() for g in gradients] == [[1.5, 1.5], [[2.0]]]
 
 
 def test_accumulating_parts_equals_the_whole_batch(tiny_faces: Path, tmp_path: Path) -> None:
@@ -176,6 +201,10 @@ def test_two_domains_train_from_groups_and_from_cyclegan_folders(tiny_faces: Pat
     flags = ["--model", "cyclegan_pair", *_flags(tiny_faces, tmp_path, 3)]
     flags = [f for i, f in enumerate(flags) if f != "--lambda_age" and flags[i - 1] != "--lambda_age"]
     assert train_command.main([*flags, "--group_a", "20-29", "--group_b", "50-59", "--name", "groups"]) == 0
+    sheets = {p.name.rsplit("-", 1)[0] for p in (tmp_path / "groups" / "samples").iterdir()}
+    assert {"samples", "features-down2", "channels-down2", "change"} <= sheets
+    with Image.open(tmp_path / "groups" / "samples" / "change-0000001.jpg") as change:
+        assert change.width > 2 * 32 and change.height < 2 * 32  # to B and to A, of one face
     domains = tmp_path / "domains"
     domains.mkdir()
     (domains / "trainA").symlink_to(tiny_faces / "20-24")
@@ -256,21 +285,23 @@ def test_a_broken_file_is_named_counted_and_replaced(
     )
 
 
+@pytest.mark.parametrize("bad", [2, 5])  # in the middle, and the last one
 def test_a_step_that_is_not_finite_is_skipped_and_counted(
-    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bad: int, tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     losses = CycleGAN.losses
 
     def poisoned(self: CycleGAN, batch: object, progress: float, step: int) -> object:
         for phase, terms in losses(self, batch, progress, step):  # type: ignore[arg-type]
-            if step == 2:
-                terms["cycle" if phase == "generator" else "d_real"] *= float("nan")
+            if step == bad:
+                terms["g_adversarial" if phase == "generator" else "d_real"] *= float("nan")
             yield phase, terms
 
     monkeypatch.setattr(CycleGAN, "losses", poisoned)
     assert train_command.main(_flags(tiny_faces, tmp_path, 6, "--name", "nan")) == 0
     assert "not finite; the step is skipped" in caplog.text
-    assert _lines(tmp_path / "nan")[-1]["skipped/steps"] == 1
+    state = load_state(tmp_path / "nan" / "state.pt")
+    assert state is not None and (state["step"], state["skipped"]) == (6, 1)
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "nan" / "weights.safetensors").values())
 
 

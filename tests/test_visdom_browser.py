@@ -155,10 +155,14 @@ def test_real_training_outlives_its_server_and_the_page_has_it_all(
         with chromium() as page:
             page.goto(page_url)
             wait_for(lambda: page_curves(page), lambda curves: curves == file_curves(run))
-            pictures = wait_for(lambda: page_pictures(page), lambda pictures: len(pictures) == 3)
+            pictures = wait_for(lambda: page_pictures(page), lambda pictures: len(pictures) == 7)
         assert sorted(caption.split(",")[0] for caption in pictures) == [
+            "change",
+            "channels blocks.0",
+            "channels down2",
             "features blocks.0",
             "features down2",
+            "life",
             "samples",
         ]
     finally:

@@ -86,8 +86,11 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFold
     labelled, strays = _labelled(dataroot)
     left_out = Counter({NO_FOLDER: strays})
     kept: list[tuple[Path, float, int]] = []
-    for path, years in labelled:
+    last = len(code) - 1
+    for path, years, opens in labelled:
         group = code.group(years)
+        if group is None and opens is not None and code.group(opens) == last:
+            group = last  # all of a folder like 60+
         if group is None:
             left_out[NO_GROUP] += 1
         else:
@@ -135,20 +138,27 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
     labelled, _ = _labelled(dataroot)
     found = []
     for flag, name, (low, high) in spans:
-        found.append([path for path, years in labelled if low <= years < high + 1])
+        found.append([path for path, years, opens in labelled if low <= years < high + 1 or opens == low])
         if not found[-1]:
             raise UserError(f"{flag} {name}: {dataroot} has no picture of that age; give another group")
     return found[0], found[1]
 
 
-def _labelled(dataroot: Path) -> tuple[list[tuple[Path, float]], int]:
-    """Every picture of the age folders with its age in years, sorted, and the count of pictures outside of them."""
+def _labelled(dataroot: Path) -> tuple[list[tuple[Path, float, int | None]], int]:
+    """Every picture of the age folders with its age in years, sorted, and the count of pictures outside of them.
+
+    In folders that are open above, like `60+`, the first year stands beside it.
+    """
     folders = _age_folders(dataroot)
-    labelled = [(path, label(path.name, years)) for folder, years in folders.items() for path in list_images(folder)]
+    labelled = [
+        (path, label(path.name, years), years[0] if folder.name.strip().endswith("+") else None)
+        for folder, years in folders.items()
+        for path in list_images(folder)
+    ]
     if not labelled:
         raise UserError(f"--dataroot {dataroot}: no pictures in its age folders (see datasets/README.md)")
-    strays = set(list_images(dataroot)).difference(path for path, _ in labelled)
-    return sorted(labelled), len(strays)
+    strays = set(list_images(dataroot)).difference(path for path, *_ in labelled)
+    return sorted(labelled, key=lambda one: one[0]), len(strays)
 
 
 def label(name: str, years: Years) -> float:

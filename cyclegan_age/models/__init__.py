@@ -95,7 +95,8 @@ def _embedder(weights: str, config: TrainConfig) -> tuple[FaceEmbedder, FaceEmbe
 
 def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
     estimators = [load_estimator(w, config) for w in net.estimators] if net.lambda_age else []
-    return CycleGAN(config=config, net=net, estimators=estimators)
+    embedder = load_embedder(net.embedder, config) if net.lambda_embedding else None
+    return CycleGAN(config=config, net=net, estimators=estimators, embedder=embedder)
 
 
 def _faces(config: TrainConfig) -> FaceFolder:

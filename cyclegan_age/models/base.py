@@ -71,6 +71,10 @@ class Model(ABC):
         """Feature maps to log beside a sample sheet: layer -> column -> (C, h, w) for one picture x (1, 3, H, W)."""
         return {}
 
+    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor | None:
+        """Frames (F, 3, H, W) of the life of one picture x (1, 3, H, W), to log beside a sheet, if it has any."""
+        return None
+
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """Numbers to log beside a sample sheet; none where the sheet says it all.
 

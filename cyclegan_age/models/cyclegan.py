@@ -16,16 +16,19 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.faces.blending import distance
-from cyclegan_age.features import maps_by_age
+from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
 from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import LiteFeatures
+from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeCorrection, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
 from cyclegan_age.runs import Snapshot
+
+_FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
 
 
 def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator:
@@ -57,7 +60,14 @@ class CycleGAN(Model):
     too: see `FeatureCritic`.
     """
 
-    def __init__(self, *, config: TrainConfig, net: CycleGANConfig, estimators: list[AgeEstimator]) -> None:
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        net: CycleGANConfig,
+        estimators: list[AgeEstimator],  # trained
+        embedder: FaceEmbedder | None = None,  # trained; for `lambda_embedding`
+    ) -> None:
         self.net = net
         self.code = code_of(config)
         heads = len(config.ages) * (2 if net.sexes else 1)
@@ -65,7 +75,8 @@ class CycleGAN(Model):
         self.generator = build_generator(config, net)
         self.discriminator = PatchDiscriminator(heads=heads, ndf=net.ndf)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator} | self.critics
-        self.frozen = {}
+        self.embedder = embedder.eval().requires_grad_(False) if embedder else None
+        self.frozen = {"embedder": self.embedder} if self.embedder else {}
         self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
         self.feature_critic = None
         if net.lambda_features:
@@ -96,6 +107,9 @@ class CycleGAN(Model):
         if net.lambda_outside:
             self.outside = self.outside.to(x_fake.device)
             terms["outside"] = net.lambda_outside * ((x_fake - batch.x_source).abs().mean(dim=1) * self.outside).mean()
+        if self.embedder:
+            cosine = (self.embedder(x_fake) * self.embedder(batch.x_source)).sum(dim=1)
+            terms["embedding"] = net.lambda_embedding * (1 - cosine).mean()
         if step % net.cycle_every == 0:
             x_cycle = self.generator(x_fake, v_source)
             terms["cycle"] = net.lambda_cycle * F.l1_loss(x_cycle, batch.x_source)
@@ -189,6 +203,10 @@ class CycleGAN(Model):
         self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
     ) -> dict[str, dict[str, Tensor]]:
         return maps_by_age(networks["generator"], x, self.code, layers)
+
+    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor:
+        generator = networks["generator"]
+        return life_frames(generator, x, self.code, _FRAMES_PER_DECADE, middle_layer(generator))
 
 
 def outside(size: int) -> Tensor:

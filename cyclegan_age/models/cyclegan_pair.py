@@ -3,7 +3,7 @@
 Domain A is the batch's source, domain B its target. The generators take no age.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from cyclegan_age.ages import AgeCode, parse_group
 from cyclegan_age.config import CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
+from cyclegan_age.features import Taps
 from cyclegan_age.losses import lsgan
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
@@ -123,3 +124,14 @@ class CycleGANPair(Model):
             "cycle": networks["generator_ba"](b_fake),
             "to A": networks["generator_ba"](x),
         }
+
+    def feature_maps(
+        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
+        for column, name in (("to B", "generator_ab"), ("to A", "generator_ba")):
+            with Taps(networks[name], layers) as taps:
+                networks[name](x)
+            for layer in layers:
+                maps[layer][column] = taps.outputs[layer][0]
+        return maps

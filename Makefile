@@ -14,6 +14,8 @@ web: $(VENV)/installed-web  ## the browser application, at 127.0.0.1:7860
 	@$(RUN) demo.py
 
 test: lint  ## the checks of `make lint`, then every test
+	@$(MAKE) --no-print-directory PIP="$(PIP) --quiet" eval-packages || \
+	  echo "the packages of requirements-eval.txt cannot be installed: their tests will skip" >&2
 	@$(RUN) -m pytest
 
 lint: $(VENV)/installed-dev  ## style, format and types

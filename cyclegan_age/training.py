@@ -204,7 +204,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                 if bad_steps >= MAX_BAD_STEPS:
                     raise UserError(
                         f"{run}: {MAX_BAD_STEPS} steps in a row were not finite; the state before them is kept: "
-                        "give a lower --lr or --precision fp32 with another --name"
+                        f"give --init {run.name} with a lower --lr or --precision fp32 and another --name"
                     )
 
             # Numbers.

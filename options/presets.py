@@ -122,6 +122,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "huang": (
             {
                 "ages": (14, 31, 41, 51),
+                "ends": (30, 40, 50, 120),
                 "age_vector": "onehot",
                 "image_size": 256,
                 "load_size": 256,

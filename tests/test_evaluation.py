@@ -48,6 +48,9 @@ def test_calibration_reads_the_mean_estimate_backwards() -> None:
     assert curve.estimate == pytest.approx(array(14, 22, 30, 34))
     assert curve(array(14, 18, 30, 32, 38, NAN)) == pytest.approx(array(10, 15, 30, 35, 50, NAN), nan_ok=True)
     assert curve(array(-100, 900)).tolist() == [0, 100]
+    ages = np.repeat(np.arange(5, 76, dtype=np.float64), 3)  # knots from 10 to 70
+    at_ends = array(6, 10, 70, 74)
+    assert Calibration.fit(ages, 5 + 0.8 * ages)(5 + 0.8 * at_ends) == pytest.approx(at_ends)
 
 
 def test_calibration_of_what_falls_or_is_missing() -> None:

@@ -396,6 +396,7 @@ def test_16_bits_stay(tmp_path: Path, kind: str, channels: int) -> None:
         ("a.png", "RGBA", {}),
         ("a.png", "LA", {}),
         ("a.webp", "RGBA", {"lossless": True, "exact": True}),
+        ("a.webp", "RGB", {"lossless": True, "icc_profile": bytes(101)}),
         ("a.tiff", "RGB", {"compression": "tiff_lzw"}),
         ("a.bmp", "RGB", {}),
         ("a.ppm", "RGB", {}),
@@ -426,6 +427,17 @@ def test_what_cannot_hold_a_photograph_becomes_png(tmp_path: Path) -> None:
     cmyk = Photo.read(save(PORTRAIT.resize((40, 40)).convert("CMYK"), tmp_path / "c.jpg", icc_profile=b"of CMYK"))
     assert "icc_profile" not in cmyk.info
     assert cmyk.stored.shape == (40, 40, 3)
+    with Image.open(io.BytesIO(cmyk.encoded())) as image:
+        assert np.abs(np.asarray(image, np.int16) - cmyk.stored).mean() < 2
+
+
+def test_a_tiff_keeps_who_made_it_and_when(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.update({271: "Camera", 306: "2020:01:02 03:04:05", 315: "Ann"})
+    photo = Photo.read(save(PORTRAIT.resize((40, 30)), tmp_path / "a.tif", exif=exif))
+    with Image.open(written(photo, tmp_path / "b.tif")) as image:
+        assert {tag: image.getexif()[tag] for tag in exif} == dict(exif)
+        assert image.size == (40, 30)
 
 
 def test_the_thumbnail_of_the_old_face_goes(tmp_path: Path) -> None:
@@ -502,6 +514,8 @@ def make_clip(path: Path, pictures: list[Picture], fps: int = 12) -> Path:
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace = 1  # BT.709, which is not what a converter takes by default
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        out.metadata["title"] = "A clip"
         sound = out.add_stream("aac", rate=48000)
         for i, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
@@ -544,6 +558,9 @@ def test_a_video_keeps_its_times_its_sound_and_its_colours(clip: Path, tmp_path:
     before = list(video.frames(clip))
     for out in outs:
         assert sound_of(out) == sound_of(clip)
+        with av.open(str(out)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+            assert {k.lower(): v for k, v in container.metadata.items()}["title"] == "A clip"
         gaps = np.diff(times_of(out))
         np.testing.assert_allclose(gaps, np.diff(times_of(clip)), atol=2e-3)
         after = list(video.frames(out))

@@ -564,7 +564,8 @@ def test_systems_with_an_encoder_age_a_face(
 ) -> None:
     weights = trained(model)
     run = weights.parent
-    assert {p.name for p in (run / "samples").iterdir()} == {"samples-0000016.jpg", "features-stages.1-0000016.jpg"}
+    sheets = {p.name.removesuffix("-0000016.jpg") for p in (run / "samples").iterdir()}
+    assert sheets == {"samples", "features-stages.1", "channels-stages.1", "change"}
     if model == "caae":
         measured = [line for line in (run / "metrics.jsonl").read_text().splitlines() if "held_out" in line]
         assert len(measured) == 1
@@ -692,6 +693,8 @@ def test_the_generator_rests_while_the_encoder_learns(command: Callable[..., lis
     early, late = (load_file(tmp_path / "run" / "snapshots" / f"step-{n:07d}.safetensors") for n in (8, 16))
     for name in early:
         assert torch.equal(early[name], late[name]) == name.startswith("generator"), name
+    state = load_state(tmp_path / "run" / "state.pt")
+    assert state is not None and state["moves"] == {"generator": 8, "encoder": 8}  # each is averaged from its own start
 
 
 def test_the_first_stage_can_come_from_weights(
@@ -718,6 +721,10 @@ def test_faces_without_a_sex_are_refused_before_anything_is_built(
     assert train_command.main(flags) == 2
     told = capsys.readouterr().err
     assert "age_sex_race" in told and "--no_sexes" in told and len(told.splitlines()) == 1
+    for path in (tmp_path / "faces").rglob("*.png"):
+        path.rename(path.with_name(f"{path.parent.name[:2]}_0_0_somebody.png"))
+    assert train_command.main(flags) == 2
+    assert "its file names tell one sex alone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -345,6 +345,13 @@ def test_gate_reads_no_more_than_it_may() -> None:
         assert await _through(gate, parts(12)) == 413
         assert await _through(gate, parts(10_000_000)) == 413, "and it does not read on for ever"
         assert await _through(gate, parts(100, 1, 0.1)) == 408
+        slow = [asyncio.create_task(_through(gate, parts(9, 100_000, 0.02))) for _ in range(20)]
+        most = 0
+        while not all(task.done() for task in slow):
+            most = max(most, gate.now)
+            await asyncio.sleep(0.01)
+        assert 1_000_000 < most <= 1_500_000, "bodies count while they arrive"
+        assert {task.result() for task in slow} == {200, 503} and gate.now == 0
         both = await asyncio.gather(_through(gate, parts(10)), _through(gate, parts(10)))
         assert sorted(both) == [200, 503]
         assert await _through(gate, parts(10)) == 200

@@ -1,4 +1,4 @@
-"""The judges: ready-made networks that look at pictures and are no part of any training here.
+"""The judges: ready-made networks that look at pictures and are in no loss here.
 
 | name | package | what it gives |
 |---|---|---|

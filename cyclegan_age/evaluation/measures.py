@@ -47,11 +47,11 @@ class Calibration:
         first, last = np.ceil(x.min() / step), np.floor(x.max() / step)
         knots = np.arange(first, last + 1) * step
         if len(knots) > 1:
-            knots = knots[_hats(x, knots).sum(axis=0) >= _MIN_FACES]
+            knots = knots[_hats(x, knots).clip(0, 1).sum(axis=0) >= _MIN_FACES]
         if len(knots) < 2:
             return cls(np.empty(0), np.empty(0))
         basis = _hats(x, knots)
-        level = rising(np.asarray(np.linalg.lstsq(basis, y, rcond=None)[0], np.float64), basis.sum(axis=0))
+        level = rising(np.asarray(np.linalg.lstsq(basis, y, rcond=None)[0], np.float64), basis.clip(0, 1).sum(axis=0))
         for k in range(1, len(knots)):
             level[k] = max(level[k], level[k - 1] + _MIN_SLOPE * (knots[k] - knots[k - 1]))
         return cls(knots, level)
@@ -70,8 +70,12 @@ class Calibration:
 
 
 def _hats(x: Array, knots: Array) -> Array:
-    """Weights (N, K) of each knot for each value, for interpolation in straight pieces; constant beyond the ends."""
-    weights: Array = np.stack([np.interp(x, knots, unit) for unit in np.eye(len(knots))], axis=1)
+    """Weights (N, K) of each knot for each value, for straight pieces, the last of which go on beyond the ends."""
+    k = np.searchsorted(knots, x, side="right").clip(1, len(knots) - 1)
+    share = (x - knots[k - 1]) / (knots[k] - knots[k - 1])
+    weights: Array = np.zeros((len(x), len(knots)))
+    rows = np.arange(len(x))
+    weights[rows, k - 1], weights[rows, k] = 1 - share, share
     return weights
 
 

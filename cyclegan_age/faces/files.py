@@ -21,6 +21,8 @@ _PLAIN = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # Pillow's modes that are kept,
 _TIFF_CODINGS = {"raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate"}
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
 _PNG_NOT_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"bKGD", b"hIST", b"sBIT", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
+_UNSEEN = 95  # quality at which no loss is seen
+_ABOUT = (270, 271, 272, 305, 306, 315, 33432)  # tags of TIFF that tell of the picture and not of how it is stored
 _ORIENTATION = 274  # the tag of EXIF and TIFF
 # EXIF orientation -> whether rows and columns are to be swapped, then rows to be reversed, then columns.
 _TURNS = {
@@ -76,6 +78,8 @@ class Photo:
         if kind in ("JPEG", "MPO") and isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in _PLAIN:
             info |= {"qtables": image.quantization, "subsampling": JpegImagePlugin.get_sampling(image)}
             info["progressive"] = bool(image.info.get("progressive"))
+        elif kind in ("JPEG", "MPO"):
+            info |= {"quality": _UNSEEN, "subsampling": 0}
         deep = _is_deep(image, data)
         orientation = image.getexif().get(_ORIENTATION, 1)
         if kind == "TIFF" and not deep:
@@ -85,11 +89,13 @@ class Photo:
         for name in ("icc_profile", "exif", "xmp", "comment", "dpi"):
             if image.info.get(name) and (name != "icc_profile" or same_colours):
                 info[name] = image.info[name]
+        if kind == "TIFF" and not deep and (about := _about(image.getexif())):
+            info["exif"] = about
         if "exif" in info:
             info["exif"] = without_thumbnail(info["exif"])
         if kind == "WEBP":
             # A lossless file is written so again, any other at a quality where no loss is seen.
-            info |= {"lossless": True, "exact": True} if b"VP8L" in data[:64] else {"quality": 95}
+            info |= {"lossless": True, "exact": True} if _is_lossless(data) else {"quality": _UNSEEN}
         if kind == "TIFF":
             info["compression"] = image.info.get("compression", "raw")
             if info["compression"] not in _TIFF_CODINGS:  # JPEG would lose, and fax codings take black and white alone
@@ -174,6 +180,24 @@ def _pixels(image: Image.Image) -> Pixels:
         image = image.convert("L") if image.mode == "1" else to_rgb(image)
     array: Picture = np.array(image)
     return array[..., None] if array.ndim == 2 else array
+
+
+def _is_lossless(webp: bytes) -> bool:
+    """Whether a WebP file is coded without loss, by its first chunk that is a picture."""
+    at = 12
+    while at + 8 <= len(webp):
+        kind, size = webp[at : at + 4], int.from_bytes(webp[at + 4 : at + 8], "little")
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        at += 8 + size + size % 2
+    return False
+
+
+def _about(tags: Image.Exif) -> bytes:
+    """What of a TIFF's tags Pillow writes again, as EXIF; empty without any."""
+    kept = Image.Exif()
+    kept.update({tag: tags[tag] for tag in _ABOUT if tag in tags})
+    return kept.tobytes() if len(kept) else b""
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

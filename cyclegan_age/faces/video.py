@@ -20,6 +20,7 @@ _QUALITY = {
     "libx264": {"crf": "16", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b:v": "0", "cpu-used": "4", "row-mt": "1"},
 }
+_OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # metadata of which each has its own
 _CUT = 28  # mean difference, in levels of 255, of two frames' thumbnails from which a new scene begins
 
 Edit = Callable[[int, Picture], Sequence[Pixels]]
@@ -87,6 +88,8 @@ def rewrite(source: Path, targets: Sequence[Path], edit: Edit) -> int:
     with _opened(source) as container, ExitStack() as stack:
         video, sounds = container.streams.video[0], container.streams.audio
         outs = [stack.enter_context(av.open(str(target), "w")) for target in targets]
+        for out in outs:
+            out.metadata.update({k: v for k, v in container.metadata.items() if k.lower() not in _OF_THE_FILE})
         copies = [{sound.index: out.add_stream_from_template(sound) for sound in sounds} for out in outs]
         writers: list[Any] = []
         waiting: list[Any] = []  # sound that comes before the first frame
@@ -99,7 +102,9 @@ def rewrite(source: Path, targets: Sequence[Path], edit: Edit) -> int:
                     picture = _upright(frame)
                     if not writers:
                         codecs = [_KEPT[ending(target)] for target in targets]
-                        writers = [_writer(o, c, video, picture) for o, c in zip(outs, codecs, strict=True)]
+                        pixel = video.sample_aspect_ratio or Fraction(1)
+                        pixel = 1 / pixel if _turns(frame) % 2 else pixel
+                        writers = [_writer(o, c, video, picture, pixel) for o, c in zip(outs, codecs, strict=True)]
                     for out, writer, made in zip(outs, writers, edit(count, picture), strict=True):
                         out.mux(writer.encode(_frame(made, picture, frame)))
                     count += 1
@@ -128,12 +133,14 @@ def _turns(frame: Any) -> int:
     return round(int(frame.rotation) / 90) % 4
 
 
-def _writer(out: Any, codec: str, video: Any, picture: Picture) -> Any:
+def _writer(out: Any, codec: str, video: Any, picture: Picture, pixel: Fraction) -> Any:
+    """A picture track like that of `video`, for such pictures, whose pixels are `pixel` times as wide as high."""
     rate = Fraction(video.average_rate or video.guessed_rate or 25)
     stream = out.add_stream(codec, rate=rate, options=_QUALITY[codec])
     height, width = picture.shape[:2]
     stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
     stream.codec_context.time_base = video.time_base
+    stream.codec_context.sample_aspect_ratio = pixel
     for name in ("color_range", "color_primaries", "color_trc", "colorspace"):
         value = getattr(video.codec_context, name)
         if name != "color_range" and value not in (None, 2):  # 2: not said

@@ -182,6 +182,11 @@ def _caae_data(config: TrainConfig, net: CAAEConfig) -> FaceData:
             f"--dataroot {config.dataroot}: no file name tells the sex in the groups {', '.join(empty)}; "
             "name them age_sex_race_... (sex 0 male, 1 female), or give --no_sexes"
         )
+    if net.sexes and len({*sex[usable].tolist()}) < 2:
+        raise UserError(
+            f"--dataroot {config.dataroot}: its file names tell one sex alone, and half of the labels would have no "
+            "face; give --no_sexes, or a folder of both"
+        )
     if not usable.all():
         logger.info("%s: %d pictures left out: no sex in their name", config.dataroot, int((~usable).sum()))
     pools, held_out = _held_out(groups, config)

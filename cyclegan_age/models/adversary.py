@@ -44,7 +44,7 @@ def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], epoch: fl
     count, before = int(epoch / net.d_reset), int(epoch * (step - 1) / step / net.d_reset)
     if count == before:
         return False
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
         torch.manual_seed(seed + count)
         for discriminator in discriminators:
             discriminator.start()

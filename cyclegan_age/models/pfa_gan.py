@@ -3,7 +3,7 @@
 After Huang et al., "PFA-GAN: Progressive Face Aging with Generative Adversarial Network" (IEEE TIFS 2021), as the
 AI2100 project report describes it. Where it departs from them:
 
-- It ages only, as published. A target in the group of the source or below it leaves the picture as it is.
+- It ages only, as published. A target up to the anchor of the source's group leaves the picture as it is.
 - Training opens gates for whole groups alone. At test time an age between two anchors opens the last gate in part. The
   group of the source is that of its age, which the file name tells or else an estimator.
 - The discriminator is this package's PatchGAN, in which each group has a head; theirs joins the group to a feature map.

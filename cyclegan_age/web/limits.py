@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 T = TypeVar("T")
 
 _SLACK = 100_000  # bytes of a request besides its pictures
-_DRAINED = 8  # times the limit that is read, and dropped, of a request that is too large, so that its sender listens
+_DRAINED = 8  # times the limit that is read, and dropped, of a request that is refused
 # What the page may load: what its own server has, and what it holds itself. Gradio compiles templates in the browser.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -124,8 +124,8 @@ class Gate:
     """
 
     def __init__(self, app: ASGIApp, most: int, held: int, seconds: float) -> None:
-        self._app, self._most, self._held, self._seconds = app, most, held, seconds
-        self._now = 0
+        self._app, self._most, self._seconds = app, most, seconds
+        self.held, self.now = held, 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def close(self) -> None:
@@ -139,7 +139,8 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        body, begun, ended = b"", False, False
+        begun, ended = False, False
+        held = _Held(self)
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -158,10 +159,7 @@ class Gate:
                 raise Refused(404, "no such page")
             # The page sends up to two pictures in one message, in Base64.
             most = (self._most if scope["path"].startswith("/api/") else self._most * 8 // 3) + _SLACK
-            body = await self._body(receive, most)
-            self._now += len(body)
-            if self._now > max(self._held, len(body)):
-                raise Refused(503, "busy: too many pictures at the same time; try again in 2 s", retry_after=2)
+            body = await self._body(receive, most, held)
             await self._app(scope, _replay(body, receive), answer)
         except Refused as no:
             await _answer(answer, no.status, no.body, no.headers)
@@ -172,30 +170,57 @@ class Gate:
                 await _answer(answer, 503, {"error": "the server is being stopped"}, {})
         finally:
             self._tasks.discard(task)
-            self._now -= len(body)
+            held.drop()
 
-    async def _body(self, receive: Receive, most: int) -> bytes:
+    async def _body(self, receive: Receive, most: int, held: "_Held") -> bytes:
         try:
-            size, body = await asyncio.wait_for(_read(receive, most), self._seconds)
+            size, body = await asyncio.wait_for(_read(receive, most, held), self._seconds)
         except asyncio.TimeoutError:
             raise Refused(408, f"the picture took more than {self._seconds:g} s to arrive; try again") from None
         if size > most:
             raise Refused(413, f"larger than {self._most / 1e6:g} MB; send a smaller file")
+        if held.full:
+            raise Refused(503, "busy: too many pictures at the same time; try again in 2 s", retry_after=2)
         return body
 
 
-async def _read(receive: Receive, most: int) -> tuple[int, bytes]:
-    """The size of a body and, where it is at most `most`, the body. Of a larger one some is read on and dropped."""
+class _Held:
+    """Bytes of a gate's bodies that one request holds; alone it may hold any number."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._mine, self.full = gate, 0, False
+
+    def take(self, count: int) -> bool:
+        """Count some more, if there is room for them; without room there is none any more."""
+        others = self._gate.now - self._mine
+        self.full = self.full or (others > 0 and self._gate.now + count > self._gate.held)
+        if not self.full:
+            self._mine += count
+            self._gate.now += count
+        return not self.full
+
+    def drop(self) -> None:
+        """Hold nothing."""
+        self._gate.now -= self._mine
+        self._mine = 0
+
+
+async def _read(receive: Receive, most: int, held: _Held) -> tuple[int, bytes]:
+    """The size of a body and, where there is room for it, the body.
+
+    One that has none, or is larger than `most`, is read on for a while and dropped, so that its sender listens.
+    """
     parts: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         part: bytes = message.get("body", b"")
         size += len(part)
-        if size > most:
-            parts.clear()
-        else:
+        if size <= most and held.take(len(part)):
             parts.append(part)
+        else:
+            parts.clear()
+            held.drop()
         if not message.get("more_body") or size > _DRAINED * most:
             return size, b"".join(parts)
 

@@ -40,7 +40,8 @@ _LIMITS = """<p><strong>What it is not.</strong> These are synthetic renderings,
 Hair and weight hardly change, and some faces get light or dark smears. Results differ by sex and skin colour. Do not
 identify, judge or decide about anybody with them, and ask people before you age their face.</p>
 <p><strong>What becomes of your picture.</strong> It goes to this server alone, which writes no file of it. The cut-out
-faces stay in its memory until you close this page, ten minutes after their last use at most.</p>"""
+faces stay in its memory until you close this page, ten minutes after their last use at most; an autoencoder keeps the
+numbers that it reads off a face for longer, until 4,096 others were read.</p>"""
 _PICKER = """<div class="drop"><label><span>${title}</span><input type="file" accept="image/*"></label>
 <button type="button" class="camera">Camera</button><button type="button" class="snap" hidden>Take the picture</button>
 <video hidden muted playsinline aria-label="Camera"></video>

@@ -208,3 +208,21 @@ def test_the_portrait_is_a_face_in_the_training_frame() -> None:
         rows, columns = np.nonzero(patch > np.quantile(patch, 0.94))
         assert abs(rows.mean() - 16) < 6
         assert abs(columns.mean() - 22) < 6
+
+
+def test_a_face_of_1000_pixels_keeps_its_detail() -> None:
+    big = np.asarray(demo_portrait().resize((1000, 1000), Image.Resampling.BICUBIC), np.float32)
+    grain = np.random.default_rng(0).normal(0, 12, (1000, 1000, 1))
+    face = Image.fromarray((big + grain).clip(0, 255).astype(np.uint8))
+
+    def finest(image: Image.Image) -> np.ndarray:
+        grey = np.asarray(image, np.float32).mean(axis=2)
+        return (grey[1:-1, 1:-1] - (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4)[
+            250:800, 250:800
+        ]
+
+    before, aged = finest(face), Ager.load().age(face, 60)
+    after = finest(aged)
+    assert 0.95 < after.std() / before.std() < 1.05
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9, "bent, but not smoothed"
+    assert np.abs(np.asarray(aged, np.float32) - np.asarray(face)).mean() > 1

@@ -1,6 +1,7 @@
 # Every target works on a fresh machine with Python 3.10 or newer: it makes .venv, installs and runs.
 PYTHON := python3
 VENV := .venv
+PORT := 7860
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install
 CODE := cyclegan_age options $(wildcard *.py benchmarks/*.py datasets/*.py)
@@ -10,8 +11,8 @@ CODE := cyclegan_age options $(wildcard *.py benchmarks/*.py datasets/*.py)
 demo: $(VENV)/installed  ## age the built-in portrait and say where its page is
 	@$(RUN) test.py --name demo --life --features down2 blocks.2
 
-web: $(VENV)/installed-web  ## the browser application, at 127.0.0.1:7860
-	@$(RUN) demo.py
+web: $(VENV)/installed-web  ## the browser application, at 127.0.0.1:7860 (make web PORT=7861)
+	@$(RUN) demo.py --port $(PORT)
 
 test: lint  ## the checks of `make lint`, then every test
 	@$(MAKE) --no-print-directory PIP="$(PIP) --quiet" eval-packages || \

@@ -126,7 +126,7 @@ class InferConfig:
     dataroot: Path | None = None
     """A folder with one sub-folder per age group, instead of --input."""
     weights: str = ""
-    """A .safetensors file or the name of a run; without it the shipped weights."""
+    """A .safetensors file, the name of a run, or of other shipped weights (caae); without it the shipped cyclegan."""
     target_age: tuple[float, ...] = ()
     """Ages in years to render; without it every anchor age of the weights."""
     features: tuple[str, ...] = ()

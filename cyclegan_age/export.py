@@ -32,7 +32,9 @@ def export(config: ExportConfig) -> Path:
     weights = find_weights(config.weights, config.results_dir)
     ager = Ager.load(weights)
     if not isinstance(ager.reader, PictureReader):
-        raise UserError(f"--weights {weights}: no network from picture to picture; give those of a cyclegan")
+        raise UserError(
+            f"--weights {weights}: no network from picture to picture; give a cyclegan's or cyclegan_pair's"
+        )
     data = graph(ager)
     try:
         write_atomically(config.output, data)

@@ -14,17 +14,18 @@ from torch.utils.hooks import RemovableHandle
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import UserError
 from cyclegan_age.networks.estimators import AgeCorrection
+from cyclegan_age.networks.generators import ResnetGenerator
 
 
 def layer_names(network: nn.Module) -> list[str]:
     """Names of a network's main layers in the order of their definition, in this package also that of execution.
 
-    These are its children; a list or sequence of modules stands for its members (`blocks.0`, `blocks.1`, ...), and
-    what gives no feature map, linear layers and such, is left out. Parts of a layer have names too: `blocks.0.conv1`.
+    These are its children; a sequence of modules, or a whole generator, stands for its members (`blocks.0`, ...). What
+    gives no feature map, linear layers and such, is left out. Parts of a layer have names too: `blocks.0.conv1`.
     """
     names: list[str] = []
     for name, child in network.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
+        if isinstance(child, nn.Sequential | nn.ModuleList | ResnetGenerator):
             names += [f"{name}.{inner}" for inner in layer_names(child)]
         elif not isinstance(child, nn.Linear | nn.Flatten | nn.Embedding | nn.ModuleDict | AgeCorrection):
             names.append(name)

@@ -136,13 +136,13 @@ def load_snapshot(path: Path) -> Snapshot:
 
 
 def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Path:
-    """The file that `--weights` means: a file, a run's name (its newest snapshot), the name of other weights that are
-    shipped, or "" for the shipped weights of `model`.
+    """The file that `--weights` means: a file, a run's name (its newest snapshot), the name of shipped weights, or ""
+    or "shipped" for those of `model`.
 
     Raises:
         UserError: none of these.
     """
-    if not weights:
+    if not weights or (weights == "shipped" and not (results_dir / weights).is_dir()):
         return SHIPPED / f"{model}.safetensors"
     for candidate in (
         Path(weights),

@@ -43,6 +43,8 @@ def _short(said: str, prog: str) -> str:
     """What tyro says of wrong flags, in the form of this package's errors; as it is where it is of no known kind."""
     if m := re.search(r"Unrecognized options: ([^\s,]+)", said):
         meant = re.search(r"Perhaps you meant: (--\w+)", said)
+        if not m[1].startswith("-"):
+            return f"{m[1]}: belongs to no flag; put it directly behind the flag that it is for (see {prog} --help)"
         return f"{m[1]}: unknown; " + (f"is {meant[1]} meant?" if meant else f"{prog} --help lists the flags")
     if m := re.search(r"Error parsing (--\w+): (.+?) (?:Argument helptext|For full)", said):
         wanted = re.search(r"Argument helptext: --\w+ (\S.*?) [A-Z][a-z]", said)

@@ -335,6 +335,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
         (["--dataroot", ".", "--batch_size", "many"], "--batch_size: invalid literal for int() with base 10: 'many'"),
         (["--dataroot", ".", "--batch_size"], "--batch_size: its value is missing; "),
         (["--dataroot", ".", "--bogus", "1"], "--bogus: unknown; "),
+        (["--dataroot", ".", "faces"], "faces: belongs to no flag; put it directly behind the flag that it is for"),
         (["--dataroot", ".", "--batch_sise", "1"], "--batch_sise: unknown; is --batch_size meant?"),
         (["--dataroot", ".", "--monitor", "foo"], "--monitor foo: unknown; give one of visdom, tensorboard, "),
         (["--dataroot", ".", "--ages", "20", "10"], "--ages (20, 10): not usable"),

@@ -86,7 +86,7 @@ def test_face_chooses_one_and_aligned_takes_the_picture_as_it_is(web: WebServer,
 
 def test_strip_and_life(web: WebServer, ager: Ager) -> None:
     portrait = encoded(demo_portrait().resize((64, 64)))
-    strip = web.post("/api/strip", photo(), model="shipped")
+    strip = web.post("/api/strip", photo(), model="cyclegan")
     assert strip.headers["content-type"] == "image/png"
     sheet = Image.open(io.BytesIO(strip.content))
     assert sheet.width > 7 * 120, "the face and six ages"
@@ -127,7 +127,7 @@ def test_bomb_is_refused_at_once_and_without_memory(web: WebServer) -> None:
         (photo, {"target_age": "nan"}, 422, "target_age: "),
         (photo, {"target_age": "-1"}, 422, "target_age: "),
         (photo, {"target_age": "<b>"}, 422, "target_age: "),
-        (photo, {"model": "/etc/passwd"}, 422, "model: unknown; give one of shipped"),
+        (photo, {"model": "/etc/passwd"}, 422, "model: unknown; give one of cyclegan, caae"),
         (lambda: None, {}, 422, "image: "),
     ],
 )
@@ -161,10 +161,10 @@ def test_description_of_the_service(web: WebServer) -> None:
 
 
 def test_other_requests_are_told(web: WebServer) -> None:
-    for method in ("GET", "PUT"):
+    for method in ("GET", "PUT", "HEAD"):
         answer = httpx.request(method, f"{web.url}/api/age", timeout=PATIENCE)
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-        assert answer.json() == {"error": "send it by POST"}
+        assert method == "HEAD" or answer.json() == {"error": "send it by POST"}
     answer = httpx.post(f"{web.url}/api/young", timeout=PATIENCE)
     assert answer.status_code == 404
     assert answer.json() == {"error": "no such request; there are /api/age, /api/life, /api/strip"}
@@ -174,6 +174,10 @@ def test_other_requests_are_told(web: WebServer) -> None:
     answer = httpx.post(f"{web.url}/api/strip", files={"image": photo()}, data={"age": "60"}, timeout=PATIENCE)
     assert answer.status_code == 422
     assert answer.json() == {"error": "age: no such field; there are image, face, aligned, model"}
+    answer = web.post("/api/strip", photo(), face="all")
+    assert (answer.status_code, answer.json()["error"][:18]) == (422, "face: one is wante")
+    answer = httpx.post(f"{web.url}/openapi.json", timeout=PATIENCE)
+    assert (answer.status_code, answer.json()) == (405, {"error": "read it by GET"})
 
 
 @pytest.mark.parametrize(

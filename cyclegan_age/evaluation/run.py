@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
         real = scores.yard.real_errors()
         notes = _notes(scores, rows)
         save_text(as_text(scores.rows, real, scores.aims, notes), folder / "table.txt")
-        save_text(as_csv(scores.rows), folder / "table.csv")
+        save_text(as_csv(scores.rows | {"real faces": real}), folder / "table.csv")
         save_text(json.dumps(_plain(scores, real, notes), indent=1, allow_nan=False) + "\n", folder / "table.json")
         page = write_page(folder, scores, rows, real, notes)
         if config.fit_ages:

@@ -167,9 +167,9 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             picture = _image(jpeg(seen.view), "The photograph, its faces numbered", "image/jpeg") if upload else ""
             return [line, seen, choice, picture, *rest, *[""] * 4]  # what was made of another picture goes
 
-        @_telling(3)
+        @_telling(7)
         async def again(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
-            return await worker.run(lambda: shown(seen, number, at, name))
+            return [*await worker.run(lambda: shown(seen, number, at, name)), *[""] * 4]
 
         @_telling(4)
         async def other_model(name: str, at: float) -> list[Any]:
@@ -242,9 +242,10 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             fresh = [said, held, face, view, pair, strip, photo, life, played, maps]
             on(event, look, [picker, aligned, model, years], fresh, [pair, strip])
         on(years.input, slide, chosen, [said, pair, held], pair, trigger_mode="always_last", show_progress="hidden")
-        on(face.input, again, chosen, [said, pair, strip], [pair, strip])
+        anew = [said, pair, strip, photo, life, played, maps]
+        on(face.input, again, chosen, anew, [pair, strip])
         changed = on(model.input, other_model, [model, years], [said, years, layer, game], years)
-        on(changed.then, again, chosen, [said, pair, strip], [pair, strip])
+        on(changed.then, again, chosen, anew, [pair, strip])
         on(go_photo.click, whole, [picker, aligned, face, everyone, years, model], [said, photo], photo)
         on(go_life.click, live, [held, face, kind, model], [said, life], life)
         on(go_game.click, play, [held, face, other, aligned, game, model], [said, played], played)

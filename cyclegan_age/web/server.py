@@ -116,7 +116,13 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
 
     posts = {route.path for route in app.routes if isinstance(route, APIRoute)}
 
-    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    others = ["PUT", "PATCH", "DELETE"]
+
+    @app.api_route("/openapi.json", methods=["POST", *others], include_in_schema=False)
+    async def readable() -> Response:
+        return JSONResponse({"error": "read it by GET"}, 405, {"Allow": "GET"})
+
+    @app.api_route("/api/{rest:path}", methods=["GET", "HEAD", "POST", *others], include_in_schema=False)
     async def nothing(request: Request) -> Response:
         if request.url.path in posts:
             return JSONResponse({"error": "send it by POST"}, 405, {"Allow": "POST"})

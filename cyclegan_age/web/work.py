@@ -128,6 +128,8 @@ class Studio:
         Raises:
             Refused: as `age`.
         """
+        if face == "all":
+            raise Refused(422, "face: one is wanted; give largest or a number from 1 on, counted from the left")
         photo = self.open(data)
         if not aligned:
             return self._crop(photo, self._chosen(photo, face)[0], side)

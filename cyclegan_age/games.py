@@ -26,6 +26,7 @@ from cyclegan_age.images import BadImage, Picture, grid, open_image, to_float, t
 from cyclegan_age.inference import Ager, Fitted
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator, expected_age
+from cyclegan_age.networks.generators import both_ways
 
 FRAME = (255, 140, 0)  # of the own age group
 _SHEET_SIDE = 192  # greatest side in pixels of a picture on a sheet
@@ -249,11 +250,11 @@ def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str]) ->
 
 
 def estimated_age(image: Image.Image) -> float:
-    """Years that the shipped age estimator sees on an aligned face crop."""
+    """Years that the shipped age estimator sees on an aligned face crop and its mirror image, in the mean."""
     network = _estimator()
     square = Fitted.fit(to_rgb(image), network.input_size).square
     with torch.inference_mode():
-        return float(expected_age(network(to_float(square)))[0])
+        return float(expected_age(network(both_ways(to_float(square)))).mean())
 
 
 @cache

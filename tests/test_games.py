@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import test as test_command
@@ -18,7 +18,7 @@ from cyclegan_age.data.folders import Known
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import CENTRE, Change, blend
 from cyclegan_age.games import FRAME, aging, estimated_age, kids, morph, play, samples
-from cyclegan_age.inference import Ager
+from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
 from cyclegan_age.models.base import About, Reader, Reading
 from cyclegan_age.runs import save_snapshot
@@ -103,6 +103,9 @@ def test_an_age_that_is_not_known_is_estimated(ager: Ager, monkeypatch: pytest.M
 
 def test_the_shipped_estimator_gives_years() -> None:
     assert 0 <= estimated_age(face(100, 90, 80, size=50)) <= 100
+    portrait = demo_portrait()
+    assert estimated_age(portrait) == pytest.approx(estimated_age(ImageOps.mirror(portrait)))
+    assert 20 < estimated_age(portrait) < 40
 
 
 def test_a_morph_is_linear_in_latent_vector_age_and_sex(ager: Ager) -> None:

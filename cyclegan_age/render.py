@@ -242,8 +242,6 @@ def _section(face: Section) -> None:
                 _figure("input", face.input, f"{face.title}, input")
             for years, path in face.ages:
                 _figure(f"{years:g} years", path, f"{face.title} at {years:g} years")
-        for name, path in face.sheets:
-            _figure(name, path, f"{face.title}, {name}")
         if face.mp4:
             with tags.figure():
                 with tags.video(controls=True, loop=True, muted=True, playsinline=True, preload="metadata"):
@@ -252,6 +250,8 @@ def _section(face: Section) -> None:
                     if face.gif:
                         tags.a("GIF", href=quote(face.gif))
                     tags.a(face.mp4.rpartition(".")[2].upper(), href=quote(face.mp4))
+        for name, path in face.sheets:
+            _figure(name, path, f"{face.title}, {name}")
 
 
 def _figure(caption: str, path: str, alt: str) -> None:

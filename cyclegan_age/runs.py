@@ -107,6 +107,10 @@ def save_snapshot(
     plain = settings(train, net)
     for place in ("dataroot", "results_dir", "init"):  # names of folders are nobody's business but the trainer's
         del plain["train"][place]
+    if "embedder" in plain["net"]:  # may be a file in such a folder
+        plain["net"]["embedder"] = Path(plain["net"]["embedder"]).name
+    if "estimators" in plain["net"]:
+        plain["net"]["estimators"] = [Path(name).name for name in plain["net"]["estimators"]]
     models = {kind: model for model, kind in MODEL_CONFIGS.items()}
     of_parts = {name: {"model": models[type(part)], "net": asdict(part)} for name, part in (parts or {}).items()}
     metadata = {"cyclegan_age": json.dumps(plain | {"images_seen": images_seen, "parts": of_parts}, default=str)}

@@ -707,6 +707,12 @@ def test_the_first_stage_can_come_from_weights(
     assert any(k.startswith("encoder") for k in after)
 
 
+def test_weights_do_not_tell_where_an_embedder_lay(trained: Callable[[str], Path], embedder: Path) -> None:
+    weights = trained("age_cgan")
+    assert load_snapshot(weights).net.embedder == embedder.name  # type: ignore[union-attr]
+    assert str(embedder.parent).encode() not in weights.read_bytes()
+
+
 def test_faces_without_a_sex_are_refused_before_anything_is_built(
     command: Callable[..., list[str]],
     tmp_path: Path,

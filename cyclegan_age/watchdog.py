@@ -49,8 +49,8 @@ class Watchdog:
     def curves(self, curves: Curves, progress: float) -> list[str]:
         """Check the losses of a whole training, at any number of steps; returns new warnings, each with its remedy.
 
-        A loss that has a curve on faces held out is learnt for its own sake: it is to fall, on both. Others may rise
-        where networks play against each other; a discriminator's pair is `NAME_real` and `NAME_fake`.
+        A discriminator's pair is `NAME_real` and `NAME_fake`; its losses may rise and fall with the generator. Any
+        other loss that has a curve on faces held out is learnt for its own sake: it is to fall, on both.
 
         Args:
             curves: see `curves.loss_curves`.
@@ -68,14 +68,14 @@ class Watchdog:
                 "those learnt from; take the snapshot of that step, or give more pictures, --flip or a smaller network",
             )
             begin, now = _mean(curve, 0, 0.1), _mean(curve, 0.8, 1)
-            stuck = HELD_OUT + name in curves and progress >= 0.3 and now > 0.9 * begin
+            pair = name.removesuffix("_real").removesuffix("_fake")
+            stuck = pair == name and HELD_OUT + name in curves and progress >= 0.3 and now > 0.9 * begin
             out += self._note(
                 f"under-fitting {name}",
                 stuck,
                 f"under-fitting: {name} is where it began ({begin:.3g}, now {now:.3g}); "
                 "try another --lr, more --epochs or a larger network",
             )
-            pair = name.removesuffix("_real").removesuffix("_fake")
             if pair == name:
                 rise = _drift(curve) if progress >= 0.5 else 0.0
                 out += self._note(

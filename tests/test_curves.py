@@ -95,6 +95,8 @@ def test_over_fitting_is_a_rise_on_faces_held_out_while_the_loss_falls() -> None
     both_rise = curves | {"age": _curve(3, 1, 1.2, 1.4, 1.6)}
     assert not any("over-fitting" in w for w in _warned(both_rise))
     assert _warned({"age": curves["age"], "held_out_age": _curve(3, 1, 0.9, points=20)}) == []
+    by_heart = {"d_real": curves["age"], "d_fake": _curve(1, 1), "held_out_d_real": curves["held_out_age"]}
+    assert [w.split(" has risen")[0] for w in _warned(by_heart)] == ["over-fitting: d_real on faces held out"]
 
 
 def test_under_fitting_is_a_loss_that_stays_where_it_began() -> None:
@@ -103,6 +105,8 @@ def test_under_fitting_is_a_loss_that_stays_where_it_began() -> None:
     assert warning.startswith("under-fitting: age is where it began (") and "try another --lr" in warning
     assert _warned(stuck, 0.2) == []  # it may still come
     assert _warned({"g_adversarial": stuck["age"]}, 0.3) == []  # two networks that keep each other in balance
+    even = {"d_real": stuck["age"], "d_fake": stuck["age"], "held_out_d_real": stuck["held_out_age"]}
+    assert _warned(even, 0.3) == []  # so does a discriminator, faces held out or not
 
 
 def test_drift_is_a_climb_over_the_whole_second_half() -> None:

@@ -137,12 +137,6 @@ def _data(
     )
 
 
-def _age_data(config: TrainConfig, net: object) -> FaceData:
-    folder = _faces(config)
-    pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
-    return _data(config, PictureCache(folder.paths, folder.root, config.load_size), folder.age_years, pools)
-
-
 def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
     folder = _faces(config)
     pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
@@ -161,7 +155,7 @@ def _held_out(groups: list[Pool], config: TrainConfig) -> tuple[list[Pool], list
     return [np.sort(group[cut:]) for group, cut in both], [group[:cut] for group, cut in both]
 
 
-def _estimator_data(config: TrainConfig, net: AgeEstimatorConfig) -> FaceData:
+def _age_data(config: TrainConfig, net: object) -> FaceData:
     """All faces but a random batch, which is held out."""
     folder = _faces(config)
     pools, held_out = _held_out([np.flatnonzero(folder.group == k) for k in range(len(config.ages))], config)
@@ -259,7 +253,7 @@ SYSTEMS: dict[str, System] = {
     "cyclegan_pair": System(
         lambda config, net: CycleGANPair(config=config, net=net), _pair_data, cyclegan_pair.renderer
     ),
-    "age_estimator": System(lambda config, net: AgeEstimatorModel(net=net), _estimator_data),
+    "age_estimator": System(lambda config, net: AgeEstimatorModel(net=net), _age_data),
     "face_embedder": System(_face_embedder, _embedder_data),
     "pfa_gan": System(_pfa_gan, _age_data, lambda s: pfa_gan.renderer(s, load_estimator("age_loss_a", s.train))),
     "caae": System(lambda config, net: CAAE(config=config, net=net), _caae_data, caae.renderer),

@@ -159,9 +159,9 @@ class AgeCGAN(Model):
         return self.stages.feature_maps(networks, x, layers)
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        """In the encoder's stage the distance of identities at the first latent vectors."""
+        """As of `EncoderCDCGAN`, and in the encoder's stage the distance of identities at the first latent vectors."""
         if not self.stages.encoding:
-            return {}
+            return self.stages.measures(networks, x, age_years)
         made = networks["generator"](networks["encoder"](x), self.code.encode(age_years))
         embedder = networks["embedder"]
         apart = torch.linalg.vector_norm(embedder(made) - embedder(x), dim=1)

@@ -20,7 +20,7 @@ from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CGANConfig, NoiseConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import Duel, drawn, play, rests
+from cyclegan_age.models.adversary import Duel, drawn, held_out, play, rests
 from cyclegan_age.models.base import Losses, Renderer
 from cyclegan_age.models.gan import NoiseReader, build_discriminator, build_generator
 from cyclegan_age.runs import Snapshot
@@ -63,6 +63,9 @@ class CGAN(Duel):
     ) -> dict[str, dict[str, Tensor]]:
         z = drawn(self.net, 1, torch.Generator().manual_seed(0)).to(x.device)
         return maps_by_age(networks["generator"], z, self.code, layers)
+
+    def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
+        return held_out(self.discriminator, self.net, x, self.code.encode(age_years))
 
 
 def made_by_age(generator: nn.Module, net: NoiseConfig, code: AgeCode, like: Tensor) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import EncoderCDCGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import drawn, noise, play, renewed, rests
+from cyclegan_age.models.adversary import drawn, held_out, noise, play, renewed, rests
 from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
 from cyclegan_age.models.cgan import by_age, made_by_age
 from cyclegan_age.models.gan import build_discriminator, build_generator
@@ -138,3 +138,7 @@ class EncoderCDCGAN(Model):
         self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
     ) -> dict[str, dict[str, Tensor]]:
         return maps_by_age(networks["generator"], networks["encoder"](x), self.code, layers)
+
+    def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
+        """In the first stage the discriminator's error on the faces held out; the second learns from no real face."""
+        return {} if self.encoding else held_out(self.discriminator, self.net, x, self.code.encode(age_years))

@@ -18,7 +18,7 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import Duel, drawn, play, rests
+from cyclegan_age.models.adversary import Duel, drawn, held_out, play, rests
 from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.runs import Snapshot
@@ -109,3 +109,6 @@ class GAN(Duel):
         z = drawn(self.net, 1, torch.Generator().manual_seed(0)).to(x.device)
         maps = maps_by_age(networks["generator"], z, self.code, layers)
         return {layer: {"made": next(iter(ages.values()))} for layer, ages in maps.items()}
+
+    def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
+        return held_out(self.discriminator, self.net, x)

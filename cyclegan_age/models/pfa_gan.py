@@ -157,3 +157,9 @@ class PFAGAN(Duel):
     ) -> dict[str, dict[str, Tensor]]:
         """Of the face as one of the first group, so that every step acts."""
         return maps_by_age(networks["generator"], with_group(x, torch.zeros(1, device=x.device)), self.code, layers)
+
+    def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
+        """The discriminator's error on the real faces held out."""
+        own = F.one_hot(group_of(self.code, age_years), len(self.code)).float()
+        scores = self.discriminator.forward(x)  # as it is: not compiled anew for batches of this size
+        return {"held_out_d_real": 0.5 * lsgan(scores, 1 - self.net.label_smoothing, own).item()}

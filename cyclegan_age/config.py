@@ -285,6 +285,9 @@ class GeneratorConfig:
     """Side in pixels at which the generator works inside, its change then being enlarged; 0 takes image_size."""
     most_change: float = 0.0
     """What the change of a pixel comes near to at most, where 2 is from black to white; 0 sets no limit."""
+    most_darkening: tuple[float, ...] = ()
+    """What a pixel becomes darker by at most, of the same 2, so that no strokes and eyes turn black: one limit for all
+    ages, or one for each of --ages; none sets no limit."""
     detail: int = 0
     """Channels of a small branch that refines the change at the picture's whole size; 0 has none."""
     symmetric: bool = False
@@ -315,6 +318,7 @@ class GeneratorConfig:
         _require("inner_size", self.inner_size, fits, "give a multiple of 4")
         _require("inner_size", self.inner_size, self.residual or not self.inner_size, "give --residual with it")
         _require("most_change", self.most_change, self.most_change >= 0, "give 0 or more")
+        _require("most_darkening", self.most_darkening, all(v > 0 for v in self.most_darkening), "give more than 0")
         _require("detail", self.detail, self.detail >= 0, "give 0 or more")
         _require("detail", self.detail, self.residual or not self.detail, "give --residual with it")
         _require("symmetric", self.symmetric, self.residual or not self.symmetric, "give --residual with it")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
-from cyclegan_age.config import GeneratorConfig
+from cyclegan_age.config import GeneratorConfig, UserError
 from cyclegan_age.networks.blocks import Conv, InstanceNorm, UpConv, init_weights
 from cyclegan_age.networks.estimators import AgeCorrection
 
@@ -94,6 +94,7 @@ class ResnetGenerator(nn.Module):
         deform: float = 0.0,  # how far the input is bent at most before that, as a share of its side; 0 leaves it
         chroma: float = 1.0,  # how much of the change's colour, beside its light and dark, is let through
         most_change: float = 0.0,  # what a pixel's change comes near to at most, out of a range of 2; 0 sets no limit
+        most_darkening: Sequence[float] = (),  # what it is darkened by at most: for all ages, or for each entry
         inner_size: int = 0,  # side in pixels that the residual form works at; 0 is the picture's own
         detail: int = 0,  # channels of the branch at the picture's whole size; 0 for none
         symmetric: bool = False,  # average the residual form over the picture and its mirror image
@@ -102,7 +103,7 @@ class ResnetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.ages, self.residual, self.deform = ages, residual, deform
-        self.chroma, self.most_change = chroma, most_change
+        self.chroma, self.most_change, self.most_darkening = chroma, most_change, tuple(most_darkening)
         self.inner_size, self.detail, self.symmetric = inner_size, detail, symmetric
         wide = 4 * ngf
 
@@ -153,6 +154,9 @@ class ResnetGenerator(nn.Module):
         size = x.shape[2:]
         if self.correction is not None and age is not None:
             age = self.correction(x, age)
+        darkest = torch.tensor(self.most_darkening, device=x.device)
+        if age is not None and len(self.most_darkening) > 1:
+            darkest = (age.float() * darkest).sum(dim=1)[:, None, None, None]
         small = scaled(x, (self.inner_size, self.inner_size)) if self.inner_size else x
         if self.symmetric:
             small = both_ways(small)
@@ -179,8 +183,10 @@ class ResnetGenerator(nn.Module):
         if self.most_change:
             change = self.most_change * torch.tanh(change / self.most_change)
         out = x + change
-        clipped = out.clamp(-1, 1)
-        # The gradient goes past the clipping, so that it does not vanish at the ends of the range.
+        if self.most_darkening:
+            change = torch.maximum(change, -darkest)
+        clipped = (x + change).clamp(-1, 1)
+        # The gradient goes past the clipping, so that it does not vanish there.
         return out + (clipped - out).detach() if self.training else clipped
 
     def _change(self, h: Tensor) -> Tensor:
@@ -233,7 +239,13 @@ def smoothed(shift: Tensor) -> Tensor:
 
 
 def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetGenerator:
-    """The generator that a configuration describes, for so many entries of the age vector and pixels a side."""
+    """The generator that a configuration describes, for so many entries of the age vector and pixels a side.
+
+    Raises:
+        UserError: limits for another number of ages.
+    """
+    if len(net.most_darkening) not in (0, 1, ages):
+        raise UserError(f"--most_darkening {net.most_darkening}: give one number, or one for each of --ages ({ages})")
     return ResnetGenerator(
         ages=ages,
         ngf=net.ngf,
@@ -242,6 +254,7 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
         deform=net.deform,
         chroma=net.chroma,
         most_change=net.most_change,
+        most_darkening=net.most_darkening,
         inner_size=net.inner_size,
         detail=net.detail,
         symmetric=net.symmetric,

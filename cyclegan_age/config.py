@@ -80,7 +80,7 @@ class TrainConfig:
     log_every: int = 20
     """Steps between two lines of metrics.jsonl."""
     sample_every: int = 200
-    """Steps between two sample sheets."""
+    """Steps between two sample sheets; there is one at the end of each epoch, too."""
     feature_layers: tuple[str, ...] = ("down2", "blocks.0")
     """Layers whose feature maps are shown beside the samples, where the model has them."""
     save_every: int = 500

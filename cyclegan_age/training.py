@@ -41,7 +41,7 @@ from cyclegan_age.watchdog import Watchdog
 
 SHEET_ROWS = 16
 MAX_BAD_STEPS = 20  # non-finite steps in a row that end a training
-CURVES_SECONDS = 10.0  # at least, from one picture of the curves to that of another epoch
+EPOCH_SECONDS = 10.0  # at least, from the last pictures to those at the end of an epoch
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -120,7 +120,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
     x_fixed, age_fixed = x_fixed.to(device), age_fixed.to(device)
     with torch.inference_mode(), _kept_random(device):  # a wrong layer is told before the first step
         model.feature_maps(ema, x_fixed[:1], config.feature_layers)
-    watchdog, sums, logged_at, drawn_at = Watchdog(), _Sums(), (step, time.monotonic()), 0.0
+    watchdog, sums, logged_at, drawn_at = Watchdog(), _Sums(), (step, time.monotonic()), time.monotonic()
     phase_of: dict[str, str] = {}  # of each loss term
     due = False  # to be saved
 
@@ -226,8 +226,10 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                         logger.warning("step %d: %s", step, warning)
                 accelerator.log(line, step=step)
 
-            # Pictures.
-            if main and (step % config.sample_every == 0 or step == total_steps):
+            # Pictures and curves, at the end of each epoch, too.
+            ended = step * per_step // len(data) > (step - 1) * per_step // len(data)
+            stale = ended and time.monotonic() - drawn_at > EPOCH_SECONDS
+            if main and (stale or step % config.sample_every == 0 or step == total_steps):
                 with torch.inference_mode(), _kept_random(device):
                     columns = model.samples(ema, x_fixed[:SHEET_ROWS], age_fixed[:SHEET_ROWS])
                     measures = model.measures(ema, x_fixed, age_fixed)
@@ -245,11 +247,6 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                     accelerator.log(line, step=step)
                 for warning in watchdog.samples(columns):
                     logger.warning("step %d: %s", step, warning)
-
-            # Curves.
-            ended = step * per_step // len(data) > (step - 1) * per_step // len(data)  # an epoch
-            stale = ended and time.monotonic() - drawn_at > CURVES_SECONDS
-            if main and (stale or step % config.sample_every == 0 or step == total_steps):
                 curves, drawn_at = loss_curves(read_metrics(run / "metrics.jsonl")), time.monotonic()
                 save_png(draw_curves(curves, f"{run.name}, step {step:,} of {total_steps:,}"), run / "curves.png")
                 for warning in watchdog.curves(curves, step / total_steps):

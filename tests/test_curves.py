@@ -147,13 +147,17 @@ def test_few_points_tell_nothing() -> None:
 # The real training
 
 
+def _flags(dataroot: Path, results: Path, *more: str) -> list[str]:
+    flags = ["--model", "age_estimator", "--dataroot", str(dataroot), "--results_dir", str(results), "--name", "run"]
+    flags += ["--image_size", "32", "--load_size", "36", "--batch_size", "6", "--width", "4", "--depth", "1", "1"]
+    flags += ["--input_size", "16", "--no_compile", "--precision", "fp32", "--monitor", "none", "--log_every", "1"]
+    return [*flags, *more]
+
+
 def test_a_training_draws_its_curves_and_knows_faces_held_out(
     tiny_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    flags = ["--model", "age_estimator", "--dataroot", str(tiny_faces), "--results_dir", str(tmp_path), "--name", "run"]
-    flags += ["--image_size", "32", "--load_size", "36", "--batch_size", "6", "--width", "4", "--depth", "1", "1"]
-    flags += ["--input_size", "16", "--no_compile", "--precision", "fp32", "--monitor", "none", "--log_every", "1"]
-    flags += ["--epochs", "4", "--sample_every", "3", "--lr", "1e-9"]
+    flags = _flags(tiny_faces, tmp_path, "--epochs", "4", "--sample_every", "3", "--lr", "1e-9")
     with caplog.at_level(logging.WARNING, "cyclegan_age"):
         assert train_command.main(flags) == 0
     picture = Image.open(tmp_path / "run" / "curves.png")
@@ -164,3 +168,12 @@ def test_a_training_draws_its_curves_and_knows_faces_held_out(
     assert len([m for m in caplog.messages if "under-fitting: age is where it began" in m]) == 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert rows[-1]["step"] < config["train"]["epochs"] * 44 / 6  # the faces held out are not in the epochs
+
+
+def test_an_epoch_that_took_a_while_ends_with_a_sheet(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyclegan_age.training.EPOCH_SECONDS", 0.0)
+    assert train_command.main(_flags(tiny_faces, tmp_path, "--epochs", "3", "--sample_every", "1000")) == 0
+    sheets = {int(file.stem.split("-")[-1]) for file in (tmp_path / "run" / "samples").iterdir()}
+    assert sheets == {7, 13, 19}  # of 38 faces, 6 in a step

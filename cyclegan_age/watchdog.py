@@ -49,7 +49,7 @@ class Watchdog:
     def curves(self, curves: Curves, progress: float) -> list[str]:
         """Check the losses of a whole training, at any number of steps; returns new warnings, each with its remedy.
 
-        A discriminator's pair is `NAME_real` and `NAME_fake`; its losses may rise and fall with the generator. Any
+        A discriminator's pair is `NAME_real` and `NAME_fake`, with anything behind; its losses may rise and fall with the generator. Any
         other loss that has a curve on faces held out is learnt for its own sake: it is to fall, on both.
 
         Args:
@@ -68,7 +68,7 @@ class Watchdog:
                 "those learnt from; take the snapshot of that step, or give more pictures, --flip or a smaller network",
             )
             begin, now = _mean(curve, 0, 0.1), _mean(curve, 0.8, 1)
-            pair = name.removesuffix("_real").removesuffix("_fake")
+            pair = name.replace("_real", "").replace("_fake", "")
             stuck = pair == name and HELD_OUT + name in curves and progress >= 0.3 and now > 0.9 * begin
             out += self._note(
                 f"under-fitting {name}",
@@ -84,8 +84,8 @@ class Watchdog:
                     f"drift: {name} has climbed by {rise:.0%} over the second half of the training so far; "
                     "go back to a snapshot before it, or give a lower --lr",
                 )
-            elif name.endswith("_fake") and pair + "_real" in curves:
-                real, fake = _mean(curves[pair + "_real"], 0.9, 1), _mean(curve, 0.9, 1)
+            elif "_fake" in name and (other := name.replace("_fake", "_real")) in curves:
+                real, fake = _mean(curves[other], 0.9, 1), _mean(curve, 0.9, 1)
                 out += self._note(
                     f"won {pair}",
                     fake < 0.02 and real < 0.35,

@@ -205,6 +205,8 @@ def test_two_domains_train_from_groups_and_from_cyclegan_folders(tiny_faces: Pat
     assert {"samples", "features-down2", "channels-down2", "change"} <= sheets
     with Image.open(tmp_path / "groups" / "samples" / "change-0000001.jpg") as change:
         assert change.width > 2 * 32 and change.height < 2 * 32  # to B and to A, of one face
+    with Image.open(tmp_path / "groups" / "samples" / "samples-0000001.jpg") as sheet:
+        assert sheet.width > 4 * 32 and 2 * 32 < sheet.height < 3 * 32  # a face of each domain
     domains = tmp_path / "domains"
     domains.mkdir()
     (domains / "trainA").symlink_to(tiny_faces / "20-24")

@@ -195,13 +195,16 @@ def _caae_data(config: TrainConfig, net: CAAEConfig) -> FaceData:
 
 
 def _pair_data(config: TrainConfig, net: CycleGANPairConfig) -> FaceData:
+    """Pictures of both domains are held out, so that the sheets show both."""
     a, b = scan_pair(config.dataroot, net.group_a, net.group_b)
+    pools, held_out = _held_out([np.arange(len(a)), np.arange(len(a), len(a) + len(b))], config)
     return _data(
         config,
         PictureCache([*a, *b], config.dataroot, config.load_size),
         np.zeros(len(a) + len(b), np.float32),
-        [np.arange(len(a))],
-        target_pools=[np.arange(len(a), len(a) + len(b))],
+        pools[:1],
+        target_pools=pools[1:],
+        held_out=held_out,
     )
 
 

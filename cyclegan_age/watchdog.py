@@ -49,8 +49,9 @@ class Watchdog:
     def curves(self, curves: Curves, progress: float) -> list[str]:
         """Check the losses of a whole training, at any number of steps; returns new warnings, each with its remedy.
 
-        A discriminator's pair is `NAME_real` and `NAME_fake`, with anything behind; its losses may rise and fall with the generator. Any
-        other loss that has a curve on faces held out is learnt for its own sake: it is to fall, on both.
+        A discriminator's pair is `NAME_real` and `NAME_fake`, with anything behind; its losses may rise and fall with
+        the generator. Any other loss that has a curve on faces held out is learnt for its own sake: it is to fall, on
+        both.
 
         Args:
             curves: see `curves.loss_curves`.

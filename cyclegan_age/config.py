@@ -370,6 +370,10 @@ class CycleGANConfig(GeneratorConfig):
     """Weight of telling real from generated faces by the estimators' features, beside the PatchGAN."""
     lambda_features: float = 0.0
     """Weight of telling them by the features of an ImageNet network, too; anything but 0 needs `make eval-packages`."""
+    lambda_shift: float = 0.0
+    """Weight of the distance to a face's features moved on by what real faces of the two ages differ in on average."""
+    shift_strength: float = 3.0
+    """How many times that difference they are moved on by."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -377,6 +381,7 @@ class CycleGANConfig(GeneratorConfig):
         _require("lambda_embedding", self.lambda_embedding, self.lambda_embedding >= 0, "give 0 or more")
         _require("lambda_critic", self.lambda_critic, self.lambda_critic >= 0, "give 0 or more")
         _require("lambda_features", self.lambda_features, self.lambda_features >= 0, "give 0 or more")
+        _require("lambda_shift", self.lambda_shift, self.lambda_shift >= 0, "give 0 or more")
         _require("lambda_age", self.lambda_age, self.lambda_age >= 0, "give 0 or more")
         _require("age_share", self.age_share, self.age_share >= 0, "give 0 or more")
         _require("lambda_fooled", self.lambda_fooled, self.lambda_fooled >= 0, "give 0 or more")

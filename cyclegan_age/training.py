@@ -107,7 +107,9 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         _restore_random(load_state(_rank_state(run, accelerator.process_index, step)) or {}, model)
         if step < total_steps:
             logger.info("%s: goes on at step %d of %d", run, step, total_steps)
-    elif config.init:
+    else:
+        model.prepare(data, device)
+    if not state and config.init:
         learning = {name for names in model.phases.values() for name in names}
         seen_before = _begin_from(config, {k: model.networks[k] for k in model.shipped if k in learning}, ema)
     if main:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import ModelConfig, UserError
-from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.models.pool import ImagePool
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
@@ -39,6 +39,10 @@ class Model(ABC):
     rates: Mapping[str, float] = MappingProxyType({})
     parts: Mapping[str, ModelConfig] = MappingProxyType({})
     averaged: Mapping[str, nn.Module] = MappingProxyType({})
+
+    def prepare(self, data: FaceData, device: torch.device) -> None:
+        """Called once before the first step of a training, not when it goes on: what is read off the data is kept."""
+        return
 
     @abstractmethod
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:

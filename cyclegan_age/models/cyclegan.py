@@ -6,15 +6,17 @@ anchor age; an age between two anchors asks both, each as far as its weight in t
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from cyclegan_age.ages import code_of
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig
-from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.blending import distance
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
@@ -22,13 +24,14 @@ from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
-from cyclegan_age.networks.efficientnet import LiteFeatures
+from cyclegan_age.networks.efficientnet import FeatureMeans, LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeCorrection, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
 from cyclegan_age.runs import Snapshot
 
 _FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
+_MEAN_FACES = 6000  # whose features are averaged
 
 
 def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator:
@@ -78,18 +81,39 @@ class CycleGAN(Model):
         self.embedder = embedder.eval().requires_grad_(False) if embedder else None
         self.frozen = {"embedder": self.embedder} if self.embedder else {}
         self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
-        self.feature_critic = None
-        if net.lambda_features:
-            features = LiteFeatures()
-            critic = FeatureCritic(features=features, map_channels=features.map_channels, heads=heads)
+        self.features = self.feature_critic = self.means = None
+        if net.lambda_features or net.lambda_shift:
+            self.features = self.frozen["features"] = LiteFeatures()
+        if self.features and net.lambda_features:
+            critic = FeatureCritic(map_channels=self.features.map_channels, heads=heads)
             self.feature_critic = self.networks["feature_critic"] = critic
             self.phases["discriminator"].append("feature_critic")
+        if self.features and net.lambda_shift:
+            sides = (config.image_size // (4 * 2**i) for i in range(len(self.features.map_channels)))
+            shapes = [(c, s, s) for c, s in zip(self.features.map_channels, sides, strict=True)]
+            self.means = self.networks["means"] = FeatureMeans(shapes=shapes, kinds=heads)
         if self.critics:
             self.phases["critics"] = list(self.critics)
             self.rates = {"discriminator": 2.0, "critics": 2.0}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
         self.outside = outside(config.image_size)
+
+    def prepare(self, data: FaceData, device: torch.device) -> None:
+        """Mean features of `_MEAN_FACES` faces, where there is a use for them."""
+        if not (self.means and self.features):
+            return
+        with closing(data.batches(0)) as batches, tqdm(total=_MEAN_FACES, unit="img", desc="means") as bar:
+            while bar.n < _MEAN_FACES:
+                batch = next(batches)
+                for x, age, label in (
+                    (batch.x_source, batch.age_source, batch.label_source),
+                    (batch.x_target, batch.age_target, batch.label_target),
+                ):
+                    with torch.inference_mode():
+                        maps = self.features(x.to(device))
+                    self.means.add(maps, self._heads(self.code.encode(age), label).to(device))
+                    bar.update(len(x))
 
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:
         net, x_real = self.net, batch.x_target
@@ -98,12 +122,12 @@ class CycleGAN(Model):
 
         self.discriminator.requires_grad_(False)
         if self.feature_critic:
-            self.feature_critic.heads.requires_grad_(False)
+            self.feature_critic.requires_grad_(False)
         for critic in self.critics.values():
             critic.learn(False)
         x_fake = self.generator(batch.x_source, v_target)
         meant = self._heads(v_target, batch.label_source)  # (N, heads)
-        terms = self._judged(x_fake, meant, batch.age_target)
+        terms = self._judged(x_fake, batch, meant)
         if net.lambda_outside:
             self.outside = self.outside.to(x_fake.device)
             terms["outside"] = net.lambda_outside * ((x_fake - batch.x_source).abs().mean(dim=1) * self.outside).mean()
@@ -124,13 +148,15 @@ class CycleGAN(Model):
         meant_old, age_old = kept[:, :-1], kept[:, -1]
         right, wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
         x_both = torch.cat([x_real, x_old])
-        judges: dict[str, nn.Module] = {"d": self.discriminator}
-        if self.feature_critic:
-            self.feature_critic.heads.requires_grad_(True)
-            judges["features"] = self.feature_critic
+        scores = {"d": self.discriminator(x_both)}
+        if self.features and self.feature_critic:
+            self.feature_critic.requires_grad_(True)
+            with torch.no_grad():
+                maps = self.features(x_both)
+            scores["features"] = self.feature_critic(maps)
         terms = {}
-        for name, judge in judges.items():
-            real, fake = judge(x_both).chunk(2)
+        for name, judged in scores.items():
+            real, fake = judged.chunk(2)
             terms[f"{name}_real"] = 0.5 * lsgan(real, 1, right)
             terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, meant_old)
             if net.lambda_wrong_age:
@@ -169,17 +195,23 @@ class CycleGAN(Model):
         known = (~batch.label_target.isnan()).float()
         return wrong + 0.5 * known * self._heads(v_target, 1 - batch.label_target)
 
-    def _judged(self, x_fake: Tensor, meant: Tensor, age_target: Tensor) -> dict[str, Tensor]:
+    def _judged(self, x_fake: Tensor, batch: Batch, meant: Tensor) -> dict[str, Tensor]:
         """What discriminator and critics say of generated pictures, the age term's gradient held down."""
         net = self.net
         x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # apart, so that their gradients are
         terms = {"g_adversarial": lsgan(self.discriminator(x), 1, meant)}
+        maps = self.features(x) if self.features else []
         if self.feature_critic:
-            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(x), 1, meant)
+            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps), 1, meant)
+        if self.features and self.means:
+            with torch.no_grad():
+                before = self.features(batch.x_source)
+            own = self._heads(self.code.encode(batch.age_source), batch.label_source)
+            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (meant - own))
         if self.critics:
             x_seen = disturb(x_aged)
             views = [critic(x, x_seen) for critic in self.critics.values()]
-            errors = [age_hinge(logits, age_target, net.age_tolerance) for _, logits in views]
+            errors = [age_hinge(logits, batch.age_target, net.age_tolerance) for _, logits in views]
             terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, meant) for s, _ in views]).mean()
             terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         torch.stack([*terms.values()]).sum().backward()

@@ -81,18 +81,16 @@ class FeatureCritic(nn.Module):
     def __init__(
         self,
         *,
-        features: nn.Module,  # frozen: pictures -> feature maps
-        map_channels: Sequence[int],  # of those maps
+        map_channels: Sequence[int],  # of the feature maps
         heads: int,  # scores per place, one per anchor age
     ) -> None:
         super().__init__()
-        self.features = features
         self.heads = _heads(map_channels, heads)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] -> scores (N, heads, M) of the M places of all maps, each map as many times as it
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Feature maps (N, C, h, w) -> scores (N, heads, M) of the M places of all maps, each map as many times as it
         takes to have as many as the largest: all maps count alike."""
-        maps = [_scores(head, h).flatten(2) for head, h in zip(self.heads, self.features(x), strict=True)]
+        maps = [_scores(head, h).flatten(2) for head, h in zip(self.heads, features, strict=True)]
         most = max(m.shape[2] for m in maps)
         return torch.cat([m.repeat_interleave(most // m.shape[2], dim=2) for m in maps], dim=2)
 

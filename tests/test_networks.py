@@ -347,6 +347,8 @@ def test_features_are_moved_on_by_what_the_means_of_two_kinds_differ_in() -> Non
     overall = [h.var(dim=0, correction=0).mean(dim=(1, 2))[:, None, None] for h in faces]
     expected = [((2 * d).square() / v).mean().item() for d, v in zip(apart, overall, strict=True)]
     assert means(young, young, shift).item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert means(older, young, shift).item() == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("input_size", [32, 64])

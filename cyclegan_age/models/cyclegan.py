@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from cyclegan_age.ages import code_of
-from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig
+from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.blending import distance
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
@@ -101,7 +101,11 @@ class CycleGAN(Model):
         self.outside = outside(config.image_size)
 
     def prepare(self, data: FaceData, device: torch.device) -> None:
-        """Mean features of `_MEAN_FACES` faces, where there is a use for them."""
+        """Mean features of `_MEAN_FACES` faces, where there is a use for them.
+
+        Raises:
+            UserError: an age has no faces, or with `sexes` none of women or of men.
+        """
         if not self.means:
             return
         with closing(data.batches(0)) as batches, tqdm(total=_MEAN_FACES, unit="img", desc="means") as bar:
@@ -115,6 +119,9 @@ class CycleGAN(Model):
                         maps = self._maps(x.to(device))
                     self.means.add(maps, self._heads(self.code.encode(age), label).to(device))
                     bar.update(len(x))
+        if self.means.counts.min() < 1:
+            kind, more = ("age and sex", "; give --no_sexes") if self.net.sexes else ("age", "")
+            raise UserError(f"--lambda_shift: the data have no faces of each {kind}{more}, or other --ages")
 
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:
         net, x_real = self.net, batch.x_target

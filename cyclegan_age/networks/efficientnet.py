@@ -171,6 +171,7 @@ class FeatureMeans(nn.Module):
             self.get_buffer(f"sums{i}").add_(torch.einsum("nk,nchw->kchw", kinds, h))
             self.get_buffer(f"squares{i}").add_(torch.einsum("nk,nchw->chw", kinds, h.square()))
 
+    # In bf16 the means would be rounded by more than they differ.
     def forward(self, maps: Sequence[Tensor], before: Sequence[Tensor], shift: Tensor) -> Tensor:
         """How far features are from those of the faces before, moved on: a scalar.
 
@@ -181,13 +182,12 @@ class FeatureMeans(nn.Module):
             before: the same of the faces that they were made from.
             shift: (N, kinds), how much of each kind's mean is added; each row sums to 0.
         """
-        counts = self.counts.clamp_min(1e-6)
         terms = []
-        for i, (h, h_before) in enumerate(zip(maps, before, strict=True)):
-            means = self.get_buffer(f"sums{i}") / counts[:, None, None, None]
-            overall = torch.einsum("k,kchw->chw", counts / counts.sum(), means)
-            variance = self.get_buffer(f"squares{i}") / counts.sum() - overall.square()
-            variance = variance.mean(dim=(1, 2))[:, None, None].clamp_min(1e-6)
-            goal = h_before + torch.einsum("nk,kchw->nchw", shift, means)
-            terms.append(((h - goal).square() / variance).mean())
+        with torch.autocast(shift.device.type, enabled=False):
+            for i, (h, h_before) in enumerate(zip(maps, before, strict=True)):
+                sums, count = self.get_buffer(f"sums{i}"), self.counts.sum()
+                variance = self.get_buffer(f"squares{i}") / count - (sums.sum(dim=0) / count).square()
+                variance = variance.mean(dim=(1, 2))[:, None, None].clamp_min(1e-6)
+                goal = h_before + torch.einsum("nk,kchw->nchw", shift, sums / self.counts[:, None, None, None])
+                terms.append(((h - goal).square() / variance).mean())
         return torch.stack(terms).mean()

@@ -389,6 +389,7 @@ class CycleGANConfig(GeneratorConfig):
         _require("lambda_critic", self.lambda_critic, self.lambda_critic >= 0, "give 0 or more")
         _require("lambda_features", self.lambda_features, self.lambda_features >= 0, "give 0 or more")
         _require("lambda_shift", self.lambda_shift, self.lambda_shift >= 0, "give 0 or more")
+        _require("shift_strength", self.shift_strength, self.shift_strength > 0, "give more than 0")
         _require("lambda_age", self.lambda_age, self.lambda_age >= 0, "give 0 or more")
         _require("age_share", self.age_share, self.age_share >= 0, "give 0 or more")
         _require("lambda_fooled", self.lambda_fooled, self.lambda_fooled >= 0, "give 0 or more")

@@ -148,6 +148,8 @@ class FeatureMeans(nn.Module):
     adding to its features what the means of two ages differ in. The faces must be aligned.
     """
 
+    counts: Tensor
+
     def __init__(
         self,
         *,
@@ -159,9 +161,6 @@ class FeatureMeans(nn.Module):
             self.register_buffer(f"sums{i}", torch.zeros(kinds, channels, h, w))
             self.register_buffer(f"squares{i}", torch.zeros(channels, h, w))
         self.register_buffer("counts", torch.zeros(kinds))
-        self.shapes = shapes
-
-    counts: Tensor
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor], kinds: Tensor) -> None:

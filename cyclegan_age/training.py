@@ -108,7 +108,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         if step < total_steps:
             logger.info("%s: goes on at step %d of %d", run, step, total_steps)
     else:
-        model.prepare(data, device)
+        model.prepare(data, device, progress=main)
     if not state and config.init:
         learning = {name for names in model.phases.values() for name in names}
         seen_before = _begin_from(config, {k: model.networks[k] for k in model.shipped if k in learning}, ema)

@@ -16,6 +16,9 @@ _PLAIN_AGE = _PLAIN | {"lambda_wrong_age": 0.0, "lambda_age": 0.0}
 _ADAM = {"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "ema": 0.0, "epochs": 200.0, "batch_size": 1}
 # What 20 minutes on two cores give something with. No random crops: faces are framed as they will be at rendering.
 _SMALL = {"image_size": 64, "load_size": 64, "lr_constant": 1.0}
+# The later stages of the shipped weights: 64 px inside, 128 outside.
+_DETAIL_TRAINING = {"batch_size": 6, "epochs": 3.45, "ema": 0.999, "snapshot_every": 1000}
+_DETAIL = {"deform": 0.06, "chroma": 0.03, "inner_size": 64, "detail": 24, "sexes": True}
 _NOISE = _SMALL | {"batch_size": 64, "ema": 0.998, "feature_layers": ("stages.1", "stages.2")}
 _NANDI = {
     "image_size": 64,
@@ -62,19 +65,33 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         # The second, given --init: the same inside, with a branch for detail.
         "detail": (
-            {"batch_size": 6, "epochs": 3.45, "ema": 0.999, "snapshot_every": 1000},
-            {
-                "deform": 0.06,
-                "chroma": 0.03,
+            _DETAIL_TRAINING,
+            _DETAIL
+            | {
                 "most_change": 0.5,
-                "inner_size": 64,
-                "detail": 24,
                 "symmetric": True,
                 "cycle_every": 2,
-                "sexes": True,
                 "lambda_outside": 2.0,
                 "age_tolerance": 2.0,
                 "age_share": 0.8,
+            },
+        ),
+        # The third, given --init: features are shifted as ages shift them, and the estimators have less to say.
+        "shift": (
+            _DETAIL_TRAINING | {"load_size": 132, "epochs": 3.7},
+            _DETAIL
+            | {
+                "most_change": 0.6,
+                "ndf": 32,
+                "cycle_every": 4,
+                "identity_every": 8,
+                "lambda_outside": 1.0,
+                "lambda_features": 2.0,
+                "lambda_shift": 2.5,
+                "shift_strength": 4.0,
+                "lambda_age": 0.05,
+                "age_share": 0.5,
+                "fooled_warmup": 0.1,
             },
         ),
         # Liu, "As Time Goes By": SGD, learning rate 0.002, 50 epochs, one unit vector per decade.

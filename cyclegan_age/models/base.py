@@ -40,8 +40,11 @@ class Model(ABC):
     parts: Mapping[str, ModelConfig] = MappingProxyType({})
     averaged: Mapping[str, nn.Module] = MappingProxyType({})
 
-    def prepare(self, data: FaceData, device: torch.device) -> None:
-        """Called once before the first step of a training, not when it goes on: what is read off the data is kept."""
+    def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
+        """Called once before the first step of a training, not when it goes on: what is read off the data is kept.
+
+        Of several processes only one shows its progress.
+        """
         return
 
     @abstractmethod

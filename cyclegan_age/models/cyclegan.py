@@ -100,7 +100,7 @@ class CycleGAN(Model):
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
         self.outside = outside(config.image_size)
 
-    def prepare(self, data: FaceData, device: torch.device) -> None:
+    def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
         """Mean features of `_MEAN_FACES` faces, where there is a use for them.
 
         Raises:
@@ -108,8 +108,10 @@ class CycleGAN(Model):
         """
         if not self.means:
             return
-        with closing(data.batches(0)) as batches, tqdm(total=_MEAN_FACES, unit="img", desc="means") as bar:
-            while bar.n < _MEAN_FACES:
+        bar = tqdm(total=_MEAN_FACES, unit="img", desc="means", disable=not progress)
+        seen = 0
+        with closing(data.batches(0)) as batches, bar:
+            while seen < _MEAN_FACES:
                 batch = next(batches)
                 for x, age, label in (
                     (batch.x_source, batch.age_source, batch.label_source),
@@ -119,6 +121,7 @@ class CycleGAN(Model):
                         maps = self._maps(x.to(device))
                     self.means.add(maps, self._heads(self.code.encode(age), label).to(device))
                     bar.update(len(x))
+                    seen += len(x)
         if self.means.counts.min() < 1:
             kind, more = ("age and sex", "; give --no_sexes") if self.net.sexes else ("age", "")
             raise UserError(f"--lambda_shift: the data have no faces of each {kind}{more}, or other --ages")

@@ -120,7 +120,7 @@ def test_the_code_of_a_page_runs_as_written(page: str, files: Path, monkeypatch:
                 _, main = VERBS[words[1]]
                 assert main(words[2:]) == 0, f"{page}:{line}: {shlex.join(words)}"
     if page == "README.md":
-        assert namespace["taps"].outputs["blocks.3"].shape == (2, 128, 16, 16)  # as its comment says
+        assert namespace["taps"].outputs["blocks.3"].shape == (1, 128, 16, 16)  # as its comment says
         assert np.asarray(Image.open("me-at-50.png")).shape == np.asarray(Image.open("me.jpg")).shape
     if page == "docs/export.md":
         by_torch = Ager.load().age(Image.open("face.jpg").resize((128, 128)), 57)
@@ -171,5 +171,5 @@ def test_the_notebook_is_of_its_format_and_runs(tmp_path: Path, monkeypatch: pyt
     assert len(namespace["frames"]) == 31
     with Image.open(tmp_path / "results" / "life.gif") as life:
         assert getattr(life, "n_frames", 1) == 31
-    assert namespace["maps"][0].shape == (2, 128, 16, 16)
+    assert namespace["maps"][0].shape == (1, 128, 16, 16)
     assert not torch.equal(namespace["maps"][0], namespace["maps"][-1])

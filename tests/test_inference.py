@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter, map_coordinates
+from skimage.transform import resize
 from torch import nn
 
 from cyclegan_age.ages import AgeCode
@@ -212,17 +214,23 @@ def test_the_portrait_is_a_face_in_the_training_frame() -> None:
 
 def test_a_face_of_1000_pixels_keeps_its_detail() -> None:
     big = np.asarray(demo_portrait().resize((1000, 1000), Image.Resampling.BICUBIC), np.float32)
-    grain = np.random.default_rng(0).normal(0, 12, (1000, 1000, 1))
-    face = Image.fromarray((big + grain).clip(0, 255).astype(np.uint8))
+    grain = gaussian_filter(np.random.default_rng(0).normal(0, 1, (1000, 1000, 1)), (1, 1, 0))  # as a lens gives it
+    face = Image.fromarray((big + 12 * grain / grain.std()).clip(0, 255).astype(np.uint8))
 
-    def finest(image: Image.Image) -> np.ndarray:
-        grey = np.asarray(image, np.float32).mean(axis=2)
+    def finest(grey: np.ndarray) -> np.ndarray:
         return (grey[1:-1, 1:-1] - (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4)[
             250:800, 250:800
         ]
 
-    before, aged = finest(face), Ager.load().age(face, 60)
-    after = finest(aged)
-    assert 0.95 < after.std() / before.std() < 1.05
-    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9, "bent, but not smoothed"
+    ager = Ager.load()
+    aged = ager.age(face, 60)
+    grey, grey_aged = (np.asarray(one, np.float32).mean(axis=2) for one in (face, aged))
+    (change,) = ager.changes(ager.fit(face).square[None], [60])
+    assert change.shift is not None
+    right, down = 1000 * resize(change.shift, (1000, 1000), order=3, mode="edge").transpose(2, 0, 1)
+    rows, columns = np.mgrid[:1000, :1000].astype(np.float32)
+    bent = map_coordinates(grey, [rows + down, columns + right], order=5, mode="nearest")
+    assert np.abs(right).max() > 1, "bent by more than a pixel"
+    assert 0.95 < finest(grey_aged).std() / finest(grey).std() < 1.05
+    assert np.corrcoef(finest(bent).ravel(), finest(grey_aged).ravel())[0, 1] > 0.99, "bent, but not smoothed"
     assert np.abs(np.asarray(aged, np.float32) - np.asarray(face)).mean() > 1

@@ -307,7 +307,7 @@ def _decide(processes: PartialState, choose: Callable[[], str]) -> str:
 def _optimizer(config: TrainConfig, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=config.lr)
-    return torch.optim.Adam(weights, lr=config.lr, betas=config.betas)
+    return torch.optim.Adam(weights, lr=config.lr, betas=config.betas, fused=True)
 
 
 def _sheets(columns: Mapping[str, Picture], maps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Picture]:

@@ -1,17 +1,20 @@
 """Shapes, receptive fields, parameter counts, and that the age reaches the picture."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, UserError
 from cyclegan_age.features import Taps
-from cyclegan_age.networks.blocks import InstanceNorm
+from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, UpConv
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCorrection, LiteAgeEstimator, ResnetAgeEstimator, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator, bent, generator_of
+from cyclegan_age.networks.generators import ResnetGenerator, bent, generator_of, smoothed
 
 
 def _count(network: torch.nn.Module) -> int:
@@ -396,3 +399,26 @@ def test_a_correction_asks_for_other_years_by_what_a_face_looks_like() -> None:
     correction.estimator.head.bias.data = torch.full((101,), -100.0).index_fill(0, torch.tensor([25]), 100.0)
     out = correction(torch.rand(1, 3, 32, 32), age)
     torch.testing.assert_close(out, torch.tensor([[0, 0.525, 0.475]]))  # 29.5 between 20 and 40
+
+
+@pytest.mark.parametrize("network", [LeakyReLU(), UpConv(channels_in=4, channels_out=3, resize=True)])
+def test_what_is_compiled_to_learn_is_the_same_as_what_is_not(network: nn.Module) -> None:
+    x = torch.randn(2, 4, 5, 6)
+    grown = torch.randn_like(network(x))
+
+    def learnt(run: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        given = x.clone().requires_grad_()
+        out = run(given)
+        out.backward(grown)
+        assert given.grad is not None
+        return out.detach(), given.grad
+
+    torch.compiler.reset()
+    traced = learnt(torch.compile(network, backend="aot_eager"))  # traced for a compiler, which it does not need
+    for ours, plain in zip(traced, learnt(network), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_a_field_is_averaged_over_5x5_of_its_cells() -> None:
+    shift = torch.randn(2, 2, 8, 8)
+    torch.testing.assert_close(smoothed(shift), F.avg_pool2d(shift, 5, stride=1, padding=2))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import InstanceNorm, init_weights
+from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, init_weights
 from cyclegan_age.networks.estimators import AgeEstimator
 
 
@@ -34,12 +34,12 @@ class PatchDiscriminator(nn.Module):
         ndf: int = 64,  # channels of the first convolution
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, ndf, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(3, ndf, 4, stride=2, padding=1), LeakyReLU()]
         for channels, stride in ((ndf, 2), (2 * ndf, 2), (4 * ndf, 1)):
             layers += [
                 nn.Conv2d(channels, 2 * channels, 4, stride=stride, padding=1, bias=False),
                 InstanceNorm(),
-                nn.LeakyReLU(0.2),
+                LeakyReLU(),
             ]
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Conv2d(8 * ndf, heads + (heads > 1), 4, padding=1)
@@ -61,7 +61,7 @@ def _heads(map_channels: Sequence[int], heads: int) -> nn.ModuleList:
         last = nn.Conv2d(64, heads + 1, 3, padding=1)
         for weight in last.parameters():
             nn.init.zeros_(weight)
-        networks.append(nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), nn.LeakyReLU(0.2), last))
+        networks.append(nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), LeakyReLU(), last))
     return networks
 
 

@@ -237,7 +237,8 @@ def bent(x: Tensor, shift: Tensor) -> Tensor:
 
 def smoothed(shift: Tensor) -> Tensor:
     """A field (N, 2, h, w) averaged over 5x5 of its cells; beyond the edge it is 0."""
-    return F.avg_pool2d(shift, 5, stride=1, padding=2)
+    rows = F.avg_pool2d(shift, (1, 5), stride=1, padding=(0, 2))  # one after the other, or else 25 cells are compiled
+    return F.avg_pool2d(rows, (5, 1), stride=1, padding=(2, 0))  # into each of the many pixels that need them
 
 
 def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetGenerator:

@@ -214,7 +214,7 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
                     )
 
             # Numbers.
-            if step % config.log_every == 0 and sums.count:
+            if (step % config.log_every == 0 or step == total_steps) and sums.count:
                 terms_mean = sums.mean()
                 now = time.monotonic()
                 speed = (step - logged_at[0]) * per_step / (now - logged_at[1])

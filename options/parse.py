@@ -35,7 +35,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, de
     except SystemExit as e:
         if e.code == 0:
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯─│]", " ", said.getvalue())
+        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯─│]|-{5,}", " ", said.getvalue())
         raise UserError(_short(re.sub(r"\s+", " ", text).strip(), prog)) from None
 
 
@@ -48,7 +48,10 @@ def _short(said: str, prog: str) -> str:
         return f"{m[1]}: unknown; " + (f"is {meant[1]} meant?" if meant else f"{prog} --help lists the flags")
     if m := re.search(r"Error parsing (--\w+): (.+?) (?:Argument helptext|For full)", said):
         wanted = re.search(r"Argument helptext: --\w+ (\S.*?) [A-Z][a-z]", said)
-        return f"{m[1]}: {m[2].rstrip('.')}; give {wanted[1] if wanted else f'what {prog} --help says'}"
+        given = re.search(r": \[?'(.*)'\]?$", m[2].replace("', '", " "))
+        fault = f" {given[1]}: not understood" if given else f": {m[2].rstrip('.')}"
+        takes = re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1 ...", wanted[1]) if wanted else f"what {prog} --help says"
+        return f"{m[1]}{fault}; give {takes}"
     if m := re.search(r"invalid choice ('.*?') for argument '(--\w+)'. Expected one of \((.*?)\)", said):
         return f"{m[2]} {m[1].strip(chr(39))}: unknown; give one of {m[3].replace(chr(39), '')}"
     if m := re.search(r"Missing value for argument '(--\w+)'", said):

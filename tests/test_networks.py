@@ -419,6 +419,12 @@ def test_what_is_compiled_to_learn_is_the_same_as_what_is_not(network: nn.Module
         torch.testing.assert_close(ours, plain)
 
 
+def test_an_exported_network_resizes_by_one_operation() -> None:
+    network = UpConv(channels_in=4, channels_out=3, resize=True)
+    program = torch.export.export(network, (torch.zeros(2, 4, 5, 6),))
+    assert any("upsample_nearest" in str(node.target) for node in program.graph.nodes)
+
+
 def test_a_field_is_averaged_over_5x5_of_its_cells() -> None:
     shift = torch.randn(2, 2, 8, 8)
     torch.testing.assert_close(smoothed(shift), F.avg_pool2d(shift, 5, stride=1, padding=2))

@@ -89,8 +89,8 @@ def doubled(x: Tensor) -> Tensor:
 
 
 def compiled_to_learn() -> bool:
-    """Whether this is being traced for `torch.compile`, gradients included."""
-    return torch.compiler.is_compiling() and torch.is_grad_enabled()
+    """Whether this is being traced for `torch.compile`, gradients included; an export is not."""
+    return torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled()
 
 
 def init_weights(network: nn.Module, std: float = 0.02) -> None:

@@ -38,8 +38,8 @@ def middle_layer(network: nn.Module) -> str:
     return "blocks.2" if "blocks.2" in layers else layers[len(layers) // 2]
 
 
-def find_layers(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules of these names: layers or parts of layers.
+def find_layers(network: nn.Module, names: Sequence[str], place: str = "") -> dict[str, nn.Module]:
+    """The modules of these names, layers or parts of layers; `place` says in an error where the names come from.
 
     Raises:
         UserError: a name that the network does not have; the text lists its layers.
@@ -47,7 +47,7 @@ def find_layers(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module
     modules = {name: module for name, module in network.named_modules() if name}
     for name in names:
         if name not in modules:
-            raise UserError(f"layer {name!r}: not in this network; it has {', '.join(layer_names(network))}")
+            raise UserError(f"{place}layer {name!r}: not in this network; it has {', '.join(layer_names(network))}")
     return {name: modules[name] for name in names}
 
 

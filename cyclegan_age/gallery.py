@@ -84,7 +84,7 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
         return config.results_dir
     if config.sample or config.game:
         return _render_game(config, ager, say)
-    find_layers(ager.generator, config.features)
+    find_layers(ager.generator, config.features, "--features: ")
     ages = wanted_ages(config, ager, say)
     inputs = _inputs(config, ager, say)
     try:
@@ -236,8 +236,9 @@ def _render_into(
             folder.rmdir()
         raise UserError(f"--input {config.input or config.dataroot}: none of its {skipped} files is a usable picture")
     count = len(sections) * len(ages)
+    pictures_said = "1 picture" if count == 1 else f"{count} pictures"
     faces_said = "1 face" if len(sections) == 1 else f"{len(sections)} faces"
-    result = f"{count} pictures of {faces_said} in {seconds:.1f} s, {count / seconds:.1f} images/s"
+    result = f"{pictures_said} of {faces_said} in {seconds:.1f} s, {count / seconds:.1f} images/s"
     if skipped:
         result += f"; {skipped} files skipped"
     if measures:

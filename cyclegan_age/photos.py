@@ -64,7 +64,7 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
     """
     inputs = _inputs(config)
     ager = Ager.load(find_weights(config.weights, config.results_dir))
-    find_layers(ager.generator, config.features)
+    find_layers(ager.generator, config.features, "--features: ")
     detector()
     ages = wanted_ages(config, ager, say)
     try:

@@ -244,7 +244,7 @@ def test_output_stems() -> None:
     [
         ({"input": Path("no/where")}, "--input no/where: no such file"),
         ({"dataroot": Path("no/where")}, "--dataroot no/where"),
-        ({"features": ("blocks.9",)}, "layer 'blocks.9'"),
+        ({"features": ("blocks.9",)}, "--features: layer 'blocks.9'"),
         ({"name": "../x"}, "--name ../x"),
     ],
 )

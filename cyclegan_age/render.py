@@ -150,7 +150,9 @@ def save_gif(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
     sheet = Image.new("RGB", (width, height * len(shared)))
     for i, frame in enumerate(shared):
         sheet.paste(frame, (0, i * height))
-    palette = sheet.quantize(256, Image.Quantize.MEDIANCUT)
+    palette = sheet.quantize(
+        256, Image.Quantize.MAXCOVERAGE, kmeans=3
+    )  # small things, lips or eyes, keep their colours
     indexed = [f.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for f in frames]
     with _whole(path) as part:
         indexed[0].save(

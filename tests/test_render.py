@@ -8,9 +8,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from cyclegan_age.images import Picture
+from cyclegan_age.inference import demo_portrait
 from cyclegan_age.render import (
     Section,
     difference_map,
@@ -119,6 +120,15 @@ def test_gif_plays_every_frame(tmp_path: Path) -> None:
             shown = np.asarray(gif.convert("RGB")).astype(int)
             assert abs(shown - (0, 255 - 8 * i, 8 * i)).max() < 24
     assert milliseconds == 1300
+
+
+def test_gif_keeps_the_colours_of_small_things(tmp_path: Path) -> None:
+    face = demo_portrait()
+    save_gif([face], tmp_path / "a.gif")
+    blur = ImageFilter.GaussianBlur(2)  # what dithering mixes
+    with Image.open(tmp_path / "a.gif") as gif:
+        shown, meant = (np.asarray(x.convert("RGB").filter(blur)).astype(int) for x in (gif, face))
+    assert abs(shown - meant).max() < 20, "lips turn grey"
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 17)])

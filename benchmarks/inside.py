@@ -96,7 +96,7 @@ class Trainee:
             for phase, names in self.model.phases.items()
         }
         self.optimizers = {
-            phase: torch.optim.Adam(weights, lr=config.lr, betas=config.betas, fused=fast or None)
+            phase: torch.optim.Adam(weights, lr=config.lr, betas=config.betas, fused=fast)
             for phase, weights in self.weights.items()
         }
         if fast and config.compile and any(map(shutil.which, ("c++", "g++", "clang++"))):

@@ -359,6 +359,8 @@ class CycleGANConfig(GeneratorConfig):
     """Weight of the change (L1) outside the face's ellipse."""
     lambda_embedding: float = 0.0
     """Weight of looking like another person: 1 minus the cosine between the embeddings of a face and of it aged."""
+    embedding_tolerance: float = 0.0
+    """How much of that costs nothing."""
     embedder: str = "face_embedder"
     """Face embedder for that: a shipped name, a file or a run."""
     estimators: tuple[str, ...] = ("age_loss_a", "age_loss_b")
@@ -386,6 +388,8 @@ class CycleGANConfig(GeneratorConfig):
         super().__post_init__()
         _require("lambda_outside", self.lambda_outside, self.lambda_outside >= 0, "give 0 or more")
         _require("lambda_embedding", self.lambda_embedding, self.lambda_embedding >= 0, "give 0 or more")
+        fits = 0 <= self.embedding_tolerance < 2
+        _require("embedding_tolerance", self.embedding_tolerance, fits, "give a number from 0 to below 2")
         _require("lambda_critic", self.lambda_critic, self.lambda_critic >= 0, "give 0 or more")
         _require("lambda_features", self.lambda_features, self.lambda_features >= 0, "give 0 or more")
         _require("lambda_shift", self.lambda_shift, self.lambda_shift >= 0, "give 0 or more")
@@ -422,8 +426,14 @@ class AgeEstimatorConfig:
     """Side in pixels that faces are resized to inside the network; a multiple of 32 but for a resnet."""
     sigma: float = 2.5
     """Standard deviation in years of the label distribution."""
+    disturb: float = 1.0
+    """How strongly faces are turned, shifted, scaled, blurred and recoloured while it learns; 0 only mirrors them."""
+    mixup: float = 0.0
+    """Two faces at a time are blended, by shares from Beta(mixup, mixup) (Zhang et al., ICLR 2018); 0 blends none."""
 
     def __post_init__(self) -> None:
+        _require("disturb", self.disturb, 0 <= self.disturb <= 1, "give a number from 0 to 1")
+        _require("mixup", self.mixup, self.mixup >= 0, "give 0 or more")
         fits = self.backbone == "resnet" or self.input_size % 32 == 0
         _require("input_size", self.input_size, fits, "give a multiple of 32")
 

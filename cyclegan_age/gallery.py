@@ -152,6 +152,11 @@ def clean_name(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\\]", "_", name.encode("utf-8", "replace").decode())
 
 
+def counted(number: int, what: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def output_stems(paths: Sequence[Path]) -> list[str]:
     """A stem of output names for each path: its own without the ending, numbered where another one has it already.
 
@@ -234,13 +239,13 @@ def _render_into(
     if not sections:
         with suppress(OSError):  # what a run of before left stays
             folder.rmdir()
-        raise UserError(f"--input {config.input or config.dataroot}: none of its {skipped} files is a usable picture")
+        place = f"--input {config.input}" if config.input else f"--dataroot {config.dataroot}"
+        raise UserError(f"{place}: no usable picture; {counted(skipped, 'file')} skipped")
     count = len(sections) * len(ages)
-    pictures_said = "1 picture" if count == 1 else f"{count} pictures"
-    faces_said = "1 face" if len(sections) == 1 else f"{len(sections)} faces"
-    result = f"{pictures_said} of {faces_said} in {seconds:.1f} s, {count / seconds:.1f} images/s"
+    result = f"{counted(count, 'picture')} of {counted(len(sections), 'face')} in {seconds:.1f} s"
+    result += f", {count / seconds:.1f} images/s"
     if skipped:
-        result += f"; {skipped} files skipped"
+        result += f"; {counted(skipped, 'file')} skipped"
     if measures:
         render.save_text(json.dumps(measures, indent=1), folder / "measures.json")
         for name in next(iter(measures.values())):

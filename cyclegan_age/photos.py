@@ -24,6 +24,7 @@ from cyclegan_age.features import find_layers
 from cyclegan_age.gallery import (
     ahead,
     clean_name,
+    counted,
     notes_on,
     output_folder,
     output_stems,
@@ -140,18 +141,14 @@ def _render_into(
             folder.rmdir()
         if len(inputs) == 1:
             raise UserError(f"--input {config.input}: {skipped[0].partition(': ')[2]}")
-        raise UserError(f"--input {config.input}: none of its {len(skipped)} files shows a face that can be used")
-    result = f"{_count(faces, 'face')} in {_count(done, 'file')}, at {_count(len(ages), 'age')} in {seconds:.1f} s"
+        raise UserError(f"--input {config.input}: no usable face; {counted(len(skipped), 'file')} skipped")
+    result = f"{counted(faces, 'face')} in {counted(done, 'file')}, at {counted(len(ages), 'age')} in {seconds:.1f} s"
     if skipped:
-        result += f"; {_count(len(skipped), 'file')} skipped"
+        result += f"; {counted(len(skipped), 'file')} skipped"
     page = write_pages(folder, config, sections, result)
     say(result)
     say(f"gallery: {page}")
     return page
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _write_photo(

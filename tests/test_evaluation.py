@@ -150,6 +150,38 @@ def test_evenness() -> None:
     assert math.isnan(measures.evenness([20, NAN]))
 
 
+def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
+    # "harsh" reads of each year of a man's life half a year; calibrated on both sexes' mean, .75 of a year
+    ages = np.repeat(np.arange(10, 61, 2, dtype=np.float32), 2)
+    sex = ["female", "male"] * (len(ages) // 2)
+    harsh = np.where(np.array(sex) == "male", 35 + (ages - 35) / 2, ages)
+    judges = [Judge(name, "age", name, 1, np.asarray) for name in ("fair", "harsh")]
+    names = [Path(f"{k}.png") for k in range(len(ages))]
+    faces = records.Faces(Path(), names, ages, sex, [""] * len(ages), np.arange(len(ages)), list(range(len(ages))), {})
+    real = {i: {"fair": ages[i].reshape(1, 1), "harsh": harsh[i].reshape(1, 1)} for i in range(len(ages))}
+    yard = table.Yardstick.take(faces, judges, (10, 60), (10, 60), real)
+
+    told = yard.real_faces()
+    assert told["fairness.sex_male_span"] == pytest.approx(50) and told["fairness.sex_span_ratio"] == pytest.approx(1)
+    assert told["fairness.sex_female_span_harsh"] == pytest.approx(50 / 0.75)
+    assert told["fairness.sex_span_ratio_harsh"] == pytest.approx(0.5)
+
+    lasting = array(20, 50).reshape(2, 1)  # every aged face is read as 20 and as 50 years old
+    row = {i: {"fair": lasting, "harsh": lasting, "keeping": np.zeros(8)} for i in range(len(ages))}
+    told = table.columns(yard, row)
+    assert told["fairness.sex_male_span"] == told["fairness.sex_female_span"] == pytest.approx(30)
+    assert told["fairness.sex_male_span_harsh"] == pytest.approx(30 / 0.75)
+    assert told["fairness.sex_span_ratio"] == told["fairness.sex_span_ratio_harsh"] == pytest.approx(1)
+    few = table.columns(yard, {i: row[i] for i in range(19)})  # ten women and nine men
+    assert few["fairness.sex_female_span"] == pytest.approx(30) and math.isnan(few["fairness.sex_male_span"])
+    assert math.isnan(few["fairness.sex_span_ratio"])
+
+
+def test_slope() -> None:
+    assert measures.slope(array(1, 2, 3, 9), array(5, 7, 9, NAN)) == pytest.approx(2)
+    assert math.isnan(measures.slope(array(1, 1), array(5, 7))) and math.isnan(measures.slope(array(1), array(NAN)))
+
+
 def test_goals_and_score() -> None:
     low, high, both = table.Goal("a", low=4), table.Goal("b", high=2), table.Goal("c", low=0.9, high=1.15)
     assert [low.share(v) for v in (2, 5, -1)] == [0.5, 1, 0]

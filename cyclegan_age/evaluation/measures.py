@@ -1,6 +1,6 @@
 """The measures: arrays -> numbers. Nothing here knows models, files or judges. NaN stands for "cannot be told"."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +94,15 @@ def mean(values: Array) -> float:
     """Mean of what can be told; NaN where nothing can."""
     told = values[np.isfinite(values)]
     return float(told.mean()) if len(told) else float("nan")
+
+
+def slope(x: Array, y: Array) -> float:
+    """What y rises by where x rises by 1, by least squares over the pairs whose y can be told; NaN below two x."""
+    known = np.isfinite(y)
+    x, y = x[known], y[known]
+    spread = x - mean(x)
+    below = float((spread**2).sum())
+    return float(spread @ y) / below if below > 0 else float("nan")
 
 
 def spearman(estimate: Array) -> Array:
@@ -206,7 +215,7 @@ def sharpness(picture: Picture) -> float:
     return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle).var())
 
 
-def evenness(values: Sequence[float]) -> float:
+def evenness(values: Iterable[float]) -> float:
     """Smallest over largest, of values that should be one; 0 where the smallest is not above 0; NaN below two."""
     told = [v for v in values if np.isfinite(v)]
     if len(told) < 2:

@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
         for row in rows:
             scores.add(row)
         folder = _folder(config)
-        real = scores.yard.real_errors()
+        real = scores.yard.real_faces()
         notes = _notes(scores, rows)
         save_text(as_text(scores.rows, real, scores.aims, notes), folder / "table.txt")
         save_text(as_csv(scores.rows | {"real faces": real}), folder / "table.csv")

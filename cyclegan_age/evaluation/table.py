@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -119,11 +119,16 @@ class Yardstick:
                 least |= {(judge.name, far): measures.threshold(said, judge.kind, far) for far in FARS}
         return cls(faces, judges, targets, slider, real, calibration, least)
 
-    def real_errors(self) -> Values:
-        """How the age judges do on the real faces from five years below the first target to five above the last."""
+    def real_faces(self) -> Values:
+        """How the age judges do on the real faces from five years below the first target to five above the last.
+
+        A span here is the slope of what they read over true ages, times the years between the first target and the
+        last: what faces that are as old as they are asked to be would show by a judge that errs by sex or race.
+        """
         low, high = self.targets[0] - REACH_YEARS, self.targets[-1] + REACH_YEARS
-        numbers = [i for i in sorted(self.real) if low <= self.faces.age_years[i] < high]
-        true = self.faces.age_years[numbers].astype(np.float64)
+        ages = self.faces.age_years.astype(np.float64)
+        numbers = [i for i in sorted(self.real) if low <= ages[i] < high]
+        true = ages[numbers]
         out: Values = {}
         for judge in (j for j in self.judges if j.kind == "age"):
             said = _said(judge, self.real, numbers, 1)[:, 0, 0]
@@ -133,7 +138,12 @@ class Yardstick:
                 out[f"{judge.name}.{name}bias"] = measures.mean(values - true)
                 out[f"{judge.name}.{name}within_5"] = _share(np.abs(values - true) <= _SETTLED_YEARS, values)
         out["n"] = len(numbers)
-        return out
+
+        def span(judge: Judge, some: list[int]) -> float:
+            settled = self.calibration[judge.name](_said(judge, self.real, some, 1)[:, 0, 0])
+            return measures.slope(ages[some], settled) * (self.targets[-1] - self.targets[0])
+
+        return out | _spans_by_label(self, numbers, span)
 
 
 def _said(judge: Judge, records: Mapping[int, Record], numbers: Sequence[int], count: int) -> Array:
@@ -298,27 +308,45 @@ def _middle(values: Array) -> float:
 
 
 def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
-    """Span reached (first age judge at hand) and share verified (first embedder) by sex and race label."""
-    age = next((j for j in yard.judges if j.kind == "age" and j.look), None)
+    """Span reached (each age judge) and share verified (first embedder at hand) by sex and race label."""
+
+    def span(judge: Judge, some: list[int]) -> float:
+        ends = yard.calibration[judge.name](_said(judge, row, some, len(yard.slider))[:, [0, -1], 0])
+        return measures.mean(ends[:, 1] - ends[:, 0])
+
     embedder = next((j for j in yard.judges if j.kind in ("cosine", "distance") and j.look), None)
-    out: Values = {}
-    for theme, labels in (("sex", yard.faces.sex), ("race", yard.faces.race)):
-        spans, kept = [], []
-        for label in sorted(set(labels) - {""}):
-            some = [i for i in numbers if labels[i] == label]
+    out = _spans_by_label(yard, numbers, span)
+    for theme, people in _people(yard.faces, numbers).items():
+        kept = []
+        for label, some in people.items():
             out[f"fairness.{theme}_{label}_n"] = float(len(some))
-            span = same = math.nan
-            if age and len(some) >= _FEWEST:
-                ends = yard.calibration[age.name](_said(age, row, some, len(yard.slider))[:, [0, -1], 0])
-                span = measures.mean(ends[:, 1] - ends[:, 0])
+            same = math.nan
             if embedder and len(some) >= _FEWEST:
                 close = near(embedder, yard, row, some)
                 same = measures.mean(measures.verified(close, yard.least[embedder.name, FARS[0]]))
-            out[f"fairness.{theme}_{label}_span"], out[f"fairness.{theme}_{label}_verified"] = span, same
-            spans.append(span)
+            out[f"fairness.{theme}_{label}_verified"] = same
             kept.append(same)
-        out[f"fairness.{theme}_span_ratio"] = measures.evenness(spans)
         out[f"fairness.{theme}_verified_ratio"] = measures.evenness(kept)
+    return out
+
+
+def _people(faces: Faces, numbers: Sequence[int]) -> dict[str, dict[str, list[int]]]:
+    """Faces by theme and label; labels that the folder has and these faces have not are empty."""
+    return {
+        theme: {label: [i for i in numbers if labels[i] == label] for label in sorted(set(labels) - {""})}
+        for theme, labels in (("sex", faces.sex), ("race", faces.race))
+    }
+
+
+def _spans_by_label(yard: Yardstick, numbers: Sequence[int], span: Callable[[Judge, list[int]], float]) -> Values:
+    """Years by sex and race label and each age judge at hand, the first without its name, and how even they are."""
+    out: Values = {}
+    for k, judge in enumerate(j for j in yard.judges if j.kind == "age" and j.look):
+        by = f"_{judge.name}" if k else ""
+        for theme, people in _people(yard.faces, numbers).items():
+            spans = {label: span(judge, some) if len(some) >= _FEWEST else math.nan for label, some in people.items()}
+            out |= {f"fairness.{theme}_{label}_span{by}": years for label, years in spans.items()}
+            out[f"fairness.{theme}_span_ratio{by}"] = measures.evenness(spans.values())
     return out
 
 

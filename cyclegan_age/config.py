@@ -48,6 +48,10 @@ class TrainConfig:
 
     init: str = ""
     """Weights to begin from: a file, a run, or `shipped`; without them from random ones."""
+    init_average: str = ""
+    """Other weights that those of --init are averaged with, parameter by parameter (Wortsman et al., ICML 2022)."""
+    init_share: float = 0.5
+    """Share of --init_average in the average."""
     epochs: float = 50.0
     """Length of the training; an epoch draws as many pictures as the data has. 0 writes the weights it begins with."""
     batch_size: int = 8
@@ -100,6 +104,8 @@ class TrainConfig:
             first <= end < after for first, end, after in zip(self.ages, self.ends, (*self.ages[1:], 1000), strict=True)
         )
         _require("ends", self.ends, not self.ends or apart, "give one for each of --ages, below the next of them")
+        _require("init_average", self.init_average, not self.init_average or bool(self.init), "give --init with it")
+        _require("init_share", self.init_share, 0 <= self.init_share <= 1, "give a number from 0 to 1")
         _require("epochs", self.epochs, self.epochs >= 0, "give 0 or more")
         _require("batch_size", self.batch_size, self.batch_size > 0, "give at least 1")
         divides = self.accumulate > 0 and self.batch_size % self.accumulate == 0

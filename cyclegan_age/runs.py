@@ -105,7 +105,12 @@ def save_snapshot(
 ) -> None:
     """Write weights (names `network.parameter`) and their configuration as one safetensors file."""
     plain = settings(train, net)
-    for place in ("dataroot", "results_dir", "init"):  # names of folders are nobody's business but the trainer's
+    for place in (
+        "dataroot",
+        "results_dir",
+        "init",
+        "init_average",
+    ):  # names of folders are nobody's business but the trainer's
         del plain["train"][place]
     if "embedder" in plain["net"]:  # may be a file in such a folder
         plain["net"]["embedder"] = Path(plain["net"]["embedder"]).name

@@ -421,9 +421,15 @@ def _restore(
 
 def _begin_from(config: TrainConfig, networks: Mapping[str, nn.Module], ema: Mapping[str, nn.Module]) -> int:
     """Load the weights of `--init`; gives how many pictures they have seen."""
-    weights = "" if config.init == "shipped" else config.init
-    snapshot = load_snapshot(find_weights(weights, config.results_dir, config.model))
+    snapshot = load_snapshot(find_weights(config.init, config.results_dir, config.model))
     given = {name: snapshot.network(name) for name in networks}
+    if config.init_average:
+        other = load_snapshot(find_weights(config.init_average, config.results_dir, config.model))
+        for name, tensors in given.items():
+            others = other.network(name)
+            if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in others.items()}:
+                raise UserError(f"--init_average {config.init_average}: its {name} is not of the kind of --init's")
+            given[name] = {k: torch.lerp(v.float(), others[k].float(), config.init_share) for k, v in tensors.items()}
     for name, network in networks.items():
         if not given[name] and any(given.values()):  # of an earlier stage
             logger.info("--init %s: begins as it is: %s", config.init, name)

@@ -244,13 +244,23 @@ def test_a_training_begins_from_given_weights(
     assert second.keys() - first.keys() == {"generator.bend.conv.weight", "generator.bend.conv.bias"}
     for name, weight in first.items():
         assert torch.equal(second[name], weight)
-    more = ["--init", "second", "--ngf", "4", "--deform", "0.1", "--epochs", "0.05", "--name", "more"]
+    longer = ["--init", "second", "--ngf", "4", "--deform", "0.1", "--epochs", "0.05", "--name", "more"]
     for _ in range(2):  # the second time it is finished
-        assert train_command.main([*common, *more]) == 0
+        assert train_command.main([*common, *longer]) == 0
     seen = [load_snapshot(tmp_path / run / "weights.safetensors").images_seen for run in ("first", "second", "more")]
     assert seen == [4, 4, 8]
     assert train_command.main([*common, *begin, "--ngf", "8", "--name", "third"]) == 2
     assert "--init first" in capsys.readouterr().err
+
+    average = ["--init", "second", "--init_average", "more", "--init_share", "0.25", "--epochs", "0", "--ngf", "4"]
+    assert train_command.main([*common, *average, "--deform", "0.1", "--name", "average"]) == 0
+    more, mean = (load_file(tmp_path / run / "weights.safetensors") for run in ("more", "average"))
+    for name, weight in second.items():
+        torch.testing.assert_close(mean[name], 0.75 * weight + 0.25 * more[name])
+    assert not all(torch.equal(weight, more[name]) for name, weight in second.items())
+    average[3] = "first"  # bends nothing
+    assert train_command.main([*common, *average, "--deform", "0.1", "--name", "other"]) == 2
+    assert "--init_average first: its generator" in capsys.readouterr().err
 
 
 def test_the_progress_bar_sums_each_phase() -> None:

@@ -361,6 +361,9 @@ class CycleGANConfig(GeneratorConfig):
     """Weight of the term that shows the discriminator real faces at wrong ages."""
     sexes: bool = False
     """Judge women and men apart; the sex is read from names like age_sex_race_..., and faces without one count half."""
+    balance: bool = False
+    """Draw each age group's faces with the same shares of sexes and races, read from names like age_sex_race_...; those
+    rare in a group are repeated up to four times."""
     lambda_outside: float = 0.0
     """Weight of the change (L1) outside the face's ellipse."""
     lambda_embedding: float = 0.0

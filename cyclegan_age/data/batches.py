@@ -22,6 +22,7 @@ from cyclegan_age.images import Picture, to_float
 _SOURCE, _TARGET = 0, 1  # streams
 _GROUPS, _ELEMENTS, _CROP = 0, 1, 2  # what a random number is for
 _AHEAD = 4  # batches prepared ahead
+_MOST_REPEATS = 4  # of a picture in a balanced pool
 
 Pool = NDArray[np.int64]
 
@@ -209,6 +210,27 @@ class FaceData:
         path = self._cache.paths[int(pool[0])]
         cause = f"{path.name}: {self._cache.bad[path]}"
         return UserError(f"{path.parent}: none of {len(pool)} pictures can be used ({cause}); replace them")
+
+
+def balanced(pools: Sequence[Pool], kinds: NDArray[np.int64]) -> list[Pool]:
+    """Pools with the same share of each kind of face, so that ages do not differ in who is of that age.
+
+    The share is the mean of those in the pools. Pictures of a kind that is rare in a pool are in it up to four times,
+    which may fall short of its share; none is left out.
+
+    Args:
+        pools: numbers of pictures.
+        kinds: (n,) kind of each picture, 0 or more.
+    """
+    counts = np.stack([np.bincount(kinds[pool], minlength=int(kinds.max()) + 1) for pool in pools])
+    share = (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
+    out = []
+    for pool, count in zip(pools, counts, strict=True):
+        here = np.flatnonzero(count)
+        length = (count[here] / share[here]).max()  # the least with which no picture is left out
+        wanted = np.minimum(np.rint(share[here] * length).astype(np.int64), _MOST_REPEATS * count[here])
+        out.append(np.concatenate([np.resize(pool[kinds[pool] == k], n) for k, n in zip(here, wanted, strict=True)]))
+    return out
 
 
 def _to_batch(source: _Draw, target: _Draw) -> Batch:

@@ -20,7 +20,7 @@ from cyclegan_age.images import list_images
 NO_FOLDER = "not in an age folder"
 NO_GROUP = "younger or older than the groups"
 
-_UTKFACE = re.compile(r"(\d{1,3})_([01])_[0-4]_")  # age, sex, race
+_UTKFACE = re.compile(r"(\d{1,3})_([01])_([0-4])_")  # age, sex, race
 _LEADING = re.compile(r"(\d{1,3})[_-]")
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
@@ -34,16 +34,18 @@ class Known:
     Attributes:
         age_years: its own age.
         sex: 0 male, 1 female.
+        race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other, as UTKFace labels them.
     """
 
     age_years: float = math.nan
     sex: float = math.nan
+    race: float = math.nan
 
 
 def known_by_name(name: str) -> Known:
     """What a file name of the UTKFace form `age_sex_race_...` tells; of any other form nothing."""
     m = _UTKFACE.match(name)
-    return Known(float(m[1]), float(m[2])) if m else Known()
+    return Known(float(m[1]), float(m[2]), float(m[3])) if m else Known()
 
 
 def known_by_path(path: Path) -> Known:

@@ -6,8 +6,8 @@ goes on, and a new judge or a changed one is asked alone.
 """
 
 import hashlib
+import math
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,6 @@ from cyclegan_age.runs import write_atomically
 REACH_YEARS = 5.0  # how far a real face of a target's group is from it
 _CODE = AgeCode((10, 20, 30, 40, 50, 60, 70))  # real faces of 5 to 79 years are used
 _FORMAT = "1"  # changes when records of before mean something else
-_LABELS = re.compile(r"\d{1,3}_([01])_([0-4])_")  # UTKFace: age, sex, race
 _SEXES = ("male", "female")
 _RACES = ("White", "Black", "Asian", "Indian", "other")
 
@@ -103,7 +102,7 @@ class Faces:
         order = sorted(range(len(marks)), key=lambda i: marks[i])
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
-        labels = [_LABELS.match(path.name) for path in folder.paths]
+        known = [known_by_name(path.name) for path in folder.paths]
         youngest, oldest = config.sources
         fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not fitting:
@@ -112,8 +111,8 @@ class Faces:
             root=folder.root,
             paths=folder.paths,
             age_years=folder.age_years,
-            sex=[_SEXES[int(m[1])] if m else "" for m in labels],
-            race=[_RACES[int(m[2])] if m else "" for m in labels],
+            sex=["" if math.isnan(one.sex) else _SEXES[int(one.sex)] for one in known],
+            race=["" if math.isnan(one.race) else _RACES[int(one.race)] for one in known],
             rank=rank,
             sources=sorted(evenly(fitting, folder.age_years, config.limit)),
             left_out=folder.left_out,

@@ -21,7 +21,7 @@ from cyclegan_age.config import (
     TrainConfig,
     UserError,
 )
-from cyclegan_age.data.batches import FaceData, Pool
+from cyclegan_age.data.batches import FaceData, Pool, balanced
 from cyclegan_age.data.cache import PictureCache
 from cyclegan_age.data.folders import NO_GROUP, FaceFolder, known_by_name, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
@@ -140,9 +140,12 @@ def _data(
 def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
     folder = _faces(config)
     pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
-    sex = np.array([[known_by_name(path.name).sex] for path in folder.paths], np.float32)
+    known = [known_by_name(path.name) for path in folder.paths]
+    sex, race = (np.array(column, np.float32) for column in ([k.sex for k in known], [k.race for k in known]))
+    if net.balance:
+        pools = balanced(pools, (np.nan_to_num(race, nan=5) * 3 + np.nan_to_num(sex, nan=2)).astype(np.int64))
     cache = PictureCache(folder.paths, folder.root, config.load_size)
-    return _data(config, cache, folder.age_years, pools, labels=sex if net.sexes else None)
+    return _data(config, cache, folder.age_years, pools, labels=sex[:, None] if net.sexes else None)
 
 
 def _held_out(groups: list[Pool], config: TrainConfig) -> tuple[list[Pool], list[Pool]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import draw_face
 
 from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
@@ -124,6 +125,18 @@ def test_generated_faces_are_drawn_to_features_moved_on_by_the_means_of_real_one
         distance = (after - before - torch.einsum("nk,kchw->nchw", moved, means)).square()
         expected.append((distance / spread[:, None, None]).mean())
     assert terms["g_shift"].item() == pytest.approx(2 * torch.stack(expected).mean().item(), rel=0.02)
+
+
+def test_ages_are_balanced_on_request(tmp_path: Path) -> None:
+    for folder, sexes in (("10-19", "0001"), ("20-29", "0111")):
+        (tmp_path / folder).mkdir()
+        for k, sex in enumerate(sexes):
+            draw_face(20, size=40, seed=k).save(tmp_path / folder / f"{folder[:2]}_{sex}_0_{k}.png")
+    for balance, shares in ((False, (0.25, 0.75)), (True, (0.5, 0.5))):
+        config = replace(TRAIN, dataroot=tmp_path, ages=(10, 20), batch_size=24)
+        batch = SYSTEMS["cyclegan"].data(config, replace(NET, balance=balance)).batch(0)
+        for age, sex in ((batch.age_source, batch.label_source), (batch.age_target, batch.label_target)):
+            assert tuple(sex[age == years].mean().item() for years in (10, 20)) == shares
 
 
 def test_means_of_ages_or_sexes_without_faces_are_refused(tiny_faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import UserError
 from cyclegan_age.data import cache as cache_module
-from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.data.batches import Batch, FaceData, balanced
 from cyclegan_age.data.cache import PictureCache
 from cyclegan_age.data.folders import label, scan, scan_pair
 
@@ -465,6 +465,18 @@ def test_groups_are_balanced_and_nothing_repeats_within_a_pass(tmp_path: Path, s
         orders.update(passes)
     assert len(orders) > 20  # each pass has its own order
     assert len({tuple(block) for block in group.reshape(-1, 3)}) == 6
+
+
+def test_balanced_pools_have_the_same_share_of_each_kind() -> None:
+    kinds = np.repeat([0, 1, 0, 1], (8, 2, 5, 5))  # shares of 80, 20, 50, 50 %: on average 65 and 35 %
+    first, second = balanced([np.arange(10), np.arange(10, 20)], kinds)
+    assert [np.bincount(kinds[pool]).tolist() for pool in (first, second)] == [[8, 4], [9, 5]]
+    assert np.bincount(first).tolist() == [1] * 8 + [2] * 2
+    assert set(second) == set(range(10, 20)) and np.bincount(second).max() == 2
+    # a kind that a pool has not stays away, one that is very rare is drawn four times as often
+    first, second = balanced([np.arange(10), np.arange(10, 111)], np.repeat([0, 1, 0, 1, 2], (5, 5, 99, 1, 1)))
+    assert np.bincount(first).tolist() == [3] * 5 + [1] * 5
+    assert np.bincount(second)[109:].tolist() == [4, 1]
 
 
 def test_source_and_target_are_independent(tmp_path: Path) -> None:

@@ -643,7 +643,7 @@ def test_the_name_of_a_photograph_tells_of_its_one_face(
     save(two_people(), tmp_path / "in" / "40_0_0_two.jpg")
     settings = {"input": tmp_path / "in", "weights": str(weights), "results_dir": tmp_path / "out"}
     render_photos(InferConfig(**settings, target_age=(10, 40)), lambda line: None)  # type: ignore[arg-type]
-    assert told == [[Known(31.0, 1.0)] * 2, [Known()] * 4]
+    assert told == [[Known(31.0, 1.0, 0.0)] * 2, [Known()] * 4]
 
 
 def test_mistakes_are_told_in_one_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -248,9 +248,9 @@ def test_twenty_labels_are_ages_of_men_then_of_women() -> None:
     assert (either[3], either[13]) == (0.5, 0.5) and len(either) == 20
 
 
-def test_file_names_tell_age_and_sex() -> None:
-    assert known_by_name("31_1_0_x.jpg") == Known(31, 1)
-    for name in ("31_2_0_x.jpg", "031A53.jpg", "photo.jpg"):
+def test_file_names_tell_age_sex_and_race() -> None:
+    assert known_by_name("31_1_4_x.jpg") == Known(31, 1, 4)
+    for name in ("31_2_0_x.jpg", "31_1_5_x.jpg", "031A53.jpg", "photo.jpg"):
         assert math.isnan(known_by_name(name).sex) and math.isnan(known_by_name(name).age_years)
 
 

@@ -106,6 +106,9 @@ class TrainConfig:
         _require("ends", self.ends, not self.ends or apart, "give one for each of --ages, below the next of them")
         _require("init_average", self.init_average, not self.init_average or bool(self.init), "give --init with it")
         _require("init_share", self.init_share, 0 <= self.init_share <= 1, "give a number from 0 to 1")
+        _require(
+            "init_share", self.init_share, bool(self.init_average) or self.init_share == 0.5, "give --init_average"
+        )
         _require("epochs", self.epochs, self.epochs >= 0, "give 0 or more")
         _require("batch_size", self.batch_size, self.batch_size > 0, "give at least 1")
         divides = self.accumulate > 0 and self.batch_size % self.accumulate == 0

@@ -207,6 +207,13 @@ def open_run(train: TrainConfig, net: ModelConfig) -> Path:
     return folder
 
 
+def forget_run(folder: Path) -> None:
+    """Take back a run that could not begin, so that its name is free."""
+    with suppress(OSError):
+        (folder / "config.json").unlink()
+        folder.rmdir()
+
+
 def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
     if not train.results_dir.is_dir():
         return None

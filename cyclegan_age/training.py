@@ -28,7 +28,9 @@ from cyclegan_age.models.base import Model
 from cyclegan_age.monitor import log_pictures, read_metrics, trackers
 from cyclegan_age.render import difference_map, feature_grid, feature_strip, save_jpg, save_png
 from cyclegan_age.runs import (
+    Snapshot,
     find_weights,
+    forget_run,
     load_snapshot,
     load_state,
     open_run,
@@ -111,7 +113,12 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
         model.prepare(data, device, progress=main)
     if not state and config.init:
         learning = {name for names in model.phases.values() for name in names}
-        seen_before = _begin_from(config, {k: model.networks[k] for k in model.shipped if k in learning}, ema)
+        try:
+            seen_before = _begin_from(config, {k: model.networks[k] for k in model.shipped if k in learning}, ema)
+        except UserError:
+            if main:
+                forget_run(run)
+            raise
     if main:
         trim_metrics(run / "metrics.jsonl", step)
     if 0 < total_steps <= step:
@@ -421,14 +428,19 @@ def _restore(
 
 def _begin_from(config: TrainConfig, networks: Mapping[str, nn.Module], ema: Mapping[str, nn.Module]) -> int:
     """Load the weights of `--init`; gives how many pictures they have seen."""
-    snapshot = load_snapshot(find_weights(config.init, config.results_dir, config.model))
+    snapshot = _snapshot(config, "init")
     given = {name: snapshot.network(name) for name in networks}
     if config.init_average:
-        other = load_snapshot(find_weights(config.init_average, config.results_dir, config.model))
+        other = _snapshot(config, "init_average")
         for name, tensors in given.items():
             others = other.network(name)
-            if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in others.items()}:
-                raise UserError(f"--init_average {config.init_average}: its {name} is not of the kind of --init's")
+            sizes, of_others = ({k: list(v.shape) for k, v in one.items()} for one in (tensors, others))
+            if wrong := next((k for k in sizes | of_others if sizes.get(k) != of_others.get(k)), None):
+                raise UserError(
+                    f"--init_average {config.init_average}: its {name} is of another kind than that of --init: "
+                    f"{wrong} is {of_others.get(wrong, 'missing')} and not {sizes.get(wrong, 'there')}; "
+                    "give weights of the same settings"
+                )
             given[name] = {k: torch.lerp(v.float(), others[k].float(), config.init_share) for k, v in tensors.items()}
     for name, network in networks.items():
         if not given[name] and any(given.values()):  # of an earlier stage
@@ -437,13 +449,22 @@ def _begin_from(config: TrainConfig, networks: Mapping[str, nn.Module], ema: Map
         try:
             missing, foreign = network.load_state_dict(given[name], strict=False)
         except RuntimeError as e:
-            raise UserError(f"--init {config.init}: {str(e).splitlines()[-1].strip()}; give the same sizes") from None
+            cause = str(e).splitlines()[-1].strip(" \t.")
+            raise UserError(f"--init {config.init}: {cause}; give the same settings, as --ngf") from None
         if foreign or len(missing) == len(network.state_dict()):
             raise UserError(f"--init {config.init}: its {name} is of another kind; give its own settings")
         if missing:
             logger.info("--init %s: begins anew: %s", config.init, ", ".join(missing))
         ema[name].load_state_dict(network.state_dict())
     return snapshot.images_seen
+
+
+def _snapshot(config: TrainConfig, flag: str) -> Snapshot:
+    """What the weights of a flag are."""
+    try:
+        return load_snapshot(find_weights(getattr(config, flag), config.results_dir, config.model))
+    except UserError as e:
+        raise UserError(str(e).replace("--weights", f"--{flag}", 1)) from None
 
 
 def _rank_state(run: Path, rank: int, step: int) -> Path:

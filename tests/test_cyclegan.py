@@ -137,6 +137,10 @@ def test_ages_are_balanced_on_request(tmp_path: Path) -> None:
         batch = SYSTEMS["cyclegan"].data(config, replace(NET, balance=balance)).batch(0)
         for age, sex in ((batch.age_source, batch.label_source), (batch.age_target, batch.label_target)):
             assert tuple(sex[age == years].mean().item() for years in (10, 20)) == shares
+    for k, path in enumerate(sorted(tmp_path.rglob("*.png"))):
+        path.rename(path.with_name(f"{k}.png"))
+    with pytest.raises(UserError, match=r"--balance: no file name in .* tells a sex and a race"):
+        SYSTEMS["cyclegan"].data(config, replace(NET, balance=True))
 
 
 def test_means_of_ages_or_sexes_without_faces_are_refused(tiny_faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,6 +251,9 @@ def test_a_training_begins_from_given_weights(
     assert seen == [4, 4, 8]
     assert train_command.main([*common, *begin, "--ngf", "8", "--name", "third"]) == 2
     assert "--init first" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()  # the name is free for the command put right
+    assert train_command.main([*common, "--init", "nobody", "--name", "third"]) == 2
+    assert capsys.readouterr().err.startswith("--init nobody: neither a file nor a run")
 
     average = ["--init", "second", "--init_average", "more", "--init_share", "0.25", "--epochs", "0", "--ngf", "4"]
     assert train_command.main([*common, *average, "--deform", "0.1", "--name", "average"]) == 0
@@ -260,7 +263,11 @@ def test_a_training_begins_from_given_weights(
     assert not all(torch.equal(weight, more[name]) for name, weight in second.items())
     average[3] = "first"  # bends nothing
     assert train_command.main([*common, *average, "--deform", "0.1", "--name", "other"]) == 2
-    assert "--init_average first: its generator" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("--init_average first: its generator is of another kind than that of --init: bend.conv.")
+    assert not (tmp_path / "other").exists()
+    assert train_command.main([*common, "--init", "first", "--init_share", "0.3", "--name", "other"]) == 2
+    assert "give --init_average" in capsys.readouterr().err
 
 
 def test_the_progress_bar_sums_each_phase() -> None:

@@ -175,6 +175,9 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
     few = table.columns(yard, {i: row[i] for i in range(19)})  # ten women and nine men
     assert few["fairness.sex_female_span"] == pytest.approx(30) and math.isnan(few["fairness.sex_male_span"])
     assert math.isnan(few["fairness.sex_span_ratio"])
+    women = replace(faces, sources=[i for i in range(len(ages)) if sex[i] == "female"])
+    told = replace(yard, faces=women).real_faces()  # no men to be aged: real men are no yardstick either
+    assert told["fairness.sex_male_n"] == 26 and math.isnan(told["fairness.sex_male_span"])
 
 
 def test_slope() -> None:
@@ -359,6 +362,8 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
     text = (folder / "table.txt").read_text()
     assert text in said[-2] + "\n"
     assert "group mean blend" in text.splitlines()[0]
+    assert "fairness: too few faces, so left out: female, male, White\n" in text
+    assert "score: cannot be told here, so left out: " in text and "fairness.race_span_ratio" in text.splitlines()[-1]
     page = (folder / "index.html").read_text()
     pictures = sorted(p.relative_to(folder).as_posix() for p in (folder / "faces").iterdir())
     assert len(pictures) == 6 + 6  # the same faces by every row, and all six among the worst

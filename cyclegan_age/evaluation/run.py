@@ -16,10 +16,10 @@ from cyclegan_age.evaluation.fit import fit_ages, fitting
 from cyclegan_age.evaluation.page import write_page
 from cyclegan_age.evaluation.records import BLEND, Judges, Row
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
-from cyclegan_age.evaluation.table import Goal, Values, ages_read, as_csv, as_text
+from cyclegan_age.evaluation.table import FEWEST, Goal, Values, ages_read, as_csv, as_text, by_label
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
-from cyclegan_age.runs import find_weights, next_folder, write_atomically
+from cyclegan_age.runs import SHIPPED, find_weights, next_folder, write_atomically
 
 _POLL_SECONDS = 15.0
 
@@ -85,7 +85,7 @@ def _rows(config: EvaluateConfig) -> list[Row]:
 
 
 def _name(weights: str, path: Path) -> str:
-    if not weights:
+    if weights in ("", "shipped") and path.parent == SHIPPED:
         return "shipped"
     if path.stem in ("weights", "best"):
         return path.parent.name if path.stem == "weights" else f"{path.parent.name} best"
@@ -108,6 +108,17 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
     for row in rows:
         if row.weights and (used := _estimators(row.weights)):
             notes.append(f"{row.name}: age estimators in its training's loss: {' '.join(used)}")
+    people = by_label(yard.faces, plan.faces.sources)
+    if any(people.values()):
+        years = plan.targets[-1] - plan.targets[0]
+        notes.append(f"fairness: a span of {years} years is asked for; of real faces it is the slope of what is read")
+    if few := [label for labels in people.values() for label, some in labels.items() if len(some) < FEWEST]:
+        notes.append(f"fairness: too few faces, so left out: {', '.join(few)}")
+    untold = [
+        aim.column for aim in scores.aims if all(math.isnan(v.get(aim.column, math.nan)) for v in scores.rows.values())
+    ]
+    if untold:
+        notes.append(f"score: cannot be told here, so left out: {', '.join(untold)}")
     return [*notes, *absent(yard.judges)]
 
 

@@ -17,7 +17,7 @@ from cyclegan_age.evaluation.records import REACH_YEARS, Faces, Record, keeping_
 FARS = (0.01, 0.001)
 GAPS = (0, 10, 20, 30, 40, 101)  # bounds in years
 FAR_AWAY_YEARS = 15  # realism is told of faces at least so far from the target
-_FEWEST = 10  # faces that a number of a group of people must rest on
+FEWEST = 10  # faces that a number of a group of people must rest on
 _SETTLED_YEARS = 5  # an estimate so near to the target counts as hit
 
 Values = dict[str, float]
@@ -270,7 +270,7 @@ def _realism(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: lis
         group = [i for i, age in zip(real, years, strict=True) if -REACH_YEARS <= age - target < REACH_YEARS]
         a = _said(judge, row, chosen, len(yard.targets))[:, k]
         b = _said(judge, yard.real, group, 1)[:, 0]
-        enough = judge.look is not None and min(len(a), len(b)) >= _FEWEST
+        enough = judge.look is not None and min(len(a), len(b)) >= FEWEST
         out[f"realism.kid_{target}"] = measures.kid(a, b) * 1000 if enough else math.nan
         out[f"realism.fid_{target}"] = measures.fid(a, b) if enough else math.nan
         out[f"realism.n_{target}"] = float(len(chosen))
@@ -316,12 +316,11 @@ def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Va
 
     embedder = next((j for j in yard.judges if j.kind in ("cosine", "distance") and j.look), None)
     out = _spans_by_label(yard, numbers, span)
-    for theme, people in _people(yard.faces, numbers).items():
+    for theme, people in by_label(yard.faces, numbers).items():
         kept = []
         for label, some in people.items():
-            out[f"fairness.{theme}_{label}_n"] = float(len(some))
             same = math.nan
-            if embedder and len(some) >= _FEWEST:
+            if embedder and len(some) >= FEWEST:
                 close = near(embedder, yard, row, some)
                 same = measures.mean(measures.verified(close, yard.least[embedder.name, FARS[0]]))
             out[f"fairness.{theme}_{label}_verified"] = same
@@ -330,7 +329,7 @@ def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Va
     return out
 
 
-def _people(faces: Faces, numbers: Sequence[int]) -> dict[str, dict[str, list[int]]]:
+def by_label(faces: Faces, numbers: Sequence[int]) -> dict[str, dict[str, list[int]]]:
     """Faces by theme and label; labels that the folder has and these faces have not are empty."""
     return {
         theme: {label: [i for i in numbers if labels[i] == label] for label in sorted(set(labels) - {""})}
@@ -339,12 +338,19 @@ def _people(faces: Faces, numbers: Sequence[int]) -> dict[str, dict[str, list[in
 
 
 def _spans_by_label(yard: Yardstick, numbers: Sequence[int], span: Callable[[Judge, list[int]], float]) -> Values:
-    """Years by sex and race label and each age judge at hand, the first without its name, and how even they are."""
-    out: Values = {}
+    """Faces by sex and race label, years by each age judge at hand, the first without its name, and how even they are.
+
+    A label that few of the faces to be aged have is left out, also where more real faces have it.
+    """
+    people, sources = by_label(yard.faces, numbers), by_label(yard.faces, yard.faces.sources)
+    out = {f"fairness.{theme}_{label}_n": float(len(some)) for theme in people for label, some in people[theme].items()}
     for k, judge in enumerate(j for j in yard.judges if j.kind == "age" and j.look):
         by = f"_{judge.name}" if k else ""
-        for theme, people in _people(yard.faces, numbers).items():
-            spans = {label: span(judge, some) if len(some) >= _FEWEST else math.nan for label, some in people.items()}
+        for theme, labels in people.items():
+            spans = {
+                label: span(judge, some) if min(len(some), len(sources[theme][label])) >= FEWEST else math.nan
+                for label, some in labels.items()
+            }
             out |= {f"fairness.{theme}_{label}_span{by}": years for label, years in spans.items()}
             out[f"fairness.{theme}_span_ratio{by}"] = measures.evenness(spans.values())
     return out

@@ -143,6 +143,8 @@ def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
     known = [known_by_name(path.name) for path in folder.paths]
     sex, race = (np.array(column, np.float32) for column in ([k.sex for k in known], [k.race for k in known]))
     if net.balance:
+        if np.isnan(sex).all():
+            raise UserError(f"--balance: no file name in {config.dataroot} tells a sex and a race; leave it out")
         pools = balanced(pools, (np.nan_to_num(race, nan=5) * 3 + np.nan_to_num(sex, nan=2)).astype(np.int64))
     cache = PictureCache(folder.paths, folder.root, config.load_size)
     return _data(config, cache, folder.age_years, pools, labels=sex[:, None] if net.sexes else None)

@@ -289,7 +289,7 @@ def test_a_face_whose_age_is_not_known_is_read_at_its_estimated_age() -> None:
 
 def test_a_folder_tells_the_age_where_the_name_does_not() -> None:
     assert known_by_path(Path("faces/20-29/Ann.jpg")).age_years == 24.5
-    assert known_by_path(Path("faces/20-29/23_0_1_x.jpg")) == Known(23, 0)
+    assert known_by_path(Path("faces/20-29/23_0_1_x.jpg")) == Known(23, 0, 1)
     assert known_by_path(Path("faces/60+/Ann.jpg")).age_years == 64.5
     assert math.isnan(known_by_path(Path("faces/mine/Ann.jpg")).age_years)
 

@@ -208,8 +208,8 @@ def open_run(train: TrainConfig, net: ModelConfig) -> Path:
 
 
 def forget_run(folder: Path) -> None:
-    """Take back a run that could not begin, so that its name is free."""
-    with suppress(OSError):
+    """Take back a run that could not begin, so that its name is free; one that holds anything else stays."""
+    if [path.name for path in folder.iterdir()] == ["config.json"]:
         (folder / "config.json").unlink()
         folder.rmdir()
 

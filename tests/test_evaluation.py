@@ -150,6 +150,17 @@ def test_evenness() -> None:
     assert math.isnan(measures.evenness([20, NAN]))
 
 
+def test_evenness_by_chance() -> None:
+    # of the six ways to split 1 1 3 3 into two pairs, four are even and two have a third
+    pair, other = np.ones((2, 1)), np.full((2, 1), 3.0)
+    even, p = measures.chance_evenness([pair, other], lambda rows: float(rows.mean()))
+    assert even == pytest.approx((4 + 2 / 3) / 6, abs=0.03) and p == pytest.approx(1 / 3, abs=0.04)
+    mixed = np.array([[1.0], [3.0]])
+    assert measures.chance_evenness([mixed, mixed], lambda rows: float(rows.mean())) == (pytest.approx(even, abs=0.04), 1)
+    assert all(map(math.isnan, measures.chance_evenness([pair], lambda rows: float(rows.mean()))))
+    assert all(map(math.isnan, measures.chance_evenness([], lambda rows: float(rows.mean()))))
+
+
 def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
     # "harsh" reads of each year of a man's life half a year; calibrated on both sexes' mean, .75 of a year
     ages = np.repeat(np.arange(10, 61, 2, dtype=np.float32), 2)
@@ -165,6 +176,8 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
     assert told["fairness.sex_male_span"] == pytest.approx(50) and told["fairness.sex_span_ratio"] == pytest.approx(1)
     assert told["fairness.sex_female_span_harsh"] == pytest.approx(50 / 0.75)
     assert told["fairness.sex_span_ratio_harsh"] == pytest.approx(0.5)
+    assert told["fairness.sex_span_ratio_p_harsh"] < 0.01 and told["fairness.sex_span_ratio_p"] == 1
+    assert told["fairness.sex_span_ratio_chance_harsh"] > 0.8
 
     lasting = array(20, 50).reshape(2, 1)  # every aged face is read as 20 and as 50 years old
     row = {i: {"fair": lasting, "harsh": lasting, "keeping": np.zeros(8)} for i in range(len(ages))}

@@ -1,6 +1,6 @@
 """The measures: arrays -> numbers. Nothing here knows models, files or judges. NaN stands for "cannot be told"."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -221,3 +221,27 @@ def evenness(values: Iterable[float]) -> float:
     if len(told) < 2:
         return float("nan")
     return max(0.0, min(told) / max(told)) if max(told) > 0 else 0.0
+
+
+def chance_evenness(
+    groups: Sequence[Array], summary: Callable[[Array], float], rounds: int = 1000
+) -> tuple[float, float]:
+    """How even the summaries of groups would be if nothing but chance were between them: a permutation test.
+
+    In each round the rows are mixed and split again into groups of the same sizes; the rounds are the same each time.
+
+    Args:
+        groups: (N_k, D) each.
+        summary: of the rows of a group, (N_k, D) -> number.
+        rounds: how many.
+
+    Returns:
+        The mean evenness of the rounds, and the share of them (with what is found as one more) that is as uneven as
+        what is found. NaN where that cannot be told.
+    """
+    found = evenness(map(summary, groups))
+    if not np.isfinite(found):
+        return float("nan"), float("nan")
+    rows, ends, rng = np.concatenate(groups), np.cumsum([len(g) for g in groups])[:-1], np.random.default_rng(0)
+    drawn = np.array([evenness(map(summary, np.split(rng.permutation(rows), ends))) for _ in range(rounds)])
+    return mean(drawn), float((1 + (drawn <= found + 1e-9).sum()) / (1 + rounds))

@@ -139,11 +139,13 @@ class Yardstick:
                 out[f"{judge.name}.{name}within_5"] = _share(np.abs(values - true) <= _SETTLED_YEARS, values)
         out["n"] = len(numbers)
 
-        def span(judge: Judge, some: list[int]) -> float:
-            settled = self.calibration[judge.name](_said(judge, self.real, some, 1)[:, 0, 0])
-            return measures.slope(ages[some], settled) * (self.targets[-1] - self.targets[0])
+        def read(judge: Judge, some: list[int]) -> Array:
+            return np.stack([ages[some], self.calibration[judge.name](_said(judge, self.real, some, 1)[:, 0, 0])], 1)
 
-        return out | _spans_by_label(self, numbers, span)
+        def span(true_and_read: Array) -> float:
+            return measures.slope(*true_and_read.T) * (self.targets[-1] - self.targets[0])
+
+        return out | _spans_by_label(self, numbers, read, span)
 
 
 def _said(judge: Judge, records: Mapping[int, Record], numbers: Sequence[int], count: int) -> Array:
@@ -310,12 +312,14 @@ def _middle(values: Array) -> float:
 def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
     """Span reached (each age judge) and share verified (first embedder at hand) by sex and race label."""
 
-    def span(judge: Judge, some: list[int]) -> float:
-        ends = yard.calibration[judge.name](_said(judge, row, some, len(yard.slider))[:, [0, -1], 0])
+    def read(judge: Judge, some: list[int]) -> Array:
+        return yard.calibration[judge.name](_said(judge, row, some, len(yard.slider))[:, [0, -1], 0])
+
+    def span(ends: Array) -> float:
         return measures.mean(ends[:, 1] - ends[:, 0])
 
     embedder = next((j for j in yard.judges if j.kind in ("cosine", "distance") and j.look), None)
-    out = _spans_by_label(yard, numbers, span)
+    out = _spans_by_label(yard, numbers, read, span)
     for theme, people in by_label(yard.faces, numbers).items():
         kept = []
         for label, some in people.items():
@@ -337,22 +341,37 @@ def by_label(faces: Faces, numbers: Sequence[int]) -> dict[str, dict[str, list[i
     }
 
 
-def _spans_by_label(yard: Yardstick, numbers: Sequence[int], span: Callable[[Judge, list[int]], float]) -> Values:
-    """Faces by sex and race label, years by each age judge at hand, the first without its name, and how even they are.
+def _spans_by_label(
+    yard: Yardstick,
+    numbers: Sequence[int],
+    read: Callable[[Judge, list[int]], Array],
+    span: Callable[[Array], float],
+) -> Values:
+    """Years by sex and race label by each age judge at hand, the first without its name, and how even they are.
 
     A label that few of the faces to be aged have is left out, also where more real faces have it.
+
+    Args:
+        yard: the judges and the faces.
+        numbers: the faces to tell of.
+        read: what a judge reads of N of them, (N, D).
+        span: the years in that.
     """
     people, sources = by_label(yard.faces, numbers), by_label(yard.faces, yard.faces.sources)
     out = {f"fairness.{theme}_{label}_n": float(len(some)) for theme in people for label, some in people[theme].items()}
     for k, judge in enumerate(j for j in yard.judges if j.kind == "age" and j.look):
         by = f"_{judge.name}" if k else ""
         for theme, labels in people.items():
-            spans = {
-                label: span(judge, some) if min(len(some), len(sources[theme][label])) >= FEWEST else math.nan
+            enough = {
+                label: read(judge, some)
                 for label, some in labels.items()
+                if min(len(some), len(sources[theme][label])) >= FEWEST
             }
+            spans = {label: span(enough[label]) if label in enough else math.nan for label in labels}
             out |= {f"fairness.{theme}_{label}_span{by}": years for label, years in spans.items()}
             out[f"fairness.{theme}_span_ratio{by}"] = measures.evenness(spans.values())
+            chance, p = measures.chance_evenness(list(enough.values()), span)
+            out |= {f"fairness.{theme}_span_ratio_chance{by}": chance, f"fairness.{theme}_span_ratio_p{by}": p}
     return out
 
 

@@ -290,8 +290,6 @@ class GeneratorConfig:
     """Largest shift, as a share of the side, by which the residual output may bend the input; 0 leaves its shape."""
     chroma: float = 1.0
     """Share of the residual change's colour that is let through, beside its light and dark; 0 changes no colours."""
-    keep_hue: bool = False
-    """Darken by the same share of red, green and blue, instead of by the same amount, which reddens skin and lips."""
     inner_size: int = 0
     """Side in pixels at which the generator works inside, its change then being enlarged; 0 takes image_size."""
     strength: float = 1.0
@@ -335,7 +333,6 @@ class GeneratorConfig:
         _require("most_change", self.most_change, self.most_change >= 0, "give 0 or more")
         _require("most_change", self.most_change, self.residual or not self.most_change, "give --residual with it")
         _require("most_darkening", self.most_darkening, all(v > 0 for v in self.most_darkening), "give more than 0")
-        _require("keep_hue", self.keep_hue, self.residual or not self.keep_hue, "give --residual with it")
         fits = self.residual or not self.most_darkening
         _require("most_darkening", self.most_darkening, fits, "give --residual with it")
         _require("detail", self.detail, self.detail >= 0, "give 0 or more")

@@ -14,7 +14,7 @@ from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, UpConv
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCorrection, LiteAgeEstimator, ResnetAgeEstimator, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator, bent, generator_of, hue_kept, smoothed
+from cyclegan_age.networks.generators import ResnetGenerator, bent, generator_of, smoothed
 
 
 def _count(network: torch.nn.Module) -> int:
@@ -239,7 +239,6 @@ def test_strength_multiplies_field_and_change() -> None:
     [
         {"deform": 0.1},
         {"strength": 1.5},
-        {"keep_hue": True},
         {"most_change": 0.5},
         {"most_darkening": (0.2,)},
         {"inner_size": 16},
@@ -267,30 +266,6 @@ def test_no_pixel_is_darkened_by_more_than_the_limit_of_its_age() -> None:
     held.train()(x, age).sum().backward()
     free.train()(x, age).sum().backward()
     torch.testing.assert_close(held.head.conv.weight.grad, free.head.conv.weight.grad)  # none is lost at the limit
-
-
-def test_what_is_darkened_keeps_its_hue() -> None:
-    shares = torch.tensor([[0.2, 0.1, 0.0], [0.2, 0.1, 0.0], [0.0, 0.0, 0.0], [0.6, 0.4, 0.2]])  # of white
-    change = torch.tensor([[-0.1] * 3, [0.1] * 3, [-0.1] * 3, [-0.4, -0.4, -0.1]])
-    x, change = (2 * shares - 1)[:, :, None, None], change[:, :, None, None]
-    kept = (hue_kept(x, change) / 2)[:, :, 0, 0]
-    torch.testing.assert_close(kept[0], torch.tensor([-0.1, -0.05, 0.0]))  # half as bright on average, so each half
-    torch.testing.assert_close(kept[1], torch.tensor([0.05] * 3))
-    assert kept[2].abs().max() == 0
-    # an average of 0.15 of the 0.4 goes: 5/8 are left, of the colour that is added (-0.05, -0.05, 0.1), too
-    torch.testing.assert_close(
-        kept[3], torch.tensor([-0.225, -0.15, -0.075]) + 5 / 8 * torch.tensor([-0.05, -0.05, 0.1])
-    )
-
-    torch.manual_seed(0)
-    plain = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1)
-    kept_hue = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1, keep_hue=True)
-    kept_hue.load_state_dict(plain.state_dict())
-    x, age = torch.rand(2, 3, 16, 16) - 0.5, torch.tensor([[1.0, 0], [0, 1]])
-    with torch.no_grad(), Taps(plain, ["bend"]) as taps:
-        out = plain.eval()(x, age)
-        base = bent(x, plain.shift(taps.outputs["bend"]))
-        torch.testing.assert_close(kept_hue.eval()(x, age), base + hue_kept(base, out - base))
 
 
 def test_limits_for_another_number_of_ages_are_refused() -> None:

@@ -93,7 +93,6 @@ class ResnetGenerator(nn.Module):
         residual: bool = False,  # the output is the input plus a masked change
         deform: float = 0.0,  # how far the input is bent at most before that, as a share of its side; 0 leaves it
         chroma: float = 1.0,  # how much of the change's colour, beside its light and dark, is let through
-        keep_hue: bool = False,  # darken all colours by the same share instead of by the same amount
         strength: float = 1.0,  # what field and change are multiplied by
         most_change: float = 0.0,  # what a pixel's change comes near to at most, out of a range of 2; 0 sets no limit
         most_darkening: Sequence[float] = (),  # what it is darkened by at most: for all ages, or for each entry
@@ -105,7 +104,7 @@ class ResnetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.ages, self.residual, self.deform = ages, residual, deform
-        self.chroma, self.keep_hue, self.strength = chroma, keep_hue, strength
+        self.chroma, self.strength = chroma, strength
         self.most_change, self.most_darkening = most_change, tuple(most_darkening)
         self.inner_size, self.detail, self.symmetric = inner_size, detail, symmetric
         wide = 4 * ngf
@@ -185,8 +184,6 @@ class ResnetGenerator(nn.Module):
             change = (there + mirrored.flip(3)) / 2
         if self.most_change:
             change = self.most_change * torch.tanh(change / self.most_change)
-        if self.keep_hue:
-            change = hue_kept(x, change)
         out = x + change
         if self.most_darkening:
             change = torch.maximum(change, -darkest)
@@ -210,17 +207,6 @@ class ResnetGenerator(nn.Module):
         there, mirrored = field.unflatten(0, (2, -1)).unbind()
         field = (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
         return field
-
-
-def hue_kept(x: Tensor, change: Tensor) -> Tensor:
-    """A change of pictures (N, 3, H, W) in [-1, 1] that darkens by the same share of red, green and blue.
-
-    Taking the same amount of each makes what is left more colourful: shadowed skin red, lips magenta. Where it lightens
-    the change stays as it is.
-    """
-    light = change.mean(dim=1, keepdim=True)
-    share = (light / (x.mean(dim=1, keepdim=True) + 1).clamp_min(0.04)).clamp(-1, 0)  # 0 is black at x = -1
-    return torch.where(light < 0, share * (x + 1) + (1 + share) * (change - light), change)
 
 
 def both_ways(x: Tensor) -> Tensor:
@@ -270,7 +256,6 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
         residual=net.residual,
         deform=net.deform,
         chroma=net.chroma,
-        keep_hue=net.keep_hue,
         strength=net.strength,
         most_change=net.most_change,
         most_darkening=net.most_darkening,

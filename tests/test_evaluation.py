@@ -7,8 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -447,6 +451,22 @@ def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tm
     shutil.rmtree(tmp_path / "cache")
     together = run.evaluate(config(limit=3, workers=1), lambda line: None, Panel(tmp_path / "log"))
     assert (alone / "table.json").read_text() == (together / "table.json").read_text()
+
+
+def test_the_end_does_not_wait_for_a_process_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "Studio", lambda plan: None)
+    bench = records.Bench(None, 1)  # type: ignore[arg-type]
+    bench._pool = ProcessPoolExecutor(1, get_context("spawn"))
+    worker = bench._pool.submit(os.getpid).result()
+    hanging = bench._pool.submit(time.sleep, 300)
+    while not hanging.running():
+        time.sleep(0.05)
+    begun = time.monotonic()
+    bench.close()
+    assert time.monotonic() - begun < 60 and isinstance(hanging.exception(), BrokenProcessPool)
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    bench.close()  # nothing left to end
 
 
 def test_no_process_outlives_a_killed_evaluation(tmp_path: Path) -> None:

@@ -188,7 +188,8 @@ def _age_folders(dataroot: Path) -> dict[Path, Years]:
         if folders:
             parts = sorted({f.parent.name for f in folders if f.parent.name.lower() in _SPLITS})
             if depth == 2 and parts:  # never train on the faces kept for scoring
-                raise UserError(f"--dataroot {dataroot}: has {', '.join(parts)}; give one: {dataroot / parts[0]}")
+                either = " or ".join(str(dataroot / part) for part in parts)
+                raise UserError(f"--dataroot {dataroot}: no age folders of its own; give {either}")
             return folders
         level = [below for folder in level for below in _subfolders(folder)]
     raise UserError(

@@ -341,8 +341,11 @@ class Bench:
 
     def close(self) -> None:
         """End the processes; what they were at is lost, what they had done is kept."""
-        if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        pool, self._pool = self._pool, None
+        if pool:
+            for process in [*pool._processes.values()]:  # after an interruption they may never hear of an end
+                process.kill()
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager

@@ -107,14 +107,15 @@ def _own_estimator(judge: str, results_dir: Path) -> Judge:
         why = f"no weights {judge}; train some: train.py --model age_estimator, and name them: --judge RUN"
         return Judge(name, "age", name, why=why)
     try:
-        network = load_estimator(str(path), TrainConfig()).eval()
+        network = load_estimator(str(path), TrainConfig()).eval().to(memory_format=torch.channels_last)
     except (UserError, RuntimeError) as e:
         return Judge(name, "age", name, why=str(e).splitlines()[0])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def look(pictures: Picture) -> NDArray[np.float32]:
         with torch.inference_mode():
-            years = expected_age(network(both_ways(to_float(pictures)))).view(2, -1).mean(dim=0)
+            x = both_ways(to_float(pictures)).contiguous(memory_format=torch.channels_last)
+            years = expected_age(network(x)).view(2, -1).mean(dim=0)
         out: NDArray[np.float32] = years.numpy()[:, None]
         return out
 
@@ -158,11 +159,12 @@ def _dlib() -> Look:
 
 
 def _efficientnet() -> Look:
-    network = EfficientNetLite(0).eval()
+    network = EfficientNetLite(0).eval().to(memory_format=torch.channels_last)
     network.load_imagenet()
 
     def look(pictures: Picture) -> NDArray[np.float32]:
         x = F.interpolate(to_float(pictures), size=(224, 224), mode="bicubic", antialias=True)
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             features: NDArray[np.float32] = network(x)[0].mean(dim=(2, 3)).numpy()
         return features

@@ -9,7 +9,7 @@ class InstanceNorm(nn.Module):
     """Instance normalisation without weights (Ulyanov et al. 2016): each channel of each picture to mean 0, variance 1.
 
     Written out, so that a compiler can fuse it with its neighbours; the statistics are always fp32. On a flat channel
-    the variance is 0 and the result is 0.
+    the variance is 0 and the result is 0, but for rounding.
     """
 
     def __init__(self, *, eps: float = 1e-5) -> None:
@@ -17,8 +17,13 @@ class InstanceNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-        return ((x.float() - mean) * torch.rsqrt(variance + self.eps)).to(x.dtype)
+        if compiled_to_learn():
+            variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+            return ((x.float() - mean) * torch.rsqrt(variance + self.eps)).to(x.dtype)
+        # The same, several times faster where the channels come last and nothing is compiled.
+        middle = x.float() - x.float().mean(dim=(2, 3), keepdim=True)
+        variance = middle.square().mean(dim=(2, 3), keepdim=True)
+        return (middle * torch.rsqrt(variance + self.eps)).to(x.dtype)
 
 
 class LeakyReLU(nn.Module):

@@ -236,8 +236,8 @@ def chance_evenness(
         rounds: how many.
 
     Returns:
-        The mean evenness of the rounds, and the share of them (with what is found as one more) that is as uneven as
-        what is found. NaN where that cannot be told.
+        The mean evenness of the rounds, and the share of them (with what is found as one more) that is at least as
+        uneven as what is found. NaN where that cannot be told.
     """
     found = evenness(map(summary, groups))
     if not np.isfinite(found):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -368,6 +369,8 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
     assert copied["who.verified_far1"] == copied["who.similarity"] == copied["keeping.own_ssim"] == 1
     assert copied["slow.distance"] == copied["keeping.outside_l1"] == copied["keeping.cycle_l1"] == 0
     assert copied["keeping.sharpness"] == 1
+    real = int(re.search(r"real faces: (\d+)", told["notes"][0])[1])  # type: ignore[index]
+    assert panel.log.read_text().count("age") == real + 6 + 6, "a copy is not looked at again"
     assert blended["guess.60_minus_10"] > 0.5  # the drawn faces grow lighter
     assert blended["guess.spearman"] > 0.9
     assert blended["keeping.sharpness"] < 1

@@ -29,7 +29,7 @@ from cyclegan_age.data.teacher import sface
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.efficientnet import EfficientNetLite
-from cyclegan_age.networks.estimators import expected_age
+from cyclegan_age.networks.estimators import LiteAgeEstimator, expected_age
 from cyclegan_age.networks.generators import both_ways
 from cyclegan_age.runs import find_weights
 
@@ -110,6 +110,8 @@ def _own_estimator(judge: str, results_dir: Path) -> Judge:
         network = load_estimator(str(path), TrainConfig()).eval().to(memory_format=torch.channels_last)
     except (UserError, RuntimeError) as e:
         return Judge(name, "age", name, why=str(e).splitlines()[0])
+    if isinstance(network, LiteAgeEstimator):
+        network.network.fuse()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def look(pictures: Picture) -> NDArray[np.float32]:
@@ -161,6 +163,7 @@ def _dlib() -> Look:
 def _efficientnet() -> Look:
     network = EfficientNetLite(0).eval().to(memory_format=torch.channels_last)
     network.load_imagenet()
+    network.fuse()
 
     def look(pictures: Picture) -> NDArray[np.float32]:
         x = F.interpolate(to_float(pictures), size=(224, 224), mode="bicubic", antialias=True)

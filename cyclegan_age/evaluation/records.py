@@ -222,11 +222,13 @@ class Studio:
             known |= {judge.key: _asked(judge, picture[None]) for judge in missing}
         else:
             self.use(row)
+            said = self.record(REAL, i) if row == COPY else None  # of the face itself, so of its copies
             known_face = self.plan.faces.known(i)
             pictures = self.render(picture, self.plan.slider, known_face)
             decades = pictures[[self.plan.slider.index(years) for years in self.plan.targets]]
             for judge in missing:
-                known[judge.key] = _asked(judge, pictures if judge.kind == "age" else decades)
+                shown = pictures if judge.kind == "age" else decades
+                known[judge.key] = said[judge.key].repeat(len(shown), axis=0) if said else _asked(judge, shown)
             if "keeping" not in known:
                 known["keeping"] = self._keeping(picture, decades, known_face)
         write_atomically(file, save(known, None))

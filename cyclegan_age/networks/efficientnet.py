@@ -39,11 +39,6 @@ class _Conv(nn.Module):
         out: Tensor = self.norm(self.conv(x))
         return out
 
-    def fuse(self) -> None:
-        """Put the batch norm into the convolution, for good: the same output in eval mode, in less time."""
-        assert isinstance(self.norm, nn.BatchNorm2d)
-        self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
-
 
 class _Block(nn.Module):
     """Inverted residual: widen, filter each channel, narrow; added to its input where the shapes agree."""
@@ -57,8 +52,8 @@ class _Block(nn.Module):
         self.adds = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.relu6(self.expand(x)) if self.expand else x
-        h = self.project(F.relu6(self.depthwise(h)))
+        h = F.relu6(self.expand(x), inplace=True) if self.expand else x
+        h = self.project(F.relu6(self.depthwise(h), inplace=True))
         out: Tensor = x + h if self.adds else h
         return out
 
@@ -111,12 +106,18 @@ class EfficientNetLite(nn.Module):
         self.load_state_dict(dict(zip(self.state_dict(), theirs.values(), strict=False)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        h, maps = F.relu6(self.stem(x)), []
+        h, maps = F.relu6(self.stem(x), inplace=True), []
         for i, stage in enumerate(self.stages):
             h = stage(h)
             if i in _MAPS:
                 maps.append(h)
-        return F.relu6(self.last(h)), maps
+        return F.relu6(self.last(h), inplace=True), maps
+
+    def fuse(self) -> None:
+        """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
+        for module in list(self.modules()):
+            if isinstance(module, _Conv) and isinstance(module.norm, nn.BatchNorm2d):
+                module.conv, module.norm = fuse_conv_bn_eval(module.conv, module.norm), nn.Identity()
 
 
 class LiteFeatures(nn.Module):
@@ -129,9 +130,7 @@ class LiteFeatures(nn.Module):
         self.network = EfficientNetLite(1)
         self.network.load_imagenet()
         self.network.eval().requires_grad_(False)
-        for module in list(self.network.modules()):
-            if isinstance(module, _Conv):
-                module.fuse()
+        self.network.fuse()
 
     # As compiled, or in bf16, its depthwise convolutions take several times as long on a processor.
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -164,6 +164,8 @@ class InferConfig:
             raise UserError("--input and --dataroot: both given; give one of them")
         if self.face not in ("all", "largest") and not (self.face.isdecimal() and int(self.face) > 0):
             raise UserError(f"--face {self.face}: not a choice of faces; give all, largest or a number from 1 on")
+        if self.face != "all" and (self.aligned or self.dataroot):
+            raise UserError(f"--face {self.face}: aligned pictures show one face each; leave it out")
         if self.sample < 0:
             raise UserError(f"--sample {self.sample}: not usable; give how many faces")
         if self.steps < 1:

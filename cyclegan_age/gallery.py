@@ -240,7 +240,7 @@ def _render_into(
         with suppress(OSError):  # what a run of before left stays
             folder.rmdir()
         place = f"--input {config.input}" if config.input else f"--dataroot {config.dataroot}"
-        raise UserError(f"{place}: no usable picture; {counted(skipped, 'file')} skipped")
+        raise UserError(f"{place}: no usable picture; {counted(skipped, 'file')} skipped, give others")
     count = len(sections) * len(ages)
     result = f"{counted(count, 'picture')} of {counted(len(sections), 'face')} in {seconds:.1f} s"
     result += f", {count / seconds:.1f} images/s"

@@ -105,6 +105,7 @@ def _render_into(
 ) -> Path:
     sections: list[render.Section] = []
     skipped: list[str] = []
+    fault = ""  # of the last one skipped
     faces = done = 0
 
     def read(one: _Input) -> tuple[_Input, Photo | Exception | None]:
@@ -131,7 +132,8 @@ def _render_into(
             except (BadImage, NoFace, FileNotFoundError, PermissionError) as e:
                 if isinstance(e, OSError) and (e.filename is None or Path(e.filename) != one.path):
                     raise
-                skipped.append(f"skipped {one.title}: {e.strerror if isinstance(e, OSError) else e}")
+                fault = str(e.strerror if isinstance(e, OSError) else e)
+                skipped.append(f"skipped {one.title}: {fault}")
                 if len(skipped) <= _NAMED_SKIPS and len(inputs) > 1:
                     say(skipped[-1])
             bar.update()
@@ -140,7 +142,7 @@ def _render_into(
         with suppress(OSError):  # what a run of before left stays
             folder.rmdir()
         if len(inputs) == 1:
-            raise UserError(f"--input {config.input}: {skipped[0].partition(': ')[2]}")
+            raise UserError(f"--input {inputs[0].path}: {fault if ';' in fault else f'{fault}; give another file'}")
         raise UserError(f"--input {config.input}: no usable face; {counted(len(skipped), 'file')} skipped")
     result = f"{counted(faces, 'face')} in {counted(done, 'file')}, at {counted(len(ages), 'age')} in {seconds:.1f} s"
     if skipped:

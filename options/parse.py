@@ -12,6 +12,8 @@ from cyclegan_age.config import UserError
 
 T = TypeVar("T")
 
+_IN_WORDS = {"INT": "a whole number", "FLOAT": "a number", "INT ...": "whole numbers", "FLOAT ...": "numbers"}
+
 
 def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, default: T) -> T:
     """Read flags into a dataclass; both `--target_age` and `--target-age` are understood.
@@ -51,7 +53,7 @@ def _short(said: str, prog: str) -> str:
         given = re.search(r": \[?'(.*)'\]?$", m[2].replace("', '", " "))
         fault = f" {given[1]}: not understood" if given else f": {m[2].rstrip('.')}"
         takes = re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1 ...", wanted[1]) if wanted else f"what {prog} --help says"
-        return f"{m[1]}{fault}; give {takes}"
+        return f"{m[1]}{fault}; give {_IN_WORDS.get(takes, takes)}"
     if m := re.search(r"invalid choice ('.*?') for argument '(--\w+)'. Expected one of \((.*?)\)", said):
         return f"{m[2]} {m[1].strip(chr(39))}: unknown; give one of {m[3].replace(chr(39), '')}"
     if m := re.search(r"Missing value for argument '(--\w+)'", said):

@@ -351,8 +351,8 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
         (["--dataroot", ".", "--model", "nothing"], "--model nothing: unknown; the models are cyclegan"),
         (["--dataroot", ".", "--preset", "nothing"], "--preset nothing: unknown for cyclegan; the presets are default"),
         (["--dataroot", ".", "--batch_size", "0"], "--batch_size 0: not usable; give at least 1"),
-        (["--dataroot", ".", "--batch_size", "many"], "--batch_size many: not understood; give INT"),
-        (["--dataroot", ".", "--ages", "20", "old"], "--ages 20 old: not understood; give INT ..."),
+        (["--dataroot", ".", "--batch_size", "many"], "--batch_size many: not understood; give a whole number"),
+        (["--dataroot", ".", "--ages", "20", "old"], "--ages 20 old: not understood; give whole numbers"),
         (["--dataroot", ".", "--batch_size"], "--batch_size: its value is missing; "),
         (["--dataroot", ".", "--bogus", "1"], "--bogus: unknown; "),
         (["--dataroot", ".", "faces"], "faces: belongs to no flag; put it directly behind the flag that it is for"),
@@ -406,3 +406,11 @@ def test_help_lists_the_flags_of_the_chosen_model_at_once() -> None:
     ).stdout
     assert "--group_a" in out and "--lambda_wrong_age" not in out
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("command", ["train.py", "test.py", "evaluate.py", "export.py", "demo.py"])
+def test_a_python_without_the_packages_is_told_in_one_line(command: str) -> None:
+    out = subprocess.run([sys.executable, "-S", command], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert out.returncode == 2
+    assert "the packages of requirements.txt are not installed; make demo installs them" in out.stderr
+    assert out.stderr.count("\n") == 1

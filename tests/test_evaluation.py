@@ -521,6 +521,7 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     shown = (tmp_path / "log").read_text()
     run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
     assert (tmp_path / "log").read_text() == shown
+    assert "2 snapshots scored before" in said[-2]
     assert len((folder.parent / "evaluation.jsonl").read_text().splitlines()) == 2
 
 

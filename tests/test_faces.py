@@ -651,15 +651,19 @@ def test_mistakes_are_told_in_one_line(weights: Path, tmp_path: Path, capsys: py
     place = ["--weights", str(weights), "--results_dir", str(tmp_path / "out")]
     cup = save(Image.fromarray(coffee()), tmp_path / "cup.jpg")
     me = save(PORTRAIT, tmp_path / "me.jpg")
-    for flags, text in (
+    text = tmp_path / "text.jpg"
+    text.write_text("hello")
+    for flags, said in (
         (["--input", str(cup)], f"--input {cup}: no face found"),
         (["--input", str(me), "--face", "2"], f"--input {me}: no face 2; 1 face found"),
         (["--input", str(me), "--face", "left"], "--face left"),
+        (["--input", str(me), "--face", "2", "--aligned"], "--face 2: aligned pictures show one face each; "),
+        (["--input", str(text)], f"--input {text}: not a picture; give another file\n"),
         (["--input", str(tmp_path / "none")], f"--input {tmp_path / 'none'}: no such file"),
     ):
         assert main([*place, *flags]) == 2
         err = capsys.readouterr().err
-        assert err.startswith(text)
+        assert err.startswith(said)
         assert err.count("\n") == 1
 
 

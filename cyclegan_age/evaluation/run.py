@@ -190,6 +190,7 @@ def watch(
     lines = [line for line in _lines(log) if line.get("mark") == mark]  # of the same faces and judges
     others = [line for line in _lines(log) if line.get("mark") != mark]
     quiet = 0.0
+    say(f"{run}: {len(lines)} snapshots scored before; looks for new ones every {_POLL_SECONDS:.0f} s, Ctrl-C ends it")
     try:
         while True:
             known = {line["snapshot"] for line in lines}

@@ -15,7 +15,8 @@ class UserError(Exception):
 
 def _require(flag: str, value: object, good: bool, remedy: str) -> None:
     if not good:
-        raise UserError(f"--{flag} {value}: not usable; {remedy}")
+        given = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise UserError(f"--{flag} {given}: not usable; {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +253,8 @@ class EvaluateConfig:
         _require("image_size", self.image_size, self.image_size >= 32, "give at least 32")
         _require("workers", self.workers, self.workers >= -1, "give -1 or more")
         _require("watch_minutes", self.watch_minutes, self.watch_minutes >= 0, "give 0 or more")
+        if self.watch_minutes:
+            _require("watch_minutes", self.watch_minutes, bool(self.watch), "give --watch with it")
         if self.watch and self.weights:
             raise UserError("--watch and --weights: both given; give one of them")
         if Path(self.name).name != self.name or self.name.startswith("."):

@@ -196,7 +196,8 @@ def _render_into(
     ages: list[float],
     say: Callable[[str], None],
 ) -> Path:
-    skipped = 0
+    single = config.input is not None and config.input.is_file()
+    skipped: list[str] = []
     measures: dict[str, dict[str, float]] = {}
 
     def read(item: tuple[Path | None, str, str]) -> _Face | str:
@@ -211,14 +212,13 @@ def _render_into(
         return _Face(title=title, stem=stem, path=path, image=kept, fitted=fitted, known=known)
 
     def usable(found: Iterable[_Face | str]) -> Iterator[_Face]:
-        nonlocal skipped
         for face in found:
             if isinstance(face, _Face):
                 yield face
             else:
-                skipped += 1
+                skipped.append(face)
                 bar.update(len(ages))
-                if skipped <= _NAMED_SKIPS:
+                if len(skipped) <= _NAMED_SKIPS and not single:
                     say(face)
 
     def write(face: _Face) -> render.Section:
@@ -240,12 +240,15 @@ def _render_into(
         with suppress(OSError):  # what a run of before left stays
             folder.rmdir()
         place = f"--input {config.input}" if config.input else f"--dataroot {config.dataroot}"
-        raise UserError(f"{place}: no usable picture; {counted(skipped, 'file')} skipped, give others")
+        if single:
+            fault = skipped[0].removeprefix(f"skipped {inputs[0][1]}: ")
+            raise UserError(f"{place}: {fault}; give another file")
+        raise UserError(f"{place}: no usable picture; {counted(len(skipped), 'file')} skipped, give others")
     count = len(sections) * len(ages)
     result = f"{counted(count, 'picture')} of {counted(len(sections), 'face')} in {seconds:.1f} s"
     result += f", {count / seconds:.1f} images/s"
     if skipped:
-        result += f"; {counted(skipped, 'file')} skipped"
+        result += f"; {counted(len(skipped), 'file')} skipped"
     if measures:
         render.save_text(json.dumps(measures, indent=1), folder / "measures.json")
         for name in next(iter(measures.values())):

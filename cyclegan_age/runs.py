@@ -161,7 +161,8 @@ def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Pa
     ):
         if candidate.is_file():
             return candidate
-    raise UserError(f"--weights {weights}: neither a file nor a run with weights in {results_dir}; check the name")
+    places = f"neither a file nor a run with weights in {results_dir} nor shipped"
+    raise UserError(f"--weights {weights}: {places}; check the name")
 
 
 def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:

@@ -57,7 +57,7 @@ def _short(said: str, prog: str) -> str:
     if m := re.search(r"invalid choice ('.*?') for argument '(--\w+)'. Expected one of \((.*?)\)", said):
         return f"{m[2]} {m[1].strip(chr(39))}: unknown; give one of {m[3].replace(chr(39), '')}"
     if m := re.search(r"Missing value for argument '(--\w+)'", said):
-        return f"{m[1]}: its value is missing; {prog} --help says what it takes"
+        return f"{m[1]}: a value of it is missing; {prog} --help says what it takes"
     return said
 
 

@@ -242,6 +242,7 @@ class Panel:
 
     log: Path
     without: str = ""
+    blind: bool = False  # "who" sees no face anywhere
 
     def __call__(self) -> list[Judge]:
         def said(name: str, count: int) -> None:
@@ -254,7 +255,7 @@ class Panel:
 
         def mosaic(x: Picture) -> np.ndarray:
             said("who", len(x))
-            return x[:, ::16, ::16].reshape(len(x), -1).astype(np.float32)
+            return x[:, ::16, ::16].reshape(len(x), -1).astype(np.float32) * (math.nan if self.blind else 1)
 
         def colours(x: Picture) -> np.ndarray:
             said("what", len(x))
@@ -368,7 +369,8 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
     assert copied["guess.mean_10"] == copied["guess.mean_60"]
     assert copied["who.verified_far1"] == copied["who.similarity"] == copied["keeping.own_ssim"] == 1
     assert copied["slow.distance"] == copied["keeping.outside_l1"] == copied["keeping.cycle_l1"] == 0
-    assert copied["keeping.sharpness"] == 1
+    assert copied["keeping.sharpness"] == copied["who.verified_far1_gap_10"] == 1
+    assert copied["who.verified_far1_gap_40"] is None, "too few renderings to tell"
     real = int(re.search(r"real faces: (\d+)", told["notes"][0])[1])  # type: ignore[index]
     assert panel.log.read_text().count("age") == real + 6 + 6, "a copy is not looked at again"
     assert blended["guess.60_minus_10"] > 0.5  # the drawn faces grow lighter
@@ -447,6 +449,15 @@ def test_an_absent_judge_is_named_and_its_columns_are_empty(
         assert [values[column] for values in rows.values()] == [None] * 3
         assert f"{without} is absent" in (folder / "table.txt").read_text()
         assert f"{without} is absent" in (folder / "index.html").read_text()
+
+
+def test_pictures_without_a_face_are_told(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+    folder = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log", blind=True))
+    told = json.loads((folder / "table.json").read_text())
+    real = int(re.search(r"real faces: (\d+)", told["notes"][0])[1])  # type: ignore[index]
+    assert f"who sees no face in {real} of the {real} real faces" in told["notes"]
+    assert told["rows"]["copy input"]["who.no_face"] == 1
+    assert told["rows"]["copy input"]["who.verified_far1"] is None
 
 
 def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
@@ -532,7 +543,11 @@ def test_mistakes_are_told_in_one_line(
         ([], "--dataroot: not given"),
         (["--dataroot", str(tiny_faces), "--weights", "nothing"], "--weights nothing: neither a file nor a run"),
         (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: both given"),
-        (["--dataroot", str(tiny_faces), "--target_age", "30"], "give two or more ages"),
+        (["--dataroot", str(tiny_faces), "--target_age", "30"], "--target_age 30: not usable; give two or more ages"),
+        (["--dataroot", str(tiny_faces), "--weights", "gan"], "gan.safetensors: weights of a model that ages no given"),
+        (["--dataroot", str(tiny_faces), "--judge", "no"], "--judge no: no weights no; train some: "),
+        (["--dataroot", str(tiny_faces), "--watch_minutes", "1"], "--watch_minutes 1.0: not usable; give --watch"),
+        (["--dataroot", str(tiny_faces), "--sources", "20"], "--sources: a value of it is missing; "),
         (["--dataroot", str(tiny_faces), "--name", "../x"], "--name ../x: not a plain folder name"),
     ):
         assert command.main([*flags, "--results_dir", str(tmp_path)]) == 2

@@ -132,7 +132,7 @@ def _plots(scores: Scores) -> None:
                 column = f"{judge.name}.verified_far{FARS[0] * 100:g}_gap"
                 lines = {n: [v.get(f"{column}_{low}", math.nan) for low, _ in pairwise(GAPS)] for n, v in rows.items()}
                 names = [f"{low}-{high - 1}" if high <= 100 else f"{low}+" for low, high in pairwise(GAPS)]
-                svg = line_plot(GAPS[:-1], lines, x_name="years between", y_name="verified", x_names=names)
+                svg = line_plot(GAPS[:-1], lines, x_name="years between", y_name="verified", x_names=names, ends=(0, 1))
                 _plot(svg, f"{judge.name}: share verified as the same person at FAR 1 %")
         for column, caption in (
             ("realism.kid", "KID x 1000 to the real faces of the target age"),

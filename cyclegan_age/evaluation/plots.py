@@ -23,6 +23,7 @@ def line_plot(
     x_names: Sequence[str] = (),
     spread: Mapping[str, Sequence[float]] | None = None,
     diagonal: bool = False,
+    ends: tuple[float, ...] = (),
 ) -> str:
     """Lines of one colour each, a gap where a value is NaN.
 
@@ -34,6 +35,7 @@ def line_plot(
         x_names: names of the places; by default their numbers.
         spread: name -> K half lengths of bars through the points.
         diagonal: draw the line on which both are the same.
+        ends: values that the vertical axis reaches in any case.
 
     Returns:
         An `svg` element; empty where there is no value.
@@ -47,6 +49,7 @@ def line_plot(
         return ""
     if diagonal:
         reach += [x[0], x[-1]]
+    reach += ends
     ticks = _ticks(min(reach), max(reach))
     low, high = ticks[0], ticks[-1]
 

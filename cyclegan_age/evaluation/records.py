@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -29,7 +30,7 @@ from tqdm import tqdm
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data.cache import PictureCache, cache_folder
-from cyclegan_age.data.folders import Known, known_by_name, scan
+from cyclegan_age.data.folders import NO_GROUP, Known, known_by_name, scan
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.judges import Judge
 from cyclegan_age.images import Picture
@@ -38,6 +39,7 @@ from cyclegan_age.runs import write_atomically
 
 REACH_YEARS = 5.0  # how far a real face of a target's group is from it
 _CODE = AgeCode((10, 20, 30, 40, 50, 60, 70))  # real faces of 5 to 79 years are used
+_PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
 _FORMAT = "1"  # changes when records of before mean something else
 _SEXES = ("male", "female")
 _RACES = ("White", "Black", "Asian", "Indian", "other")
@@ -103,6 +105,7 @@ class Faces:
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         known = [known_by_name(path.name) for path in folder.paths]
+        more = {NO_GROUP: f", which are of {_CODE.edges[0]:g} to below {_CODE.edges[-1]:g} years"}
         youngest, oldest = config.sources
         fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not fitting:
@@ -115,7 +118,7 @@ class Faces:
             race=["" if math.isnan(one.race) else _RACES[int(one.race)] for one in known],
             rank=rank,
             sources=sorted(evenly(fitting, folder.age_years, config.limit)),
-            left_out=folder.left_out,
+            left_out={f"{reason}{more.get(reason, '')}": count for reason, count in folder.left_out.items()},
         )
 
     def known(self, i: int) -> Known:
@@ -318,7 +321,8 @@ class Bench:
         found = {i: self.studio.complete(row, i) for i in numbers}
         missing = [i for i in numbers if found[i] is None]
         if missing:
-            with tqdm(total=len(missing), desc=row.name, unit="face", disable=None) as bar:
+            pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
+            with tqdm(total=len(missing), desc=row.name, unit="face", mininterval=pause, maxinterval=pause) as bar:
                 for i, record in self._made(row, missing):
                     found[i] = record
                     bar.update()

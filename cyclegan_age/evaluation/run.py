@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from cyclegan_age.config import EvaluateConfig, UserError
@@ -17,6 +18,7 @@ from cyclegan_age.evaluation.page import write_page
 from cyclegan_age.evaluation.records import BLEND, Judges, Row
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import FEWEST, Goal, Values, ages_read, as_csv, as_text, by_label
+from cyclegan_age.gallery import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
 from cyclegan_age.runs import SHIPPED, find_weights, next_folder, write_atomically
@@ -40,8 +42,12 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
     """
     begun = time.perf_counter()
     rows = _rows(config)
-    for row in rows:
-        Ager.load(row.weights)  # mistakes are told before the work
+    for row in rows:  # mistakes are told before the work
+        ager = Ager.load(row.weights)
+        try:
+            ager.age(Image.new("RGB", (ager.image_size, ager.image_size)), config.target_age[0])
+        except UserError as e:
+            raise UserError(f"--weights {row.weights}: {e}") from None
     if config.fit_ages:
         fitting(rows[0])
     scores = Scores.begin(config, judges, say)
@@ -97,10 +103,15 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
     plan, yard = scores.bench.plan, scores.yard
     youngest, oldest = (int(f(yard.faces.age_years[plan.faces.sources])) for f in (min, max))
     notes = [
-        f"{len(plan.faces.sources)} faces of {youngest} to {oldest} years at {' '.join(map(str, plan.targets))} years, "
-        f"{plan.size} px; real faces: {len(yard.real)}",
+        f"{counted(len(plan.faces.sources), 'face')} of {youngest} to {oldest} years at "
+        f"{' '.join(map(str, plan.targets))} years, {plan.size} px; real faces: {len(yard.real)}",
     ]
     for judge in yard.judges:
+        if judge.look and judge.kind == "age" and len(yard.calibration[judge.name].true_years) == 0:
+            notes.append(f"{judge.name}: too few real faces to calibrate on, so calibrated ages are as they were read")
+        blind = [i for i in yard.real if judge.look and np.isnan(yard.real[i].get(judge.key, np.zeros(1))).any()]
+        if blind:
+            notes.append(f"{judge.name} sees no face in {len(blind)} of the {counted(len(yard.real), 'real face')}")
         if judge.look and judge.share > 1:
             notes.append(f"{judge.name} is slow and was shown one face of {judge.share}")
         if judge.look and judge.kind == "features":
@@ -219,7 +230,8 @@ def watch(
 
 def _line(name: str, values: Values, aims: list[Goal], best: bool) -> str:
     """One snapshot's scores: those with a goal, by short names."""
-    parts = [f"{goal.column.rpartition('.')[2]} {values.get(goal.column, math.nan):.3g}" for goal in aims]
+    told = [goal.column for goal in aims if not math.isnan(values.get(goal.column, math.nan))]
+    parts = [f"{column.rpartition('.')[2]} {values[column]:.3g}" for column in told]
     return f"{name}: score {values['score']:.3f}{' (best so far)' if best else ''}: {', '.join(parts)}"
 
 

@@ -43,16 +43,20 @@ class Scores:
             say: takes lines for the user.
 
         Raises:
-            UserError: no such data, or no usable face.
+            UserError: no such data, no usable face, or no such `--judge`.
         """
         plan = Plan.of(config, judges or partial(load_judges, config.judge, config.results_dir))
         for reason, count in plan.faces.left_out.items():
             say(f"{config.dataroot}: {count} pictures left out: {reason}")
         bench = Bench(plan, (os.cpu_count() or 1) if config.workers < 0 else config.workers)
         judged = bench.studio.judges
-        for note in absent(judged):
-            say(note)
         try:
+            named = config.judge != EvaluateConfig.judge
+            for judge in judged:
+                if judge.name == "age_judge" and named and not judge.look:
+                    raise UserError(f"--judge {config.judge}: {judge.why}")
+            for note in absent(judged):
+                say(note)
             real = bench.records(REAL, range(len(plan.faces.paths)))
             yard = Yardstick.take(plan.faces, judged, plan.targets, plan.slider, real)
             aims = goals(_first(judged, "age"), _first(judged, "cosine", "distance"), plan.targets)

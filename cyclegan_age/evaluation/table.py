@@ -251,7 +251,8 @@ def _identity(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: li
         for k, target in enumerate(yard.targets):
             out[f"{name}.verified_{mark}_{target}"] = measures.mean(same[:, k])
         for low, high in pairwise(GAPS):
-            out[f"{name}.verified_{mark}_gap_{low}"] = measures.mean(same[(gap >= low) & (gap < high)])
+            some = same[(gap >= low) & (gap < high)]
+            out[f"{name}.verified_{mark}_gap_{low}"] = measures.mean(some) if len(some) >= FEWEST else math.nan
     out[f"{name}.{what}"] = sign * measures.mean(close)
     for k, target in enumerate(yard.targets):
         out[f"{name}.{what}_{target}"] = sign * measures.mean(close[:, k])

@@ -70,7 +70,7 @@ class NoiseReader(Reader):
         self.latent = net.z
 
     def read(self, x: Tensor, about: About) -> Reading:
-        raise UserError("weights of a model that ages no given face; give --sample N, or --weights of another model")
+        raise UserError("weights of a model that ages no given face; give others, or test.py --sample N with these")
 
     def draw(self, count: int, random: torch.Generator) -> Tensor:
         return drawn(self.net, count, random)

@@ -120,7 +120,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{name}/x.jpg" for name in agfw()), "0-9/x.jpg", "0-9/9_0_0_x.jpg", "70+/x.jpg")
     touch(tmp_path, "stray.jpg", "unsorted/deep/y.jpg", "20_24/notes.txt", "20_24/.hidden.jpg", ".trash/z.jpg")
     faces = scan(tmp_path, AgeCode())
-    assert faces.left_out == {"younger or older than the groups": 2, "not in an age folder": 2}
+    groups = "younger or older than the groups (from 5 to below 70 years)"
+    assert faces.left_out == {groups: 2, "not in an age folder": 2}
     assert len(faces.paths) == 12 and 9.0 in faces.age_years
 
 

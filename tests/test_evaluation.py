@@ -162,7 +162,7 @@ def test_evenness_by_chance() -> None:
     # of the six ways to split 1 1 3 3 into two pairs, four are even and two have a third
     pair, other, mixed = np.array([[1.0], [1.0]]), np.array([[3.0], [3.0]]), np.array([[1.0], [3.0]])
     even, p = measures.chance_evenness([pair, other], mean)
-    assert even == pytest.approx((4 + 2 / 3) / 6, abs=0.04) and p == pytest.approx(1 / 3, abs=0.05)
+    assert even == pytest.approx((4 + 2 / 3) / 6, abs=0.03) and p == pytest.approx(1 / 3, abs=0.04)
     even, p = measures.chance_evenness([mixed, mixed], mean)
     assert even == pytest.approx((4 + 2 / 3) / 6, abs=0.04) and p == 1
     for few in ([pair], []):
@@ -231,6 +231,8 @@ def test_line_plot_has_gaps_bars_and_escaped_names() -> None:
     assert svg.count("<circle") == 5
     assert svg.count('opacity=".6"') == 3
     assert plots.line_plot((1, 2), {"a": (NAN, NAN)}, x_name="x", y_name="y") == ""
+    shares = plots.line_plot((1, 2), {"a": (1, 1)}, x_name="x", y_name="y", x_names=("p", "q"), ends=(0, 1))
+    assert re.findall(r'"end">([\d.]+)<', shares) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
 
 
 # Whole evaluations, with judges made up
@@ -456,8 +458,18 @@ def test_pictures_without_a_face_are_told(config: Callable[..., EvaluateConfig],
     told = json.loads((folder / "table.json").read_text())
     real = int(re.search(r"real faces: (\d+)", told["notes"][0])[1])  # type: ignore[index]
     assert f"who sees no face in {real} of the {real} real faces" in told["notes"]
+    assert not any("too few real faces" in note for note in told["notes"])
     assert told["rows"]["copy input"]["who.no_face"] == 1
     assert told["rows"]["copy input"]["who.verified_far1"] is None
+
+
+def test_too_few_real_faces_are_told(config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "one" / "20s").mkdir(parents=True)
+    shutil.copy(next(tiny_faces.rglob("20_*.jpg")), tmp_path / "one" / "20s")
+    folder = run.evaluate(config(dataroot=tmp_path / "one"), lambda line: None, Panel(tmp_path / "log"))
+    text = (folder / "table.txt").read_text()
+    assert "1 face of 20 to 20 years" in text
+    assert "guess: too few real faces to calibrate on" in text
 
 
 def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
@@ -533,6 +545,7 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
     assert (tmp_path / "log").read_text() == shown
     assert "2 snapshots scored before" in said[-2]
+    assert not any("nan" in line for line in said), "what cannot be told is left out"
     assert len((folder.parent / "evaluation.jsonl").read_text().splitlines()) == 2
 
 

@@ -87,6 +87,8 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFold
     """
     labelled, strays = _labelled(dataroot)
     left_out = Counter({NO_FOLDER: strays})
+    end = code.ends[-1] + 1 if code.ends else code.edges[-1]
+    outside = f"{NO_GROUP} (from {code.edges[0]:g} to below {end:g} years)"
     kept: list[tuple[Path, float, int]] = []
     last = len(code) - 1
     for path, years, opens in labelled:
@@ -94,7 +96,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFold
         if group is None and opens is not None and code.group(opens) == last:
             group = last  # all of a folder like 60+
         if group is None:
-            left_out[NO_GROUP] += 1
+            left_out[outside] += 1
         else:
             kept.append((path, years, group))
     counts = Counter(group for _, _, group in kept)

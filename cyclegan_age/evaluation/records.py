@@ -30,7 +30,7 @@ from tqdm import tqdm
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data.cache import PictureCache, cache_folder
-from cyclegan_age.data.folders import NO_GROUP, Known, known_by_name, scan
+from cyclegan_age.data.folders import Known, known_by_name, scan
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.judges import Judge
 from cyclegan_age.images import Picture
@@ -105,7 +105,6 @@ class Faces:
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         known = [known_by_name(path.name) for path in folder.paths]
-        more = {NO_GROUP: f", which are of {_CODE.edges[0]:g} to below {_CODE.edges[-1]:g} years"}
         youngest, oldest = config.sources
         fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not fitting:
@@ -118,7 +117,7 @@ class Faces:
             race=["" if math.isnan(one.race) else _RACES[int(one.race)] for one in known],
             rank=rank,
             sources=sorted(evenly(fitting, folder.age_years, config.limit)),
-            left_out={f"{reason}{more.get(reason, '')}": count for reason, count in folder.left_out.items()},
+            left_out=folder.left_out,
         )
 
     def known(self, i: int) -> Known:
@@ -225,7 +224,8 @@ class Studio:
             known |= {judge.key: _asked(judge, picture[None]) for judge in missing}
         else:
             self.use(row)
-            said = self.record(REAL, i) if row == COPY else None  # of the face itself, so of its copies
+            # What is said of the face itself holds for its copies.
+            said = self.complete(REAL, i) or self.record(REAL, i) if row == COPY else None
             known_face = self.plan.faces.known(i)
             pictures = self.render(picture, self.plan.slider, known_face)
             decades = pictures[[self.plan.slider.index(years) for years in self.plan.targets]]

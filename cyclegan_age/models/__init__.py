@@ -102,11 +102,10 @@ def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
 def _faces(config: TrainConfig) -> FaceFolder:
     code = code_of(config)
     folder = scan(config.dataroot, code)
-    first, end = code.edges[0], code.ends[-1] + 1 if code.ends else code.edges[-1]
-    ages = " ".join(map(str, code.anchors))
-    more = {NO_GROUP: f" (--ages {ages}: from {first:g} to below {end:g} years; give other --ages to use them)"}
+    remedy = f"; give other --ages than {' '.join(map(str, code.anchors))} to use them"
     for reason, count in folder.left_out.items():
-        logger.info("%s: %d pictures left out: %s%s", config.dataroot, count, reason, more.get(reason, ""))
+        more = remedy if reason.startswith(NO_GROUP) else ""
+        logger.info("%s: %d pictures left out: %s%s", config.dataroot, count, reason, more)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Sequence
 
 from cyclegan_age.config import UserError
@@ -10,14 +11,15 @@ from options.train import parse_train
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    begun = time.monotonic()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("cyclegan_age").setLevel(logging.INFO)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
     try:
         train_config, net_config = parse_train(sys.argv[1:] if argv is None else argv)
-        from cyclegan_age.training import train  # torch is imported only once the flags are known to be right
+        from cyclegan_age.training.loop import train  # torch is imported only once the flags are known to be right
 
-        print(f"weights, samples and metrics: {train(train_config, net_config)}")
+        print(f"weights, samples and metrics: {train(train_config, net_config, begun=begun)}")
     except UserError as e:
         print(e, file=sys.stderr)
         return 2

@@ -55,6 +55,8 @@ class TrainConfig:
     """Share of --init_average in the average."""
     epochs: float = 50.0
     """Length of the training; an epoch draws as many pictures as the data has. 0 writes the weights it begins with."""
+    minutes: float = 0.0
+    """Length of the training by the clock, from the start of the command and in total over resumes; 0 takes --epochs."""
     batch_size: int = 8
     """Pictures per step and process."""
     accumulate: int = 1
@@ -90,6 +92,8 @@ class TrainConfig:
     """Layers whose feature maps are shown beside the samples, where the model has them."""
     save_every: int = 500
     """Steps between two resume states."""
+    checkpoint: Literal["full", "light"] = "full"
+    """light leaves the optimisers and the history buffers out of resume states and stores halves: small to carry."""
     snapshot_every: int = 1000
     """Steps between two snapshots of the weights that are kept."""
 
@@ -111,6 +115,7 @@ class TrainConfig:
             "init_share", self.init_share, bool(self.init_average) or self.init_share == 0.5, "give --init_average"
         )
         _require("epochs", self.epochs, self.epochs >= 0, "give 0 or more")
+        _require("minutes", self.minutes, self.minutes >= 0, "give 0 or more")
         _require("batch_size", self.batch_size, self.batch_size > 0, "give at least 1")
         divides = self.accumulate > 0 and self.batch_size % self.accumulate == 0
         _require("accumulate", self.accumulate, divides, "give a divisor of --batch_size")

@@ -31,7 +31,7 @@ SHIPPED = Path(__file__).parent / "weights"
 # Settings of the place and not of the recipe: a run may go on under others.
 _FREE = {
     *("dataroot", "results_dir", "name", "preset", "monitor", "visdom_server", "visdom_port", "compile", "precision"),
-    *("log_every", "sample_every", "save_every", "snapshot_every", "feature_layers"),
+    *("log_every", "sample_every", "save_every", "snapshot_every", "feature_layers", "checkpoint"),
 }
 
 
@@ -230,7 +230,7 @@ def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
 def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
     there, here = _recipe(json.loads((folder / "config.json").read_text())), _recipe(plain)
     for flag in sorted(here):
-        if here[flag] != there.get(flag) and flag != "epochs":
+        if here[flag] != there.get(flag) and flag not in ("epochs", "minutes"):
             raise UserError(
                 f"--{flag} {here[flag]}: the run {folder} was begun with {there.get(flag)}; "
                 "give the same value or another --name"

@@ -1,0 +1,80 @@
+"""What differs between processors and GPUs, decided here for a whole training."""
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cyclegan_age.config import TrainConfig
+from cyclegan_age.networks.blocks import fuse_norms
+
+CACHE = "CYCLEGAN_AGE_CACHE"
+
+logger = logging.getLogger("cyclegan_age")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a training runs on its device.
+
+    Attributes:
+        device: where networks and batches are.
+        bf16: whether forward passes are autocast to bfloat16.
+        compile_networks: whether whole networks go through torch.compile, as pays on a processor. On a GPU instance
+            norms alone are compiled, with what follows them, and convolutions are cuDNN's.
+        capture: whether steps are captured as CUDA graphs and replayed.
+    """
+
+    device: torch.device
+    bf16: bool = False
+    compile_networks: bool = False
+    capture: bool = False
+
+
+def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) -> Runtime:
+    """The runtime that pays on a device; sets cuDNN's and the compiler's global switches for it.
+
+    Args:
+        config: its `precision` and `compile` decide, where they are not automatic.
+        device: CPU or CUDA.
+        processes: number of processes that train together.
+    """
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
+    compiled = config.compile and has_compiler(device)
+    on_gpu = device.type == "cuda"
+    fuse_norms(on_gpu and compiled)
+    if not on_gpu:
+        return Runtime(device, bf16, compile_networks=compiled)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("high")
+    keep_compiled()
+    if processes > 1:
+        logger.info("%d processes: steps are not captured as CUDA graphs, which hold those of one alone", processes)
+    return Runtime(device, bf16, capture=processes == 1)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can make code for the device; a line says so where it cannot."""
+    if any(shutil.which(c) for c in ("c++", "g++", "clang++", *(("gcc", "cc") if device.type == "cuda" else ()))):
+        return True
+    logger.warning("no C++ compiler found: training without torch.compile")
+    return False
+
+
+def keep_compiled() -> None:
+    """Keep what torch.compile makes beside the picture caches, unless TORCHINDUCTOR_CACHE_DIR names a folder."""
+    base = os.environ.get(CACHE) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "cyclegan_age" / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -1,0 +1,77 @@
+"""How long a training is, and how much of it is done: by pictures drawn, or by the clock."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cyclegan_age.config import TrainConfig
+
+_LEAST_RESERVE_S = 2.0  # kept for the last pictures and files of a training by the clock
+
+
+class Schedule:
+    """Progress of a training.
+
+    Args:
+        config: its `minutes` or, where these are 0, its `epochs`.
+        per_step: pictures drawn in a step by all processes.
+        pictures: pictures in an epoch.
+        begun: `time.monotonic()` at the start of the process.
+        agree: gives the first process's number in all of them.
+
+    Attributes:
+        step: steps done.
+        seconds: time that earlier processes of this training took.
+        before: progress before the previous step, 0 to 1.
+    """
+
+    def __init__(
+        self, config: TrainConfig, *, per_step: int, pictures: int, begun: float, agree: Callable[[float], float]
+    ) -> None:
+        self.per_step, self.pictures = per_step, pictures
+        self.total_steps = 0 if config.minutes else math.ceil(config.epochs * pictures / per_step)
+        self.total_s = 60 * config.minutes
+        self.step, self.seconds, self.before = 0, 0.0, 0.0
+        self._begun, self._agree = begun, agree
+        self._reserved = {"start": min(_LEAST_RESERVE_S, 0.1 * self.total_s)}  # seconds
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, those of earlier processes included."""
+        return self.seconds + time.monotonic() - self._begun
+
+    @property
+    def ended(self) -> bool:
+        """Whether no step is left."""
+        return self.progress() >= 1
+
+    @property
+    def length(self) -> str:
+        """The whole training in words."""
+        return f"{self.total_s / 60:g} minutes" if self.total_s else f"{self.total_steps:,} steps"
+
+    def progress(self) -> float:
+        """Share of the training that is done, 0 to 1. By the clock, the last files are written before the end."""
+        if not self.total_s:
+            return self.step / self.total_steps if self.total_steps else 1.0
+        usable = self.total_s - min(sum(self._reserved.values()), 0.5 * self.total_s)
+        return self._agree(min(1.0, self.elapsed_s / usable))
+
+    def advance(self) -> float:
+        """Count a step; gives the progress after it."""
+        self.step += 1
+        return self.progress()
+
+    def reserve(self, what: str, seconds: float) -> None:
+        """Keep time at the end for something that took so long before."""
+        self._reserved[what] = max(self._reserved.get(what, 0.0), 1.2 * seconds)
+
+    def state_dict(self) -> dict[str, float]:
+        """What `load_state_dict` needs."""
+        return {"step": self.step, "seconds": self.elapsed_s, "before": self.before}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.step, self.seconds = state["step"], state.get("seconds", 0.0)
+        self.before = state.get("before", max(self.step - 1, 0) / self.total_steps if self.total_steps else 0.0)

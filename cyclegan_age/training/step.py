@@ -1,0 +1,321 @@
+"""One step of a training on its device: gradients, updates, averaged weights and counts, without a synchronisation.
+
+Nothing here reads a number off the device but `Step.read` and `Step.state_dict`. A step that is not finite is found
+and undone on the device: a flag keeps the optimisers from moving anything. On a GPU the whole step is recorded as a
+CUDA graph after a few plain ones, and replayed.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cyclegan_age.config import TrainConfig
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.devices import Runtime
+from cyclegan_age.models.base import Model
+from cyclegan_age.training.averaging import GradientAverager
+
+PLAIN_STEPS = 3  # before a step is captured: they tune convolutions, compile, and allocate what stays
+
+logger = logging.getLogger("cyclegan_age")
+
+Resting = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened since the last report.
+
+    Attributes:
+        terms: mean of each loss term over the steps that were finite.
+        phases: for each term the phase that it belongs to.
+        skipped: steps that were not finite, since the training began.
+        bad_steps: the same in a row, up to the last step.
+        longest: the most of them in a row since the last report.
+    """
+
+    terms: dict[str, float]
+    phases: dict[str, str]
+    skipped: int
+    bad_steps: int
+    longest: int
+
+
+class _Sums:
+    """Sums of the loss terms of all steps that had the same phases at rest."""
+
+    def __init__(self, names: Mapping[str, str], device: torch.device) -> None:
+        self.phases = dict(names)
+        self.values = torch.zeros(len(names) + 1, device=device)  # the last one counts steps
+
+    def add(self, values: Tensor, bad: Tensor) -> None:
+        self.values += torch.cat([values, values.new_ones(1)]).masked_fill(bad, 0)
+
+
+class Step:
+    """Runs steps of a model: each phase of each part of a batch, in lockstep.
+
+    Args:
+        model: its networks are moved to the device.
+        config: optimiser, learning rate, EMA and number of parts.
+        runtime: how to run.
+        averager: whether gradients are averaged over processes.
+
+    Attributes:
+        averaged: copies of the shipped networks with averaged weights, in eval mode.
+    """
+
+    def __init__(self, model: Model, config: TrainConfig, runtime: Runtime, *, distributed: bool = False) -> None:
+        self.model, self.config, self.runtime = model, config, runtime
+        device = runtime.device
+        networks = model.networks | model.frozen
+        for network in networks.values():
+            network.to(device).to(memory_format=torch.channels_last)
+        self.averaged = {n: deepcopy(model.networks[n]).eval().requires_grad_(False) for n in model.shipped}
+        model.averaged = self.averaged
+        self.parameters = {
+            phase: [w for name in names for w in model.networks[name].parameters()]
+            for phase, names in model.phases.items()
+        }
+        self.optimizers = {phase: self._optimizer(weights) for phase, weights in self.parameters.items()}
+        self.averager = GradientAverager(self.parameters) if distributed else None
+        if runtime.compile_networks:
+            for network in networks.values():
+                network.compile(dynamic=False)
+
+        def count(kind: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros((), dtype=kind, device=device)
+
+        self.progress = count(torch.float32)
+        self.moves = {name: count(torch.float32) for name in self.averaged}  # steps that moved each of them
+        self.skipped, self.bad_steps, self.longest = count(), count(), count()
+        self._sums: dict[Resting, _Sums] = {}
+        self._capture = runtime.capture
+        self._graphs: dict[Resting, torch.cuda.CUDAGraph] = {}
+        self._plain: dict[Resting, int] = {}  # steps done before capturing
+        self._inputs: Batch | None = None  # what a graph reads
+
+    def __call__(self, batch: Batch, before: float, progress: float) -> None:
+        """Do one step.
+
+        Args:
+            batch: on the device; of the same shapes in every step.
+            before: share of the training that was done before the previous step, 0 to 1.
+            progress: the same before this one.
+        """
+        for phase in self.model.renew(before, progress):
+            _restart(self.optimizers[phase])
+        lr = self.rate(progress)
+        for phase, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                own = lr * self.model.rates.get(phase, 1.0)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(own)
+                else:
+                    group["lr"] = own
+        self.progress.fill_(progress)
+        resting = self.model.resting(progress)
+        if self._capture:
+            self._replay(batch, resting)
+        else:
+            self._run(batch, resting)
+
+    def rate(self, progress: float) -> float:
+        """Learning rate when so much of the training is done: constant, then falling linearly to 0."""
+        return self.config.lr * min(1.0, (1 - progress) / max(1 - self.config.lr_constant, 1e-9))
+
+    def read(self) -> Report:
+        """What happened since the last call; waits for the device."""
+        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).double()
+        all_sums = list(self._sums.values())
+        flat = torch.cat([counts, *(sums.values.double() for sums in all_sums)]).tolist()
+        totals: dict[str, tuple[float, float]] = {}
+        phases: dict[str, str] = {}
+        at = len(counts)
+        for sums in all_sums:
+            values, steps = flat[at : at + len(sums.phases)], flat[at + len(sums.phases)]
+            at += len(sums.phases) + 1
+            if steps:
+                phases |= sums.phases
+                for name, value in zip(sums.phases, values, strict=True):
+                    total, of = totals.get(name, (0.0, 0.0))
+                    totals[name] = total + value, of + steps
+            sums.values.zero_()
+        self.longest.zero_()
+        terms = {name: total / of for name, (total, of) in totals.items()}
+        return Report(terms, phases, *(int(n) for n in flat[:3]))
+
+    def state_dict(self, *, light: bool = False) -> dict[str, Any]:
+        """What `load_state_dict` needs.
+
+        Args:
+            light: leave out what the optimisers know, and store parameters as halves: small enough to carry around.
+        """
+        networks = self.model.networks
+        state: dict[str, Any] = {
+            "networks": {name: _weights(network, light) for name, network in networks.items()},
+            "ema": {name: _weights(network, light) for name, network in self.averaged.items()},
+            "moves": {name: int(n) for name, n in self.moves.items()},
+            "skipped": int(self.skipped),
+        }
+        if not light:
+            state["optimizers"] = {name: _plain_state(optimizer) for name, optimizer in self.optimizers.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, also of another device or a light one."""
+        for name, network in self.model.networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, network in self.averaged.items():
+            network.load_state_dict(state["ema"][name])
+        for name, n in self.moves.items():
+            n.fill_(state["moves"][name] if "moves" in state else state["step"])
+        self.skipped.fill_(state["skipped"])
+        for name, optimizer in self.optimizers.items():
+            if "optimizers" in state:
+                own = [dict(group) for group in optimizer.param_groups]
+                optimizer.load_state_dict(state["optimizers"][name])
+                for group, before in zip(optimizer.param_groups, own, strict=True):
+                    group |= {k: before[k] for k in ("lr", "fused", "capturable") if k in before}  # the device's
+
+    def _optimizer(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+        config, capture = self.config, self.runtime.capture
+        lr = torch.tensor(config.lr, device=self.runtime.device) if capture else config.lr
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(weights, lr=lr, fused=True)
+        return torch.optim.Adam(weights, lr=lr, betas=config.betas, fused=True, capturable=capture)
+
+    def _replay(self, batch: Batch, resting: Resting) -> None:
+        """One step by a CUDA graph, which is captured once a few were done plainly."""
+        if resting in self._graphs:
+            _copy(batch, self._inputs)
+            self._graphs[resting].replay()
+            return
+        side = torch.cuda.Stream(self.runtime.device)
+        done = self._plain.get(resting, 0)
+        if done < PLAIN_STEPS:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self._run(batch, resting)
+            torch.cuda.current_stream().wait_stream(side)
+            self._plain[resting] = done + 1
+            return
+        if self._inputs is None:
+            self._inputs = Batch(**{f.name: getattr(batch, f.name).clone() for f in fields(Batch)})
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._run(self._inputs, resting)
+        except RuntimeError as e:
+            logger.warning("the step cannot be captured as a CUDA graph and runs plainly: %s", str(e).splitlines()[0])
+            torch.cuda.synchronize()
+            self._capture = False
+            self._run(batch, resting)
+            return
+        self._graphs[resting] = graph
+        self._replay(batch, resting)
+
+    def _run(self, batch: Batch, resting: Resting) -> None:
+        """The step itself. It is the same whether it runs plainly or is captured."""
+        model, parts_count = self.model, self.config.accumulate
+        device = self.runtime.device
+        parts = [model.losses(part, self.progress, resting) for part in _split(batch, parts_count)]
+        bad = torch.zeros((), dtype=torch.bool, device=device)
+        values: list[Tensor] = []
+        phase_of: dict[str, str] = {}
+        moved: set[str] = set()
+        for phase, weights in self.parameters.items():
+            self.optimizers[phase].zero_grad(set_to_none=True)
+            of_parts = []
+            for i, part in enumerate(parts):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.bf16):
+                    name, terms = next(part)
+                assert name == phase, f"the model yields phase {name} where it declared {phase}"
+                if terms:
+                    stacked = torch.stack(list(terms.values())).float()
+                    of_parts.append(stacked.detach())
+                    if self.averager and i == parts_count - 1:
+                        self.averager.watch(phase)
+                    (stacked.sum() / parts_count).backward()  # type: ignore[no-untyped-call]
+            if not of_parts:  # it rests
+                continue
+            phase_of |= dict.fromkeys(terms, phase)
+            values.append(torch.stack(of_parts).mean(dim=0))
+            if self.averager:
+                self.averager.finish(phase)
+            norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+            bad = bad | ~(norm + values[-1].sum()).isfinite()
+            if self.averager:
+                bad = self.averager.any(bad)
+            # Not finite: this phase, and those after it in the step, move nothing.
+            self.optimizers[phase].found_inf = bad.float()  # type: ignore[attr-defined]
+            self.optimizers[phase].step()
+            moved |= set(model.phases[phase])
+        if not values:
+            return
+        if resting not in self._sums:
+            self._sums[resting] = _Sums(phase_of, device)
+        self._sums[resting].add(torch.cat(values), bad)
+        self.skipped += bad
+        self.bad_steps.copy_((self.bad_steps + 1) * bad)
+        torch.maximum(self.longest, self.bad_steps, out=self.longest)
+        for name in moved & self.averaged.keys():
+            self._average(name, bad)
+
+    @torch.no_grad()
+    def _average(self, name: str, bad: Tensor) -> None:
+        """Move averaged weights on to the new ones, by a share that falls with the number of moves."""
+        moves = self.moves[name]
+        moves += ~bad
+        share = (1 - (moves / (moves + 10)).clamp_max(self.config.ema)) * ~bad
+        new = self.model.networks[name].state_dict()
+        pairs = [(a, new[k]) for k, a in self.averaged[name].state_dict().items()]
+        floats = [(a, b) for a, b in pairs if a.is_floating_point()]
+        steps = torch._foreach_sub([b for _, b in floats], [a for a, _ in floats])
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_([a for a, _ in floats], steps)
+        for a, b in pairs:
+            if not a.is_floating_point():
+                a.copy_(b)
+
+
+def _split(batch: Batch, parts: int) -> Iterator[Batch]:
+    columns = [getattr(batch, f.name).chunk(parts) for f in fields(Batch)]
+    return (Batch(*part) for part in zip(*columns, strict=True))
+
+
+def _copy(batch: Batch, into: Batch | None) -> None:
+    for f in fields(Batch):
+        getattr(into, f.name).copy_(getattr(batch, f.name))
+
+
+@torch.no_grad()
+def _restart(optimizer: torch.optim.Optimizer) -> None:
+    """Back to the first step, in place, where a graph expects it."""
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.zero_()
+
+
+def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state without a learning rate on a device."""
+    state: dict[str, Any] = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+    return state
+
+
+def _weights(network: nn.Module, light: bool) -> dict[str, Tensor]:
+    """State dict; with `light` parameters are halves, and buffers, whose sums may not fit into them, stay."""
+    state: dict[str, Tensor] = network.state_dict()
+    if not light:
+        return state
+    parameters = {name for name, _ in network.named_parameters()}
+    return {k: v.half() if k in parameters else v for k, v in state.items()}

@@ -352,8 +352,8 @@ def _restore_random(state: Mapping[str, Any], model: Model) -> None:
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"])
-        for name, pool in model.pools.items():
-            pool.load_state_dict(state["pools"][name])
+        for name, pool in state["pools"].items():  # none in a light state
+            model.pools[name].load_state_dict(pool)
 
 
 @contextmanager

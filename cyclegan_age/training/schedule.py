@@ -69,7 +69,7 @@ class Schedule:
 
     def state_dict(self) -> dict[str, float]:
         """What `load_state_dict` needs."""
-        return {"step": self.step, "seconds": self.elapsed_s, "before": self.before}
+        return {"step": self.step, "seconds": self.elapsed_s if self.total_s else 0.0, "before": self.before}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""

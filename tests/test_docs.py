@@ -31,7 +31,7 @@ import evaluate as evaluate_command
 import export as export_command
 import test as test_command
 import train as train_command
-from cyclegan_age import training
+from cyclegan_age.training import loop as training
 from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 import test as test_command
 import train as train_command
-from cyclegan_age import training
 from cyclegan_age.models.cyclegan import CycleGAN
 from cyclegan_age.runs import load_snapshot, load_state
+from cyclegan_age.training import loop
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -28,6 +28,8 @@ TINY = [
     *("--sample_every", "1000", "--save_every", "5", "--snapshot_every", "1000"),
 ]
 
+# Terms that see the same pictures however a batch is divided.
+ALL_PICTURES = ["--pool_size", "0", "--cycle_share", "1", "--identity_share", "1"]
 SMOOTH = ["--optimizer", "sgd", "--lr", "0.01"]  # Adam's first steps make large differences of rounding errors
 
 
@@ -114,7 +116,7 @@ def test_resuming_from_a_corner_of_the_schedule_keeps_every_number(tiny_faces: P
 def test_two_processes_equal_one_with_twice_the_batch(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = _flags(tiny_faces, tmp_path, 6, "--pool_size", "0", "--save_every", "3", *SMOOTH)
+    flags = _flags(tiny_faces, tmp_path, 6, *ALL_PICTURES, "--save_every", "3", *SMOOTH)
     assert train_command.main([*flags, "--batch_size", "8", "--name", "one"]) == 0
     # torchrun takes a lone --monitor for an abbreviation of a flag of its own; after -- all is the script's.
     process = _start(
@@ -141,28 +143,8 @@ def test_two_processes_equal_one_with_twice_the_batch(
     assert _distance(one, two) < 0.02 * _distance(one, half)
 
 
-def test_a_loss_that_is_not_finite_in_one_process_is_told_to_all() -> None:
-    class Two:
-        """Where the other process has gradients of 3 and whose losses are as it is told."""
-
-        num_processes = 2
-
-        def __init__(self, finite: bool) -> None:
-            self.wrong = 0.0 if finite else 1.0
-
-        def reduce(self, flat: torch.Tensor, how: str) -> torch.Tensor:
-            assert how == "mean"
-            return (flat + torch.tensor([3.0, 3.0, 3.0, self.wrong])) / 2
-
-    for here, there in ((True, True), (True, False), (False, True)):
-        gradients = [torch.zeros(2), torch.ones(1, 1)]
-        both = training._average(Two(there), gradients, here)  # type: ignore[arg-type]
-        assert both is (here and there)
-        assert [g.tolist() for g in gradients] == [[1.5, 1.5], [[2.0]]]
-
-
 def test_accumulating_parts_equals_the_whole_batch(tiny_faces: Path, tmp_path: Path) -> None:
-    flags = _flags(tiny_faces, tmp_path, 1, "--pool_size", "0", "--save_every", "1", *SMOOTH)
+    flags = _flags(tiny_faces, tmp_path, 1, *ALL_PICTURES, "--save_every", "1", *SMOOTH)
     assert train_command.main([*flags, "--name", "whole"]) == 0
     assert train_command.main([*flags, "--accumulate", "2", "--name", "parts"]) == 0
     assert train_command.main([*flags, "--batch_size", "2", "--name", "half"]) == 0
@@ -273,7 +255,7 @@ def test_a_training_begins_from_given_weights(
 def test_the_progress_bar_sums_each_phase() -> None:
     terms = {"g_age": 0.25, "d_real": 1.0, "cycle": 0.5}
     phases = {"g_age": "generator", "cycle": "generator", "d_real": "discriminator"}
-    assert training._by_phase(terms, phases) == "generator=0.75 discriminator=1"
+    assert loop._by_phase(terms, phases) == "generator=0.75 discriminator=1"
 
 
 def test_the_same_command_resumes_and_another_gets_the_next_number(
@@ -308,17 +290,18 @@ def test_a_broken_file_is_named_counted_and_replaced(
 def test_a_step_that_is_not_finite_is_skipped_and_counted(
     bad: int, tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    losses = CycleGAN.losses
+    losses, steps = CycleGAN.losses, iter(range(6))
 
-    def poisoned(self: CycleGAN, batch: object, progress: float, step: int) -> object:
-        for phase, terms in losses(self, batch, progress, step):  # type: ignore[arg-type]
+    def poisoned(self: CycleGAN, batch: object, progress: object, resting: object) -> object:
+        step = next(steps)
+        for phase, terms in losses(self, batch, progress, resting):  # type: ignore[arg-type]
             if step == bad:
                 terms["g_adversarial" if phase == "generator" else "d_real"] *= float("nan")
             yield phase, terms
 
     monkeypatch.setattr(CycleGAN, "losses", poisoned)
     assert train_command.main(_flags(tiny_faces, tmp_path, 6, "--name", "nan")) == 0
-    assert "not finite; the step is skipped" in caplog.text
+    assert "not finite; the steps are skipped" in caplog.text
     state = load_state(tmp_path / "nan" / "state.pt")
     assert state is not None and (state["step"], state["skipped"]) == (6, 1)
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "nan" / "weights.safetensors").values())
@@ -339,7 +322,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
     capsys.readouterr()
     more = _flags(tiny_faces, tmp_path, 60, "--name", "diverged", "--save_every", "3")
     assert train_command.main(more) == 2
-    assert f"{training.MAX_BAD_STEPS} steps in a row were not finite" in capsys.readouterr().err
+    assert f"{loop.MAX_BAD_STEPS} steps in a row were not finite" in capsys.readouterr().err
     assert (run / "state.pt").read_bytes() == before
 
 

@@ -173,9 +173,10 @@ def train(config: TrainConfig, net: ModelConfig) -> Path:
             # One step: each phase of each part of the batch, in lockstep.
             progress = step / total_steps
             lr = config.lr * min(1.0, (1 - progress) / max(1 - config.lr_constant, 1e-9))
-            for phase in model.renew(progress, step):
+            for phase in model.renew(max(step - 1, 0) / total_steps, progress):
                 optimizers[phase].state.clear()
-            parts = [model.losses(part, progress, step) for part in _split(batch, config.accumulate, device)]
+            done, resting = torch.tensor(progress, device=device), model.resting(progress)
+            parts = [model.losses(part, done, resting) for part in _split(batch, config.accumulate, device)]
             finite, moved = True, set()
             for phase, weights in parameters.items():
                 for group in optimizers[phase].param_groups:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = Path(name)
             # The processor alone, and all that torch.compile keeps lies here: the first training compiles anew.
             os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
-            outside = processes.measure(plan, config, net, folder, say)
+            outside = processes.measure(plan, config, folder, say)
             from benchmarks import inside  # torch must not be here before: see processes.py
 
             rows = inside.measure_training(plan, config, net, say)

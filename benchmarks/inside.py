@@ -80,7 +80,6 @@ class Trainee:
         self.model = SYSTEMS["cyclegan"].build(config, net)
         self.batch = made_up_batch(config, config.batch_size)
         self.bf16 = fast and has_bf16(CPU)
-        self.period = net.period
         networks = self.model.networks | self.model.frozen
         if fast:
             for network in networks.values():
@@ -103,9 +102,9 @@ class Trainee:
             for network in networks.values():
                 network.compile(dynamic=False)
 
-    def step(self, number: int) -> None:
+    def step(self) -> None:
         """One step, as the training's loop takes it."""
-        losses = self.model.losses(self.batch, 0.5, number)
+        losses = self.model.losses(self.batch, torch.tensor(0.5), self.model.resting(0.5))
         for phase, optimizer in self.optimizers.items():
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
@@ -117,11 +116,6 @@ class Trainee:
             optimizer.step()
         for name, average in self.ema.items():
             average.update_parameters(self.model.networks[name])
-
-    def steps(self) -> None:
-        """As many steps as it takes until every term was used once."""
-        for number in range(self.period):
-            self.step(number)
 
 
 @dataclass(frozen=True)
@@ -138,15 +132,14 @@ class Flops:
 
 
 def flops_per_image(config: TrainConfig, net: CycleGANConfig) -> Flops:
-    """Count the operations of a step, its terms taken as often as the training takes them."""
+    """Count the operations of a step."""
     model = SYSTEMS["cyclegan"].build(config, net)
     phases = dict.fromkeys(model.phases, 0.0)
-    for number in range(net.period):
-        losses = model.losses(made_up_batch(config, 1), 0.5, number)
-        for phase in phases:
-            with FlopCounterMode(display=False) as counter:
-                torch.stack(list(next(losses)[1].values())).sum().backward()
-            phases[phase] += counter.get_total_flops() / net.period
+    losses = model.losses(made_up_batch(config, config.batch_size), torch.tensor(0.5), model.resting(0.5))
+    for phase in phases:
+        with FlopCounterMode(display=False) as counter:
+            torch.stack(list(next(losses)[1].values())).sum().backward()
+        phases[phase] = counter.get_total_flops() / config.batch_size
 
     def judged(network: nn.Module) -> int:
         """What it takes to judge a generated picture and to pass the gradient on to it."""
@@ -180,19 +173,18 @@ def measure_training(plan: Plan, config: TrainConfig, net: CycleGANConfig, say: 
     bf16 = has_bf16(CPU)
     fast, plain = (Trainee(config=config, net=net, fast=fast) for fast in (True, False))
     say("training step: compiling")
-    fast.steps()
-    plain.step(0)
+    fast.step()
+    plain.step()
     tasks = {"fp32": Task(multiply(plan.matrix, torch.float32), 10)}
     if bf16:  # elsewhere it is emulated and takes long
         tasks["bf16"] = Task(multiply(plan.matrix, torch.bfloat16), 10)
-    tasks |= {"fast": Task(fast.steps), "plain": Task(plain.steps)}
+    tasks |= {"fast": Task(fast.step), "plain": Task(plain.step)}
     for i in range(plan.rounds):
         say(f"training step: round {i + 1} of {plan.rounds}")
         take_turns(tasks, 1)
-    images = config.batch_size * net.period
     rates = {k: 2 * plan.matrix**3 / t.seconds / 1e12 for k, t in tasks.items() if k in ("fp32", "bf16")}
     best = "bf16" if bf16 else "fp32"
-    speeds = {k: images / tasks[k].seconds for k in ("fast", "plain")}
+    speeds = {k: config.batch_size / tasks[k].seconds for k in ("fast", "plain")}
     used = speeds["fast"] * flops.total / 1e12
     return [
         *(Row(measure=f"matrix rate, {k}", value=v, unit="TFLOPS") for k, v in rates.items()),

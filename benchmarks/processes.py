@@ -17,12 +17,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.plan import Plan, Row
-from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
+from cyclegan_age.config import TrainConfig, UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 DECADES = (10, 20, 30, 40, 50, 60)
 POLL_SECONDS = 0.02
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
+LOG_EVERY = 4  # steps between two lines of the training whose speed is measured
 
 
 def make_faces(root: Path, count: int, side: int) -> Path:
@@ -99,13 +100,11 @@ def train_child(
     return child, [json.loads(line) for line in metrics.read_text().splitlines()]
 
 
-def measure(
-    plan: Plan, config: TrainConfig, net: CycleGANConfig, folder: Path, say: Callable[[str], None]
-) -> list[Row]:
+def measure(plan: Plan, config: TrainConfig, folder: Path, say: Callable[[str], None]) -> list[Row]:
     """Peak memory and speed of a whole training, and the time to its first batch."""
     make_faces(folder / "faces", plan.files, plan.side)
     say(f"train.py: {plan.steps} steps")
-    child, lines = train_child(plan, config, folder, "whole", plan.steps, net.period)
+    child, lines = train_child(plan, config, folder, "whole", plan.steps, LOG_EVERY)
     speed = max(line["speed/images_per_s"] for line in lines)
     starts = []
     for i in range(plan.starts):

@@ -9,6 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -74,13 +75,13 @@ class AgeCode:
     def encode(self, years: Tensor | Sequence[float]) -> Tensor:
         """Ages (N,) in years -> age vectors (N, len(self)) that sum to 1, float32."""
         y = torch.as_tensor(years, dtype=torch.float32)
-        a = torch.tensor(self.anchors, dtype=torch.float32, device=y.device)
-        if self.form == "onehot":
-            if self.ends:  # a gap is halved
-                a[1:] = (torch.tensor(self.ends[:-1], device=y.device) + 1 + a[1:]) / 2
-            index = (torch.bucketize(y, a, right=True) - 1).clamp(0, len(a) - 1)
-            return torch.nn.functional.one_hot(index, len(a)).float()
-        return between(y, a)
+        if self.form == "linear":
+            return between(y, constant(self.anchors, y.device))
+        begins: tuple[float, ...] = self.anchors
+        if self.ends:  # a gap is halved
+            begins = (begins[0], *((end + 1 + a) / 2 for end, a in zip(self.ends, begins[1:], strict=False)))
+        index = torch.bucketize(y, constant(begins, y.device), right=True) - 1
+        return one_hot(index.clamp(0, len(self) - 1), len(self))
 
 
 def between(y: Tensor, anchors: Tensor) -> Tensor:
@@ -88,6 +89,18 @@ def between(y: Tensor, anchors: Tensor) -> Tensor:
     passed = ((y[:, None] - anchors[:-1]) / (anchors[1:] - anchors[:-1])).clamp(0, 1)  # (N, K - 1)
     one = torch.ones_like(passed[:, :1])
     return torch.cat([one, passed], dim=1) - torch.cat([passed, torch.zeros_like(one)], dim=1)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers as a float32 tensor, copied to the device once: a later call needs no word from the host."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def one_hot(index: Tensor, count: int) -> Tensor:
+    """Numbers (N,) below `count` -> their unit vectors (N, count), float32. Unlike torch's it looks at none of them."""
+    return (index[:, None] == torch.arange(count, device=index.device)).float()
 
 
 def code_of(config: TrainConfig) -> AgeCode:

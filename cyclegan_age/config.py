@@ -4,7 +4,6 @@ Nothing here imports torch, so that `--help` answers at once. The field docstrin
 """
 
 from dataclasses import dataclass
-from math import lcm
 from pathlib import Path
 from typing import Literal
 
@@ -323,12 +322,12 @@ class GeneratorConfig:
     """Generated pictures that the history buffer keeps; 0 turns it off."""
     lambda_cycle: float = 5.0
     """Weight of the cycle consistency (L1)."""
-    cycle_every: int = 1
-    """Steps between two uses of the cycle term."""
+    cycle_share: float = 1.0
+    """Share of each batch, at least one picture, that the cycle term is taken over; it counts as much less."""
     lambda_identity: float = 10.0
     """Weight of the identity term (L1): a face at its own age stays as it is."""
-    identity_every: int = 4
-    """Steps between two uses of the identity term."""
+    identity_share: float = 0.25
+    """Share of each batch, at least one picture, that the identity term is taken over; it counts as much less."""
 
     def __post_init__(self) -> None:
         _require("ngf", self.ngf, self.ngf > 0, "give at least 1")
@@ -353,13 +352,12 @@ class GeneratorConfig:
         _require("pool_size", self.pool_size, self.pool_size >= 0, "give 0 or more")
         _require("lambda_cycle", self.lambda_cycle, self.lambda_cycle >= 0, "give 0 or more")
         _require("lambda_identity", self.lambda_identity, self.lambda_identity >= 0, "give 0 or more")
-        _require("cycle_every", self.cycle_every, self.cycle_every > 0, "give at least 1")
-        _require("identity_every", self.identity_every, self.identity_every > 0, "give at least 1")
+        for flag in ("cycle_share", "identity_share"):
+            _require(flag, getattr(self, flag), 0 < getattr(self, flag) <= 1, "give a number above 0, at most 1")
 
-    @property
-    def period(self) -> int:
-        """Steps after which every term was used."""
-        return lcm(self.cycle_every, self.identity_every)
+    def taken(self, share: float, count: int) -> int:
+        """Pictures out of so many that a share of a batch is."""
+        return max(1, round(share * count))
 
     def block_count(self, image_size: int) -> int:
         """Residual blocks for pictures of this size (Zhu et al. 2017, section 4)."""

@@ -106,8 +106,8 @@ def triplet(embeddings: Tensor, person: Tensor, margin: float) -> Tensor:
     distances = (embeddings[:, None] - embeddings[None]).square().sum(dim=2)  # (M, M)
     same = person[:, None] == person[None, :]
     pairs = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device) & ~same.all(dim=1, keepdim=True)
-    terms = (distances - semi_hard(distances, person) + margin).clamp_min(0)[pairs]
-    return terms.sum() / max(len(terms), 1)
+    terms = (distances - semi_hard(distances, person) + margin).clamp_min(0)
+    return torch.where(pairs, terms, 0.0).sum() / pairs.sum().clamp_min(1)
 
 
 def group_age(logits: Tensor, group: Tensor, group_of_year: Tensor, nominal_years: Tensor, weights: Tensor) -> Tensor:

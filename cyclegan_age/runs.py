@@ -34,6 +34,9 @@ _FREE = {
     *("log_every", "sample_every", "save_every", "snapshot_every", "feature_layers", "checkpoint"),
 }
 
+# Terms that were once used in every k-th step, now on a k-th of the batch.
+_SHARES = {"cycle_every": "cycle_share", "identity_every": "identity_share"}
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -85,6 +88,7 @@ def from_settings(plain: Mapping[str, Any]) -> tuple[TrainConfig, ModelConfig]:
 
 
 def _restore(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    values = {**values, **{new: 1 / values[old] for old, new in _SHARES.items() if old in values}}
     known = {}
     for known_field in fields(kind):
         if known_field.name in values:

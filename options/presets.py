@@ -10,7 +10,7 @@ _PLAIN = {
     "reflect": True,
     "lambda_cycle": 10.0,
     "lambda_identity": 5.0,
-    "identity_every": 1,
+    "identity_share": 1.0,
 }
 _PLAIN_AGE = _PLAIN | {"lambda_wrong_age": 0.0, "lambda_age": 0.0}
 _ADAM = {"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "ema": 0.0, "epochs": 200.0, "batch_size": 1}
@@ -61,7 +61,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         # The first stage of the shipped weights.
         "default": (
             {"image_size": 64, "load_size": 72, "batch_size": 6, "epochs": 3.6, "snapshot_every": 1000},
-            {"deform": 0.06, "chroma": 0.3, "cycle_every": 2},
+            {"deform": 0.06, "chroma": 0.3, "cycle_share": 0.5},
         ),
         # The second, given --init: the same inside, with a branch for detail.
         "detail": (
@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             | {
                 "most_change": 0.5,
                 "symmetric": True,
-                "cycle_every": 2,
+                "cycle_share": 0.5,
                 "lambda_outside": 2.0,
                 "age_tolerance": 2.0,
                 "age_share": 0.8,
@@ -83,8 +83,8 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             | {
                 "most_change": 0.6,
                 "ndf": 32,
-                "cycle_every": 4,
-                "identity_every": 8,
+                "cycle_share": 0.25,
+                "identity_share": 0.125,
                 "lambda_outside": 1.0,
                 "lambda_features": 2.0,
                 "lambda_shift": 2.5,

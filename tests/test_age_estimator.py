@@ -47,7 +47,7 @@ def test_with_mixup_a_blend_of_two_faces_is_to_be_as_old_as_either(monkeypatch: 
     batch = Batch(dark, torch.tensor([20.0]), light, torch.tensor([60.0]))
     shares = []
     for _ in range(8):
-        _, terms = next(model.losses(batch, 0.0, 0))
+        _, terms = next(model.losses(batch, torch.tensor(0.0), frozenset()))
         share = (1 - shown[-1][0].mean().item()) / 2  # of the dark face in the first blend
         torch.testing.assert_close(shown[-1][1], -shown[-1][0])
         straight = label_distribution(logits, torch.tensor([20.0, 60.0]), 2.5)

@@ -17,7 +17,7 @@ from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.models import SYSTEMS
 
 CONFIG = TrainConfig(image_size=32, load_size=32, batch_size=2, ages=(10, 30, 60), compile=False)
-NET = CycleGANConfig(ngf=4, ndf=4, blocks=1, lambda_age=0.0, identity_every=4)
+NET = CycleGANConfig(ngf=4, ndf=4, blocks=1, lambda_age=0.0, cycle_share=0.5)
 
 
 def convolutions(network: nn.Module, *inputs: Tensor) -> list[int]:
@@ -41,7 +41,7 @@ def test_operations_of_a_step_are_those_of_its_convolutions() -> None:
     flops = inside.flops_per_image(CONFIG, NET)
     # Forward, gradient of the weights, gradient of the input, which a real picture at the first layer needs not.
     aged, back, same = 3 * sum(g) - g[0], 3 * sum(g), 3 * sum(g) - g[0]
-    assert flops.generator == aged + back + same / NET.period
+    assert flops.generator == aged + back / 2 + same / 2  # of one of two pictures
     judge, real_and_fake = 2 * sum(d), 2 * (3 * sum(d) - d[0])
     assert flops.discriminator == judge + real_and_fake
     assert flops.critics == 0
@@ -52,8 +52,9 @@ def test_operations_of_critics_are_told_apart() -> None:
     without = inside.flops_per_image(CONFIG, NET)
     one, two = ("age_loss_b",), ("age_loss_b", "age_loss_b")
     costs = [inside.flops_per_image(CONFIG, replace(NET, lambda_age=0.1, estimators=e)) for e in (one, two)]
-    assert costs[1].critics == 2 * costs[0].critics > 0
-    assert {(c.generator, c.discriminator) for c in costs} == {(without.generator, without.discriminator)}
+    assert 0 < costs[1].critics == pytest.approx(2 * costs[0].critics, rel=1e-3)  # both see one view
+    assert costs[0].generator == costs[1].generator == pytest.approx(without.generator, rel=0.03)  # which it makes
+    assert {c.discriminator for c in costs} == {without.discriminator}
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -61,14 +62,15 @@ def test_a_step_moves_every_network_and_its_average(fast: bool) -> None:
     trainee = inside.Trainee(config=CONFIG, net=NET, fast=fast)
     networks = {**trainee.model.networks, "average": trainee.ema["generator"].module}
     before = {name: [w.detach().clone() for w in network.parameters()] for name, network in networks.items()}
-    trainee.steps()
+    for _ in range(2):  # in the first the discriminator's head, which begins at zero, holds back the gradient
+        trainee.step()
     for name, network in networks.items():
         moved = [not torch.equal(w, old) for w, old in zip(network.parameters(), before[name], strict=True)]
         assert sum(moved) > 0.9 * len(moved), name
     wide = next(w for w in networks["discriminator"].parameters() if w.ndim == 4 and min(w.shape) > 1)
     assert wide.is_contiguous() is not fast
     assert trainee.bf16 is (fast and inside.has_bf16(inside.CPU))
-    assert trainee.model.pools["fakes"].filled == CONFIG.batch_size * NET.period
+    assert trainee.model.pools["fakes"].filled == 2 * CONFIG.batch_size
 
 
 def test_the_fastest_of_all_rounds_counts() -> None:

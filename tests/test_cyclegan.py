@@ -17,6 +17,7 @@ from cyclegan_age.networks.embedders import FaceEmbedder
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 30, 50))
 NET = CycleGANConfig(ngf=4, blocks=1, ndf=4, lambda_age=0.0, sexes=True, lambda_wrong_age=1.0)
+START = torch.tensor(0.0), frozenset[str]()
 
 
 def batch_of(age_target: float, sex_target: float) -> Batch:
@@ -45,15 +46,15 @@ def test_a_real_face_is_wrong_for_other_ages_of_its_sex_and_for_its_age_of_the_o
 
 
 def test_change_outside_the_face_costs_and_change_inside_does_not() -> None:
-    weight = outside(64)
+    weight = outside(64, torch.device("cpu"))
     assert math.isclose(weight.mean().item(), 1.0, rel_tol=1e-5)
     assert weight[32, 32] == weight[2, 32] == weight[32, 2] == 0 < weight[0, 0] == weight.max()
     net = CycleGANConfig(ngf=4, blocks=1, ndf=4, lambda_age=0, lambda_outside=2)
     model = CycleGAN(config=TRAIN, net=net, estimators=[])
-    inside = (outside(32) == 0).float()
+    inside = (outside(32, torch.device("cpu")) == 0).float()
     for change, cost in ((0.5 * inside, 0.0), (torch.full((32, 32), 0.5), 2 * 0.5)):
         model.generator.forward = lambda x, age, change=change: x + change  # type: ignore[method-assign, assignment]
-        _, terms = next(model.losses(batch_of(50.0, 0.0), 0.0, 1))
+        _, terms = next(model.losses(batch_of(50.0, 0.0), *START))
         assert math.isclose(terms["outside"].item(), cost, abs_tol=1e-5)
 
 
@@ -67,7 +68,7 @@ def test_looking_like_another_person_costs_one_minus_the_cosine_beyond_what_is_t
     assert model.frozen == {"embedder": embedder}
     batch, seen = batch_of(50.0, 0.0), torch.tensor([[1.0, 0.0]])
     embedder.forward = lambda x: seen if x is batch.x_source else torch.tensor([[0.6, 0.8]])  # type: ignore[method-assign]
-    _, terms = next(model.losses(batch, 0.0, 1))
+    _, terms = next(model.losses(batch, *START))
     assert terms["embedding"].item() == pytest.approx(4 * cost, abs=1e-6)
 
 
@@ -80,7 +81,7 @@ def test_an_imagenet_network_is_one_more_judge() -> None:
     features = {k: v.clone() for k, v in model.features.state_dict().items()}
     weights = [w for name in model.phases["discriminator"] for w in model.networks[name].parameters()]
     optimizer = torch.optim.Adam(weights, 0.01)
-    phases = model.losses(batch_of(50.0, 0.0), 0.0, 1)
+    phases = model.losses(batch_of(50.0, 0.0), *START)
     _, terms = next(phases)
     assert terms["g_features"].item() == pytest.approx(0.5)  # heads that say 0 where 1 is the goal, halved
     terms["g_adversarial"].backward()
@@ -90,7 +91,7 @@ def test_an_imagenet_network_is_one_more_judge() -> None:
     sum(terms.values(), torch.tensor(0.0)).backward()
     optimizer.step()
     assert all(torch.equal(v, features[k]) for k, v in model.features.state_dict().items())
-    *_, (_, terms) = list(model.losses(batch_of(50.0, 0.0), 0.0, 2))
+    *_, (_, terms) = list(model.losses(batch_of(50.0, 0.0), *START))
     assert terms["features_real"].item() != before
 
 
@@ -107,7 +108,7 @@ def test_generated_faces_are_drawn_to_features_moved_on_by_the_means_of_real_one
     assert model.means is not None
     assert model.means.counts.sum().item() == pytest.approx(24)
     batch = data.batch(2)
-    _, terms = next(model.losses(batch, 0.0, 1))
+    _, terms = next(model.losses(batch, *START))
     # The same by hand, from the batches that were counted in.
     of_batches = [data.batch(i) for i in range(2)]
     x = torch.cat([x for b in of_batches for x in (b.x_source, b.x_target)])

@@ -92,7 +92,8 @@ def batch(count: int = 4, *, value: float = 0.5, size: int = 32) -> Batch:
 
 
 def terms_of(model: Model, given: Batch, progress: float = 0.0) -> dict[str, dict[str, float]]:
-    return {phase: {k: v.item() for k, v in terms.items()} for phase, terms in model.losses(given, progress, 0)}
+    losses = model.losses(given, torch.tensor(progress), model.resting(progress))
+    return {phase: {k: v.item() for k, v in terms.items()} for phase, terms in losses}
 
 
 def constant(network: nn.Module, value: float) -> None:
@@ -326,7 +327,7 @@ def test_the_error_on_faces_held_out_is_that_of_the_loss(build: Callable[[dict[s
 
 def test_each_side_learns_from_its_own_phase_alone() -> None:
     model = CGAN(config=SMALL, net=CGANConfig(**NOISE))
-    for phase, terms in model.losses(batch(), 0.0, 0):
+    for phase, terms in model.losses(batch(), torch.tensor(0.0), frozenset()):
         torch.stack(list(terms.values())).sum().backward()
         moved = {n for n, net in model.networks.items() if any(p.grad is not None for p in net.parameters())}
         assert moved == {phase}
@@ -362,7 +363,7 @@ def test_the_sex_of_a_batch_reaches_the_generator() -> None:
         enter.weight[:, 8 + 3 :] = 1.0  # looks at the ages of women alone: columns z, 3 ages of men, 3 of women
     seen: list[Tensor] = []
     enter.register_forward_hook(lambda m, i, out: seen.append(out.detach()))
-    next(iter(model.losses(batch(), 0.0, 0)))
+    next(iter(model.losses(batch(), torch.tensor(0.0), frozenset())))
     assert seen[0][:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]  # the sexes of the sources
 
 
@@ -493,16 +494,16 @@ def test_discriminators_begin_anew_every_few_epochs_alike_in_every_process() -> 
     begun = []
     for step in range(24):  # four to an epoch
         before = torch.get_rng_state()
-        if model.renew(step / 24, step):
+        if model.renew(max(step - 1, 0) / 24, step / 24):
             begun.append(step)
         assert torch.equal(before, torch.get_rng_state())
     assert begun == [8, 16]
-    assert other.renew(16 / 24, 16) == ["discriminator"]
+    assert other.renew(15 / 24, 16 / 24) == ["discriminator"]
     for a, b in zip(model.discriminator.parameters(), other.discriminator.parameters(), strict=True):
         assert torch.equal(a, b)
     first = next(model.discriminator.parameters())
     assert first.std().item() == pytest.approx(0.02, rel=0.3)  # as DCGAN begins
-    assert not renewed(AdversaryConfig(), [], 2.0, 8, 0)
+    assert not renewed(AdversaryConfig(), [], 1.9, 2.0, 0)
 
 
 # From train.py to test.py.
@@ -678,10 +679,10 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
     plain = kind.losses
     for cut in cuts:
 
-        def losses(self: Any, given: Batch, progress: float, step: int, cut: int = cut) -> Iterator[Any]:
-            if step == cut:
+        def losses(self: Any, given: Batch, progress: Tensor, resting: frozenset[str], cut: int = cut) -> Iterator[Any]:
+            if round(16 * float(progress)) == cut:
                 raise Stop
-            return plain(self, given, progress, step)
+            return plain(self, given, progress, resting)
 
         monkeypatch.setattr(kind, "losses", losses)
         with pytest.raises(Stop):

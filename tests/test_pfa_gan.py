@@ -203,7 +203,7 @@ def test_a_step_ages_the_younger_face_to_the_group_of_the_older_one() -> None:
     levels = torch.tensor([-0.4, -0.2, 0.0, 0.2])
     x = levels.view(4, 1, 1, 1).expand(4, 3, 16, 16)
     batch = Batch(x, torch.tensor([20.0, 60, 40, 33]), x + 0.05, torch.tensor([40.0, 20, 41, 70]))
-    phases = model.losses(batch, 0.0, 0)
+    phases = model.losses(batch, torch.tensor(0.0), frozenset())
     name, terms = next(phases)
     # Faces of 20 (the source's), 20 (the target's, at -0.15), 40 and 33, which are both of the second group.
     fakes = [-0.4 + 0.1, -0.15 + 0.4, 0.0, 0.2 + 0.3]
@@ -234,7 +234,8 @@ def test_judges_teach_the_generator_and_stay_as_they_are() -> None:
     for head in (step.head for step in model.generator.steps):
         nn.init.normal_(head.conv.weight, 0, 0.02)
     x = torch.rand(2, 3, 32, 32) * 2 - 1
-    _, terms = next(model.losses(Batch(x, torch.tensor([20.0, 20]), x.flip(0), torch.tensor([60.0, 60])), 0.0, 0))
+    batch = Batch(x, torch.tensor([20.0, 20]), x.flip(0), torch.tensor([60.0, 60]))
+    _, terms = next(model.losses(batch, torch.tensor(0.0), frozenset()))
     assert terms.keys() == {"g_adversarial", "g_age", "pixel", "ssim", "feature"}
     assert min(v.item() for v in terms.values()) > 0
     weights = [step.head.conv.weight for step in model.generator.steps]
@@ -253,14 +254,16 @@ def test_the_remedies_for_a_strong_discriminator_are_taken() -> None:
     assert model.rates == {"discriminator": 0.5}
     x = torch.rand(1, 3, 32, 32)
     batch = Batch(x, torch.tensor([20.0]), x, torch.tensor([40.0]))
-    assert dict(model.losses(batch, 0.1, 10))["discriminator"] == {}  # epoch 0.8 of a head start of 1
+    assert model.resting(0.1) == {"discriminator"}  # epoch 0.8 of a head start of 1
+    assert dict(model.losses(batch, torch.tensor(0.1), model.resting(0.1)))["discriminator"] == {}
     nn.init.zeros_(model.discriminator.head.weight)
-    terms = dict(model.losses(batch, 0.2, 20))["discriminator"]
+    assert not model.resting(0.2)
+    terms = dict(model.losses(batch, torch.tensor(0.2), frozenset()))["discriminator"]
     assert terms["d_real"].item() == pytest.approx(0.5 * 0.8**2)
     nn.init.ones_(model.discriminator.head.weight)
     before = model.discriminator.trunk[0].weight.clone()
-    assert model.renew(0.24, 24) == []
-    assert model.renew(0.25, 25) == ["discriminator"]
+    assert model.renew(0.23, 0.24) == []
+    assert model.renew(0.24, 0.25) == ["discriminator"]
     assert model.discriminator.head.weight.abs().max() < 0.2
     assert not torch.equal(model.discriminator.trunk[0].weight, before)
 

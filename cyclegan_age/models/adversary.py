@@ -27,7 +27,7 @@ def rests(net: AdversaryConfig, epoch: float) -> bool:
     return since_start < net.head_start or any(first <= epoch < last for first, last in pauses)
 
 
-def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], epoch: float, step: int, seed: int) -> bool:
+def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], before: float, epoch: float, seed: int) -> bool:
     """Begin the discriminators anew if this step is the first after another `d_reset` epochs; whether it did.
 
     Every process draws the same weights, and the training's sequence of random numbers goes on as if nothing was.
@@ -35,17 +35,14 @@ def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], epoch: fl
     Args:
         net: the remedies.
         discriminators: what to begin anew.
+        before: epochs done before the last step.
         epoch: epochs done before this step.
-        step: steps done before this step.
         seed: the training's seed.
     """
-    if not net.d_reset or step == 0:
-        return False
-    count, before = int(epoch / net.d_reset), int(epoch * (step - 1) / step / net.d_reset)
-    if count == before:
+    if not net.d_reset or int(before / net.d_reset) == int(epoch / net.d_reset):
         return False
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        torch.manual_seed(seed + count)
+        torch.manual_seed(seed + int(epoch / net.d_reset))
         for discriminator in discriminators:
             discriminator.start()
     return True
@@ -66,9 +63,12 @@ class Duel(Model):
         self.shipped = ["generator"]
         self.pools = {}
 
-    def renew(self, progress: float, step: int) -> Sequence[str]:
-        epoch = progress * self.config.epochs
-        anew = renewed(self.remedies, [self.beginner], epoch, step, self.config.seed)
+    def resting(self, progress: float) -> frozenset[str]:
+        return frozenset({"discriminator"} if rests(self.remedies, progress * self.config.epochs) else ())
+
+    def renew(self, before: float, progress: float) -> Sequence[str]:
+        epochs = self.config.epochs
+        anew = renewed(self.remedies, [self.beginner], before * epochs, progress * epochs, self.config.seed)
         return ["discriminator"] if anew else []
 
 

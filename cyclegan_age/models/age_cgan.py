@@ -143,12 +143,15 @@ class AgeCGAN(Model):
         self.parts = {"embedder": of_embedder}
         self.pools = {}
 
-    def renew(self, progress: float, step: int) -> Sequence[str]:
-        return self.stages.renew(progress, step)
+    def resting(self, progress: float) -> frozenset[str]:
+        return self.stages.resting(progress)
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def renew(self, before: float, progress: float) -> Sequence[str]:
+        return self.stages.renew(before, progress)
+
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         self.stages.averaged = self.averaged
-        return self.stages.losses(batch, progress, step)
+        return self.stages.losses(batch, progress, resting)
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         return self.stages.samples(networks, x, age_years)

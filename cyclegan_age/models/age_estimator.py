@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cyclegan_age.ages import constant
 from cyclegan_age.config import AgeEstimatorConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import label_distribution
@@ -34,15 +35,15 @@ class AgeEstimatorModel(Model):
         self.shipped = ["estimator"]
         self.pools = {}
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net = self.net
         x = augment(torch.cat([batch.x_source, batch.x_target]), net.disturb)
         age_years = torch.cat([batch.age_source, batch.age_target])
         if not net.mixup:
             yield "estimator", {"age": label_distribution(self.estimator(x), age_years, net.sigma)}
             return
-        mixup = torch.tensor(net.mixup)
-        share = torch.distributions.Beta(mixup, mixup).sample().to(x.device)
+        mixup = constant((net.mixup,), x.device)[0]
+        share = torch.distributions.Beta(mixup, mixup, validate_args=False).sample()
         logits = self.estimator(torch.lerp(x.roll(1, dims=0), x, share))
         first, other = (label_distribution(logits, years, net.sigma) for years in (age_years, age_years.roll(1)))
         yield "estimator", {"age": torch.lerp(other, first, share)}

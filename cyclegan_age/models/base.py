@@ -48,20 +48,36 @@ class Model(ABC):
         return
 
     @abstractmethod
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         """One step: yields every phase in order with its weighted, named loss terms.
 
-        The loop applies a phase's gradients before it asks for the next one. A phase without terms rests: its networks
-        and their averages stay as they are. So stages that follow each other are phases that rest in turn.
+        The loop applies a phase's gradients before it asks for the next one.
+
+        It is captured as a CUDA graph for each value of `resting`, once it has run as it is: shapes are the same in
+        every step, random numbers come from the default generator of the batch's device, nothing is copied from or
+        to the host, and no branch is taken on the value of a tensor. What the graph works on stays where it is.
 
         Args:
             batch: pictures in [-1, 1] and ages in years.
-            progress: share of the training that is done, 0 to 1.
-            step: steps done before.
+            progress: () float32 on the batch's device, share of the training that is done, 0 to 1.
+            resting: phases to yield without terms, as `resting` gave them.
         """
 
-    def renew(self, progress: float, step: int) -> Sequence[str]:
-        """Called before each step; the phases whose networks it began anew, whose optimisers then do so, too."""
+    def resting(self, progress: float) -> frozenset[str]:
+        """Called before each step, on the host: the phases that rest in it.
+
+        Their networks and the averages of these stay as they are. So stages that follow each other are phases that
+        rest in turn.
+        """
+        return frozenset()
+
+    def renew(self, before: float, progress: float) -> Sequence[str]:
+        """Called before each step, on the host: the phases whose networks it began anew, in place.
+
+        Args:
+            before: share of the training that was done before the last step; `progress` before the first.
+            progress: share of the training that is done.
+        """
         return ()
 
     @abstractmethod

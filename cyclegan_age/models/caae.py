@@ -141,12 +141,14 @@ class CAAE(Model):
         self.shipped = ["encoder", "generator"]
         self.pools = {}
 
-    def renew(self, progress: float, step: int) -> Sequence[str]:
-        critics = (self.critic_z, self.critic_image)
-        epoch = progress * self.config.epochs
-        return ["critics"] if renewed(self.net, critics, epoch, step, self.config.seed) else []
+    def resting(self, progress: float) -> frozenset[str]:
+        return frozenset({"critics"} if rests(self.net, progress * self.config.epochs) else ())
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def renew(self, before: float, progress: float) -> Sequence[str]:
+        critics, epochs = (self.critic_z, self.critic_image), self.config.epochs
+        return ["critics"] if renewed(self.net, critics, before * epochs, progress * epochs, self.config.seed) else []
+
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net, x = self.net, batch.x_source
         age = self.code.encode(batch.age_source)  # (N, K)
         sex = shares(batch.label_source[:, 0]) if net.sexes else age[:, :0]
@@ -169,7 +171,7 @@ class CAAE(Model):
 
         for critic in (self.critic_z, self.critic_image):
             critic.requires_grad_(True)
-        if rests(net, progress * self.config.epochs):
+        if "critics" in resting:
             yield "critics", {}
             return
         z_prior = torch.rand_like(z) * 2 - 1

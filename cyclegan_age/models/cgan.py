@@ -20,7 +20,7 @@ from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CGANConfig, NoiseConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import Duel, drawn, held_out, play, rests
+from cyclegan_age.models.adversary import Duel, drawn, held_out, play
 from cyclegan_age.models.base import Losses, Renderer
 from cyclegan_age.models.gan import NoiseReader, build_discriminator, build_generator
 from cyclegan_age.runs import Snapshot
@@ -44,7 +44,7 @@ class CGAN(Duel):
         self.discriminator = build_discriminator(config, net, labels=ages, label_at=net.label_at)
         super().__init__(config, net, self.generator, self.discriminator)
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         yield from play(
             self.generator,
             self.discriminator,
@@ -52,7 +52,7 @@ class CGAN(Duel):
             batch.x_source,
             label_real=self.code.encode(batch.age_source),
             label_fake=self.code.encode(batch.age_target),
-            resting=rests(self.net, progress * self.config.epochs),
+            resting="discriminator" in resting,
         )
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:

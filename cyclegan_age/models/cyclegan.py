@@ -7,6 +7,7 @@ anchor age; an age between two anchors asks both, each as far as its weight in t
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from cyclegan_age.ages import code_of
+from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.blending import distance
@@ -98,7 +99,7 @@ class CycleGAN(Model):
             self.rates = {"discriminator": 2.0, "critics": 2.0}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
-        self.outside = outside(config.image_size)
+        self.image_size = config.image_size
 
     def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
         """Mean features of `_MEAN_FACES` faces, where there is a use for them.
@@ -126,7 +127,7 @@ class CycleGAN(Model):
             kind, more = ("age and sex", "; give --no_sexes") if self.net.sexes else ("age", "")
             raise UserError(f"--lambda_shift: the data have no faces of each {kind}{more}, or other --ages")
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net, x_real = self.net, batch.x_target
         v_source = self.code.encode(batch.age_source)  # (N, K)
         v_target = self.code.encode(batch.age_target)
@@ -136,21 +137,25 @@ class CycleGAN(Model):
             self.feature_critic.requires_grad_(False)
         for critic in self.critics.values():
             critic.learn(False)
-        x_fake = self.generator(batch.x_source, v_target)
+        count = net.taken(net.identity_share, len(x_real)) if net.lambda_identity else 0
+        x_made = self.generator(
+            torch.cat([batch.x_source, batch.x_source[:count]]), torch.cat([v_target, v_source[:count]])
+        )
+        x_fake, x_same = x_made.split([len(x_real), count])
         meant = self._heads(v_target, batch.label_source)  # (N, heads)
         terms = self._judged(x_fake, batch, meant)
         if net.lambda_outside:
-            self.outside = self.outside.to(x_fake.device)
-            terms["outside"] = net.lambda_outside * ((x_fake - batch.x_source).abs().mean(dim=1) * self.outside).mean()
+            change = (x_fake - batch.x_source).abs().mean(dim=1)
+            terms["outside"] = net.lambda_outside * (change * outside(self.image_size, x_fake.device)).mean()
         if self.embedder:
             cosine = (self.embedder(x_fake) * self.embedder(batch.x_source)).sum(dim=1)
             terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
-        if step % net.cycle_every == 0:
-            x_cycle = self.generator(x_fake, v_source)
-            terms["cycle"] = net.lambda_cycle * F.l1_loss(x_cycle, batch.x_source)
-        if net.lambda_identity and step % net.identity_every == 0:
-            x_same = self.generator(batch.x_source, v_source)
-            terms["identity"] = net.lambda_identity * F.l1_loss(x_same, batch.x_source)
+        if net.lambda_identity:
+            same = F.l1_loss(x_same, batch.x_source[:count])
+            terms["identity"] = net.lambda_identity * net.identity_share * same
+        count = net.taken(net.cycle_share, len(x_real))
+        back = F.l1_loss(self.generator(x_fake[:count], v_source[:count]), batch.x_source[:count])
+        terms["cycle"] = net.lambda_cycle * net.cycle_share * back
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
@@ -177,7 +182,7 @@ class CycleGAN(Model):
         if self.critics:
             # A fake shows its source's age to whoever is not fooled: so the estimators learn what they fell for.
             x_seen = disturb(x_both)
-            fooled = net.lambda_fooled * min(1.0, progress / max(net.fooled_warmup, 1e-9))
+            fooled = net.lambda_fooled * (progress / max(net.fooled_warmup, 1e-9)).clamp_max(1.0)
             terms = {}
             for name, critic in self.critics.items():
                 critic.learn(True)
@@ -203,7 +208,7 @@ class CycleGAN(Model):
 
     def _wrong_heads(self, batch: Batch, v_target: Tensor) -> Tensor:
         """The same for heads that real faces are no examples of: by their age and, half as much, by their sex."""
-        anchors = torch.tensor(self.code.nominal_years, device=v_target.device)
+        anchors = constant(self.code.nominal_years, v_target.device)
         wrong = self._heads(wrong_age_weights(batch.age_target, anchors), batch.label_target)
         if not self.net.sexes:
             return wrong
@@ -256,14 +261,15 @@ class CycleGAN(Model):
         return life_frames(generator, x, self.code, _FRAMES_PER_DECADE, middle_layer(generator))
 
 
-def outside(size: int) -> Tensor:
+@lru_cache(maxsize=8)
+def outside(size: int, device: torch.device) -> Tensor:
     """How far each pixel of a square (size, size) lies outside the face's ellipse: 0 inside, rising to 1 beyond it.
 
-    Scaled to a mean of 1.
+    Scaled to a mean of 1. It is made once for each device.
     """
     at = np.linspace(0.5 / size, 1 - 0.5 / size, size, dtype=np.float32)  # middles of pixels
     weight = ((distance(at[None, :], at[:, None]) - 1) / 0.1).clip(0, 1)
-    return torch.from_numpy(weight / weight.mean())
+    return torch.from_numpy(weight / weight.mean()).to(device)
 
 
 def disturb(x: Tensor) -> Tensor:
@@ -271,17 +277,34 @@ def disturb(x: Tensor) -> Tensor:
 
     What an estimator in the loss is shown, so that the generator cannot please it by patterns of single pixels.
     """
-    size = x.shape[-1]
-    draw = torch.rand(7)
-    side = int(size * (0.86 + 0.14 * float(draw[0])))
-    top, left = (int(float(d) * (size - side + 1)) for d in draw[1:3])
-    x = x[:, :, top : top + side, left : left + side]
-    middle = size // 2 if float(draw[3]) < 0.5 else size
-    x = F.interpolate(x, size=(middle, middle), mode="bilinear", antialias=True)
-    if middle != size:
-        x = F.interpolate(x, size=(size, size), mode="bilinear")
-    if float(draw[6]) < 0.5:  # or else tints tell an age
-        x = x.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    size, draw = x.shape[-1], torch.rand(7, device=x.device)
+    side = (size * (0.86 + 0.14 * draw[0].double())).floor().float()
+    first = (draw[1:3].double() * (size - side + 1)).floor().float()  # (2,), top and left
+    half = torch.full_like(side, size // 2)
+    with torch.autocast(x.device.type, enabled=False):
+        blur = resizing(size // 2, size, 0 * first, half) @ resizing(size, size // 2, first, side)
+        rows, columns = torch.where(draw[3] < 0.5, blur, resizing(size, size, first, side))
+        x = rows @ x.float() @ columns.T
+    x = torch.where(draw[6] < 0.5, x.mean(dim=1, keepdim=True), x)  # or else tints tell an age
     x = (x + 1) * (0.8 + 0.4 * torch.rand(1, 3, 1, 1, device=x.device)) - 1
-    x = x * (0.85 + 0.3 * draw[4]).item() + 0.2 * (float(draw[5]) - 0.5)
+    x = x * (0.85 + 0.3 * draw[4]) + 0.2 * (draw[5] - 0.5)
     return x + 0.02 * torch.randn(x.shape, device=x.device)
+
+
+def resizing(pixels: int, out: int, first: Tensor, count: Tensor) -> Tensor:
+    """Matrices (M, out, pixels) that take a row of pixels to a part of it, resized: bilinear, without aliases.
+
+    They do what `F.interpolate(antialias=True)` does, but to a part that only the device knows.
+
+    Args:
+        pixels: length of the row.
+        out: what the part is resized to.
+        first: (M,), number of the first pixel of each part.
+        count: (), pixels in a part.
+    """
+    scale = count / out
+    centre = (torch.arange(out, device=first.device) + 0.5) * scale  # of each output pixel, in the part
+    at = torch.arange(pixels, device=first.device) + 0.5 - first[:, None]  # (M, pixels), of each pixel there
+    weight = (1 - (at[:, None, :] - centre[:, None]).abs() / scale.clamp_min(1)).clamp_min(0)
+    weight = weight * ((at > 0) & (at < count))[:, None, :]
+    return weight / weight.sum(dim=2, keepdim=True)

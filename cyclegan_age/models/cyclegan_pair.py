@@ -5,6 +5,7 @@ Domain A is the batch's source, domain B its target. The generators take no age.
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,38 +84,38 @@ class CycleGANPair(Model):
         self.shipped = ["generator_ab", "generator_ba"]
         self.pools = {"a": ImagePool(size=net.pool_size), "b": ImagePool(size=net.pool_size)}
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net, a_real, b_real = self.net, batch.x_source, batch.x_target
         discriminators = (self.discriminator_a, self.discriminator_b)
 
         for d in discriminators:
             d.requires_grad_(False)
-        b_fake, a_fake = self.generator_ab(a_real), self.generator_ba(b_real)
+        size, count = len(a_real), net.taken(net.identity_share, len(a_real)) if net.lambda_identity else 0
+        b_fake, b_same = self.generator_ab(torch.cat([a_real, b_real[:count]])).split([size, count])
+        a_fake, a_same = self.generator_ba(torch.cat([b_real, a_real[:count]])).split([size, count])
         terms = {
             "g_adversarial_a": lsgan(self.discriminator_a(a_fake), 1),
             "g_adversarial_b": lsgan(self.discriminator_b(b_fake), 1),
         }
-        if step % net.cycle_every == 0:
-            terms["cycle_a"] = net.lambda_cycle * F.l1_loss(self.generator_ba(b_fake), a_real)
-            terms["cycle_b"] = net.lambda_cycle * F.l1_loss(self.generator_ab(a_fake), b_real)
-        if net.lambda_identity and step % net.identity_every == 0:
-            terms["identity_a"] = net.lambda_identity * F.l1_loss(self.generator_ba(a_real), a_real)
-            terms["identity_b"] = net.lambda_identity * F.l1_loss(self.generator_ab(b_real), b_real)
+        if net.lambda_identity:
+            weight = net.lambda_identity * net.identity_share
+            terms["identity_a"] = weight * F.l1_loss(a_same, a_real[:count])
+            terms["identity_b"] = weight * F.l1_loss(b_same, b_real[:count])
+        count, weight = net.taken(net.cycle_share, size), net.lambda_cycle * net.cycle_share
+        terms["cycle_a"] = weight * F.l1_loss(self.generator_ba(b_fake[:count]), a_real[:count])
+        terms["cycle_b"] = weight * F.l1_loss(self.generator_ab(a_fake[:count]), b_real[:count])
         yield "generator", terms
 
         for d in discriminators:
             d.requires_grad_(True)
         a_old, _ = self.pools["a"].exchange(a_fake.detach(), batch.age_source[:, None])
         b_old, _ = self.pools["b"].exchange(b_fake.detach(), batch.age_target[:, None])
-        yield (
-            "discriminator",
-            {
-                "d_real_a": 0.5 * lsgan(self.discriminator_a(a_real), 1),
-                "d_fake_a": 0.5 * lsgan(self.discriminator_a(a_old), 0),
-                "d_real_b": 0.5 * lsgan(self.discriminator_b(b_real), 1),
-                "d_fake_b": 0.5 * lsgan(self.discriminator_b(b_old), 0),
-            },
-        )
+        terms = {}
+        for domain, d, real, old in (("a", discriminators[0], a_real, a_old), ("b", discriminators[1], b_real, b_old)):
+            scores_real, scores_old = d(torch.cat([real, old])).chunk(2)
+            terms[f"d_real_{domain}"] = 0.5 * lsgan(scores_real, 1)
+            terms[f"d_fake_{domain}"] = 0.5 * lsgan(scores_old, 0)
+        yield "discriminator", terms
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         b_fake = networks["generator_ab"](x)

@@ -95,18 +95,24 @@ class EncoderCDCGAN(Model):
         self.pools = {}
         self.encoding = False  # whether the last step was of the encoder's stage
 
-    def renew(self, progress: float, step: int) -> Sequence[str]:
+    def resting(self, progress: float) -> frozenset[str]:
+        self.encoding = progress >= self.net.gan_share
+        if self.encoding:
+            return frozenset({"generator", "discriminator"})
+        pause = rests(self.net, progress * self.config.epochs)
+        return frozenset({"encoder", "discriminator"} if pause else {"encoder"})
+
+    def renew(self, before: float, progress: float) -> Sequence[str]:
         if progress >= self.net.gan_share:
             return []
-        epoch = progress * self.config.epochs
-        anew = renewed(self.net, [self.discriminator], epoch, step, self.config.seed)
+        epochs = self.config.epochs
+        anew = renewed(self.net, [self.discriminator], before * epochs, progress * epochs, self.config.seed)
         return ["discriminator"] if anew else []
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net = self.net
-        self.encoding = progress >= net.gan_share
         age_other = self.code.encode(batch.age_target)
-        if not self.encoding:
+        if "encoder" in resting:
             yield from play(
                 self.generator,
                 self.discriminator,
@@ -114,7 +120,7 @@ class EncoderCDCGAN(Model):
                 batch.x_source,
                 label_real=self.code.encode(batch.age_source),
                 label_fake=age_other,
-                resting=rests(net, progress * self.config.epochs),
+                resting="discriminator" in resting,
             )
             yield "encoder", {}
             return

@@ -18,7 +18,7 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import Duel, drawn, held_out, play, rests
+from cyclegan_age.models.adversary import Duel, drawn, held_out, play
 from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.runs import Snapshot
@@ -93,9 +93,9 @@ class GAN(Duel):
         self.generator, self.discriminator = build_generator(config, net), build_discriminator(config, net)
         super().__init__(config, net, self.generator, self.discriminator)
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
-        resting = rests(self.net, progress * self.config.epochs)
-        yield from play(self.generator, self.discriminator, self.net, batch.x_source, resting=resting)
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+        rests = "discriminator" in resting
+        yield from play(self.generator, self.discriminator, self.net, batch.x_source, resting=rests)
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         """Real faces, and as many from the same noise each time, twice."""

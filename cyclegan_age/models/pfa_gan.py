@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.ages import AgeCode, code_of
+from cyclegan_age.ages import AgeCode, code_of, constant, one_hot
 from cyclegan_age.config import PFAGANConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
-from cyclegan_age.models.adversary import Duel, rests
+from cyclegan_age.models.adversary import Duel
 from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
 from cyclegan_age.models.cyclegan import disturb
 from cyclegan_age.networks.discriminators import PatchDiscriminator
@@ -109,7 +109,7 @@ class PFAGAN(Duel):
         super().__init__(config, net, self.generator, self.discriminator)
         self.frozen = {"judges": judges}
 
-    def losses(self, batch: Batch, progress: float, step: int) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net, code = self.net, self.code
         younger_first = batch.age_source <= batch.age_target  # (N,)
         first = younger_first[:, None, None, None]
@@ -118,7 +118,7 @@ class PFAGAN(Duel):
         g_source = group_of(code, torch.minimum(batch.age_source, batch.age_target))  # (N,)
         g_target = group_of(code, torch.maximum(batch.age_source, batch.age_target))
         aged = (g_target > g_source).float()
-        v_target = F.one_hot(g_target, len(code)).float()  # (N, K)
+        v_target = one_hot(g_target, len(code))  # (N, K)
 
         self.discriminator.requires_grad_(False)
         x_fake = self.generator(with_group(x_source, g_source), v_target)
@@ -127,7 +127,7 @@ class PFAGAN(Duel):
         logits, features = self.judges(torch.cat([x_fake, x_source]), x_seen)
         if net.lambda_age and logits:
             groups = group_of(code, torch.arange(MAX_AGE_YEARS + 1, device=x_fake.device))  # of each year
-            nominal = torch.tensor(code.nominal_years, device=x_fake.device)
+            nominal = constant(code.nominal_years, x_fake.device)
             errors = [group_age(one, g_target, groups, nominal, aged) for one in logits]
             terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         if net.lambda_identity:  # equations 6 to 9
@@ -138,7 +138,7 @@ class PFAGAN(Duel):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        if rests(net, progress * self.config.epochs):
+        if "discriminator" in resting:
             yield "discriminator", {}
             return
         real, fake = self.discriminator(torch.cat([x_real, x_fake.detach()])).chunk(2)
@@ -160,6 +160,6 @@ class PFAGAN(Duel):
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The discriminator's error on the real faces held out."""
-        own = F.one_hot(group_of(self.code, age_years), len(self.code)).float()
+        own = one_hot(group_of(self.code, age_years), len(self.code))
         scores = self.discriminator.forward(x)  # as it is: not compiled anew for batches of this size
         return {"held_out_d_real": 0.5 * lsgan(scores, 1 - self.net.label_smoothing, own).item()}

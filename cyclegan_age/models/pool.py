@@ -7,46 +7,65 @@ from torch import Tensor
 class ImagePool:
     """Keeps past fakes, each with the age vector it was meant for.
 
-    Once the buffer is full, each new picture is, with probability 1/2, exchanged for a random old one, which is handed
-    out in its stead.
+    Until the buffer is full, new pictures go in and are handed out themselves. Then each new picture is, with
+    probability 1/2, exchanged for a random old one, which is handed out in its stead; no two of a batch for the same.
+    What the buffer holds changes neither the operations nor the random numbers that an exchange takes. Only the first
+    one allocates memory.
     """
 
     def __init__(self, *, size: int) -> None:
         self.size = size
-        self.pictures: Tensor | None = None  # (size, 3, H, W)
-        self.vectors: Tensor | None = None  # (size, K)
-        self.filled = 0
+        # All on the device of the pictures. The last row is no part of the buffer: it takes what is not kept.
+        self.pictures: Tensor | None = None  # (size + 1, 3, H, W)
+        self.vectors: Tensor | None = None  # (size + 1, K)
+        self.filled = torch.zeros((), dtype=torch.int64)
 
     def exchange(self, x: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
         """New fakes (N, 3, H, W) and their vectors (N, K) -> as many, some of them old ones, with theirs."""
         if self.size == 0:
             return x, vector
-        if self.pictures is None or self.vectors is None:
-            self.pictures = x.new_zeros(self.size, *x.shape[1:])
-            self.vectors = vector.new_zeros(self.size, *vector.shape[1:])
-        out_x, out_v = x.clone(), vector.clone()
-        for i in range(len(x)):
-            if self.filled < self.size:
-                self.pictures[self.filled], self.vectors[self.filled] = x[i], vector[i]
-                self.filled += 1
-            elif torch.rand(()).item() < 0.5:
-                j = int(torch.randint(self.size, ()))
-                out_x[i], out_v[i] = self.pictures[j], self.vectors[j]
-                self.pictures[j], self.vectors[j] = x[i], vector[i]
+        pairs = zip(x.split(self.size), vector.split(self.size), strict=True)
+        out_x, out_v = zip(*(self._exchange(*pair) for pair in pairs), strict=True)
+        return torch.cat(out_x), torch.cat(out_v)
+
+    def _exchange(self, x: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for at most `size` pictures."""
+        pictures, vectors, filled = self._on(x, vector)
+        full = filled == self.size
+        exchanged = full & (torch.rand(len(x), device=x.device) < 0.5)
+        old = torch.rand(self.size, device=x.device).argsort()[: len(x)]
+        free = (filled + torch.arange(len(x), device=x.device)).clamp_max(self.size)
+        row = torch.where(full, torch.where(exchanged, old, self.size), free)
+        out_x = torch.where(exchanged[:, None, None, None], pictures[row], x)
+        out_v = torch.where(exchanged[:, None], vectors[row], vector)
+        pictures[row], vectors[row] = x, vector
+        filled.add_(len(x)).clamp_max_(self.size)
         return out_x, out_v
+
+    def _on(self, x: Tensor, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The buffer, made for pictures and vectors like these, or moved to their device."""
+        if self.pictures is None or self.vectors is None:
+            self.pictures = x.new_zeros(self.size + 1, *x.shape[1:])
+            self.vectors = vector.new_zeros(self.size + 1, *vector.shape[1:])
+            if x.is_contiguous(memory_format=torch.channels_last):
+                self.pictures = self.pictures.contiguous(memory_format=torch.channels_last)
+        self.pictures, self.vectors = self.pictures.to(x.device), self.vectors.to(x.device)
+        self.filled = self.filled.to(x.device)
+        return self.pictures, self.vectors, self.filled
 
     def state_dict(self) -> dict[str, Tensor]:
         """What `load_state_dict` needs; empty before the first exchange."""
         if self.pictures is None or self.vectors is None:
             return {}
-        return {"pictures": self.pictures[: self.filled].clone(), "vectors": self.vectors[: self.filled].clone()}
+        filled = int(self.filled)
+        return {"pictures": self.pictures[:filled].clone(), "vectors": self.vectors[:filled].clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with a saved buffer."""
+        """Go on with a saved buffer; it goes to the device of the next exchange."""
         if not state:
             return
-        x, vector = state["pictures"], state["vectors"]
-        self.pictures = x.new_zeros(self.size, *x.shape[1:])
-        self.vectors = vector.new_zeros(self.size, *vector.shape[1:])
-        self.filled = len(x)
-        self.pictures[: self.filled], self.vectors[: self.filled] = x, vector
+        self.pictures = self.vectors = None
+        filled = len(state["pictures"])
+        pictures, vectors, _ = self._on(state["pictures"], state["vectors"])
+        pictures[:filled], vectors[:filled] = state["pictures"], state["vectors"]
+        self.filled.fill_(filled)

@@ -84,6 +84,8 @@ class ResnetGenerator(nn.Module):
         correction: of the age vectors, for rendering with weights that `evaluate.py --fit_ages` fitted; else None.
     """
 
+    darkest: Tensor
+
     def __init__(
         self,
         *,
@@ -106,6 +108,7 @@ class ResnetGenerator(nn.Module):
         self.ages, self.residual, self.deform = ages, residual, deform
         self.chroma, self.strength = chroma, strength
         self.most_change, self.most_darkening = most_change, tuple(most_darkening)
+        self.register_buffer("darkest", torch.tensor(self.most_darkening), persistent=False)  # (1,) or (ages,)
         self.inner_size, self.detail, self.symmetric = inner_size, detail, symmetric
         wide = 4 * ngf
 
@@ -156,7 +159,7 @@ class ResnetGenerator(nn.Module):
         size = x.shape[2:]
         if self.correction is not None and age is not None:
             age = self.correction(x, age)
-        darkest = torch.tensor(self.most_darkening, device=x.device)
+        darkest = self.darkest
         if age is not None and len(self.most_darkening) > 1:
             darkest = (age.float() * darkest).sum(dim=1)[:, None, None, None]
         small = scaled(x, (self.inner_size, self.inner_size)) if self.inner_size else x

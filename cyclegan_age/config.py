@@ -277,12 +277,13 @@ class ExportConfig:
     weights: str = ""
     """A .safetensors file or the name of a run; without it the shipped weights."""
     output: Path = Path("age.onnx")
-    """The ONNX file to write."""
+    """The file to write: .onnx, or .safetensors for the weights themselves in half precision."""
     results_dir: Path = Path("results")
     """Where runs are looked for."""
 
     def __post_init__(self) -> None:
-        _require("output", self.output, self.output.suffix == ".onnx", "give a file name that ends in .onnx")
+        good = self.output.suffix in (".onnx", ".safetensors")
+        _require("output", self.output, good, "give a file name that ends in .onnx or .safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)

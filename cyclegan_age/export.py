@@ -1,4 +1,4 @@
-"""A trained generator as an ONNX graph, for programs without PyTorch."""
+"""Trained weights for elsewhere: the generator as an ONNX graph, or the weights in half precision."""
 
 import importlib.util
 import json
@@ -11,11 +11,14 @@ from torch import nn
 from cyclegan_age.config import ExportConfig, UserError
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureReader
-from cyclegan_age.runs import find_weights, write_atomically
+from cyclegan_age.runs import find_weights, in_half, write_atomically
 
 
 def export(config: ExportConfig) -> Path:
-    """Write weights as an ONNX file; gives its path.
+    """Write weights as the kind of file that the output's name asks for; gives its path.
+
+    A .safetensors file is that of `in_half`, of any model. An .onnx file is the generator of a model from picture
+    to picture:
 
     Inputs: `picture` (N, 3, S, S), float32 RGB in [-1, 1], an aligned face crop, and `age` (N, K), float32, which sums
     to 1. Output: `aged`, like `picture`. N is free. Metadata, each as JSON: `anchors`, the K ages in years that the
@@ -26,21 +29,25 @@ def export(config: ExportConfig) -> Path:
         UserError: a package is missing, no such weights, weights that do not take pictures, or the file cannot be
             written.
     """
-    for package in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package}: not installed; run python -m pip install -r requirements-export.txt")
     weights = find_weights(config.weights, config.results_dir)
-    ager = Ager.load(weights)
-    if not isinstance(ager.reader, PictureReader):
-        raise UserError(
-            f"--weights {weights}: no network from picture to picture; give a cyclegan's or cyclegan_pair's"
-        )
-    data = graph(ager)
+    data = in_half(weights) if config.output.suffix == ".safetensors" else _onnx(weights)
     try:
         write_atomically(config.output, data)
     except OSError as e:
         raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); give another") from e
     return config.output
+
+
+def _onnx(weights: Path) -> bytes:
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package}: not installed; run python -m pip install -r requirements-export.txt")
+    ager = Ager.load(weights)
+    if not isinstance(ager.reader, PictureReader):
+        raise UserError(
+            f"--weights {weights}: no network from picture to picture; give a cyclegan's or cyclegan_pair's"
+        )
+    return graph(ager)
 
 
 def graph(ager: Ager) -> bytes:

@@ -28,6 +28,10 @@ from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserErr
 
 SHIPPED = Path(__file__).parent / "weights"
 
+_SETTINGS = "cyclegan_age"  # the metadata of a snapshot's file that hold its configuration
+_LARGE = 4096  # numbers in a tensor, from which it is stored in half precision
+_HALF_ERROR = 1e-3  # relative error, above which it is not
+
 # Settings of the place and not of the recipe: a run may go on under others.
 _FREE = {
     *("dataroot", "results_dir", "name", "preset", "monitor", "visdom_server", "visdom_port", "compile", "precision"),
@@ -122,30 +126,58 @@ def save_snapshot(
         plain["net"]["estimators"] = [Path(name).name for name in plain["net"]["estimators"]]
     models = {kind: model for model, kind in MODEL_CONFIGS.items()}
     of_parts = {name: {"model": models[type(part)], "net": asdict(part)} for name, part in (parts or {}).items()}
-    metadata = {"cyclegan_age": json.dumps(plain | {"images_seen": images_seen, "parts": of_parts}, default=str)}
+    metadata = {_SETTINGS: json.dumps(plain | {"images_seen": images_seen, "parts": of_parts}, default=str)}
     write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
 def load_snapshot(path: Path) -> Snapshot:
-    """Read a snapshot.
+    """Read a snapshot; its tensors are in fp32 (counters aside), also where the file is in half precision.
 
     Raises:
         UserError: the file is missing, is no safetensors file, or has no configuration inside.
     """
+    tensors, text = _read(path)
+    plain = json.loads(text)
+    train, net = from_settings(plain)
+    parts = {name: _restore(MODEL_CONFIGS[part["model"]], part["net"]) for name, part in plain.get("parts", {}).items()}
+    single = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    return Snapshot(train, net, plain["images_seen"], single, parts)
+
+
+def in_half(path: Path) -> bytes:
+    """A snapshot's file with its large tensors in half precision; its configuration stays as it is.
+
+    Biases, norms and their statistics stay in fp32, and so does a tensor that fp16 would change by more than a
+    thousandth (Frobenius norm) or cannot hold.
+
+    Raises:
+        UserError: the file is not readable; see `load_snapshot`.
+    """
+    tensors, text = _read(path)
+    return save({k: _halved(v) for k, v in tensors.items()}, {_SETTINGS: text})
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32 or tensor.numel() < _LARGE:
+        return tensor
+    half = tensor.half()
+    close = (half.float() - tensor).norm() <= _HALF_ERROR * tensor.norm()
+    return half if close else tensor
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a snapshot's file as they are stored, and its configuration as JSON."""
     if not path.is_file():
         raise UserError(f"--weights {path}: no such file; give a .safetensors file or the name of a run")
     try:
         with safe_open(path, framework="pt") as f:
-            text = (f.metadata() or {}).get("cyclegan_age")
+            text = (f.metadata() or {}).get(_SETTINGS)
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as e:
         raise UserError(f"--weights {path}: not a readable safetensors file ({e}); train or copy it again") from None
     if text is None:
         raise UserError(f"--weights {path}: holds no configuration; give a file that train.py wrote")
-    plain = json.loads(text)
-    train, net = from_settings(plain)
-    parts = {name: _restore(MODEL_CONFIGS[part["model"]], part["net"]) for name, part in plain.get("parts", {}).items()}
-    return Snapshot(train, net, plain["images_seen"], tensors, parts)
+    return tensors, text
 
 
 def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Path:

@@ -12,5 +12,5 @@ def parse_export(argv: Sequence[str]) -> ExportConfig:
     Raises:
         UserError: an unknown flag or a value that does not fit.
     """
-    description = "Write the generator of trained weights as an ONNX file, for programs without PyTorch."
+    description = "Write trained weights as an ONNX file, for programs without PyTorch, or in half precision."
     return parse(ExportConfig, argv, prog="export.py", description=description, default=ExportConfig())

@@ -216,7 +216,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     },
     "age_cgan": {
-        # Narrower, so that the embedder fits into weights of 8 MB.
+        # Narrower, so that the embedder fits into weights of 8 MB in fp32.
         "default": (
             _NOISE | {"epochs": 18.0},
             _SMALL_ENCODER | {"g_channels": (224, 112, 64, 32), "e_channels": (24, 48, 64, 96)},

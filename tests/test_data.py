@@ -4,11 +4,13 @@ import errno
 import fcntl
 import io
 import logging
+import multiprocessing
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
+from contextlib import closing
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from cyclegan_age.data import cache as cache_module
 from cyclegan_age.data.batches import Batch, FaceData, balanced
 from cyclegan_age.data.cache import PictureCache
 from cyclegan_age.data.folders import label, scan, scan_pair
+from cyclegan_age.data.workers import in_processes
 
 Decoded = list[str]
 
@@ -416,6 +419,98 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     PictureCache(paths, tmp_path, 8, tmp_path / "cache")  # all there already
     with pytest.raises(UserError, match="GB needed"):
         PictureCache(paths, tmp_path, 9, tmp_path / "cache")
+
+
+def all_values(cache: PictureCache, count: int | None = None) -> dict[int, int]:
+    """Number -> grey value of the usable ones of the first pictures, as `pieces` gives them."""
+    wanted = np.arange(len(cache) if count is None else count)
+    pieces = list(cache.pieces(wanted))
+    assert all(len(pixels) == len(i) and (pixels == pixels[:, :1, :1, :1]).all() for i, pixels in pieces)
+    return {int(i): int(p[0, 0, 0]) for indices, pixels in pieces for i, p in zip(indices, pixels, strict=True)}
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_pieces_have_every_picture_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: Decoded, most: int
+) -> None:
+    monkeypatch.setattr(cache_module, "_PIECE", most * 192)
+    monkeypatch.setattr(cache_module, "_CHUNK", 2)
+    paths = some(tmp_path, 12)
+    values(PictureCache(paths[::2], tmp_path, 8, tmp_path / "cache"))
+    cache = PictureCache(paths, tmp_path, 8, tmp_path / "cache")  # rows 0 6 1 7 2 8 and so on
+    assert all_values(cache) == {i: i for i in range(12)} and len(decoded) == 12
+    again = PictureCache(paths, tmp_path, 8, tmp_path / "cache")
+    assert all_values(again) == {i: i for i in range(12)} and len(decoded) == 12
+    assert max(len(indices) for indices, _ in again.pieces(np.arange(12))) == min(most, 12)
+    assert all_values(again, 5) == {i: i for i in range(5)}
+    assert list(again.pieces(np.arange(0))) == []
+
+
+def test_pieces_heal_what_is_harmed_and_leave_out_what_is_bad(tmp_path: Path, decoded: Decoded) -> None:
+    paths = some(tmp_path, 6)
+    paths[2].write_bytes(b"")
+    cache = PictureCache(paths, tmp_path, 8, tmp_path / "cache")
+    assert all_values(cache) == {i: i for i in (0, 1, 3, 4, 5)} and list(cache.bad) == [paths[2]]
+    (pixels,) = cache.folder.glob("pixels-*")
+    pixels.write_bytes(pixels.read_bytes()[: 4 * 192 + 10])
+    decoded.clear()
+    assert all_values(PictureCache(paths, tmp_path, 8, tmp_path / "cache")) == {i: i for i in (0, 1, 3, 4, 5)}
+    assert decoded == ["2.png", "4.png", "5.png"]
+
+
+def test_many_pictures_are_decoded_in_processes(
+    tmp_path: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache_module, "_MANY", 30)
+    paths = some(tmp_path, 40)
+    for k in (7, 33):
+        paths[k].write_bytes(b"")
+    cache = PictureCache(paths, tmp_path, 8, tmp_path / "cache")
+    with caplog.at_level(logging.WARNING, "cyclegan_age"):
+        assert all_values(cache) == {i: i for i in range(40) if i not in (7, 33)}
+    assert decoded == [] and multiprocessing.active_children() == []  # not here, and the processes ended
+    assert [record.getMessage() for record in caplog.records] == [f"{paths[k]}: left out: empty file" for k in (7, 33)]
+    assert cache.bad == dict.fromkeys((paths[7], paths[33]), "empty file")
+    (pixels,) = cache.folder.glob("pixels-*")
+    pixels.unlink()  # another training began the cache anew: the processes cannot write to the file open here
+    (marks,) = cache.folder.glob("marks-*")
+    os.truncate(marks, 0)
+    marks.unlink()
+    assert all_values(cache) == {i: i for i in range(40) if i not in (7, 33)}
+    assert len(decoded) == 38
+
+
+def test_one_training_at_a_time_decodes(tmp_path: Path) -> None:
+    cache = PictureCache(some(tmp_path, 3), tmp_path, 8, tmp_path / "cache")
+    other = threading.Thread(target=all_values, args=(cache,))
+    with (cache.folder / "decoding").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        other.start()
+        other.join(0.3)
+        assert other.is_alive()
+    other.join(30)
+    assert not other.is_alive()
+
+
+# Processes
+
+
+def halved(number: int) -> float:
+    if number == 5:
+        raise UserError("five: not to be halved; give another")
+    return number / 2
+
+
+def test_results_of_processes_come_in_order_and_errors_as_they_are() -> None:
+    before = torch.get_rng_state()
+    with closing(in_processes(halved, count(6), 2)) as results:
+        assert list(islice(results, 20)) == [k / 2 for k in range(6, 26)]
+    assert multiprocessing.active_children() == []
+    assert list(in_processes(halved, range(3), 2)) == [0, 0.5, 1]
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(UserError, match=r"^five: not to be halved; give another$"):
+        list(in_processes(halved, range(9), 2))
+    assert multiprocessing.active_children() == []
 
 
 # Batches

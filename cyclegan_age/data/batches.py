@@ -2,13 +2,19 @@
 
 Every draw has a number n = (step * world + rank) * batch_size + i. Each block of as many draws as there are age groups
 holds each group once, in random order, and no picture of a group repeats before all of them were seen.
+
+On a GPU the pictures lie in its memory and the draws are computed there, see `ResidentPictures`, or, where they do not
+fit, come from other processes; on a processor they come from a thread.
 """
 
+import logging
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from functools import partial
+from itertools import count, islice, zip_longest
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,14 +23,20 @@ from torch import Tensor
 
 from cyclegan_age.config import UserError
 from cyclegan_age.data.cache import PictureCache
+from cyclegan_age.data.resident import ResidentPictures
+from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.images import Picture, to_float
 
 _SOURCE, _TARGET = 0, 1  # streams
 _GROUPS, _ELEMENTS, _CROP = 0, 1, 2  # what a random number is for
 _AHEAD = 4  # batches prepared ahead
+_MOST_PROCESSES = 16
 _MOST_REPEATS = 4  # of a picture in a balanced pool
 
 Pool = NDArray[np.int64]
+Made = tuple[Tensor, ...]  # what a Batch is made of, pictures still uint8 (N, S, S, 3)
+
+log = logging.getLogger("cyclegan_age")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +116,7 @@ class FaceData:
         self._batch_size = batch_size
         self._seed = seed % 2**64
         self._orders: dict[tuple[int, int], tuple[int, Pool]] = {}  # (stream, pool) -> pass, order of that pass
+        self._resident: dict[torch.device, tuple[Tensor, Pool]] = {}  # (M, C, C, 3) uint8, number of each
 
     def __len__(self) -> int:
         """Number of distinct source pictures."""
@@ -125,24 +138,72 @@ class FaceData:
         Raises:
             UserError: no picture of a group can be used.
         """
-        return _to_batch(*self._draws(step, rank, world))
+        return _to_batch(_joined(*self._draws(step, rank, world)))
 
-    def batches(self, start_step: int, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
-        """`batch(start_step)`, `batch(start_step + 1)` and so on without end, prepared ahead by a thread.
+    def batches(
+        self, start_step: int, rank: int = 0, world: int = 1, device: torch.device | None = None
+    ) -> Generator[Batch, None, None]:
+        """The batches of step `start_step` and of all that follow, without end, prepared ahead.
 
-        Close the iterator (or let go of it) to end the thread.
+        On a processor they are those of `batch`. On a GPU of which they take at most half of the free memory, the
+        pictures are loaded there, and the order, crops and mirroring are others. Where they do not fit, several
+        processes make the batches of `batch`, and each is copied while the one before it is used.
+
+        Close the iterator (or let go of it) to end threads and processes.
+
+        Args:
+            start_step: steps done before the first.
+            rank: number of this process.
+            world: number of processes.
+            device: where the batches are to be; a processor if None.
+
+        Raises:
+            UserError: no picture of a group can be used.
         """
-        with ThreadPoolExecutor(1, "batches") as thread:
-            ahead = deque(thread.submit(self._draws, start_step + i, rank, world) for i in range(_AHEAD))
-            step = start_step + _AHEAD
-            try:
-                while True:
-                    draws = ahead.popleft().result()
-                    ahead.append(thread.submit(self._draws, step, rank, world))
-                    step += 1
-                    yield _to_batch(*draws)  # not in the thread, where torch would start OpenMP threads of its own
-            finally:
-                thread.shutdown(wait=True, cancel_futures=True)
+        if device is None or device.type != "cuda":
+            return self._prepared(start_step, rank, world)
+        needed, free = len(self._used()) * self._cache.size**2 * 3, torch.cuda.mem_get_info(device)[0]
+        fits = device in self._resident or needed <= free // 2
+        if rank == 0:
+            where = "in GPU memory" if fits else "read from disk"
+            log.info(
+                "pictures are %s: they take %.2f GB, %.2f GB of GPU memory are free", where, needed / 1e9, free / 1e9
+            )
+        if not fits:
+            return self._streamed(start_step, rank, world, device)
+        pictures = self.resident(device, rank, world)
+        return (Batch(*pictures.batch(step)) for step in count(start_step))
+
+    def resident(self, device: torch.device, rank: int = 0, world: int = 1) -> ResidentPictures:
+        """The pictures of all pools on a device, loaded at the first call, to be drawn there.
+
+        Raises:
+            UserError: no picture of a group can be used.
+        """
+        if device not in self._resident:
+            self._resident[device] = self._load(device, progress=rank == 0)
+        pictures, loaded = self._resident[device]
+        place = np.full(len(self._cache), -1)
+        place[loaded] = np.arange(len(loaded))
+        pools = {s: [place[pool][place[pool] >= 0] for pool in pools] for s, pools in self._pools.items()}
+        for stream, usable in pools.items():
+            for k, pool in enumerate(usable):
+                if not len(pool):
+                    raise self._none_usable(self._pools[stream][k])
+        return ResidentPictures(
+            pictures=pictures,
+            age_years=torch.from_numpy(self._age_years[loaded]).to(device),
+            labels=torch.from_numpy(self._labels[loaded]).to(device),
+            source_pools=pools[_SOURCE],
+            target_pools=pools[_TARGET],
+            image_size=self._image_size,
+            flip=self._flip,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            paired=self._paired,
+            rank=rank,
+            world=world,
+        )
 
     def fixed(self, per_pool: int = 1, most: int = 16) -> tuple[Tensor, Tensor]:
         """The first usable pictures of the first `most` source pools, cropped to their middle, for sample sheets.
@@ -165,6 +226,50 @@ class FaceData:
         pictures = [picture[middle, middle] for turn in found for _, picture in turn]
         indices = [i for turn in found for i, _ in turn]
         return to_float(np.stack(pictures)), torch.from_numpy(self._age_years[indices])
+
+    def _used(self) -> Pool:
+        """Numbers of the pictures that are in a pool."""
+        return np.unique(np.concatenate([pool for pools in self._pools.values() for pool in pools]))
+
+    def _load(self, device: torch.device, *, progress: bool) -> tuple[Tensor, Pool]:
+        """The usable pictures on a device, uint8 (M, C, C, 3), and their numbers (M,)."""
+        used, size = self._used(), self._cache.size
+        pictures, loaded = torch.empty((len(used), size, size, 3), dtype=torch.uint8, device=device), used[:0]
+        for indices, piece in self._cache.pieces(used, progress=progress):
+            pictures[len(loaded) : len(loaded) + len(indices)] = torch.from_numpy(piece).to(device)
+            loaded = np.concatenate([loaded, indices])
+        return pictures[: len(loaded)], loaded
+
+    def _prepared(self, start_step: int, rank: int, world: int) -> Generator[Batch, None, None]:
+        """Batches made by a thread."""
+        with ThreadPoolExecutor(1, "batches") as thread:
+            ahead = deque(thread.submit(self._draws, start_step + i, rank, world) for i in range(_AHEAD))
+            step = start_step + _AHEAD
+            try:
+                while True:
+                    draws = ahead.popleft().result()
+                    ahead.append(thread.submit(self._draws, step, rank, world))
+                    step += 1
+                    # not in the thread, where torch would start OpenMP threads of its own
+                    yield _to_batch(_joined(*draws))
+            finally:
+                thread.shutdown(wait=True, cancel_futures=True)
+
+    def _streamed(self, start_step: int, rank: int, world: int, device: torch.device) -> Generator[Batch, None, None]:
+        """Batches made by processes."""
+        processes = min(max(1, processors() // world), _MOST_PROCESSES)
+        make = partial(self._make, rank, world)
+        made = in_processes(make, count(start_step), processes, pin_memory=device.type == "cuda")
+        yield from _copied(self._named(made), device)
+
+    def _make(self, rank: int, world: int, step: int) -> tuple[Made, dict[Path, str]]:
+        """A batch made in another process, and the bad files known there."""
+        return _joined(*self._draws(step, rank, world)), self._cache.bad
+
+    def _named(self, made: Iterable[tuple[Made, dict[Path, str]]]) -> Iterator[Made]:
+        for batch, bad in made:
+            self._cache.leave_out(bad)
+            yield batch
 
     def _draws(self, step: int, rank: int, world: int) -> tuple[_Draw, _Draw]:
         first = (step * world + rank) * self._batch_size
@@ -225,20 +330,45 @@ def balanced(pools: Sequence[Pool], kinds: NDArray[np.int64]) -> list[Pool]:
     counts = np.stack([np.bincount(kinds[pool], minlength=int(kinds.max()) + 1) for pool in pools])
     share = (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
     out = []
-    for pool, count in zip(pools, counts, strict=True):
-        here = np.flatnonzero(count)
-        length = (count[here] / share[here]).max()  # the least with which no picture is left out
-        wanted = np.minimum(np.rint(share[here] * length).astype(np.int64), _MOST_REPEATS * count[here])
+    for pool, own in zip(pools, counts, strict=True):
+        here = np.flatnonzero(own)
+        length = (own[here] / share[here]).max()  # the least with which no picture is left out
+        wanted = np.minimum(np.rint(share[here] * length).astype(np.int64), _MOST_REPEATS * own[here])
         out.append(np.concatenate([np.resize(pool[kinds[pool] == k], n) for k, n in zip(here, wanted, strict=True)]))
     return out
 
 
-def _to_batch(source: _Draw, target: _Draw) -> Batch:
-    return Batch(
-        x_source=to_float(source.pictures),
-        age_source=torch.from_numpy(source.age_years),
-        x_target=to_float(target.pictures),
-        age_target=torch.from_numpy(target.age_years),
-        label_source=torch.from_numpy(source.labels),
-        label_target=torch.from_numpy(target.labels),
+def _joined(source: _Draw, target: _Draw) -> Made:
+    arrays = (
+        source.pictures,
+        source.age_years,
+        target.pictures,
+        target.age_years,
+        source.labels,
+        target.labels,
     )
+    return tuple(torch.from_numpy(array) for array in arrays)
+
+
+def _to_batch(made: Made) -> Batch:
+    x_source, age_source, x_target, age_target, *labels = made
+    return Batch(to_float(x_source), age_source, to_float(x_target), age_target, *labels)
+
+
+def _copied(made: Iterable[Made], device: torch.device) -> Iterator[Batch]:
+    """Batches on a device; a GPU copies the next one while this one is used."""
+    if device.type != "cuda":
+        yield from map(_to_batch, made)
+        return
+    side, ahead = torch.cuda.Stream(device), deque[tuple[Batch, torch.cuda.Event]]()
+    for tensors in made:
+        with torch.cuda.stream(side):
+            batch = _to_batch(tuple(x.to(device, non_blocking=True) for x in tensors))
+            ahead.append((batch, side.record_event()))
+        if len(ahead) == 2:
+            batch, copied = ahead.popleft()
+            here = torch.cuda.current_stream(device)
+            here.wait_event(copied)
+            for x in vars(batch).values():
+                x.record_stream(here)  # or its memory would be used anew before this stream is done with it
+            yield batch

@@ -17,18 +17,26 @@ import sys
 import uuid
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from cyclegan_age.config import UserError
+from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.images import BadImage, Picture, open_image, to_square
 
 VARIABLE = "CYCLEGAN_AGE_CACHE"
 _FORMAT = 1  # goes up when rows of before are to be decoded anew
 _MARK = 4  # bytes
+_PIECE = 64_000_000  # bytes read at once
+_MANY = 200  # pictures to decode that are worth starting processes
+_CHUNK = 16  # pictures that a process decodes, or a thread reads, at a time
 
 log = logging.getLogger("cyclegan_age")
 
@@ -57,8 +65,8 @@ class PictureCache:
         with explained():
             self.folder = cache_folder(root, f"{size}|{_FORMAT}", cache_dir)
             with locked(self.folder / "lock"):
-                self._rows, self._pixels, self._marks = self._open(root)
-            weakref.finalize(self, _close, self._pixels, self._marks)
+                self._generation, self._rows = self._update(root)
+                self._open()
             self._check_room()
 
     def __len__(self) -> int:
@@ -70,7 +78,7 @@ class PictureCache:
         Raises:
             UserError: the disk is full.
         """
-        path, row = self.paths[i], self._rows[i]
+        path, row = self.paths[i], int(self._rows[i])
         if path in self.bad:
             return None
         mark = os.pread(self._marks, _MARK, row * _MARK)
@@ -81,9 +89,7 @@ class PictureCache:
         try:
             picture = to_square(open_image(path), self.size)
         except (BadImage, OSError) as e:
-            cause = (e.strerror or type(e).__name__) if isinstance(e, OSError) else str(e)
-            self.bad[path] = cause
-            log.warning("%s: left out: %s", os.fsencode(path).decode(errors="replace"), cause)
+            self.leave_out({path: (e.strerror or type(e).__name__) if isinstance(e, OSError) else str(e)})
             return None
         with explained():  # not through a memory map, where a full disk kills the process
             pixels = picture.tobytes()
@@ -91,8 +97,100 @@ class PictureCache:
             _write(self._marks, _mark(pixels), row * _MARK)
         return picture
 
-    def _open(self, root: Path) -> tuple[list[int], int, int]:
-        """Bring the index up to date with the files; row of each picture, and pixels and marks opened."""
+    def pieces(
+        self, indices: NDArray[np.int64], *, progress: bool = False
+    ) -> Iterator[tuple[NDArray[np.int64], Picture]]:
+        """Pictures in large pieces, those not there yet decoded before by all processors.
+
+        Args:
+            indices: numbers of the pictures wanted.
+            progress: whether bars show how far it is.
+
+        Yields:
+            The numbers (k,) of the usable ones of a piece, by their place on disk, and uint8 (k, size, size, 3).
+
+        Raises:
+            UserError: the disk is full.
+        """
+        self._decode(indices, progress)
+        indices = indices[np.argsort(self._rows[indices], kind="stable")]
+        breaks = np.flatnonzero(np.diff(self._rows[indices]) != 1) + 1
+        most = max(1, _PIECE // self._row_bytes)
+        bar = tqdm(total=len(indices), unit="img", desc="loading", dynamic_ncols=True, disable=not progress)
+        with ThreadPoolExecutor(min(processors(), 8), "reading") as threads, bar:
+            for run in np.split(indices, breaks):
+                for piece in (run[k : k + most] for k in range(0, len(run), most)):
+                    usable, pixels = self._read(piece, threads)
+                    yield piece[usable], pixels[usable] if not usable.all() else pixels
+                    bar.update(len(piece))
+
+    def leave_out(self, causes: Mapping[Path, str]) -> None:
+        """Count files as bad, and name those that are not yet among them."""
+        for path, cause in causes.items():
+            if path not in self.bad:
+                self.bad[path] = cause
+                log.warning("%s: left out: %s", os.fsencode(path).decode(errors="replace"), cause)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process opens the cache with."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pixels", "_marks")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        with explained():
+            self._open()
+
+    def _open(self) -> None:
+        """Open pixels and marks; new ones, where another training began the cache anew since."""
+        files = self.folder / f"pixels-{self._generation}", self.folder / f"marks-{self._generation}"
+        self._pixels, self._marks = (os.open(file, os.O_RDWR | os.O_CREAT, 0o666) for file in files)
+        weakref.finalize(self, _close, self._pixels, self._marks)
+
+    def _decode(self, indices: NDArray[np.int64], progress: bool) -> None:
+        """Decode the pictures that are not there yet, if they are many; `get` does what is left.
+
+        Of several trainings that start at once, one does it and the others wait.
+        """
+        with ExitStack() as held:
+            with explained():
+                held.enter_context(locked(self.folder / "decoding"))
+            missing = indices[~self._there(indices)]
+            if len(missing) < _MANY:
+                return
+            chunks = np.split(missing, range(_CHUNK, len(missing), _CHUNK))
+            bar = tqdm(total=len(missing), unit="img", desc="decoding", dynamic_ncols=True, disable=not progress)
+            with bar:
+                for chunk, bad in zip(chunks, in_processes(self._bad_of, chunks, processors()), strict=True):
+                    self.leave_out(bad)
+                    bar.update(len(chunk))
+
+    def _bad_of(self, indices: NDArray[np.int64]) -> dict[Path, str]:
+        """Decode pictures; gives those that cannot be used."""
+        paths = [self.paths[i] for i in indices if self.get(int(i)) is None]
+        return {path: self.bad[path] for path in paths}
+
+    def _read(self, indices: NDArray[np.int64], threads: Executor) -> tuple[NDArray[np.bool_], Picture]:
+        """Pictures whose rows follow each other; whether each can be used, and uint8 (k, size, size, 3)."""
+        first = int(self._rows[indices[0]])
+        pixels = np.zeros((len(indices), self._row_bytes), np.uint8)
+        marks = np.zeros(len(indices), np.uint32)
+        os.preadv(self._marks, [marks.data], first * _MARK)
+
+        def read(k: int) -> bytes:
+            part = pixels[k : k + _CHUNK]
+            os.preadv(self._pixels, [part.data], (first + k) * self._row_bytes)
+            return b"".join(_mark(row.data) for row in part)
+
+        found = np.frombuffer(b"".join(threads.map(read, range(0, len(indices), _CHUNK))), np.uint32)
+        usable = np.array([self.paths[i] not in self.bad for i in indices])
+        for k in np.flatnonzero(usable & (found != marks)):
+            picture = self.get(int(indices[k]))
+            usable[k] = picture is not None
+            pixels[k] = 0 if picture is None else picture.reshape(-1)
+        return usable, pixels.reshape(-1, self.size, self.size, 3)
+
+    def _update(self, root: Path) -> tuple[str, NDArray[np.int64]]:
+        """Bring the index up to date with the files; its generation and the row of each picture."""
         index_file = self.folder / "index.json"
         keys = [os.path.relpath(path, root) for path in self.paths]
         index = generation, end, before = _read_index(index_file)
@@ -111,14 +209,19 @@ class PictureCache:
         current = self.folder / f"pixels-{generation}", self.folder / f"marks-{generation}"
         for old in {*self.folder.glob("pixels-*"), *self.folder.glob("marks-*")}.difference(current):
             old.unlink()
-        pixels, marks = (os.open(file, os.O_RDWR | os.O_CREAT, 0o666) for file in current)
-        return [files[key][0] for key in keys], pixels, marks
+        return generation, np.array([files[key][0] for key in keys], dtype=np.int64)
+
+    def _there(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of the pictures is in the cache."""
+        marks = np.frombuffer(os.pread(self._marks, os.fstat(self._marks).st_size // _MARK * _MARK, 0), np.uint32)
+        rows = self._rows[indices]
+        there = rows < len(marks)
+        there[there] = marks[rows[there]] != 0
+        return there
 
     def _check_room(self) -> None:
-        marks = np.frombuffer(os.pread(self._marks, os.fstat(self._marks).st_size // _MARK * _MARK, 0), np.uint32)
-        rows = np.array(self._rows, dtype=np.int64)
-        ready = int(np.count_nonzero(marks[rows[rows < len(marks)]]))
-        needed, free = (len(rows) - ready) * self._row_bytes, shutil.disk_usage(self.folder).free
+        missing = np.count_nonzero(~self._there(np.arange(len(self))))
+        needed, free = missing * self._row_bytes, shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free", str(self.folder))
 
@@ -150,7 +253,7 @@ def _read_index(file: Path) -> tuple[str, int, dict[str, list[int]]]:
         return "", 0, {}
 
 
-def _mark(pixels: bytes) -> bytes:
+def _mark(pixels: bytes | memoryview) -> bytes:
     """Checksum of a row, never 0, which stands for a row not there yet."""
     return max(zlib.crc32(pixels), 1).to_bytes(_MARK, sys.byteorder)
 

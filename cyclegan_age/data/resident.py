@@ -1,0 +1,200 @@
+"""Draws of pictures that lie on a device, computed there: the host neither waits for the device nor sends it a number.
+
+Random numbers are hashes of what they are for, so that each can be computed by itself: the draws of a step follow from
+its number alone. They are computed for `_STEPS` steps at once, as a GPU takes as long for a few.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cyclegan_age.images import to_float
+
+_STEPS = 32  # whose draws are computed at once
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # splitmix64, as signed numbers
+_FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+_LOW = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What the steps of a chunk draw of one stream.
+
+    Attributes:
+        picture: (K, N) int64, number of the picture.
+        row: (K, N, S) int64, rows of the crop.
+        column: (K, N, S) int64, its columns, from right to left where it is mirrored.
+        age_years: (K, N) float32.
+        label: (K, N, L) float32.
+    """
+
+    picture: Tensor
+    row: Tensor
+    column: Tensor
+    age_years: Tensor
+    label: Tensor
+
+
+class ResidentPictures:
+    """Pictures on a device, and what each step draws of them; see `FaceData` for the order of the draws.
+
+    Args:
+        pictures: (M, C, C, 3) uint8, on the device.
+        age_years: (M,) float32, on the device.
+        labels: (M, L) float32, on the device.
+        source_pools: for each age group the numbers of its pictures; none is empty.
+        target_pools: the same for the targets.
+        image_size: side S in pixels of the random crops.
+        flip: whether half of the pictures are mirrored.
+        batch_size: pictures N per batch.
+        seed: seed of order, crops and mirroring.
+        paired: whether a target is the picture after its source in the order of one pool.
+        rank: number of this process.
+        world: number of processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        pictures: Tensor,
+        age_years: Tensor,
+        labels: Tensor,
+        source_pools: Sequence[NDArray[np.int64]],
+        target_pools: Sequence[NDArray[np.int64]],
+        image_size: int,
+        flip: bool,
+        batch_size: int,
+        seed: int,
+        paired: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._pictures, self._age_years, self._labels = pictures, age_years, labels
+        self._image_size, self._flip = image_size, flip
+        self._stride, self._first = world * batch_size, rank * batch_size  # of the numbers of the draws
+        device = pictures.device
+        step = torch.arange(_STEPS, device=device)[:, None] * self._stride
+        self._offset = step + torch.arange(batch_size, device=device) + self._first  # (K, N)
+        self._side = torch.arange(image_size, device=device)
+        most = (_STEPS - 1) * self._stride + batch_size
+        source = _Order(source_pools, most, (_key(seed, "source groups"), _key(seed, "source pictures")), device)
+        target = _Order(target_pools, most, (_key(seed, "target groups"), _key(seed, "target pictures")), device)
+        self._orders = ((source, 0), (source, 1) if paired else (target, 0))
+        self._crops = (_key(seed, "source crops"), _key(seed, "target crops"))
+        self._chunk, self._drawn = -1, []  # type: int, list[Drawn]
+
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """What the `Batch` of a step is made of, in its order, the same whatever was drawn before."""
+        chunk, k = divmod(step, _STEPS)
+        if chunk != self._chunk:
+            self._chunk, self._drawn = chunk, self._draw(chunk * _STEPS)
+        x_source, x_target = (
+            to_float(self._pictures[d.picture[k, :, None, None], d.row[k, :, :, None], d.column[k, :, None]])
+            for d in self._drawn
+        )
+        source, target = self._drawn
+        return x_source, source.age_years[k], x_target, target.age_years[k], source.label[k], target.label[k]
+
+    def _draw(self, step: int) -> list[Drawn]:
+        """The draws of a chunk, which begins with the given step, of both streams."""
+        first, drawn = step * self._stride, []
+        n = self._offset + first
+        edge = self._pictures.shape[1] - self._image_size
+        for (order, ahead), key in zip(self._orders, self._crops, strict=True):
+            picture = order(n, first + self._first, ahead)
+            bits = _hash(key, n)[..., None]  # 31 for the column, one for mirroring, 31 for the row
+            row = ((bits >> 32 & _LOW) * (edge + 1) >> 31) + self._side
+            column = (bits & _LOW) * (edge + 1) >> 31
+            if self._flip:
+                mirrored = bits >> 31 & 1
+                column = column + mirrored * (self._image_size - 1) + (1 - 2 * mirrored) * self._side
+            else:
+                column = column + self._side
+            drawn.append(Drawn(picture, row, column, self._age_years[picture], self._labels[picture]))
+        return drawn
+
+
+class _Order:
+    """Which picture each draw of a stream is: blocks of all groups in random order, passes over each pool.
+
+    Each block visits each pool once, so that visit b to a pool is in block b.
+
+    Args:
+        pools: for each age group the numbers of its pictures.
+        most: draws from the first to the last of a chunk.
+        keys: of the order of the groups, and of the pictures.
+        device: where all is computed.
+    """
+
+    def __init__(
+        self, pools: Sequence[NDArray[np.int64]], most: int, keys: tuple[int, int], device: torch.device
+    ) -> None:
+        self._keys = keys
+        self._blocks = (most + len(pools) - 2) // len(pools) + 1  # at most, that a chunk touches
+        length = np.array([len(pool) for pool in pools])
+        passes = (self._blocks + length - 2) // length + 1  # of each pool, at most, that those blocks touch
+        size = passes * length
+        start = np.cumsum(size) - size
+        # One row for each picture in each pass of each pool, pass after pass.
+        pool = np.repeat(np.arange(len(pools)), size)
+        number = np.arange(size.sum()) - start[pool]
+        position = number % length[pool] + (np.cumsum(length) - length)[pool]  # in all pools one after the other
+        turn = number // length[pool]
+        first_pass = (np.cumsum(passes) - passes)[pool]
+
+        def sent(numbers: NDArray[np.int64]) -> Tensor:
+            return torch.from_numpy(numbers).to(device)
+
+        self._groups = torch.arange(len(pools), device=device)
+        self._length, self._start, self._pool, self._turn = sent(length), sent(start), sent(pool), sent(turn)
+        self._position = sent(position)
+        self._picture = sent(np.concatenate(pools)[position])
+        self._rank = sent(first_pass + turn << 32)  # keeps the pictures of a pass together when they are sorted
+
+    def __call__(self, n: Tensor, first: int, ahead: int) -> Tensor:
+        """Numbers of the pictures of draws, or of those so far ahead of them in their passes.
+
+        Args:
+            n: (K, N) int64, numbers of the draws of a chunk.
+            first: the least of them.
+            ahead: 0 or more.
+        """
+        groups = len(self._groups)
+        first_block = first // groups
+        block = torch.arange(first_block, first_block + self._blocks, device=n.device)  # (B,)
+        order = _hash(self._keys[0], block[:, None], self._groups).argsort(stable=True)  # (B, G)
+        turn = block[:1] // self._length  # (G,) the first pass of each pool
+        key = self._rank + (_hash(self._keys[1], turn[self._pool] + self._turn, self._position) & 2**32 - 1)
+        picture = self._picture[key.argsort(stable=True)]
+
+        pool = order.flatten()[n - first_block * groups]
+        block, length = n // groups, self._length[pool]
+        position = (block // length - turn[pool]) * length + (block + ahead) % length
+        return picture[self._start[pool] + position]
+
+
+def _key(seed: int, purpose: str) -> int:
+    """A signed number of 64 bits for a use of random numbers."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {purpose}".encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def _hash(key: int, *numbers: Tensor) -> Tensor:
+    """64 random bits for each tuple of numbers: the finaliser of splitmix64 after each (Steele et al., 2014)."""
+    state: int | Tensor = key
+    for number in numbers:
+        state = number * _GAMMA + state
+        state = (state ^ _shifted(state, 30)) * _FACTORS[0]
+        state = (state ^ _shifted(state, 27)) * _FACTORS[1]
+        state = state ^ _shifted(state, 31)
+    assert isinstance(state, Tensor)
+    return state
+
+
+def _shifted(bits: Tensor, count: int) -> Tensor:
+    """To the right, filled up with zeros."""
+    return bits >> count & (1 << 64 - count) - 1

@@ -1,7 +1,7 @@
 """How much is measured, and the table that comes out. No torch here."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -55,21 +55,24 @@ class Row:
         return ""
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """A number with three significant digits, never in the form 1e+03."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else f"{value:g}"
 
 
 def table(rows: Sequence[Row]) -> str:
     """Rows as Markdown, in aligned columns."""
-    cells = [("measure", "value", "unit", "goal"), ("-", "-:", "-", "-")]
-    cells += [(row.measure, _digits(row.value), row.unit, row.goal) for row in rows]
-    widths = [max(len(line[k]) for line in cells) for k in range(4)]
-    lines = []
-    for i, line in enumerate(cells):
-        if i == 1:
-            padded = ["-" * w if k != 1 else "-" * (w - 1) + ":" for k, w in enumerate(widths)]
-        else:
-            padded = [c.rjust(w) if k == 1 else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))]
-        lines.append("| " + " | ".join(padded) + " |")
-    return "\n".join(lines)
+    cells = [(row.measure, digits(row.value), row.unit, row.goal) for row in rows]
+    return markdown(("measure", "value", "unit", "goal"), cells, numbers={1})
+
+
+def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int]) -> str:
+    """A Markdown table in aligned columns; those in `numbers` to the right."""
+    lines = [heading, *rows]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(heading))]
+    rule = ["-" * (w - 1) + ":" if k in numbers else "-" * w for k, w in enumerate(widths)]
+    padded = [
+        [c.rjust(w) if k in numbers else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])

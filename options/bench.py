@@ -26,6 +26,45 @@ def parse_bench(argv: Sequence[str]) -> BenchConfig:
     return parse(BenchConfig, argv, prog="benchmarks", description=description, default=BenchConfig())
 
 
+GPU_ROWS = {
+    "matrix": "matrix rate and copy bandwidth",
+    "data": "batches from pictures that lie on the GPU",
+    "pair": "training step of two domains",
+    "full": "training step of the age-conditional model",
+    "start": "seconds to the first step and to the captured one",
+    "render": "rendering",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPUBenchConfig:
+    """What `python -m benchmarks.gpu` takes."""
+
+    rows: tuple[str, ...] = ()
+    """What to measure: matrix, data, pair, full, start, render; without it all."""
+    compile: bool = True
+    """As train.py does; --no_compile shows what that gives."""
+    json: Path | None = None
+    """Write the results to this file, too."""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if row not in GPU_ROWS:
+                raise UserError(f"--rows {row}: unknown; the rows are {', '.join(GPU_ROWS)}")
+        if self.json and not self.json.parent.is_dir():
+            raise UserError(f"--json {self.json}: no such folder; make it, or name another file")
+
+
+def parse_gpu_bench(argv: Sequence[str]) -> GPUBenchConfig:
+    """argv -> configuration.
+
+    Raises:
+        UserError: an unknown flag or a value that does not fit.
+    """
+    description = "Measure speed and memory on one GPU and print a table (see docs/benchmarks.md)."
+    return parse(GPUBenchConfig, argv, prog="benchmarks.gpu", description=description, default=GPUBenchConfig())
+
+
 @dataclass(frozen=True, kw_only=True)
 class PhotoBenchConfig:
     """What `python -m benchmarks.photos` takes."""

@@ -183,6 +183,9 @@ def test_expected_age_is_the_mean_of_the_distribution() -> None:
     logits = torch.full((1, 101), -100.0)
     logits[0, 20] = logits[0, 40] = 0.0
     assert expected_age(logits).item() == pytest.approx(30)
+    logits[0, 61] = logits[0, 20]
+    with torch.autocast("cpu", torch.bfloat16):  # which has nothing between 40.25 and 40.5
+        assert expected_age(logits).item() == pytest.approx((20 + 40 + 61) / 3)
     assert ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=16)(torch.zeros(2, 3, 40, 40)).shape == (2, 101)
 
 

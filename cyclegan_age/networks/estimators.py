@@ -179,4 +179,4 @@ class AgeCorrection(nn.Module):
 def expected_age(logits: Tensor) -> Tensor:
     """Mean of the distribution: (N, 101) logits -> (N,) years, always in fp32."""
     years = torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
-    return logits.float().softmax(dim=1) @ years
+    return (logits.float().softmax(dim=1) * years).sum(dim=1)  # autocast would make a matrix product's result bf16

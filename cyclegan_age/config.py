@@ -55,7 +55,7 @@ class TrainConfig:
     epochs: float = 50.0
     """Length of the training; an epoch draws as many pictures as the data has. 0 writes the weights it begins with."""
     minutes: float = 0.0
-    """Length of the training by the clock, from the start of the command and in total over resumes; 0 takes --epochs."""
+    """Length by the clock instead, from the start of the command and in total over resumes; 0 takes --epochs."""
     batch_size: int = 8
     """Pictures per step and process."""
     accumulate: int = 1

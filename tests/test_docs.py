@@ -31,11 +31,11 @@ import evaluate as evaluate_command
 import export as export_command
 import test as test_command
 import train as train_command
-from cyclegan_age.training import loop as training
 from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
 from cyclegan_age.runs import save_snapshot
+from cyclegan_age.training import loop as training
 from options.demo import parse_demo
 from options.evaluate import parse_evaluate
 from options.export import parse_export

@@ -319,7 +319,7 @@ def test_gradients_of_two_processes_become_their_mean(tmp_path: Path) -> None:
     processes = [context.Process(target=_average, args=(r, str(tmp_path / "store"), out)) for r in range(2)]
     for process in processes:
         process.start()
-    found = dict((rank, rest) for rank, *rest in (out.get(timeout=120) for _ in processes))
+    found = {rank: rest for rank, *rest in (out.get(timeout=120) for _ in processes)}
     for process in processes:
         process.join(60)
     torch.manual_seed(0)

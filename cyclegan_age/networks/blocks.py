@@ -1,5 +1,8 @@
 """Pieces that several networks share."""
 
+import importlib
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,14 +19,41 @@ class InstanceNorm(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, relu: bool = False, residual: Tensor | None = None) -> Tensor:
+        """Normalise x (N, C, H, W), then apply ReLU or add a residual of its shape, in one pass where that is fused."""
+        if _FUSED and x.is_cuda and torch.is_grad_enabled():
+            return _FUSED[0](x, residual, self.eps, relu)
         if compiled_to_learn():
-            variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-            return ((x.float() - mean) * torch.rsqrt(variance + self.eps)).to(x.dtype)
-        # The same, several times faster where the channels come last and nothing is compiled.
-        middle = x.float() - x.float().mean(dim=(2, 3), keepdim=True)
-        variance = middle.square().mean(dim=(2, 3), keepdim=True)
-        return (middle * torch.rsqrt(variance + self.eps)).to(x.dtype)
+            out = _normalised(x, None, self.eps, False)
+        else:
+            # The same, several times faster where the channels come last and nothing is compiled.
+            middle = x.float() - x.float().mean(dim=(2, 3), keepdim=True)
+            variance = middle.square().mean(dim=(2, 3), keepdim=True)
+            out = (middle * torch.rsqrt(variance + self.eps)).to(x.dtype)
+        if relu:
+            out = F.relu(out)
+        return out if residual is None else residual + out
+
+
+def _normalised(x: Tensor, residual: Tensor | None, eps: float, relu: bool) -> Tensor:
+    variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+    out = ((x.float() - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
+    if relu:
+        out = F.relu(out)
+    return out if residual is None else residual + out
+
+
+_FUSED: list[Callable[[Tensor, Tensor | None, float, bool], Tensor]] = []  # `_normalised` compiled, or nothing
+
+
+def fuse_norms(on: bool) -> None:
+    """Whether instance norms on a GPU are compiled, with what follows them, while gradients are asked for."""
+    _FUSED.clear()
+    if on:
+        # One kernel for each shape; beyond the limit they would run eagerly.
+        dynamo = importlib.import_module("torch._dynamo")
+        dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 64)
+        _FUSED.append(torch.compile(_normalised, dynamic=False))
 
 
 class LeakyReLU(nn.Module):

@@ -135,9 +135,9 @@ class LiteFeatures(nn.Module):
     # As compiled, or in bf16, its depthwise convolutions take several times as long on a processor.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> list[Tensor]:
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             maps: list[Tensor] = self.network(x.float())[1]
-        return maps
+        return [h.float() for h in maps]
 
 
 class FeatureMeans(nn.Module):

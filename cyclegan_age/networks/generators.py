@@ -47,7 +47,8 @@ class _Block(nn.Module):
         self.norm2 = InstanceNorm()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        h = self.norm1(self.conv1(x), relu=True)
+        out: Tensor = self.norm2(self.conv2(h), residual=x)
         return out
 
 
@@ -60,7 +61,8 @@ class _Decode(nn.Module):
         self.norm = InstanceNorm()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)))
+        out: Tensor = self.norm(self.conv(x), relu=True)
+        return out
 
 
 class ResnetGenerator(nn.Module):
@@ -234,7 +236,7 @@ def bent(x: Tensor, shift: Tensor) -> Tensor:
     rows = torch.linspace(-1 + 1 / x.shape[2], 1 - 1 / x.shape[2], x.shape[2], device=x.device)
     columns = torch.linspace(-1 + 1 / x.shape[3], 1 - 1 / x.shape[3], x.shape[3], device=x.device)
     places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)  # (H, W, 2)
-    places = places + 2 * field.permute(0, 2, 3, 1)
+    places = (places + 2 * field.permute(0, 2, 3, 1)).nan_to_num()  # of NaN the processor's kernel makes addresses
     return F.grid_sample(x.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
 
 

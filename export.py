@@ -1,4 +1,4 @@
-"""Write trained weights for elsewhere: as an ONNX file for programs without PyTorch, or in half precision."""
+"""Write trained weights as an ONNX file, for programs without PyTorch, or in half precision (see --help)."""
 
 import sys
 from collections.abc import Sequence

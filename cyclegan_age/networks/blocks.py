@@ -1,9 +1,10 @@
 """Pieces that several networks share."""
 
-import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch._dynamo as dynamo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +23,9 @@ class InstanceNorm(nn.Module):
     def forward(self, x: Tensor, *, relu: bool = False, residual: Tensor | None = None) -> Tensor:
         """Normalise x (N, C, H, W), then apply ReLU or add a residual of its shape, in one pass where that is fused."""
         if _FUSED and x.is_cuda and torch.is_grad_enabled():
+            for of_batch in (x, residual):
+                if of_batch is not None:
+                    dynamo.maybe_mark_dynamic(of_batch, 0)
             return _FUSED[0](x, residual, self.eps, relu)
         if compiled_to_learn():
             out = _normalised(x, None, self.eps, False)
@@ -50,10 +54,9 @@ def fuse_norms(on: bool) -> None:
     """Whether instance norms on a GPU are compiled, with what follows them, while gradients are asked for."""
     _FUSED.clear()
     if on:
-        # One kernel for each shape; beyond the limit they would run eagerly.
-        dynamo = importlib.import_module("torch._dynamo")
+        # One kernel for each shape but for its batch size; beyond the limit they would run eagerly.
         dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 64)
-        _FUSED.append(torch.compile(_normalised, dynamic=False))
+        _FUSED.append(torch.compile(_normalised))
 
 
 class LeakyReLU(nn.Module):
@@ -86,9 +89,46 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.reflect:
-            x = F.pad(x, (self.reflect,) * 4, mode="reflect")
+            x = reflected(x, self.reflect)
         out: Tensor = self.conv(x)
         return out
+
+
+class _Reflected(torch.autograd.Function):
+    """Reflection padding by copies of slices, which leave the channels last. PyTorch's kernel for GPUs does not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pad: int) -> Tensor:
+        ctx.pad = pad
+        n, c, h, w = x.shape
+        shape = (n, c, h + 2 * pad, w + 2 * pad)
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        rows = out[:, :, pad:-pad]
+        rows[..., pad:-pad] = x
+        rows[..., :pad] = x[..., 1 : pad + 1].flip(3)
+        rows[..., -pad:] = x[..., -pad - 1 : -1].flip(3)
+        out[:, :, :pad] = rows[:, :, 1 : pad + 1].flip(2)
+        out[:, :, -pad:] = rows[:, :, -pad - 1 : -1].flip(2)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        pad, gradient = ctx.pad, outer[0]
+        for dim in (2, 3):
+            size = gradient.shape[dim] - 2 * pad
+            inner = gradient.narrow(dim, pad, size).clone(memory_format=torch.channels_last)
+            inner.narrow(dim, 1, pad).add_(gradient.narrow(dim, 0, pad).flip(dim))
+            inner.narrow(dim, size - pad - 1, pad).add_(gradient.narrow(dim, size + pad, pad).flip(dim))
+            gradient = inner
+        return gradient, None
+
+
+def reflected(x: Tensor, pad: int) -> Tensor:
+    """Padded by reflection: (N, C, H, W) -> (N, C, H + 2 pad, W + 2 pad)."""
+    if x.is_cuda and not torch.compiler.is_compiling():
+        out: Tensor = _Reflected.apply(x, pad)
+        return out
+    return F.pad(x, (pad,) * 4, mode="reflect")
 
 
 class UpConv(nn.Module):

@@ -67,7 +67,11 @@ def _heads(map_channels: Sequence[int], heads: int) -> nn.ModuleList:
 
 def _scores(head: nn.Module, h: Tensor) -> Tensor:
     """Scores (N, heads, h, w) of features (N, C, h, w), which are normalised for each picture."""
-    return shared(head(F.layer_norm(h.float(), h.shape[1:])).float())
+    h = h.float()
+    if not h.is_cuda:
+        return shared(head(F.layer_norm(h, h.shape[1:])).float())
+    variance, mean = torch.var_mean(h, dim=(1, 2, 3), correction=0, keepdim=True)  # the same; the channels stay last
+    return shared(head((h - mean) * torch.rsqrt(variance + 1e-5)).float())
 
 
 class FeatureCritic(nn.Module):

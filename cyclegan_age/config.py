@@ -324,11 +324,11 @@ class GeneratorConfig:
     lambda_cycle: float = 5.0
     """Weight of the cycle consistency (L1)."""
     cycle_share: float = 1.0
-    """Share of each batch, at least one picture, that the cycle term is taken over; it counts as much less."""
+    """Share of each batch (at least one picture) that the cycle term sees; its weight is multiplied by that, too."""
     lambda_identity: float = 10.0
     """Weight of the identity term (L1): a face at its own age stays as it is."""
     identity_share: float = 0.25
-    """Share of each batch, at least one picture, that the identity term is taken over; it counts as much less."""
+    """Share of each batch (at least one picture) that the identity term sees; its weight is multiplied by that, too."""
 
     def __post_init__(self) -> None:
         _require("ngf", self.ngf, self.ngf > 0, "give at least 1")

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import draw_face
+from torch import Tensor
 
-from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
+from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models import SYSTEMS
+from cyclegan_age.models.base import Model
 from cyclegan_age.models.cyclegan import CycleGAN, outside
+from cyclegan_age.models.cyclegan_pair import CycleGANPair
 from cyclegan_age.networks.embedders import FaceEmbedder
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 30, 50))
@@ -56,6 +59,30 @@ def test_change_outside_the_face_costs_and_change_inside_does_not() -> None:
         model.generator.forward = lambda x, age, change=change: x + change  # type: ignore[method-assign, assignment]
         _, terms = next(model.losses(batch_of(50.0, 0.0), *START))
         assert math.isclose(terms["outside"].item(), cost, abs_tol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [CycleGAN, CycleGANPair])
+def test_cycle_and_identity_take_shares_of_a_batch_and_of_their_weights(kind: type[Model]) -> None:
+    shares = {"cycle_share": 0.5, "identity_share": 0.25, "lambda_cycle": 5.0, "lambda_identity": 10.0}
+    if kind is CycleGAN:
+        model: Model = CycleGAN(config=TRAIN, net=replace(NET, **shares), estimators=[])
+    else:
+        model = CycleGANPair(config=TRAIN, net=CycleGANPairConfig(ngf=4, blocks=1, ndf=4, **shares))
+    sizes = []
+
+    def brightened(x: Tensor, age: Tensor | None = None) -> Tensor:
+        sizes.append(len(x))
+        return x + 0.1 * torch.arange(len(x))[:, None, None, None]
+
+    for name in model.shipped:
+        model.networks[name].forward = brightened  # type: ignore[method-assign, assignment]
+    x, ages, sex = torch.zeros(4, 3, 32, 32), torch.full((4,), 30.0), torch.ones(4, 1)
+    _, terms = next(model.losses(Batch(x, ages, x, ages, sex, sex), *START))
+    assert sizes == ([4 + 1, 2] if kind is CycleGAN else [4 + 1, 4 + 1, 2, 2])
+    # Of the first two pictures, lighter by 0 and 0.1 after each of two passes; the face to be the same came fifth.
+    for name, expected in (("cycle", 0.5 * 5 * (0 + 0.2) / 2), ("identity", 0.25 * 10 * 0.4)):
+        found = [v.item() for k, v in terms.items() if k.startswith(name)]
+        assert found == pytest.approx([expected] * len(model.shipped))
 
 
 @pytest.mark.parametrize(("tolerance", "cost"), [(0.0, 0.4), (0.3, 0.1), (0.5, 0.0)])

@@ -30,7 +30,12 @@ TINY = [
 ]
 
 SMOOTH = ["--optimizer", "sgd", "--lr", "0.01"]  # Adam's first steps make large differences of rounding errors
-WHOLE = ["--cycle_share", "1", "--identity_share", "1"]  # so that the parts of a batch take the same pictures as the whole
+WHOLE = [
+    "--cycle_share",
+    "1",
+    "--identity_share",
+    "1",
+]  # so that the parts of a batch take the same pictures as the whole
 
 
 def _flags(faces: Path, results: Path, steps: float, *more: str) -> list[str]:

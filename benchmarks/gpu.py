@@ -32,7 +32,7 @@ from cyclegan_age.data.resident import ResidentPictures
 from cyclegan_age.devices import runtime_of
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.networks.blocks import fuse_norms
+from cyclegan_age.networks.blocks import use_kernels
 from cyclegan_age.networks.efficientnet import FeatureMeans
 from cyclegan_age.training.step import PLAIN_STEPS, Step
 from options.bench import GPU_ROWS, GPUBenchConfig, parse_gpu_bench
@@ -279,7 +279,7 @@ class Bench:
         flags = [*self._common, *self._pair(size), "--batch_size", str(batch)]
         lines = []
         with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as folder:
-            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder}
+            environment = os.environ | {"TRITON_CACHE_DIR": folder}
             for cache in ("cold", "warm"):
                 command = [sys.executable, "-c", CHILD, self.device.type, str(time.time()), *flags]
                 done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
@@ -292,7 +292,7 @@ class Bench:
     def render(self, measure: str, size: int, batch: int, bf16: bool) -> list[Line]:
         """The shipped generator alone."""
         self.clear()
-        fuse_norms(False)  # these two are on after a training
+        use_kernels(False)  # these two are on after a training
         torch.backends.cudnn.benchmark = False
         ager = Ager.load()
         generator = ager.generator.to(self.device)
@@ -312,7 +312,6 @@ class Bench:
     def clear(self) -> None:
         """Give back memory and what was compiled for the shapes before."""
         gc.collect()
-        torch.compiler.reset()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

@@ -1,17 +1,14 @@
 """What differs between processors and GPUs, decided here for a whole training."""
 
+import importlib.util
 import logging
-import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from cyclegan_age.config import TrainConfig
-from cyclegan_age.networks.blocks import fuse_norms
-
-CACHE = "CYCLEGAN_AGE_CACHE"
+from cyclegan_age.networks.blocks import use_kernels
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -23,8 +20,8 @@ class Runtime:
     Attributes:
         device: where networks and batches are.
         bf16: whether forward passes are autocast to bfloat16.
-        compile_networks: whether whole networks go through torch.compile, as pays on a processor. On a GPU instance
-            norms alone are compiled, with what follows them, and convolutions are cuDNN's.
+        compile_networks: whether whole networks go through torch.compile, as pays on a processor. On a GPU kernels
+            of our own do what would be slow without it (`networks.kernels`), and convolutions are cuDNN's.
         capture: whether steps are captured as CUDA graphs and replayed.
     """
 
@@ -43,15 +40,13 @@ def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) ->
         processes: number of processes that train together.
     """
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
-    compiled = config.compile and has_compiler(device)
-    on_gpu = device.type == "cuda"
-    fuse_norms(on_gpu and compiled)
-    if not on_gpu:
-        return Runtime(device, bf16, compile_networks=compiled)
+    if device.type != "cuda":
+        use_kernels(False)
+        return Runtime(device, bf16, compile_networks=config.compile and has_compiler())
+    use_kernels(config.compile and importlib.util.find_spec("triton") is not None)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("high")
-    keep_compiled()
     if processes > 1:
         logger.info("%d processes: steps are not captured as CUDA graphs, which hold those of one alone", processes)
     return Runtime(device, bf16, capture=processes == 1)
@@ -65,16 +60,9 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can make code for the device; a line says so where it cannot."""
-    if any(shutil.which(c) for c in ("c++", "g++", "clang++", *(("gcc", "cc") if device.type == "cuda" else ()))):
+def has_compiler() -> bool:
+    """Whether torch.compile can make code for a processor; a line says so where it cannot."""
+    if any(shutil.which(c) for c in ("c++", "g++", "clang++")):
         return True
     logger.warning("no C++ compiler found: training without torch.compile")
     return False
-
-
-def keep_compiled() -> None:
-    """Keep what torch.compile makes beside the picture caches, unless TORCHINDUCTOR_CACHE_DIR names a folder."""
-    base = os.environ.get(CACHE) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(base).expanduser() / "cyclegan_age" / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, UserError
 from cyclegan_age.features import Taps
-from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, UpConv, _normalised, _Reflected
+from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, UpConv
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCorrection, LiteAgeEstimator, ResnetAgeEstimator, expected_age
@@ -441,20 +441,8 @@ def test_a_field_is_averaged_over_5x5_of_its_cells() -> None:
     torch.testing.assert_close(smoothed(shift), F.avg_pool2d(shift, 5, stride=1, padding=2))
 
 
-def test_reflection_by_slices_is_reflection_padding() -> None:
-    torch.manual_seed(0)
-    for pad, size in ((1, 8), (3, 9)):
-        x = torch.randn(2, 3, size, size + 2, dtype=torch.float64, requires_grad=True)
-        out, expected = _Reflected.apply(x, pad), F.pad(x, (pad,) * 4, mode="reflect")
-        assert torch.equal(out, expected) and out.is_contiguous(memory_format=torch.channels_last)
-        weight = torch.randn_like(out)
-        gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (out, expected)]
-        torch.testing.assert_close(*gradients)
-
-
 def test_norm_with_relu_and_residual_is_both_after_it() -> None:
     x, residual = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
     norm = InstanceNorm()
     torch.testing.assert_close(norm(x, relu=True), F.relu(norm(x)))
     torch.testing.assert_close(norm(x, residual=residual), residual + norm(x))
-    torch.testing.assert_close(_normalised(x, residual, norm.eps, True), residual + F.relu(norm(x)))

@@ -1,10 +1,9 @@
 """Pieces that several networks share."""
 
-from collections.abc import Callable
+import importlib
 from typing import Any
 
 import torch
-import torch._dynamo as dynamo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,13 +21,12 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor, *, relu: bool = False, residual: Tensor | None = None) -> Tensor:
         """Normalise x (N, C, H, W), then apply ReLU or add a residual of its shape, in one pass where that is fused."""
-        if _FUSED and x.is_cuda and torch.is_grad_enabled():
-            for of_batch in (x, residual):
-                if of_batch is not None:
-                    dynamo.maybe_mark_dynamic(of_batch, 0)
-            return _FUSED[0](x, residual, self.eps, relu)
+        if _on_kernels(x):
+            fused: Tensor = _kernels().InstanceNormFunction.apply(x, residual, self.eps, relu)
+            return fused
         if compiled_to_learn():
-            out = _normalised(x, None, self.eps, False)
+            variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
+            out = ((x.float() - mean) * torch.rsqrt(variance + self.eps)).to(x.dtype)
         else:
             # The same, several times faster where the channels come last and nothing is compiled.
             middle = x.float() - x.float().mean(dim=(2, 3), keepdim=True)
@@ -39,24 +37,20 @@ class InstanceNorm(nn.Module):
         return out if residual is None else residual + out
 
 
-def _normalised(x: Tensor, residual: Tensor | None, eps: float, relu: bool) -> Tensor:
-    variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-    out = ((x.float() - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
-    if relu:
-        out = F.relu(out)
-    return out if residual is None else residual + out
+_USE_KERNELS = [False]
 
 
-_FUSED: list[Callable[[Tensor, Tensor | None, float, bool], Tensor]] = []  # `_normalised` compiled, or nothing
+def use_kernels(on: bool) -> None:
+    """Whether instance norm and reflection padding on a GPU run by this package's kernels (`networks.kernels`)."""
+    _USE_KERNELS[0] = on
 
 
-def fuse_norms(on: bool) -> None:
-    """Whether instance norms on a GPU are compiled, with what follows them, while gradients are asked for."""
-    _FUSED.clear()
-    if on:
-        # One kernel for each shape but for its batch size; beyond the limit they would run eagerly.
-        dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 64)
-        _FUSED.append(torch.compile(_normalised))
+def _on_kernels(x: Tensor) -> bool:
+    return _USE_KERNELS[0] and x.is_cuda and not torch.compiler.is_compiling()
+
+
+def _kernels() -> Any:
+    return importlib.import_module("cyclegan_age.networks.kernels")
 
 
 class LeakyReLU(nn.Module):
@@ -94,39 +88,10 @@ class Conv(nn.Module):
         return out
 
 
-class _Reflected(torch.autograd.Function):
-    """Reflection padding by copies of slices, which leave the channels last. PyTorch's kernel for GPUs does not."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, pad: int) -> Tensor:
-        ctx.pad = pad
-        n, c, h, w = x.shape
-        shape = (n, c, h + 2 * pad, w + 2 * pad)
-        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        rows = out[:, :, pad:-pad]
-        rows[..., pad:-pad] = x
-        rows[..., :pad] = x[..., 1 : pad + 1].flip(3)
-        rows[..., -pad:] = x[..., -pad - 1 : -1].flip(3)
-        out[:, :, :pad] = rows[:, :, 1 : pad + 1].flip(2)
-        out[:, :, -pad:] = rows[:, :, -pad - 1 : -1].flip(2)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        pad, gradient = ctx.pad, outer[0]
-        for dim in (2, 3):
-            size = gradient.shape[dim] - 2 * pad
-            inner = gradient.narrow(dim, pad, size).clone(memory_format=torch.channels_last)
-            inner.narrow(dim, 1, pad).add_(gradient.narrow(dim, 0, pad).flip(dim))
-            inner.narrow(dim, size - pad - 1, pad).add_(gradient.narrow(dim, size + pad, pad).flip(dim))
-            gradient = inner
-        return gradient, None
-
-
 def reflected(x: Tensor, pad: int) -> Tensor:
     """Padded by reflection: (N, C, H, W) -> (N, C, H + 2 pad, W + 2 pad)."""
-    if x.is_cuda and not torch.compiler.is_compiling():
-        out: Tensor = _Reflected.apply(x, pad)
+    if _on_kernels(x):
+        out: Tensor = _kernels().ReflectionPadFunction.apply(x, pad)
         return out
     return F.pad(x, (pad,) * 4, mode="reflect")
 
@@ -156,7 +121,8 @@ class UpConv(nn.Module):
 def doubled(x: Tensor) -> Tensor:
     """Each pixel as 2x2 of them: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
     if not compiled_to_learn():
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        with torch.autocast(x.device.type, enabled=False):  # which would make it fp32 on a GPU
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
     # The same, with a gradient that is a sum: that of `interpolate` is compiled into one atomic addition per pixel.
     n, c, h, w = x.shape
     spread = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, h, 2, w, 2, c)

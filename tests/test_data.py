@@ -24,7 +24,9 @@ from cyclegan_age.data import cache as cache_module
 from cyclegan_age.data.batches import Batch, FaceData, balanced
 from cyclegan_age.data.cache import PictureCache
 from cyclegan_age.data.folders import label, scan, scan_pair
+from cyclegan_age.data.resident import ResidentPictures, _hash
 from cyclegan_age.data.workers import in_processes
+from cyclegan_age.images import to_uint8
 
 Decoded = list[str]
 
@@ -539,18 +541,42 @@ def same(a: Batch, b: Batch) -> bool:
     )
 
 
-def test_a_batch_has_the_pictures_of_its_ages(tmp_path: Path) -> None:
-    batch = numbered(tmp_path, (5, 3)).batch(0)
-    for x, age in ((batch.x_source, batch.age_source), (batch.x_target, batch.age_target)):
+CPU = torch.device("cpu")
+Draw = Callable[..., Batch]
+
+
+def of_processor(data: FaceData, step: int, rank: int = 0, world: int = 1) -> Batch:
+    return data.batch(step, rank, world)
+
+
+def of_device(data: FaceData, step: int, rank: int = 0, world: int = 1) -> Batch:
+    return Batch(*data.resident(CPU, rank, world).batch(step))
+
+
+both = pytest.mark.parametrize("draw", [of_processor, of_device])
+
+
+@both
+def test_a_batch_has_the_pictures_of_its_ages(tmp_path: Path, draw: Draw) -> None:
+    labels = np.stack([np.arange(8), 10 - np.arange(8)], 1)
+    batch = draw(numbered(tmp_path, (5, 3), labels=labels), 0)
+    for x, age, known in (
+        (batch.x_source, batch.age_source, batch.label_source),
+        (batch.x_target, batch.age_target, batch.label_target),
+    ):
         assert x.shape == (4, 3, 4, 4) and x.dtype == age.dtype == torch.float32 and age.shape == (4,)
+        assert x.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close((x + 1) * 127.5, age.view(4, 1, 1, 1).expand_as(x), atol=1e-3, rtol=0)
+        assert torch.equal(known, torch.stack([age, 10 - age], 1))
+    assert draw(numbered(tmp_path, (5, 3)), 0).label_source.shape == (4, 0)
 
 
+@both
 @pytest.mark.parametrize("stream", ["age_source", "age_target"])
-def test_groups_are_balanced_and_nothing_repeats_within_a_pass(tmp_path: Path, stream: str) -> None:
+def test_groups_are_balanced_and_nothing_repeats_within_a_pass(tmp_path: Path, stream: str, draw: Draw) -> None:
     data = numbered(tmp_path, (7, 3, 5))
     assert len(data) == 15
-    ages = [int(a) for step in range(60) for a in getattr(data.batch(step), stream)]  # 240 draws, 80 of each group
+    ages = [int(a) for step in range(60) for a in getattr(draw(data, step), stream)]  # 240 draws, 80 of each group
     group = np.digitize(ages, [7, 10])
     assert all(set(block) == {0, 1, 2} for block in group.reshape(-1, 3))
     orders = set()
@@ -561,6 +587,35 @@ def test_groups_are_balanced_and_nothing_repeats_within_a_pass(tmp_path: Path, s
         orders.update(passes)
     assert len(orders) > 20  # each pass has its own order
     assert len({tuple(block) for block in group.reshape(-1, 3)}) == 6
+
+
+@both
+@pytest.mark.parametrize("sizes", [(1, 2, 9), (1,), (2, 40), (3,) * 30])
+def test_pools_smaller_than_a_batch(tmp_path: Path, sizes: tuple[int, ...], draw: Draw) -> None:
+    data = numbered(tmp_path, sizes, batch_size=23)
+    ages = [int(a) for step in range(8) for rank in range(3) for a in draw(data, step, rank, 3).age_source]
+    group = np.digitize(ages, np.cumsum(sizes)[:-1])
+    blocks = group[: len(group) // len(sizes) * len(sizes)].reshape(-1, len(sizes))
+    assert (np.sort(blocks) == np.arange(len(sizes))).all()
+    for k, size in enumerate(sizes):
+        drawn = np.array(ages)[group == k]
+        passes = drawn[: len(drawn) // size * size].reshape(-1, size)
+        assert len(passes) and (np.sort(passes) == passes.min() + np.arange(size)).all()
+
+
+@both
+def test_a_target_is_the_picture_after_its_source_in_the_pass(tmp_path: Path, draw: Draw) -> None:
+    sizes = (7, 3, 2)
+    data = numbered(tmp_path, sizes, paired=True, batch_size=6)
+    batches = [draw(data, step) for step in range(21)]
+    pairs = torch.cat([torch.stack([batch.age_source, batch.age_target], 1) for batch in batches]).int().numpy()
+    group = np.digitize(pairs, [7, 10])
+    assert (group[:, 0] == group[:, 1]).all()
+    for k, size in enumerate(sizes):
+        drawn = pairs[group[:, 0] == k]
+        for i in range(0, len(drawn) - size + 1, size):
+            source, target = drawn[i : i + size].T
+            assert len(set(source)) == size and (np.roll(source, -1) == target).all()
 
 
 def test_balanced_pools_have_the_same_share_of_each_kind() -> None:
@@ -575,33 +630,56 @@ def test_balanced_pools_have_the_same_share_of_each_kind() -> None:
     assert np.bincount(second)[109:].tolist() == [4, 1]
 
 
-def test_source_and_target_are_independent(tmp_path: Path) -> None:
+@both
+def test_source_and_target_are_independent(tmp_path: Path, draw: Draw) -> None:
     data = numbered(tmp_path, (8, 8))
     pairs = Counter(
         (int(s) // 8, int(t) // 8)
         for step in range(50)
-        for s, t in zip(*(lambda b: (b.age_source, b.age_target))(data.batch(step)), strict=True)
+        for s, t in zip(*(lambda b: (b.age_source, b.age_target))(draw(data, step)), strict=True)
     )
     assert len(pairs) == 4 and min(pairs.values()) > 25
 
 
-def test_a_batch_depends_on_its_step_alone(tmp_path: Path) -> None:
+@both
+def test_a_batch_depends_on_its_step_alone(tmp_path: Path, draw: Draw) -> None:
     data = numbered(tmp_path, (5, 4))
-    wanted = data.batch(5)
+    wanted = draw(data, 5)
     for step in (0, 17, 5, 4):
-        last = data.batch(step)
+        last = draw(data, step)
         assert same(last, wanted) == (step == 5)
-    assert same(numbered(tmp_path, (5, 4)).batch(5), wanted)
-    assert not same(numbered(tmp_path, (5, 4), seed=4).batch(5), wanted)
+    assert same(draw(numbered(tmp_path, (5, 4)), 5), wanted)
+    assert not same(draw(numbered(tmp_path, (5, 4), seed=4), 5), wanted)
 
 
-def test_processes_share_the_draws(tmp_path: Path) -> None:
+def test_draws_of_a_device_do_not_depend_on_what_was_drawn_before(tmp_path: Path) -> None:
+    data = numbered(tmp_path, (5, 4, 1))
+    pictures = data.resident(CPU)
+    for step in (0, 31, 32, 1000, 31, 95, 96, 0, 10**9):
+        assert same(Batch(*pictures.batch(step)), of_device(data, step))
+
+
+@both
+def test_processes_share_the_draws(tmp_path: Path, draw: Draw) -> None:
     whole = numbered(tmp_path, (5, 4), batch_size=8)
     half = numbered(tmp_path, (5, 4), batch_size=4)
-    for step in range(3):
-        parts = [half.batch(step, rank, 2) for rank in range(2)]
-        assert torch.equal(torch.cat([p.x_source for p in parts]), whole.batch(step).x_source)
-        assert torch.equal(torch.cat([p.age_target for p in parts]), whole.batch(step).age_target)
+    for step in (0, 1, 2, 40, 1_000_000):
+        parts = [draw(half, step, rank, 2) for rank in range(2)]
+        assert torch.equal(torch.cat([p.x_source for p in parts]), draw(whole, step).x_source)
+        assert torch.equal(torch.cat([p.age_target for p in parts]), draw(whole, step).age_target)
+
+
+def test_the_hash_is_that_of_splitmix64() -> None:
+    def mixed(state: int, number: int) -> int:
+        z = (state + number * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
+
+    first, second = torch.arange(3)[:, None], torch.tensor([0, 7, 2**40])
+    wanted = [[mixed(mixed(2**64 - 5, a), b) for b in (0, 7, 2**40)] for a in range(3)]
+    assert [[bits % 2**64 for bits in row] for row in _hash(-5, first, second).tolist()] == wanted
+    assert mixed(0, 1) == 0xE220A8397B1DCDAF  # the first number of the reference implementation for the seed 0
 
 
 def ramp(tmp_path: Path, **options: object) -> FaceData:
@@ -617,9 +695,10 @@ def ramp(tmp_path: Path, **options: object) -> FaceData:
     return FaceData(cache=cache, age_years=ages, source_pools=pool, target_pools=pool, **given)  # type: ignore[arg-type]
 
 
+@both
 @pytest.mark.parametrize("flip", [True, False])
-def test_crops_and_mirroring(tmp_path: Path, flip: bool) -> None:
-    x = ramp(tmp_path, flip=flip).batch(0).x_source  # (100, 3, 8, 8)
+def test_crops_and_mirroring(tmp_path: Path, flip: bool, draw: Draw) -> None:
+    x = draw(ramp(tmp_path, flip=flip), 0).x_source  # (100, 3, 8, 8)
     pixels = ((x + 1) * 12.75).round().int()
     left, right, top = pixels[:, 0, 0, 0], pixels[:, 0, 0, 7], pixels[:, 1, 0, 0]
     mirrored = left > right
@@ -628,9 +707,53 @@ def test_crops_and_mirroring(tmp_path: Path, flip: bool) -> None:
     assert set(torch.minimum(left, right).tolist()) == set(top.tolist()) == {0, 1, 2, 3, 4}
 
 
-def test_no_room_to_crop(tmp_path: Path) -> None:
+def test_places_and_mirroring_are_uniform_and_independent(tmp_path: Path) -> None:
+    batch = of_device(ramp(tmp_path, batch_size=10_000), 0)
+    counts = []
+    for x in (batch.x_source, batch.x_target):
+        pixels = ((x + 1) * 12.75).round().int()
+        left, right, top = pixels[:, 0, 0, 0], pixels[:, 0, 0, 7], pixels[:, 1, 0, 0]
+        counts.append(torch.bincount((top * 5 + torch.minimum(left, right)) * 2 + (left > right), minlength=50))
+    for found in counts:  # 200 expected of each of 50: chi squared, 99.99 % of which is below 95
+        assert ((found - 200.0) ** 2 / 200).sum() < 95
+    assert not torch.equal(*counts)
+
+
+def test_crops_of_a_device_are_those_of_the_files(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (5, 10, 10, 3), np.uint8)
+    for i, picture in enumerate(noise):
+        (tmp_path / "20").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / f"20/{i}.png")
+    cache = PictureCache(sorted(tmp_path.rglob("*.png")), tmp_path, 10, tmp_path / "cache")
+    pools = [np.array([4, 1]), np.array([0, 2])]
+    data = FaceData(
+        cache=cache,
+        age_years=np.arange(5, dtype=np.float32),
+        source_pools=pools,
+        target_pools=pools,
+        image_size=7,
+        flip=True,
+        batch_size=50,
+        seed=1,
+    )
+    batch = of_device(data, 2)
+    for x, i in zip(to_uint8(batch.x_source), batch.age_source.int().tolist(), strict=True):
+        crops = [noise[i, a : a + 7, b : b + 7] for a in range(4) for b in range(4)]
+        assert sum(np.array_equal(x, one) for crop in crops for one in (crop, crop[:, ::-1])) == 1
+
+
+def test_nothing_waits_for_the_device(tmp_path: Path) -> None:
+    data = numbered(tmp_path, (5, 4, 2))
+    data._resident[torch.device("meta")] = torch.empty((11, 6, 6, 3), dtype=torch.uint8, device="meta"), np.arange(11)
+    pictures = data.resident(torch.device("meta"))
+    for step in (0, 1, 40, 900):  # such tensors have no values: what reads one fails
+        assert all(x.is_meta for x in pictures.batch(step))
+
+
+@both
+def test_no_room_to_crop(tmp_path: Path, draw: Draw) -> None:
     data = ramp(tmp_path, image_size=12, flip=False, batch_size=3)
-    assert torch.equal(data.batch(0).x_source, data.fixed()[0].expand(3, -1, -1, -1))
+    assert torch.equal(draw(data, 0).x_source, data.fixed()[0].expand(3, -1, -1, -1))
     with pytest.raises(ValueError, match="image_size 16"):
         ramp(tmp_path / "other", image_size=16)
 
@@ -646,17 +769,17 @@ def test_fixed_pictures_are_the_middles_of_the_first_good_ones(tmp_path: Path) -
     assert len(data.fixed(per_pool=9)[0]) == 6
 
 
-def test_a_bad_picture_is_replaced_within_its_group(tmp_path: Path) -> None:
-    data = numbered(tmp_path, (3, 3))
-    (tmp_path / "20/001.png").write_bytes(b"")
-    drawn = [data.batch(step).age_source for step in range(12)]
+@both
+def test_a_bad_picture_is_replaced_within_its_group(tmp_path: Path, draw: Draw) -> None:
+    data = with_a_bad_file(tmp_path)
+    drawn = [draw(data, step).age_source for step in range(12)]
     counts = Counter(int(a) // 3 for batch in drawn for a in batch)
-    assert counts == {0: 24, 1: 24}
+    assert counts == {0: 24, 1: 24} and data.bad_files == 1
     assert {int(a) for batch in drawn for a in batch} == {0, 2, 3, 4, 5}
-    assert torch.equal(numbered_again(tmp_path).batch(7).age_source, drawn[7])
+    assert torch.equal(draw(with_a_bad_file(tmp_path), 7).age_source, drawn[7])
 
 
-def numbered_again(tmp_path: Path) -> FaceData:
+def with_a_bad_file(tmp_path: Path) -> FaceData:
     data = numbered(tmp_path, (3, 3))
     (tmp_path / "20/001.png").write_bytes(b"")
     return data
@@ -673,6 +796,113 @@ def test_a_group_without_a_good_picture_stops_the_training(tmp_path: Path) -> No
         data.fixed()
     with pytest.raises(UserError, match=message):
         next(data.batches(0))
+    for draw in (of_device, lambda data, step: next(data._streamed(step, 0, 1, CPU))):
+        again = numbered(tmp_path, (3, 2))
+        for name in ("003.png", "004.png"):
+            (tmp_path / "20" / name).write_bytes(b"")
+        with pytest.raises(UserError, match=message):
+            draw(again, 0)
+
+
+def test_pictures_on_a_device_are_those_of_the_pools(tmp_path: Path, decoded: Decoded) -> None:
+    data = numbered(tmp_path, (3, 4, 2))
+    del data._pools[0][1], data._pools[1][1]
+    data.resident(CPU)
+    data.resident(CPU, 1, 2)
+    assert sorted(decoded) == [f"{i:03}.png" for i in (0, 1, 2, 7, 8)]  # once
+    assert data._resident[CPU][0].shape == (5, 6, 6, 3)
+
+
+def test_batches_of_processes_are_those_of_the_processor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data, direct = with_a_bad_file(tmp_path), with_a_bad_file(tmp_path)
+    with closing(data._streamed(3, 1, 2, CPU)) as stream, caplog.at_level(logging.WARNING, "cyclegan_age"):
+        for step, batch in zip(range(3, 25), stream, strict=False):
+            assert same(batch, direct.batch(step, 1, 2)) and batch.label_source.shape == (4, 0)
+        assert data.bad_files == 1
+        assert sum("001.png: left out: empty file" in record.getMessage() for record in caplog.records) == 2
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(("free", "fits"), [(2 * 9 * 108, True), (2 * 9 * 108 - 2, False)])
+def test_what_fits_in_half_of_the_free_memory_goes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, free: int, fits: bool
+) -> None:
+    data, called = numbered(tmp_path, (5, 4)), []
+    on_processor = data.resident(CPU)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    monkeypatch.setattr(data, "resident", lambda *given: called.append(given) or on_processor)
+    monkeypatch.setattr(data, "_streamed", lambda *given: called.append(given) or iter("ab"))
+    gpu = torch.device("cuda", 0)
+    with caplog.at_level(logging.INFO, "cyclegan_age"):
+        first = next(data.batches(40, device=gpu))
+    assert called == ([(gpu, 0, 1)] if fits else [(40, 0, 1, gpu)])
+    assert same(first, of_device(numbered(tmp_path, (5, 4)), 40)) if fits else first == "a"
+    (record,) = caplog.records
+    assert ("in GPU memory" if fits else "read from disk") in record.getMessage()
+    caplog.clear()
+    data.batches(0, 1, 2, gpu)  # the first process alone reports it
+    assert not caplog.records
+    assert same(next(data.batches(4, device=CPU)), data.batch(4)) and len(called) == 2
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("sizes", [(9, 1, 22), (20_000, 7000), (2, 3) * 3000])
+def test_a_gpu_draws_what_a_processor_draws_and_nobody_waits(sizes: tuple[int, ...]) -> None:
+    device, random = torch.device("cuda", torch.cuda.current_device()), np.random.default_rng(0)
+    pictures = torch.from_numpy(random.integers(0, 256, (50, 12, 12, 3), np.uint8))
+    pools = [random.integers(0, 50, size) for size in sizes]
+
+    def on(where: torch.device) -> ResidentPictures:
+        return ResidentPictures(
+            pictures=pictures.to(where),
+            age_years=torch.arange(50.0, device=where),
+            labels=torch.arange(100.0, device=where).view(50, 2),
+            source_pools=pools,
+            target_pools=pools[::-1],
+            image_size=8,
+            flip=True,
+            batch_size=7,
+            seed=5,
+        )
+
+    there, here = on(device), on(CPU)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        drawn = [there.batch(step) for step in range(20, 220)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for step, found in enumerate(drawn, 20):
+        assert found[0].is_contiguous(memory_format=torch.channels_last)
+        for x, wanted in zip(found, here.batch(step), strict=True):
+            assert x.device == device
+            # a GPU multiplies by the reciprocal where a processor divides
+            torch.testing.assert_close(x.cpu(), wanted, atol=1e-6, rtol=0)
+
+
+@gpu
+@pytest.mark.gpu
+def test_batches_of_processes_are_copied_to_a_gpu_in_order(tmp_path: Path) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    direct = numbered(tmp_path, (5, 4))
+    with closing(numbered(tmp_path, (5, 4))._streamed(3, 0, 1, device)) as stream:
+        for step, batch in zip(range(3, 60), stream, strict=False):
+            assert all(x.device == device for x in vars(batch).values())
+            for name, x in vars(direct.batch(step)).items():
+                torch.testing.assert_close(vars(batch)[name].cpu(), x, atol=1e-6, rtol=0)
+
+
+@gpu
+@pytest.mark.gpu
+def test_the_memory_of_a_gpu_decides(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    data = numbered(tmp_path, (5, 4))
+    with caplog.at_level(logging.INFO, "cyclegan_age"), closing(data.batches(0, device=device)) as stream:
+        assert next(stream).x_source.device == device
+    assert "in GPU memory" in caplog.text and device in data._resident
 
 
 def threads() -> list[threading.Thread]:

@@ -22,22 +22,14 @@ _LOW = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """What the steps of a chunk draw of one stream.
+class _Drawn:
+    """What K steps draw of one stream."""
 
-    Attributes:
-        picture: (K, N) int64, number of the picture.
-        row: (K, N, S) int64, rows of the crop.
-        column: (K, N, S) int64, its columns, from right to left where it is mirrored.
-        age_years: (K, N) float32.
-        label: (K, N, L) float32.
-    """
-
-    picture: Tensor
-    row: Tensor
-    column: Tensor
-    age_years: Tensor
-    label: Tensor
+    picture: Tensor  # (K, N) int64, its number
+    row: Tensor  # (K, N, S) int64, of the crop
+    column: Tensor  # (K, N, S) int64, of the crop, from right to left where it is mirrored
+    age_years: Tensor  # (K, N) float32
+    label: Tensor  # (K, N, L) float32
 
 
 class ResidentPictures:
@@ -76,17 +68,18 @@ class ResidentPictures:
     ) -> None:
         self._pictures, self._age_years, self._labels = pictures, age_years, labels
         self._image_size, self._flip = image_size, flip
-        self._stride, self._first = world * batch_size, rank * batch_size  # of the numbers of the draws
+        self._stride, self._first = world * batch_size, rank * batch_size  # draw n = step * stride + first + i
         device = pictures.device
-        step = torch.arange(_STEPS, device=device)[:, None] * self._stride
-        self._offset = step + torch.arange(batch_size, device=device) + self._first  # (K, N)
+        step = torch.arange(_STEPS, device=device)[:, None]
+        self._offset = step * self._stride + torch.arange(batch_size, device=device)  # (K, N)
         self._side = torch.arange(image_size, device=device)
         most = (_STEPS - 1) * self._stride + batch_size
         source = _Order(source_pools, most, (_key(seed, "source groups"), _key(seed, "source pictures")), device)
         target = _Order(target_pools, most, (_key(seed, "target groups"), _key(seed, "target pictures")), device)
         self._orders = ((source, 0), (source, 1) if paired else (target, 0))
         self._crops = (_key(seed, "source crops"), _key(seed, "target crops"))
-        self._chunk, self._drawn = -1, []  # type: int, list[Drawn]
+        self._chunk = -1
+        self._drawn: list[_Drawn] = []
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """What the `Batch` of a step is made of, in its order, the same whatever was drawn before."""
@@ -100,13 +93,13 @@ class ResidentPictures:
         source, target = self._drawn
         return x_source, source.age_years[k], x_target, target.age_years[k], source.label[k], target.label[k]
 
-    def _draw(self, step: int) -> list[Drawn]:
-        """The draws of a chunk, which begins with the given step, of both streams."""
-        first, drawn = step * self._stride, []
-        n = self._offset + first
+    def _draw(self, step: int) -> list[_Drawn]:
+        """The draws of the chunk that begins with a step, of both streams."""
+        first, drawn = step * self._stride + self._first, []
+        n = self._offset + first  # (K, N)
         edge = self._pictures.shape[1] - self._image_size
         for (order, ahead), key in zip(self._orders, self._crops, strict=True):
-            picture = order(n, first + self._first, ahead)
+            picture = order(n, first, ahead)
             bits = _hash(key, n)[..., None]  # 31 for the column, one for mirroring, 31 for the row
             row = ((bits >> 32 & _LOW) * (edge + 1) >> 31) + self._side
             column = (bits & _LOW) * (edge + 1) >> 31
@@ -115,7 +108,7 @@ class ResidentPictures:
                 column = column + mirrored * (self._image_size - 1) + (1 - 2 * mirrored) * self._side
             else:
                 column = column + self._side
-            drawn.append(Drawn(picture, row, column, self._age_years[picture], self._labels[picture]))
+            drawn.append(_Drawn(picture, row, column, self._age_years[picture], self._labels[picture]))
         return drawn
 
 

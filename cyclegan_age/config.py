@@ -3,6 +3,8 @@
 Nothing here imports torch, so that `--help` answers at once. The field docstrings are the command line's help.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +12,24 @@ from typing import Literal
 
 class UserError(Exception):
     """A mistake that the user can mend. Its text is one line: the flag or file, the cause, the remedy."""
+
+
+@contextmanager
+def needs(package: str, version: str = "") -> Iterator[None]:
+    """Around the import of a package that not every command needs.
+
+    Args:
+        package: its name for pip.
+        version: what pip is to be told of its version, as `<5`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError:
+        wanted = f'"{package}{version}"' if version else package
+        raise UserError(f"{package}: not installed; run python -m pip install {wanted}") from None
 
 
 def _require(flag: str, value: object, good: bool, remedy: str) -> None:

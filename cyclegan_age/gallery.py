@@ -31,6 +31,7 @@ from cyclegan_age.features import find_layers
 from cyclegan_age.games import play, samples, write_made
 from cyclegan_age.images import BadImage, Picture, list_images, open_image
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
+from cyclegan_age.page import Section, gallery_page
 from cyclegan_age.runs import find_weights, next_folder
 
 FACES_PER_PAGE = 100
@@ -221,7 +222,7 @@ def _render_into(
                 if len(skipped) <= _NAMED_SKIPS and not single:
                     say(face)
 
-    def write(face: _Face) -> render.Section:
+    def write(face: _Face) -> Section:
         if face.measures:
             measures[face.title] = face.measures
         return _write(folder, face, ages)
@@ -298,10 +299,10 @@ def _rendered(
                 yield face
 
 
-def _write(folder: Path, face: _Face, ages: list[float]) -> render.Section:
+def _write(folder: Path, face: _Face, ages: list[float]) -> Section:
     """Write the files of one face; gives its section of the page."""
     image = face.picture()
-    section = render.Section(title=face.title, input=f"{face.stem}_input.jpg")
+    section = Section(title=face.title, input=f"{face.stem}_input.jpg")
     section.notes = notes_on(face.measures)
     render.save_jpg(image, folder / section.input, quality=95)
     names = [f"{years:g}" for years in ages]
@@ -323,7 +324,7 @@ def notes_on(measures: Mapping[str, float | Tensor]) -> list[str]:
 def write_sheets(
     folder: Path,
     stem: str,
-    section: render.Section,
+    section: Section,
     row: list[Picture],
     names: list[str],
     maps: dict[str, Tensor],
@@ -366,7 +367,7 @@ def _small(image: Image.Image) -> Picture:
     return np.asarray(small)
 
 
-def write_pages(folder: Path, config: InferConfig, sections: list[render.Section], result: str) -> Path:
+def write_pages(folder: Path, config: InferConfig, sections: list[Section], result: str) -> Path:
     """Write the gallery, `FACES_PER_PAGE` sections to a page; gives its first page."""
     count = math.ceil(len(sections) / FACES_PER_PAGE)
     names = ["index.html", *(f"page-{i}.html" for i in range(2, count + 1))]
@@ -376,6 +377,6 @@ def write_pages(folder: Path, config: InferConfig, sections: list[render.Section
     facts = [*_facts(config), result]
     for i, name in reversed(list(enumerate(names))):
         part = sections[i * FACES_PER_PAGE : (i + 1) * FACES_PER_PAGE]
-        text = render.gallery_page(title="Faces by age", facts=facts, sections=part, pages=names, current=i)
+        text = gallery_page(title="Faces by age", facts=facts, sections=part, pages=names, current=i)
         render.save_text(text, folder / name)
     return folder / "index.html"

@@ -235,17 +235,23 @@ def _face(game: str, file: Path, aligned: bool) -> Image.Image:
 
 
 def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str]) -> Path:
-    """Write the pictures, the sheet, the animation and a page that shows them; returns the page."""
+    """Write the pictures, the sheet, the animation and a page that shows them; returns the page.
+
+    Raises:
+        UserError: a package is missing: dominate, or for an animation av.
+    """
+    from cyclegan_age.page import Section, gallery_page  # here: the browser application plays and writes no page
+
     for name, picture in made.pictures:
         render.save_png(picture, folder / f"{name}.png")
     render.save_png(made.sheet, folder / "sheet.png")
-    section = render.Section(title=title, notes=made.notes, sheets=[(made.caption, "sheet.png")])
+    section = Section(title=title, notes=made.notes, sheets=[(made.caption, "sheet.png")])
     if made.frames:
         section.gif, section.mp4 = "morph.gif", "morph.mp4"
         render.save_gif(made.frames, folder / section.gif)
         render.save_mp4(made.frames, folder / section.mp4)
     page = folder / "index.html"
-    render.save_text(render.gallery_page(title=title, facts=facts, sections=[section]), page)
+    render.save_text(gallery_page(title=title, facts=facts, sections=[section]), page)
     return page
 
 

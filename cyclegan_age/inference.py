@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from skimage.data import astronaut
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import UserError
+from cyclegan_age.config import UserError, needs
 from cyclegan_age.data.folders import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
@@ -469,5 +468,12 @@ def _check_years(years: Sequence[float], count: int) -> None:
 
 
 def demo_portrait() -> Image.Image:
-    """The built-in face, 256 x 256 px: Eileen Collins, by NASA, in the public domain; an aligned crop."""
+    """The built-in face, 256 x 256 px: Eileen Collins, by NASA, in the public domain; an aligned crop.
+
+    Raises:
+        UserError: scikit-image, which brings it, is not installed.
+    """
+    with needs("scikit-image"):
+        from skimage.data import astronaut
+
     return Image.fromarray(astronaut()).resize((256, 256), Image.Resampling.LANCZOS, box=_PORTRAIT_BOX)

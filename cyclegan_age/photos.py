@@ -34,6 +34,7 @@ from cyclegan_age.gallery import (
 )
 from cyclegan_age.images import BadImage, Picture, list_images
 from cyclegan_age.inference import Ager
+from cyclegan_age.page import Section
 from cyclegan_age.runs import find_weights, write_atomically
 
 _PREVIEW = 1024  # greatest side in pixels of the input on the page
@@ -103,7 +104,7 @@ def _list_videos(folder: Path) -> list[Path]:
 def _render_into(
     folder: Path, config: InferConfig, ager: Ager, inputs: list[_Input], ages: list[float], say: Callable[[str], None]
 ) -> Path:
-    sections: list[render.Section] = []
+    sections: list[Section] = []
     skipped: list[str] = []
     fault = ""  # of the last one skipped
     faces = done = 0
@@ -155,7 +156,7 @@ def _render_into(
 
 def _write_photo(
     folder: Path, one: _Input, photo: Photo, ager: Ager, ages: list[float], config: InferConfig
-) -> tuple[list[render.Section], int]:
+) -> tuple[list[Section], int]:
     """Write what is made of a photograph; gives its sections of the page and how many faces were aged."""
     pixels = photo.upright
     rgb = as_rgb(pixels)
@@ -168,7 +169,7 @@ def _write_photo(
     many = np.concatenate([squares] * len(ages))
     changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size, [known] * len(many))
 
-    section = render.Section(title=one.title, input=f"{one.stem}_input.jpg")
+    section = Section(title=one.title, input=f"{one.stem}_input.jpg")
     render.save_jpg(preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
     if len(found) > 1:
         section.notes.append(f"{len(found)} faces, numbered from left to right; --face chooses one of them.")
@@ -192,7 +193,7 @@ def _write_photo(
     for face, square, row in zip(wanted, squares, rows, strict=True):
         part, number = section, next(i for i, other in enumerate(found, start=1) if other is face)
         if len(found) > 1:
-            part = render.Section(title=f"{one.title}, face {number}")
+            part = Section(title=f"{one.title}, face {number}")
             sections.append(part)
         part.notes += notes_on(ager.read(square[None], [known]).measures)
         stem = one.stem if len(found) == 1 else f"{one.stem}_face{number}"
@@ -224,7 +225,7 @@ def preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:
 
 def _write_video(
     folder: Path, one: _Input, ager: Ager, ages: list[float], config: InferConfig, say: Callable[[str], None]
-) -> tuple[list[render.Section], int]:
+) -> tuple[list[Section], int]:
     """Write a video once for each age; gives its sections of the page and how many faces were aged."""
     if config.life or config.features:
         say(f"{one.title}: --life and --features are made of photographs only")
@@ -258,8 +259,7 @@ def _write_video(
             for part in parts:
                 part.unlink(missing_ok=True)
     sections = [
-        render.Section(title=f"{one.title} at {years:g} years", mp4=name)
-        for years, name in zip(ages, names, strict=True)
+        Section(title=f"{one.title} at {years:g} years", mp4=name) for years, name in zip(ages, names, strict=True)
     ]
     return sections, len(tracks)
 

@@ -1,4 +1,4 @@
-"""Tensors and pictures -> sheets, animations and the gallery page.
+"""Tensors and pictures -> sheets and animations.
 
 Every file is written whole: it appears under its name only when it is complete.
 """
@@ -7,20 +7,15 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
-import av
-import dominate
 import numpy as np
-from dominate import tags
-from dominate.util import raw
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cyclegan_age.config import needs
 from cyclegan_age.images import Picture, grid
 
 _VIRIDIS = (
@@ -161,7 +156,14 @@ def save_gif(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
 
 
 def save_mp4(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
-    """Write an H.264 video that browsers play; odd sides are repeated by one pixel, since the codec needs even ones."""
+    """Write an H.264 video that browsers play; odd sides are repeated by one pixel, since the codec needs even ones.
+
+    Raises:
+        UserError: the package av is not installed.
+    """
+    with needs("av"):
+        import av
+
     width, height = frames[0].size
     with _whole(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
@@ -170,94 +172,3 @@ def save_mp4(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
             array = np.pad(np.asarray(frame), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
         container.mux(stream.encode())
-
-
-@dataclass(kw_only=True)
-class Section:
-    """What the page shows of one face; paths are relative to the page's folder, with forward slashes."""
-
-    title: str  # the user's name of the picture
-    input: str = ""
-    notes: list[str] = field(default_factory=list)
-    ages: list[tuple[float, str]] = field(default_factory=list)  # years, path
-    sheets: list[tuple[str, str]] = field(default_factory=list)  # what it shows, path
-    gif: str = ""
-    mp4: str = ""
-
-
-_STYLE = """
-:root { color-scheme: light dark; --back: #fff; --text: #1b1b1f; --soft: #5d5d66; --line: #d9d9df; }
-@media (prefers-color-scheme: dark) { :root { --back: #17171b; --text: #ececf0; --soft: #a3a3ad; --line: #36363d; } }
-body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--back); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; }
-header p, figcaption { color: var(--soft); } header p { margin: .2rem 0; }
-section { border-top: 1px solid var(--line); padding: 1rem 0; }
-h2 { font-size: 1.1rem; overflow-wrap: anywhere; }
-.ages { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .75rem; }
-figure { margin: 0 0 .75rem; } figcaption { font-size: .85rem; }
-img, video { max-width: 100%; height: auto; border-radius: .25rem; } .ages img, video { width: 100%; }
-video { max-width: 16rem; } nav a { margin-right: .75rem; } a { color: inherit; }
-"""
-
-
-def gallery_page(
-    *,
-    title: str,
-    facts: Sequence[str],  # lines under the heading: weights, date, count, speed
-    sections: Sequence[Section],
-    pages: Sequence[str] = (),  # file names of all pages, where there are several
-    current: int = 0,  # index of this page in `pages`
-) -> str:
-    """The text of a page that opens from disk: relative links, no scripts, nothing loaded from elsewhere."""
-    page = dominate.document(title=title, lang="en")
-    with page.head:
-        tags.meta(charset="utf-8")
-        tags.meta(name="viewport", content="width=device-width, initial-scale=1")
-        tags.style(raw(_STYLE))
-    with page, tags.main():
-        with tags.header():
-            tags.h1(title)
-            for fact in facts:
-                tags.p(fact)
-            tags.p("These are synthetic renderings, not predictions of anybody's future looks.")
-        _page_links(pages, current)
-        for section in sections:
-            _section(section)
-        _page_links(pages, current)
-    return str(page.render())
-
-
-def _page_links(pages: Sequence[str], current: int) -> None:
-    if len(pages) > 1:
-        with tags.nav():
-            for i, name in enumerate(pages):
-                tags.strong(str(i + 1)) if i == current else tags.a(str(i + 1), href=quote(name))
-
-
-def _section(face: Section) -> None:
-    with tags.section():
-        tags.h2(face.title)
-        for note in face.notes:
-            tags.p(note)
-        with tags.div(cls="ages"):
-            if face.input:
-                _figure("input", face.input, f"{face.title}, input")
-            for years, path in face.ages:
-                _figure(f"{years:g} years", path, f"{face.title} at {years:g} years")
-        if face.mp4:
-            with tags.figure():
-                with tags.video(controls=True, loop=True, muted=True, playsinline=True, preload="metadata"):
-                    tags.source(src=quote(face.mp4))
-                with tags.figcaption("life " if face.gif else "video "):
-                    if face.gif:
-                        tags.a("GIF", href=quote(face.gif))
-                    tags.a(face.mp4.rpartition(".")[2].upper(), href=quote(face.mp4))
-        for name, path in face.sheets:
-            _figure(name, path, f"{face.title}, {name}")
-
-
-def _figure(caption: str, path: str, alt: str) -> None:
-    with tags.figure():
-        with tags.a(href=quote(path)):
-            tags.img(src=quote(path), alt=alt, loading="lazy")
-        tags.figcaption(caption)

@@ -5,6 +5,7 @@ needs scripts that Visdom does not bring along. They are fetched once, from npm 
 """
 
 import asyncio
+import importlib.util
 import logging
 import os
 import shutil
@@ -16,16 +17,12 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import visdom
-from tornado.httpserver import HTTPServer
-from visdom.server.app import Application, tornado_settings
-from visdom.utils.server_utils import serialize_all
-
-from cyclegan_age.config import UserError
+from cyclegan_age.config import UserError, needs
 
 logger = logging.getLogger("cyclegan_age")
 
-STATIC = Path(visdom.__file__).parent / "static"
+_VISDOM = importlib.util.find_spec("visdom")
+STATIC = Path(_VISDOM.origin if _VISDOM and _VISDOM.origin else "").parent / "static"
 NPM_SECONDS = DOWNLOAD_SECONDS = 180
 
 # npm package -> {its file: the name that visdom.server.build.download_scripts gives it}
@@ -140,8 +137,13 @@ def start(port: int, env_dir: Path) -> None:
         env_dir: folder where environments are saved and read from; made if it is not there.
 
     Raises:
-        UserError: the page's scripts are missing, the port is taken or the folder is not writable.
+        UserError: Visdom or the page's scripts are missing, the port is taken or the folder is not writable.
     """
+    with needs("visdom"):
+        from tornado.httpserver import HTTPServer
+        from visdom.server.app import Application, tornado_settings
+        from visdom.utils.server_utils import serialize_all
+
     build_assets()
     tornado_settings["autoreload"] = False  # else a changed source file restarts the server
     try:

@@ -19,7 +19,7 @@ LAYERS = (
     {"ages", "images"},
     {"networks"},
     {"losses"},
-    {"models", "data", "faces", "render", "runs", "features", "watchdog", "curves", "devices"},
+    {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},
     {"inference", "gallery", "games", "photos", "export", "monitor", "visdom_server", "evaluation"},
     {"training"},
     {"web"},

@@ -12,12 +12,11 @@ from PIL import Image, ImageFilter
 
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import demo_portrait
+from cyclegan_age.page import Section, gallery_page
 from cyclegan_age.render import (
-    Section,
     difference_map,
     feature_grid,
     feature_strip,
-    gallery_page,
     save_gif,
     save_jpg,
     save_mp4,

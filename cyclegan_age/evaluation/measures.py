@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from skimage.metrics import structural_similarity
 
+from cyclegan_age.config import needs
 from cyclegan_age.images import Picture
+
+with needs("scikit-image"):
+    from skimage.metrics import structural_similarity
 
 Array = NDArray[np.float64]
 

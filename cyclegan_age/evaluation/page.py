@@ -6,11 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
-import dominate
 import numpy as np
-from dominate import tags
-from dominate.util import raw
 
+from cyclegan_age.config import needs
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.plots import colour, line_plot
 from cyclegan_age.evaluation.records import BLEND, COPY, Row
@@ -18,6 +16,11 @@ from cyclegan_age.evaluation.scores import Scores
 from cyclegan_age.evaluation.table import FARS, GAPS, Goal, Values, cell, near
 from cyclegan_age.images import Picture, grid
 from cyclegan_age.render import save_jpg, save_text
+
+with needs("dominate"):
+    import dominate
+    from dominate import tags
+    from dominate.util import raw
 
 _SAME, _BEST, _WORST = 8, 6, 10  # faces shown
 _NOT_VERIFIED_YEARS = 20.0  # what a target that is not the same person any more counts as, in years of error

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan_age.config import needs
 from cyclegan_age.images import Picture
 
 Points = NDArray[np.float64]
@@ -63,8 +64,13 @@ class Place:
 
 
 def opencv() -> Any:
-    """OpenCV, imported where it is needed."""
-    return importlib.import_module("cv2")
+    """OpenCV, imported where it is needed.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    with needs("opencv-python-headless", "<5"):
+        return importlib.import_module("cv2")
 
 
 def crop(photo: Picture, place: Place, size: int) -> Picture:

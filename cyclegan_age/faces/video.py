@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
-from av.container import InputContainer
 
+from cyclegan_age.config import needs
 from cyclegan_age.faces.blending import Pixels
 from cyclegan_age.images import BadImage, Picture
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp"})
 # Ending of the input -> ending and codec of the output; of all others MKV is made, which takes every kind of sound.
@@ -32,12 +34,16 @@ def ending(source: Path) -> str:
 
 
 @contextmanager
-def _opened(source: Path) -> Iterator[InputContainer]:
+def _opened(source: Path) -> Iterator["InputContainer"]:
     """A video file with a picture track.
 
     Raises:
         BadImage: it cannot be read; also where reading on fails.
+        UserError: the package av is not installed.
     """
+    with needs("av"):
+        import av
+
     try:
         with av.open(str(source)) as container:
             if not container.streams.video:
@@ -86,6 +92,8 @@ def rewrite(source: Path, targets: Sequence[Path], edit: Edit) -> int:
     """
     count: int = 0
     with _opened(source) as container, ExitStack() as stack:
+        import av
+
         video, sounds = container.streams.video[0], container.streams.audio
         outs = [stack.enter_context(av.open(str(target), "w")) for target in targets]
         for out in outs:
@@ -155,6 +163,8 @@ def _frame(picture: Pixels, before: Picture, like: Any) -> Any:
     Where it is stored in another way (turned, or in more than 8 bits) all of the picture is converted. Odd sides are
     repeated by one pixel.
     """
+    import av
+
     frame = _yuv(picture, like)
     same_size = (like.width, like.height) == (frame.width, frame.height) == (picture.shape[1], picture.shape[0])
     if like.format.name == frame.format.name and same_size and not _turns(like):
@@ -167,6 +177,8 @@ def _frame(picture: Pixels, before: Picture, like: Any) -> Any:
 
 def _yuv(picture: Pixels, like: Any) -> Any:
     """A picture as 8-bit YUV by the matrix of the frame `like`."""
+    import av
+
     height, width = picture.shape[:2]
     padded = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype(np.uint8)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")

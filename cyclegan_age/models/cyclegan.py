@@ -111,7 +111,7 @@ class CycleGAN(Model):
             return
         bar = tqdm(total=_MEAN_FACES, unit="img", desc="means", disable=not progress)
         seen = 0
-        with closing(data.batches(0)) as batches, bar:
+        with closing(data.batches(0, device=device)) as batches, bar:
             while seen < _MEAN_FACES:
                 batch = next(batches)
                 for x, age, label in (

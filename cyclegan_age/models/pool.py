@@ -36,10 +36,13 @@ class ImagePool:
         old = torch.rand(self.size, device=x.device).argsort()[: len(x)]
         free = (filled + torch.arange(len(x), device=x.device)).clamp_max(self.size)
         row = torch.where(full, torch.where(exchanged, old, self.size), free)
+        # What is not finite is not kept, or else every step that met it again would be skipped.
+        finite = x.flatten(1).isfinite().all(dim=1)
+        exchanged, row = exchanged & finite, torch.where(finite, row, self.size)
         out_x = torch.where(exchanged[:, None, None, None], pictures[row], x)
         out_v = torch.where(exchanged[:, None], vectors[row], vector)
         pictures[row], vectors[row] = x, vector
-        filled.add_(len(x)).clamp_max_(self.size)
+        filled.copy_(torch.where(finite.all(), filled + len(x), filled).clamp_max(self.size))
         return out_x, out_v
 
     def _on(self, x: Tensor, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:

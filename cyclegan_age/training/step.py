@@ -211,7 +211,8 @@ class Step:
             optimizer.zero_grad(set_to_none=True)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Other threads may copy batches meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._run(self._inputs, resting)
         except RuntimeError as e:
             logger.warning("the step cannot be captured as a CUDA graph and runs plainly: %s", str(e).splitlines()[0])
@@ -243,7 +244,7 @@ class Step:
                     of_parts.append(stacked.detach())
                     if self.averager and i == parts_count - 1:
                         self.averager.watch(phase)
-                    (stacked.sum() / parts_count).backward()  # type: ignore[no-untyped-call]
+                    (stacked.sum() / parts_count).backward()
             if not of_parts:  # it rests
                 continue
             phase_of |= dict.fromkeys(terms, phase)

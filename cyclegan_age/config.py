@@ -96,7 +96,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto takes bf16 where the processor computes it natively."""
     compile: bool = True
-    """Compile the networks with torch.compile (some minutes, once) where a compiler is found."""
+    """Compile the networks with torch.compile on a processor (some minutes, once); use own kernels on a GPU."""
     monitor: Literal["visdom", "tensorboard", "wandb", "none"] = "visdom"
     """Where losses and samples are shown; training goes on without it."""
     visdom_server: str = "http://127.0.0.1"

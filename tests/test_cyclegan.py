@@ -176,7 +176,7 @@ def test_means_of_ages_or_sexes_without_faces_are_refused(tiny_faces: Path, monk
     monkeypatch.setattr("cyclegan_age.models.cyclegan._MEAN_FACES", 24)
     data = SYSTEMS["cyclegan"].data(replace(TRAIN, dataroot=tiny_faces, batch_size=6), NET)
     batches = [replace(data.batch(i), label_source=torch.ones(6, 1), label_target=torch.ones(6, 1)) for i in range(2)]
-    monkeypatch.setattr(data, "batches", lambda start: (b for b in batches))  # women alone
+    monkeypatch.setattr(data, "batches", lambda start, device: (b for b in batches))  # women alone
     model = CycleGAN(config=TRAIN, net=replace(NET, lambda_shift=1.0), estimators=[])
     with pytest.raises(UserError, match=r"--lambda_shift: .*--no_sexes"):
         model.prepare(data, torch.device("cpu"))

@@ -121,8 +121,10 @@ class UpConv(nn.Module):
 def doubled(x: Tensor) -> Tensor:
     """Each pixel as 2x2 of them: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
     if not compiled_to_learn():
-        with torch.autocast(x.device.type, enabled=False):  # which would make it fp32 on a GPU
-            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        if x.is_cuda:
+            with torch.autocast("cuda", enabled=False):  # which would make it fp32
+                return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
     # The same, with a gradient that is a sum: that of `interpolate` is compiled into one atomic addition per pixel.
     n, c, h, w = x.shape
     spread = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, h, 2, w, 2, c)

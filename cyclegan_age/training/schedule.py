@@ -35,6 +35,7 @@ class Schedule:
         self.step, self.seconds, self.before = 0, 0.0, 0.0
         self._begun, self._agree = begun, agree
         self._reserved = {"start": min(_LEAST_RESERVE_S, 0.1 * self.total_s)}  # seconds
+        self._advanced, self._progress = begun, 0.0  # when the last step was counted, and what was given last
 
     @property
     def elapsed_s(self) -> float:
@@ -56,11 +57,16 @@ class Schedule:
         if not self.total_s:
             return self.step / self.total_steps if self.total_steps else 1.0
         usable = self.total_s - min(sum(self._reserved.values()), 0.5 * self.total_s)
-        return self._agree(min(1.0, self.elapsed_s / usable))
+        self._progress = max(self._progress, self._agree(min(1.0, self.elapsed_s / usable)))
+        return self._progress
 
     def advance(self) -> float:
-        """Count a step; gives the progress after it."""
+        """Count a step; gives the progress after it. By the clock, time for another one is kept at the end."""
         self.step += 1
+        now = time.monotonic()
+        if self.step > 1:  # the first one compiles
+            self._reserved["step"] = now - self._advanced
+        self._advanced = now
         return self.progress()
 
     def reserve(self, what: str, seconds: float) -> None:
@@ -73,5 +79,5 @@ class Schedule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self.step, self.seconds = state["step"], state.get("seconds", 0.0)
+        self.step, self.seconds, self._progress = state["step"], state.get("seconds", 0.0), 0.0
         self.before = state.get("before", max(self.step - 1, 0) / self.total_steps if self.total_steps else 0.0)

@@ -245,6 +245,12 @@ def test_a_schedule_by_the_clock_counts_from_the_start_and_over_resumes(monkeypa
     clock.now += 2
     assert second.ended
     assert second.length == "10 minutes"
+    third = begin()
+    third.load_state_dict(second.state_dict() | {"seconds": 500.0})  # it ended early, for the last files
+    assert third.ended
+    longer = Schedule(replace(config, minutes=11), per_step=4, pictures=100, begun=clock.now, agree=lambda share: share)
+    longer.load_state_dict(second.state_dict())
+    assert not longer.ended
 
 
 def test_a_schedule_by_epochs_counts_steps() -> None:

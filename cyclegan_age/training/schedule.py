@@ -75,9 +75,11 @@ class Schedule:
 
     def state_dict(self) -> dict[str, float]:
         """What `load_state_dict` needs."""
-        return {"step": self.step, "seconds": self.elapsed_s if self.total_s else 0.0, "before": self.before}
+        timed = {"seconds": self.elapsed_s, "ended_s": self.total_s if self.ended else 0.0} if self.total_s else {}
+        return {"step": self.step, "before": self.before} | timed
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self.step, self.seconds, self._progress = state["step"], state.get("seconds", 0.0), 0.0
+        self.step, self.seconds = state["step"], state.get("seconds", 0.0)
+        self._progress = 1.0 if self.total_s and state.get("ended_s") == self.total_s else 0.0
         self.before = state.get("before", max(self.step - 1, 0) / self.total_steps if self.total_steps else 0.0)

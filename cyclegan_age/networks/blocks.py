@@ -1,8 +1,5 @@
 """Pieces that several networks share."""
 
-import importlib
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +19,9 @@ class InstanceNorm(nn.Module):
     def forward(self, x: Tensor, *, relu: bool = False, residual: Tensor | None = None) -> Tensor:
         """Normalise x (N, C, H, W), then apply ReLU or add a residual of its shape, in one pass where that is fused."""
         if _on_kernels(x):
-            fused: Tensor = _kernels().InstanceNormFunction.apply(x, residual, self.eps, relu)
+            from cyclegan_age.networks.kernels import InstanceNormFunction  # needs Triton
+
+            fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, relu)
             return fused
         if compiled_to_learn():
             variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
@@ -47,10 +46,6 @@ def use_kernels(on: bool) -> None:
 
 def _on_kernels(x: Tensor) -> bool:
     return _USE_KERNELS[0] and x.is_cuda and not torch.compiler.is_compiling()
-
-
-def _kernels() -> Any:
-    return importlib.import_module("cyclegan_age.networks.kernels")
 
 
 class LeakyReLU(nn.Module):
@@ -91,7 +86,9 @@ class Conv(nn.Module):
 def reflected(x: Tensor, pad: int) -> Tensor:
     """Padded by reflection: (N, C, H, W) -> (N, C, H + 2 pad, W + 2 pad)."""
     if _on_kernels(x):
-        out: Tensor = _kernels().ReflectionPadFunction.apply(x, pad)
+        from cyclegan_age.networks.kernels import ReflectionPadFunction  # needs Triton
+
+        out: Tensor = ReflectionPadFunction.apply(x, pad)
         return out
     return F.pad(x, (pad,) * 4, mode="reflect")
 

@@ -64,7 +64,7 @@ class Step:
         model: its networks are moved to the device.
         config: optimiser, learning rate, EMA and number of parts.
         runtime: how to run.
-        averager: whether gradients are averaged over processes.
+        distributed: whether gradients are averaged over processes.
 
     Attributes:
         averaged: copies of the shipped networks with averaged weights, in eval mode.

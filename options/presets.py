@@ -110,6 +110,20 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         "zhu": (_ADAM, _PLAIN),
     },
+    "cyclegan_heads": {
+        "default": (
+            {
+                "image_size": 256,
+                "load_size": 256,
+                "ages": (10, 20, 30, 40, 50, 60, 70),
+                "batch_size": 32,
+                "epochs": 15.0,
+                "betas": (0.5, 0.99),
+                "lr_constant": 0.6,
+            },
+            {},
+        ),
+    },
     "age_estimator": {
         # The first round of `age_loss_a`, from --ages 0 10 20 30 40 50 60 70.
         "default": (

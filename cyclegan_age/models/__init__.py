@@ -15,6 +15,7 @@ from cyclegan_age.config import (
     AgeEstimatorConfig,
     CAAEConfig,
     CycleGANConfig,
+    CycleGANHeadsConfig,
     CycleGANPairConfig,
     FaceEmbedderConfig,
     FaceParserConfig,
@@ -28,13 +29,14 @@ from cyclegan_age.data.folders import NO_GROUP, FaceFolder, known_by_name, scan,
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
 from cyclegan_age.data.teacher import embeddings
 from cyclegan_age.images import to_float
-from cyclegan_age.models import age_cgan, caae, cgan, cyclegan, cyclegan_pair, encoder_cdcgan, gan, pfa_gan
+from cyclegan_age.models import age_cgan, caae, cgan, cyclegan, cyclegan_heads, cyclegan_pair, encoder_cdcgan, gan, pfa_gan
 from cyclegan_age.models.age_cgan import AgeCGAN
 from cyclegan_age.models.age_estimator import AgeEstimatorModel, build_estimator
 from cyclegan_age.models.base import Model, Renderer
 from cyclegan_age.models.caae import CAAE
 from cyclegan_age.models.cgan import CGAN
 from cyclegan_age.models.cyclegan import CycleGAN
+from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.models.cyclegan_pair import CycleGANPair
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut, build_embedder
@@ -45,6 +47,8 @@ from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
+
+_EAST_ASIAN = 2  # as UTKFace codes it, where Indian is apart
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -117,6 +121,16 @@ def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
     return CycleGAN(config=config, net=net, estimators=estimators, embedder=embedder)
 
 
+def _heads(config: TrainConfig, net: CycleGANHeadsConfig) -> Model:
+    return CycleGANHeads(
+        config=config,
+        net=net,
+        parser=load_parser(net.parser, config),
+        estimators=[load_estimator(w, config) for w in net.estimators] if net.lambda_age else [],
+        embedder=load_embedder(net.embedder, config),
+    )
+
+
 def _faces(config: TrainConfig) -> FaceFolder:
     code = code_of(config)
     folder = scan(config.dataroot, code)
@@ -165,6 +179,20 @@ def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
         pools = balanced(pools, (np.nan_to_num(race, nan=5) * 3 + np.nan_to_num(sex, nan=2)).astype(np.int64))
     cache = PictureCache(folder.paths, folder.root, config.load_size)
     return _data(config, cache, folder.age_years, pools, labels=sex[:, None] if net.sexes else None)
+
+
+def _heads_data(config: TrainConfig, net: CycleGANHeadsConfig) -> FaceData:
+    """Every age as often as any other, and within an age half of the heads East Asian where there are others, too."""
+    folder = _faces(config)
+    known = [known_by_name(path.name) for path in folder.paths]
+    asian = np.array([k.race == _EAST_ASIAN for k in known])
+    groups = [folder.group == k for k in range(len(config.ages))]
+    pools = [np.flatnonzero(group & part) for group in groups for part in (asian, ~asian)]
+    if not all(len(pool) for pool in pools):
+        pools = [np.flatnonzero(group) for group in groups]
+    sex = np.array([[k.sex] for k in known], np.float32)
+    cache = PictureCache(folder.paths, folder.root, config.load_size)
+    return _data(config, cache, folder.age_years, pools, labels=sex)
 
 
 def _held_out(groups: list[Pool], config: TrainConfig) -> tuple[list[Pool], list[Pool]]:
@@ -278,6 +306,7 @@ SYSTEMS: dict[str, System] = {
     "cyclegan_pair": System(
         lambda config, net: CycleGANPair(config=config, net=net), _pair_data, cyclegan_pair.renderer
     ),
+    "cyclegan_heads": System(_heads, _heads_data, cyclegan_heads.renderer),
     "age_estimator": System(lambda config, net: AgeEstimatorModel(net=net), _age_data),
     "face_embedder": System(_face_embedder, _embedder_data),
     "pfa_gan": System(_pfa_gan, _age_data, lambda s: pfa_gan.renderer(s, load_estimator("age_loss_a", s.train))),

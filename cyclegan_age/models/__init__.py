@@ -17,6 +17,7 @@ from cyclegan_age.config import (
     CycleGANConfig,
     CycleGANPairConfig,
     FaceEmbedderConfig,
+    FaceParserConfig,
     PFAGANConfig,
     TrainConfig,
     UserError,
@@ -37,10 +38,12 @@ from cyclegan_age.models.cyclegan import CycleGAN
 from cyclegan_age.models.cyclegan_pair import CycleGANPair
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut, build_embedder
+from cyclegan_age.models.face_parser import build_parser
 from cyclegan_age.models.gan import GAN
 from cyclegan_age.models.pfa_gan import PFAGAN, Judges
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
+from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
 
 logger = logging.getLogger("cyclegan_age")
@@ -91,6 +94,21 @@ def _embedder(weights: str, config: TrainConfig) -> tuple[FaceEmbedder, FaceEmbe
     network = build_embedder(snapshot.net)
     network.load_state_dict(snapshot.network("embedder"))
     return network.eval(), snapshot.net
+
+
+def load_parser(weights: str, config: TrainConfig) -> FaceParser:
+    """A trained face parser by file, run name or the name of a shipped one, in eval mode, batch norms fused."""
+    try:
+        snapshot = _trained(weights, config)
+    except UserError as e:
+        remedy = "train one by --model face_parser"
+        raise UserError(f"{str(e).replace('--weights', '--parser', 1)}, or {remedy}") from None
+    if not isinstance(snapshot.net, FaceParserConfig):
+        raise UserError(f"--parser {weights}: weights of a {snapshot.train.model}; give those of a face_parser")
+    network = build_parser(snapshot.net)
+    network.load_state_dict(snapshot.network("parser"))
+    network.eval().fuse()
+    return network
 
 
 def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:

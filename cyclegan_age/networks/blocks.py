@@ -16,21 +16,33 @@ class InstanceNorm(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, x: Tensor, *, relu: bool = False, residual: Tensor | None = None) -> Tensor:
-        """Normalise x (N, C, H, W), then apply ReLU or add a residual of its shape, in one pass where that is fused."""
+    def forward(
+        self, x: Tensor, *, relu: bool = False, residual: Tensor | None = None, affine: Tensor | None = None
+    ) -> Tensor:
+        """Normalise x (N, C, H, W), then apply the rest, in one pass where that is fused.
+
+        Args:
+            relu: apply ReLU.
+            residual: shaped as x, added at the end.
+            affine: (N, 2, C) float32, scale and shift of each channel, before the ReLU.
+        """
         if _on_kernels(x):
             from cyclegan_age.networks.kernels import InstanceNormFunction  # needs Triton
 
-            fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, relu)
+            fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, relu, affine)
             return fused
         if compiled_to_learn():
             variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
-            out = ((x.float() - mean) * torch.rsqrt(variance + self.eps)).to(x.dtype)
+            out = (x.float() - mean) * torch.rsqrt(variance + self.eps)
         else:
             # The same, several times faster where the channels come last and nothing is compiled.
             middle = x.float() - x.float().mean(dim=(2, 3), keepdim=True)
             variance = middle.square().mean(dim=(2, 3), keepdim=True)
-            out = (middle * torch.rsqrt(variance + self.eps)).to(x.dtype)
+            out = middle * torch.rsqrt(variance + self.eps)
+        if affine is not None:
+            scale, shift = affine[:, :, :, None, None].unbind(1)
+            out = out * scale + shift
+        out = out.to(x.dtype)
         if relu:
             out = F.relu(out)
         return out if residual is None else residual + out

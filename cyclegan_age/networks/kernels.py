@@ -49,8 +49,8 @@ def _totals(sums, n, c, inside, channels, parts, PARTS: tl.constexpr):  # type: 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _apply(  # type: ignore[no-untyped-def]
-    x, residual, y, sums, statistics, pixels, channels, part, eps,
-    RELU: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, residual, y, sums, statistics, pixels, channels, part, eps,
+    AFFINE: tl.constexpr, RELU: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
@@ -63,11 +63,16 @@ def _apply(  # type: ignore[no-untyped-def]
     if tl.program_id(0) == 0:
         tl.store(statistics + n * 2 * channels + c, mean, mask=inside)
         tl.store(statistics + (n * 2 + 1) * channels + c, scale, mask=inside)
+    if AFFINE:
+        gain = tl.load(affine + n * 2 * channels + c, mask=inside, other=0.0)
+        shift = tl.load(affine + (n * 2 + 1) * channels + c, mask=inside, other=0.0)
     for offset in range(0, part, PIXELS):
         p = tl.program_id(0) * part + offset + tl.arange(0, PIXELS)
         mask = (p < pixels)[:, None] & inside[None, :]
         at = begin + p[:, None] * channels + c[None, :]
         value = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
+        if AFFINE:
+            value = value * gain[None, :] + shift[None, :]
         if RELU:
             value = tl.maximum(value, 0.0)
         if ADD:
@@ -77,14 +82,17 @@ def _apply(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gradient_sums(  # type: ignore[no-untyped-def]
-    x, g, sums, statistics, pixels, channels, part,
-    RELU: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, g, sums, statistics, pixels, channels, part,
+    AFFINE: tl.constexpr, RELU: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
     begin = n.to(tl.int64) * pixels * channels
     mean = tl.load(statistics + n * 2 * channels + c, mask=inside, other=0.0)
     scale = tl.load(statistics + (n * 2 + 1) * channels + c, mask=inside, other=0.0)
+    if AFFINE:
+        gain = tl.load(affine + n * 2 * channels + c, mask=inside, other=0.0)
+        shift = tl.load(affine + (n * 2 + 1) * channels + c, mask=inside, other=0.0)
     one = tl.zeros([CHANNELS], tl.float32)
     two = tl.zeros([CHANNELS], tl.float32)
     for offset in range(0, part, PIXELS):
@@ -94,7 +102,10 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
         normal = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
         if RELU:
-            value = tl.where(normal > 0, value, 0.0)
+            out_before = normal
+            if AFFINE:
+                out_before = normal * gain[None, :] + shift[None, :]
+            value = tl.where(out_before > 0, value, 0.0)
         one += tl.sum(value, 0)
         two += tl.sum(value * normal, 0)
     out = sums + (n * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
@@ -104,8 +115,8 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gradient(  # type: ignore[no-untyped-def]
-    x, g, out, sums, statistics, pixels, channels, part,
-    RELU: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, g, out, sums, statistics, pixels, channels, part,
+    AFFINE: tl.constexpr, RELU: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
@@ -114,6 +125,9 @@ def _gradient(  # type: ignore[no-untyped-def]
     scale = tl.load(statistics + (n * 2 + 1) * channels + c, mask=inside, other=0.0)
     one, two = _totals(sums, n, c, inside, channels, tl.num_programs(0), PARTS)
     one, two = one / pixels, two / pixels
+    if AFFINE:
+        gain = tl.load(affine + n * 2 * channels + c, mask=inside, other=0.0)
+        shift = tl.load(affine + (n * 2 + 1) * channels + c, mask=inside, other=0.0)
     for offset in range(0, part, PIXELS):
         p = tl.program_id(0) * part + offset + tl.arange(0, PIXELS)
         mask = (p < pixels)[:, None] & inside[None, :]
@@ -121,8 +135,13 @@ def _gradient(  # type: ignore[no-untyped-def]
         normal = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
         if RELU:
-            value = tl.where(normal > 0, value, 0.0)
+            out_before = normal
+            if AFFINE:
+                out_before = normal * gain[None, :] + shift[None, :]
+            value = tl.where(out_before > 0, value, 0.0)
         value = scale[None, :] * (value - one[None, :] - normal * two[None, :])
+        if AFFINE:
+            value = value * gain[None, :]
         tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
 
 
@@ -179,10 +198,13 @@ def _block(channels: int) -> int:
 
 
 class InstanceNormFunction(torch.autograd.Function):
-    """Instance norm of x (N, C, H, W), then ReLU, then a residual added: each of the two where it is asked for."""
+    """Instance norm of x (N, C, H, W), then a scale and a shift of each channel, then ReLU, then a residual added: each
+    of the three where it is asked for. `affine` is (N, 2, C) float32, scales and shifts."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor | None, eps: float, relu: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, eps: float, relu: bool, affine: Tensor | None = None
+    ) -> Tensor:
         x = _last(x)
         n, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
         block = _block(channels)
@@ -192,26 +214,28 @@ class InstanceNormFunction(torch.autograd.Function):
         sums = torch.empty(n, grid[0], 2, channels, device=x.device)
         statistics = torch.empty(n, 2, channels, device=x.device)
         y, added = torch.empty_like(x), _last(residual) if residual is not None else x
+        scaling = statistics if affine is None else affine.contiguous()
         _sums[grid](x, sums, pixels, channels, part, _PIXELS, block)
-        with_residual = residual is not None
         _apply[grid](
-            *(x, added, y, sums, statistics, pixels, channels, part, eps),
-            *(relu, with_residual, _PARTS, _PIXELS, block),
+            *(x, scaling, added, y, sums, statistics, pixels, channels, part, eps),
+            *(affine is not None, relu, residual is not None, _PARTS, _PIXELS, block),
         )
-        ctx.save_for_backward(x, statistics)
-        ctx.relu, ctx.residual, ctx.grid, ctx.part, ctx.block = relu, with_residual, grid, part, block
+        ctx.save_for_backward(x, statistics, scaling)
+        ctx.options = affine is not None, relu
+        ctx.residual, ctx.grid, ctx.part, ctx.block = residual is not None, grid, part, block
         return y
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        x, statistics = ctx.saved_tensors
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None, Tensor | None]:
+        x, statistics, affine = ctx.saved_tensors
         g, out = _last(outer[0]), torch.empty_like(x)
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
         sums = torch.empty(len(x), ctx.grid[0], 2, channels, device=x.device)
-        sizes = (pixels, channels, ctx.part, ctx.relu)
-        _gradient_sums[ctx.grid](x, g, sums, statistics, *sizes, _PIXELS, ctx.block)
-        _gradient[ctx.grid](x, g, out, sums, statistics, *sizes, _PARTS, _PIXELS, ctx.block)
-        return out, g if ctx.residual else None, None, None
+        sizes = (pixels, channels, ctx.part, *ctx.options)
+        _gradient_sums[ctx.grid](x, affine, g, sums, statistics, *sizes, _PIXELS, ctx.block)
+        _gradient[ctx.grid](x, affine, g, out, sums, statistics, *sizes, _PARTS, _PIXELS, ctx.block)
+        of_affine = sums.sum(dim=1).flip(1) if ctx.options[0] else None  # (N, 2, C)
+        return out, g if ctx.residual else None, None, None, of_affine
 
 
 class ReflectionPadFunction(torch.autograd.Function):

@@ -1,0 +1,170 @@
+"""A ResNet generator for whole heads: the age at every depth, skip connections, and a branch at the full size.
+
+The age vector is concatenated with the picture, and with the features before the bottleneck, as constant planes (Liu,
+"As Time Goes By"). Besides, an embedding of it scales and shifts every feature map of the residual blocks and of the
+decoder: adaptive instance normalisation (Huang and Belongie, ICCV 2017; Karras et al., CVPR 2019).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.ages import planes
+from cyclegan_age.networks.blocks import InstanceNorm, doubled
+from cyclegan_age.networks.generators import bent
+
+_EMBEDDING = 64  # numbers that an age vector becomes
+
+
+class AdaIN(nn.Module):
+    """Instance norm, then a scale and a shift of each channel that an embedding (N, E) gives, then ReLU if asked for.
+
+    It begins near the plain instance norm, but not at it: the age has to matter from the first step on.
+    """
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.norm = InstanceNorm()
+        self.affine = nn.Linear(_EMBEDDING, 2 * channels)
+        nn.init.normal_(self.affine.weight, 0.0, 0.02)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(
+        self, x: Tensor, embedding: Tensor, *, relu: bool = False, residual: Tensor | None = None
+    ) -> Tensor:
+        gain, shift = self.affine(embedding).float().chunk(2, dim=1)  # (N, C) each
+        affine = torch.stack([1 + gain, shift], dim=1)
+        out: Tensor = self.norm(x, relu=relu, residual=residual, affine=affine)
+        return out
+
+
+class _Encode(nn.Module):
+    """Convolution -> instance norm -> ReLU; age planes are concatenated first where an age is given."""
+
+    def __init__(self, *, channels_in: int, channels_out: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2)
+        self.norm = InstanceNorm()
+
+    def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
+        if age is not None:
+            x = torch.cat([x, planes(age, x.shape[2], x.shape[3]).to(x.dtype)], dim=1)
+        out: Tensor = self.norm(self.conv(x), relu=True)
+        return out
+
+
+class _Block(nn.Module):
+    """Residual block: x + AdaIN(conv(ReLU(AdaIN(conv(x)))))."""
+
+    def __init__(self, *, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = AdaIN(channels=channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = AdaIN(channels=channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.norm1(self.conv1(x), embedding, relu=True)
+        out: Tensor = self.norm2(self.conv2(h), embedding, residual=x)
+        return out
+
+
+class _Decode(nn.Module):
+    """Convolution of the doubled input -> a skip connection added -> AdaIN -> ReLU."""
+
+    def __init__(self, *, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm = AdaIN(channels=channels_out)
+
+    def forward(self, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.conv(doubled(x)) + skip, embedding, relu=True)
+        return out
+
+
+class AdaINGenerator(nn.Module):
+    """Picture and age vector -> picture: out = warp(x, flow) + 2 sigmoid(mask) tanh(residual), clipped to [-1, 1].
+
+    Children in the order they run: `embed` (age vector -> embedding), `stem` (7x7), `down1`, `down2`, `middle.0` ..
+    (residual blocks at a quarter of the size), `down3`, `blocks.0` .. (at an eighth), `up3`, `bend` (the flow), `up2`,
+    `up1`, `head` (7x7). With `detail` all these see the picture at half its size, and the children `fine_stem`,
+    `fine_up`, `fine` and `fine_head` refine the residual at its full size (a local enhancer as in Wang et al., CVPR
+    2018). The last layers begin at zero: the first output is the input itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        ages: int,  # entries of the age vector
+        ngf: int = 32,  # channels after the stem; the bottleneck has six times as many
+        blocks: int = 6,  # residual blocks of the bottleneck; there are half as many at twice its size
+        deform: float = 0.06,  # largest shift of the flow, as a share of the side
+        detail: int = 24,  # channels at the full size; 0 leaves that branch out
+    ) -> None:
+        super().__init__()
+        self.deform, self.detail = deform, detail
+        a, b, c = 2 * ngf, 4 * ngf, 6 * ngf
+        self.embed = nn.Sequential(
+            nn.Linear(ages, _EMBEDDING), nn.ReLU(), nn.Linear(_EMBEDDING, _EMBEDDING), nn.ReLU()
+        )
+        nn.init.normal_(self.embed[0].weight, 0.0, 1.0)
+        nn.init.kaiming_normal_(self.embed[2].weight)
+        self.stem = _Encode(channels_in=3 + ages, channels_out=ngf, kernel=7, stride=1)
+        self.down1 = _Encode(channels_in=ngf, channels_out=a, kernel=4, stride=2)
+        self.down2 = _Encode(channels_in=a, channels_out=b, kernel=4, stride=2)
+        self.middle = nn.ModuleList(_Block(channels=b) for _ in range(blocks // 2))
+        self.down3 = _Encode(channels_in=b + ages, channels_out=c, kernel=4, stride=2)
+        self.blocks = nn.ModuleList(_Block(channels=c) for _ in range(blocks))
+        self.up3 = _Decode(channels_in=c, channels_out=b)
+        self.bend = nn.Conv2d(b, 2, 3, padding=1)
+        self.up2 = _Decode(channels_in=b, channels_out=a)
+        self.up1 = _Decode(channels_in=a, channels_out=ngf)
+        self.head = nn.Conv2d(ngf, 4, 7, padding=3)
+        last = [self.bend, self.head]
+        if detail:
+            self.fine_stem = _Encode(channels_in=3 + ages, channels_out=detail, kernel=3, stride=1)
+            self.fine_up = _Decode(channels_in=ngf, channels_out=detail)
+            self.fine = nn.Conv2d(detail, detail, 3, padding=1, bias=False)
+            self.fine_norm = AdaIN(channels=detail)
+            self.fine_head = nn.Conv2d(detail, 4, 3, padding=1)
+            last.append(self.fine_head)
+        for layer in last:
+            nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, age: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1], H and W multiples of 16, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32."""
+        x_in = F.avg_pool2d(x, 2) if self.detail else x
+        e = self.embed(age)  # (N, 64); H and W are those of x_in below
+        h0 = self.stem(x_in, age)  # (N, ngf, H, W)
+        h1 = self.down1(h0)  # (N, 2 ngf, H/2, W/2)
+        h2 = self.down2(h1)  # (N, 4 ngf, H/4, W/4)
+        for block in self.middle:
+            h2 = block(h2, e)
+        h = self.down3(h2, age)  # (N, 6 ngf, H/8, W/8)
+        for block in self.blocks:
+            h = block(h, e)
+        h = self.up3(h, h2, e)
+        flow = self.shift(self.bend(h))
+        h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)
+        residual = _residual(self.head(h))
+        if self.detail:
+            h = self.fine_up(h, self.fine_stem(x, age), e)  # (N, detail, 2 H, 2 W)
+            h = self.fine_norm(self.fine(h), e, relu=True)
+            residual = F.interpolate(residual, scale_factor=2.0, mode="bilinear") + _residual(self.fine_head(h))
+        out = bent(x, flow) + residual
+        clipped = out.clamp(-1, 1)
+        # The gradient goes past the clipping, so that it does not vanish there.
+        return out + (clipped - out).detach() if self.training else clipped
+
+    def shift(self, h: Tensor) -> Tensor:
+        """Output of the child `bend` -> flow (N, 2, h, w): right and down to where each point is taken from, in shares
+        of the side."""
+        return self.deform * torch.tanh(h.float())
+
+
+def _residual(h: Tensor) -> Tensor:
+    """A head's output (N, 4, H, W), three colours and the mask's logits -> (N, 3, H, W) in [-2, 2]."""
+    h = h.float()
+    return 2 * torch.sigmoid(h[:, 3:]) * torch.tanh(h[:, :3])

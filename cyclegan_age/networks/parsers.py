@@ -1,0 +1,69 @@
+"""Face parsing: a picture -> which of its pixels are face, hair, neck, other things worn, or background.
+
+An encoder that begins as ImageNet made it, and a feature pyramid (Lin et al., "Feature Pyramid Networks for Object
+Detection", CVPR 2017) whose finest map gives the logits.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from cyclegan_age.networks.efficientnet import EfficientNetLite
+
+# face: skin, ears, glasses and all inside; other: hat, earring, necklace, clothes.
+PARTS = ("background", "face", "hair", "neck", "other")
+
+_STAGES = 5  # of the encoder: maps of 1/4, 1/8 and 1/16 of the size
+
+
+class FaceParser(nn.Module):
+    """Pictures (N, 3, S, S) in [-1, 1], framed as FFHQ's, S at least 32 -> float32 logits (N, 5, s, s) of `PARTS`.
+
+    s is a quarter of the input size. On a processor it computes in fp32 under autocast, too.
+
+    Args:
+        version: of the EfficientNet-Lite, 0 or 1.
+        channels: of the pyramid's maps.
+        input_size: side in pixels that pictures are resized to first; a multiple of 16.
+    """
+
+    def __init__(self, *, version: int = 1, channels: int = 64, input_size: int = 128) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.encoder = EfficientNetLite(version, stages=_STAGES)
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in self.encoder.map_channels)
+        self.merge = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
+            for _ in self.encoder.map_channels[1:]
+        )  # of each map but the coarsest
+        self.head = nn.Conv2d(channels, len(PARTS), 3, padding=1)
+
+    # As compiled, or in bf16, depthwise convolutions take several times as long on a processor.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda and torch.is_autocast_enabled("cuda")):
+            x = x.float()
+            if x.shape[2:] != (self.input_size, self.input_size):
+                x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
+            _, maps = self.encoder(x)
+            h = self.lateral[-1](maps[-1])
+            for i in reversed(range(len(self.merge))):
+                h = F.interpolate(h, size=maps[i].shape[2:], mode="bilinear")
+                h = self.merge[i](h + self.lateral[i](maps[i]))
+            logits: Tensor = self.head(h)
+        return logits.float()
+
+    def shares(self, x: Tensor, size: int) -> Tensor:
+        """How far each pixel belongs to each of `PARTS`: (N, 3, S, S) in [-1, 1] -> (N, 5, size, size) float32.
+
+        The five shares of a pixel sum to 1.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            return F.interpolate(self(x).softmax(dim=1), size=(size, size), mode="bilinear")
+
+    def fuse(self) -> None:
+        """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
+        self.encoder.fuse()
+        for i, (conv, norm, relu) in enumerate(self.merge):
+            self.merge[i] = nn.Sequential(fuse_conv_bn_eval(conv, norm), relu)

@@ -38,6 +38,25 @@ def _require(flag: str, value: object, good: bool, remedy: str) -> None:
         raise UserError(f"--{flag} {given}: not usable; {remedy}")
 
 
+FRAME_NAMES = ("utkface", "ffhq")  # faces.frames.FRAMES has their points
+
+
+def frame_numbers(text: str) -> tuple[float, ...]:
+    """The ten numbers of a frame that has no name, x and y of five points; commas or spaces stand between them.
+
+    Raises:
+        UserError: not ten numbers from 0 to 1, or the eyes are not beside each other.
+    """
+    try:
+        numbers = tuple(float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        numbers = ()
+    fits = len(numbers) == 10 and all(0 <= n <= 1 for n in numbers) and numbers[0] < numbers[2]
+    names = ", ".join(FRAME_NAMES)
+    _require("frame", text, fits, f"give {names}, or x and y of five points, as ten shares of the side with commas")
+    return numbers
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What every training has, whatever the model."""
@@ -57,6 +76,9 @@ class TrainConfig:
     """Side in pixels of the pictures the networks see; a multiple of 4."""
     load_size: int = 144
     """Side in pixels that pictures are cached at; random crops of image_size are taken from it."""
+    frame: str = "utkface"
+    """Where the face stands in the pictures of --dataroot: utkface (tight faces), ffhq (whole heads), or x and y of
+    eyes, tip of the nose and corners of the mouth, as ten shares of the side with commas between them."""
     flip: bool = True
     """Mirror half of the pictures."""
     ages: tuple[int, ...] = (10, 20, 30, 40, 50, 60)
@@ -120,6 +142,8 @@ class TrainConfig:
         size = self.image_size
         _require("image_size", size, size >= 32 and size % 4 == 0, "give a multiple of 4, at least 32")
         _require("load_size", self.load_size, self.load_size >= size, "give at least --image_size")
+        if self.frame not in FRAME_NAMES:
+            frame_numbers(self.frame)
         rising = len(self.ages) > 1 and sorted(set(self.ages)) == list(self.ages)
         _require("ages", self.ages, rising, "give two or more, rising")
         one_hot = not self.ends or self.age_vector == "onehot"

@@ -24,7 +24,7 @@ from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import About, PictureReader, Reader, Reading
-from cyclegan_age.networks.generators import ResnetGenerator, bent, smoothed
+from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
 from cyclegan_age.runs import find_weights, load_snapshot
 
 _PORTRAIT_BOX = (170, 68, 282, 180)  # puts her eyes at (0.30, 0.29) and (0.68, 0.32) of the square
@@ -189,9 +189,9 @@ class Ager:
         return aged
 
     @property
-    def _bending(self) -> ResnetGenerator | None:
+    def _bending(self) -> BendingGenerator | None:
         generator = self.generator
-        return generator if isinstance(generator, ResnetGenerator) and generator.deform else None
+        return generator if isinstance(generator, BendingGenerator) and generator.deform else None
 
     def fit(self, image: Image.Image) -> Fitted:
         """Fit an RGB picture into the generator's square.

@@ -22,10 +22,11 @@ from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.data.folders import Known
 from cyclegan_age.faces import video
-from cyclegan_age.faces.alignment import TEMPLATE, Place, crop
+from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, blend, distance, weight
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, packaged
 from cyclegan_age.faces.files import Photo, without_thumbnail
+from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.faces.tracking import chosen_tracks, follow
 from cyclegan_age.images import BadImage, Picture
 from cyclegan_age.inference import Ager
@@ -33,6 +34,7 @@ from cyclegan_age.models import cyclegan
 from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.photos import render_photos
 
+TEMPLATE = FRAMES["utkface"].template
 PROJECT = Path(__file__).resolve().parent.parent
 PORTRAIT = Image.fromarray(astronaut())
 

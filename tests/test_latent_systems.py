@@ -253,6 +253,10 @@ def test_file_names_tell_age_sex_and_race() -> None:
     assert known_by_name("31_1_4_x.jpg") == Known(31, 1, 4)
     for name in ("31_2_0_x.jpg", "31_1_5_x.jpg", "031A53.jpg", "photo.jpg"):
         assert math.isnan(known_by_name(name).sex) and math.isnan(known_by_name(name).age_years)
+    unsexed, nothing = known_by_name("07_9_3_ffh1.webp"), known_by_name("40_9_9_con2.webp")
+    assert (unsexed.age_years, unsexed.race, nothing.age_years) == (7, 3, 40)
+    assert all(map(math.isnan, (unsexed.sex, nothing.sex, nothing.race)))
+    assert known_by_name("40_1_9_con2.webp").sex == 1 and math.isnan(known_by_name("40_1_9_con2.webp").race)
 
 
 @pytest.mark.parametrize("label_at", [0, 1, 3])

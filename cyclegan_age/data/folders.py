@@ -20,7 +20,7 @@ from cyclegan_age.images import list_images
 NO_FOLDER = "not in an age folder"
 NO_GROUP = "younger or older than the groups"
 
-_UTKFACE = re.compile(r"(\d{1,3})_([01])_([0-4])_")  # age, sex, race
+_UTKFACE = re.compile(r"(\d{1,3})_([019])_([0-49])_")  # age, sex, race; 9 where sex or race is not known
 _LEADING = re.compile(r"(\d{1,3})[_-]")
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
@@ -43,9 +43,15 @@ class Known:
 
 
 def known_by_name(name: str) -> Known:
-    """What a file name of the UTKFace form `age_sex_race_...` tells; of any other form nothing."""
+    """What a file name of the UTKFace form `age_sex_race_...` tells; of any other form nothing.
+
+    A sex or race of 9 is one that nobody knows.
+    """
     m = _UTKFACE.match(name)
-    return Known(float(m[1]), float(m[2]), float(m[3])) if m else Known()
+    if not m:
+        return Known()
+    sex, race = (math.nan if m[i] == "9" else float(m[i]) for i in (2, 3))
+    return Known(float(m[1]), sex, race)
 
 
 def known_by_path(path: Path) -> Known:

@@ -5,20 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cyclegan_age.config import needs
+from cyclegan_age.faces.frames import FRAMES, Frame, Points, similarity
 from cyclegan_age.images import Picture
-
-Points = NDArray[np.float64]
-
-# Where the detector sees eyes, tip of the nose and corners of the mouth in the training's crops, as shares of their
-# side: means over 600 of them, of people of 10 to 69 years, drawn at random (360 of UTKFace at 200 px, 240 of
-# All-Age-Faces at 176 px). Their standard deviation is 0.02 for the eyes and 0.02 to 0.04 for the rest. The eyes of
-# the data's own template are at (0.30, 0.30) and (0.68, 0.30). Where the detector errs on average, it errs here, too.
-TEMPLATE: Points = np.array(
-    [(0.2953, 0.2955), (0.6842, 0.2998), (0.4773, 0.5061), (0.3198, 0.6878), (0.6451, 0.6952)], dtype=np.float64
-)
 
 
 @dataclass(frozen=True)
@@ -32,12 +22,9 @@ class Place:
     edge: complex  # from there to the upper right one
 
     @classmethod
-    def fit(cls, landmarks: Points) -> "Place":
-        """The place whose template comes closest to landmarks (5, 2) in the least squares (Umeyama, TPAMI 1991)."""
-        template, points = TEMPLATE @ (1, 1j), landmarks @ (1, 1j)
-        t, p = template - template.mean(), points - points.mean()
-        edge = complex((t.conj() * p).sum() / (abs(t) ** 2).sum())
-        return cls(complex(points.mean() - edge * template.mean()), edge)
+    def fit(cls, landmarks: Points, frame: Frame = FRAMES["utkface"]) -> "Place":
+        """The place whose frame's points come closest to landmarks (5, 2) in the least squares."""
+        return cls(*similarity(frame.template, landmarks))
 
     @property
     def side(self) -> float:

@@ -22,7 +22,7 @@ LONG_SIDES = (320, 1280, 2560)  # pixels of the copies searched; the detector se
 _SUSPECTED = 0.6  # score from which a face is looked at again, in the training's frame
 _SURE = 0.8  # score from which it then counts
 _LEAST = 16  # pixels: pictures whose shorter side is below that are not searched
-_LOOK = 200  # side in pixels of that second look, and of the pictures that `alignment.TEMPLATE` comes from
+_LOOK = 200  # side in pixels of that second look, and of most of the pictures that the template of utkface comes from
 
 
 class NoFace(UserError):

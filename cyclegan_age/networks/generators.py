@@ -65,7 +65,26 @@ class _Decode(nn.Module):
         return out
 
 
-class ResnetGenerator(nn.Module):
+class BendingGenerator(nn.Module):
+    """A generator that bends the picture by a smooth field and then changes its colours.
+
+    Attributes:
+        deform: how far the picture is bent at most, as a share of its side; 0 leaves it, and there is no `bend` then.
+        bend: child whose output (N, 2, h, w), or (2 N, 2, h, w) with mirror images, `shift` makes the field of.
+    """
+
+    deform: float
+    bend: nn.Module
+
+    def shift(self, h: Tensor) -> Tensor:
+        """What the child `bend` gives -> where points come from: (N, 2, h, w) of (right, down), shares of the side.
+
+        The picture is bent by this field once `bent` has smoothed it.
+        """
+        raise NotImplementedError
+
+
+class ResnetGenerator(BendingGenerator):
     """Picture and age vector -> picture.
 
     Children in the order they run: `stem` (7x7), `down1`, `down2`, `join` (with ages only: the planes meet the
@@ -205,7 +224,6 @@ class ResnetGenerator(nn.Module):
         return torch.sigmoid(h[:, 3:]) * colours * (2 * self.strength)
 
     def shift(self, h: Tensor) -> Tensor:
-        """What the child `bend` gives -> where points come from: (N, 2, h, w) of (right, down), shares of the side."""
         field: Tensor = self.strength * self.deform * torch.tanh(h.float())
         if not self.symmetric:
             return field

@@ -73,17 +73,21 @@ class FaceParserModel(Model):
         masks = self.held_out.masks.to(x.device)
         logits = torch.cat([networks["parser"](part.to(x.device)) for part in self.held_out.x.split(32)])
         shares = F.interpolate(logits.softmax(dim=1), size=masks.shape[1:], mode="bilinear")
-        ious = intersection_over_union(shares.argmax(dim=1), masks)
+        ious = intersection_over_union(confusion(shares.argmax(dim=1), masks))
         out = {f"iou_{part}": iou for part, iou in zip(PARTS, ious, strict=True)}
         return out | {"held_out_parts": float(_cross_entropy(logits, masks))}
 
 
-def intersection_over_union(found: Tensor, masks: Tensor) -> list[float]:
-    """Of each of `PARTS`, over all pixels of all pictures together: (M, S, S) int64 each; NaN where there is none."""
+def confusion(found: Tensor, masks: Tensor) -> Tensor:
+    """How many pixels of each part (rows) were taken for each part: (M, S, S) integers each -> (5, 5) int64."""
     count = len(PARTS)
-    pairs = torch.bincount((masks * count + found).flatten(), minlength=count**2).view(count, count)
-    both = pairs.diagonal()
-    ious: list[float] = (both / (pairs.sum(dim=0) + pairs.sum(dim=1) - both)).tolist()
+    return torch.bincount((masks.long() * count + found).flatten(), minlength=count**2).view(count, count)
+
+
+def intersection_over_union(pixels: Tensor) -> list[float]:
+    """Of each of `PARTS`, from their confusion (5, 5); NaN where there is none of it."""
+    both = pixels.diagonal()
+    ious: list[float] = (both / (pixels.sum(dim=0) + pixels.sum(dim=1) - both)).tolist()
     return ious
 
 

@@ -510,7 +510,7 @@ class CycleGANHeadsConfig:
     lambda_shift: float = 2.5
     """Weight of the distance to a head's features moved on by what real heads of the two ages differ in on average."""
     shift_strength: tuple[float, ...] = (2.5, 4.0, 4.0)
-    """How many times that difference hair, face and the rest of the head are moved on by."""
+    """How many times that difference hair, face and neck are moved on by."""
     youth: float = 0.5
     """What that is more for ages under 25 years, as a share that rises down to 10."""
     hair_ahead: float = 8.0
@@ -546,7 +546,7 @@ class CycleGANHeadsConfig:
         _require("deform", self.deform, 0 <= self.deform < 0.5, "give a number from 0 to below 0.5")
         _require("d_rate", self.d_rate, self.d_rate > 0, "give a number above 0")
         strengths = len(self.shift_strength) == 3 and min(self.shift_strength) >= 0
-        _require("shift_strength", self.shift_strength, strengths, "give three numbers, for hair, face and rest")
+        _require("shift_strength", self.shift_strength, strengths, "give three numbers, for hair, face and neck")
         fits = 0 <= self.embedding_tolerance < 2
         _require("embedding_tolerance", self.embedding_tolerance, fits, "give a number from 0 to below 2")
         named = bool(self.estimators) or not self.lambda_age

@@ -1,6 +1,6 @@
 """Age-conditional CycleGAN for whole heads: hair, head shape and skin, in FFHQ's frame.
 
-The objective of `cyclegan`, region by region: a face parser separates hair, face and the rest of the head, no
+The objective of `cyclegan`, region by region: a face parser separates hair, face and neck, no
 discriminator sees the background, and features of a head are moved on by what age moves in each region.
 """
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.faces.frames import FRAMES, window
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import age_hinge, lsgan, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model, Renderer
@@ -33,16 +34,14 @@ from cyclegan_age.runs import Snapshot
 _MEAN_HEADS = 6000  # whose features are averaged
 _PARSED = 64  # side in pixels of the masks
 _FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
-_FACE = (46.7 / 256, 69.5 / 256, 166 / 256)  # left, top and side of UTKFace's square in FFHQ's
+_FACE = window(FRAMES["utkface"], FRAMES["ffhq"])  # left, top and side of the face in the head
 _EYES = ((0.377, 0.466), (0.623, 0.466))  # in FFHQ's frame
 _IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
 
 
 def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGenerator:
     """The generator that a configuration describes."""
-    return AdaINGenerator(
-        ages=len(config.ages), ngf=net.ngf, blocks=net.blocks, deform=net.deform, detail=net.detail
-    )
+    return AdaINGenerator(ages=len(config.ages), ngf=net.ngf, blocks=net.blocks, deform=net.deform, detail=net.detail)
 
 
 def renderer(snapshot: Snapshot) -> Renderer:
@@ -57,8 +56,8 @@ class CycleGANHeads(Model):
     """Networks and phases `generator` and `discriminator`; each discriminator has an output map per age and sex.
 
     The discriminators are two PatchGANs, at the whole and at half the size, and a critic on the features of an ImageNet
-    network (Sauer et al., NeurIPS 2021). All see the head cut out by the parser's mask of its source. Real and generated
-    heads are augmented alike before them (Zhao et al., NeurIPS 2020).
+    network (Sauer et al., NeurIPS 2021). All see the head cut out by the parser's mask of its source. Real and
+    generated heads are augmented alike before them (Zhao et al., NeurIPS 2020).
     """
 
     def __init__(
@@ -202,7 +201,7 @@ class CycleGANHeads(Model):
         return [F.avg_pool2d(x, 4), *self.features(x)]
 
     def _vectors(self, age_years: Tensor) -> Tensor:
-        """Age vectors (N, K, 3) for hair, face and rest of ages (N,): the hair's is of the age that hair looks like."""
+        """Age vectors (N, K, 3) for hair, face and neck of ages (N,): the hair's is of the age that hair looks like."""
         vector = self.code.encode(age_years)
         return torch.stack([self.code.encode(self._hair(age_years)), vector, vector], dim=2)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-REGIONS = ("hair", "face", "rest")
+REGIONS = ("hair", "face", "neck")
 
 
 class Regions:
@@ -16,19 +16,23 @@ class Regions:
         shares: (N, 5, s, s) of a face parser, see `FaceParser.shares`; s is 64 for a head that fills the picture.
 
     Attributes:
-        head: C = 1; hair, face and neck, grown by two pixels with a soft edge.
-        parts: C = 3; `REGIONS`, which sum to at most the head.
+        head: C = 1; hair, face and neck, grown by a pixel with a soft edge.
+        parts: C = 3; `REGIONS`. What the head is grown by belongs to none of them: it shows the background.
     """
 
     def __init__(self, shares: Tensor) -> None:
         _, face, hair, neck, _ = shares.split(1, dim=1)
-        self.head = F.avg_pool2d(F.max_pool2d(face + hair + neck, 5, 1, 2), 3, 1, 1)
-        self.parts = torch.cat([hair, face, (self.head - hair - face).clamp_min(0)], dim=1)
+        self.head = F.avg_pool2d(F.max_pool2d(face + hair + neck, 3, 1, 1), 3, 1, 1)
+        self.parts = torch.cat([hair, face, neck], dim=1)
 
     def cut_out(self, x: Tensor, ground: Tensor | float) -> Tensor:
         """Pictures (N, 3, S, S) with everything but the head replaced by a ground, (N, 3, 1, 1) or one number."""
         head = F.interpolate(self.head, size=x.shape[2:], mode="bilinear")
         return x * head + ground * (1 - head)
+
+
+def _freeze(means: "RegionMeans", keys: object) -> None:
+    means.freeze()
 
 
 class RegionMeans(nn.Module):
@@ -41,6 +45,7 @@ class RegionMeans(nn.Module):
     """
 
     counts: Tensor
+    seen: Tensor
 
     def __init__(
         self,
@@ -50,16 +55,16 @@ class RegionMeans(nn.Module):
         prior: float = 30.0,  # heads that the mean over all places counts as
     ) -> None:
         super().__init__()
-        self.prior = prior
+        self.prior, self.shapes, self.kinds = prior, tuple(shapes), kinds
         for i, (channels, h, w) in enumerate(shapes):
-            self.register_buffer(f"sums{i}", torch.zeros(kinds, len(REGIONS), channels, h, w))
-            self.register_buffer(f"shares{i}", torch.zeros(kinds, len(REGIONS), 1, h, w))
-            self.register_buffer(f"all{i}", torch.zeros(2, channels, h, w))  # sums of the values and of their squares
-            self.register_buffer(f"means{i}", torch.zeros(kinds, len(REGIONS), channels, h, w), persistent=False)
-            self.register_buffer(f"variance{i}", torch.zeros(channels, 1, 1), persistent=False)
+            self.register_buffer(f"sums{i}", torch.zeros(kinds, len(REGIONS), channels * h * w))
+            self.register_buffer(f"shares{i}", torch.zeros(kinds, len(REGIONS), h * w))
+            self.register_buffer(f"moments{i}", torch.zeros(2, channels * h * w))  # sums of values and of squares
+            self.register_buffer(f"means{i}", torch.zeros(kinds, len(REGIONS), channels * h * w), persistent=False)
+            self.register_buffer(f"variance{i}", torch.ones(channels), persistent=False)
         self.register_buffer("counts", torch.zeros(kinds))
         self.register_buffer("seen", torch.zeros(()))
-        self.register_load_state_dict_post_hook(lambda module, _: module.freeze())
+        self.register_load_state_dict_post_hook(_freeze)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor], kinds: Tensor, parts: Tensor) -> None:
@@ -73,23 +78,22 @@ class RegionMeans(nn.Module):
         self.counts += kinds.mean(dim=2).sum(dim=0)
         self.seen += len(kinds)
         for i, h in enumerate(maps):
-            share = F.adaptive_avg_pool2d(parts, h.shape[2:])
-            self.get_buffer(f"sums{i}").add_(torch.einsum("nkr,nrhw,nchw->krchw", kinds, share, h))
-            self.get_buffer(f"shares{i}").add_(torch.einsum("nkr,nrhw->krhw", kinds, share)[:, :, None])
-            self.get_buffer(f"all{i}").add_(torch.stack([h.sum(dim=0), h.square().sum(dim=0)]))
+            share = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
+            self.get_buffer(f"sums{i}").add_(torch.einsum("nkr,nrhw,nchw->krchw", kinds, share, h).flatten(2))
+            self.get_buffer(f"shares{i}").add_(torch.einsum("nkr,nrhw->krhw", kinds, share).flatten(2))
+            self.get_buffer(f"moments{i}").add_(torch.stack([h.sum(dim=0), h.square().sum(dim=0)]).flatten(1))
 
     @torch.no_grad()
     def freeze(self) -> None:
         """Compute means and variances of what was counted in; `forward` uses them."""
-        i = 0
-        while hasattr(self, f"sums{i}"):
-            sums, shares = self.get_buffer(f"sums{i}"), self.get_buffer(f"shares{i}")
-            overall = sums.sum(dim=(3, 4), keepdim=True) / shares.sum(dim=(3, 4), keepdim=True).clamp_min(1e-3)
-            self.get_buffer(f"means{i}").copy_((sums + self.prior * overall) / (shares + self.prior))
-            mean, square = self.get_buffer(f"all{i}") / self.seen.clamp_min(1)
-            self.get_buffer(f"variance{i}").copy_((square - mean.square()).mean(dim=(1, 2), keepdim=False)[:, None, None])
-            self.get_buffer(f"variance{i}").clamp_min_(1e-6)
-            i += 1
+        for i, (channels, h, w) in enumerate(self.shapes):
+            sums = self.get_buffer(f"sums{i}").unflatten(2, (channels, h * w))
+            shares = self.get_buffer(f"shares{i}")[:, :, None]
+            overall = sums.sum(dim=3, keepdim=True) / shares.sum(dim=3, keepdim=True).clamp_min(1e-3)
+            means = (sums + self.prior * overall) / (shares + self.prior)
+            self.get_buffer(f"means{i}").copy_(means.flatten(2))
+            mean, square = (self.get_buffer(f"moments{i}") / self.seen.clamp_min(1)).unflatten(1, (channels, h * w))
+            self.get_buffer(f"variance{i}").copy_((square - mean.square()).mean(dim=1).clamp_min(1e-6))
 
     # In bf16 the means would be rounded by more than they differ.
     def forward(self, maps: Sequence[Tensor], before: Sequence[Tensor], shift: Tensor, parts: Tensor) -> Tensor:
@@ -106,10 +110,8 @@ class RegionMeans(nn.Module):
         terms = []
         with torch.autocast(shift.device.type, enabled=False):
             for i, (h, h_before) in enumerate(zip(maps, before, strict=True)):
-                share = F.adaptive_avg_pool2d(parts, h.shape[2:])
-                n, kinds, count = shift.shape
-                means = self.get_buffer(f"means{i}")  # (kinds, 3, C, h, w)
-                moved = torch.einsum("nkr,krf->nrf", shift, means.flatten(2)).unflatten(2, means.shape[2:])
+                share = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
+                moved = torch.einsum("nkr,krf->nrf", shift, self.get_buffer(f"means{i}")).unflatten(2, h.shape[1:])
                 goal = h_before + (moved * share[:, :, None]).sum(dim=1)
-                terms.append(((h - goal).square() / self.get_buffer(f"variance{i}")).mean())
+                terms.append(((h - goal).square() / self.get_buffer(f"variance{i}")[:, None, None]).mean())
         return torch.stack(terms).mean()

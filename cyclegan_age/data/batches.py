@@ -49,7 +49,7 @@ class Batch:
         x_target: (N, 3, S, S) float32 in [-1, 1].
         age_target: (N,) float32, years.
         label_source: (N, L) float32, what else a system has to know of each picture: its person, its sex, what a
-            teacher says of it. L is 0 where that is nothing.
+            teacher says of it; or uint8, its mask. L is 0 where that is nothing.
         label_target: the same for x_target.
     """
 
@@ -65,7 +65,7 @@ class Batch:
 class _Draw:
     pictures: Picture  # (N, S, S, 3)
     age_years: NDArray[np.float32]  # (N,)
-    labels: NDArray[np.float32]  # (N, L)
+    labels: NDArray[np.float32 | np.uint8]  # (N, L)
 
 
 class FaceData:
@@ -80,7 +80,7 @@ class FaceData:
         flip: whether half of the pictures are mirrored.
         batch_size: pictures per batch.
         seed: seed of order, crops and mirroring.
-        labels: (len(cache), L) of each picture, see `Batch`; without it L is 0.
+        labels: (len(cache), L) float32 or uint8 of each picture, see `Batch`; without it L is 0.
         held_out: numbers of the pictures, for each age group, that are in no pool and that `fixed` shows.
         paired: whether a target is the picture after its source in the order of one pool, as two pictures of one
             person, instead of a draw of its own.
@@ -97,7 +97,7 @@ class FaceData:
         flip: bool,
         batch_size: int,
         seed: int,
-        labels: NDArray[np.float32] | None = None,
+        labels: NDArray[np.float32 | np.uint8] | None = None,
         held_out: Sequence[Pool] = (),
         paired: bool = False,
     ) -> None:
@@ -108,7 +108,7 @@ class FaceData:
             raise ValueError("no pools, or an empty one")
         self._cache = cache
         self._age_years = np.asarray(age_years, dtype=np.float32)
-        self._labels = np.zeros((len(cache), 0), np.float32) if labels is None else np.asarray(labels, np.float32)
+        self._labels = np.zeros((len(cache), 0), np.float32) if labels is None else labels
         self._held_out = [pool for pool in held_out if len(pool)]
         self._paired = paired
         self._image_size = image_size

@@ -29,7 +29,7 @@ class _Drawn:
     row: Tensor  # (K, N, S) int64, of the crop
     column: Tensor  # (K, N, S) int64, of the crop, from right to left where it is mirrored
     age_years: Tensor  # (K, N) float32
-    label: Tensor  # (K, N, L) float32
+    label: Tensor  # (K, N, L)
 
 
 class ResidentPictures:
@@ -38,7 +38,7 @@ class ResidentPictures:
     Args:
         pictures: (M, C, C, 3) uint8, on the device.
         age_years: (M,) float32, on the device.
-        labels: (M, L) float32, on the device.
+        labels: (M, L) float32 or uint8, on the device.
         source_pools: for each age group the numbers of its pictures; none is empty.
         target_pools: the same for the targets.
         image_size: side S in pixels of the random crops.

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.evaluation.fit import fit_ages, fitting
 from cyclegan_age.evaluation.page import write_page
+from cyclegan_age.evaluation.parsing import evaluate_parsers
 from cyclegan_age.evaluation.records import BLEND, Judges, Row
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import FEWEST, Goal, Values, ages_read, as_csv, as_text, by_label
@@ -22,7 +23,7 @@ from cyclegan_age.faces.frames import Frame
 from cyclegan_age.gallery import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
-from cyclegan_age.runs import SHIPPED, find_weights, next_folder, write_atomically
+from cyclegan_age.runs import SHIPPED, find_weights, load_snapshot, next_folder, write_atomically
 
 _POLL_SECONDS = 15.0
 
@@ -42,7 +43,15 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
         UserError: no such data or weights, weights that render no faces, or the output cannot be written.
     """
     begun = time.perf_counter()
-    rows = _rows(config)
+    weights = _weights(config)
+    parsers = [name for name, path in weights.items() if load_snapshot(path).train.model == "face_parser"]
+    if parsers:
+        if len(parsers) < len(weights):
+            raise UserError("--weights: some are of a face_parser and some are not; score them one after the other")
+        folder = _folder(config)
+        evaluate_parsers(config, weights, folder, say)
+        return folder
+    rows = [row_of(name, path) for name, path in weights.items()]
     for row in rows:  # mistakes are told before the work
         ager = Ager.load(row.weights)
         _check_frame(ager, row, config)
@@ -91,13 +100,14 @@ def _check_frame(ager: Ager, row: Row, config: EvaluateConfig) -> None:
         )
 
 
-def _rows(config: EvaluateConfig) -> list[Row]:
+def _weights(config: EvaluateConfig) -> dict[str, Path]:
+    """The files of `--weights` by the names that they have in the table."""
     paths = [find_weights(weights, config.results_dir) for weights in config.weights or ("",)]
     names: list[str] = []
     for weights, path in zip(config.weights or ("",), paths, strict=True):
         name = _name(weights, path)
         names.append(name if name not in names else f"{name} ({len(names) + 1})")
-    return [row_of(name, path) for name, path in zip(names, paths, strict=True)]
+    return dict(zip(names, paths, strict=True))
 
 
 def _name(weights: str, path: Path) -> str:

@@ -15,6 +15,7 @@ from cyclegan_age.config import (
     AgeEstimatorConfig,
     CAAEConfig,
     CycleGANConfig,
+    CycleGANHeadsConfig,
     CycleGANPairConfig,
     FaceEmbedderConfig,
     FaceParserConfig,
@@ -26,26 +27,41 @@ from cyclegan_age.data.batches import FaceData, Pool, balanced
 from cyclegan_age.data.cache import PictureCache
 from cyclegan_age.data.folders import NO_GROUP, FaceFolder, known_by_name, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
+from cyclegan_age.data.masks import MaskFolder, read_masks, scan_masks
 from cyclegan_age.data.teacher import embeddings
 from cyclegan_age.faces.frames import Frame, window
 from cyclegan_age.images import to_float
-from cyclegan_age.models import age_cgan, caae, cgan, cyclegan, cyclegan_pair, encoder_cdcgan, gan, pfa_gan
+from cyclegan_age.models import (
+    age_cgan,
+    caae,
+    cgan,
+    cyclegan,
+    cyclegan_heads,
+    cyclegan_pair,
+    encoder_cdcgan,
+    face_parser,
+    gan,
+    pfa_gan,
+)
 from cyclegan_age.models.age_cgan import AgeCGAN
 from cyclegan_age.models.age_estimator import AgeEstimatorModel, build_estimator
 from cyclegan_age.models.base import Model, Renderer
 from cyclegan_age.models.caae import CAAE
 from cyclegan_age.models.cgan import CGAN
 from cyclegan_age.models.cyclegan import CycleGAN
+from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.models.cyclegan_pair import CycleGANPair
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut, build_embedder
-from cyclegan_age.models.face_parser import build_parser
+from cyclegan_age.models.face_parser import FaceParserModel, build_parser
 from cyclegan_age.models.gan import GAN
 from cyclegan_age.models.pfa_gan import PFAGAN, Judges
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
+
+_EAST_ASIAN = 2  # as UTKFace codes it, where Indian is apart
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -146,6 +162,16 @@ def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
     return CycleGAN(config=config, net=net, estimators=estimators, embedder=embedder)
 
 
+def _heads(config: TrainConfig, net: CycleGANHeadsConfig) -> Model:
+    return CycleGANHeads(
+        config=config,
+        net=net,
+        parser=load_parser(net.parser, config),
+        estimators=[load_estimator(w, config) for w in net.estimators] if net.lambda_age else [],
+        embedder=load_embedder(net.embedder, config),
+    )
+
+
 def _faces(config: TrainConfig) -> FaceFolder:
     code = code_of(config)
     folder = scan(config.dataroot, code)
@@ -163,7 +189,7 @@ def _data(
     pools: list[Pool],
     *,
     target_pools: list[Pool] | None = None,
-    labels: NDArray[np.float32] | None = None,
+    labels: NDArray[np.float32 | np.uint8] | None = None,
     paired: bool = False,
     held_out: Sequence[Pool] = (),
 ) -> FaceData:
@@ -194,6 +220,20 @@ def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
         pools = balanced(pools, (np.nan_to_num(race, nan=5) * 3 + np.nan_to_num(sex, nan=2)).astype(np.int64))
     cache = PictureCache(folder.paths, folder.root, config.load_size)
     return _data(config, cache, folder.age_years, pools, labels=sex[:, None] if net.sexes else None)
+
+
+def _heads_data(config: TrainConfig, net: CycleGANHeadsConfig) -> FaceData:
+    """Every age as often as any other, and within an age half of the heads East Asian where there are others, too."""
+    folder = _faces(config)
+    known = [known_by_name(path.name) for path in folder.paths]
+    asian = np.array([k.race == _EAST_ASIAN for k in known])
+    groups = [folder.group == k for k in range(len(config.ages))]
+    pools = [np.flatnonzero(group & part) for group in groups for part in (asian, ~asian)]
+    if not all(len(pool) for pool in pools):
+        pools = [np.flatnonzero(group) for group in groups]
+    sex = np.array([[k.sex] for k in known], np.float32)
+    cache = PictureCache(folder.paths, folder.root, config.load_size)
+    return _data(config, cache, folder.age_years, pools, labels=sex)
 
 
 def _held_out(groups: list[Pool], config: TrainConfig) -> tuple[list[Pool], list[Pool]]:
@@ -291,6 +331,40 @@ def _embedder_data(config: TrainConfig, net: FaceEmbedderConfig) -> FaceData:
     )
 
 
+def _masked(config: TrainConfig) -> tuple[MaskFolder, PictureCache, Pool]:
+    """Pictures with masks, and numbers of those held out: every tenth, at most 100."""
+    whole = config.load_size == config.image_size and not config.flip
+    if not whole:  # crops and mirroring would part pictures from their masks
+        raise UserError("--load_size and --flip: the masks fit whole pictures; give --image_size's, and --no_flip")
+    folder = scan_masks(config.dataroot)
+    if folder.left_out:
+        logger.info("%s: %d pictures left out: no mask", config.dataroot, folder.left_out)
+    cache = PictureCache(folder.pictures, folder.root, config.load_size)
+    return folder, cache, np.arange(0, len(cache), max(10, len(cache) // 100))
+
+
+def _face_parser(config: TrainConfig, net: FaceParserConfig) -> Model:
+    folder, cache, held = _masked(config)
+    pictures = {int(i): p for i in held if (p := cache.get(int(i))) is not None}
+    if not pictures:
+        raise UserError(f"--dataroot {config.dataroot}: of the pictures to test on, none can be used; replace them")
+    masks = read_masks([folder.masks[i] for i in pictures], config.load_size)
+    held_out = face_parser.HeldOut(to_float(np.stack(list(pictures.values()))), torch.from_numpy(masks).long())
+    return FaceParserModel(net=net, held_out=held_out)
+
+
+def _parser_data(config: TrainConfig, net: FaceParserConfig) -> FaceData:
+    folder, cache, held = _masked(config)
+    return _data(
+        config,
+        cache,
+        np.zeros(len(cache), np.float32),
+        [np.setdiff1d(np.arange(len(cache)), held)],
+        labels=read_masks(folder.masks, config.load_size).reshape(len(cache), -1),
+        held_out=[held[:16]],
+    )
+
+
 def _pfa_gan(config: TrainConfig, net: PFAGANConfig) -> Model:
     estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
     embedder = load_embedder(net.embedder, config, config.frame) if net.embedder else None
@@ -307,11 +381,13 @@ SYSTEMS: dict[str, System] = {
     "cyclegan_pair": System(
         lambda config, net: CycleGANPair(config=config, net=net), _pair_data, cyclegan_pair.renderer
     ),
+    "cyclegan_heads": System(_heads, _heads_data, cyclegan_heads.renderer),
     "age_estimator": System(lambda config, net: AgeEstimatorModel(net=net), _age_data),
     "face_embedder": System(_face_embedder, _embedder_data),
     "pfa_gan": System(
         _pfa_gan, _age_data, lambda s: pfa_gan.renderer(s, load_estimator("age_loss_a", s.train, s.train.frame))
     ),
+    "face_parser": System(_face_parser, _parser_data),
     "caae": System(lambda config, net: CAAE(config=config, net=net), _caae_data, caae.renderer),
     "gan": System(lambda config, net: GAN(config=config, net=net), _age_data, gan.renderer),
     "cgan": System(lambda config, net: CGAN(config=config, net=net), _age_data, cgan.renderer),

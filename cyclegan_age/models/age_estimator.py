@@ -70,15 +70,22 @@ def augment(x: Tensor, share: float = 1.0) -> Tensor:
         x: the pictures.
         share: how strong and how frequent all but the mirroring are, from 0 to 1.
     """
-    n, size, device = len(x), x.shape[-1], x.device
+    return recolour(move(x, share=share)[0], share)
 
-    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
-        return torch.rand(n, channels, 1, 1, device=device) * (high - low) + low
 
-    def around(middle: float, most: float, channels: int = 1) -> Tensor:
-        return middle + share * uniform(-most, most, channels)
+def move(x: Tensor, masks: Tensor | None = None, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Random mirror, rotation, scale and shift, as in `augment`; what is beyond the edge is mirrored.
 
-    angle, scale = around(0, 0.18)[:, 0, 0, 0], around(1, 0.12)[:, 0, 0, 0]
+    Args:
+        x: the pictures.
+        masks: (N, C, H, W), to be moved as their pictures are, by nearest neighbours.
+        share: see `augment`.
+
+    Returns:
+        The pictures, and the masks, or the pictures again where there are none.
+    """
+    n, device = len(x), x.device
+    angle, scale = _around(x, 0, 0.18 * share)[:, 0, 0, 0], _around(x, 1, 0.12 * share)[:, 0, 0, 0]
     mirror = torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0)
     affine = torch.stack(
         [
@@ -87,15 +94,33 @@ def augment(x: Tensor, share: float = 1.0) -> Tensor:
         ],
         dim=1,
     )  # (N, 2, 2)
-    shift = around(0, 0.08, 2)[:, :, :, 0]  # (N, 2, 1)
+    shift = _around(x, 0, 0.08 * share, 2)[:, :, :, 0]  # (N, 2, 1)
     grid = F.affine_grid(torch.cat([affine, shift], dim=2), list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    if masks is None:
+        return x, x
+    return x, F.grid_sample(masks, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+
+
+def recolour(x: Tensor, share: float = 1.0) -> Tensor:
+    """Random blur, light, colour and noise, as in `augment`."""
+    size = x.shape[-1]
     half = F.interpolate(x, size=(size // 2, size // 2), mode="bilinear", antialias=True)
     blurred = F.interpolate(half, size=(size, size), mode="bilinear")
-    x = torch.where(uniform(0, 1) < 0.2 * share, blurred, x)
-    x = (x + 1) * around(1, 0.1, 3) * around(1, 0.25) - 1
+    x = torch.where(_uniform(x, 0, 1) < 0.2 * share, blurred, x)
+    x = (x + 1) * _around(x, 1, 0.1 * share, 3) * _around(x, 1, 0.25 * share) - 1
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = (x - mean) * around(1, 0.25) + mean
-    x = torch.lerp(x, x.mean(dim=1, keepdim=True), share * uniform(-0.4, 1.0).clamp_min(0))
-    noise = torch.where(uniform(0, 1) < 0.3 * share, uniform(0, 0.12), 0.0)
+    x = (x - mean) * _around(x, 1, 0.25 * share) + mean
+    x = torch.lerp(x, x.mean(dim=1, keepdim=True), share * _uniform(x, -0.4, 1.0).clamp_min(0))
+    noise = torch.where(_uniform(x, 0, 1) < 0.3 * share, _uniform(x, 0, 0.12), 0.0)
     return (x + noise * torch.randn_like(x)).clamp(-1, 1)
+
+
+def _uniform(x: Tensor, low: float, high: float, channels: int = 1) -> Tensor:
+    """Random numbers (N, channels, 1, 1) for pictures x."""
+    return torch.rand(len(x), channels, 1, 1, device=x.device) * (high - low) + low
+
+
+def _around(x: Tensor, middle: float, most: float, channels: int = 1) -> Tensor:
+    """The same, at most so far from the middle."""
+    return middle + _uniform(x, -most, most, channels)

@@ -29,9 +29,7 @@ class AdaIN(nn.Module):
         nn.init.normal_(self.affine.weight, 0.0, 0.02)
         nn.init.zeros_(self.affine.bias)
 
-    def forward(
-        self, x: Tensor, embedding: Tensor, *, relu: bool = False, residual: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, *, relu: bool = False, residual: Tensor | None = None) -> Tensor:
         gain, shift = self.affine(embedding).float().chunk(2, dim=1)  # (N, C) each
         affine = torch.stack([1 + gain, shift], dim=1)
         out: Tensor = self.norm(x, relu=relu, residual=residual, affine=affine)
@@ -104,11 +102,10 @@ class AdaINGenerator(nn.Module):
         super().__init__()
         self.deform, self.detail = deform, detail
         a, b, c = 2 * ngf, 4 * ngf, 6 * ngf
-        self.embed = nn.Sequential(
-            nn.Linear(ages, _EMBEDDING), nn.ReLU(), nn.Linear(_EMBEDDING, _EMBEDDING), nn.ReLU()
-        )
-        nn.init.normal_(self.embed[0].weight, 0.0, 1.0)
-        nn.init.kaiming_normal_(self.embed[2].weight)
+        first, second = nn.Linear(ages, _EMBEDDING), nn.Linear(_EMBEDDING, _EMBEDDING)
+        nn.init.normal_(first.weight, 0.0, 1.0)
+        nn.init.kaiming_normal_(second.weight)
+        self.embed = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
         self.stem = _Encode(channels_in=3 + ages, channels_out=ngf, kernel=7, stride=1)
         self.down1 = _Encode(channels_in=ngf, channels_out=a, kernel=4, stride=2)
         self.down2 = _Encode(channels_in=a, channels_out=b, kernel=4, stride=2)

@@ -50,7 +50,8 @@ def _totals(sums, n, c, inside, channels, parts, PARTS: tl.constexpr):  # type: 
 @triton.jit  # type: ignore[untyped-decorator]
 def _apply(  # type: ignore[no-untyped-def]
     x, affine, residual, y, sums, statistics, pixels, channels, part, eps,
-    AFFINE: tl.constexpr, RELU: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    AFFINE: tl.constexpr, RELU: tl.constexpr, ADD: tl.constexpr,
+    PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels

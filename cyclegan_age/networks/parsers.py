@@ -17,6 +17,19 @@ PARTS = ("background", "face", "hair", "neck", "other")
 _STAGES = 5  # of the encoder: maps of 1/4, 1/8 and 1/16 of the size
 
 
+class _Merge(nn.Module):
+    """A coarse map, enlarged, and a fine one: their sum -> convolution -> batch norm -> ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(channels)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        h = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear") + fine
+        return F.relu(self.norm(self.conv(h)))
+
+
 class FaceParser(nn.Module):
     """Pictures (N, 3, S, S) in [-1, 1], framed as FFHQ's, S at least 32 -> float32 logits (N, 5, s, s) of `PARTS`.
 
@@ -33,10 +46,7 @@ class FaceParser(nn.Module):
         self.input_size = input_size
         self.encoder = EfficientNetLite(version, stages=_STAGES)
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in self.encoder.map_channels)
-        self.merge = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU())
-            for _ in self.encoder.map_channels[1:]
-        )  # of each map but the coarsest
+        self.merges = nn.ModuleList(_Merge(channels) for _ in self.encoder.map_channels[1:])
         self.head = nn.Conv2d(channels, len(PARTS), 3, padding=1)
 
     # As compiled, or in bf16, depthwise convolutions take several times as long on a processor.
@@ -48,9 +58,8 @@ class FaceParser(nn.Module):
                 x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
             _, maps = self.encoder(x)
             h = self.lateral[-1](maps[-1])
-            for i in reversed(range(len(self.merge))):
-                h = F.interpolate(h, size=maps[i].shape[2:], mode="bilinear")
-                h = self.merge[i](h + self.lateral[i](maps[i]))
+            for i in reversed(range(len(self.merges))):
+                h = self.merges[i](h, self.lateral[i](maps[i]))
             logits: Tensor = self.head(h)
         return logits.float()
 
@@ -59,11 +68,13 @@ class FaceParser(nn.Module):
 
         The five shares of a pixel sum to 1.
         """
+        logits = self(x)
         with torch.autocast(x.device.type, enabled=False):
-            return F.interpolate(self(x).softmax(dim=1), size=(size, size), mode="bilinear")
+            return F.interpolate(logits.softmax(dim=1), size=(size, size), mode="bilinear")
 
     def fuse(self) -> None:
         """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
         self.encoder.fuse()
-        for i, (conv, norm, relu) in enumerate(self.merge):
-            self.merge[i] = nn.Sequential(fuse_conv_bn_eval(conv, norm), relu)
+        for merge in self.merges:
+            if isinstance(merge, _Merge) and isinstance(merge.norm, nn.BatchNorm2d):
+                merge.conv, merge.norm = fuse_conv_bn_eval(merge.conv, merge.norm), nn.Identity()

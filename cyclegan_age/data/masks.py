@@ -1,0 +1,111 @@
+"""Pictures with masks: which pixel of a head is what, for what learns to tell its parts apart.
+
+A data folder has `images/`, pictures framed as FFHQ's, and `masks/`, a label map for each by the same name, its
+pixels numbers of the 19 classes of CelebAMask-HQ (Lee et al., "MaskGAN: Towards Diverse and Interactive Facial Image
+Manipulation", CVPR 2020).
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from cyclegan_age.config import UserError
+from cyclegan_age.data.workers import processors
+from cyclegan_age.images import BadImage, decoding, list_images
+from cyclegan_age.networks.parsers import PARTS
+
+Mask = NDArray[np.uint8]
+
+# Glasses belong to the face: what happens to it happens to what is seen through them.
+_PART_OF = {
+    "background": "background",
+    **dict.fromkeys(("skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow"), "face"),
+    **dict.fromkeys(("left ear", "right ear", "mouth", "upper lip", "lower lip"), "face"),
+    "hair": "hair",
+    **dict.fromkeys(("hat", "earring", "necklace"), "other"),
+    "neck": "neck",
+    "cloth": "other",
+}  # in the order of their numbers
+_PARTS = np.array([PARTS.index(part) for part in _PART_OF.values()], np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFolder:
+    """The pictures of a data folder that have a mask.
+
+    Attributes:
+        root: the data folder.
+        pictures: N files, sorted.
+        masks: N files, in the same order.
+        left_out: how many pictures have no mask.
+    """
+
+    root: Path
+    pictures: list[Path]
+    masks: list[Path]
+    left_out: int
+
+
+def scan_masks(dataroot: Path) -> MaskFolder:
+    """Find the pictures and masks of a data folder; no file is opened.
+
+    Raises:
+        UserError: no such folders, or fewer than two pictures with a mask.
+    """
+    images, masks = dataroot / "images", dataroot / "masks"
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UserError(
+                f"--dataroot {dataroot}: no folder {folder.name}/ found; "
+                "expected images/ and masks/ (see datasets/README.md)"
+            )
+    found = list_images(images)
+    by_name = {path.relative_to(masks).with_suffix(""): path for path in list_images(masks)}
+    pairs = [(path, by_name.get(path.relative_to(images).with_suffix(""))) for path in found]
+    both = [(path, mask) for path, mask in pairs if mask]
+    if len(both) < 2:
+        raise UserError(
+            f"--dataroot {dataroot}: {len(both)} pictures in images/ have a mask of the same name in masks/, "
+            "at least 2 are needed; name them alike"
+        )
+    return MaskFolder(dataroot, [path for path, _ in both], [mask for _, mask in both], len(found) - len(both))
+
+
+def read_masks(paths: Sequence[Path], size: int) -> Mask:
+    """Masks as numbers of `PARTS`, uint8 (N, size, size): of each pixel the part that most of it is.
+
+    One that is not square is cropped to its middle, as pictures are.
+
+    Raises:
+        UserError: a file cannot be read, or is no label map of those classes.
+    """
+    with ThreadPoolExecutor(processors(), "masks") as threads:
+        masks = list(threads.map(lambda path: _read(path, size), paths))
+    return np.stack(masks)
+
+
+def _read(path: Path, size: int) -> Mask:
+    try:
+        with decoding(), Image.open(path) as picture:
+            picture.load()
+    except (BadImage, OSError) as e:
+        cause = (e.strerror or type(e).__name__) if isinstance(e, OSError) else str(e)
+        raise UserError(f"{path}: not a usable mask: {cause}; replace it") from None
+    classes = np.asarray(picture)
+    if picture.mode not in ("L", "P") or classes.max() >= len(_PARTS):
+        of = f"mode {picture.mode}" if picture.mode not in ("L", "P") else f"value {classes.max()}"
+        raise UserError(
+            f"{path}: not a usable mask: {of}; expected one channel with classes from 0 to {len(_PARTS) - 1}"
+        )
+    parts = _PARTS[classes]
+    areas = [
+        ImageOps.fit(Image.fromarray((parts == k).astype(np.uint8) * 255), (size, size), Image.Resampling.BOX)
+        for k in range(len(PARTS))
+    ]
+    most: Mask = np.stack([np.asarray(area) for area in areas]).argmax(axis=0).astype(np.uint8)
+    return most

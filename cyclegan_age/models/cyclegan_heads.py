@@ -1,0 +1,261 @@
+"""Age-conditional CycleGAN for whole heads: hair, head shape and skin, in FFHQ's frame.
+
+The objective of `cyclegan`, region by region: a face parser separates hair, face and neck, no
+discriminator sees the background, and features of a head are moved on by what age moves in each region.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from cyclegan_age.ages import code_of, constant
+from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
+from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.faces.frames import FRAMES, window
+from cyclegan_age.features import life_frames, maps_by_age, middle_layer
+from cyclegan_age.losses import age_hinge, lsgan, wrong_age_weights
+from cyclegan_age.models.base import Losses, Model, Renderer
+from cyclegan_age.models.cyclegan import disturb
+from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.networks.adain import AdaINGenerator
+from cyclegan_age.networks.augmentation import augmented
+from cyclegan_age.networks.discriminators import FeatureCritic, PatchDiscriminator
+from cyclegan_age.networks.efficientnet import LiteFeatures
+from cyclegan_age.networks.embedders import FaceEmbedder
+from cyclegan_age.networks.estimators import AgeEstimator
+from cyclegan_age.networks.parsers import FaceParser
+from cyclegan_age.networks.regions import RegionMeans, Regions
+from cyclegan_age.runs import Snapshot
+
+_MEAN_HEADS = 6000  # whose features are averaged
+_PARSED = 64  # side in pixels of the masks
+_FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
+_FACE = window(FRAMES["utkface"], FRAMES["ffhq"])  # left, top and side of the face in the head
+_EYES = ((0.377, 0.466), (0.623, 0.466))  # in FFHQ's frame
+_IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
+
+
+def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGenerator:
+    """The generator that a configuration describes."""
+    return AdaINGenerator(ages=len(config.ages), ngf=net.ngf, blocks=net.blocks, deform=net.deform, detail=net.detail)
+
+
+def renderer(snapshot: Snapshot) -> Renderer:
+    """The generator of a snapshot; it takes pictures as they are."""
+    assert isinstance(snapshot.net, CycleGANHeadsConfig)
+    generator = build_generator(snapshot.train, snapshot.net)
+    generator.load_state_dict(snapshot.network("generator"))
+    return Renderer(generator=generator, code=code_of(snapshot.train))
+
+
+class CycleGANHeads(Model):
+    """Networks and phases `generator` and `discriminator`; each discriminator has an output map per age and sex.
+
+    The discriminators are two PatchGANs, at the whole and at half the size, and a critic on the features of an ImageNet
+    network (Sauer et al., NeurIPS 2021). All see the head cut out by the parser's mask of its source. Real and
+    generated heads are augmented alike before them (Zhao et al., NeurIPS 2020).
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        net: CycleGANHeadsConfig,
+        parser: FaceParser,  # trained
+        estimators: Sequence[AgeEstimator],  # trained, of faces in UTKFace's frame
+        embedder: FaceEmbedder,  # trained, of the same
+    ) -> None:
+        self.net = net
+        self.code = code_of(config)
+        self.kinds = 2 * len(config.ages)  # of each age, men and women
+        self.generator = build_generator(config, net)
+        self.whole = PatchDiscriminator(heads=self.kinds, ndf=net.ndf)
+        self.half = PatchDiscriminator(heads=self.kinds, ndf=net.ndf)
+        self.features = LiteFeatures()
+        self.critic = FeatureCritic(map_channels=self.features.map_channels, heads=self.kinds)
+        sides = (config.image_size // (4 * 2**i) for i in range(len(self.features.map_channels)))
+        shapes = [(c, s, s) for c, s in zip(self.features.map_channels, sides, strict=True)]
+        shapes.insert(0, (3, config.image_size // 4, config.image_size // 4))
+        self.means = RegionMeans(shapes=shapes, kinds=self.kinds)
+        self.parser = parser.eval().requires_grad_(False)
+        self.embedder = embedder.eval().requires_grad_(False)
+        self.estimators = nn.ModuleList(estimators).eval().requires_grad_(False)
+        self.networks = {
+            "generator": self.generator,
+            "whole": self.whole,
+            "half": self.half,
+            "critic": self.critic,
+            "means": self.means,
+        }
+        self.frozen = {
+            "features": self.features,
+            "parser": self.parser,
+            "embedder": self.embedder,
+            "estimators": self.estimators,
+        }
+        self.phases = {"generator": ["generator"], "discriminator": ["whole", "half", "critic"]}
+        self.rates = {"discriminator": net.d_rate}
+        self.shipped = ["generator"]
+        self.pools = {"fakes": ImagePool(size=net.pool_size)}
+
+    def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
+        """Mean features of `_MEAN_HEADS` heads.
+
+        Raises:
+            UserError: an age has no heads of women, or of men.
+        """
+        seen = 0
+        bar = tqdm(total=_MEAN_HEADS, unit="img", desc="means", disable=not progress)
+        with closing(data.batches(0, device=device)) as batches, bar, torch.inference_mode():
+            while seen < _MEAN_HEADS:
+                batch = next(batches)
+                for x, age, sex in (
+                    (batch.x_source, batch.age_source, batch.label_source),
+                    (batch.x_target, batch.age_target, batch.label_target),
+                ):
+                    regions = Regions(self.parser.shares(x.to(device), _PARSED))
+                    maps = self._maps(regions.cut_out(x.to(device), 0.0))
+                    vectors = self._kinds(self._vectors(age.to(device)), sex.to(device))
+                    self.means.add(maps, vectors, regions.parts)
+                    bar.update(len(x))
+                    seen += len(x)
+        if self.means.counts.min() < 1:
+            raise UserError("--dataroot: not every age has heads of women and of men; give other --ages or more data")
+        self.means.freeze()
+
+    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+        net, x_source, x_real = self.net, batch.x_source, batch.x_target
+        age_source, age_target = (self._clamped(age) for age in (batch.age_source, batch.age_target))
+        v_source, v_target = self.code.encode(age_source), self.code.encode(age_target)  # (N, K)
+        meant = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
+        with torch.no_grad():
+            source = Regions(self.parser.shares(x_source, _PARSED))
+            real = Regions(self.parser.shares(x_real, _PARSED))
+        rise = (progress / max(net.warmup, 1e-9)).clamp_max(1.0)
+
+        for network in (self.whole, self.half, self.critic):
+            network.requires_grad_(False)
+        x_fake = self.generator(x_source, v_target)
+        fake_cut = source.cut_out(x_fake, _ground(x_fake))
+        x_seen = augmented(fake_cut)
+        maps = self._maps(source.cut_out(x_fake, 0.0))
+        with torch.no_grad():
+            before = self._maps(source.cut_out(x_source, 0.0))
+        terms = {
+            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, meant),
+            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, meant),
+            "g_features": net.lambda_features * lsgan(self.critic(maps[1:]), 1, meant),
+            "g_shift": net.lambda_shift * self.means(maps, before, self._shift(batch, age_target), source.parts),
+        }
+        if net.lambda_age:
+            face = framed(x_fake, 112)
+            errors = [age_hinge(n(disturb(face)), age_target, net.age_tolerance) for n in self.estimators]
+            terms["g_age"] = net.lambda_age * rise * torch.stack(errors).mean()
+        cosine = (self.embedder(framed(x_fake, 64)) * self.embedder(framed(x_source, 64))).sum(dim=1)
+        terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
+        change = (x_fake - x_source).abs().mean(dim=1, keepdim=True)
+        ground = 1 - F.interpolate(source.head, size=change.shape[2:], mode="bilinear")
+        terms["outside"] = net.lambda_outside * (change * ground).mean() / ground.mean().clamp_min(0.05)
+        terms["eyes"] = net.lambda_eyes * self._eyes(x_source, x_fake)
+        # The way back for the first half of the batch, the same age for the second.
+        half = max(1, len(x_real) // 2)
+        x_back = self.generator(torch.cat([x_fake[:half], x_source[half:]]), v_source)
+        back = 0.03 + 0.97 * rise
+        terms["cycle"] = net.lambda_cycle * back * F.l1_loss(x_back[:half], x_source[:half])
+        if len(x_real) > 1:
+            terms["identity"] = net.lambda_identity * back * F.l1_loss(x_back[half:], x_source[half:])
+        yield "generator", terms
+
+        for network in (self.whole, self.half, self.critic):
+            network.requires_grad_(True)
+        x_old, meant_old = self.pools["fakes"].exchange(fake_cut.detach(), meant)
+        right = self._kinds(v_target[..., None], batch.label_target)[..., 0]
+        anchors = constant(self.code.nominal_years, x_real.device)
+        wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
+        x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]))
+        with torch.no_grad():
+            grey = torch.cat([real.cut_out(x_real, 0.0), source.cut_out(x_fake.detach(), 0.0)])
+            maps = self._maps(augmented(grey))
+        judged = {
+            "whole": (self.whole(x_both), meant_old),
+            "half": (self.half(F.avg_pool2d(x_both, 2)), meant_old),
+            "features": (self.critic(maps[1:]), meant),
+        }
+        terms = {}
+        for name, (scores, of_fakes) in judged.items():
+            reals, fakes = scores.chunk(2)
+            terms[f"{name}_real"] = 0.5 * lsgan(reals, 1, right)
+            terms[f"{name}_fake"] = 0.5 * lsgan(fakes, 0, of_fakes)
+            terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(reals, 0, wrong)
+        yield "discriminator", terms
+
+    def _clamped(self, age_years: Tensor) -> Tensor:
+        return age_years.clamp(self.code.anchors[0], self.code.anchors[-1])
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        """Pictures at a quarter of their size, and their feature maps."""
+        return [F.avg_pool2d(x, 4), *self.features(x)]
+
+    def _vectors(self, age_years: Tensor) -> Tensor:
+        """Age vectors (N, K, 3) for hair, face and neck of ages (N,): the hair's is of the age that hair looks like."""
+        vector = self.code.encode(age_years)
+        return torch.stack([self.code.encode(self._hair(age_years)), vector, vector], dim=2)
+
+    def _hair(self, age_years: Tensor) -> Tensor:
+        """Ages (N,) -> those whose mean hair is meant: from 40 on later ones, since many of the real heads are dyed."""
+        return age_years + self.net.hair_ahead * ((age_years - 40) / 10).clamp(0, 1)
+
+    def _shift(self, batch: Batch, age_target: Tensor) -> Tensor:
+        """How much of each kind's mean the features are moved on by, in each region: (N, 2 K, 3)."""
+        net = self.net
+        ages = torch.stack([age_target, self._clamped(batch.age_source)])
+        goal, own = (self._kinds(self._vectors(age), batch.label_source) for age in ages)
+        strength = constant(net.shift_strength, age_target.device)
+        younger = 1 + net.youth * ((25 - age_target) / 15).clamp(0, 1)
+        return (goal - own) * strength * younger[:, None, None]
+
+    def _kinds(self, vectors: Tensor, sex: Tensor) -> Tensor:
+        """Age vectors (N, K, R) -> weights of each age and sex (N, 2 K, R), by the sex (N, 1), NaN where not known."""
+        share = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
+        return (share[:, :, None, None] * vectors[:, None]).flatten(1, 2)
+
+    def _eyes(self, x_source: Tensor, x_fake: Tensor) -> Tensor:
+        """Mean change of colour, over patches of 1/32 of the side, in the eyes of FFHQ's frame: a scalar."""
+        size = x_source.shape[-1]
+        at = (torch.arange(size, device=x_source.device) + 0.5) / size
+        eyes = sum(((at - x).square()[None, :] + (at - y).square()[:, None] < _IRIS**2).float() for x, y in _EYES)
+        kernel = max(1, size // 32)
+        change = F.avg_pool2d(x_fake - x_source, kernel, 1, kernel // 2).abs().mean(dim=1)[:, :size, :size]
+        return (change * eyes).mean() / torch.as_tensor(eyes).mean()
+
+    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
+        generator = networks["generator"]
+        columns = {"source": x}
+        for years in self.code.nominal_years:
+            columns[f"{years:g}"] = generator(x, self.code.encode([years]).to(x.device).expand(len(x), -1))
+        return columns
+
+    def feature_maps(
+        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
+    ) -> dict[str, dict[str, Tensor]]:
+        return maps_by_age(networks["generator"], x, self.code, layers)
+
+    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor:
+        generator = networks["generator"]
+        return life_frames(generator, x, self.code, _FRAMES_PER_DECADE, middle_layer(generator))
+
+
+def framed(x: Tensor, size: int) -> Tensor:
+    """The face in UTKFace's frame of a head in FFHQ's: (N, 3, S, S) -> (N, 3, size, size)."""
+    left, top, side = (round(share * x.shape[-1]) for share in _FACE)
+    part = x[:, :, top : top + side, left : left + side]
+    return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
+
+
+def _ground(x: Tensor) -> Tensor:
+    """A random colour for each picture: (N, 3, 1, 1) in [-1, 1]."""
+    return torch.rand(len(x), 3, 1, 1, device=x.device) * 2 - 1

@@ -1,0 +1,117 @@
+"""Regions of a head, and what real heads of each kind look like in them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+REGIONS = ("hair", "face", "neck")
+
+
+class Regions:
+    """Soft masks of heads, all (N, C, s, s) float32 in [0, 1].
+
+    Args:
+        shares: (N, 5, s, s) of a face parser, see `FaceParser.shares`; s is 64 for a head that fills the picture.
+
+    Attributes:
+        head: C = 1; hair, face and neck, grown by a pixel with a soft edge.
+        parts: C = 3; `REGIONS`. What the head is grown by belongs to none of them: it shows the background.
+    """
+
+    def __init__(self, shares: Tensor) -> None:
+        _, face, hair, neck, _ = shares.split(1, dim=1)
+        self.head = F.avg_pool2d(F.max_pool2d(face + hair + neck, 3, 1, 1), 3, 1, 1)
+        self.parts = torch.cat([hair, face, neck], dim=1)
+
+    def cut_out(self, x: Tensor, ground: Tensor | float) -> Tensor:
+        """Pictures (N, 3, S, S) with everything but the head replaced by a ground, (N, 3, 1, 1) or one number."""
+        head = F.interpolate(self.head, size=x.shape[2:], mode="bilinear")
+        return x * head + ground * (1 - head)
+
+
+def _freeze(means: "RegionMeans", keys: object) -> None:
+    means.freeze()
+
+
+class RegionMeans(nn.Module):
+    """Mean feature maps of real heads of each kind, apart for each region, and what a head's features are to become.
+
+    After Upchurch et al., "Deep Feature Interpolation for Image Content Changes" (CVPR 2017): a face is made older by
+    adding to its features what the means of two ages differ in. At each place the mean is over the heads that have the
+    region there, drawn towards the region's mean over all places where few of them do: so grey goes into the hair, not
+    to where hair usually is. The heads must be aligned.
+    """
+
+    counts: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        *,
+        shapes: Sequence[tuple[int, int, int]],  # of the maps: (C, h, w)
+        kinds: int,  # of heads
+        prior: float = 30.0,  # heads that the mean over all places counts as
+    ) -> None:
+        super().__init__()
+        self.prior, self.shapes, self.kinds = prior, tuple(shapes), kinds
+        for i, (channels, h, w) in enumerate(shapes):
+            self.register_buffer(f"sums{i}", torch.zeros(kinds, len(REGIONS), channels * h * w))
+            self.register_buffer(f"shares{i}", torch.zeros(kinds, len(REGIONS), h * w))
+            self.register_buffer(f"moments{i}", torch.zeros(2, channels * h * w))  # sums of values and of squares
+            self.register_buffer(f"means{i}", torch.zeros(kinds, len(REGIONS), channels * h * w), persistent=False)
+            self.register_buffer(f"variance{i}", torch.ones(channels), persistent=False)
+        self.register_buffer("counts", torch.zeros(kinds))
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_load_state_dict_post_hook(_freeze)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def add(self, maps: Sequence[Tensor], kinds: Tensor, parts: Tensor) -> None:
+        """Count in real heads.
+
+        Args:
+            maps: (N, C, h, w) each.
+            kinds: (N, kinds, 3), how far each is of each kind, for each region.
+            parts: (N, 3, s, s), see `Regions`.
+        """
+        self.counts += kinds.mean(dim=2).sum(dim=0)
+        self.seen += len(kinds)
+        for i, h in enumerate(maps):
+            share = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
+            self.get_buffer(f"sums{i}").add_(torch.einsum("nkr,nrhw,nchw->krchw", kinds, share, h).flatten(2))
+            self.get_buffer(f"shares{i}").add_(torch.einsum("nkr,nrhw->krhw", kinds, share).flatten(2))
+            self.get_buffer(f"moments{i}").add_(torch.stack([h.sum(dim=0), h.square().sum(dim=0)]).flatten(1))
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Compute means and variances of what was counted in; `forward` uses them."""
+        for i, (channels, h, w) in enumerate(self.shapes):
+            sums = self.get_buffer(f"sums{i}").unflatten(2, (channels, h * w))
+            shares = self.get_buffer(f"shares{i}")[:, :, None]
+            overall = sums.sum(dim=3, keepdim=True) / shares.sum(dim=3, keepdim=True).clamp_min(1e-3)
+            means = (sums + self.prior * overall) / (shares + self.prior)
+            self.get_buffer(f"means{i}").copy_(means.flatten(2))
+            mean, square = (self.get_buffer(f"moments{i}") / self.seen.clamp_min(1)).unflatten(1, (channels, h * w))
+            self.get_buffer(f"variance{i}").copy_((square - mean.square()).mean(dim=1).clamp_min(1e-6))
+
+    # In bf16 the means would be rounded by more than they differ.
+    def forward(self, maps: Sequence[Tensor], before: Sequence[Tensor], shift: Tensor, parts: Tensor) -> Tensor:
+        """How far features are from those of the heads before, moved on: a scalar.
+
+        The mean squared distance, in standard deviations of each channel over real heads, averaged over the maps.
+
+        Args:
+            maps: (N, C, h, w) each, of the pictures to judge.
+            before: the same of the heads that they were made from.
+            shift: (N, kinds, 3), how much of each kind's mean is added in each region.
+            parts: (N, 3, s, s), regions of the heads that they were made from.
+        """
+        terms = []
+        with torch.autocast(shift.device.type, enabled=False):
+            for i, (h, h_before) in enumerate(zip(maps, before, strict=True)):
+                share = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
+                moved = torch.einsum("nkr,krf->nrf", shift, self.get_buffer(f"means{i}")).unflatten(2, h.shape[1:])
+                goal = h_before + (moved * share[:, :, None]).sum(dim=1)
+                terms.append(((h - goal).square() / self.get_buffer(f"variance{i}")[:, None, None]).mean())
+        return torch.stack(terms).mean()

@@ -20,7 +20,7 @@ from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
 from cyclegan_age.faces.detection import chosen, detector
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame, window
-from cyclegan_age.faces.heads import SIZE, Head, scaled
+from cyclegan_age.faces.heads import MARGIN, SIZE, Head, scaled
 from cyclegan_age.features import Taps, layer_names, life_frames, middle_layer
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
@@ -272,26 +272,30 @@ class Ager:
         """
         squares = self.squares(pixels, places)
         changes = self.changes(squares, [years] * len(places), known=known)
-        done = self.blended(changes, self.heads(squares), change)
+        done = self.blended(changes, self.heads(pixels, places), change)
         return blend(pixels, list(zip(places, done, strict=True)), others=others)
 
-    def heads(self, pictures: Picture) -> list[Head | None]:
-        """Where to blend changes of aligned crops uint8 (N, S, S, 3) into them; None means the face's ellipse.
+    def heads(self, pixels: Pixels, places: Sequence[Place]) -> list[Head | None]:
+        """Where to blend the changes of faces into a photograph, both given as in `age_places`; None: their ellipses.
 
         Raises:
             UserError: FFHQ's frame, and the face parser is missing.
         """
         if self.frame == FRAMES["utkface"]:
-            return [None] * len(pictures)
+            return [None] * len(places)
         if self.frame != FRAMES["ffhq"]:
-            return [Head.ellipse(self.frame)] * len(pictures)
+            return [Head.ellipse(self.frame)] * len(places)
         if self._parser is None:
             self._parser = load_parser("face_parser", TrainConfig()).to(self._device)
+            wide = self._parser.input_size * (1 + 2 * MARGIN)  # so that heads are as large as they were in its training
+            self._parser.input_size = 16 * round(wide / 16)
         heads: list[Head | None] = []
-        for i in range(0, len(pictures), 16):
+        rgb = as_rgb(pixels)
+        for place in places:
+            picture = crop(rgb, place.widened(MARGIN), SIZE)
             with torch.inference_mode():
-                shares = self._parser.shares(to_float(pictures[i : i + 16]).to(self._device), SIZE)
-            heads += [Head.of(one) for one in shares.cpu().numpy()]
+                shares = self._parser.shares(to_float(picture[None]).to(self._device), SIZE)[0]
+            heads.append(Head.of(picture, shares.cpu().numpy()))
         return heads
 
     def blended(

@@ -81,8 +81,9 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
 
 def _check(config: InferConfig, ager: Ager) -> None:
     """Errors of --change, and of a face parser that is missing, before the work."""
-    square = np.zeros((1, ager.image_size, ager.image_size, 3), np.uint8)
-    ager.blended([Change(np.zeros((1, 1, 3), np.float32))], ager.heads(square), config.strengths)
+    nothing = np.zeros((64, 64, 3), np.uint8)
+    heads = ager.heads(nothing, [Place(0j, 64 + 0j)])
+    ager.blended(ager.changes(ager.squares(nothing, [Place(0j, 64 + 0j)]), [30]), heads, config.strengths)
 
 
 def _inputs(config: InferConfig) -> list[_Input]:
@@ -179,7 +180,7 @@ def _write_photo(
     known = known_by_name(one.path.name) if len(found) == 1 else Known()  # a name tells of one face
     many = np.concatenate([squares] * len(ages))
     changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size, [known] * len(many))
-    changes = ager.blended(changes, ager.heads(squares), config.strengths)
+    changes = ager.blended(changes, ager.heads(rgb, places), config.strengths)
 
     section = Section(title=one.title, input=f"{one.stem}_input.jpg")
     render.save_jpg(preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
@@ -296,7 +297,7 @@ def _heads(ager: Ager, source: Path, tracks: Sequence[Track]) -> Iterator[dict[i
     """The heads of each frame of a video, by the numbers of their tracks."""
     for number, frame in enumerate(video.frames(source)):
         here = _here(ager, frame, number, tracks)
-        heads = ager.heads(ager.squares(frame, [place for _, place in here])) if here else []
+        heads = ager.heads(frame, [place for _, place in here])
         yield {k: head for (k, _), head in zip(here, heads, strict=True) if head}
 
 

@@ -1,7 +1,7 @@
 """Where an aligned crop lies in a photograph, and the crop cut out of it."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,10 @@ class Place:
     def fit(cls, landmarks: Points, frame: Frame) -> "Place":
         """The place whose frame's points come closest to landmarks (5, 2) in the least squares."""
         return cls(*similarity(frame.template, landmarks), frame.mirrored)
+
+    def widened(self, margin: float) -> "Place":
+        """The place of a crop that shows more on all sides, by so many shares of this one's side."""
+        return replace(self, corner=self.corner - self.edge * margin * (1 + 1j), edge=self.edge * (1 + 2 * margin))
 
     @property
     def side(self) -> float:

@@ -34,6 +34,9 @@ class Change:
     replaces: bool = False
     share: float = 1.0  # how much of a change that replaces is let through
     mask: Floats | None = None  # (M, M), 0 to 1 and 0 at its border: how much of it is done, instead of the ellipse
+    margin: float = (
+        0.0  # by how many shares of the square's side the mask goes on beyond it, as its border's change does
+    )
 
 
 def distance(u: Floats, v: Floats) -> Floats:
@@ -78,7 +81,7 @@ def blend(
 
 def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], whole: bool) -> None:
     cv2 = opencv()
-    margin = 0.0 if change.shift is None else 0.1
+    margin = max(0.0 if change.shift is None else 0.1, change.margin)
     left, top, right, bottom = place.bounds(out.shape, margin)
     if left >= right or top >= bottom:
         return
@@ -96,7 +99,7 @@ def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], w
         y = np.arange(first, min(first + _ROWS, bottom - top), dtype=np.float32)[:, None]
         u, v = _in_square(place, x + (left + 0.5), y + (top + 0.5))
         r = distance(u, v)
-        w = weight(r) if change.mask is None else _masked(change.mask, u, v)
+        w = weight(r) if change.mask is None else _masked(change.mask, change.margin, u, v)
         if whole:
             w = np.ones_like(r)
         for other in others:
@@ -129,11 +132,11 @@ def _sampled(field: Floats, u: Floats, v: Floats) -> Floats:
     return values
 
 
-def _masked(mask: Floats, u: Floats, v: Floats) -> Floats:
-    """Values of a mask (M, M) over the square at its points; no farther than a pixel of it from those above 0."""
+def _masked(mask: Floats, margin: float, u: Floats, v: Floats) -> Floats:
+    """Values of a mask (M, M) over the square, widened, at its points; 0 from a pixel beyond those above 0 on."""
     cv2 = opencv()
-    size = len(mask)
-    values: Floats = cv2.remap(mask, u * size - 0.5, v * size - 0.5, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    across, down = ((at + np.float32(margin)) * np.float32(len(mask) / (1 + 2 * margin)) - 0.5 for at in (u, v))
+    values: Floats = cv2.remap(mask, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return values
 
 

@@ -11,60 +11,69 @@ from cyclegan_age.config import UserError
 from cyclegan_age.faces.alignment import opencv
 from cyclegan_age.faces.blending import Change, Floats, face_distance, weight
 from cyclegan_age.faces.frames import FRAMES, Frame
+from cyclegan_age.images import Picture
 from cyclegan_age.networks.parsers import PARTS
 
-SIZE = 256  # side in pixels of masks
-GROWN = 8  # pixels beyond the head, from which on nothing is changed
+MARGIN = 0.125  # shares of a crop's side by which masks go on beyond it: the crown and long hair often do
+SIZE = 320  # side in pixels of masks, 256 of them in the crop
+GROWN = 8  # of these pixels beyond the head, from which on nothing is changed
 
-_INSIDE = 3  # pixels within the head's edge from which the mask falls
-_FALL = GROWN - 3  # pixels beyond it where it has fallen: averaging and interpolation reach less than 3 farther
-_BORDER = 20  # pixels from the crop's border within which it fades: heads may go on beyond
-_MIDDLE = FRAMES["ffhq"].template.mean(axis=0)  # of the face
+_FALL = GROWN - 3  # pixels beyond it where the mask has fallen: averaging and interpolation reach less than 3 farther
+_CORE = 8  # pixels within the edge from which on the mask is 1, whatever the picture shows
+_RADIUS, _NOISE = 8, 0.002  # of the guided filter, in pixels, and in squares of the range of values
+_BLUR = 2.0  # pixels: standard deviation of the Gaussian over the shares, whose cells are larger than that
+_BORDER = 24  # pixels from the mask's border within which it fades: heads may go on even beyond
+_MIDDLE = SIZE * (FRAMES["ffhq"].template.mean(axis=0) + MARGIN) / (1 + 2 * MARGIN)  # of the face
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A head in an aligned crop.
+    """A head in an aligned crop that is widened by `MARGIN`.
 
     Attributes:
-        mask: (256, 256) float32, 0 to 1: how much of a change is done.
-        hair: (256, 256) float32, 0 to 1: how far a pixel is hair, else face and neck; None where nobody tells.
+        mask: (320, 320) float32, 0 to 1: how much of a change is done.
+        hair: (320, 320) float32, 0 to 1: how far a pixel is hair, else face and neck; None where nobody tells.
     """
 
     mask: Floats
     hair: Floats | None = None
 
     @classmethod
-    def of(cls, shares: Floats) -> "Head":
-        """The head in the middle of a crop of FFHQ's frame.
+    def of(cls, picture: Picture, shares: Floats) -> "Head":
+        """The head in the middle of a widened crop of FFHQ's frame.
 
         Its pixels are those more likely face, hair or neck than anything else, as far as they hang together with the
-        middle of the face. The mask is 1 inside, falls over the edge and is exactly 0 from `GROWN` pixels beyond it on,
-        on what is worn or held, and on other heads.
+        middle of the face. The mask is 1 inside, follows the edges in the picture where its own is (a guided filter: He
+        et al., ECCV 2010), and is exactly 0 from `GROWN` pixels beyond it on; on what is worn or held and on other
+        heads it falls, too.
 
         Args:
-            shares: (5, 256, 256) float32 of `networks.parsers.PARTS`, summing to 1.
+            picture: uint8 (320, 320, 3), the widened crop.
+            shares: (5, 320, 320) float32 of `networks.parsers.PARTS`, summing to 1.
         """
         cv2 = opencv()
+        shares = np.stack([cv2.GaussianBlur(one, (0, 0), _BLUR) for one in shares])
         face, hair, neck, other = (shares[PARTS.index(name)] for name in ("face", "hair", "neck", "other"))
         head = face + hair + neck
         _, labels = cv2.connectedComponents((head > 0.5).astype(np.uint8), connectivity=4)
         own = labels == _label(labels)
-        beyond = cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        grey = picture.mean(axis=2, dtype=np.float32) / 255
         within = cv2.distanceTransform(own.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        beyond = cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         foreign = other + np.where((labels > 0) & ~own, head, 0)
-        mask = cv2.blur(smoothstep((_FALL - beyond + within) / (_FALL + _INSIDE)), (3, 3)) * (1 - foreign).clip(0, 1)
+        edge = _guided(grey, own.astype(np.float32)).clip(0, 1) * smoothstep(2 * (1 - beyond / _FALL))
+        mask = cv2.blur(np.maximum(edge, smoothstep(within / _CORE)), (3, 3)) * (1 - foreign).clip(0, 1)
         return cls((mask * _FADE).astype(np.float32), (hair / (head + 1e-6)).astype(np.float32))
 
     @classmethod
     def ellipse(cls, frame: Frame) -> "Head":
         """The face's ellipse, for frames that no parser knows."""
-        at = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
+        at = ((np.arange(SIZE) + 0.5) / SIZE * (1 + 2 * MARGIN) - MARGIN).astype(np.float32)
         return cls(weight(face_distance(at[None, :], at[:, None], frame)))
 
     def does(self, change: Change, strengths: Mapping[str, float]) -> Change:
         """A change as this head takes it; see `scaled` for the strengths."""
-        return replace(scaled(change, strengths, self.hair), mask=self.mask)
+        return replace(scaled(change, strengths, self.hair), mask=self.mask, margin=MARGIN)
 
 
 def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None = None) -> Change:
@@ -73,7 +82,7 @@ def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None =
     Args:
         change: what to do.
         strengths: of `hair` and `skin`, whose colours it changes, and of `shape`, the flow; 1 where not named.
-        hair: how far each pixel is hair; None where nobody tells, and all colour is that of skin.
+        hair: of a `Head`; None where nobody tells, and all colour is that of skin.
 
     Raises:
         UserError: a strength that these weights cannot be given.
@@ -88,7 +97,10 @@ def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None =
     colour = change.colour * of_skin
     if hair is not None:
         cv2 = opencv()
-        share = cv2.resize(hair, change.colour.shape[1::-1], interpolation=cv2.INTER_AREA)[..., None]
+        beyond = round(SIZE * MARGIN / (1 + 2 * MARGIN))
+        share = cv2.resize(
+            hair[beyond:-beyond, beyond:-beyond], change.colour.shape[1::-1], interpolation=cv2.INTER_AREA
+        )[..., None]
         colour = change.colour * (of_skin + (np.float32(strengths.get("hair", 1)) - of_skin) * share)
     return replace(change, colour=colour, shift=None if change.shift is None else change.shift * of_shape)
 
@@ -132,6 +144,18 @@ class Steady:
         return Head(np.tensordot(weights, np.stack([head.mask for head in heads]), 1), hair)
 
 
+def _guided(guide: Floats, mask: Floats) -> Floats:
+    """The mask as a line a + b guide around each pixel, by least squares: it ends where the guide has an edge."""
+    cv2 = opencv()
+    side = (2 * _RADIUS + 1, 2 * _RADIUS + 1)
+    mean_guide, mean_mask = cv2.blur(guide, side), cv2.blur(mask, side)
+    slope = (cv2.blur(guide * mask, side) - mean_guide * mean_mask) / (
+        cv2.blur(guide * guide, side) - mean_guide**2 + _NOISE
+    )
+    filtered: Floats = cv2.blur(slope, side) * guide + cv2.blur(mean_mask - slope * mean_guide, side)
+    return filtered
+
+
 def smoothstep(t: Floats) -> Floats:
     """0 up to t = 0, 1 from t = 1 on, and between with a slope that begins and ends at 0."""
     t = t.clip(0, 1)
@@ -154,6 +178,6 @@ def _label(labels: NDArray[np.int32]) -> int:
     rows, columns = np.nonzero(labels)
     if not len(rows):
         return -1
-    x, y = SIZE * _MIDDLE
+    x, y = _MIDDLE
     nearest = np.argmin((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2)
     return int(labels[rows[nearest], columns[nearest]])

@@ -14,7 +14,7 @@ from PIL import Image
 from cyclegan_age import render
 from cyclegan_age.config import DemoConfig, UserError
 from cyclegan_age.data.folders import Known
-from cyclegan_age.faces.alignment import crop, reframed
+from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
@@ -56,7 +56,7 @@ def load(config: DemoConfig) -> dict[str, Ager]:
         ager = Ager.load(find_weights(one, config.results_dir))
         try:
             ager.age(demo_portrait(ager.frame), 30)
-            ager.heads(np.zeros((1, ager.image_size, ager.image_size, 3), np.uint8))
+            ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
         path = Path(one)

@@ -23,6 +23,7 @@ from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, distance
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.images import Picture, list_images, open_image
 from options.bench import parse_photo_bench
 
@@ -30,6 +31,7 @@ FACELESS = (
     *("brick", "chelsea", "clock", "coffee", "coins", "grass", "gravel"),
     *("horse", "hubble_deep_field", "moon", "page", "rocket", "text"),
 )
+NEAR = FRAMES["utkface"]  # whose ellipse is looked at
 CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 
 
@@ -63,7 +65,7 @@ def faceless(name: str) -> Picture:
 def found_at(photo: Picture, corners: np.ndarray) -> tuple[bool, float]:
     """Whether a face is found whose square has about these corners (4, 2), and how far off they are, in sides."""
     side = float(np.linalg.norm(corners[1] - corners[0]))
-    errors = [abs(face.place.to_photo(CORNERS) - corners).mean() / side for face in detector().find(photo)]
+    errors = [abs(face.place(NEAR).to_photo(CORNERS) - corners).mean() / side for face in detector().find(photo)]
     best = min(errors, default=1.0)
     return best < 0.25, best
 
@@ -74,11 +76,11 @@ def portraits_found(plan: Plan) -> list[Row]:
     (whole,) = detector().find(data.astronaut())
     hits, errors = [], []
     for side in plan.sides:
-        scale = side / whole.place.side
+        scale = side / whole.place(NEAR).side
         size = round(200 * scale)
         for name, degrees, mirrored in ((n, d, m) for n in ("coffee", "rocket") for d in (-25, 0, 25) for m in (0, 1)):
             ground = Image.fromarray(faceless(name)).resize((2 * size, 2 * size))
-            corners = (whole.place.to_photo(CORNERS) - (130, 10)) * scale
+            corners = (whole.place(NEAR).to_photo(CORNERS) - (130, 10)) * scale
             head = astronaut.resize((size, size), Image.Resampling.LANCZOS)
             if mirrored:
                 head = head.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -195,9 +197,9 @@ def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[Row]:
 
         photo = Photo.read(source)
         lap("read")
-        places = [face.place for face in detector().find(as_rgb(photo.upright))]
+        faces = detector().find(as_rgb(photo.upright))
         lap("find")
-        pixels = ager.age_places(photo.upright, places, 60)
+        pixels = ager.age_places(photo.upright, [face.place(ager.frame) for face in faces], 60)
         lap("age")
         (folder / "aged.jpg").write_bytes(photo.with_upright(pixels).encoded())
         lap("write")
@@ -205,7 +207,7 @@ def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[Row]:
         best["busy"] = min(best["busy"], time.process_time() - busy)
     coded = np.asarray(Image.open(folder / "aged.jpg")).astype(np.int16)
     before = np.asarray(Image.open(source))
-    (place,) = places
+    (place,) = [face.place(NEAR) for face in faces]
     y, x = np.mgrid[: plan.height, : plan.width].astype(np.float32) + 0.5
     z = (x + 1j * y - place.corner) / place.edge
     outside = distance(z.real, z.imag) >= 1.05
@@ -228,9 +230,9 @@ def measure(plan: Plan, folder: Path, say: Callable[[str], None]) -> list[Row]:
         Row(measure="JPEG: mean change outside, by coding it again", value=recoded, unit="levels"),
     ]
     shown = np.asarray(image if plan.width < 1000 else portrait(2000, 1500))
-    (place,) = [face.place for face in detector().find(shown)]
-    aged = [as_rgb(ager.age_places(shown, [place], years)) for years in ager.code.anchors]
-    return rows + seams(shown, aged, place)
+    (face,) = detector().find(shown)
+    aged = [as_rgb(ager.age_places(shown, [face.place(ager.frame)], years)) for years in ager.code.anchors]
+    return rows + seams(shown, aged, face.place(NEAR))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ def expected(image: bytes) -> dict[int, bytes]:
 
     ager = Ager.load()
     before = Photo.read(image)
-    places = [face.place for face in detector().find(as_rgb(before.upright))]
+    places = [face.place(ager.frame) for face in detector().find(as_rgb(before.upright))]
     return {years: before.with_upright(ager.age_places(before.upright, places, years)).encoded() for years in AGES}
 
 

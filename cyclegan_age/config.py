@@ -3,7 +3,7 @@
 Nothing here imports torch, so that `--help` answers at once. The field docstrings are the command line's help.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,27 @@ def _require(flag: str, value: object, good: bool, remedy: str) -> None:
     if not good:
         given = " ".join(map(str, value)) if isinstance(value, tuple) else value
         raise UserError(f"--{flag} {given}: not usable; {remedy}")
+
+
+CHANGE_PARTS = ("hair", "skin", "shape")
+
+
+def check_strengths(strengths: Mapping[str, float]) -> None:
+    """Check how strongly parts of a change are to be done.
+
+    Raises:
+        UserError: an unknown part, or a number that is not from 0 to 2.
+    """
+    for part, strength in strengths.items():
+        if part not in CHANGE_PARTS:
+            raise UserError(f"--change {part}: unknown part; the parts are {', '.join(CHANGE_PARTS)}")
+        if not 0 <= strength <= 2:
+            raise UserError(f"--change {part}={strength:g}: not usable; give a number from 0 to 2")
+
+
+def _require_window(window: tuple[float, ...]) -> None:
+    inside = len(window) == 3 and min(window) >= 0 and window[2] > 0 and max(window[:2]) + window[2] <= 1
+    _require("window", window, not window or inside, "give left, top and side of a square inside, as shares")
 
 
 FRAME_NAMES = ("utkface", "ffhq")  # faces.frames.FRAMES has their points
@@ -187,6 +208,8 @@ class InferConfig:
     """A .safetensors file, the name of a run, or of other shipped weights (caae); without it the shipped cyclegan."""
     target_age: tuple[float, ...] = ()
     """Ages in years to render; without it every anchor age of the weights."""
+    change: tuple[str, ...] = ()
+    """How strongly parts of a photograph's faces are changed: `hair=0.5 skin=1 shape=0`, each from 0 to 2, else 1."""
     features: tuple[str, ...] = ()
     """Layers whose feature maps are rendered; `list` names those that there are."""
     sample: int = 0
@@ -227,9 +250,28 @@ class InferConfig:
             raise UserError(f"--batch_size {self.batch_size}: not usable; give at least 1")
         if self.limit < 0:
             raise UserError(f"--limit {self.limit}: not usable; give 0 or more")
+        if self.change and (self.aligned or not self.input):
+            raise UserError(f"--change {' '.join(self.change)}: for photographs alone; give --input without --aligned")
+        check_strengths(self.strengths)
         for age in self.target_age:
             if not 0 <= age <= 120:
                 raise UserError(f"--target_age {age:g}: not an age in years; give a number from 0 to 120")
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """What `change` says, by part.
+
+        Raises:
+            UserError: a word that is not of the form part=number.
+        """
+        strengths = {}
+        for word in self.change:
+            part, _, number = word.partition("=")
+            try:
+                strengths[part] = float(number)
+            except ValueError:
+                raise UserError(f"--change {word}: not a part and a number; give it as hair=0.5") from None
+        return strengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +325,8 @@ class EvaluateConfig:
     """Age estimator of our own that judges: a shipped name, a file or a run; it must not be in the trainings' loss."""
     fit_ages: Path | None = None
     """Write the weights to this file, too, with ages asked for so that --judge reads every age as it should be."""
+    frame: str = "utkface"
+    """Where the face stands in the pictures of --dataroot, as of train.py; the weights' own must be the same."""
     image_size: int = 128
     """Side in pixels at which all pictures are compared."""
     workers: int = -1
@@ -293,6 +337,8 @@ class EvaluateConfig:
     """Output folder; without it `evaluate-NNN`."""
 
     def __post_init__(self) -> None:
+        if self.frame not in FRAME_NAMES:
+            frame_numbers(self.frame)
         _require("limit", self.limit, self.limit >= 0, "give 0 or more")
         youngest, oldest = self.sources
         _require("sources", self.sources, 0 <= youngest <= oldest, "give the youngest and the oldest age")
@@ -571,8 +617,11 @@ class AgeEstimatorConfig:
     """How strongly faces are turned, shifted, scaled, blurred and recoloured while it learns; 0 only mirrors them."""
     mixup: float = 0.0
     """Two faces at a time are blended, by shares from Beta(mixup, mixup) (Zhang et al., ICLR 2018); 0 blends none."""
+    window: tuple[float, ...] = ()
+    """Part of the pictures that it looks at: left, top and side, as shares of theirs; without it all."""
 
     def __post_init__(self) -> None:
+        _require_window(self.window)
         _require("disturb", self.disturb, 0 <= self.disturb <= 1, "give a number from 0 to 1")
         _require("mixup", self.mixup, self.mixup >= 0, "give 0 or more")
         fits = self.backbone == "resnet" or self.input_size % 32 == 0
@@ -597,8 +646,11 @@ class FaceEmbedderConfig:
     """How much farther, in squared distance, other persons shall be than the same one."""
     lambda_triplet: float = 1.0
     """Weight of the triplet term."""
+    window: tuple[float, ...] = ()
+    """Part of the pictures that it looks at: left, top and side, as shares of theirs; without it all."""
 
     def __post_init__(self) -> None:
+        _require_window(self.window)
         _require("width", self.width, self.width > 0, "give at least 1")
         _require("depth", self.depth, bool(self.depth) and min(self.depth) > 0, "give at least 1 for each stage")
         _require("input_size", self.input_size, self.input_size >= 16, "give at least 16")

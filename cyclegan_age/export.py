@@ -71,6 +71,7 @@ def graph(ager: Ager) -> bytes:
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)  # it has the source's paths on this machine
     facts = {
+        "frame": str(ager.frame),
         "anchors": code.anchors,
         "age_vector": code.form,
         "ends": code.ends,

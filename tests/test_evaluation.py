@@ -29,6 +29,7 @@ from cyclegan_age.evaluation import fit, measures, plots, records, run, scores, 
 from cyclegan_age.evaluation import judges as judges_module
 from cyclegan_age.evaluation.judges import Judge, load_judges
 from cyclegan_age.evaluation.measures import Calibration
+from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
@@ -143,7 +144,7 @@ def test_keeping_by_hand() -> None:
 
 
 def test_outside_is_the_corners() -> None:
-    mask = measures.outside(64)
+    mask = measures.outside(64, FRAMES["utkface"])
     assert mask[0, 0] and mask[-1, -1] and mask[0, -1] and mask[-1, 0]
     assert not mask[19, 19] and not mask[19, 43] and not mask[60, 31] and not mask[2, 31]
     assert 0.1 < mask.mean() < 0.3

@@ -56,6 +56,7 @@ def test_the_graph_gives_what_the_generator_gives(
     assert [one.name for one in session.get_inputs()] == ["picture", "age"]
     facts = session.get_modelmeta().custom_metadata_map
     assert {name: json.loads(text) for name, text in facts.items()} == {
+        "frame": "utkface",
         "anchors": [10, 20, 40],
         "age_vector": "linear",
         "ends": [],

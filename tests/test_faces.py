@@ -34,7 +34,8 @@ from cyclegan_age.models import cyclegan
 from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.photos import render_photos
 
-TEMPLATE = FRAMES["utkface"].template
+NEAR = FRAMES["utkface"]
+TEMPLATE = NEAR.template
 PROJECT = Path(__file__).resolve().parent.parent
 PORTRAIT = Image.fromarray(astronaut())
 
@@ -91,7 +92,7 @@ def two_people() -> Image.Image:
 
 def test_a_place_is_the_similarity_that_landmarks_tell() -> None:
     place = Place(30 - 20j, 100 * np.exp(0.3j))
-    fitted = Place.fit(place.to_photo(TEMPLATE))
+    fitted = Place.fit(place.to_photo(TEMPLATE), NEAR)
     assert fitted.corner == pytest.approx(place.corner)
     assert fitted.edge == pytest.approx(place.edge)
     assert fitted.side == pytest.approx(100)
@@ -135,7 +136,7 @@ def test_the_portrait_is_found_where_it_is() -> None:
     assert face.score > 0.9
     eyes = face.landmarks[:2]
     np.testing.assert_allclose(eyes, [(203, 103), (247, 108)], atol=4)  # as one sees them in the picture
-    assert face.place.side == pytest.approx(106, abs=8)
+    assert face.place(NEAR).side == pytest.approx(106, abs=8)
 
 
 @pytest.mark.parametrize(("scale", "degrees"), [(0.45, 0), (1, 25), (1, -25), (4, 0)])
@@ -147,8 +148,8 @@ def test_the_place_goes_with_the_face(scale: float, degrees: float) -> None:
     centre = size / 2 * (1 + 1j)
     turn = np.exp(-1j * np.radians(degrees))
     corners = np.array([0, 1, 1j, 1 + 1j])
-    wanted = centre + turn * ((face.place.corner + face.place.edge * corners) * scale - centre)
-    assert abs(found.place.corner + found.place.edge * corners - wanted).max() < 0.07 * found.place.side
+    wanted = centre + turn * ((face.place(NEAR).corner + face.place(NEAR).edge * corners) * scale - centre)
+    assert abs(found.place(NEAR).corner + found.place(NEAR).edge * corners - wanted).max() < 0.07 * found.size
 
 
 def test_pictures_without_a_face_have_none() -> None:
@@ -160,7 +161,7 @@ def test_pictures_without_a_face_have_none() -> None:
 
 def test_faces_are_counted_from_left_to_right() -> None:
     left, right = detector().find(np.asarray(two_people()))
-    assert left.place.corner.real < 200 < 340 < right.place.corner.real
+    assert left.place(NEAR).corner.real < 200 < 340 < right.place(NEAR).corner.real
     assert chosen([left, right], "all") == [left, right]
     assert chosen([right, left], "largest") == [left]
     assert chosen([left, right], "2") == [right]
@@ -239,7 +240,7 @@ def test_a_photograph_is_aged_and_stays_as_it_was_elsewhere(ager: Ager) -> None:
     before = np.asarray(image).copy()
     out = ager.age_photo(image, 40)
     assert (out.size, out.mode, out.info) == (image.size, "RGB", image.info)
-    places = [face.place for face in detector().find(before)]
+    places = [face.place(NEAR) for face in detector().find(before)]
     r = np.minimum(*(radii(place, before.shape) for place in places))
     after = np.asarray(out)
     assert np.array_equal(after[r > 1.0001], before[r > 1.0001])
@@ -496,8 +497,8 @@ def test_tracks_bridge_gaps_end_at_cuts_and_leave_out_flashes() -> None:
     tracks = follow(found, {25}, 24)
     assert [(t.first, len(t.landmarks)) for t in tracks] == [(0, 25), (0, 25), (25, 15), (25, 15)]
     assert all((t.strength == 1).all() for t in tracks)  # cuts end them at full strength
-    assert tracks[0].place(10) is not None
-    assert tracks[0].place(25) is None
+    assert tracks[0].place(10, NEAR) is not None
+    assert tracks[0].place(25, NEAR) is None
     assert tracks[0].landmarks[:, :, 0].mean() < tracks[1].landmarks[:, :, 0].mean()
     (late,) = follow([[]] * 10 + [[face_at(9, 9)]] * 20 + [[]] * 20, set(), 30)
     assert late.first == 10
@@ -608,7 +609,7 @@ def test_a_folder_of_photographs_and_videos(
     }  # fmt: skip
     before = np.asarray(two_people())
     after = np.asarray(Image.open(out / "sub" / "two_age40.png"))
-    r = np.minimum(*(radii(face.place, before.shape) for face in detector().find(before)))
+    r = np.minimum(*(radii(face.place(NEAR), before.shape) for face in detector().find(before)))
     assert np.array_equal(after[r > 1.0001], before[r > 1.0001])
     assert (after[r < 0.7] != before[r < 0.7]).any()
     assert sound_of(out / "clip_age40.mp4") == sound_of(clip)
@@ -692,7 +693,7 @@ def test_real_crops_are_found_again_in_a_photograph(faces: Path) -> None:
         photo = np.array(Image.fromarray(coffee()).resize((600, 400)))
         photo[100:260, 200:360] = tile
         (face,) = detector().find(photo)
-        corners = face.place.to_photo(np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]))
+        corners = face.place(NEAR).to_photo(np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]))
         assert abs(corners - [(200, 100), (360, 100), (200, 260), (360, 260)]).mean() < 16, (i, file.name)
 
 

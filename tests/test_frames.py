@@ -55,7 +55,7 @@ def test_a_similarity_is_found_again() -> None:
 
 def test_the_same_landmarks_have_a_place_in_each_frame() -> None:
     landmarks = np.array([100.0, 50.0]) + 400 * FRAMES["ffhq"].template
-    head, face = Place.fit(landmarks, FRAMES["ffhq"]), Place.fit(landmarks)
+    head, face = Place.fit(landmarks, FRAMES["ffhq"]), Place.fit(landmarks, FRAMES["utkface"])
     assert (head.corner, head.edge) == (pytest.approx(100 + 50j), pytest.approx(400))
     left, top, side = window(FRAMES["utkface"], FRAMES["ffhq"])
     assert face.side == pytest.approx(400 * side)

@@ -17,6 +17,7 @@ from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserEr
 from cyclegan_age.data.folders import Known
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import CENTRE, Change, blend
+from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.games import FRAME, aging, estimated_age, kids, morph, play, samples
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
@@ -25,6 +26,7 @@ from cyclegan_age.runs import save_snapshot
 
 CODE = AgeCode((10, 20, 30))
 SIZE = 8
+NEAR = FRAMES["utkface"]
 
 
 class Paint(nn.Module):
@@ -94,7 +96,7 @@ def test_the_own_group_is_framed_and_so_is_the_face(ager: Ager) -> None:
 
 
 def test_an_age_that_is_not_known_is_estimated(ager: Ager, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(games, "estimated_age", lambda image: 29.0)
+    monkeypatch.setattr(games, "estimated_age", lambda image, frame: 29.0)
     made = aging(ager, face(40, 80, 120), Known())
     assert made.notes == ["about 29 years old, as estimated"]
     orange = (made.sheet == np.array(FRAME)).all(axis=2)
@@ -102,10 +104,13 @@ def test_an_age_that_is_not_known_is_estimated(ager: Ager, monkeypatch: pytest.M
 
 
 def test_the_shipped_estimator_gives_years() -> None:
-    assert 0 <= estimated_age(face(100, 90, 80, size=50)) <= 100
+    assert 0 <= estimated_age(face(100, 90, 80, size=50), NEAR) <= 100
     portrait = demo_portrait()
-    assert estimated_age(portrait) == pytest.approx(estimated_age(ImageOps.mirror(portrait)))
-    assert 20 < estimated_age(portrait) < 40
+    assert estimated_age(portrait, NEAR) == pytest.approx(estimated_age(ImageOps.mirror(portrait), NEAR))
+    assert 20 < estimated_age(portrait, NEAR) < 40
+    # In a crop of the whole head it looks at the same face.
+    head = demo_portrait(FRAMES["ffhq"])
+    assert estimated_age(head, FRAMES["ffhq"]) == pytest.approx(estimated_age(portrait, NEAR), abs=3)
 
 
 def test_a_morph_is_linear_in_latent_vector_age_and_sex(ager: Ager) -> None:

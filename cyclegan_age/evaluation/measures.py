@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cyclegan_age.config import needs
+from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.images import Picture
 
 with needs("scikit-image"):
@@ -204,9 +205,11 @@ def l1(a: Picture, b: Picture, where: NDArray[np.bool_] | None = None) -> float:
     return float(difference.mean() if where is None else difference[where].mean())
 
 
-def outside(size: int) -> NDArray[np.bool_]:
+def outside(size: int, frame: Frame) -> NDArray[np.bool_]:
     """The mask (size, size) of what is not face in an aligned crop: beyond an ellipse from brow to chin, ear to ear."""
-    x, y = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size)
+    left, top, side = window(FRAMES["utkface"], frame)
+    at = (np.arange(size) + 0.5) / size
+    x, y = np.meshgrid((at - left) / side, (at - top) / side)
     mask: NDArray[np.bool_] = ((x - 0.49) / 0.47) ** 2 + ((y - 0.5) / 0.55) ** 2 > 1
     return mask
 

@@ -28,13 +28,16 @@ from safetensors.numpy import save
 from tqdm import tqdm
 
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.config import EvaluateConfig, TrainConfig, UserError
 from cyclegan_age.data.cache import PictureCache, cache_folder
 from cyclegan_age.data.folders import Known, known_by_name, scan
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.judges import Judge
-from cyclegan_age.images import Picture
+from cyclegan_age.faces.frames import Frame
+from cyclegan_age.images import Picture, to_float
 from cyclegan_age.inference import Ager
+from cyclegan_age.models import load_parser
+from cyclegan_age.networks.parsers import PARTS
 from cyclegan_age.runs import write_atomically
 
 REACH_YEARS = 5.0  # how far a real face of a target's group is from it
@@ -145,6 +148,7 @@ class Plan:
     slider: tuple[int, ...]  # every fifth year, and the targets
     judges: Judges
     folder: Path  # of the cache
+    frame: str = "utkface"  # of the pictures
 
     @classmethod
     def of(cls, config: EvaluateConfig, judges: Judges) -> "Plan":
@@ -153,7 +157,13 @@ class Plan:
         folder = cache_folder(config.dataroot, "evaluation")
         faces = Faces.find(config)
         return cls(
-            faces=faces, size=config.image_size, targets=targets, slider=tuple(slider), judges=judges, folder=folder
+            faces=faces,
+            size=config.image_size,
+            targets=targets,
+            slider=tuple(slider),
+            judges=judges,
+            folder=folder,
+            frame=config.frame,
         )
 
 
@@ -167,6 +177,7 @@ class Studio:
         self._row = REAL
         self._ager: Ager | None = None
         self._means: dict[float, NDArray[np.float64]] = {}
+        self._parser = load_parser("face_parser", TrainConfig()) if plan.frame == "ffhq" else None
 
     def use(self, row: Row) -> None:
         """Take a row's weights up."""
@@ -242,7 +253,7 @@ class Studio:
         own, ends = [known.age_years], (0, len(decades) - 1)
         same = self.render(picture, own, known)[0]
         back = [self.render(decades[k], own, Known(self.plan.targets[k], known.sex))[0] for k in ends]
-        mask, sharp = measures.outside(self.plan.size), measures.sharpness(picture)
+        mask, sharp = self._outside(picture), measures.sharpness(picture)
         values = [
             *(measures.ssim(picture, same), measures.l1(picture, same)),
             float(np.mean([measures.ssim(picture, one) for one in back])),
@@ -252,10 +263,21 @@ class Studio:
         ]
         return np.array(values, np.float32)
 
+    def _outside(self, picture: Picture) -> NDArray[np.bool_]:
+        """The mask (S, S) of what shall stay as it is: what is not head in FFHQ's frame, in others what is not face."""
+        if self._parser is None:
+            return measures.outside(self.plan.size, Frame.of(self.plan.frame))
+        with torch.inference_mode():
+            shares = self._parser.shares(to_float(picture[None]), self.plan.size)[0]
+        away: NDArray[np.bool_] = (shares[PARTS.index("background")] + shares[PARTS.index("other")] > 0.9).numpy()
+        return away
+
     def _file(self, row: Row, picture: Picture, i: int) -> Path:
         ages = (self.plan.slider, self.plan.targets, float(self.plan.faces.age_years[i]))
         mark = hashlib.sha256(repr((_FORMAT, row.key, self.plan.size, *(ages if row != REAL else ()))).encode())
         mark.update(picture.tobytes())
+        if self.plan.frame != "utkface":
+            mark.update(self.plan.frame.encode())
         if row == BLEND:  # depends on all faces
             mark.update(repr([path.name for path in self.plan.faces.paths]).encode())
         return self.plan.folder / f"{mark.hexdigest()[:32]}.safetensors"

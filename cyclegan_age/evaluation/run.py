@@ -19,6 +19,7 @@ from cyclegan_age.evaluation.parsing import evaluate_parsers
 from cyclegan_age.evaluation.records import BLEND, Judges, Row
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import FEWEST, Goal, Values, ages_read, as_csv, as_text, by_label
+from cyclegan_age.faces.frames import Frame
 from cyclegan_age.gallery import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
@@ -53,6 +54,7 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
     rows = [row_of(name, path) for name, path in weights.items()]
     for row in rows:  # mistakes are told before the work
         ager = Ager.load(row.weights)
+        _check_frame(ager, row, config)
         try:
             ager.age(Image.new("RGB", (ager.image_size, ager.image_size)), config.target_age[0])
         except UserError as e:
@@ -88,6 +90,14 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
     say((folder / "table.txt").read_text(encoding="utf-8"))
     say(f"{time.perf_counter() - begun:.0f} s; page: {page}")
     return folder
+
+
+def _check_frame(ager: Ager, row: Row, config: EvaluateConfig) -> None:
+    if ager.frame != Frame.of(config.frame):
+        raise UserError(
+            f"--weights {row.weights}: made for faces in the frame {ager.frame}, not in that of --dataroot; "
+            f"give it pictures of --frame {ager.frame}, or other weights than these to --frame {config.frame}"
+        )
 
 
 def _weights(config: EvaluateConfig) -> dict[str, Path]:
@@ -217,7 +227,9 @@ def watch(
             known = {line["snapshot"] for line in lines}
             new = [p for p in sorted((run / "snapshots").glob("*.safetensors")) if p.name not in known]
             for path in new:
-                values = scores.add(row_of(f"{config.watch} {path.stem}", path))
+                row = row_of(f"{config.watch} {path.stem}", path)
+                _check_frame(Ager.load(path), row, config)
+                values = scores.add(row)
                 told = {k: round(v, 6) for k, v in values.items() if not math.isnan(v)}
                 lines.append({"snapshot": path.name, "mark": mark, **told})
                 write_atomically(log, "".join(json.dumps(line) + "\n" for line in [*others, *lines]).encode())

@@ -45,7 +45,7 @@ class Scores:
         Raises:
             UserError: no such data, no usable face, or no such `--judge`.
         """
-        plan = Plan.of(config, judges or partial(load_judges, config.judge, config.results_dir))
+        plan = Plan.of(config, judges or partial(load_judges, config.judge, config.results_dir, config.frame))
         for reason, count in plan.faces.left_out.items():
             say(f"{config.dataroot}: {count} pictures left out: {reason}")
         bench = Bench(plan, (os.cpu_count() or 1) if config.workers < 0 else config.workers)

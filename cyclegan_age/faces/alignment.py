@@ -1,30 +1,35 @@
-"""Where the training's square lies in a photograph, and the square cut out of it."""
+"""Where an aligned crop lies in a photograph, and the crop cut out of it."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cyclegan_age.config import needs
-from cyclegan_age.faces.frames import FRAMES, Frame, Points, similarity
+from cyclegan_age.faces.frames import Frame, Points, similarity, window
 from cyclegan_age.images import Picture
 
 
 @dataclass(frozen=True)
 class Place:
-    """The training's square in a photograph: turned, scaled and shifted, not skewed or mirrored.
+    """The square of an aligned crop in a photograph: turned, scaled and shifted, not skewed or mirrored.
 
     A point (u, v) of the square, 0 to 1 to the right and down, lies at `corner` + `edge` (u + iv), x + iy in pixels.
     """
 
     corner: complex  # the square's upper left corner
     edge: complex  # from there to the upper right one
+    mirrored: bool = False  # whether a crop shows the photograph mirrored beyond its edges
 
     @classmethod
-    def fit(cls, landmarks: Points, frame: Frame = FRAMES["utkface"]) -> "Place":
+    def fit(cls, landmarks: Points, frame: Frame) -> "Place":
         """The place whose frame's points come closest to landmarks (5, 2) in the least squares."""
-        return cls(*similarity(frame.template, landmarks))
+        return cls(*similarity(frame.template, landmarks), frame.mirrored)
+
+    def widened(self, margin: float) -> "Place":
+        """The place of a crop that shows more on all sides, by so many shares of this one's side."""
+        return replace(self, corner=self.corner - self.edge * margin * (1 + 1j), edge=self.edge * (1 + 2 * margin))
 
     @property
     def side(self) -> float:
@@ -63,8 +68,9 @@ def opencv() -> Any:
 def crop(photo: Picture, place: Place, size: int) -> Picture:
     """The square of a photograph uint8 (H, W, 3) in `size` pixels a side: uint8 (size, size, 3).
 
-    Beyond the photograph its edge is repeated. It is sampled at twice the size, from a photograph that was reduced to
-    about as much, and averaged: free of aliases, and as sharp as a picture scaled down.
+    Beyond the photograph its edge is repeated, or it is mirrored there if the place is to be so. The square is sampled
+    at twice the size, from a photograph that was reduced to about as much, and averaged: free of aliases, and as sharp
+    as a picture scaled down.
     """
     cv2 = opencv()
     left, top, right, bottom = place.bounds(photo.shape, margin=0.05)
@@ -83,6 +89,19 @@ def crop(photo: Picture, place: Place, size: int) -> Picture:
         ]
     )
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    large = cv2.warpAffine(part, matrix, (2 * size, 2 * size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    beyond = cv2.BORDER_REFLECT if place.mirrored else cv2.BORDER_REPLICATE
+    large = cv2.warpAffine(part, matrix, (2 * size, 2 * size), flags=flags, borderMode=beyond)
     square: Picture = cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA)
     return square
+
+
+def reframed(square: Picture, source: Frame, target: Frame, size: int = 0) -> Picture:
+    """An aligned crop uint8 (S, S, 3) in one frame -> (size, size, 3) in another; by default S times their scale.
+
+    What the first one does not show is its edge repeated, or it mirrored, as the second one has it.
+    """
+    if source == target and size in (0, len(square)):
+        return square
+    left, top, side = window(target, source)
+    place = Place(len(square) * complex(left, top), complex(len(square) * side), target.mirrored)
+    return crop(square, place, size or max(1, round(place.side)))

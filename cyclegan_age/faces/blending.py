@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_age.faces.alignment import Place, opencv
+from cyclegan_age.faces.frames import FRAMES, Frame, window
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-# The face's ellipse in the training's square: as large as fits in, around the middle of the faces that the detector
-# sees there. Nothing outside it is changed.
+# The face's ellipse in a crop of UTKFace's frame: as large as fits in, around the middle of the faces that the detector
+# sees there. Without a mask nothing outside it is changed.
 CENTRE = (0.49, 0.495)
 SEMI_AXES = (0.48, 0.49)
 _FULL = 0.8  # share of the way to the ellipse up to which the change is whole; from there it fades to nothing
@@ -32,12 +33,22 @@ class Change:
     shift: Floats | None = None  # (h, w, 2) to the right and down, as shares of the square's side
     replaces: bool = False
     share: float = 1.0  # how much of a change that replaces is let through
+    mask: Floats | None = None  # (M, M), 0 to 1 and 0 at its border: how much of it is done, instead of the ellipse
+    margin: float = (
+        0.0  # by how many shares of the square's side the mask goes on beyond it, as its border's change does
+    )
 
 
 def distance(u: Floats, v: Floats) -> Floats:
     """How far points of the square are from the middle of the face; 1 on its ellipse."""
     r: Floats = np.hypot((u - CENTRE[0]) / SEMI_AXES[0], (v - CENTRE[1]) / SEMI_AXES[1])
     return r
+
+
+def face_distance(u: Floats, v: Floats, frame: Frame) -> Floats:
+    """As `distance`, for points of a crop in any frame."""
+    left, top, side = map(np.float32, window(FRAMES["utkface"], frame))
+    return distance((u - left) / side, (v - top) / side)
 
 
 def weight(r: Floats) -> Floats:
@@ -47,28 +58,30 @@ def weight(r: Floats) -> Floats:
     return w
 
 
-def blend(photo: Pixels, changes: Sequence[tuple[Place, Change]], *, whole: bool = False) -> Pixels:
+def blend(
+    photo: Pixels, changes: Sequence[tuple[Place, Change]], *, others: Sequence[Place] = (), whole: bool = False
+) -> Pixels:
     """Change faces of a photograph.
 
     Args:
         photo: uint8 or uint16 (H, W, 3), or (H, W, 1), which takes the mean of a change's colours.
         changes: where the faces are and what is done to each. Between faces whose ellipses overlap the changes give way
             to each other.
-        whole: change all of the squares, not the faces' ellipses alone.
+        others: where faces are that are not changed.
+        whole: change all of the squares, not the masks or ellipses alone.
 
     Returns:
-        A new array of the same kind; pixels outside the ellipses, or squares, are the same.
+        A new array of the same kind; pixels outside the masks, ellipses or squares are the same.
     """
     out = photo.copy()
     for i, (place, change) in enumerate(changes):
-        others = [other for j, (other, _) in enumerate(changes) if j != i]
-        _apply(out, place, change, others, whole)
+        _apply(out, place, change, [*(other for j, (other, _) in enumerate(changes) if j != i), *others], whole)
     return out
 
 
 def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], whole: bool) -> None:
     cv2 = opencv()
-    margin = 0.0 if change.shift is None else 0.1
+    margin = max(0.0 if change.shift is None else 0.1, change.margin)
     left, top, right, bottom = place.bounds(out.shape, margin)
     if left >= right or top >= bottom:
         return
@@ -86,7 +99,9 @@ def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], w
         y = np.arange(first, min(first + _ROWS, bottom - top), dtype=np.float32)[:, None]
         u, v = _in_square(place, x + (left + 0.5), y + (top + 0.5))
         r = distance(u, v)
-        w = np.ones_like(r) if whole else weight(r)
+        w = weight(r) if change.mask is None else _masked(change.mask, change.margin, u, v)
+        if whole:
+            w = np.ones_like(r)
         for other in others:
             rival = distance(*_in_square(other, x + (left + 0.5), y + (top + 0.5)))
             w *= (0.5 + (rival - r) / _RIVAL).clip(0, 1)
@@ -114,6 +129,14 @@ def _sampled(field: Floats, u: Floats, v: Floats) -> Floats:
     height, width = field.shape[:2]
     flat = cv2.remap(field, u * width - 0.5, v * height - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     values: Floats = flat.reshape(*u.shape, -1)
+    return values
+
+
+def _masked(mask: Floats, margin: float, u: Floats, v: Floats) -> Floats:
+    """Values of a mask (M, M) over the square, widened, at its points; 0 from a pixel beyond those above 0 on."""
+    cv2 = opencv()
+    across, down = ((at + np.float32(margin)) * np.float32(len(mask) / (1 + 2 * margin)) - 0.5 for at in (u, v))
+    values: Floats = cv2.remap(mask, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return values
 
 

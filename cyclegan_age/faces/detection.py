@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_age.config import UserError
-from cyclegan_age.faces.alignment import Place, Points, crop
+from cyclegan_age.faces.alignment import Place, crop
+from cyclegan_age.faces.frames import FRAMES, Frame, Points
 from cyclegan_age.images import Picture
 
 LONG_SIDES = (320, 1280, 2560)  # pixels of the copies searched; the detector sees faces of about 30 to 300 px
-_SUSPECTED = 0.6  # score from which a face is looked at again, in the training's frame
+_SUSPECTED = 0.6  # score from which a face is looked at again, upright and from near
 _SURE = 0.8  # score from which it then counts
 _LEAST = 16  # pixels: pictures whose shorter side is below that are not searched
-_LOOK = 200  # side in pixels of that second look, and of most of the pictures that the template of utkface comes from
+_LOOK = 200  # side in pixels of that second look
+_NEAR = FRAMES["utkface"]  # what it shows, whatever the weights' frame is
 
 
 class NoFace(UserError):
@@ -57,7 +59,7 @@ def yunet(flag: str = "", least_score: float = _SUSPECTED) -> Any:
     return cv2.FaceDetectorYN.create(str(file), "", (320, 320), least_score)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
     """A face in a photograph; x to the right and y down in pixels, (0, 0) being the corner of the first one."""
 
@@ -65,10 +67,14 @@ class Face:
     box: tuple[float, float, float, float]  # left, top, right, bottom
     score: float  # 0 to 1
 
+    def place(self, frame: Frame) -> Place:
+        """Where an aligned crop of this frame lies in the photograph."""
+        return Place.fit(self.landmarks, frame)
+
     @property
-    def place(self) -> Place:
-        """Where the training's square lies in the photograph."""
-        return Place.fit(self.landmarks)
+    def size(self) -> float:
+        """Pixels of the photograph from ear to ear, about."""
+        return self.place(_NEAR).side
 
 
 class Detector:
@@ -83,8 +89,8 @@ class Detector:
     def find(self, photo: Picture, long_sides: Sequence[int] = LONG_SIDES) -> list[Face]:
         """Faces of a photograph, from left to right.
 
-        The photograph is searched in several sizes, and what may be a face is looked at once more in the training's
-        frame: that sorts out other things, and gives landmarks that do not depend on size and turn.
+        The photograph is searched in several sizes, and what may be a face is looked at once more, upright
+        and from near: that sorts out other things, and gives landmarks that do not depend on size and turn.
 
         Args:
             photo: uint8 (H, W, 3), upright; a face may lean by up to about 45 degrees.
@@ -123,7 +129,7 @@ class Detector:
 
     def _again(self, photo: Picture, face: Face) -> Face | None:
         """The same face as the second look sees it; None where it sees none."""
-        place = face.place
+        place = face.place(_NEAR)
         if not place.touches(photo.shape):
             return None
         look = crop(photo, place, _LOOK)
@@ -154,7 +160,7 @@ def chosen(faces: Sequence[Face], which: str) -> list[Face]:
     if which == "all":
         return list(faces)
     if which == "largest":
-        return [max(faces, key=lambda face: face.place.side)]
+        return [max(faces, key=lambda face: face.size)]
     if int(which) > len(faces):
         count = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
         raise NoFace(f"no face {which}; {count} found, counted from left to right")

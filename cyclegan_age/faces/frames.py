@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan_age.config import FRAME_NAMES, frame_numbers
+from cyclegan_age.config import frame_numbers
 
 Points = NDArray[np.float64]
 
@@ -17,9 +17,16 @@ class Frame:
     Attributes:
         points: eye on the picture's left, then on its right, tip of the nose, corner of the mouth on the left, then on
             the right; each (x, y) to the right and down, as shares of the crop's side.
+        mirrored: whether crops show the photograph mirrored beyond its edges; otherwise the edges are repeated there.
     """
 
     points: tuple[tuple[float, float], ...]
+    mirrored: bool = False
+
+    def __str__(self) -> str:
+        """As `of` takes it."""
+        names = [name for name, frame in FRAMES.items() if frame == self]
+        return names[0] if names else ",".join(f"{value:g}" for point in self.points for value in point)
 
     @property
     def template(self) -> Points:
@@ -46,16 +53,12 @@ class Frame:
 # ffhq: 450 heads of all ages at 256 px, aligned so that eyes are at (0.377, 0.466) and (0.623, 0.466) and corners of
 # the mouth at (0.395, 0.731) and (0.605, 0.731), as in FFHQ (Karras et al., CVPR 2019). Their standard deviation is
 # 0.012 to 0.020.
-FRAMES = dict(
-    zip(
-        FRAME_NAMES,
-        (
-            Frame(((0.2953, 0.2955), (0.6842, 0.2998), (0.4773, 0.5061), (0.3198, 0.6878), (0.6451, 0.6952))),
-            Frame(((0.3708, 0.4700), (0.6227, 0.4700), (0.4889, 0.6058), (0.3916, 0.7241), (0.5998, 0.7261))),
-        ),
-        strict=True,
-    )
-)
+FRAMES: dict[str, Frame] = {
+    "utkface": Frame(((0.2953, 0.2955), (0.6842, 0.2998), (0.4773, 0.5061), (0.3198, 0.6878), (0.6451, 0.6952))),
+    "ffhq": Frame(
+        ((0.3708, 0.4700), (0.6227, 0.4700), (0.4889, 0.6058), (0.3916, 0.7241), (0.5998, 0.7261)), mirrored=True
+    ),
+}
 
 
 def similarity(source: Points, target: Points) -> tuple[complex, complex]:

@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan_age.faces.alignment import Place, Points
+from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.detection import Face, NoFace
+from cyclegan_age.faces.frames import FRAMES, Frame, Points
 
+_NEAR = FRAMES["utkface"]  # whose square is the measure of size and distance, whatever the weights' frame is
 _SMOOTH_S = 0.08  # seconds: standard deviation of the Gaussian that landmarks are smoothed with
 _GAP_S = 0.4  # longest time that a face may be lost and is taken to go on
 _LEAST_S = 0.2  # a face seen for less than that is none
 _FADE_S = 0.15  # time in which the change grows where a face appears in mid-scene, and ebbs where it goes
 
 
-@dataclass
+@dataclass(eq=False)
 class Track:
     """One face over successive frames."""
 
@@ -23,10 +25,10 @@ class Track:
     landmarks: NDArray[np.float64]  # (T, 5, 2), smoothed
     strength: NDArray[np.float64]  # (T,), 0 to 1: how much of the change is done
 
-    def place(self, frame: int) -> Place | None:
-        """Where the training's square lies in a frame; None where the face is not in it."""
-        i = frame - self.first
-        return Place.fit(self.landmarks[i]) if 0 <= i < len(self.landmarks) else None
+    def place(self, number: int, frame: Frame) -> Place | None:
+        """Where an aligned crop of this frame lies in a picture of the video; None where the face is not in it."""
+        i = number - self.first
+        return Place.fit(self.landmarks[i], frame) if 0 <= i < len(self.landmarks) else None
 
 
 @dataclass
@@ -38,7 +40,7 @@ class _Open:
 
     def distance(self, landmarks: Points) -> float:
         """How far landmarks are from the last ones, in sides of the square; infinite where the size does not fit."""
-        last, new = Place.fit(self.seen[-1]), Place.fit(landmarks)
+        last, new = Place.fit(self.seen[-1], _NEAR), Place.fit(landmarks, _NEAR)
         if not 0.6 < new.side / last.side < 1.6:
             return float("inf")
         return float(np.linalg.norm(landmarks.mean(axis=0) - self.seen[-1].mean(axis=0))) / last.side
@@ -91,7 +93,7 @@ def chosen_tracks(tracks: Sequence[Track], which: str) -> list[Track]:
     if which == "all":
         return list(tracks)
     if which == "largest":
-        return [max(tracks, key=lambda t: sum(Place.fit(points).side ** 2 for points in t.landmarks))]
+        return [max(tracks, key=lambda t: sum(Place.fit(points, _NEAR).side ** 2 for points in t.landmarks))]
     if int(which) > len(tracks):
         raise NoFace(f"no face {which}; {len(tracks)} found, counted as they appear and from left to right")
     return [tracks[int(which) - 1]]

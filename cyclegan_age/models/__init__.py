@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from cyclegan_age.data.folders import NO_GROUP, FaceFolder, known_by_name, scan,
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
 from cyclegan_age.data.masks import MaskFolder, read_masks, scan_masks
 from cyclegan_age.data.teacher import embeddings
+from cyclegan_age.faces.frames import Frame, window
 from cyclegan_age.images import to_float
 from cyclegan_age.models import (
     age_cgan,
@@ -64,6 +65,8 @@ _EAST_ASIAN = 2  # as UTKFace codes it, where Indian is apart
 
 logger = logging.getLogger("cyclegan_age")
 
+Net = TypeVar("Net", AgeEstimatorConfig, FaceEmbedderConfig)
+
 
 @dataclass(frozen=True)
 class System:
@@ -79,27 +82,52 @@ def _trained(weights: str, config: TrainConfig) -> Snapshot:
     return load_snapshot(path if path.is_file() else find_weights(weights, config.results_dir))
 
 
-def load_estimator(weights: str, config: TrainConfig) -> AgeEstimator:
-    """A trained age estimator by file, run name or the name of a shipped one."""
-    return trained_estimator(weights, config)[0]
+def _of_frame(net: Net, own: str, frame: str, flag: str) -> Net:
+    """The configuration of a network of faces in its own frame that is shown pictures of another one.
+
+    Raises:
+        UserError: these do not show all that it looks at.
+    """
+    if not frame or frame == own:
+        return net
+    left, top, side = window(Frame.of(own), Frame.of(frame))
+    if net.window:
+        left, top, side = left + side * net.window[0], top + side * net.window[1], side * net.window[2]
+    try:
+        return replace(net, window=(left, top, side))
+    except UserError:
+        remedy = f"give weights trained with --frame {frame}"
+        raise UserError(f"{flag}: looks at more ({own}) than the frame {frame} shows; {remedy}") from None
 
 
-def trained_estimator(weights: str, config: TrainConfig) -> tuple[AgeEstimator, AgeEstimatorConfig]:
+def load_estimator(weights: str, config: TrainConfig, frame: str = "") -> AgeEstimator:
+    """A trained age estimator by file, run name or the name of a shipped one.
+
+    Args:
+        weights: which.
+        config: its `results_dir` is where runs are.
+        frame: of the pictures that it is shown, by default its own; of larger ones it looks at its part.
+    """
+    return trained_estimator(weights, config, frame)[0]
+
+
+def trained_estimator(weights: str, config: TrainConfig, frame: str = "") -> tuple[AgeEstimator, AgeEstimatorConfig]:
     """As `load_estimator`, and the network's configuration."""
     snapshot = _trained(weights, config)
     if not isinstance(snapshot.net, AgeEstimatorConfig):
         raise UserError(f"--estimators {weights}: weights of a {snapshot.train.model}; give those of an age_estimator")
-    network = build_estimator(snapshot.net)
+    net = _of_frame(snapshot.net, snapshot.train.frame, frame, f"--estimators {weights}")
+    network = build_estimator(net)
     network.load_state_dict(snapshot.network("estimator"))
-    return network, snapshot.net
+    return network, net
 
 
-def load_embedder(weights: str, config: TrainConfig) -> FaceEmbedder:
-    """A trained face embedder by file, run name or the name of a shipped one, in eval mode."""
-    return _embedder(weights, config)[0]
+def load_embedder(weights: str, config: TrainConfig, frame: str = "") -> FaceEmbedder:
+    """A trained face embedder in eval mode; arguments as of `load_estimator`."""
+    return _embedder(weights, config, frame)[0]
 
 
-def _embedder(weights: str, config: TrainConfig) -> tuple[FaceEmbedder, FaceEmbedderConfig]:
+def _embedder(weights: str, config: TrainConfig, frame: str = "") -> tuple[FaceEmbedder, FaceEmbedderConfig]:
     try:
         snapshot = _trained(weights, config)
     except UserError as e:
@@ -107,9 +135,10 @@ def _embedder(weights: str, config: TrainConfig) -> tuple[FaceEmbedder, FaceEmbe
         raise UserError(f"{str(e).replace('--weights', '--embedder', 1)}, or {remedy}") from None
     if not isinstance(snapshot.net, FaceEmbedderConfig):
         raise UserError(f"--embedder {weights}: weights of a {snapshot.train.model}; give those of a face_embedder")
-    network = build_embedder(snapshot.net)
+    net = _of_frame(snapshot.net, snapshot.train.frame, frame, f"--embedder {weights}")
+    network = build_embedder(net)
     network.load_state_dict(snapshot.network("embedder"))
-    return network.eval(), snapshot.net
+    return network.eval(), net
 
 
 def load_parser(weights: str, config: TrainConfig) -> FaceParser:
@@ -128,8 +157,8 @@ def load_parser(weights: str, config: TrainConfig) -> FaceParser:
 
 
 def _cyclegan(config: TrainConfig, net: CycleGANConfig) -> Model:
-    estimators = [load_estimator(w, config) for w in net.estimators] if net.lambda_age else []
-    embedder = load_embedder(net.embedder, config) if net.lambda_embedding else None
+    estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_embedding else None
     return CycleGAN(config=config, net=net, estimators=estimators, embedder=embedder)
 
 
@@ -337,13 +366,13 @@ def _parser_data(config: TrainConfig, net: FaceParserConfig) -> FaceData:
 
 
 def _pfa_gan(config: TrainConfig, net: PFAGANConfig) -> Model:
-    estimators = [load_estimator(w, config) for w in net.estimators] if net.lambda_age else []
-    embedder = load_embedder(net.embedder, config) if net.embedder else None
+    estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
+    embedder = load_embedder(net.embedder, config, config.frame) if net.embedder else None
     return PFAGAN(config=config, net=net, judges=Judges(estimators=estimators, embedder=embedder))
 
 
 def _age_cgan(config: TrainConfig, net: AgeCGANConfig) -> Model:
-    embedder, of_embedder = _embedder(net.embedder, config)
+    embedder, of_embedder = _embedder(net.embedder, config, config.frame)
     return AgeCGAN(config=config, net=net, embedder=embedder, of_embedder=of_embedder)
 
 
@@ -355,8 +384,10 @@ SYSTEMS: dict[str, System] = {
     "cyclegan_heads": System(_heads, _heads_data, cyclegan_heads.renderer),
     "age_estimator": System(lambda config, net: AgeEstimatorModel(net=net), _age_data),
     "face_embedder": System(_face_embedder, _embedder_data),
+    "pfa_gan": System(
+        _pfa_gan, _age_data, lambda s: pfa_gan.renderer(s, load_estimator("age_loss_a", s.train, s.train.frame))
+    ),
     "face_parser": System(_face_parser, _parser_data),
-    "pfa_gan": System(_pfa_gan, _age_data, lambda s: pfa_gan.renderer(s, load_estimator("age_loss_a", s.train))),
     "caae": System(lambda config, net: CAAE(config=config, net=net), _caae_data, caae.renderer),
     "gan": System(lambda config, net: GAN(config=config, net=net), _age_data, gan.renderer),
     "cgan": System(lambda config, net: CGAN(config=config, net=net), _age_data, cgan.renderer),

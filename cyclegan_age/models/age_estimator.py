@@ -16,9 +16,13 @@ from cyclegan_age.networks.estimators import AgeEstimator, LiteAgeEstimator, Res
 
 def build_estimator(net: AgeEstimatorConfig) -> AgeEstimator:
     """The network that a configuration describes."""
+    network: AgeEstimator
     if net.backbone == "resnet":
-        return ResnetAgeEstimator(width=net.width, blocks=net.depth, input_size=net.input_size)
-    return LiteAgeEstimator(version=int(net.backbone[-1]), input_size=net.input_size)
+        network = ResnetAgeEstimator(width=net.width, blocks=net.depth, input_size=net.input_size)
+    else:
+        network = LiteAgeEstimator(version=int(net.backbone[-1]), input_size=net.input_size)
+    network.window = net.window
+    return network
 
 
 class AgeEstimatorModel(Model):

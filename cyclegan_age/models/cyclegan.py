@@ -18,7 +18,8 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
-from cyclegan_age.faces.blending import distance
+from cyclegan_age.faces.blending import face_distance
+from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
 from cyclegan_age.models.age_estimator import build_estimator
@@ -99,7 +100,7 @@ class CycleGAN(Model):
             self.rates = {"discriminator": 2.0, "critics": 2.0}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
-        self.image_size = config.image_size
+        self.image_size, self.frame = config.image_size, config.frame
 
     def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
         """Mean features of `_MEAN_FACES` faces, where there is a use for them.
@@ -146,7 +147,8 @@ class CycleGAN(Model):
         terms = self._judged(x_fake, batch, meant)
         if net.lambda_outside:
             change = (x_fake - batch.x_source).abs().mean(dim=1)
-            terms["outside"] = net.lambda_outside * (change * outside(self.image_size, x_fake.device)).mean()
+            weight = outside(self.image_size, x_fake.device, self.frame)
+            terms["outside"] = net.lambda_outside * (change * weight).mean()
         if self.embedder:
             cosine = (self.embedder(x_fake) * self.embedder(batch.x_source)).sum(dim=1)
             terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
@@ -262,13 +264,13 @@ class CycleGAN(Model):
 
 
 @lru_cache(maxsize=8)
-def outside(size: int, device: torch.device) -> Tensor:
+def outside(size: int, device: torch.device, frame: str = "utkface") -> Tensor:
     """How far each pixel of a square (size, size) lies outside the face's ellipse: 0 inside, rising to 1 beyond it.
 
     Scaled to a mean of 1. It is made once for each device.
     """
     at = np.linspace(0.5 / size, 1 - 0.5 / size, size, dtype=np.float32)  # middles of pixels
-    weight = ((distance(at[None, :], at[:, None]) - 1) / 0.1).clip(0, 1)
+    weight = ((face_distance(at[None, :], at[:, None], Frame.of(frame)) - 1) / 0.1).clip(0, 1)
     return torch.from_numpy(weight / weight.mean()).to(device)
 
 

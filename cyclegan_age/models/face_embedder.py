@@ -47,7 +47,13 @@ class HeldOut:
 
 def build_embedder(net: FaceEmbedderConfig) -> FaceEmbedder:
     """The network that a configuration describes."""
-    return FaceEmbedder(width=net.width, blocks=net.depth, input_size=net.input_size, dimensions=net.dimensions)
+    return FaceEmbedder(
+        width=net.width,
+        blocks=net.depth,
+        input_size=net.input_size,
+        dimensions=net.dimensions,
+        window=net.window,
+    )
 
 
 class FaceEmbedderModel(Model):

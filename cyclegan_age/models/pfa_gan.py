@@ -28,6 +28,7 @@ from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsga
 from cyclegan_age.models.adversary import Duel
 from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
 from cyclegan_age.models.cyclegan import disturb
+from cyclegan_age.networks.blocks import seen
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import MAX_AGE_YEARS, AgeEstimator, expected_age
@@ -80,10 +81,13 @@ class Judges(nn.Module):
         super().__init__()
         self.estimators = nn.ModuleList(estimators)
         self.trunk: nn.Module | None = None
+        self.window: Sequence[float] = ()
         if embedder is not None:
-            self.trunk, self.size = nn.Sequential(embedder.stem, embedder.stages), embedder.input_size
+            self.trunk = nn.Sequential(embedder.stem, embedder.stages)
+            self.size, self.window = embedder.input_size, embedder.window
         elif estimators:
-            self.trunk, self.size = estimators[0].first_half(), estimators[0].input_size
+            self.trunk = estimators[0].first_half()
+            self.size, self.window = estimators[0].input_size, estimators[0].window
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor, x_seen: Tensor) -> tuple[list[Tensor], Tensor | None]:
@@ -94,7 +98,7 @@ class Judges(nn.Module):
         """
         maps = None
         if self.trunk is not None:
-            maps = self.trunk(F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True))
+            maps = self.trunk(seen(x, self.window, self.size))
         return [estimator(x_seen) for estimator in self.estimators], maps
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
 from cyclegan_age.networks.blocks import InstanceNorm, doubled
-from cyclegan_age.networks.generators import bent
+from cyclegan_age.networks.generators import BendingGenerator, bent
 
 _EMBEDDING = 64  # numbers that an age vector becomes
 
@@ -80,7 +80,7 @@ class _Decode(nn.Module):
         return out
 
 
-class AdaINGenerator(nn.Module):
+class AdaINGenerator(BendingGenerator):
     """Picture and age vector -> picture: out = warp(x, flow) + 2 sigmoid(mask) tanh(residual), clipped to [-1, 1].
 
     Children in the order they run: `embed` (age vector -> embedding), `stem` (7x7), `down1`, `down2`, `middle.0` ..

@@ -1,5 +1,7 @@
 """Pieces that several networks share."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -152,3 +154,18 @@ def init_weights(network: nn.Module, std: float = 0.02) -> None:
             nn.init.normal_(module.weight, 0.0, std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def seen(x: Tensor, window: Sequence[float], size: int) -> Tensor:
+    """What a network of square pictures is shown: a part of x (N, C, S, S), resized to (N, C, size, size).
+
+    Args:
+        window: left, top and side of the part, as shares of S; empty for all of it.
+        size: the network's own.
+    """
+    if window:
+        left, top, side = (round(share * x.shape[3]) for share in window)
+        x = x[:, :, top : top + side, left : left + side]
+    if x.shape[2:] == (size, size):
+        return x
+    return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)

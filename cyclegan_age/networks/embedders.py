@@ -1,8 +1,12 @@
 """Face embedding: a face -> a point on a sphere, where pictures of one person lie close together."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cyclegan_age.networks.blocks import seen
 
 
 class _Block(nn.Module):
@@ -46,9 +50,10 @@ class FaceEmbedder(nn.Module):
         blocks: tuple[int, ...] = (1, 2, 2, 2),  # residual blocks per stage
         input_size: int = 64,  # faces are resized to this many pixels first
         dimensions: int = 128,  # numbers in an embedding
+        window: Sequence[float] = (),  # part of the pictures that it looks at; see `blocks.seen`
     ) -> None:
         super().__init__()
-        self.input_size = input_size
+        self.input_size, self.window = input_size, tuple(window)
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
         )
@@ -65,8 +70,7 @@ class FaceEmbedder(nn.Module):
         self.head = nn.Linear(channels, dimensions)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.input_size or x.shape[-2] != self.input_size:
-            x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
+        x = seen(x, self.window, self.input_size)
         h = self.stages(self.stem(x))  # (N, channels, side, side)
         h = self.norm((h * self.place).sum(dim=(2, 3)))
         return F.normalize(self.head(h).float(), dim=1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import between
+from cyclegan_age.networks.blocks import seen
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 
 MAX_AGE_YEARS = 100
@@ -47,12 +48,14 @@ class AgeEstimator(nn.Module, ABC):
 
     Attributes:
         input_size: side in pixels that faces are resized to first.
+        window: part of the pictures that it looks at, left, top and side as shares of theirs; empty for all.
         map_channels: channels of the feature maps that `judge` gives.
         dropout: on the pooled features, while training.
         head: from them to the logits.
     """
 
     input_size: int
+    window: Sequence[float] = ()
     map_channels: Sequence[int]
     dropout: nn.Module
     head: nn.Module
@@ -67,9 +70,7 @@ class AgeEstimator(nn.Module, ABC):
 
     def judge(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (N, 101), and the feature maps (N, C, h, w)."""
-        if x.shape[-1] != self.input_size or x.shape[-2] != self.input_size:
-            x = F.interpolate(x, size=(self.input_size, self.input_size), mode="bilinear", antialias=True)
-        h, maps = self.features(x)
+        h, maps = self.features(seen(x, self.window, self.input_size))
         logits: Tensor = self.head(self.dropout(h.mean(dim=(2, 3))))
         return logits, maps
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from cyclegan_age.config import DemoConfig
 from cyclegan_age.data.folders import Known
+from cyclegan_age.faces.frames import Frame
 from cyclegan_age.games import Made, estimated_age
 from cyclegan_age.inference import demo_portrait
 from cyclegan_age.web.limits import Refused, Worker
@@ -135,25 +136,26 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                 maps = gr.HTML(elem_classes="wide", elem_id="maps")
         gr.HTML(_LIMITS, elem_classes="page limits")
 
-        def faces_of(seen: Seen | None, number: int | None) -> tuple[Image.Image, float]:
+        def faces_of(seen: Seen | None, number: int | None, name: str) -> tuple[Image.Image, float]:
             if seen is None:
                 raise Refused(422, "no face is kept for this page; choose a photograph")
             index = min(max((number or 1) - 1, 0), len(seen.faces) - 1)
-            return seen.faces[index], seen.ages[index]
+            return seen.faces[index][studio.ager(name).frame], seen.ages[index]
 
         def line_of(own: float) -> str:
             return f"Estimated age of the face: about {own:.0f}."
 
         def shown(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
-            one, own = faces_of(seen, number)
+            one, own = faces_of(seen, number, name)
             made = studio.strip(one, name, Known(own))
             return [_said(line_of(own)), _pair(one, studio.at(one, at, name), at), _figures(made)]
 
         async def look(upload: str | None, crop: bool, name: str, at: float) -> list[Any]:
             def job() -> list[Any]:
-                data, ready = _given(upload, crop)
-                seen = studio.look(data, ready)
-                largest = max(range(len(seen.faces)), key=lambda i: seen.faces[i].width) + 1
+                frame = studio.ager(name).frame
+                data, ready = _given(upload, crop, frame)
+                seen = studio.look(data, ready, name)
+                largest = max(range(len(seen.faces)), key=lambda i: seen.faces[i][frame].width) + 1
                 return [seen, largest, *shown(seen, largest, at, name)]
 
             try:
@@ -186,7 +188,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
 
         @_telling(3)
         async def slide(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
-            one, own = faces_of(seen, number)
+            one, own = faces_of(seen, number, name)
             aged = await worker.run(lambda: studio.at(one, at, name))
             return [_said(line_of(own)), _pair(one, aged, at), seen]
 
@@ -194,7 +196,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def whole(
             upload: str | None, crop: bool, number: int | None, every: bool, at: float, name: str
         ) -> list[Any]:
-            data, ready = _given(upload, crop)
+            data, ready = _given(upload, crop, studio.ager(name).frame)
             which = "all" if every else str(number or 1)
             made, kind = await worker.run(lambda: studio.age(data, at, face=which, aligned=ready, model=name))
             return [
@@ -206,7 +208,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def live(seen: Seen | None, number: int | None, kind: str, name: str) -> list[Any]:
             if kind not in KINDS:
                 raise Refused(422, "no such kind of file")
-            one, _ = faces_of(seen, number)
+            one, _ = faces_of(seen, number, name)
             made = await worker.run(lambda: studio.life(one, kind, name))
             return [_said("The life is ready."), _file(made, KINDS[kind], "life", "The face from its youngest age on")]
 
@@ -216,12 +218,13 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         ) -> list[Any]:
             if not upload:
                 raise Refused(422, "choose a second face first")
-            data, _ = _given(upload, crop)
-            one, own = faces_of(seen, number)
+            frame = studio.ager(name).frame
+            data, _ = _given(upload, crop, frame)
+            one, own = faces_of(seen, number, name)
 
             def job() -> tuple[Made, bytes]:
-                second = studio.face(data, aligned=crop)
-                made = studio.game(game, (one, second), (own, estimated_age(second)), name)
+                second = studio.face(data, aligned=crop, model=name)
+                made = studio.game(game, (one, second), (own, estimated_age(second, frame)), name)
                 return made, animation(made.frames, "mp4") if made.frames else b""
 
             made, film = await worker.run(job)
@@ -230,7 +233,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
 
         @_telling(2, below=True)
         async def inside(seen: Seen | None, number: int | None, at: float, layer: str, name: str) -> list[Any]:
-            one, _ = faces_of(seen, number)
+            one, _ = faces_of(seen, number, name)
             sheet = await worker.run(lambda: studio.maps(one, at, layer, name))
             alt = f"Channels of {html.escape(layer)} at {at:g} years, each on its own scale"
             return [_said(f"{alt}."), _image(sheet, alt)]
@@ -318,9 +321,9 @@ def _decoded(text: str) -> bytes:
         raise Refused(422, "not a picture in Base64") from None
 
 
-def _given(upload: str | None, aligned: bool) -> tuple[bytes, bool]:
+def _given(upload: str | None, aligned: bool, frame: Frame) -> tuple[bytes, bool]:
     """The bytes chosen on the page and whether they are an aligned crop; without any those of the built-in portrait."""
-    return (_decoded(upload), aligned) if upload else (png(demo_portrait()), True)
+    return (_decoded(upload), aligned) if upload else (png(demo_portrait(frame)), True)
 
 
 def _said(text: str, *, wrong: bool = False) -> str:

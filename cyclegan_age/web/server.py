@@ -97,7 +97,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         data = await image.read()
 
         def job() -> bytes:
-            return png(studio.strip(studio.face(data, face, aligned), model).sheet)
+            return png(studio.strip(studio.face(data, face, aligned, model), model).sheet)
 
         return Response(await worker.run(job), media_type="image/png")
 
@@ -111,7 +111,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     ) -> Response:
         """One face from the first to the last age of the model."""
         data = await image.read()
-        made = await worker.run(lambda: studio.life(studio.face(data, face, aligned), format, model))
+        made = await worker.run(lambda: studio.life(studio.face(data, face, aligned, model), format, model))
         return Response(made, media_type=KINDS[format])
 
     posts = {route.path for route in app.routes if isinstance(route, APIRoute)}

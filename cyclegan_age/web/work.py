@@ -14,13 +14,14 @@ from PIL import Image
 from cyclegan_age import render
 from cyclegan_age.config import DemoConfig, UserError
 from cyclegan_age.data.folders import Known
-from cyclegan_age.faces.alignment import crop
+from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector
 from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.gallery import clean_name
 from cyclegan_age.games import Made, aging, estimated_age, kids, morph
 from cyclegan_age.images import BadImage
-from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.photos import preview
 from cyclegan_age.runs import find_weights
 from cyclegan_age.web.limits import Refused
@@ -39,7 +40,7 @@ _REMEDY = "send a photograph that shows a face from the front"
 class Seen:
     """What the page keeps of an upload while it is open: its faces, cut out, and never the file."""
 
-    faces: list[Image.Image]  # aligned crops, RGB, from left to right
+    faces: list[dict[Frame, Image.Image]]  # aligned crops, RGB, from left to right, in the frame of each model
     ages: list[float]  # years, estimated
     view: Image.Image  # the photograph, small, its faces numbered
 
@@ -54,7 +55,8 @@ def load(config: DemoConfig) -> dict[str, Ager]:
     for one in config.weights or SHIPPED:
         ager = Ager.load(find_weights(one, config.results_dir))
         try:
-            ager.age(demo_portrait(), 30)
+            ager.age(demo_portrait(ager.frame), 30)
+            ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
         path = Path(one)
@@ -118,27 +120,30 @@ class Studio:
         if aligned:
             aged = np.asarray(ager.age(Image.fromarray(as_rgb(photo.upright)), years))
             return png(aged), "image/png"
-        places = [one.place for one in self._chosen(photo, face)]
-        photo = photo.with_upright(ager.age_places(photo.upright, places, years))
+        found, wanted = self._found(photo, face)
+        places = [one.place(ager.frame) for one in wanted]
+        others = [one.place(ager.frame) for one in found if one not in wanted]
+        photo = photo.with_upright(ager.age_places(photo.upright, places, years, others=others))
         return photo.encoded(), Image.MIME.get(photo.format, "application/octet-stream")
 
-    def face(self, data: bytes, face: str = "largest", aligned: bool = False, side: int = _LIFE_SIDE) -> Image.Image:
-        """An aligned crop of one face, of at most `side` px.
+    def face(self, data: bytes, face: str = "largest", aligned: bool = False, model: str = "") -> Image.Image:
+        """An aligned crop of one face in the frame of a model, of at most 320 px.
 
         Raises:
             Refused: as `age`.
         """
         if face == "all":
             raise Refused(422, "face: one is wanted; give largest or a number from 1 on, counted from the left")
+        frame = self.ager(model).frame
         photo = self.open(data)
         if not aligned:
-            return self._crop(photo, self._chosen(photo, face)[0], side)
+            return self._crop(photo, self._found(photo, face)[1][0], frame, _LIFE_SIDE)
         small = Image.fromarray(as_rgb(photo.upright))
-        small.thumbnail((side, side))
+        small.thumbnail((_LIFE_SIDE, _LIFE_SIDE))
         return small
 
-    def look(self, data: bytes, aligned: bool = False) -> Seen:
-        """The faces of an upload.
+    def look(self, data: bytes, aligned: bool = False, model: str = "") -> Seen:
+        """The faces of an upload; an aligned one is in the frame of a model.
 
         Raises:
             Refused: as `open`; 422, no face.
@@ -148,11 +153,14 @@ class Studio:
         if aligned:
             small = Image.fromarray(rgb)
             small.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-            return Seen([small], [estimated_age(small)], small)
-        found = self._chosen(photo, "all")
-        found = found[:_MOST_FACES]
-        faces = [self._crop(photo, face, _SHOWN_SIDE) for face in found]
-        return Seen(faces, [estimated_age(face) for face in faces], preview(rgb, found))
+            own = self.ager(model).frame
+            square = Fitted.fit(small, max(small.size)).square
+            crops = {f: small if f == own else Image.fromarray(reframed(square, own, f)) for f in self._frames}
+            return Seen([crops], [estimated_age(small, own)], small)
+        found = self._found(photo, "all")[0][:_MOST_FACES]
+        near = [self._crop(photo, face, FRAMES["utkface"], _SHOWN_SIDE) for face in found]
+        faces = [{frame: self._crop(photo, face, frame, _SHOWN_SIDE) for frame in self._frames} for face in found]
+        return Seen(faces, [estimated_age(one, FRAMES["utkface"]) for one in near], preview(rgb, found))
 
     def strip(self, face: Image.Image, model: str = "", known: Known | None = None) -> Made:
         """A face at every age of a model; see `games.aging`."""
@@ -198,20 +206,26 @@ class Studio:
         except UserError:
             raise Refused(422, "kids: this model keeps no latent vector; choose an autoencoder's weights") from None
 
-    def _chosen(self, photo: Photo, face: str) -> list[Face]:
+    @property
+    def _frames(self) -> set[Frame]:
+        return {ager.frame for ager in self.agers.values()}
+
+    def _found(self, photo: Photo, face: str) -> tuple[list[Face], list[Face]]:
+        """All faces of a photograph, and those that a choice names."""
         if not FACE.fullmatch(face):
             raise Refused(422, "face: not a choice; give all, largest or a number from 1 on, counted from the left")
         try:
-            return chosen(detector().find(as_rgb(photo.upright)), face)
+            found = detector().find(as_rgb(photo.upright))
+            return found, chosen(found, face)
         except NoFace as e:
             if face.isdigit() and "counted" in str(e):
                 raise Refused(422, f"{e}; give another number") from None
             raise Refused(422, f"no face found; {_REMEDY}") from None  # without the flags of test.py
 
-    def _crop(self, photo: Photo, face: Face, side: int) -> Image.Image:
+    def _crop(self, photo: Photo, face: Face, frame: Frame, side: int) -> Image.Image:
         least = max(ager.image_size for ager in self.agers.values())
-        size = min(side, max(least, round(face.place.side)))
-        return Image.fromarray(crop(as_rgb(photo.upright), face.place, size))
+        place = face.place(frame)
+        return Image.fromarray(crop(as_rgb(photo.upright), place, min(side, max(least, round(place.side)))))
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

@@ -1,0 +1,183 @@
+"""Which pixels of an aligned crop a change is blended into: the head that a face parser sees, hair included."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan_age.config import UserError
+from cyclegan_age.faces.alignment import opencv
+from cyclegan_age.faces.blending import Change, Floats, face_distance, weight
+from cyclegan_age.faces.frames import FRAMES, Frame
+from cyclegan_age.images import Picture
+from cyclegan_age.networks.parsers import PARTS
+
+MARGIN = 0.125  # shares of a crop's side by which masks go on beyond it: the crown and long hair often do
+SIZE = 320  # side in pixels of masks, 256 of them in the crop
+GROWN = 8  # of these pixels beyond the head, from which on nothing is changed
+
+_FALL = GROWN - 3  # pixels beyond it where the mask has fallen: averaging and interpolation reach less than 3 farther
+_CORE = 8  # pixels within the edge from which on the mask is 1, whatever the picture shows
+_RADIUS, _NOISE = 8, 0.002  # of the guided filter, in pixels, and in squares of the range of values
+_BLUR = 2.0  # pixels: standard deviation of the Gaussian over the shares, whose cells are larger than that
+_BORDER = 24  # pixels from the mask's border within which it fades: heads may go on even beyond
+_MIDDLE = SIZE * (FRAMES["ffhq"].template.mean(axis=0) + MARGIN) / (1 + 2 * MARGIN)  # of the face
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A head in an aligned crop that is widened by `MARGIN`.
+
+    Attributes:
+        mask: (320, 320) float32, 0 to 1: how much of a change is done.
+        hair: (320, 320) float32, 0 to 1: how far a pixel is hair, else face and neck; None where nobody tells.
+    """
+
+    mask: Floats
+    hair: Floats | None = None
+
+    @classmethod
+    def of(cls, picture: Picture, shares: Floats) -> "Head":
+        """The head in the middle of a widened crop of FFHQ's frame.
+
+        Its pixels are those more likely face, hair or neck than anything else, as far as they hang together with the
+        middle of the face. The mask is 1 inside, follows the edges in the picture where its own is (a guided filter: He
+        et al., ECCV 2010), and is exactly 0 from `GROWN` pixels beyond it on; on what is worn or held and on other
+        heads it falls, too.
+
+        Args:
+            picture: uint8 (320, 320, 3), the widened crop.
+            shares: (5, 320, 320) float32 of `networks.parsers.PARTS`, summing to 1.
+        """
+        cv2 = opencv()
+        shares = np.stack([cv2.GaussianBlur(one, (0, 0), _BLUR) for one in shares])
+        face, hair, neck, other = (shares[PARTS.index(name)] for name in ("face", "hair", "neck", "other"))
+        head = face + hair + neck
+        _, labels = cv2.connectedComponents((head > 0.5).astype(np.uint8), connectivity=4)
+        own = labels == _label(labels)
+        grey = picture.mean(axis=2, dtype=np.float32) / 255
+        within = cv2.distanceTransform(own.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        beyond = cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        foreign = other + np.where((labels > 0) & ~own, head, 0)
+        edge = _guided(grey, own.astype(np.float32)).clip(0, 1) * smoothstep(2 * (1 - beyond / _FALL))
+        mask = cv2.blur(np.maximum(edge, smoothstep(within / _CORE)), (3, 3)) * (1 - foreign).clip(0, 1)
+        return cls((mask * _FADE).astype(np.float32), (hair / (head + 1e-6)).astype(np.float32))
+
+    @classmethod
+    def ellipse(cls, frame: Frame) -> "Head":
+        """The face's ellipse, for frames that no parser knows."""
+        at = ((np.arange(SIZE) + 0.5) / SIZE * (1 + 2 * MARGIN) - MARGIN).astype(np.float32)
+        return cls(weight(face_distance(at[None, :], at[:, None], frame)))
+
+    def does(self, change: Change, strengths: Mapping[str, float]) -> Change:
+        """A change as this head takes it; see `scaled` for the strengths."""
+        return replace(scaled(change, strengths, self.hair), mask=self.mask, margin=MARGIN)
+
+
+def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None = None) -> Change:
+    """A change whose parts are done more or less.
+
+    Args:
+        change: what to do.
+        strengths: of `hair` and `skin`, whose colours it changes, and of `shape`, the flow; 1 where not named.
+        hair: of a `Head`; None where nobody tells, and all colour is that of skin.
+
+    Raises:
+        UserError: a strength that these weights cannot be given.
+    """
+    if not strengths:
+        return change
+    if change.replaces:
+        raise UserError("--change: these weights make faces anew, not part by part; leave it out")
+    if hair is None and "hair" in strengths:
+        raise UserError("--change hair: only weights with --frame ffhq know hair; leave it out or give other --weights")
+    of_skin, of_shape = (np.float32(strengths.get(name, 1)) for name in ("skin", "shape"))
+    colour = change.colour * of_skin
+    if hair is not None:
+        cv2 = opencv()
+        beyond = round(SIZE * MARGIN / (1 + 2 * MARGIN))
+        share = cv2.resize(
+            hair[beyond:-beyond, beyond:-beyond], change.colour.shape[1::-1], interpolation=cv2.INTER_AREA
+        )[..., None]
+        colour = change.colour * (of_skin + (np.float32(strengths.get("hair", 1)) - of_skin) * share)
+    return replace(change, colour=colour, shift=None if change.shift is None else change.shift * of_shape)
+
+
+class Steady:
+    """Heads of the faces of a video, averaged over neighbouring frames, so that the masks' edges do not flicker.
+
+    A crop follows its head, so that what is averaged are masks of the same pose.
+
+    Args:
+        found: for each frame its heads by the number of the face.
+        reach: frames before and after that count, less the farther they are away.
+    """
+
+    def __init__(self, found: Iterator[Mapping[int, Head]], reach: int) -> None:
+        self._found = found
+        self._reach = reach
+        self._first = 0  # number of the first frame kept
+        self._kept: deque[Mapping[int, Head]] = deque()
+
+    def at(self, number: int) -> dict[int, Head]:
+        """The heads of a frame, none beyond the last of them; frames are asked for in rising order."""
+        while self._first + len(self._kept) <= number + self._reach:
+            one = next(self._found, None)
+            if one is None:
+                break
+            self._kept.append(one)
+        while self._kept and self._first < number - self._reach:
+            self._kept.popleft()
+            self._first += 1
+        here = number - self._first
+        return {face: self._mean(number, face) for face in (self._kept[here] if here < len(self._kept) else ())}
+
+    def _mean(self, number: int, face: int) -> Head:
+        near = [(1 - abs(self._first + i - number) / (self._reach + 1), one) for i, one in enumerate(self._kept)]
+        weights = np.array([share for share, one in near if face in one], dtype=np.float32)
+        heads = [one[face] for _, one in near if face in one]
+        weights /= weights.sum()
+        hairs = [head.hair for head in heads if head.hair is not None]
+        hair = np.tensordot(weights, np.stack(hairs), 1) if len(hairs) == len(heads) else None
+        return Head(np.tensordot(weights, np.stack([head.mask for head in heads]), 1), hair)
+
+
+def _guided(guide: Floats, mask: Floats) -> Floats:
+    """The mask as a line a + b guide around each pixel, by least squares: it ends where the guide has an edge."""
+    cv2 = opencv()
+    side = (2 * _RADIUS + 1, 2 * _RADIUS + 1)
+    mean_guide, mean_mask = cv2.blur(guide, side), cv2.blur(mask, side)
+    slope = (cv2.blur(guide * mask, side) - mean_guide * mean_mask) / (
+        cv2.blur(guide * guide, side) - mean_guide**2 + _NOISE
+    )
+    filtered: Floats = cv2.blur(slope, side) * guide + cv2.blur(mean_mask - slope * mean_guide, side)
+    return filtered
+
+
+def smoothstep(t: Floats) -> Floats:
+    """0 up to t = 0, 1 from t = 1 on, and between with a slope that begins and ends at 0."""
+    t = t.clip(0, 1)
+    smooth: Floats = t * t * (3 - 2 * t)
+    return smooth
+
+
+def _faded() -> Floats:
+    edge = np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1])  # pixels to the border
+    fade = smoothstep((edge / _BORDER).astype(np.float32))
+    faded: Floats = fade[:, None] * fade[None, :]
+    return faded
+
+
+_FADE = _faded()
+
+
+def _label(labels: NDArray[np.int32]) -> int:
+    """The component at the middle of the face, or the nearest to it; -1 without any."""
+    rows, columns = np.nonzero(labels)
+    if not len(rows):
+        return -1
+    x, y = _MIDDLE
+    nearest = np.argmin((columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2)
+    return int(labels[rows[nearest], columns[nearest]])

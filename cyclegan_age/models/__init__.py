@@ -16,6 +16,7 @@ from cyclegan_age.config import (
     CAAEConfig,
     CycleGANConfig,
     CycleGANPairConfig,
+    EncoderCDCGANConfig,
     FaceEmbedderConfig,
     PFAGANConfig,
     TrainConfig,
@@ -250,6 +251,15 @@ def _pfa_gan(config: TrainConfig, net: PFAGANConfig) -> Model:
     return PFAGAN(config=config, net=net, judges=Judges(estimators=estimators, embedder=embedder))
 
 
+def _caae(config: TrainConfig, net: CAAEConfig) -> Model:
+    return CAAE(config=config, net=net, embedder=load_embedder(net.embedder, config) if net.lambda_identity else None)
+
+
+def _encoder_cdcgan(config: TrainConfig, net: EncoderCDCGANConfig) -> Model:
+    embedder = load_embedder(net.embedder, config) if net.lambda_identity else None
+    return EncoderCDCGAN(config=config, net=net, embedder=embedder)
+
+
 def _age_cgan(config: TrainConfig, net: AgeCGANConfig) -> Model:
     embedder, of_embedder = _embedder(net.embedder, config)
     return AgeCGAN(config=config, net=net, embedder=embedder, of_embedder=of_embedder)
@@ -263,11 +273,9 @@ SYSTEMS: dict[str, System] = {
     "age_estimator": System(lambda config, net: AgeEstimatorModel(net=net), _age_data),
     "face_embedder": System(_face_embedder, _embedder_data),
     "pfa_gan": System(_pfa_gan, _age_data, lambda s: pfa_gan.renderer(s, load_estimator("age_loss_a", s.train))),
-    "caae": System(lambda config, net: CAAE(config=config, net=net), _caae_data, caae.renderer),
+    "caae": System(_caae, _caae_data, caae.renderer),
     "gan": System(lambda config, net: GAN(config=config, net=net), _age_data, gan.renderer),
     "cgan": System(lambda config, net: CGAN(config=config, net=net), _age_data, cgan.renderer),
-    "encoder_cdcgan": System(
-        lambda config, net: EncoderCDCGAN(config=config, net=net), _age_data, encoder_cdcgan.renderer
-    ),
+    "encoder_cdcgan": System(_encoder_cdcgan, _age_data, encoder_cdcgan.renderer),
     "age_cgan": System(_age_cgan, _age_data, age_cgan.renderer),
 }

@@ -12,12 +12,14 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from cyclegan_age.ages import code_of
+from cyclegan_age.ages import AgeCode, code_of, constant
 from cyclegan_age.config import AdversaryConfig, LatentConfig, NoiseConfig, TrainConfig, UserError
-from cyclegan_age.losses import augmented, deception, lsgan, real_or_fake
+from cyclegan_age.losses import augmented, deception, lsgan, real_or_fake, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model
 from cyclegan_age.networks.discriminators import FeatureCritic
 from cyclegan_age.networks.efficientnet import LiteFeatures
+
+WRONG_AGE = 0.5  # weight of showing heads on features real faces at wrong ages, to that of generated ones
 
 
 class _Starting(Protocol):
@@ -72,14 +74,22 @@ class FeatureJudge:
         return lsgan(self.critic(maps), 1, label)
 
     def told(
-        self, x_real: Tensor, x_fake: Tensor, label_real: Tensor | None, label_fake: Tensor | None
+        self,
+        x_real: Tensor,
+        x_fake: Tensor,
+        label_real: Tensor | None = None,
+        label_fake: Tensor | None = None,
+        label_wrong: Tensor | None = None,  # what real faces are no examples of, see `wrong_ages`
     ) -> dict[str, Tensor]:
-        """What the heads lower, in two parts."""
+        """What the heads lower, in two parts, or three where there are labels."""
         self.critic.requires_grad_(True)
         with torch.no_grad():
             maps = self.features(torch.cat([x_real, x_fake]))
         real, fake = self.critic(maps).split([len(x_real), len(x_fake)])
-        return {"features_real": 0.5 * lsgan(real, 1, label_real), "features_fake": 0.5 * lsgan(fake, 0, label_fake)}
+        terms = {"features_real": 0.5 * lsgan(real, 1, label_real), "features_fake": 0.5 * lsgan(fake, 0, label_fake)}
+        if label_wrong is not None:
+            terms["features_wrong_age"] = 0.5 * WRONG_AGE * lsgan(real, 0, label_wrong)
+        return terms
 
 
 def feature_judge(config: TrainConfig, net: LatentConfig, *, heads: int) -> FeatureJudge | None:
@@ -89,6 +99,11 @@ def feature_judge(config: TrainConfig, net: LatentConfig, *, heads: int) -> Feat
         UserError: the ImageNet network is not installed, or does not take pictures of this size.
     """
     return FeatureJudge(config, heads=heads) if net.lambda_features else None
+
+
+def wrong_ages(code: AgeCode, age_years: Tensor) -> Tensor:
+    """Labels (N, K) of ages that faces of ages (N,) surely do not have: see `losses.wrong_age_weights`."""
+    return wrong_age_weights(age_years, constant(code.nominal_years, age_years.device))
 
 
 def seen(net: LatentConfig, x: Tensor) -> Tensor:
@@ -156,6 +171,7 @@ def play(
     judge: FeatureJudge | None = None,
     label_real: Tensor | None = None,  # (N, K); both or neither
     label_fake: Tensor | None = None,  # what the fakes are made for
+    label_wrong: Tensor | None = None,  # what the real ones are no examples of
     resting: bool = False,  # the discriminator does not learn
 ) -> Losses:
     """One round: the generator's phase, then the discriminator's, whose loss is the mean of its parts."""
@@ -177,7 +193,7 @@ def play(
     fake = discriminator(x_fake, label_fake)
     terms = {"d_real": 0.5 * real_or_fake(real, 1 - net.label_smoothing), "d_fake": 0.5 * real_or_fake(fake, 0)}
     if judge:
-        terms |= judge.told(x_real, x_fake, label_real, label_fake)
+        terms |= judge.told(x_real, x_fake, label_real, label_fake, label_wrong)
     yield "discriminator", terms
 
 

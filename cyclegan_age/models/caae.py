@@ -29,7 +29,7 @@ from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import deception, identity_distance, perceptual, real_or_fake, total_variation
-from cyclegan_age.models.adversary import feature_judge, renewed, rests, seen
+from cyclegan_age.models.adversary import feature_judge, renewed, rests, seen, wrong_ages
 from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
 from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -236,7 +236,9 @@ class CAAE(Model):
             "d_image_fake": real_or_fake(self.critic_image(x_seen, labels), 0),
         }
         if self.judge:
-            terms |= self.judge.told(x_real, x_seen, label, labels)
+            wrong = wrong_ages(self.code, batch.age_source)
+            wrong = joint_label(wrong, sex) if net.sexes else wrong
+            terms |= self.judge.told(x_real, x_seen, label, labels, wrong)
         yield "critics", terms
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:

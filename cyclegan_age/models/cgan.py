@@ -20,7 +20,7 @@ from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CGANConfig, NoiseConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import Duel, drawn, feature_judge, held_out, play
+from cyclegan_age.models.adversary import Duel, drawn, feature_judge, held_out, play, wrong_ages
 from cyclegan_age.models.base import Losses, Renderer
 from cyclegan_age.models.gan import NoiseReader, build_discriminator, build_generator
 from cyclegan_age.runs import Snapshot
@@ -53,6 +53,7 @@ class CGAN(Duel):
             judge=self.judge,
             label_real=self.code.encode(batch.age_source),
             label_fake=self.code.encode(batch.age_target),
+            label_wrong=wrong_ages(self.code, batch.age_source),
             resting="discriminator" in resting,
         )
 

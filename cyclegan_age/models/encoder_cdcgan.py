@@ -23,7 +23,7 @@ from cyclegan_age.config import EncoderCDCGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import identity_distance, perceptual
-from cyclegan_age.models.adversary import drawn, feature_judge, held_out, noise, play, renewed, rests
+from cyclegan_age.models.adversary import drawn, feature_judge, held_out, noise, play, renewed, rests, wrong_ages
 from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
 from cyclegan_age.models.cgan import by_age, made_by_age
 from cyclegan_age.models.gan import build_discriminator, build_generator
@@ -140,6 +140,7 @@ class EncoderCDCGAN(Model):
                 judge=self.judge,
                 label_real=self.code.encode(batch.age_source),
                 label_fake=age_other,
+                label_wrong=wrong_ages(self.code, batch.age_source),
                 resting="discriminator" in resting,
             )
             yield "encoder", {}

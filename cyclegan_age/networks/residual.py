@@ -56,6 +56,7 @@ class ResidualGenerator(nn.Module):
     """Latent vector and label -> picture of 4 * 2^len(channels) pixels a side.
 
     A linear layer makes 4x4 pixels, each block doubles the side, each batch norm is set by the vector and the label.
+    The label is scaled to about the length of a vector of normal numbers, so that it steers no less.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class ResidualGenerator(nn.Module):
         vector = z = kept[:, : self.latent]
         if age is not None and self.labels:
             label = joint_label(age, kept[:, self.latent :]) if self.sexes else age
-            vector = torch.cat([z, label.to(z.dtype)], dim=1)
+            vector = torch.cat([z, self.latent**0.5 * label.to(z.dtype)], dim=1)
         x: Tensor = self.enter(vector).unflatten(1, (self.first, _START, _START))
         for stage in self.stages:
             x = stage(x, vector)
@@ -116,7 +117,8 @@ class SpectralConv(nn.Conv2d):
         self.register_buffer("u", F.normalize(torch.randn(channels_out), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, spectral(self.weight, self.u, learn=self.training), self.bias)
+        weight = spectral(self.weight, self.u, learn=self.training)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
 class ProjectionDiscriminator(nn.Module):

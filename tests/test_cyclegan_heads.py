@@ -14,7 +14,7 @@ from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import Runtime
 from cyclegan_age.models import SYSTEMS, cyclegan_heads
-from cyclegan_age.models.cyclegan_heads import CycleGANHeads, framed
+from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.augmentation import augmented
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -24,7 +24,9 @@ from cyclegan_age.networks.regions import RegionMeans, Regions
 from cyclegan_age.training.step import Step
 from options.train import parse_train
 
-TRAIN = TrainConfig(model="cyclegan_heads", image_size=64, load_size=64, ages=(10, 30, 50, 70), batch_size=4)
+TRAIN = TrainConfig(
+    model="cyclegan_heads", image_size=64, load_size=64, ages=(10, 30, 50, 70), batch_size=4, frame="ffhq"
+)
 NET = CycleGANHeadsConfig(ngf=4, blocks=2, detail=4, ndf=4, pool_size=4)
 
 
@@ -127,7 +129,7 @@ def test_augmentation_is_differentiable_and_each_picture_has_its_own() -> None:
 def test_the_face_is_where_estimators_expect_it() -> None:
     x = torch.zeros(1, 3, 256, 256)
     x[:, :, 117:122, 93:98] = 1  # the eye on the picture's left, of FFHQ's frame
-    y, x_at = np.unravel_index(int(framed(x, 100)[0, 0].argmax()), (100, 100))
+    y, x_at = np.unravel_index(int(model_of()._face(x, 100)[0, 0].argmax()), (100, 100))
     assert abs(y - 30) < 3 and abs(x_at - 29) < 3
 
 

@@ -96,7 +96,7 @@ class AdaINGenerator(BendingGenerator):
         ages: int,  # entries of the age vector
         ngf: int = 32,  # channels after the stem; the bottleneck has six times as many
         blocks: int = 6,  # residual blocks of the bottleneck; there are half as many at twice its size
-        deform: float = 0.06,  # largest shift of the flow, as a share of the side
+        deform: float = 0.06,  # largest shift of the flow, as a share of the side; 0 warps nothing
         detail: int = 24,  # channels at the full size; 0 leaves that branch out
     ) -> None:
         super().__init__()
@@ -113,11 +113,13 @@ class AdaINGenerator(BendingGenerator):
         self.down3 = _Encode(channels_in=b + ages, channels_out=c, kernel=4, stride=2)
         self.blocks = nn.ModuleList(_Block(channels=c) for _ in range(blocks))
         self.up3 = _Decode(channels_in=c, channels_out=b)
-        self.bend = nn.Conv2d(b, 2, 3, padding=1)
         self.up2 = _Decode(channels_in=b, channels_out=a)
         self.up1 = _Decode(channels_in=a, channels_out=ngf)
         self.head = nn.Conv2d(ngf, 4, 7, padding=3)
-        last = [self.bend, self.head]
+        last = [self.head]
+        if deform:
+            self.bend = nn.Conv2d(b, 2, 3, padding=1)
+            last.append(self.bend)
         if detail:
             self.fine_stem = _Encode(channels_in=3 + ages, channels_out=detail, kernel=3, stride=1)
             self.fine_up = _Decode(channels_in=ngf, channels_out=detail)
@@ -143,14 +145,14 @@ class AdaINGenerator(BendingGenerator):
         for block in self.blocks:
             h = block(h, e)
         h = self.up3(h, h2, e)
-        flow = self.shift(self.bend(h))
+        warped = bent(x, self.shift(self.bend(h))) if self.deform else x
         h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)
         residual = _residual(self.head(h))
         if self.detail:
             h = self.fine_up(h, self.fine_stem(x, age), e)  # (N, detail, 2 H, 2 W)
             h = self.fine_norm(self.fine(h), e, relu=True)
             residual = F.interpolate(residual, scale_factor=2.0, mode="bilinear") + _residual(self.fine_head(h))
-        out = bent(x, flow) + residual
+        out = warped + residual
         clipped = out.clamp(-1, 1)
         # The gradient goes past the clipping, so that it does not vanish there.
         return out + (clipped - out).detach() if self.training else clipped

@@ -113,13 +113,12 @@ class AdaINGenerator(BendingGenerator):
         self.down3 = _Encode(channels_in=b + ages, channels_out=c, kernel=4, stride=2)
         self.blocks = nn.ModuleList(_Block(channels=c) for _ in range(blocks))
         self.up3 = _Decode(channels_in=c, channels_out=b)
+        if deform:
+            self.bend = nn.Conv2d(b, 2, 3, padding=1)
         self.up2 = _Decode(channels_in=b, channels_out=a)
         self.up1 = _Decode(channels_in=a, channels_out=ngf)
         self.head = nn.Conv2d(ngf, 4, 7, padding=3)
-        last = [self.head]
-        if deform:
-            self.bend = nn.Conv2d(b, 2, 3, padding=1)
-            last.append(self.bend)
+        last = [self.head, *([self.bend] if deform else [])]
         if detail:
             self.fine_stem = _Encode(channels_in=3 + ages, channels_out=detail, kernel=3, stride=1)
             self.fine_up = _Decode(channels_in=ngf, channels_out=detail)

@@ -1,8 +1,12 @@
 """Pieces that several networks share."""
 
+import math
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class InstanceNorm(nn.Module):
@@ -16,12 +20,12 @@ class InstanceNorm(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, x: Tensor, *, relu: bool = False, residual: Tensor | None = None) -> Tensor:
-        """Normalise x (N, C, H, W), then apply ReLU or add a residual of its shape, in one pass where that is fused."""
-        if _on_kernels(x):
+    def forward(self, x: Tensor, *, slope: float = 1.0, residual: Tensor | None = None) -> Tensor:
+        """Normalise x (N, C, H, W), multiply negative values by `slope`, add a residual, in one pass where fused."""
+        if on_kernels(x):
             from cyclegan_age.networks.kernels import InstanceNormFunction  # needs Triton
 
-            fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, relu)
+            fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, slope)
             return fused
         if compiled_to_learn():
             variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
@@ -31,8 +35,7 @@ class InstanceNorm(nn.Module):
             middle = x.float() - x.float().mean(dim=(2, 3), keepdim=True)
             variance = middle.square().mean(dim=(2, 3), keepdim=True)
             out = (middle * torch.rsqrt(variance + self.eps)).to(x.dtype)
-        if relu:
-            out = F.relu(out)
+        out = leaky(out, slope)
         return out if residual is None else residual + out
 
 
@@ -40,22 +43,113 @@ _USE_KERNELS = [False]
 
 
 def use_kernels(on: bool) -> None:
-    """Whether instance norm and reflection padding on a GPU run by this package's kernels (`networks.kernels`)."""
+    """Whether what stands between convolutions runs on a GPU by this package's kernels (`networks.kernels`)."""
     _USE_KERNELS[0] = on
 
 
-def _on_kernels(x: Tensor) -> bool:
+def on_kernels(x: Tensor) -> bool:
+    """Whether this package's kernels are to do what can be done by them."""
     return _USE_KERNELS[0] and x.is_cuda and not torch.compiler.is_compiling()
 
 
 class LeakyReLU(nn.Module):
     """Leaky ReLU, negative values times 0.2."""
 
+    slope = 0.2
+
     def forward(self, x: Tensor) -> Tensor:
-        if not compiled_to_learn():
-            return F.leaky_relu(x, 0.2)
-        # The same, for whose gradient no truth values are kept: compiled, these are written one by one.
-        return x * (0.6 + 0.4 * x.detach().sign())
+        return leaky(x, self.slope)
+
+
+def leaky(x: Tensor, slope: float) -> Tensor:
+    """Negative values times `slope`: 0 is ReLU, 1 leaves all as it is."""
+    if slope == 1:
+        return x
+    if slope == 0:
+        return F.relu(x)
+    if not compiled_to_learn():
+        return F.leaky_relu(x, slope)
+    # The same, for whose gradient no truth values are kept: compiled, these are written one by one.
+    return x * ((1 + slope) / 2 + (1 - slope) / 2 * x.detach().sign())
+
+
+def convolved(
+    x: Tensor,
+    conv: nn.Conv2d,
+    norm: nn.Module | None = None,
+    *,
+    slope: float = 1.0,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Convolution -> batch norm -> a residual added -> negative values times `slope`.
+
+    By kernels a batch norm in eval mode is part of the convolution, and what follows it is done in one pass.
+
+    Args:
+        x: (N, C, H, W).
+        conv: with or without biases.
+        norm: batch norm; None or an identity for none.
+        slope: 0 is ReLU, 1 leaves all as it is.
+        residual: of the shape of the result.
+    """
+    if not on_kernels(x) or (isinstance(norm, nn.BatchNorm2d) and norm.training):
+        h = conv(x)
+        h = norm(h) if norm is not None else h
+        return leaky(h if residual is None else h + residual, slope)
+    weight, bias = conv.weight, conv.bias
+    if isinstance(norm, nn.BatchNorm2d):
+        weight, bias = folded(conv, norm)
+    h = F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if bias is None:
+        return leaky(h if residual is None else h + residual, slope)
+    return biased(h, bias.float()[None, None, None], residual, slope=slope)
+
+
+def biased(
+    x: Tensor,
+    biases: Tensor,
+    residual: Tensor | None = None,
+    *,
+    slope: float = 1.0,
+    cap: float = math.inf,
+    first: int = 0,
+    last: int = 0,
+) -> Tensor:
+    """See `kernels.BiasFunction`."""
+    from cyclegan_age.networks.kernels import BiasFunction  # needs Triton
+
+    out: Tensor = BiasFunction.apply(x, biases, residual, float(slope), float(cap), first, last)
+    return out
+
+
+def fused(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    """A convolution that does a batch norm in eval mode, too, and what stands in the place of that."""
+    assert isinstance(conv, nn.Conv2d)
+    if not isinstance(norm, nn.BatchNorm2d):
+        return conv, norm
+    return fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def halve(network: nn.Module) -> None:
+    """Keep the weights of a frozen network's convolutions and matrices as autocast would make them, in bf16."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.data = module.weight.data.bfloat16()
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A network that can be made faster for good once it only runs in bf16 on a GPU and nothing in it changes."""
+
+    def freeze(self) -> None: ...
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weights and biases of a convolution that does a batch norm in eval mode, too; differentiable."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
 
 
 class Conv(nn.Module):
@@ -72,7 +166,7 @@ class Conv(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        pad = (kernel - 1) // 2
+        self.pad = pad = (kernel - 1) // 2
         self.reflect = pad if reflect else 0
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, 0 if reflect else pad, bias=bias)
 
@@ -85,7 +179,7 @@ class Conv(nn.Module):
 
 def reflected(x: Tensor, pad: int) -> Tensor:
     """Padded by reflection: (N, C, H, W) -> (N, C, H + 2 pad, W + 2 pad)."""
-    if _on_kernels(x):
+    if on_kernels(x):
         from cyclegan_age.networks.kernels import ReflectionPadFunction  # needs Triton
 
         out: Tensor = ReflectionPadFunction.apply(x, pad)
@@ -109,10 +203,27 @@ class UpConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.resize:
-            x = doubled(x)
-        out: Tensor = self.conv(x)
+        out: Tensor = self.conv(doubled(x) if self.resize else x)
         return out
+
+    def before_norm(self, x: Tensor) -> Tensor:
+        """The same where an instance norm follows: it removes the biases, so by kernels there are none."""
+        if not on_kernels(x):
+            out: Tensor = self(x)
+            return out
+        if self.resize:
+            return F.conv_transpose2d(x, doubling(self.conv.weight), stride=2, padding=1)
+        return F.conv_transpose2d(x, self.conv.weight, stride=2, padding=1, output_padding=1)
+
+
+def doubling(weight: Tensor) -> Tensor:
+    """What a transposed convolution of stride 2 takes to do `doubled` and a 3x3 one: (O, C, 3, 3) -> (C, O, 4, 4).
+
+    At each pixel it multiplies 4 weights where the convolution multiplies 9.
+    """
+    wide = F.pad(weight.float(), (1, 1, 1, 1))
+    rows = wide[:, :, 1:] + wide[:, :, :-1]
+    return (rows[..., 1:] + rows[..., :-1]).flip(2, 3).transpose(0, 1)
 
 
 def doubled(x: Tensor) -> Tensor:

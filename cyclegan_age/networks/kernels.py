@@ -1,9 +1,11 @@
-"""Instance norm and reflection padding for GPUs, written in Triton: the channels stay last and nothing is read twice.
+"""What a GPU does between two convolutions, written in Triton: the channels stay last and nothing is read twice.
 
-PyTorch's own kernels put the channels first, and what torch.compile makes of an instance norm takes a compilation for
-each shape. Imported only where kernels are asked for, since Triton does not come with every PyTorch.
+PyTorch's own kernels put the channels first for some of it, and take a pass over the memory for each operation. What
+torch.compile makes of it takes a compilation for each shape. Imported only where kernels are asked for, since Triton
+does not come with every PyTorch.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 _PARTS = 16  # that the pixels of a picture are summed in, one after the other
 _PIXELS = 32  # of a tile
+_TILES = 4  # that a program goes through, one after the other, where it could take one alone
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -49,8 +52,8 @@ def _totals(sums, n, c, inside, channels, parts, PARTS: tl.constexpr):  # type: 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _apply(  # type: ignore[no-untyped-def]
-    x, residual, y, sums, statistics, pixels, channels, part, eps,
-    RELU: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, residual, y, sums, statistics, pixels, channels, part, eps, slope,
+    ADD: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
@@ -68,8 +71,7 @@ def _apply(  # type: ignore[no-untyped-def]
         mask = (p < pixels)[:, None] & inside[None, :]
         at = begin + p[:, None] * channels + c[None, :]
         value = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
-        if RELU:
-            value = tl.maximum(value, 0.0)
+        value = tl.where(value > 0, value, value * slope)
         if ADD:
             value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
         tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
@@ -77,8 +79,8 @@ def _apply(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gradient_sums(  # type: ignore[no-untyped-def]
-    x, g, sums, statistics, pixels, channels, part,
-    RELU: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, g, sums, statistics, pixels, channels, part, slope,
+    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
@@ -93,8 +95,7 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
         at = begin + p[:, None] * channels + c[None, :]
         normal = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
-        if RELU:
-            value = tl.where(normal > 0, value, 0.0)
+        value = tl.where(normal > 0, value, value * slope)
         one += tl.sum(value, 0)
         two += tl.sum(value * normal, 0)
     out = sums + (n * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
@@ -104,8 +105,8 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gradient(  # type: ignore[no-untyped-def]
-    x, g, out, sums, statistics, pixels, channels, part,
-    RELU: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, g, out, sums, statistics, pixels, channels, part, slope,
+    PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
@@ -120,8 +121,7 @@ def _gradient(  # type: ignore[no-untyped-def]
         at = begin + p[:, None] * channels + c[None, :]
         normal = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
-        if RELU:
-            value = tl.where(normal > 0, value, 0.0)
+        value = tl.where(normal > 0, value, value * slope)
         value = scale[None, :] * (value - one[None, :] - normal * two[None, :])
         tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
 
@@ -170,6 +170,110 @@ def _pad_gradient(g, out, height, width, channels, pad, PIXELS: tl.constexpr, CH
     tl.store(target + j[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _activate(  # type: ignore[no-untyped-def]
+    x, residual, y, table, height, width, channels, part, first, last, stride, slope, cap,
+    SIDE: tl.constexpr, ADD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    row = (line % height).to(tl.int32)
+    row = tl.where(row >= height - last, row - height + SIDE, tl.minimum(row, first))
+    biases = table + (line // height) * stride + row * SIDE * channels
+    for offset in range(0, part, PIXELS):
+        p = tl.program_id(1) * part + offset + tl.arange(0, PIXELS)
+        mask = (p < width)[:, None] & (c < channels)[None, :]
+        at = line * width * channels + p[:, None] * channels + c[None, :]
+        value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+        column = tl.where(p >= width - last, p - width + SIDE, tl.minimum(p, first))
+        value += tl.load(biases + column[:, None] * channels + c[None, :], mask=mask, other=0.0)
+        if ADD:
+            value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+        value = tl.where(value > 0, value, value * slope)
+        value = tl.where(value > cap, cap, value)
+        tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _activate_gradient(  # type: ignore[no-untyped-def]
+    y, g, out, sums, width, channels, part, slope, cap,
+    SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The gradient before the activation, and its sums over parts of each line."""
+    line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros([CHANNELS], tl.float32)
+    for offset in range(0, part, PIXELS):
+        p = tl.program_id(1) * part + offset + tl.arange(0, PIXELS)
+        mask = (p < width)[:, None] & (c < channels)[None, :]
+        at = line * width * channels + p[:, None] * channels + c[None, :]
+        after = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
+        value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
+        value = tl.where(after > 0, tl.where(after < cap, value, 0.0), value * slope)
+        tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
+        total += tl.sum(value, 0)
+    if SUM:
+        place = sums + (line * tl.num_programs(1) + tl.program_id(1)) * channels + c
+        tl.store(place, total, mask=c < channels)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _depthwise(  # type: ignore[no-untyped-def]
+    x, weight, bias, y, height, width, out_height, out_width, channels, before, cap,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    row, column = p // out_width, p % out_width
+    inside = c < channels
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32) + tl.load(bias + c, mask=inside, other=0.0)[None, :]
+    picture = x + n * height * width * channels
+    for a in tl.static_range(KERNEL):
+        i = row * STRIDE - before + a
+        for b in tl.static_range(KERNEL):
+            j = column * STRIDE - before + b
+            there = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+            at = picture + ((i * width + j) * channels)[:, None] + c[None, :]
+            value = tl.load(at, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
+            value = tl.where(value > 0, tl.where(value > cap, cap, value), value * 0)
+            total += value * tl.load(weight + (a * KERNEL + b) * channels + c, mask=inside, other=0.0)[None, :]
+    total = tl.where(total > 0, tl.where(total > cap, cap, total), total * 0)
+    mask = (p < out_height * out_width)[:, None] & inside[None, :]
+    target = y + n * out_height * out_width * channels + p[:, None] * channels + c[None, :]
+    tl.store(target, total.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _depthwise_gradient(  # type: ignore[no-untyped-def]
+    x, weight, y, g, out, height, width, out_height, out_width, channels, before, cap,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Each pixel of the input gathers from the outputs that it was part of."""
+    n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    row, column = p // width, p % width
+    inside = c < channels
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    begin = n * out_height * out_width * channels
+    for a in tl.static_range(KERNEL):
+        up = row + before - a
+        i = up // STRIDE
+        for b in tl.static_range(KERNEL):
+            left = column + before - b
+            j = left // STRIDE
+            there = (up >= 0) & (left >= 0) & (i * STRIDE == up) & (j * STRIDE == left)
+            there = there & (i < out_height) & (j < out_width)
+            at = begin + ((i * out_width + j) * channels)[:, None] + c[None, :]
+            mask = there[:, None] & inside[None, :]
+            after = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
+            value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
+            value = tl.where((after > 0) & (after < cap), value, 0.0)
+            total += value * tl.load(weight + (a * KERNEL + b) * channels + c, mask=inside, other=0.0)[None, :]
+    at = n * height * width * channels + p[:, None] * channels + c[None, :]
+    mask = (p < height * width)[:, None] & inside[None, :]
+    given = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    total = tl.where((given > 0) & (given < cap), total, 0.0)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
+
+
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -179,10 +283,10 @@ def _block(channels: int) -> int:
 
 
 class InstanceNormFunction(torch.autograd.Function):
-    """Instance norm of x (N, C, H, W), then ReLU, then a residual added: each of the two where it is asked for."""
+    """Instance norm of x (N, C, H, W), then negative values times `slope`, then a residual added, if there is one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor | None, eps: float, relu: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, eps: float, slope: float) -> Tensor:
         x = _last(x)
         n, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
         block = _block(channels)
@@ -195,11 +299,11 @@ class InstanceNormFunction(torch.autograd.Function):
         _sums[grid](x, sums, pixels, channels, part, _PIXELS, block)
         with_residual = residual is not None
         _apply[grid](
-            *(x, added, y, sums, statistics, pixels, channels, part, eps),
-            *(relu, with_residual, _PARTS, _PIXELS, block),
+            *(x, added, y, sums, statistics, pixels, channels, part, eps, slope),
+            *(with_residual, _PARTS, _PIXELS, block),
         )
         ctx.save_for_backward(x, statistics)
-        ctx.relu, ctx.residual, ctx.grid, ctx.part, ctx.block = relu, with_residual, grid, part, block
+        ctx.slope, ctx.residual, ctx.grid, ctx.part, ctx.block = slope, with_residual, grid, part, block
         return y
 
     @staticmethod
@@ -208,7 +312,7 @@ class InstanceNormFunction(torch.autograd.Function):
         g, out = _last(outer[0]), torch.empty_like(x)
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
         sums = torch.empty(len(x), ctx.grid[0], 2, channels, device=x.device)
-        sizes = (pixels, channels, ctx.part, ctx.relu)
+        sizes = (pixels, channels, ctx.part, ctx.slope)
         _gradient_sums[ctx.grid](x, g, sums, statistics, *sizes, _PIXELS, ctx.block)
         _gradient[ctx.grid](x, g, out, sums, statistics, *sizes, _PARTS, _PIXELS, ctx.block)
         return out, g if ctx.residual else None, None, None
@@ -238,3 +342,104 @@ class ReflectionPadFunction(torch.autograd.Function):
         grid = (n * height, -(-width // _PIXELS), -(-channels // block))
         _pad_gradient[grid](g, out, height, width, channels, ctx.pad, _PIXELS, block)
         return out, None
+
+
+class BiasFunction(torch.autograd.Function):
+    """Biases and a residual added to x (N, C, H, W), then negative values times `slope`, and none above `cap`.
+
+    The biases (B, T, T, C) are float32, of one picture or of each. `first` of their rows are those of the first rows of
+    x, `last` those of its last ones, and the one between them is that of all others; so with the columns.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        biases: Tensor,
+        residual: Tensor | None,
+        slope: float,
+        cap: float = math.inf,
+        first: int = 0,
+        last: int = 0,
+    ) -> Tensor:
+        x, biases = _last(x), biases.contiguous()
+        n, channels, height, width = x.shape
+        side, stride = biases.shape[1], biases[0].numel() if len(biases) > 1 else 0
+        # Lines of pixels that have the same biases, but for the first and the last ones.
+        lines, height, width = (n * height, height, width) if side > 1 else (n, 1, height * width)
+        pixels, block = min(_PIXELS, int(triton.next_power_of_2(width))), _block(channels)
+        part = _TILES * pixels
+        grid = (lines, -(-width // part), -(-channels // block))
+        y, added = torch.empty_like(x), _last(residual) if residual is not None else x
+        _activate[grid](
+            *(x, added, y, biases, height, width, channels, part, first, last, stride, slope, cap),
+            *(side, residual is not None, pixels, block),
+        )
+        ctx.save_for_backward(y)
+        ctx.biases, ctx.slope, ctx.cap, ctx.first, ctx.last = biases.shape, slope, cap, first, last
+        ctx.grid, ctx.width, ctx.part, ctx.pixels, ctx.block = grid, width, part, pixels, block
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (y,) = ctx.saved_tensors
+        g, out = _last(outer[0]), torch.empty_like(y)
+        n, channels, height, _ = y.shape
+        lines, parts, _ = ctx.grid
+        summed = ctx.needs_input_grad[1]
+        sums = torch.empty(lines, parts, channels, device=y.device) if summed else y
+        _activate_gradient[ctx.grid](
+            *(y, g, out, sums, ctx.width, channels, ctx.part, ctx.slope, ctx.cap), *(summed, ctx.pixels, ctx.block)
+        )
+        biases = None
+        if summed and ctx.biases[1] == 1:
+            biases = sums.sum(dim=(0, 1) if ctx.biases[0] == 1 else 1).view(ctx.biases)
+        elif summed:
+            by_row = sums.sum(dim=1).view(n, height, 1, channels)
+            ends = out.permute(0, 2, 3, 1)
+            columns = _ends(by_row, ends[:, :, : ctx.first], ends[:, :, ends.shape[2] - ctx.last :], 2)
+            total = columns.sum(dim=1, keepdim=True)
+            biases = _ends(total, columns[:, : ctx.first], columns[:, height - ctx.last :], 1)
+            biases = biases.sum(dim=0, keepdim=True) if ctx.biases[0] == 1 else biases
+        return out, biases, out if ctx.needs_input_grad[2] else None, None, None, None, None
+
+
+def _ends(total: Tensor, first: Tensor, last: Tensor, dim: int) -> Tensor:
+    """The first ones, the sum of those between, and the last ones, from the sum of all."""
+    first, last = first.float(), last.float()
+    return torch.cat([first, total - first.sum(dim, keepdim=True) - last.sum(dim, keepdim=True), last], dim)
+
+
+class DepthwiseFunction(torch.autograd.Function):
+    """ReLU6, depthwise convolution, bias and ReLU6 of x (N, C, H, W), in one pass; weights and biases get no gradient.
+
+    The weights are (kernel, kernel, C), the biases (C,), both float32. `before` zeros are put above and left of x, and
+    as many behind it as the outputs, a stride's share of the inputs, need.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, before: int) -> Tensor:
+        x = _last(x)
+        n, channels, height, width = x.shape
+        shape = (n, channels, height // stride, width // stride)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        sizes = (height, width, *shape[2:], channels, before, 6.0)
+        grid, *tile = _tiles(n, shape[2] * shape[3], channels)
+        _depthwise[grid](x, weight, bias, y, *sizes, len(weight), stride, *tile)
+        ctx.save_for_backward(x, weight, y)
+        ctx.sizes, ctx.stride = sizes, stride
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        g, out = _last(outer[0]), torch.empty_like(x)
+        grid, *tile = _tiles(len(x), x.shape[2] * x.shape[3], x.shape[1])
+        _depthwise_gradient[grid](x, weight, y, g, out, *ctx.sizes, len(weight), ctx.stride, *tile)
+        return out, None, None, None, None
+
+
+def _tiles(n: int, pixels: int, channels: int) -> tuple[tuple[int, int, int], int, int]:
+    """Grid, pixels and channels of a tile."""
+    tile, block = min(_PIXELS, int(triton.next_power_of_2(pixels))), min(64, int(triton.next_power_of_2(channels)))
+    return (-(-pixels // tile), -(-channels // block), n), tile, block

@@ -1,7 +1,8 @@
 """Pieces that several networks share."""
 
 import math
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,21 @@ def leaky(x: Tensor, slope: float) -> Tensor:
     return x * ((1 + slope) / 2 + (1 - slope) / 2 * x.detach().sign())
 
 
+Affine: TypeAlias = Mapping[nn.Module, tuple[Tensor, Tensor]]  # batch norm -> scales and biases (C,)
+
+
+def affine(network: nn.Module) -> Affine:
+    """What the batch norms of a network in eval mode come to, computed for all of them at once; differentiable."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return {}
+    weight, bias = (torch.cat([getattr(norm, k) for norm in norms]) for k in ("weight", "bias"))
+    mean, variance = (torch.cat([getattr(norm, k) for norm in norms]) for k in ("running_mean", "running_var"))
+    scales = weight * torch.rsqrt(variance + norms[0].eps)
+    biases, sizes = bias - mean * scales, [norm.num_features for norm in norms]
+    return dict(zip(norms, zip(scales.split(sizes), biases.split(sizes), strict=True), strict=True))
+
+
 def convolved(
     x: Tensor,
     conv: nn.Conv2d,
@@ -80,29 +96,32 @@ def convolved(
     *,
     slope: float = 1.0,
     residual: Tensor | None = None,
+    norms: Affine | None = None,
 ) -> Tensor:
     """Convolution -> batch norm -> a residual added -> negative values times `slope`.
 
-    By kernels a batch norm in eval mode is part of the convolution, and what follows it is done in one pass.
+    By kernels, what follows the convolution is done in one pass where the batch norm is in eval mode.
 
     Args:
         x: (N, C, H, W).
-        conv: with or without biases.
+        conv: without biases where there is a batch norm.
         norm: batch norm; None or an identity for none.
         slope: 0 is ReLU, 1 leaves all as it is.
         residual: of the shape of the result.
+        norms: of the network, as `affine` gives them; without it the batch norm is computed for itself.
     """
-    if not on_kernels(x) or (isinstance(norm, nn.BatchNorm2d) and norm.training):
+    of_norm = isinstance(norm, nn.BatchNorm2d)
+    if not on_kernels(x) or (of_norm and norm.training):
         h = conv(x)
         h = norm(h) if norm is not None else h
         return leaky(h if residual is None else h + residual, slope)
-    weight, bias = conv.weight, conv.bias
-    if isinstance(norm, nn.BatchNorm2d):
-        weight, bias = folded(conv, norm)
-    h = F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if bias is None:
+    h = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if of_norm:
+        scales, bias = (norms or affine(norm))[norm]
+        return biased(h, bias[None, None, None], residual, slope=slope, scales=scales)
+    if conv.bias is None:
         return leaky(h if residual is None else h + residual, slope)
-    return biased(h, bias.float()[None, None, None], residual, slope=slope)
+    return biased(h, conv.bias.float()[None, None, None], residual, slope=slope)
 
 
 def biased(
@@ -111,14 +130,14 @@ def biased(
     residual: Tensor | None = None,
     *,
     slope: float = 1.0,
-    cap: float = math.inf,
     first: int = 0,
     last: int = 0,
+    scales: Tensor | None = None,
 ) -> Tensor:
     """See `kernels.BiasFunction`."""
     from cyclegan_age.networks.kernels import BiasFunction  # needs Triton
 
-    out: Tensor = BiasFunction.apply(x, biases, residual, float(slope), float(cap), first, last)
+    out: Tensor = BiasFunction.apply(x, biases, residual, float(slope), math.inf, first, last, scales)
     return out
 
 
@@ -142,14 +161,6 @@ class Freezable(Protocol):
     """A network that can be made faster for good once it only runs in bf16 on a GPU and nothing in it changes."""
 
     def freeze(self) -> None: ...
-
-
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weights and biases of a convolution that does a batch norm in eval mode, too; differentiable."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
-    return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
 
 
 class Conv(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import between
-from cyclegan_age.networks.blocks import convolved, fused
+from cyclegan_age.networks.blocks import Affine, affine, convolved, fused, on_kernels
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 
 MAX_AGE_YEARS = 100
@@ -36,13 +36,13 @@ class _Block(nn.Module):
                 nn.BatchNorm2d(channels_out),
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = convolved(x, self.conv1, self.norm1, slope=0.0)
+    def forward(self, x: Tensor, norms: Affine | None = None) -> Tensor:
+        h = convolved(x, self.conv1, self.norm1, slope=0.0, norms=norms)
         if isinstance(self.short, nn.Sequential):
             reduce, conv, norm = self.short
             assert isinstance(conv, nn.Conv2d)
-            x = convolved(reduce(x), conv, norm)
-        return convolved(h, self.conv2, self.norm2, slope=0.0, residual=x)
+            x = convolved(reduce(x), conv, norm, norms=norms)
+        return convolved(h, self.conv2, self.norm2, slope=0.0, residual=x, norms=norms)
 
     def fuse(self) -> None:
         """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
@@ -152,10 +152,10 @@ class ResnetAgeEstimator(AgeEstimator):
     def features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         conv, norm, _ = self.stem
         assert isinstance(conv, nn.Conv2d)
-        h = convolved(x, conv, norm, slope=0.0)
-        maps = []
+        norms = affine(self) if on_kernels(x) else None
+        h, maps = convolved(x, conv, norm, slope=0.0, norms=norms), []
         for i, block in enumerate(self.stages):
-            h = block(h)
+            h = block(h, norms)
             if i in self.ends:
                 maps.append(h)
         return h, maps

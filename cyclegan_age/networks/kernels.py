@@ -172,8 +172,8 @@ def _pad_gradient(g, out, height, width, channels, pad, PIXELS: tl.constexpr, CH
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _activate(  # type: ignore[no-untyped-def]
-    x, residual, y, table, height, width, channels, part, first, last, stride, slope, cap,
-    SIDE: tl.constexpr, ADD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, scales, residual, y, table, height, width, channels, part, first, last, stride, slope, cap,
+    SIDE: tl.constexpr, SCALE: tl.constexpr, ADD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     row = (line % height).to(tl.int32)
@@ -184,6 +184,8 @@ def _activate(  # type: ignore[no-untyped-def]
         mask = (p < width)[:, None] & (c < channels)[None, :]
         at = line * width * channels + p[:, None] * channels + c[None, :]
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+        if SCALE:
+            value *= tl.load(scales + c, mask=c < channels, other=0.0)[None, :]
         column = tl.where(p >= width - last, p - width + SIDE, tl.minimum(p, first))
         value += tl.load(biases + column[:, None] * channels + c[None, :], mask=mask, other=0.0)
         if ADD:
@@ -195,12 +197,13 @@ def _activate(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _activate_gradient(  # type: ignore[no-untyped-def]
-    y, g, out, sums, width, channels, part, slope, cap,
-    SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, scales, y, g, out, before, sums, width, channels, part, slope, cap,
+    SCALE: tl.constexpr, ADD: tl.constexpr, SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient before the activation, and its sums over parts of each line."""
+    """The gradients of x and of what was added, and over parts of each line sums of the latter, alone and times x."""
     line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     total = tl.zeros([CHANNELS], tl.float32)
+    product = tl.zeros([CHANNELS], tl.float32)
     for offset in range(0, part, PIXELS):
         p = tl.program_id(1) * part + offset + tl.arange(0, PIXELS)
         mask = (p < width)[:, None] & (c < channels)[None, :]
@@ -208,11 +211,20 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
         after = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
         value = tl.where(after > 0, tl.where(after < cap, value, 0.0), value * slope)
+        if SUM:
+            total += tl.sum(value, 0)
+            if SCALE:
+                product += tl.sum(value * tl.load(x + at, mask=mask, other=0.0).to(tl.float32), 0)
+        if SCALE:
+            if ADD:
+                tl.store(before + at, value.to(before.dtype.element_ty), mask=mask)
+            value *= tl.load(scales + c, mask=c < channels, other=0.0)[None, :]
         tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
-        total += tl.sum(value, 0)
     if SUM:
         place = sums + (line * tl.num_programs(1) + tl.program_id(1)) * channels + c
         tl.store(place, total, mask=c < channels)
+        if SCALE:
+            tl.store(place + tl.num_programs(0) * tl.num_programs(1) * channels, product, mask=c < channels)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -345,10 +357,11 @@ class ReflectionPadFunction(torch.autograd.Function):
 
 
 class BiasFunction(torch.autograd.Function):
-    """Biases and a residual added to x (N, C, H, W), then negative values times `slope`, and none above `cap`.
+    """x (N, C, H, W), each channel times its scale (C,), biases and a residual added, and then the activation.
 
-    The biases (B, T, T, C) are float32, of one picture or of each. `first` of their rows are those of the first rows of
-    x, `last` those of its last ones, and the one between them is that of all others; so with the columns.
+    That multiplies negative values by `slope` and lets none be above `cap`. The biases (B, T, T, C) and scales are
+    float32. B is 1 or N. `first` of the biases' rows are those of the first rows of x, `last` those of its last ones,
+    and the one between them is that of all others; so with the columns.
     """
 
     @staticmethod
@@ -361,6 +374,7 @@ class BiasFunction(torch.autograd.Function):
         cap: float = math.inf,
         first: int = 0,
         last: int = 0,
+        scales: Tensor | None = None,
     ) -> Tensor:
         x, biases = _last(x), biases.contiguous()
         n, channels, height, width = x.shape
@@ -370,38 +384,46 @@ class BiasFunction(torch.autograd.Function):
         pixels, block = min(_PIXELS, int(triton.next_power_of_2(width))), _block(channels)
         part = _TILES * pixels
         grid = (lines, -(-width // part), -(-channels // block))
-        y, added = torch.empty_like(x), _last(residual) if residual is not None else x
+        y, added, scaled = torch.empty_like(x), residual is not None, scales is not None
+        scales = scales.contiguous() if scales is not None else None
         _activate[grid](
-            *(x, added, y, biases, height, width, channels, part, first, last, stride, slope, cap),
-            *(side, residual is not None, pixels, block),
+            *(x, x if scales is None else scales, x if residual is None else _last(residual), y, biases),
+            *(height, width, channels, part, first, last, stride, slope, cap, side, scaled, added, pixels, block),
         )
-        ctx.save_for_backward(y)
+        ctx.save_for_backward(y, scales, x if scaled and any(ctx.needs_input_grad[i] for i in (1, 7)) else None)
         ctx.biases, ctx.slope, ctx.cap, ctx.first, ctx.last = biases.shape, slope, cap, first, last
         ctx.grid, ctx.width, ctx.part, ctx.pixels, ctx.block = grid, width, part, pixels, block
         return y
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (y,) = ctx.saved_tensors
+        y, scales, x = ctx.saved_tensors
         g, out = _last(outer[0]), torch.empty_like(y)
         n, channels, height, _ = y.shape
         lines, parts, _ = ctx.grid
-        summed = ctx.needs_input_grad[1]
-        sums = torch.empty(lines, parts, channels, device=y.device) if summed else y
+        scaled, added = scales is not None, ctx.needs_input_grad[2]
+        summed = ctx.needs_input_grad[1] or ctx.needs_input_grad[7]
+        before = torch.empty_like(y) if scaled and added else out
+        sums = torch.empty(1 + scaled, lines, parts, channels, device=y.device) if summed else y
         _activate_gradient[ctx.grid](
-            *(y, g, out, sums, ctx.width, channels, ctx.part, ctx.slope, ctx.cap), *(summed, ctx.pixels, ctx.block)
+            *(y if x is None else x, scales if scaled else y, y, g, out, before, sums),
+            *(ctx.width, channels, ctx.part, ctx.slope, ctx.cap, scaled, added, summed, ctx.pixels, ctx.block),
         )
-        biases = None
-        if summed and ctx.biases[1] == 1:
-            biases = sums.sum(dim=(0, 1) if ctx.biases[0] == 1 else 1).view(ctx.biases)
+        biases = of_scales = None
+        if summed and ctx.biases[:2] == (1, 1):
+            both = sums.sum(dim=(1, 2))
+            biases, of_scales = both[0].view(ctx.biases), both[1] if scaled else None
         elif summed:
-            by_row = sums.sum(dim=1).view(n, height, 1, channels)
-            ends = out.permute(0, 2, 3, 1)
+            assert not scaled, "scales are for one picture's biases"
+            by_row = sums[0].sum(dim=1)
+            biases = by_row.view(ctx.biases) if ctx.biases[1] == 1 else None
+        if summed and biases is None:
+            by_row, ends = by_row.view(n, height, 1, channels), out.permute(0, 2, 3, 1)
             columns = _ends(by_row, ends[:, :, : ctx.first], ends[:, :, ends.shape[2] - ctx.last :], 2)
             total = columns.sum(dim=1, keepdim=True)
             biases = _ends(total, columns[:, : ctx.first], columns[:, height - ctx.last :], 1)
             biases = biases.sum(dim=0, keepdim=True) if ctx.biases[0] == 1 else biases
-        return out, biases, out if ctx.needs_input_grad[2] else None, None, None, None, None
+        return out, biases, before if added else None, None, None, None, None, of_scales
 
 
 def _ends(total: Tensor, first: Tensor, last: Tensor, dim: int) -> Tensor:

@@ -17,16 +17,16 @@ from cyclegan_age.networks.kernels import InstanceNormFunction, ReflectionPadFun
 torch.manual_seed(0)
 eager = InstanceNorm()
 for shape in ((2, 5, 9, 7), (1, 130, 4, 4), (3, 8, 24, 24)):
-    for relu, add, scaled in (
-        (False, False, False), (True, False, False), (False, True, False), (True, False, True), (False, True, True),
+    for slope, add, scaled in (
+        (1.0, False, False), (0.0, False, False), (1.0, True, False), (0.2, False, True), (1.0, True, True),
     ):
         x = (torch.randn(shape) * 3 + 10).requires_grad_()
         residual = torch.randn(shape, requires_grad=True) if add else None
         affine = torch.randn(shape[0], 2, shape[1], requires_grad=True) if scaled else None
         weight = torch.randn(shape)
         outs = [f(x, residual) for f in (
-            lambda x, r: InstanceNormFunction.apply(x, r, eager.eps, relu, affine),
-            lambda x, r: eager(x, relu=relu, residual=r, affine=affine),
+            lambda x, r: InstanceNormFunction.apply(x, r, eager.eps, slope, affine),
+            lambda x, r: eager(x, slope=slope, residual=r, affine=affine),
         )]
         torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
         assert outs[0].is_contiguous(memory_format=torch.channels_last)
@@ -35,7 +35,7 @@ for shape in ((2, 5, 9, 7), (1, 130, 4, 4), (3, 8, 24, 24)):
         for one, other in zip(*both):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 flat = torch.full((1, 3, 8, 8), 7.25)
-assert (InstanceNormFunction.apply(flat, None, 1e-5, False) == 0).all()
+assert (InstanceNormFunction.apply(flat, None, 1e-5, 1.0) == 0).all()
 for pad, shape in ((1, (2, 3, 8, 10)), (3, (1, 5, 9, 40))):
     x = torch.randn(shape, requires_grad=True)
     outs = ReflectionPadFunction.apply(x, pad), F.pad(x, (pad,) * 4, mode="reflect")

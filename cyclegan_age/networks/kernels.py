@@ -189,7 +189,7 @@ def _pad_gradient(g, out, height, width, channels, pad, PIXELS: tl.constexpr, CH
     tl.store(target + j[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["height", "width", "part", "first", "last", "stride"])  # type: ignore[untyped-decorator]
 def _activate(  # type: ignore[no-untyped-def]
     x, scales, residual, y, table, height, width, channels, part, first, last, stride, slope, cap,
     SIDE: tl.constexpr, SCALE: tl.constexpr, ADD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -214,7 +214,7 @@ def _activate(  # type: ignore[no-untyped-def]
         tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["width", "part"])  # type: ignore[untyped-decorator]
 def _activate_gradient(  # type: ignore[no-untyped-def]
     x, scales, y, g, out, before, sums, width, channels, part, slope, cap,
     SCALE: tl.constexpr, ADD: tl.constexpr, SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -246,7 +246,7 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
             tl.store(place + tl.num_programs(0) * tl.num_programs(1) * channels, product, mask=c < channels)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before"])  # type: ignore[untyped-decorator]
 def _depthwise(  # type: ignore[no-untyped-def]
     x, weight, bias, y, height, width, out_height, out_width, channels, before, cap,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -272,7 +272,7 @@ def _depthwise(  # type: ignore[no-untyped-def]
     tl.store(target, total.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before"])  # type: ignore[untyped-decorator]
 def _depthwise_gradient(  # type: ignore[no-untyped-def]
     x, weight, y, g, out, height, width, out_height, out_width, channels, before, cap,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -407,18 +407,19 @@ class BiasFunction(torch.autograd.Function):
         side, stride = biases.shape[1], biases[0].numel() if len(biases) > 1 else 0
         # Lines of pixels that have the same biases, but for the first and the last ones.
         lines, height, width = (n * height, height, width) if side > 1 else (n, 1, height * width)
-        pixels, block = min(_PIXELS, int(triton.next_power_of_2(width))), _block(channels)
-        part = _TILES * pixels
+        if side == 1 and not stride and x.numel() < 2**31:
+            lines, width = 1, n * width
+        part, block = _TILES * _PIXELS, 32 if channels <= 32 else 64
         grid = (lines, -(-width // part), -(-channels // block))
         y, added, scaled = torch.empty_like(x), residual is not None, scales is not None
         scales = scales.contiguous() if scales is not None else None
         _activate[grid](
             *(x, x if scales is None else scales, x if residual is None else _last(residual), y, biases),
-            *(height, width, channels, part, first, last, stride, slope, cap, side, scaled, added, pixels, block),
+            *(height, width, channels, part, first, last, stride, slope, cap, side, scaled, added, _PIXELS, block),
         )
         ctx.save_for_backward(y, scales, x if scaled and any(ctx.needs_input_grad[i] for i in (1, 7)) else None)
         ctx.biases, ctx.slope, ctx.cap, ctx.first, ctx.last = biases.shape, slope, cap, first, last
-        ctx.grid, ctx.width, ctx.part, ctx.pixels, ctx.block = grid, width, part, pixels, block
+        ctx.grid, ctx.width, ctx.part, ctx.block = grid, width, part, block
         return y
 
     @staticmethod
@@ -433,7 +434,7 @@ class BiasFunction(torch.autograd.Function):
         sums = torch.empty(1 + scaled, lines, parts, channels, device=y.device) if summed else y
         _activate_gradient[ctx.grid](
             *(y if x is None else x, scales if scaled else y, y, g, out, before, sums),
-            *(ctx.width, channels, ctx.part, ctx.slope, ctx.cap, scaled, added, summed, ctx.pixels, ctx.block),
+            *(ctx.width, channels, ctx.part, ctx.slope, ctx.cap, scaled, added, summed, _PIXELS, ctx.block),
         )
         biases = of_scales = None
         if summed and ctx.biases[:2] == (1, 1):
@@ -489,5 +490,5 @@ class DepthwiseFunction(torch.autograd.Function):
 
 def _tiles(n: int, pixels: int, channels: int) -> tuple[tuple[int, int, int], int, int]:
     """Grid, pixels and channels of a tile."""
-    tile, block = min(_PIXELS, int(triton.next_power_of_2(pixels))), min(64, int(triton.next_power_of_2(channels)))
+    tile, block = 16 if pixels <= 16 else _PIXELS, 32 if channels <= 32 else 64
     return (-(-pixels // tile), -(-channels // block), n), tile, block

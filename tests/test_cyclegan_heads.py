@@ -54,7 +54,7 @@ def model_of(net: CycleGANHeadsConfig = NET) -> CycleGANHeads:
     kinds = torch.eye(model.kinds)[:, :, None].expand(-1, -1, 3)
     maps = [torch.rand(model.kinds, *shape) for shape in model.means.shapes]
     model.means.add(maps, kinds, torch.rand(model.kinds, 3, 64, 64))
-    model.means.freeze()
+    model.means.finish()
     return model
 
 
@@ -104,7 +104,7 @@ def test_means_move_features_only_in_their_region() -> None:
     h[1, :, :4], h[1, 0, 4:] = 3, 5  # the second kind has other hair and another face
     for _ in range(3):
         means.add([h], torch.eye(2)[:, :, None].expand(-1, -1, 3), hair)
-    means.freeze()
+    means.finish()
     shift = torch.zeros(1, 2, 3)
     shift[0, :, 0] = torch.tensor([-1.0, 1.0])  # hair alone
     moved = h[:1].clone()

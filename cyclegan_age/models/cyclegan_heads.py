@@ -84,7 +84,7 @@ class CycleGANHeads(Model):
         self.means = RegionMeans(shapes=shapes, kinds=self.kinds)
         self.parser = parser.eval().requires_grad_(False)
         self.embedder = embedder.eval().requires_grad_(False)
-        self.estimators = nn.ModuleList(estimators).eval().requires_grad_(False)
+        self.estimators = [estimator.eval().requires_grad_(False) for estimator in estimators]
         self.networks = {
             "generator": self.generator,
             "whole": self.whole,
@@ -92,12 +92,8 @@ class CycleGANHeads(Model):
             "critic": self.critic,
             "means": self.means,
         }
-        self.frozen = {
-            "features": self.features,
-            "parser": self.parser,
-            "embedder": self.embedder,
-            "estimators": self.estimators,
-        }
+        self.frozen = {"features": self.features, "parser": self.parser, "embedder": self.embedder}
+        self.frozen |= {f"estimator{i}": estimator for i, estimator in enumerate(self.estimators)}
         self.phases = {"generator": ["generator"], "discriminator": ["whole", "half", "critic"]}
         self.rates = {"discriminator": net.d_rate}
         self.shipped = ["generator"]
@@ -126,7 +122,7 @@ class CycleGANHeads(Model):
                     seen += len(x)
         if self.means.counts.min() < 1:
             raise UserError("--dataroot: not every age has heads of women and of men; give other --ages or more data")
-        self.means.freeze()
+        self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net, x_source, x_real = self.net, batch.x_source, batch.x_target

@@ -17,7 +17,7 @@ _EMBEDDING = 64  # numbers that an age vector becomes
 
 
 class AdaIN(nn.Module):
-    """Instance norm, then a scale and a shift of each channel that an embedding (N, E) gives, then negative values times `slope`.
+    """Instance norm, a scale and a shift of each channel by an embedding (N, E), then negative values times `slope`.
 
     It begins near the plain instance norm, but not at it: the age has to matter from the first step on.
     """
@@ -41,7 +41,7 @@ class _Encode(nn.Module):
 
     def __init__(self, *, channels_in: int, channels_out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2)
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2, bias=False)
         self.norm = InstanceNorm()
 
     def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
@@ -72,7 +72,7 @@ class _Decode(nn.Module):
 
     def __init__(self, *, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
         self.norm = AdaIN(channels=channels_out)
 
     def forward(self, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from cyclegan_age.devices import Runtime
 from cyclegan_age.models import SYSTEMS, cyclegan_heads
 from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.networks.adain import AdaINGenerator
-from cyclegan_age.networks.augmentation import augmented
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
@@ -114,16 +113,6 @@ def test_means_move_features_only_in_their_region() -> None:
     again = RegionMeans(shapes=[(2, 8, 8)], kinds=2, prior=1e-6)
     again.load_state_dict(means.state_dict())
     assert again([moved], [h[:1]], shift, hair[:1]) < 1e-6  # what is computed from sums is there after loading
-
-
-def test_augmentation_is_differentiable_and_each_picture_has_its_own() -> None:
-    torch.manual_seed(0)
-    x = torch.full((3, 3, 32, 32), 0.5, requires_grad=True)
-    out = augmented(x)
-    assert out.shape == x.shape and (out == 0).flatten(1).float().mean(dim=1).min() > 0.05  # the hole
-    assert len({round(v, 4) for v in out.detach().amax(dim=(1, 2, 3)).tolist()}) == 3
-    out.sum().backward()
-    assert x.grad is not None and x.grad.abs().sum() > 0
 
 
 def test_the_face_is_where_estimators_expect_it() -> None:

@@ -17,12 +17,11 @@ from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
-from cyclegan_age.losses import age_hinge, lsgan, wrong_age_weights
+from cyclegan_age.losses import age_hinge, augmented, lsgan, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.cyclegan import disturb
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.adain import AdaINGenerator
-from cyclegan_age.networks.augmentation import augmented
 from cyclegan_age.networks.discriminators import FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -32,6 +31,7 @@ from cyclegan_age.networks.regions import RegionMeans, Regions
 from cyclegan_age.runs import Snapshot
 
 _MEAN_HEADS = 6000  # whose features are averaged
+_VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
 _PARSED = 64  # side in pixels of the masks
 _FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
 _IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
@@ -138,7 +138,7 @@ class CycleGANHeads(Model):
             network.requires_grad_(False)
         x_fake = self.generator(x_source, v_target)
         fake_cut = source.cut_out(x_fake, _ground(x_fake))
-        x_seen = augmented(fake_cut)
+        x_seen = augmented(fake_cut, _VIEW)
         maps = self._maps(source.cut_out(x_fake, 0.0))
         with torch.no_grad():
             before = self._maps(source.cut_out(x_source, 0.0))
@@ -173,10 +173,10 @@ class CycleGANHeads(Model):
         right = self._kinds(v_target[..., None], batch.label_target)[..., 0]
         anchors = constant(self.code.nominal_years, x_real.device)
         wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
-        x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]))
+        x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]), _VIEW)
         with torch.no_grad():
             grey = torch.cat([real.cut_out(x_real, 0.0), source.cut_out(x_fake.detach(), 0.0)])
-            maps = self._maps(augmented(grey))
+            maps = self._maps(augmented(grey, _VIEW))
         judged = {
             "whole": (self.whole(x_both), meant_old),
             "half": (self.half(F.avg_pool2d(x_both, 2)), meant_old),

@@ -68,8 +68,7 @@ class FaceParser(nn.Module):
 
         The five shares of a pixel sum to 1.
         """
-        with torch.autocast(x.device.type, enabled=False):
-            return F.interpolate(self(x).softmax(dim=1), size=(size, size), mode="bilinear")
+        return F.interpolate(self(x).softmax(dim=1), size=(size, size), mode="bilinear")
 
     def fuse(self) -> None:
         """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""

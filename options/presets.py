@@ -43,6 +43,7 @@ _ENCODED_NET = _NOISE_NET | {
     "z": 128,
     "g_channels": (224, 128, 80, 32),
     "e_channels": (24, 48, 64, 96),
+    "gan_share": 0.65,
     "lambda_pixel": 4.0,
     "lambda_perceptual": 4.0,
     "lambda_identity": 4.0,

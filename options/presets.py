@@ -35,7 +35,13 @@ _NANDI = {
 _NANDI_CGAN = {"d_channels": (64, 70, 128, 256, 512), "norm": False, "slope": 0.0, "label_smoothing": 0.1}
 # What the systems that make faces of latent vectors share beyond their papers, and how it is trained.
 _STRONGER = {"residual": True, "augment": True, "lambda_features": 1.0}
-_STRONGER_TRAINING = {"lr": 5e-4, "betas": (0.0, 0.99), "ema": 0.998, "feature_layers": ("stages.1", "stages.2")}
+_STRONGER_TRAINING = {
+    "lr": 5e-4,
+    "betas": (0.0, 0.99),
+    "lr_constant": 0.6,
+    "ema": 0.998,
+    "feature_layers": ("stages.1", "stages.2"),
+}
 _NOISE = _SMALL | _STRONGER_TRAINING | {"batch_size": 64, "epochs": 20.0}
 _NOISE_NET = _STRONGER | {"g_channels": (256, 160, 96, 32), "d_channels": (48, 96, 192, 384), "prior": "normal"}
 # Narrower, so that the encoder and the embedder fit into the same file.
@@ -43,6 +49,7 @@ _ENCODED_NET = _NOISE_NET | {
     "z": 128,
     "g_channels": (224, 128, 80, 32),
     "e_channels": (24, 48, 64, 96),
+    "gan_share": 0.65,
     "lambda_pixel": 4.0,
     "lambda_perceptual": 4.0,
     "lambda_identity": 4.0,

@@ -1,5 +1,6 @@
 """Whole heads: masks from a parser's shares, blending by them, strengths of their parts, weights of FFHQ's frame."""
 
+import io
 import runpy
 from dataclasses import replace
 from itertools import pairwise
@@ -314,6 +315,27 @@ def test_a_parser_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"^--parser face_parser: .*train one by --model face_parser"):
         one.age_photo(PORTRAIT, 40)
     assert one.age(demo_portrait(FFHQ), 40).size == (256, 256)  # needs none
+
+
+def test_the_page_has_each_face_in_the_frame_of_each_model(ager: Ager) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
+    from cyclegan_age.config import DemoConfig
+    from cyclegan_age.web.work import Studio, png
+
+    near = Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64)
+    studio = Studio({"heads": ager, "faces": near}, DemoConfig())
+    seen = studio.look(png(PORTRAIT))
+    (face,) = seen.faces
+    (found,) = inference.detector().find(np.asarray(PORTRAIT))
+    for frame, size in ((FFHQ, found.place(FFHQ).side), (NEAR, found.place(NEAR).side)):
+        assert face[frame].width == round(size)
+    # What is given as a crop already is one of the model that was chosen.
+    (given,) = studio.look(png(demo_portrait(FFHQ)), True, "heads").faces
+    assert given[FFHQ].size == (256, 256) and given[NEAR].width == pytest.approx(256 / 1.55, abs=2)
+    assert studio.face(png(PORTRAIT), model="heads").width > studio.face(png(PORTRAIT), model="faces").width
+    aged, kind = studio.age(png(PORTRAIT), 60, model="heads")
+    assert kind == "image/png"
+    assert (np.asarray(Image.open(io.BytesIO(aged))) == np.asarray(ager.age_photo(PORTRAIT, 60))).all()
 
 
 # Networks of another frame

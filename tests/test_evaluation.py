@@ -29,11 +29,12 @@ from cyclegan_age.evaluation import fit, measures, plots, records, run, scores, 
 from cyclegan_age.evaluation import judges as judges_module
 from cyclegan_age.evaluation.judges import Judge, load_judges
 from cyclegan_age.evaluation.measures import Calibration
-from cyclegan_age.faces.frames import FRAMES
+from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
 from cyclegan_age.networks.generators import ResnetGenerator
+from cyclegan_age.networks.parsers import PARTS
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAN = math.nan
@@ -613,3 +614,63 @@ def test_real_judges(real_judges: dict[str, Judge], name: str) -> None:
         assert np.isnan(judge.look(np.zeros((1, 128, 128, 3), np.uint8))).all()  # nobody there
     elif judge.kind == "distance":
         assert measures.closeness(said[0], said[1], "distance") > -0.3
+
+
+class Halves(torch.nn.Module):
+    """A parser that sees hair in the upper half of every picture and background below."""
+
+    def shares(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        out = torch.zeros(len(x), len(PARTS), size, size)
+        out[:, PARTS.index("hair"), : size // 2] = 1
+        out[:, PARTS.index("background"), size // 2 :] = 1
+        return out
+
+
+def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
+    config: Callable[..., EvaluateConfig], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "load_parser", lambda name, config: Halves())
+    with pytest.raises(
+        UserError, match=r"^--weights .*: made for faces in the frame utkface, not in that of --dataroot"
+    ):
+        run.evaluate(config(frame="ffhq"), print, Panel(tmp_path / "log"))
+    with pytest.raises(UserError, match=r"^--frame head: not usable"):
+        config(frame="head")
+    snapshot = runs.load_snapshot(weights)
+    heads = tmp_path / "heads.safetensors"
+    runs.save_snapshot(heads, replace(snapshot.train, frame="ffhq"), snapshot.net, 0, snapshot.tensors)
+    folder = run.evaluate(config(frame="ffhq", weights=(str(heads),)), lambda line: None, Panel(tmp_path / "log"))
+    assert "heads" in json.loads((folder / "table.json").read_text())["rows"]
+
+    # What tells how old a face looks before it is aged looks at the face, and what is written knows that.
+    faces, slider = np.zeros((6, 32, 32, 3), np.uint8), np.arange(10, 61, 5, dtype=np.float64)
+    fit.fit_ages(scores.row_of("heads", heads), faces, np.tile(slider, (6, 1)), slider, tmp_path / "fitted.safetensors")
+    fitted = Ager.load(tmp_path / "fitted.safetensors").generator
+    assert isinstance(fitted, ResnetGenerator) and fitted.correction is not None
+    assert fitted.correction.estimator.window == window(FRAMES["utkface"], FRAMES["ffhq"])
+
+    plan = records.Plan.of(config(frame="ffhq"), Panel(tmp_path / "log"))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    outside = records.Studio(plan)._outside(picture)
+    assert not outside[:32].any() and outside[32:].all()
+    # In other frames it is the face's ellipse that moves: here faces are half as large and in the middle.
+    half = Frame(tuple((0.5 + (x - 0.5) / 2, 0.5 + (y - 0.5) / 2) for x, y in FRAMES["utkface"].points))
+    far = measures.outside(64, half)
+    assert far[:14].all() and far[:, :15].all() and not far[22:42, 22:42].any()
+
+
+def test_judges_of_faces_are_shown_the_face_of_a_head() -> None:
+    shown: list[Picture] = []
+
+    def look(pictures: Picture) -> np.ndarray:
+        shown.append(pictures)
+        return np.zeros((len(pictures), 1), np.float32)
+
+    judge = Judge("guess", "age", "guess 1", 1, look)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3)).astype(np.uint8)
+    assert judges_module._of_face(judge, "utkface") is judge
+    of_heads = judges_module._of_face(judge, "ffhq")
+    assert of_heads.look and of_heads.look(pictures).shape == (2, 1)
+    assert shown[0].shape == (2, 165, 165, 3)  # as in faces.frames.window
+    named = {one.name: one for one in load_judges(frame="ffhq")}
+    assert set(named) == {one.name for one in load_judges()}

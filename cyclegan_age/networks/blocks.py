@@ -121,13 +121,12 @@ def convolved(
         residual: of the shape of the result.
         norms: of the network, as `affine` gives them; without it the batch norm is computed for itself.
     """
-    of_norm = isinstance(norm, nn.BatchNorm2d)
-    if not on_kernels(x) or (of_norm and norm.training):
+    if not on_kernels(x) or (isinstance(norm, nn.BatchNorm2d) and norm.training):
         h = conv(x)
         h = norm(h) if norm is not None else h
         return leaky(h if residual is None else h + residual, slope)
     h = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if of_norm:
+    if isinstance(norm, nn.BatchNorm2d):
         scales, bias = (norms or affine(norm))[norm]
         return biased(h, bias[None, None, None], residual, slope=slope, scales=scales)
     if conv.bias is None:
@@ -218,7 +217,7 @@ class UpConv(nn.Module):
     def __init__(self, *, channels_in: int, channels_out: int, resize: bool) -> None:
         super().__init__()
         self.resize = resize
-        self.conv: nn.Module = (
+        self.conv: nn.Conv2d | nn.ConvTranspose2d = (
             nn.Conv2d(channels_in, channels_out, 3, padding=1)
             if resize
             else nn.ConvTranspose2d(channels_in, channels_out, 3, stride=2, padding=1, output_padding=1)

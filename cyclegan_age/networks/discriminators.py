@@ -54,6 +54,7 @@ class PatchDiscriminator(nn.Module):
         if not on_kernels(x):
             return shared(self.head(self.trunk(x)).float())
         first, _, *layers = self.trunk
+        assert isinstance(first, nn.Conv2d)
         h = convolved(x, first, slope=LeakyReLU.slope)
         for conv, norm in zip(layers[::3], layers[1::3], strict=True):
             h = norm(conv(h), slope=LeakyReLU.slope)
@@ -80,6 +81,7 @@ def _scores(head: nn.Module, h: Tensor) -> Tensor:
     h = (h - mean) * torch.rsqrt(variance + 1e-5)
     assert isinstance(head, nn.Sequential)
     first, _, last = head
+    assert isinstance(first, nn.Conv2d)
     return shared(last(convolved(h, first, slope=LeakyReLU.slope)).float())
 
 
@@ -128,7 +130,7 @@ class AgeCritic(nn.Module):
         self.features = deepcopy(estimator).requires_grad_(False)
         self.heads = _heads(estimator.map_channels, heads)
         self._halves: list[AgeEstimator] = []  # the features as a GPU runs them; no part of the state
-        self.register_load_state_dict_post_hook(_forget)
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def learn(self, on: bool) -> None:
         """Let gradients reach the estimator and the heads, or not."""

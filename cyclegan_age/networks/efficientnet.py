@@ -160,7 +160,9 @@ class EfficientNetLite(nn.Module):
             return out
         h, maps = self.stem(x), []
         for i, stage in enumerate(self.stages[: max(_MAPS) + 1]):
+            assert isinstance(stage, nn.Sequential)
             for block in stage:
+                assert isinstance(block, _Block)
                 h = block.frozen(h)
             if i in _MAPS:
                 maps.append(h)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cyclegan_age.ages import between
 from cyclegan_age.networks.blocks import Affine, affine, convolved, fused, on_kernels, seen

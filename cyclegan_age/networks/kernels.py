@@ -314,7 +314,7 @@ def _block(channels: int) -> int:
 
 
 class InstanceNormFunction(torch.autograd.Function):
-    """Instance norm of x (N, C, H, W), scale and shift of each channel, negative values times `slope`, a residual added.
+    """Instance norm of x (N, C, H, W), scale and shift of each channel, negative values times `slope`, residual added.
 
     `affine` (N, 2, C) float32, scales and shifts, and the residual may be None.
     """

@@ -43,7 +43,7 @@ identify, judge or decide about anybody with them, and ask people before you age
 <p><strong>What becomes of your picture.</strong> It goes to this server alone, which writes no file of it. The cut-out
 faces stay in its memory until you close this page, ten minutes after their last use at most; an autoencoder keeps the
 numbers that it reads off a face for longer, until 4,096 others were read.</p>"""
-_MODELS = "Autoencoders, such as caae, give blurred faces of other people, but they have the game of kids."
+_MODELS = "Autoencoders, such as caae, give faces of other people, but they have the game of kids."
 _PICKER = """<div class="drop"><label><span>${title}</span><input type="file" accept="image/*"></label>
 <button type="button" class="camera">Camera</button><button type="button" class="snap" hidden>Take the picture</button>
 <video hidden muted playsinline aria-label="Camera"></video>

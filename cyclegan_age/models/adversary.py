@@ -1,7 +1,9 @@
 """What the systems with a real-or-fake discriminator share: its remedies, and the game of a generator from noise.
 
 The remedies keep a discriminator from winning, as the AI2100 project report tells them: a lower learning rate, pauses,
-beginning anew every few epochs, a head start of the generator, goals below 1 for real pictures.
+beginning anew every few epochs, a head start of the generator, goals below 1 for real pictures. Two more are of later
+papers: all pictures that a discriminator sees are augmented, and heads on the features of an ImageNet network judge
+beside it (Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021).
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,10 +12,14 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from cyclegan_age.ages import code_of
-from cyclegan_age.config import AdversaryConfig, NoiseConfig, TrainConfig
-from cyclegan_age.losses import deception, real_or_fake
+from cyclegan_age.ages import AgeCode, code_of, constant
+from cyclegan_age.config import AdversaryConfig, LatentConfig, NoiseConfig, TrainConfig, UserError
+from cyclegan_age.losses import augmented, deception, lsgan, real_or_fake, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.networks.discriminators import FeatureCritic
+from cyclegan_age.networks.efficientnet import LiteFeatures
+
+WRONG_AGE = 0.5  # weight of showing heads on features real faces at wrong ages, to that of generated ones
 
 
 class _Starting(Protocol):
@@ -48,17 +54,86 @@ def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], before: f
     return True
 
 
+class FeatureJudge:
+    """The features of an ImageNet network, which stay as they are, and heads on them that tell real faces from others.
+
+    Attributes:
+        features: pictures -> feature maps; to be among a model's frozen networks.
+        critic: feature maps -> scores; to be moved in the discriminator's phase.
+    """
+
+    def __init__(self, config: TrainConfig, *, heads: int) -> None:
+        if config.image_size % 32:
+            raise UserError(f"--lambda_features: takes pictures of a multiple of 32 px, not {config.image_size}")
+        self.features = LiteFeatures()
+        self.critic = FeatureCritic(map_channels=self.features.map_channels, heads=heads)
+
+    def deceived(self, maps: Sequence[Tensor], label: Tensor | None) -> Tensor:
+        """What a generator lowers, from the feature maps of its pictures and the labels (N, K) that they are for."""
+        self.critic.requires_grad_(False)
+        return lsgan(self.critic(maps), 1, label)
+
+    def told(
+        self,
+        x_real: Tensor,
+        x_fake: Tensor,
+        label_real: Tensor | None = None,
+        label_fake: Tensor | None = None,
+        label_wrong: Tensor | None = None,  # what real faces are no examples of, see `wrong_ages`
+    ) -> dict[str, Tensor]:
+        """What the heads lower, in two parts, or three where there are labels."""
+        self.critic.requires_grad_(True)
+        with torch.no_grad():
+            maps = self.features(torch.cat([x_real, x_fake]))
+        real, fake = self.critic(maps).split([len(x_real), len(x_fake)])
+        terms = {"features_real": 0.5 * lsgan(real, 1, label_real), "features_fake": 0.5 * lsgan(fake, 0, label_fake)}
+        if label_wrong is not None:
+            terms["features_wrong_age"] = 0.5 * WRONG_AGE * lsgan(real, 0, label_wrong)
+        return terms
+
+
+def feature_judge(config: TrainConfig, net: LatentConfig, *, heads: int) -> FeatureJudge | None:
+    """What a configuration asks for.
+
+    Raises:
+        UserError: the ImageNet network is not installed, or does not take pictures of this size.
+    """
+    return FeatureJudge(config, heads=heads) if net.lambda_features else None
+
+
+def wrong_ages(code: AgeCode, age_years: Tensor) -> Tensor:
+    """Labels (N, K) of ages that faces of ages (N,) surely do not have: see `losses.wrong_age_weights`."""
+    return wrong_age_weights(age_years, constant(code.nominal_years, age_years.device))
+
+
+def seen(net: LatentConfig, x: Tensor) -> Tensor:
+    """Pictures as discriminators see them."""
+    return augmented(x) if net.augment else x
+
+
 class Duel(Model):
-    """One generator against one discriminator, with the remedies; networks and phases are called so."""
+    """One generator against one discriminator, with the remedies; networks and phases are called so.
+
+    With a `FeatureJudge` its heads, `feature_critic`, are moved with the discriminator.
+    """
 
     def __init__(
-        self, config: TrainConfig, net: AdversaryConfig, generator: nn.Module, discriminator: _Starting
+        self,
+        config: TrainConfig,
+        net: AdversaryConfig,
+        generator: nn.Module,
+        discriminator: _Starting,
+        judge: FeatureJudge | None = None,
     ) -> None:
-        self.config, self.remedies, self.beginner = config, net, discriminator
+        self.config, self.remedies, self.beginner, self.judge = config, net, discriminator, judge
         self.code = code_of(config)
         self.networks = {"generator": generator, "discriminator": cast(nn.Module, discriminator)}
         self.frozen = {}
         self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
+        if judge:
+            self.frozen["features"] = judge.features
+            self.networks["feature_critic"] = judge.critic
+            self.phases["discriminator"].append("feature_critic")
         self.rates = {"discriminator": net.d_rate}
         self.shipped = ["generator"]
         self.pools = {}
@@ -93,29 +168,37 @@ def play(
     net: NoiseConfig,
     x_real: Tensor,
     *,
+    judge: FeatureJudge | None = None,
     label_real: Tensor | None = None,  # (N, K); both or neither
     label_fake: Tensor | None = None,  # what the fakes are made for
+    label_wrong: Tensor | None = None,  # what the real ones are no examples of
     resting: bool = False,  # the discriminator does not learn
 ) -> Losses:
     """One round: the generator's phase, then the discriminator's, whose loss is the mean of its parts."""
     discriminator.requires_grad_(False)
     x_fake = generator(noise(net, x_real), label_fake)
-    deceived = deception(discriminator(x_fake, label_fake), saturating=net.generator_loss == "saturating")
-    yield "generator", {"g_adversarial": deceived}
+    x_seen = seen(net, x_fake)
+    saturating = net.generator_loss == "saturating"
+    terms = {"g_adversarial": deception(discriminator(x_seen, label_fake), saturating=saturating)}
+    if judge:
+        terms["g_features"] = net.lambda_features * judge.deceived(judge.features(x_seen), label_fake)
+    yield "generator", terms
 
     discriminator.requires_grad_(True)
     if resting:
         yield "discriminator", {}
         return
+    x_real, x_fake = seen(net, x_real), seen(net, x_fake.detach())
     real = discriminator(x_real, label_real)
-    fake = discriminator(x_fake.detach(), label_fake)
-    yield (
-        "discriminator",
-        {"d_real": 0.5 * real_or_fake(real, 1 - net.label_smoothing), "d_fake": 0.5 * real_or_fake(fake, 0)},
-    )
+    fake = discriminator(x_fake, label_fake)
+    terms = {"d_real": 0.5 * real_or_fake(real, 1 - net.label_smoothing), "d_fake": 0.5 * real_or_fake(fake, 0)}
+    if judge:
+        terms |= judge.told(x_real, x_fake, label_real, label_fake, label_wrong)
+    yield "discriminator", terms
 
 
 def held_out(discriminator: nn.Module, net: NoiseConfig, x: Tensor, label: Tensor | None = None) -> dict[str, float]:
     """The measure `held_out_d_real`: the error of `play` on real faces x (N, 3, H, W) with labels (N, K)."""
-    logits = discriminator.forward(x, label)  # as it is: not compiled anew for batches of this size
+    # As it is: not compiled anew for batches of this size.
+    logits = discriminator.forward(seen(net, x), label)
     return {"held_out_d_real": 0.5 * real_or_fake(logits, 1 - net.label_smoothing).item()}

@@ -29,6 +29,7 @@ from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN, load_networks
 from cyclegan_age.models.face_embedder import build_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
+from cyclegan_age.networks.residual import ResidualGenerator
 from cyclegan_age.runs import Snapshot
 
 
@@ -42,7 +43,7 @@ class IdentityReader(Reader):
         self,
         *,
         encoder: Encoder,
-        generator: NoiseGenerator,
+        generator: NoiseGenerator | ResidualGenerator,
         embedder: FaceEmbedder,
         code: AgeCode,
         net: AgeCGANConfig,
@@ -133,10 +134,10 @@ class AgeCGAN(Model):
         of_embedder: FaceEmbedderConfig,  # its configuration
     ) -> None:
         self.net = net
-        self.stages = EncoderCDCGAN(config=config, net=net)
+        self.stages = EncoderCDCGAN(config=config, net=net, embedder=embedder)
         self.code = self.stages.code
-        self.networks = self.stages.networks | {"embedder": embedder.eval().requires_grad_(False)}
-        self.frozen = {}
+        self.networks = self.stages.networks | {"embedder": embedder}
+        self.frozen = {k: v for k, v in self.stages.frozen.items() if k != "embedder"}
         self.phases = self.stages.phases
         self.rates = self.stages.rates
         self.shipped = [*self.stages.shipped, "embedder"]

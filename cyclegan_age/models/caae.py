@@ -13,6 +13,9 @@ with ten ages times two sexes. Where it departs from them:
   so does the prior, so that both forms end in tanh.
 - The generator lowers -log D instead of log(1 - D), as the programs do.
 - Batches are balanced over the age groups.
+- The preset `default` is stronger: residual networks (see `networks.residual`), reconstructions that are compared by
+  features and identity, too, heads on an ImageNet network's features beside the critic of pictures, and with
+  `other_ages` each face made at another age, too: without it no made face of an age other than its own is ever judged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,29 +28,44 @@ from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.losses import deception, real_or_fake, total_variation
-from cyclegan_age.models.adversary import renewed, rests
+from cyclegan_age.losses import deception, identity_distance, perceptual, real_or_fake, total_variation
+from cyclegan_age.models.adversary import feature_judge, renewed, rests, seen, wrong_ages
 from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.networks.efficientnet import LiteFeatures
+from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
+from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
 from cyclegan_age.runs import Snapshot
 
 
 def build_encoder(config: TrainConfig, net: CAAEConfig) -> Encoder:
     """The encoder that a configuration describes."""
     return Encoder(
-        image_size=config.image_size, latent=net.z, channels=net.encoder, kernel=net.kernel, norm=False, bounded=True
+        image_size=config.image_size,
+        latent=net.z,
+        channels=net.encoder,
+        kernel=net.kernel,
+        norm=net.residual,
+        bounded=True,
     )
 
 
-def build_generator(config: TrainConfig, net: CAAEConfig) -> Decoder:
+def build_generator(config: TrainConfig, net: CAAEConfig) -> Decoder | ResidualGenerator:
     """The generator that a configuration describes.
 
     Raises:
-        UserError: pictures that the layers cannot halve so often.
+        UserError: pictures that the layers cannot halve so often, or a residual generator of another size.
     """
     for flag, layers in (("encoder", net.encoder), ("critic", net.critic)):
         if config.image_size % 2 ** len(layers):
             raise UserError(f"--{flag} {layers}: cannot halve {config.image_size} px so often; give fewer layers")
+    if net.residual:
+        if (made := 4 << len(net.decoder)) != config.image_size:
+            raise UserError(
+                f"--decoder {net.decoder}: with --residual they make {made} px, not {config.image_size}; "
+                "give one number for each doubling from 4 px"
+            )
+        return ResidualGenerator(latent=net.z, ages=len(config.ages), channels=net.decoder, sexes=net.sexes)
     return Decoder(
         image_size=config.image_size,
         latent=net.z,
@@ -72,7 +90,7 @@ class CAAEReader(Reader):
     is not known either, at the best one.
     """
 
-    def __init__(self, *, encoder: Encoder, generator: Decoder, code: AgeCode) -> None:
+    def __init__(self, *, encoder: Encoder, generator: Decoder | ResidualGenerator, code: AgeCode) -> None:
         super().__init__()
         self.encoder, self.generator, self.code = encoder, generator, code
         self.latent = generator.latent
@@ -116,18 +134,29 @@ class CAAE(Model):
     With sexes a batch's label is the sex of each face: 0 male, 1 female.
     """
 
-    def __init__(self, *, config: TrainConfig, net: CAAEConfig) -> None:
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        net: CAAEConfig,
+        embedder: FaceEmbedder | None = None,  # trained; for `lambda_identity`
+    ) -> None:
         self.config, self.net = config, net
         self.code = code_of(config)
         self.generator, self.encoder = build_generator(config, net), build_encoder(config, net)
         self.critic_z = LatentCritic(latent=net.z, norm=net.norm)
-        self.critic_image = PictureCritic(
-            image_size=config.image_size,
-            labels=len(config.ages) * (2 if net.sexes else 1),
-            channels=net.critic,
-            kernel=net.kernel,
-            hidden=net.hidden,
-            norm=net.norm,
+        labels = len(config.ages) * (2 if net.sexes else 1)
+        self.critic_image: PictureCritic | ProjectionDiscriminator = (
+            ProjectionDiscriminator(image_size=config.image_size, labels=labels, channels=net.critic, slope=0.2)
+            if net.residual
+            else PictureCritic(
+                image_size=config.image_size,
+                labels=labels,
+                channels=net.critic,
+                kernel=net.kernel,
+                hidden=net.hidden,
+                norm=net.norm,
+            )
         )
         self.networks = {
             "encoder": self.encoder,
@@ -135,8 +164,16 @@ class CAAE(Model):
             "critic_z": self.critic_z,
             "critic_image": self.critic_image,
         }
-        self.frozen = {}
         self.phases = {"autoencoder": ["encoder", "generator"], "critics": ["critic_z", "critic_image"]}
+        self.judge = feature_judge(config, net, heads=labels)
+        self.embedder = embedder.eval().requires_grad_(False) if embedder else None
+        self.features: nn.Module | None = self.judge.features if self.judge else None
+        if net.lambda_perceptual and not self.features:
+            self.features = LiteFeatures()
+        self.frozen = {k: v for k, v in (("features", self.features), ("embedder", self.embedder)) if v}
+        if self.judge:
+            self.networks["feature_critic"] = self.judge.critic
+            self.phases["critics"].append("feature_critic")
         self.rates = {"critics": net.d_rate}
         self.shipped = ["encoder", "generator"]
         self.pools = {}
@@ -157,17 +194,32 @@ class CAAE(Model):
         for critic in (self.critic_z, self.critic_image):
             critic.requires_grad_(False)
         z = self.encoder(x)
-        x_same = self.generator(torch.cat([z, sex], dim=1), age)
+        kept, labels, ages = torch.cat([z, sex], dim=1), label, age
+        if net.other_ages:  # below, what was made at the own age comes first
+            age_other = self.code.encode(batch.age_target)
+            kept, ages = kept.repeat(2, 1), torch.cat([age, age_other])
+            labels = torch.cat([label, joint_label(age_other, sex) if net.sexes else age_other])
+        x_made = self.generator(kept, ages)
+        x_same, x_seen = x_made[: len(x)], seen(net, x_made)
         distance = F.l1_loss if net.reconstruction == "l1" else F.mse_loss
-        yield (
-            "autoencoder",
-            {
-                "reconstruction": net.lambda_reconstruction * distance(x_same, x),
-                "g_z": net.lambda_z * deception(self.critic_z(z)),
-                "g_image": net.lambda_image * deception(self.critic_image(x_same, label)),
-                "variation": net.lambda_tv * total_variation(x_same),
-            },
-        )
+        terms = {
+            "reconstruction": net.lambda_reconstruction * distance(x_same, x),
+            "g_z": net.lambda_z * deception(self.critic_z(z)),
+            "g_image": net.lambda_image * deception(self.critic_image(x_seen, labels)),
+            "variation": net.lambda_tv * total_variation(x_same),
+        }
+        if self.judge:
+            terms["g_features"] = net.lambda_features * self.judge.deceived(self.judge.features(x_seen), labels)
+        if net.lambda_perceptual and self.features:
+            with torch.no_grad():
+                maps = self.features(x)
+            terms["perceptual"] = net.lambda_perceptual * perceptual(self.features(x_same), maps)
+        if net.lambda_identity and self.embedder:
+            with torch.no_grad():
+                identity = self.embedder(x)
+            identity = identity.repeat(len(x_made) // len(x), 1)
+            terms["identity"] = net.lambda_identity * identity_distance(self.embedder(x_made), identity)
+        yield "autoencoder", terms
 
         for critic in (self.critic_z, self.critic_image):
             critic.requires_grad_(True)
@@ -176,15 +228,18 @@ class CAAE(Model):
             return
         z_prior = torch.rand_like(z) * 2 - 1
         real = 1 - net.label_smoothing
-        yield (
-            "critics",
-            {
-                "d_z_real": real_or_fake(self.critic_z(z_prior), real),
-                "d_z_fake": real_or_fake(self.critic_z(z.detach()), 0),
-                "d_image_real": real_or_fake(self.critic_image(x, label), real),
-                "d_image_fake": real_or_fake(self.critic_image(x_same.detach(), label), 0),
-            },
-        )
+        x_real, x_seen = seen(net, x), seen(net, x_made.detach())
+        terms = {
+            "d_z_real": real_or_fake(self.critic_z(z_prior), real),
+            "d_z_fake": real_or_fake(self.critic_z(z.detach()), 0),
+            "d_image_real": real_or_fake(self.critic_image(x_real, label), real),
+            "d_image_fake": real_or_fake(self.critic_image(x_seen, labels), 0),
+        }
+        if self.judge:
+            wrong = wrong_ages(self.code, batch.age_source)
+            wrong = joint_label(wrong, sex) if net.sexes else wrong
+            terms |= self.judge.told(x_real, x_seen, label, labels, wrong)
+        yield "critics", terms
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         kept, generator = self._kept(networks, x, age_years), networks["generator"]
@@ -208,6 +263,6 @@ class CAAE(Model):
 
     def _kept(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> Tensor:
         encoder, generator = networks["encoder"], networks["generator"]
-        assert isinstance(encoder, Encoder) and isinstance(generator, Decoder)
+        assert isinstance(encoder, Encoder) and isinstance(generator, Decoder | ResidualGenerator)
         reader = CAAEReader(encoder=encoder, generator=generator, code=self.code)
         return reader.read(x, About(age_years, torch.full_like(age_years, torch.nan))).kept

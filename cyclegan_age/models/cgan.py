@@ -5,8 +5,8 @@ After Mirza and Osindero, "Conditional Generative Adversarial Nets" (2014), in t
 are options here (see `adversary`). Where it departs from the report:
 
 - The report does not name the length of the noise; it is 100.
-- The preset `default` has DCGAN's batch norm and leaky ReLU, half its channels, and any ages: a label between two
-  anchors is their interpolation.
+- The preset `default` has the networks and remedies of the one of `gan`, the label joining by projection, and any
+  ages: a label between two anchors is their interpolation.
 - Fakes are made for the ages of another draw of faces, not for those of the real ones beside them.
 - Batches are balanced over the age groups.
 """
@@ -20,7 +20,7 @@ from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CGANConfig, NoiseConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import Duel, drawn, held_out, play
+from cyclegan_age.models.adversary import Duel, drawn, feature_judge, held_out, play, wrong_ages
 from cyclegan_age.models.base import Losses, Renderer
 from cyclegan_age.models.gan import NoiseReader, build_discriminator, build_generator
 from cyclegan_age.runs import Snapshot
@@ -42,7 +42,7 @@ class CGAN(Duel):
         ages = len(config.ages)
         self.generator = build_generator(config, net, labels=ages)
         self.discriminator = build_discriminator(config, net, labels=ages, label_at=net.label_at)
-        super().__init__(config, net, self.generator, self.discriminator)
+        super().__init__(config, net, self.generator, self.discriminator, feature_judge(config, net, heads=ages))
 
     def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         yield from play(
@@ -50,8 +50,10 @@ class CGAN(Duel):
             self.discriminator,
             self.net,
             batch.x_source,
+            judge=self.judge,
             label_real=self.code.encode(batch.age_source),
             label_fake=self.code.encode(batch.age_target),
+            label_wrong=wrong_ages(self.code, batch.age_source),
             resting="discriminator" in resting,
         )
 

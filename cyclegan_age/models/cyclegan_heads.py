@@ -15,14 +15,13 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
-from cyclegan_age.faces.frames import FRAMES, window
+from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
-from cyclegan_age.losses import age_hinge, lsgan, wrong_age_weights
+from cyclegan_age.losses import age_hinge, augmented, lsgan, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.cyclegan import disturb
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.adain import AdaINGenerator
-from cyclegan_age.networks.augmentation import augmented
 from cyclegan_age.networks.discriminators import FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -32,10 +31,9 @@ from cyclegan_age.networks.regions import RegionMeans, Regions
 from cyclegan_age.runs import Snapshot
 
 _MEAN_HEADS = 6000  # whose features are averaged
+_VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
 _PARSED = 64  # side in pixels of the masks
 _FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
-_FACE = window(FRAMES["utkface"], FRAMES["ffhq"])  # left, top and side of the face in the head
-_EYES = ((0.377, 0.466), (0.623, 0.466))  # in FFHQ's frame
 _IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
 
 
@@ -71,6 +69,9 @@ class CycleGANHeads(Model):
     ) -> None:
         self.net = net
         self.code = code_of(config)
+        frame = Frame.of(config.frame)
+        self.face = window(FRAMES["utkface"], frame)  # what estimators and embedder look at
+        self.eyes = frame.points[:2]
         self.kinds = 2 * len(config.ages)  # of each age, men and women
         self.generator = build_generator(config, net)
         self.whole = PatchDiscriminator(heads=self.kinds, ndf=net.ndf)
@@ -83,7 +84,7 @@ class CycleGANHeads(Model):
         self.means = RegionMeans(shapes=shapes, kinds=self.kinds)
         self.parser = parser.eval().requires_grad_(False)
         self.embedder = embedder.eval().requires_grad_(False)
-        self.estimators = nn.ModuleList(estimators).eval().requires_grad_(False)
+        self.estimators = [estimator.eval().requires_grad_(False) for estimator in estimators]
         self.networks = {
             "generator": self.generator,
             "whole": self.whole,
@@ -91,12 +92,8 @@ class CycleGANHeads(Model):
             "critic": self.critic,
             "means": self.means,
         }
-        self.frozen = {
-            "features": self.features,
-            "parser": self.parser,
-            "embedder": self.embedder,
-            "estimators": self.estimators,
-        }
+        self.frozen = {"features": self.features, "parser": self.parser, "embedder": self.embedder}
+        self.frozen |= {f"estimator{i}": estimator for i, estimator in enumerate(self.estimators)}
         self.phases = {"generator": ["generator"], "discriminator": ["whole", "half", "critic"]}
         self.rates = {"discriminator": net.d_rate}
         self.shipped = ["generator"]
@@ -125,7 +122,7 @@ class CycleGANHeads(Model):
                     seen += len(x)
         if self.means.counts.min() < 1:
             raise UserError("--dataroot: not every age has heads of women and of men; give other --ages or more data")
-        self.means.freeze()
+        self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net, x_source, x_real = self.net, batch.x_source, batch.x_target
@@ -141,7 +138,7 @@ class CycleGANHeads(Model):
             network.requires_grad_(False)
         x_fake = self.generator(x_source, v_target)
         fake_cut = source.cut_out(x_fake, _ground(x_fake))
-        x_seen = augmented(fake_cut)
+        x_seen = augmented(fake_cut, _VIEW)
         maps = self._maps(source.cut_out(x_fake, 0.0))
         with torch.no_grad():
             before = self._maps(source.cut_out(x_source, 0.0))
@@ -152,10 +149,10 @@ class CycleGANHeads(Model):
             "g_shift": net.lambda_shift * self.means(maps, before, self._shift(batch, age_target), source.parts),
         }
         if net.lambda_age:
-            face = framed(x_fake, 112)
+            face = self._face(x_fake, 112)
             errors = [age_hinge(n(disturb(face)), age_target, net.age_tolerance) for n in self.estimators]
             terms["g_age"] = net.lambda_age * rise * torch.stack(errors).mean()
-        cosine = (self.embedder(framed(x_fake, 64)) * self.embedder(framed(x_source, 64))).sum(dim=1)
+        cosine = (self.embedder(self._face(x_fake, 64)) * self.embedder(self._face(x_source, 64))).sum(dim=1)
         terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
         change = (x_fake - x_source).abs().mean(dim=1, keepdim=True)
         ground = 1 - F.interpolate(source.head, size=change.shape[2:], mode="bilinear")
@@ -176,10 +173,10 @@ class CycleGANHeads(Model):
         right = self._kinds(v_target[..., None], batch.label_target)[..., 0]
         anchors = constant(self.code.nominal_years, x_real.device)
         wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
-        x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]))
+        x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]), _VIEW)
         with torch.no_grad():
             grey = torch.cat([real.cut_out(x_real, 0.0), source.cut_out(x_fake.detach(), 0.0)])
-            maps = self._maps(augmented(grey))
+            maps = self._maps(augmented(grey, _VIEW))
         judged = {
             "whole": (self.whole(x_both), meant_old),
             "half": (self.half(F.avg_pool2d(x_both, 2)), meant_old),
@@ -223,11 +220,17 @@ class CycleGANHeads(Model):
         share = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
         return (share[:, :, None, None] * vectors[:, None]).flatten(1, 2)
 
+    def _face(self, x: Tensor, size: int) -> Tensor:
+        """The face in UTKFace's frame: (N, 3, S, S) -> (N, 3, size, size)."""
+        left, top, side = (round(share * x.shape[-1]) for share in self.face)
+        part = x[:, :, top : top + side, left : left + side]
+        return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
+
     def _eyes(self, x_source: Tensor, x_fake: Tensor) -> Tensor:
-        """Mean change of colour, over patches of 1/32 of the side, in the eyes of FFHQ's frame: a scalar."""
+        """Mean change of colour, over patches of 1/32 of the side, in the eyes: a scalar."""
         size = x_source.shape[-1]
         at = (torch.arange(size, device=x_source.device) + 0.5) / size
-        eyes = sum(((at - x).square()[None, :] + (at - y).square()[:, None] < _IRIS**2).float() for x, y in _EYES)
+        eyes = sum(((at - x).square()[None, :] + (at - y).square()[:, None] < _IRIS**2).float() for x, y in self.eyes)
         kernel = max(1, size // 32)
         change = F.avg_pool2d(x_fake - x_source, kernel, 1, kernel // 2).abs().mean(dim=1)[:, :size, :size]
         return (change * eyes).mean() / torch.as_tensor(eyes).mean()
@@ -247,13 +250,6 @@ class CycleGANHeads(Model):
     def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor:
         generator = networks["generator"]
         return life_frames(generator, x, self.code, _FRAMES_PER_DECADE, middle_layer(generator))
-
-
-def framed(x: Tensor, size: int) -> Tensor:
-    """The face in UTKFace's frame of a head in FFHQ's: (N, 3, S, S) -> (N, 3, size, size)."""
-    left, top, side = (round(share * x.shape[-1]) for share in _FACE)
-    part = x[:, :, top : top + side, left : left + side]
-    return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
 
 
 def _ground(x: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ the encoder, which is shown what the finished (averaged) generator makes of rand
 these. A face is aged by the encoder and the generator with another label. Where it departs from the blog:
 
 - The blog names no channels; they are DCGAN's, the encoder's those of its discriminator.
-- The discriminator's ReLU is leaky in the preset `default`, which has fewer channels and any ages.
+- The preset `default` has the networks and remedies of the one of `cgan`, and any ages. Its encoder sees real faces,
+  too: what the generator makes of their vectors is to be the same in pixels, features and identity.
 - Each pair is made for its step; the blog made a set of pairs beforehand.
 """
 
@@ -21,11 +22,15 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import EncoderCDCGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import drawn, held_out, noise, play, renewed, rests
+from cyclegan_age.losses import identity_distance, perceptual
+from cyclegan_age.models.adversary import drawn, feature_judge, held_out, noise, play, renewed, rests, wrong_ages
 from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
 from cyclegan_age.models.cgan import by_age, made_by_age
 from cyclegan_age.models.gan import build_discriminator, build_generator
+from cyclegan_age.networks.efficientnet import LiteFeatures
+from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
+from cyclegan_age.networks.residual import ResidualGenerator
 from cyclegan_age.runs import Snapshot
 
 KERNEL = 5  # side in pixels of the encoder's
@@ -59,7 +64,7 @@ class EncoderReader(Reader):
         return drawn(self.net, count, random)
 
 
-def load_networks(snapshot: Snapshot) -> tuple[NoiseGenerator, Encoder]:
+def load_networks(snapshot: Snapshot) -> tuple[NoiseGenerator | ResidualGenerator, Encoder]:
     """The generator and the encoder of a snapshot."""
     train, net = snapshot.train, snapshot.net
     assert isinstance(net, EncoderCDCGANConfig)
@@ -80,7 +85,13 @@ def renderer(snapshot: Snapshot) -> Renderer:
 class EncoderCDCGAN(Model):
     """Networks and phases `generator`, `discriminator` and `encoder`; the first two rest in the encoder's stage."""
 
-    def __init__(self, *, config: TrainConfig, net: EncoderCDCGANConfig) -> None:
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        net: EncoderCDCGANConfig,
+        embedder: FaceEmbedder | None = None,  # trained; for `lambda_identity`
+    ) -> None:
         self.config, self.net = config, net
         self.code = code_of(config)
         ages = len(config.ages)
@@ -88,8 +99,16 @@ class EncoderCDCGAN(Model):
         self.discriminator = build_discriminator(config, net, labels=ages, label_at=net.label_at)
         self.encoder = build_encoder(config, net)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}
-        self.frozen = {}
         self.phases = {name: [name] for name in self.networks}
+        self.judge = feature_judge(config, net, heads=ages)
+        self.embedder = embedder.eval().requires_grad_(False) if embedder else None
+        self.features: nn.Module | None = self.judge.features if self.judge else None
+        if net.lambda_perceptual and not self.features:
+            self.features = LiteFeatures()
+        self.frozen = {k: v for k, v in (("features", self.features), ("embedder", self.embedder)) if v}
+        if self.judge:
+            self.networks["feature_critic"] = self.judge.critic
+            self.phases["discriminator"].append("feature_critic")
         self.rates = {"discriminator": net.d_rate}
         self.shipped = ["generator", "encoder"]
         self.pools = {}
@@ -118,18 +137,37 @@ class EncoderCDCGAN(Model):
                 self.discriminator,
                 net,
                 batch.x_source,
+                judge=self.judge,
                 label_real=self.code.encode(batch.age_source),
                 label_fake=age_other,
+                label_wrong=wrong_ages(self.code, batch.age_source),
                 resting="discriminator" in resting,
             )
             yield "encoder", {}
             return
         yield "generator", {}
         yield "discriminator", {}
-        z = noise(net, batch.x_source)
+        generator, x = self.averaged["generator"], batch.x_source
+        z = noise(net, x)
         with torch.no_grad():
-            x_made = self.averaged["generator"](z, age_other)
-        yield "encoder", {"latent": F.mse_loss(self.encoder(x_made), z)}
+            x_made = generator(z, age_other)
+        if not (net.lambda_pixel or net.lambda_perceptual or net.lambda_identity):
+            yield "encoder", {"latent": F.mse_loss(self.encoder(x_made), z)}
+            return
+        z_made, z_real = self.encoder(torch.cat([x_made, x])).chunk(2)
+        x_same = generator(z_real, self.code.encode(batch.age_source))
+        terms = {"latent": F.mse_loss(z_made, z)}
+        if net.lambda_pixel:
+            terms["pixel"] = net.lambda_pixel * F.l1_loss(x_same, x)
+        if net.lambda_perceptual and self.features:
+            with torch.no_grad():
+                maps = self.features(x)
+            terms["perceptual"] = net.lambda_perceptual * perceptual(self.features(x_same), maps)
+        if net.lambda_identity and self.embedder:
+            with torch.no_grad():
+                identity = self.embedder(x)
+            terms["identity"] = net.lambda_identity * identity_distance(self.embedder(x_same), identity)
+        yield "encoder", terms
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         """In the first stage faces from noise; in the second the given ones, as they are taken in and at each age."""

@@ -5,7 +5,9 @@ al., 2022; preset `nandi`), whose tables give the layers. Where it departs from 
 
 - The report names neither the length of the noise nor what it is drawn from here; it is 100 numbers between -1 and 1.
 - The discriminator's loss is the mean of its two parts, as the report has it for its conditional GAN, not their sum.
-- The preset `default` has DCGAN's channels and batch norm, without which the layers of the tables learn little.
+- The preset `default` has residual networks (see `networks.residual`) and heads on an ImageNet network's features, and
+  augments what the discriminators see; DCGAN's batch norm, without which the layers of the tables learn little, is on
+  without a preset.
 - Batches are balanced over the age groups.
 """
 
@@ -18,13 +20,14 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import Duel, drawn, held_out, play
+from cyclegan_age.models.adversary import Duel, drawn, feature_judge, held_out, play
 from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
+from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
 from cyclegan_age.runs import Snapshot
 
 
-def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -> NoiseGenerator:
+def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -> NoiseGenerator | ResidualGenerator:
     """The generator that a configuration describes, for labels of so many numbers.
 
     Raises:
@@ -36,12 +39,14 @@ def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -
             f"--g_channels {net.g_channels}: make {made} px, not {config.image_size}; "
             f"give --image_size {made}, or one number for each doubling from 4 px"
         )
+    if net.residual:
+        return ResidualGenerator(latent=net.z, ages=labels, channels=net.g_channels)
     return NoiseGenerator(latent=net.z, labels=labels, channels=net.g_channels, norm=net.norm)
 
 
 def build_discriminator(
     config: TrainConfig, net: NoiseConfig, *, labels: int = 0, label_at: int = 0
-) -> NoiseDiscriminator:
+) -> NoiseDiscriminator | ProjectionDiscriminator:
     """The discriminator that a configuration describes.
 
     Raises:
@@ -50,6 +55,10 @@ def build_discriminator(
     if config.image_size not in (4 << len(net.d_channels), 2 << len(net.d_channels)):
         raise UserError(
             f"--d_channels {net.d_channels}: do not take {config.image_size} px to 4 or 2; give one for each halving"
+        )
+    if net.residual:
+        return ProjectionDiscriminator(
+            image_size=config.image_size, labels=labels, channels=net.d_channels, slope=net.slope
         )
     return NoiseDiscriminator(
         image_size=config.image_size,
@@ -91,11 +100,11 @@ class GAN(Duel):
     def __init__(self, *, config: TrainConfig, net: GANConfig) -> None:
         self.net = net
         self.generator, self.discriminator = build_generator(config, net), build_discriminator(config, net)
-        super().__init__(config, net, self.generator, self.discriminator)
+        super().__init__(config, net, self.generator, self.discriminator, feature_judge(config, net, heads=1))
 
     def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         rests = "discriminator" in resting
-        yield from play(self.generator, self.discriminator, self.net, batch.x_source, resting=rests)
+        yield from play(self.generator, self.discriminator, self.net, batch.x_source, judge=self.judge, resting=rests)
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         """Real faces, and as many from the same noise each time, twice."""

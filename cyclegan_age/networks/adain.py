@@ -17,7 +17,7 @@ _EMBEDDING = 64  # numbers that an age vector becomes
 
 
 class AdaIN(nn.Module):
-    """Instance norm, then a scale and a shift of each channel that an embedding (N, E) gives, then ReLU if asked for.
+    """Instance norm, a scale and a shift of each channel by an embedding (N, E), then negative values times `slope`.
 
     It begins near the plain instance norm, but not at it: the age has to matter from the first step on.
     """
@@ -29,10 +29,10 @@ class AdaIN(nn.Module):
         nn.init.normal_(self.affine.weight, 0.0, 0.02)
         nn.init.zeros_(self.affine.bias)
 
-    def forward(self, x: Tensor, embedding: Tensor, *, relu: bool = False, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, *, slope: float = 1.0, residual: Tensor | None = None) -> Tensor:
         gain, shift = self.affine(embedding).float().chunk(2, dim=1)  # (N, C) each
         affine = torch.stack([1 + gain, shift], dim=1)
-        out: Tensor = self.norm(x, relu=relu, residual=residual, affine=affine)
+        out: Tensor = self.norm(x, slope=slope, residual=residual, affine=affine)
         return out
 
 
@@ -41,13 +41,13 @@ class _Encode(nn.Module):
 
     def __init__(self, *, channels_in: int, channels_out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2)
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, (kernel - 1) // 2, bias=False)
         self.norm = InstanceNorm()
 
     def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
         if age is not None:
             x = torch.cat([x, planes(age, x.shape[2], x.shape[3]).to(x.dtype)], dim=1)
-        out: Tensor = self.norm(self.conv(x), relu=True)
+        out: Tensor = self.norm(self.conv(x), slope=0.0)
         return out
 
 
@@ -62,7 +62,7 @@ class _Block(nn.Module):
         self.norm2 = AdaIN(channels=channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.norm1(self.conv1(x), embedding, relu=True)
+        h = self.norm1(self.conv1(x), embedding, slope=0.0)
         out: Tensor = self.norm2(self.conv2(h), embedding, residual=x)
         return out
 
@@ -72,11 +72,11 @@ class _Decode(nn.Module):
 
     def __init__(self, *, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
         self.norm = AdaIN(channels=channels_out)
 
     def forward(self, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.conv(doubled(x)) + skip, embedding, relu=True)
+        out: Tensor = self.norm(self.conv(doubled(x)) + skip, embedding, slope=0.0)
         return out
 
 
@@ -96,7 +96,7 @@ class AdaINGenerator(BendingGenerator):
         ages: int,  # entries of the age vector
         ngf: int = 32,  # channels after the stem; the bottleneck has six times as many
         blocks: int = 6,  # residual blocks of the bottleneck; there are half as many at twice its size
-        deform: float = 0.06,  # largest shift of the flow, as a share of the side
+        deform: float = 0.06,  # largest shift of the flow, as a share of the side; 0 warps nothing
         detail: int = 24,  # channels at the full size; 0 leaves that branch out
     ) -> None:
         super().__init__()
@@ -113,22 +113,20 @@ class AdaINGenerator(BendingGenerator):
         self.down3 = _Encode(channels_in=b + ages, channels_out=c, kernel=4, stride=2)
         self.blocks = nn.ModuleList(_Block(channels=c) for _ in range(blocks))
         self.up3 = _Decode(channels_in=c, channels_out=b)
-        self.bend = nn.Conv2d(b, 2, 3, padding=1)
+        if deform:
+            self.bend = nn.Conv2d(b, 2, 3, padding=1)
+            _start_at_zero(self.bend)
         self.up2 = _Decode(channels_in=b, channels_out=a)
         self.up1 = _Decode(channels_in=a, channels_out=ngf)
         self.head = nn.Conv2d(ngf, 4, 7, padding=3)
-        last = [self.bend, self.head]
+        _start_at_zero(self.head)
         if detail:
             self.fine_stem = _Encode(channels_in=3 + ages, channels_out=detail, kernel=3, stride=1)
             self.fine_up = _Decode(channels_in=ngf, channels_out=detail)
             self.fine = nn.Conv2d(detail, detail, 3, padding=1, bias=False)
             self.fine_norm = AdaIN(channels=detail)
             self.fine_head = nn.Conv2d(detail, 4, 3, padding=1)
-            last.append(self.fine_head)
-        for layer in last:
-            nn.init.zeros_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            _start_at_zero(self.fine_head)
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1], H and W multiples of 16, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32."""
@@ -143,14 +141,14 @@ class AdaINGenerator(BendingGenerator):
         for block in self.blocks:
             h = block(h, e)
         h = self.up3(h, h2, e)
-        flow = self.shift(self.bend(h))
+        warped = bent(x, self.shift(self.bend(h))) if self.deform else x
         h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)
         residual = _residual(self.head(h))
         if self.detail:
             h = self.fine_up(h, self.fine_stem(x, age), e)  # (N, detail, 2 H, 2 W)
-            h = self.fine_norm(self.fine(h), e, relu=True)
+            h = self.fine_norm(self.fine(h), e, slope=0.0)
             residual = F.interpolate(residual, scale_factor=2.0, mode="bilinear") + _residual(self.fine_head(h))
-        out = bent(x, flow) + residual
+        out = warped + residual
         clipped = out.clamp(-1, 1)
         # The gradient goes past the clipping, so that it does not vanish there.
         return out + (clipped - out).detach() if self.training else clipped
@@ -159,6 +157,11 @@ class AdaINGenerator(BendingGenerator):
         """Output of the child `bend` -> flow (N, 2, h, w): right and down to where each point is taken from, in shares
         of the side."""
         return self.deform * torch.tanh(h.float())
+
+
+def _start_at_zero(layer: nn.Module) -> None:
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
 
 
 def _residual(h: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """Pieces that several networks share."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class InstanceNorm(nn.Module):
@@ -19,19 +22,19 @@ class InstanceNorm(nn.Module):
         self.eps = eps
 
     def forward(
-        self, x: Tensor, *, relu: bool = False, residual: Tensor | None = None, affine: Tensor | None = None
+        self, x: Tensor, *, slope: float = 1.0, residual: Tensor | None = None, affine: Tensor | None = None
     ) -> Tensor:
         """Normalise x (N, C, H, W), then apply the rest, in one pass where that is fused.
 
         Args:
-            relu: apply ReLU.
+            slope: what negative values are multiplied by.
             residual: shaped as x, added at the end.
-            affine: (N, 2, C) float32, scale and shift of each channel, before the ReLU.
+            affine: (N, 2, C) float32, scale and shift of each channel, before negative values are multiplied.
         """
-        if _on_kernels(x):
+        if on_kernels(x):
             from cyclegan_age.networks.kernels import InstanceNormFunction  # needs Triton
 
-            fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, relu, affine)
+            fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, slope, affine)
             return fused
         if compiled_to_learn():
             variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
@@ -44,9 +47,7 @@ class InstanceNorm(nn.Module):
         if affine is not None:
             scale, shift = affine[:, :, :, None, None].unbind(1)
             out = out * scale + shift
-        out = out.to(x.dtype)
-        if relu:
-            out = F.relu(out)
+        out = leaky(out.to(x.dtype), slope)
         return out if residual is None else residual + out
 
 
@@ -54,22 +55,122 @@ _USE_KERNELS = [False]
 
 
 def use_kernels(on: bool) -> None:
-    """Whether instance norm and reflection padding on a GPU run by this package's kernels (`networks.kernels`)."""
+    """Whether what stands between convolutions runs on a GPU by this package's kernels (`networks.kernels`)."""
     _USE_KERNELS[0] = on
 
 
-def _on_kernels(x: Tensor) -> bool:
+def on_kernels(x: Tensor) -> bool:
+    """Whether this package's kernels are to do what can be done by them."""
     return _USE_KERNELS[0] and x.is_cuda and not torch.compiler.is_compiling()
 
 
 class LeakyReLU(nn.Module):
     """Leaky ReLU, negative values times 0.2."""
 
+    slope = 0.2
+
     def forward(self, x: Tensor) -> Tensor:
-        if not compiled_to_learn():
-            return F.leaky_relu(x, 0.2)
-        # The same, for whose gradient no truth values are kept: compiled, these are written one by one.
-        return x * (0.6 + 0.4 * x.detach().sign())
+        return leaky(x, self.slope)
+
+
+def leaky(x: Tensor, slope: float) -> Tensor:
+    """Negative values times `slope`: 0 is ReLU, 1 leaves all as it is."""
+    if slope == 1:
+        return x
+    if slope == 0:
+        return F.relu(x)
+    if not compiled_to_learn():
+        return F.leaky_relu(x, slope)
+    # The same, for whose gradient no truth values are kept: compiled, these are written one by one.
+    return x * ((1 + slope) / 2 + (1 - slope) / 2 * x.detach().sign())
+
+
+Affine: TypeAlias = Mapping[nn.Module, tuple[Tensor, Tensor]]  # batch norm -> scales and biases (C,)
+
+
+def affine(network: nn.Module) -> Affine:
+    """What the batch norms of a network in eval mode come to, computed for all of them at once; differentiable."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return {}
+    weight, bias = (torch.cat([getattr(norm, k) for norm in norms]) for k in ("weight", "bias"))
+    mean, variance = (torch.cat([getattr(norm, k) for norm in norms]) for k in ("running_mean", "running_var"))
+    scales = weight * torch.rsqrt(variance + norms[0].eps)
+    biases, sizes = bias - mean * scales, [norm.num_features for norm in norms]
+    return dict(zip(norms, zip(scales.split(sizes), biases.split(sizes), strict=True), strict=True))
+
+
+def convolved(
+    x: Tensor,
+    conv: nn.Conv2d,
+    norm: nn.Module | None = None,
+    *,
+    slope: float = 1.0,
+    residual: Tensor | None = None,
+    norms: Affine | None = None,
+) -> Tensor:
+    """Convolution -> batch norm -> a residual added -> negative values times `slope`.
+
+    By kernels, what follows the convolution is done in one pass where the batch norm is in eval mode.
+
+    Args:
+        x: (N, C, H, W).
+        conv: without biases where there is a batch norm.
+        norm: batch norm; None or an identity for none.
+        slope: 0 is ReLU, 1 leaves all as it is.
+        residual: of the shape of the result.
+        norms: of the network, as `affine` gives them; without it the batch norm is computed for itself.
+    """
+    if not on_kernels(x) or (isinstance(norm, nn.BatchNorm2d) and norm.training):
+        h = conv(x)
+        h = norm(h) if norm is not None else h
+        return leaky(h if residual is None else h + residual, slope)
+    h = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if isinstance(norm, nn.BatchNorm2d):
+        scales, bias = (norms or affine(norm))[norm]
+        return biased(h, bias[None, None, None], residual, slope=slope, scales=scales)
+    if conv.bias is None:
+        return leaky(h if residual is None else h + residual, slope)
+    return biased(h, conv.bias.float()[None, None, None], residual, slope=slope)
+
+
+def biased(
+    x: Tensor,
+    biases: Tensor,
+    residual: Tensor | None = None,
+    *,
+    slope: float = 1.0,
+    first: int = 0,
+    last: int = 0,
+    scales: Tensor | None = None,
+) -> Tensor:
+    """See `kernels.BiasFunction`."""
+    from cyclegan_age.networks.kernels import BiasFunction  # needs Triton
+
+    out: Tensor = BiasFunction.apply(x, biases, residual, float(slope), math.inf, first, last, scales)
+    return out
+
+
+def fused(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    """A convolution that does a batch norm in eval mode, too, and what stands in the place of that."""
+    assert isinstance(conv, nn.Conv2d)
+    if not isinstance(norm, nn.BatchNorm2d):
+        return conv, norm
+    return fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def halve(network: nn.Module) -> None:
+    """Keep the weights of a frozen network's convolutions and matrices as autocast would make them, in bf16."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.data = module.weight.data.bfloat16()
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A network that can be made faster for good once it only runs in bf16 on a GPU and nothing in it changes."""
+
+    def freeze(self) -> None: ...
 
 
 class Conv(nn.Module):
@@ -86,7 +187,7 @@ class Conv(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        pad = (kernel - 1) // 2
+        self.pad = pad = (kernel - 1) // 2
         self.reflect = pad if reflect else 0
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, 0 if reflect else pad, bias=bias)
 
@@ -99,7 +200,7 @@ class Conv(nn.Module):
 
 def reflected(x: Tensor, pad: int) -> Tensor:
     """Padded by reflection: (N, C, H, W) -> (N, C, H + 2 pad, W + 2 pad)."""
-    if _on_kernels(x):
+    if on_kernels(x):
         from cyclegan_age.networks.kernels import ReflectionPadFunction  # needs Triton
 
         out: Tensor = ReflectionPadFunction.apply(x, pad)
@@ -116,17 +217,34 @@ class UpConv(nn.Module):
     def __init__(self, *, channels_in: int, channels_out: int, resize: bool) -> None:
         super().__init__()
         self.resize = resize
-        self.conv: nn.Module = (
+        self.conv: nn.Conv2d | nn.ConvTranspose2d = (
             nn.Conv2d(channels_in, channels_out, 3, padding=1)
             if resize
             else nn.ConvTranspose2d(channels_in, channels_out, 3, stride=2, padding=1, output_padding=1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.resize:
-            x = doubled(x)
-        out: Tensor = self.conv(x)
+        out: Tensor = self.conv(doubled(x) if self.resize else x)
         return out
+
+    def before_norm(self, x: Tensor) -> Tensor:
+        """The same where an instance norm follows: it removes the biases, so by kernels there are none."""
+        if not on_kernels(x):
+            out: Tensor = self(x)
+            return out
+        if self.resize:
+            return F.conv_transpose2d(x, doubling(self.conv.weight), stride=2, padding=1)
+        return F.conv_transpose2d(x, self.conv.weight, stride=2, padding=1, output_padding=1)
+
+
+def doubling(weight: Tensor) -> Tensor:
+    """What a transposed convolution of stride 2 takes to do `doubled` and a 3x3 one: (O, C, 3, 3) -> (C, O, 4, 4).
+
+    At each pixel it multiplies 4 weights where the convolution multiplies 9.
+    """
+    wide = F.pad(weight.float(), (1, 1, 1, 1))
+    rows = wide[:, :, 1:] + wide[:, :, :-1]
+    return (rows[..., 1:] + rows[..., :-1]).flip(2, 3).transpose(0, 1)
 
 
 def doubled(x: Tensor) -> Tensor:

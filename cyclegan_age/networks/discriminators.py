@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, init_weights
+from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, convolved, halve, init_weights, on_kernels
 from cyclegan_age.networks.estimators import AgeEstimator
 
 
@@ -51,7 +51,14 @@ class PatchDiscriminator(nn.Module):
         nn.init.zeros_(self.head.weight)  # a random head is noise that takes hundreds of steps to unlearn
 
     def forward(self, x: Tensor) -> Tensor:
-        return shared(self.head(self.trunk(x)).float())
+        if not on_kernels(x):
+            return shared(self.head(self.trunk(x)).float())
+        first, _, *layers = self.trunk
+        assert isinstance(first, nn.Conv2d)
+        h = convolved(x, first, slope=LeakyReLU.slope)
+        for conv, norm in zip(layers[::3], layers[1::3], strict=True):
+            h = norm(conv(h), slope=LeakyReLU.slope)
+        return shared(self.head(h).float())
 
 
 def _heads(map_channels: Sequence[int], heads: int) -> nn.ModuleList:
@@ -71,7 +78,11 @@ def _scores(head: nn.Module, h: Tensor) -> Tensor:
     if not h.is_cuda:
         return shared(head(F.layer_norm(h, h.shape[1:])).float())
     variance, mean = torch.var_mean(h, dim=(1, 2, 3), correction=0, keepdim=True)  # the same; the channels stay last
-    return shared(head((h - mean) * torch.rsqrt(variance + 1e-5)).float())
+    h = (h - mean) * torch.rsqrt(variance + 1e-5)
+    assert isinstance(head, nn.Sequential)
+    first, _, last = head
+    assert isinstance(first, nn.Conv2d)
+    return shared(last(convolved(h, first, slope=LeakyReLU.slope)).float())
 
 
 class FeatureCritic(nn.Module):
@@ -118,6 +129,8 @@ class AgeCritic(nn.Module):
         self.estimator = estimator.eval()
         self.features = deepcopy(estimator).requires_grad_(False)
         self.heads = _heads(estimator.map_channels, heads)
+        self._halves: list[AgeEstimator] = []  # the features as a GPU runs them; no part of the state
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def learn(self, on: bool) -> None:
         """Let gradients reach the estimator and the heads, or not."""
@@ -129,8 +142,21 @@ class AgeCritic(nn.Module):
 
         The scores (N, heads, M), one for each of M feature maps, are unbounded; the logits (N, 101) are over years.
         """
-        _, maps = self.features.judge(x)
+        if torch.is_autocast_enabled(x.device.type) and on_kernels(x):
+            if not self._halves:
+                self._halves.append(deepcopy(self.features))
+                self._halves[0].fuse()
+                halve(self._halves[0])
+            _, maps = self._halves[0].judge(x)
+        else:
+            _, maps = self.features.judge(x)
         scores = []
         for head, h in zip(self.heads, maps, strict=True):
             scores.append(_scores(head, h).mean(dim=(2, 3)))
         return torch.stack(scores, dim=2), self.estimator(x_seen)
+
+
+def _forget(critic: nn.Module, _: object) -> None:
+    """Weights were loaded: what was made of those before is to be made again."""
+    assert isinstance(critic, AgeCritic)
+    critic._halves.clear()

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cyclegan_age.config import UserError
+from cyclegan_age.networks.blocks import fused, halve
 
 # Of each stage: kernel, stride, expansion, channels.
 _STAGES = ((3, 1, 1, 16), (3, 2, 6, 24), (5, 2, 6, 40), (3, 2, 6, 80), (5, 1, 6, 112), (5, 2, 6, 192), (3, 1, 6, 320))
@@ -22,6 +22,9 @@ _MAPS = (1, 2, 4, 6)  # the last stages of 1/4, 1/8, 1/16 and 1/32 of the size
 class _Conv(nn.Module):
     """Convolution padded as TensorFlow does -> batch norm."""
 
+    weight: Tensor  # of a frozen one
+    bias: Tensor
+
     def __init__(
         self, *, channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
     ) -> None:
@@ -30,13 +33,37 @@ class _Conv(nn.Module):
         self.conv = nn.Conv2d(
             channels_in, channels_out, kernel, stride, 0 if stride > 1 else kernel // 2, groups=groups, bias=False
         )
-        self.norm: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01)
+        self.norm: nn.Module = nn.BatchNorm2d(channels_out, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv.stride[0] > 1:
             before = self.reach // 2
             x = F.pad(x, (before, self.reach - before) * 2)
         out: Tensor = self.norm(self.conv(x))
+        return out
+
+    def freeze(self) -> None:
+        """Make what `pointwise` and `depthwise` take, for good."""
+        conv = self.conv
+        assert conv.bias is not None and isinstance(self.norm, nn.Identity)
+        if conv.groups > 1:
+            self.weight, self.bias = conv.weight[:, 0].permute(1, 2, 0).contiguous(), conv.bias
+        else:
+            self.weight, self.bias = conv.weight.flatten(1).t().bfloat16(), conv.bias.bfloat16()
+
+    def pointwise(self, x: Tensor) -> Tensor:
+        """The same of a 1x1 convolution that is frozen, as one matrix product in bf16."""
+        n, channels, h, w = x.shape
+        out = torch.addmm(self.bias, x.permute(0, 2, 3, 1).reshape(-1, channels), self.weight)
+        return out.view(n, h, w, -1).permute(0, 3, 1, 2)
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        """ReLU6, a depthwise convolution that is frozen, and ReLU6."""
+        from cyclegan_age.networks.kernels import DepthwiseFunction  # needs Triton
+
+        stride = self.conv.stride[0]
+        before = self.conv.kernel_size[0] // 2 if stride == 1 else self.reach // 2
+        out: Tensor = DepthwiseFunction.apply(x, self.weight, self.bias, stride, before)
         return out
 
 
@@ -57,6 +84,12 @@ class _Block(nn.Module):
         out: Tensor = x + h if self.adds else h
         return out
 
+    def frozen(self, x: Tensor) -> Tensor:
+        """The same by this package's kernels; without an expansion x is what ReLU6 is to be applied to."""
+        h = self.depthwise.depthwise(self.expand.pointwise(x) if self.expand else x)
+        h = self.project.pointwise(h)
+        return x + h if self.adds else h
+
 
 class EfficientNetLite(nn.Module):
     """Pictures (N, 3, H, W) in [-1, 1], H and W multiples of 32, -> features (N, 1280, H/32, W/32) and four maps.
@@ -75,7 +108,7 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, version: int, stages: int = len(_STAGES)) -> None:
         super().__init__()
-        self.version = version
+        self.version, self.frozen = version, False
         self.map_channels = tuple(_STAGES[i][3] for i in _MAPS if i < stages)
         self.stem = _Conv(channels_in=3, channels_out=32, kernel=3, stride=2)
         self.stages = nn.ModuleList()
@@ -120,11 +153,35 @@ class EfficientNetLite(nn.Module):
                 maps.append(h)
         return F.relu6(self.last(h), inplace=True) if self.last else h, maps
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """The maps alone; in bf16, if it is frozen."""
+        if not self.frozen:
+            out: list[Tensor] = self(x)[1]
+            return out
+        h, maps = self.stem(x), []
+        for i, stage in enumerate(self.stages[: max(_MAPS) + 1]):
+            assert isinstance(stage, nn.Sequential)
+            for block in stage:
+                assert isinstance(block, _Block)
+                h = block.frozen(h)
+            if i in _MAPS:
+                maps.append(h)
+        return maps
+
+    def freeze(self) -> None:
+        """For good: norms in eval mode, no gradients of its weights, and only `maps`, by this package's kernels."""
+        self.fuse()
+        for module in self.modules():
+            if isinstance(module, _Conv) and module is not self.stem:
+                module.freeze()
+        halve(self.stem)
+        self.frozen = True
+
     def fuse(self) -> None:
         """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
         for module in list(self.modules()):
             if isinstance(module, _Conv) and isinstance(module.norm, nn.BatchNorm2d):
-                module.conv, module.norm = fuse_conv_bn_eval(module.conv, module.norm), nn.Identity()
+                module.conv, module.norm = fused(module.conv, module.norm)
 
 
 class LiteFeatures(nn.Module):
@@ -139,11 +196,15 @@ class LiteFeatures(nn.Module):
         self.network.eval().requires_grad_(False)
         self.network.fuse()
 
+    def freeze(self) -> None:
+        """For good: only on a GPU, by this package's kernels."""
+        self.network.freeze()
+
     # As compiled, or in bf16, its depthwise convolutions take several times as long on a processor.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> list[Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-            maps: list[Tensor] = self.network(x.float())[1]
+            maps = self.network.maps(x.float())
         return [h.float() for h in maps]
 
 

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cyclegan_age.ages import between
-from cyclegan_age.networks.blocks import seen
+from cyclegan_age.networks.blocks import Affine, affine, convolved, fused, on_kernels, seen
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 
 MAX_AGE_YEARS = 100
@@ -25,9 +24,9 @@ class _Block(nn.Module):
     def __init__(self, *, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.norm1: nn.Module = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.norm2: nn.Module = nn.BatchNorm2d(channels_out)
         self.short: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.short = nn.Sequential(
@@ -36,11 +35,20 @@ class _Block(nn.Module):
                 nn.BatchNorm2d(channels_out),
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norm1(self.conv1(x)))
-        h = self.norm2(self.conv2(h))
-        out: Tensor = F.relu(h + self.short(x))
-        return out
+    def forward(self, x: Tensor, norms: Affine | None = None) -> Tensor:
+        h = convolved(x, self.conv1, self.norm1, slope=0.0, norms=norms)
+        if isinstance(self.short, nn.Sequential):
+            reduce, conv, norm = self.short
+            assert isinstance(conv, nn.Conv2d)
+            x = convolved(reduce(x), conv, norm, norms=norms)
+        return convolved(h, self.conv2, self.norm2, slope=0.0, residual=x, norms=norms)
+
+    def fuse(self) -> None:
+        """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
+        self.conv1, self.norm1 = fused(self.conv1, self.norm1)
+        self.conv2, self.norm2 = fused(self.conv2, self.norm2)
+        if isinstance(self.short, nn.Sequential):
+            self.short[1], self.short[2] = fused(self.short[1], self.short[2])
 
 
 class AgeEstimator(nn.Module, ABC):
@@ -63,6 +71,10 @@ class AgeEstimator(nn.Module, ABC):
     @abstractmethod
     def features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Pictures of `input_size` -> the features that are pooled (N, C, h, w), and the feature maps of all depths."""
+
+    @abstractmethod
+    def fuse(self) -> None:
+        """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
 
     @abstractmethod
     def first_half(self) -> nn.Module:
@@ -99,6 +111,9 @@ class LiteAgeEstimator(AgeEstimator):
         out: tuple[Tensor, list[Tensor]] = self.network(x)
         return out
 
+    def fuse(self) -> None:
+        self.network.fuse()
+
     def first_half(self) -> nn.Module:
         return nn.Sequential(self.network.stem, nn.ReLU6(), *self.network.stages[:4])
 
@@ -134,13 +149,21 @@ class ResnetAgeEstimator(AgeEstimator):
         self.head = nn.Linear(channels, MAX_AGE_YEARS + 1)
 
     def features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        h = self.stem(x)
-        maps = []
+        conv, norm, _ = self.stem
+        assert isinstance(conv, nn.Conv2d)
+        norms = affine(self) if on_kernels(x) else None
+        h, maps = convolved(x, conv, norm, slope=0.0, norms=norms), []
         for i, block in enumerate(self.stages):
-            h = block(h)
+            h = block(h, norms)
             if i in self.ends:
                 maps.append(h)
         return h, maps
+
+    def fuse(self) -> None:
+        self.stem[0], self.stem[1] = fused(self.stem[0], self.stem[1])
+        for block in self.stages:
+            assert isinstance(block, _Block)
+            block.fuse()
 
     def first_half(self) -> nn.Module:
         return nn.Sequential(self.stem, *self.stages[: len(self.stages) // 2])

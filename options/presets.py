@@ -52,7 +52,7 @@ _ENCODED_NET = _NOISE_NET | {
     "gan_share": 0.65,
     "lambda_pixel": 4.0,
     "lambda_perceptual": 4.0,
-    "lambda_identity": 4.0,
+    "lambda_identity": 8.0,
 }
 _TEN_GROUPS = {
     "load_size": 128,
@@ -213,8 +213,9 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "lambda_reconstruction": 10.0,
                 "lambda_z": 0.1,
                 "lambda_tv": 0.0,
-                "lambda_perceptual": 10.0,
-                "lambda_identity": 5.0,
+                "lambda_features": 3.0,
+                "lambda_perceptual": 6.0,
+                "lambda_identity": 10.0,
                 "other_ages": True,
             },
         ),

@@ -14,8 +14,9 @@ with ten ages times two sexes. Where it departs from them:
 - The generator lowers -log D instead of log(1 - D), as the programs do.
 - Batches are balanced over the age groups.
 - The preset `default` is stronger: residual networks (see `networks.residual`), reconstructions that are compared by
-  features and identity, too, heads on an ImageNet network's features beside the critic of pictures, and with
-  `other_ages` each face made at another age, too: without it no made face of an age other than its own is ever judged.
+  features and identity, too, and heads on an ImageNet network's features beside the critic of pictures. With
+  `other_ages` each face is made at another age, too, and the critics of pictures judge that one: without it no face
+  made at an age other than its own is ever judged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -194,22 +195,23 @@ class CAAE(Model):
         for critic in (self.critic_z, self.critic_image):
             critic.requires_grad_(False)
         z = self.encoder(x)
-        kept, labels, ages = torch.cat([z, sex], dim=1), label, age
-        if net.other_ages:  # below, what was made at the own age comes first
+        kept, ages, label_made = torch.cat([z, sex], dim=1), age, label
+        if net.other_ages:  # what is made at the own age comes first, and is held to the face itself alone
             age_other = self.code.encode(batch.age_target)
             kept, ages = kept.repeat(2, 1), torch.cat([age, age_other])
-            labels = torch.cat([label, joint_label(age_other, sex) if net.sexes else age_other])
+            label_made = joint_label(age_other, sex) if net.sexes else age_other
         x_made = self.generator(kept, ages)
-        x_same, x_seen = x_made[: len(x)], seen(net, x_made)
+        x_same, x_judged = x_made[: len(x)], x_made[-len(x) :]
+        x_seen = seen(net, x_judged)
         distance = F.l1_loss if net.reconstruction == "l1" else F.mse_loss
         terms = {
             "reconstruction": net.lambda_reconstruction * distance(x_same, x),
             "g_z": net.lambda_z * deception(self.critic_z(z)),
-            "g_image": net.lambda_image * deception(self.critic_image(x_seen, labels)),
+            "g_image": net.lambda_image * deception(self.critic_image(x_seen, label_made)),
             "variation": net.lambda_tv * total_variation(x_same),
         }
         if self.judge:
-            terms["g_features"] = net.lambda_features * self.judge.deceived(self.judge.features(x_seen), labels)
+            terms["g_features"] = net.lambda_features * self.judge.deceived(self.judge.features(x_seen), label_made)
         if net.lambda_perceptual and self.features:
             with torch.no_grad():
                 maps = self.features(x)
@@ -228,17 +230,17 @@ class CAAE(Model):
             return
         z_prior = torch.rand_like(z) * 2 - 1
         real = 1 - net.label_smoothing
-        x_real, x_seen = seen(net, x), seen(net, x_made.detach())
+        x_real, x_seen = seen(net, x), seen(net, x_judged.detach())
         terms = {
             "d_z_real": real_or_fake(self.critic_z(z_prior), real),
             "d_z_fake": real_or_fake(self.critic_z(z.detach()), 0),
             "d_image_real": real_or_fake(self.critic_image(x_real, label), real),
-            "d_image_fake": real_or_fake(self.critic_image(x_seen, labels), 0),
+            "d_image_fake": real_or_fake(self.critic_image(x_seen, label_made), 0),
         }
         if self.judge:
             wrong = wrong_ages(self.code, batch.age_source)
             wrong = joint_label(wrong, sex) if net.sexes else wrong
-            terms |= self.judge.told(x_real, x_seen, label, labels, wrong)
+            terms |= self.judge.told(x_real, x_seen, label, label_made, wrong)
         yield "critics", terms
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:

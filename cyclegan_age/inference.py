@@ -348,8 +348,10 @@ class Ager:
                     base = bent(base, raw)
                     shifts = list(smoothed(raw).permute(0, 2, 3, 1).contiguous().cpu().numpy())
                 anew = bool(self.reader.latent)
-                colours = ((out + 1 if anew else out - base) * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-            found += [Change(colour, shift, anew) for colour, shift in zip(colours, shifts, strict=True)]
+                both = out + 1 if anew else out - base, base + 1
+                levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]
+            each = zip(*levels, shifts, strict=True)
+            found += [Change(colour, shift, anew, before=before) for colour, before, shift in each]
         return found
 
     def age_many(

@@ -81,9 +81,9 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
 
 def _check(config: InferConfig, ager: Ager) -> None:
     """Errors of --change, and of a face parser that is missing, before the work."""
-    nothing = np.zeros((64, 64, 3), np.uint8)
-    heads = ager.heads(nothing, [Place(0j, 64 + 0j)])
-    ager.blended(ager.changes(ager.squares(nothing, [Place(0j, 64 + 0j)]), [30]), heads, config.strengths)
+    heads = ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
+    change = Change(np.zeros((1, 1, 3), np.float32), replaces=bool(ager.reader.latent))
+    ager.blended([change], heads, config.strengths)
 
 
 def _inputs(config: InferConfig) -> list[_Input]:

@@ -32,6 +32,7 @@ MODELS = {
     "cyclegan": ["--ngf", "4", "--ndf", "4", "--blocks", "1", "--lambda_age", "0"],
     "judged": ["--ngf", "4", "--ndf", "4", "--blocks", "1", "--lambda_embedding", "1", "--lambda_outside", "1"],
     "cyclegan_pair": ["--model", "cyclegan_pair", "--ngf", "4", "--ndf", "4", "--blocks", "1"],
+    "cyclegan_heads": ["--model", "cyclegan_heads", "--ngf", "4", "--ndf", "4", "--blocks", "2", "--detail", "4"],
     "caae": ["--model", "caae", "--preset", "small"],
     "gan": ["--model", "gan", "--head_start", "0.5"],
     "cgan": ["--model", "cgan"],
@@ -48,7 +49,9 @@ SMALL_LATENT = [*SMALL, "--image_size", "64", "--load_size", "64"]
 
 
 def configured(name: str, *more: str) -> tuple[TrainConfig, ModelConfig]:
-    small = SMALL if name not in ("gan", "cgan", "encoder_cdcgan", "age_cgan", "caae") else SMALL_LATENT
+    small = (
+        SMALL if name not in ("cyclegan_heads", "gan", "cgan", "encoder_cdcgan", "age_cgan", "caae") else SMALL_LATENT
+    )
     return parse_train([*MODELS[name], *small, *more])
 
 

@@ -567,15 +567,19 @@ class CycleGANHeadsConfig:
     """What that is more for ages under 25 years, as a share that rises down to 10."""
     hair_ahead: float = 8.0
     """Years by which hair is taken to be older than its head from 50 on, since many of the real heads are dyed."""
+    realism_share: float = 1.0
+    """Longest gradient of the discriminators on a generated head, as a share of the shift's."""
     lambda_age: float = 0.05
     """Weight per year of the age estimators' error beyond age_tolerance; 0 needs no estimators."""
     age_tolerance: float = 3.0
     """Years of estimated error that cost nothing."""
+    age_share: float = 1.0
+    """Longest gradient of the age term on a generated head, as a share of the shift's."""
     lambda_embedding: float = 2.0
     """Weight of looking like another person: 1 minus the cosine between the embeddings of a face and of it aged."""
     embedding_tolerance: float = 0.3
     """How much of that costs nothing."""
-    lambda_outside: float = 1.0
+    lambda_outside: float = 2.0
     """Weight of the change (L1) outside the head."""
     lambda_eyes: float = 1.0
     """Weight of the change of colour in the eyes."""
@@ -589,7 +593,7 @@ class CycleGANHeadsConfig:
     def __post_init__(self) -> None:
         for flag in ("ngf", "blocks", "ndf"):
             _require(flag, getattr(self, flag), getattr(self, flag) > 0, "give at least 1")
-        for flag in ("detail", "pool_size", "youth", "hair_ahead", "warmup"):
+        for flag in ("detail", "pool_size", "youth", "hair_ahead", "realism_share", "age_share", "warmup"):
             _require(flag, getattr(self, flag), getattr(self, flag) >= 0, "give 0 or more")
         for flag in ("adversarial", "features", "wrong_age", "shift", "age", "embedding", "outside", "eyes", "cycle"):
             value = getattr(self, f"lambda_{flag}")

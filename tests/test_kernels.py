@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 from cyclegan_age.networks.blocks import InstanceNorm
 from cyclegan_age.networks.kernels import (
-    BiasFunction, DepthwiseFunction, InstanceNormFunction, ReflectionPadFunction
+    BiasFunction, DepthwiseFunction, InstanceNormFunction, MeanPoolFunction, ReflectionPadFunction
 )
 
 torch.manual_seed(0)
@@ -94,6 +94,9 @@ for kernel, stride in ((3, 1), (5, 2)):
     padded = F.pad(F.relu6(x), (reach // 2, reach - reach // 2) * 2)
     y = F.relu6(F.conv2d(padded, weight, bias, stride, groups=5))
     same((y, DepthwiseFunction.apply(x, weight[:, 0].permute(1, 2, 0).contiguous(), bias, stride, reach // 2)), [x])
+for shape in ((2, 5, 8, 6), (1, 70, 7, 9)):
+    x = torch.randn(shape, requires_grad=True)
+    same((F.avg_pool2d(x, 2, ceil_mode=True), MeanPoolFunction.apply(x)), [x])
 print("equal")
 """
 

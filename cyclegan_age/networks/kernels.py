@@ -25,19 +25,19 @@ def _sums(x, sums, pixels, channels, part, PIXELS: tl.constexpr, CHANNELS: tl.co
     inside = c < channels
     picture = x + n.to(tl.int64) * pixels * channels
     first = tl.load(picture + c, mask=inside, other=0.0).to(tl.float32)
-    total = tl.zeros([CHANNELS], tl.float32)
-    squares = tl.zeros([CHANNELS], tl.float32)
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)  # summed over the pixels at the end, when threads must meet
+    squares = tl.zeros([PIXELS, CHANNELS], tl.float32)
     begin = tl.program_id(0) * part
     for offset in range(0, part, PIXELS):
         p = begin + offset + tl.arange(0, PIXELS)
         mask = (p < pixels)[:, None] & inside[None, :]
         value = tl.load(picture + p[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
         d = tl.where(mask, value - first[None, :], 0.0)
-        total += tl.sum(d, 0)
-        squares += tl.sum(d * d, 0)
+        total += d
+        squares += d * d
     out = sums + (n * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
-    tl.store(out, total, mask=inside)
-    tl.store(out + channels, squares, mask=inside)
+    tl.store(out, tl.sum(total, 0), mask=inside)
+    tl.store(out + channels, tl.sum(squares, 0), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -95,8 +95,8 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
     if AFFINE:
         gain = tl.load(affine + n * 2 * channels + c, mask=inside, other=0.0)
         shift = tl.load(affine + (n * 2 + 1) * channels + c, mask=inside, other=0.0)
-    one = tl.zeros([CHANNELS], tl.float32)
-    two = tl.zeros([CHANNELS], tl.float32)
+    one = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    two = tl.zeros([PIXELS, CHANNELS], tl.float32)
     for offset in range(0, part, PIXELS):
         p = tl.program_id(0) * part + offset + tl.arange(0, PIXELS)
         mask = (p < pixels)[:, None] & inside[None, :]
@@ -107,11 +107,11 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
         if AFFINE:
             before = normal * gain[None, :] + shift[None, :]
         value = tl.where(before > 0, value, value * slope)
-        one += tl.sum(value, 0)
-        two += tl.sum(value * normal, 0)
+        one += value
+        two += value * normal
     out = sums + (n * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
-    tl.store(out, one, mask=inside)
-    tl.store(out + channels, two, mask=inside)
+    tl.store(out, tl.sum(one, 0), mask=inside)
+    tl.store(out + channels, tl.sum(two, 0), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -221,8 +221,8 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """The gradients of x and of what was added, and over parts of each line sums of the latter, alone and times x."""
     line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    total = tl.zeros([CHANNELS], tl.float32)
-    product = tl.zeros([CHANNELS], tl.float32)
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    product = tl.zeros([PIXELS, CHANNELS], tl.float32)
     for offset in range(0, part, PIXELS):
         p = tl.program_id(1) * part + offset + tl.arange(0, PIXELS)
         mask = (p < width)[:, None] & (c < channels)[None, :]
@@ -231,9 +231,9 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
         value = tl.where(after > 0, tl.where(after < cap, value, 0.0), value * slope)
         if SUM:
-            total += tl.sum(value, 0)
+            total += value
             if SCALE:
-                product += tl.sum(value * tl.load(x + at, mask=mask, other=0.0).to(tl.float32), 0)
+                product += value * tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
         if SCALE:
             if ADD:
                 tl.store(before + at, value.to(before.dtype.element_ty), mask=mask)
@@ -241,9 +241,10 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
         tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
     if SUM:
         place = sums + (line * tl.num_programs(1) + tl.program_id(1)) * channels + c
-        tl.store(place, total, mask=c < channels)
+        tl.store(place, tl.sum(total, 0), mask=c < channels)
         if SCALE:
-            tl.store(place + tl.num_programs(0) * tl.num_programs(1) * channels, product, mask=c < channels)
+            place += tl.num_programs(0) * tl.num_programs(1) * channels
+            tl.store(place, tl.sum(product, 0), mask=c < channels)
 
 
 @triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before"])  # type: ignore[untyped-decorator]
@@ -305,6 +306,39 @@ def _depthwise_gradient(  # type: ignore[no-untyped-def]
     tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit(do_not_specialize=["height", "width"])  # type: ignore[untyped-decorator]
+def _pool(x, y, height, width, channels, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    tall, wide = (height + 1) // 2, (width + 1) // 2
+    row, column = 2 * (p // wide), 2 * (p % wide)
+    mask = (p < tall * wide)[:, None] & (c < channels)[None, :]
+    picture = x + n * height * width * channels
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    for a in tl.static_range(2):
+        for b in tl.static_range(2):
+            there = (row + a < height) & (column + b < width)
+            at = picture + (((row + a) * width + column + b) * channels)[:, None] + c[None, :]
+            total += tl.load(at, mask=mask & there[:, None], other=0.0).to(tl.float32)
+    share = tl.where(row + 1 < height, 0.5, 1.0) * tl.where(column + 1 < width, 0.5, 1.0)
+    target = y + n * tall * wide * channels + p[:, None] * channels + c[None, :]
+    tl.store(target, (total * share[:, None]).to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["height", "width"])  # type: ignore[untyped-decorator]
+def _pool_gradient(g, out, height, width, channels, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    tall, wide = (height + 1) // 2, (width + 1) // 2
+    i, j = p // width // 2, p % width // 2
+    mask = (p < height * width)[:, None] & (c < channels)[None, :]
+    at = g + n * tall * wide * channels + ((i * wide + j) * channels)[:, None] + c[None, :]
+    share = tl.where(2 * i + 1 < height, 0.5, 1.0) * tl.where(2 * j + 1 < width, 0.5, 1.0)
+    value = tl.load(at, mask=mask, other=0.0).to(tl.float32) * share[:, None]
+    target = out + n * height * width * channels + p[:, None] * channels + c[None, :]
+    tl.store(target, value.to(out.dtype.element_ty), mask=mask)
+
+
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -329,11 +363,11 @@ class InstanceNormFunction(torch.autograd.Function):
         part = -(-pixels // _PARTS)
         part = -(-part // _PIXELS) * _PIXELS
         grid = (-(-pixels // part), -(-channels // block), n)
-        sums = torch.empty(n, grid[0], 2, channels, device=x.device)
+        sums, narrow = torch.empty(n, grid[0], 2, channels, device=x.device), min(64, block)
         statistics = torch.empty(n, 2, channels, device=x.device)
         y, added = torch.empty_like(x), _last(residual) if residual is not None else x
         scaling = statistics if affine is None else affine.contiguous()
-        _sums[grid](x, sums, pixels, channels, part, _PIXELS, block)
+        _sums[grid[0], -(-channels // narrow), n](x, sums, pixels, channels, part, _PIXELS, narrow)
         _apply[grid](
             *(x, scaling, added, y, sums, statistics, pixels, channels, part, eps, slope),
             *(affine is not None, residual is not None, _PARTS, _PIXELS, block),
@@ -350,7 +384,9 @@ class InstanceNormFunction(torch.autograd.Function):
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
         sums = torch.empty(len(x), ctx.grid[0], 2, channels, device=x.device)
         sizes = (pixels, channels, ctx.part, ctx.slope, ctx.affine)
-        _gradient_sums[ctx.grid](x, affine, g, sums, statistics, *sizes, _PIXELS, ctx.block)
+        narrow = min(64, ctx.block)
+        grid = (ctx.grid[0], -(-channels // narrow), len(x))
+        _gradient_sums[grid](x, affine, g, sums, statistics, *sizes, _PIXELS, narrow)
         _gradient[ctx.grid](x, affine, g, out, sums, statistics, *sizes, _PARTS, _PIXELS, ctx.block)
         of_affine = sums.sum(dim=1).flip(1) if ctx.affine else None  # (N, 2, C)
         return out, g if ctx.residual else None, None, None, of_affine
@@ -486,6 +522,29 @@ class DepthwiseFunction(torch.autograd.Function):
         grid, *tile = _tiles(len(x), x.shape[2] * x.shape[3], x.shape[1])
         _depthwise_gradient[grid](x, weight, y, g, out, *ctx.sizes, len(weight), ctx.stride, *tile)
         return out, None, None, None, None
+
+
+class MeanPoolFunction(torch.autograd.Function):
+    """Means of 2x2 pixels, at odd edges of those that there are: (N, C, H, W) -> (N, C, (H + 1) / 2, (W + 1) / 2)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = _last(x)
+        n, channels, height, width = ctx.shape = x.shape
+        shape = (n, channels, (height + 1) // 2, (width + 1) // 2)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        grid, *tile = _tiles(n, shape[2] * shape[3], channels)
+        _pool[grid](x, y, height, width, channels, *tile)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Tensor:
+        g = _last(outer[0])
+        n, channels, height, width = ctx.shape
+        out = torch.empty(ctx.shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+        grid, *tile = _tiles(n, height * width, channels)
+        _pool_gradient[grid](g, out, height, width, channels, *tile)
+        return out
 
 
 def _tiles(n: int, pixels: int, channels: int) -> tuple[tuple[int, int, int], int, int]:

@@ -150,13 +150,13 @@ def trainee(config: TrainConfig, net: ModelConfig, device: torch.device, *, plai
     runtime = runtime_of(config, device)
     model = SYSTEMS[config.model].build(config, net)
     means = model.networks.get("means")
-    if isinstance(means, FeatureMeans):  # a face of each kind, or else nothing is finite
-        sums = [x for name, x in means.named_buffers() if name.startswith("sums")]
-        means.add([torch.randn_like(x) for x in sums], torch.eye(len(sums[0])))
-    if isinstance(means, RegionMeans):
-        kinds = torch.eye(means.kinds)[:, :, None].expand(-1, -1, len(REGIONS))
-        parts = torch.rand(means.kinds, len(REGIONS), 64, 64)
-        means.add([torch.randn(means.kinds, *shape) for shape in means.shapes], kinds, parts)
+    if isinstance(means, FeatureMeans | RegionMeans):  # a face of each kind, or else nothing is finite
+        maps, kinds = [torch.randn(means.kinds, *shape) for shape in means.shapes], torch.eye(means.kinds)
+        if isinstance(means, RegionMeans):
+            parts = torch.rand(means.kinds, len(REGIONS), 64, 64)
+            means.add(maps, kinds[:, :, None].expand(-1, -1, len(REGIONS)), parts)
+        else:
+            means.add(maps, kinds)
         means.finish()
     step = Step(model, config, replace(runtime, capture=False) if plain else runtime)
     labels = isinstance(means, RegionMeans) or getattr(net, "sexes", False)

@@ -127,6 +127,7 @@ class CycleGAN(Model):
         if self.means.counts.min() < 1:
             kind, more = ("age and sex", "; give --no_sexes") if self.net.sexes else ("age", "")
             raise UserError(f"--lambda_shift: the data have no faces of each {kind}{more}, or other --ages")
+        self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net, x_real = self.net, batch.x_target

@@ -142,7 +142,7 @@ class AgeCritic(nn.Module):
 
         The scores (N, heads, M), one for each of M feature maps, are unbounded; the logits (N, 101) are over years.
         """
-        if torch.is_autocast_enabled(x.device.type) and on_kernels(x):
+        if on_kernels(x) and torch.is_autocast_enabled(x.device.type):
             if not self._halves:
                 self._halves.append(deepcopy(self.features))
                 self._halves[0].fuse()

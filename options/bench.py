@@ -33,6 +33,7 @@ GPU_ROWS = {
     "full": "training step of the age-conditional model",
     "start": "seconds to the first step and to the captured one",
     "render": "rendering",
+    "heads": "training step of the model for whole heads",
 }
 
 
@@ -41,9 +42,11 @@ class GPUBenchConfig:
     """What `python -m benchmarks.gpu` takes."""
 
     rows: tuple[str, ...] = ()
-    """What to measure: matrix, data, pair, full, start, render; without it all."""
+    """What to measure: matrix, data, pair, full, start, render, heads; without it all."""
     compile: bool = True
     """As train.py does; --no_compile shows what that gives."""
+    profile: bool = False
+    """Print what a training step spends its time in, kernel by kernel, too."""
     json: Path | None = None
     """Write the results to this file, too."""
 

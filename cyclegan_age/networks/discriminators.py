@@ -13,7 +13,10 @@ from cyclegan_age.networks.estimators import AgeEstimator
 
 def shared(maps: Tensor) -> Tensor:
     """(N, K + 1, h, w) -> (N, K, h, w): the last map added to each other one; a single map stays."""
-    return maps if maps.shape[1] == 1 else maps[:, :-1] + maps[:, -1:]
+    if maps.shape[1] == 1:
+        return maps
+    own, common = maps.split([maps.shape[1] - 1, 1], dim=1)  # whose gradient is one copy, where that of slices is five
+    return own + common
 
 
 class PatchDiscriminator(nn.Module):

@@ -26,7 +26,10 @@ class Known:
 
 # Name of `prepare.py` -> the form of the file names without their ending; the first that fits holds.
 FORMS: dict[str, re.Pattern[str]] = {
-    "utkface": re.compile(r"(?P<age>\d{1,3})_(?P<sex>[019])_(?P<race>[0-49])_.*", re.DOTALL),  # 25_0_2_20170104
+    # 25_0_2_20170104, and with the person 25_0_2_fgnet+001+001A25, as prepare.py writes it
+    "utkface": re.compile(
+        r"(?P<age>\d{1,3})_(?P<sex>[019])_(?P<race>[0-49])_(?:\w+\+(?P<person>[^+]+)\+)?.*", re.DOTALL
+    ),
     "cacd": re.compile(r"(?P<age>\d{1,3})_(?P<person>[^\W\d_].*)_00\d{2}", re.DOTALL),  # 53_Ann_Example_0001
     "agedb": re.compile(r"\d+_(?P<person>[^\W\d_].*)_(?P<age>\d{1,3})_(?P<sex>[mf])"),  # 17_AnnExample_53_f
     "fgnet": re.compile(r"(?P<person>\d{3})[Aa](?P<age>\d{2})[a-z]?"),  # 001A53, 001A53b
@@ -65,7 +68,7 @@ def told(form: str, stem: str) -> Known | None:
         float(age) if 0 <= age <= OLDEST else math.nan,
         sex,
         math.nan if race == "9" else float(race),
-        parts.get("person", ""),
+        parts.get("person") or "",
     )
 
 

@@ -26,7 +26,7 @@ from cyclegan_age.images import list_images
 _NO_RACE = re.compile(r"(\d{1,3})_([019])_(\d{9,})")  # three pictures of UTKFace have lost it
 
 
-def _stem(file: Path) -> str:
+def stem_of(file: Path) -> str:
     """Name without endings; UTKFace's crops are called `.jpg.chip.jpg`."""
     return re.sub(r"(\.jpe?g|\.png)?\.chip$", "", file.stem, flags=re.IGNORECASE)
 
@@ -35,7 +35,7 @@ def _named(form: str, row: Row, youngest: float = 0) -> Row:
     """A row with what its file name tells in a form."""
     if row.reason:
         return row
-    known = told(form, _stem(row.file))
+    known = told(form, stem_of(row.file))
     if known is None:
         return replace(row, reason=FOREIGN)
     row = replace(row, age=known.age_years, sex=code(known.sex), race=code(known.race), person=known.person)
@@ -43,14 +43,14 @@ def _named(form: str, row: Row, youngest: float = 0) -> Row:
 
 
 def _all(source: Path, last: Callable[[Path], int] = lambda file: 0) -> list[Row]:
-    return list(once(list_images(source), lambda file: _stem(file).lower(), last))
+    return list(once(list_images(source), lambda file: stem_of(file).lower(), last))
 
 
 def read_utkface(source: Path) -> list[Row]:
     """Flat or in three parts; a crop is preferred to the same picture in the wild, as it says which face is meant."""
     rows = []
     for row in _all(source, lambda file: ".chip." not in file.name.lower()):
-        short = _NO_RACE.fullmatch(_stem(row.file)) if not row.reason else None
+        short = _NO_RACE.fullmatch(stem_of(row.file)) if not row.reason else None
         known = judged(replace(row, age=float(short[1]), sex=int(short[2]))) if short else _named("utkface", row)
         rows.append(known)
     return rows

@@ -71,8 +71,7 @@ def test_a_set_becomes_age_folders_with_labels(fgnet: Path, tmp_path: Path, caps
     assert (
         "left out: 1 picture: not a picture, as 003A20.JPG" in said and "40 pictures: 28 train, 4 val, 8 test" in said
     )
-    kept = Image.open(out / one["file"])
-    assert kept.size == (40, 40) and (out / one["file"]).read_bytes() == (fgnet / "007" / "007A33.JPG").read_bytes()
+    assert (out / one["file"]).read_bytes() == (fgnet / "007" / "007A33.JPG").read_bytes()
 
 
 def test_an_interrupted_run_goes_on(fgnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

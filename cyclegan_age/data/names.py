@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 OLDEST = 116  # years; a larger number in a name is no age
 
@@ -40,6 +41,11 @@ FORMS: dict[str, re.Pattern[str]] = {
     ),
 }
 _LAST_FEMALE = 7380  # All-Age-Faces counts women first
+
+
+def stem_of(file: Path) -> str:
+    """Name without endings; UTKFace's crops are called `.jpg.chip.jpg`."""
+    return re.sub(r"(\.jpe?g|\.png)?\.chip$", "", file.stem, flags=re.IGNORECASE)
 
 
 def form_of(stem: str) -> str:
@@ -82,4 +88,4 @@ def known_by_name(name: str) -> Known:
 
     A sex or race of 9 is one that nobody knows.
     """
-    return told("utkface", name) or Known()
+    return told("utkface", stem_of(Path(name))) or Known()

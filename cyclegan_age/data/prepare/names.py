@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.names import told
+from cyclegan_age.data.names import stem_of, told
 from cyclegan_age.data.prepare.rows import (
     FOREIGN,
     WRONG_AGE,
@@ -24,11 +24,6 @@ from cyclegan_age.data.prepare.rows import (
 from cyclegan_age.images import list_images
 
 _NO_RACE = re.compile(r"(\d{1,3})_([019])_(\d{9,})")  # three pictures of UTKFace have lost it
-
-
-def stem_of(file: Path) -> str:
-    """Name without endings; UTKFace's crops are called `.jpg.chip.jpg`."""
-    return re.sub(r"(\.jpe?g|\.png)?\.chip$", "", file.stem, flags=re.IGNORECASE)
 
 
 def _named(form: str, row: Row, youngest: float = 0) -> Row:

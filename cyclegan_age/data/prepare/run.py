@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from cyclegan_age.config import PrepareConfig, UserError
 from cyclegan_age.data.labels import NAME, as_csv
+from cyclegan_age.data.names import stem_of
 from cyclegan_age.data.prepare import SETS
-from cyclegan_age.data.prepare.names import read_pattern, stem_of
+from cyclegan_age.data.prepare.names import read_pattern
 from cyclegan_age.data.prepare.rows import NO_FACE, TWO_FACES, Row
 from cyclegan_age.data.prepare.tables import read_csv
 from cyclegan_age.data.workers import in_processes, processors

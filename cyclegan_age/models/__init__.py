@@ -327,6 +327,12 @@ def _face_embedder(config: TrainConfig, net: FaceEmbedderConfig) -> Model:
 
 def _embedder_data(config: TrainConfig, net: FaceEmbedderConfig) -> FaceData:
     faces = _labelled(config, net)
+    kinds, example = "persons" if net.teacher == "none" else "age groups", faces.paths[len(faces.paths) // 2]
+    logger.info(
+        "%s: %d pictures of %d %s to learn from, and %d to test on, as %s",
+        *(config.dataroot, sum(map(len, faces.pools)), len(faces.pools), kinds, len(faces.held_out)),
+        example.relative_to(config.dataroot),
+    )
     return _data(
         config,
         PictureCache(faces.paths, faces.root, config.load_size),

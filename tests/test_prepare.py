@@ -1,6 +1,8 @@
 """A prepared folder: what is in it, that it is whole after an interruption, and that trainings read it."""
 
 import csv
+import html
+import io
 import json
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import prepare as prepare_command
 from cyclegan_age.config import PREPARE_SETS, PrepareConfig, UserError
 from cyclegan_age.data.names import known_by_name
 from cyclegan_age.data.prepare import SETS, run
+from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
 from cyclegan_age.data.prepare.rows import Row
 from cyclegan_age.data.prepare.run import plan, split
 from cyclegan_age.faces.detection import detector
@@ -194,3 +197,82 @@ def test_faces_are_found_and_aligned(tmp_path: Path, frame: str) -> None:
     assert crop.shape == (100, 100, 3)
     (face,) = detector().find(crop)
     assert np.abs(face.landmarks / 100 - FRAMES[frame].template).max() < 0.06
+
+
+def varied(name: str, picture: Image.Image) -> Image.Image:
+    if name == "jpeg":
+        data = io.BytesIO()
+        picture.save(data, "JPEG", quality=50)
+        return Image.open(io.BytesIO(data.getvalue()))
+    return {"half": picture.resize((60, 60)), "grey": picture.convert("L"), "same": picture}[name]
+
+
+def hash_of(picture: Image.Image) -> str:
+    return perceptual_hash(np.asarray(picture.convert("L")))
+
+
+def test_copies_are_found_and_other_faces_are_not() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 9, 9, 3), dtype=np.uint8)
+    people = [Image.fromarray(one).resize((120, 120), Image.Resampling.BICUBIC) for one in noise]
+    copies = [varied(name, people[3]) for name in ("jpeg", "half", "grey", "same")] + [varied("half", people[7])]
+    assert near_copies([hash_of(one) for one in (*people, *copies)]) == [[3, 20, 21, 22, 23], [7, 24]]
+    assert near_copies([]) == [] and near_copies([hash_of(people[0])]) == []
+
+
+def test_near_copies_are_those_of_at_most_15_bits() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 2, 256, dtype=np.uint8)
+    for bits, found in ((0, True), (15, True), (16, False)):
+        for _ in range(20):
+            other = first.copy()
+            other[rng.choice(256, bits, replace=False)] ^= 1
+            hashes = [np.packbits(one).tobytes().hex() for one in (first, other)]
+            assert bool(near_copies(hashes)) == found
+
+
+def test_real_faces_are_no_copies_of_each_other(faces: Path) -> None:
+    files = sorted((faces / "train").rglob("*.jpg"))[::60]
+    hashes = []
+    for file in files:
+        with Image.open(file) as picture:
+            hashes.append(hash_of(picture))
+    assert sum(map(len, near_copies(hashes))) <= len(files) // 50
+
+
+def test_the_card_says_what_is_there(fgnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fgnet / "001" / "001A40.JPG").write_bytes((fgnet / "001" / "001A02.JPG").read_bytes())  # a copy of other age
+    (fgnet / "notes.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    assert run_it("fgnet", "--source", fgnet, "--output", out, "--no_align") == 0
+    card, page = (out / "README.md").read_text(), (out / "index.html").read_text()
+    for part in (
+        "# FG-NET, prepared",
+        "41 pictures, kept as they were. Splits are by person (--val 0.05 --test 0.1 --seed 0).",
+        "| 00-04 | ",
+        "The exact age of 41 is known.",
+        "| unknown | 41 |",
+        "10 persons: 4 pictures each (median), at most 5.",
+        "Shorter side: 40 px",
+        "of which in two splits: 0, with ages more than a year apart: 1; copies.csv names them.",
+        "| not named as this set names pictures | 1 | notes.jpg |",
+        "Lanitis, Taylor, Cootes",
+    ):
+        assert part in card and (part.startswith(("#", "|")) or part in html.unescape(page)), part
+    assert page.count("<svg") == 6 and "<script" not in page and "http" not in page
+    copies = (out / "copies.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in copies if "001A02" in line or "001A40" in line] == ["1", "1"]
+
+
+def test_persons_in_two_of_the_sets_own_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "mine"
+    source.mkdir()
+    table = ["path,age,sex,race,person,split"]
+    for i in range(4):
+        draw_face(20 + i, size=40, seed=i).save(source / f"{i}.png")
+        table.append(f"{i}.png,{20 + i},f,Asian,ann,{'test' if i == 3 else 'train'}")
+    (tmp_path / "mine.csv").write_text("\n".join(table))
+    columns = ["path", "age", "sex", "race", "person", "split"]
+    words = ("csv", "--source", source, "--output", tmp_path / "out", "--csv", tmp_path / "mine.csv", "--no_align")
+    assert run_it(*words, "--columns", *columns) == 0
+    assert "In two of the set's own splits: 1 persons, as ann." in capsys.readouterr().out
+    assert pictures(tmp_path / "out")[0] == "test/20-24/23_1_2_csv+ann+3.png"

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain, count
@@ -21,6 +21,8 @@ from cyclegan_age.config import PrepareConfig, UserError
 from cyclegan_age.data.labels import NAME, as_csv
 from cyclegan_age.data.names import stem_of
 from cyclegan_age.data.prepare import SETS
+from cyclegan_age.data.prepare.card import as_markdown, as_page
+from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
 from cyclegan_age.data.prepare.names import read_pattern
 from cyclegan_age.data.prepare.rows import NO_FACE, TWO_FACES, Row
 from cyclegan_age.data.prepare.tables import read_csv
@@ -34,7 +36,6 @@ JOURNAL = ".prepare.jsonl"  # the settings, then a line for each picture that is
 _BESIDE = 0.5  # a second face of at least that share of the first one's size makes it unclear whose label it is
 _QUALITY = 90  # of WebP
 _PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
-_HASH = 16  # a perceptual hash has that squared bits
 
 Say = Callable[[str], None]
 
@@ -81,10 +82,24 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     if not kept:
         remedy = "; give --no_align if they are aligned" if config.align else ""
         raise UserError(f"--source {config.source}: none of {len(items)} pictures can be used{remedy}")
-    _write(config.output / NAME, as_csv(_label(config, item) for item in kept))
+    labels = [_label(config, item) for item in kept]
+    copies = _copies(labels, [made[item.file]["hash"] for item in kept], config.output)
+    for sentence in copies:
+        say(sentence)
     lost = [(row.file, row.reason) for row in rows if row.reason]
     lost += [(item.row.file, refused[item.file]) for item in items if item.file in refused]
-    _write(config.output / "left_out.csv", _table(("file", "reason"), lost))
+    given = {row.file for row in rows if row.split}
+    lines = [
+        {**label, **made[item.file], "given": item.row.file in given} for label, item in zip(labels, kept, strict=True)
+    ]
+    card = as_markdown(config, lines, lost, copies)
+    try:
+        _write(config.output / NAME, as_csv(labels))
+        _write(config.output / "left_out.csv", _table(("file", "reason"), lost))
+        _write(config.output / "README.md", card.encode(errors="replace"))
+        _write(config.output / "index.html", as_page(card, lines).encode(errors="replace"))
+    except OSError as e:
+        raise UserError(f"--output {config.output}: cannot be written: {e.strerror}; give one with room") from None
     splits = Counter(item.row.split for item in kept)
     told = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
     say(f"{config.output}: {_counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
@@ -303,12 +318,6 @@ def _webp(picture: Picture) -> bytes:
     return data.getvalue()
 
 
-def perceptual_hash(grey: Any) -> str:
-    """Whether each of 16 x 16 places of a grey picture uint8 (H, W) is lighter than the next: 256 bits, hexadecimal."""
-    small = _cv2().resize(grey, (_HASH + 1, _HASH), interpolation=_cv2().INTER_AREA)
-    return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
-
-
 def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
     row = item.row
     return {
@@ -326,6 +335,31 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
 
 def _counted(number: int) -> str:
     return f"{number:,} picture{'s' if number != 1 else ''}"
+
+
+def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], output: Path) -> list[str]:
+    """What is to be said of near copies, and of persons in two splits; `copies.csv` lists the copies."""
+    groups = near_copies(hashes)
+    listed = [
+        (number, *(labels[i][column] for column in ("file", "age", "person", "split")))
+        for number, group in enumerate(groups, 1)
+        for i in group
+    ]
+    _write(output / "copies.csv", _table(("group", "file", "age", "person", "split"), listed))
+    across = sum(len({labels[i]["split"] for i in group}) > 1 for group in groups)
+    ages = [[float(str(labels[i]["age"])) for i in group] for group in groups]
+    conflicting = sum(max(some) - min(some) > 1 for some in ages)
+    sentences = [
+        f"Near copies: {_counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with ages "
+        f"more than a year apart: {conflicting:,}; copies.csv names them."
+    ]
+    splits: dict[object, set[object]] = {}
+    for label in labels:
+        if label["person"]:
+            splits.setdefault(label["person"], set()).add(label["split"])
+    if parted := sorted(str(person) for person, some in splits.items() if len(some) > 1):
+        sentences.append(f"In two of the set's own splits: {len(parted):,} persons, as {parted[0]}.")
+    return sentences
 
 
 def _by_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:

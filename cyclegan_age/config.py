@@ -366,6 +366,59 @@ class EvaluateConfig:
             _require("fit_ages", self.fit_ages, right, "give a file name that ends in .safetensors")
 
 
+PREPARE_SETS = (  # data.prepare.SETS has their readers
+    *("utkface", "agfw", "cacd", "morph2", "fgnet", "adience", "imdb_wiki", "agedb", "fairface", "ffhq_aging"),
+    *("all_age_faces", "appa_real", "lats", "csv", "pattern"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What `prepare.py` takes."""
+
+    set: str = ""
+    """The public set, as the first word: utkface, agfw, cacd, morph2, fgnet, adience, imdb_wiki, agedb, fairface,
+    ffhq_aging, all_age_faces, appa_real, lats; csv and pattern for others."""
+    source: Path = Path()
+    """Its folder, as downloaded and unpacked."""
+    output: Path = Path()
+    """Folder to make: train, val and test with age folders, labels.csv and a data card."""
+    frame: str = "utkface"
+    """Where faces stand in the crops: utkface (tight faces), ffhq (whole heads), or ten shares, as of train.py."""
+    align: bool = True
+    """Find and align the faces; --no_align keeps the pictures as they are."""
+    size: int = 256
+    """Largest side in pixels of the crops; none is made larger than it is in its picture."""
+    val: float = 0.05
+    """Share of the pictures for validation, where the set has no splits of its own; persons are never parted."""
+    test: float = 0.1
+    """Share of the pictures for testing, as --val."""
+    seed: int = 0
+    """Seed of the splits."""
+    csv: Path | None = None
+    """Set csv: your table of labels, with a header."""
+    columns: tuple[str, ...] = ("file", "age", "sex", "race", "person", "split")
+    """Set csv: its columns for file, age, sex, race, person and split, in this order; `-` for one that it has not."""
+    pattern: str = ""
+    """Set pattern: how names tell the labels, as '{person}A{age}'; with a slash it is for paths below --source."""
+    workers: int = -1
+    """Processes; -1 takes one per core, 0 works in this one."""
+
+    def __post_init__(self) -> None:
+        if self.set and self.set not in PREPARE_SETS:
+            raise UserError(f"{self.set}: no set of that name; the sets are {', '.join(PREPARE_SETS)}")
+        if self.frame not in FRAME_NAMES:
+            frame_numbers(self.frame)
+        _require("size", self.size, self.size >= 32, "give at least 32")
+        shares = self.val >= 0 and self.test >= 0 and self.val + self.test < 1
+        _require("val", self.val, shares, "give shares from 0 on, with --test below 1 together")
+        _require("workers", self.workers, self.workers >= -1, "give -1 or more")
+        for name, given in (("csv", self.csv is not None), ("pattern", bool(self.pattern))):
+            if self.set and given != (self.set == name):
+                remedy = f"give the set {name} with it" if given else f"give it with the set {name}"
+                raise UserError(f"--{name}: {'only for' if given else 'missing for'} the set {name}; {remedy}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """What `export.py` takes."""

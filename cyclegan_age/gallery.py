@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.folders import Known, known_by_name, known_by_path, scan
+from cyclegan_age.data.folders import known_by_path, scan
+from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces.blending import Change
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import find_layers

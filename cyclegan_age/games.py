@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cyclegan_age import render
 from cyclegan_age.config import TrainConfig, UserError
-from cyclegan_age.data.folders import Known, known_by_name
+from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces.alignment import crop, reframed
 from cyclegan_age.faces.detection import NoFace, chosen, detector
 from cyclegan_age.faces.frames import FRAMES, Frame

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import TrainConfig, UserError, check_strengths, needs
-from cyclegan_age.data.folders import Known
+from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
 from cyclegan_age.faces.detection import chosen, detector

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.folders import Known, known_by_name
+from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, Change, Pixels, blend

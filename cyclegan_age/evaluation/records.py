@@ -32,7 +32,8 @@ from tqdm import tqdm
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, TrainConfig, UserError
 from cyclegan_age.data.cache import PictureCache, cache_folder
-from cyclegan_age.data.folders import Known, known_by_name, scan
+from cyclegan_age.data.folders import scan
+from cyclegan_age.data.names import Known
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.judges import Judge
 from cyclegan_age.faces.frames import Frame
@@ -109,7 +110,7 @@ class Faces:
         order = sorted(range(len(marks)), key=lambda i: marks[i])
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
-        known = [known_by_name(path.name) for path in folder.paths]
+        known = folder.known
         youngest, oldest = config.sources
         fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not fitting:
@@ -127,7 +128,8 @@ class Faces:
 
     def known(self, i: int) -> Known:
         """What a model may be told of face i."""
-        return Known(float(self.age_years[i]), known_by_name(self.paths[i].name).sex)
+        sex = float(_SEXES.index(self.sex[i])) if self.sex[i] else math.nan
+        return Known(float(self.age_years[i]), sex)
 
 
 def evenly(order: Sequence[int], age_years: NDArray[np.float32], limit: int) -> list[int]:

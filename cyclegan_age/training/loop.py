@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -62,7 +62,11 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
         UserError: what the user can mend: data, flags, a run of other settings, a training that diverged.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved and the same command goes on from it.
     """
-    begun = time.monotonic() if begun is None else begun
+    with ExitStack() as held:  # the run's lock
+        return _train(config, net, time.monotonic() if begun is None else begun, held)
+
+
+def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack) -> Path:
     # Processes, data and run folder; the first process decides, so that all fail or go on together.
     processes = PartialState(cpu=not torch.cuda.is_available())
     system = SYSTEMS[config.model]
@@ -70,7 +74,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
     torch.manual_seed(config.seed)  # the same start in every process
     model = system.build(config, net)
     torch.manual_seed(config.seed + processes.process_index)
-    run = Path(_decide(processes, lambda: str(open_run(config, net))))
+    run = Path(_decide(processes, lambda: str(open_run(config, net, held))))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",  # --precision decides; fp16 in accelerate's configuration would scale the losses

@@ -182,6 +182,8 @@ def _of_archive(path: Path, give: str) -> str:
         return f"a zip archive and no weights; unpack it, or {give}"
     if any("/code/" in name for name in names):
         return f"a program of TorchScript; {give}"
-    if all(key in said for key in (b"networks", b"ema", b"skipped")) or all(key in said for key in (b"random", b"pools")):
+    if all(key in said for key in (b"networks", b"ema", b"skipped")) or all(
+        key in said for key in (b"random", b"pools")
+    ):
         return f"the state that a run resumes from, and not its weights; give {path.parent / 'weights.safetensors'}"
     return f"a pickle of PyTorch (.pth), as other projects write, which could run code and is not opened; {give}"

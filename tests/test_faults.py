@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import train as train_command
 from cyclegan_age.config import UserError
 from cyclegan_age.files import foreign, lock
 from cyclegan_age.runs import load_state, open_run
+from cyclegan_age.training import progress
 from options.train import parse_train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -81,7 +84,10 @@ def test_two_that_start_at_once_do_not_get_one_folder(tiny_faces: Path, tmp_path
     with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         folder = Path(other.stdout.readline().strip())
-        with pytest.raises(UserError, match=f"{folder}: process {other.pid}, since .* is training it"), ExitStack() as held:
+        with (
+            pytest.raises(UserError, match=f"{folder}: process {other.pid}, since .* is training it"),
+            ExitStack() as held,
+        ):
             open_run(config, net, held)
         with ExitStack() as held:  # another one has its own
             assert open_run(replace(config, seed=1), net, held) != folder
@@ -175,3 +181,87 @@ def test_a_named_run_goes_on_with_another_learning_rate(
     assert train_command.main(_flags(tiny_faces, tmp_path, 1)) == 0
     assert train_command.main(_flags(tiny_faces, tmp_path, 1, "--lr", "0.1")) == 0
     assert (tmp_path / "002-cyclegan-default").is_dir()
+
+
+LIMITED = """
+import resource, sys
+import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))  # of a file; the state is larger
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def test_a_state_that_finds_no_room_ends_the_training_and_the_last_one_is_kept(
+    tiny_faces: Path, tmp_path: Path
+) -> None:
+    blocks = ["--name", "run", "--blocks", "3", "--pool_size", "4"]
+    assert train_command.main(_flags(tiny_faces, tmp_path, 3, *blocks)) == 0
+    run = tmp_path / "run"
+    kept = {name: (run / name).read_bytes() for name in ("state.pt", "state-0-3.pt", "weights.safetensors")}
+    assert len(kept["state.pt"]) > 400_000 > len(kept["state-0-3.pt"])
+    (run / ".state.pt.1.part").write_bytes(b"of a process that was killed")
+    (run / "state-0-2.pt").write_bytes(b"of a save that was killed")
+    command = [sys.executable, "-c", LIMITED, *_flags(tiny_faces, tmp_path, 9, *blocks)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"{run}: no room on the disk, ") and " MB needed and " in last
+    assert last.endswith("the last saved state is kept") and "Traceback" not in done.stderr
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    assert not list(run.rglob(".*.part")) and [p.name for p in run.glob("state-*")] == ["state-0-3.pt"]
+    assert train_command.main(_flags(tiny_faces, tmp_path, 9, *blocks)) == 0
+    state = load_state(run / "state.pt")
+    assert state is not None and state["step"] == 9
+
+
+def test_room_and_a_folder_that_can_be_written_are_looked_for_before_the_first_step(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = shutil.disk_usage
+    free = real(tmp_path)._replace(free=1_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            shutil, "disk_usage", lambda path: free if str(path).startswith(str(tmp_path / "out")) else real(path)
+        )
+        assert train_command.main(_flags(tiny_faces, tmp_path / "out", 3, "--name", "run")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{tmp_path / 'out' / 'run'}: no room on the disk, ") and error.count("\n") == 1
+    assert "and 1.0 MB free; make room, or give another --results_dir" in error
+    assert not (tmp_path / "out" / "run").exists()
+    (tmp_path / "file").touch()
+    assert train_command.main(_flags(tiny_faces, tmp_path / "file" / "out", 3)) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith(f"{tmp_path / 'file' / 'out'}: cannot be written (Not a directory)") and error.count("\n") == 1
+    )
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    tiny_faces: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "quiet")) == 0
+    assert "step 2 of 4" not in caplog.text
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "lines")) == 0
+    assert re.search(r"step 3 of 4 steps: \d+\.\d images/s generator=[\d.]+ discriminator=[\d.]+\n", caplog.text)
+    assert "\r" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "bar")) == 0
+    assert "img/s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["detail"], True), (["shift"], True), (["detail", "--init", "shipped"], False), (["default"], False)],
+)
+def test_a_later_stage_without_weights_to_begin_from_is_told(
+    flags: list[str], said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse_train(["--dataroot", "x", "--preset", *flags])
+    assert [r.message for r in caplog.records if "without --init it begins from random weights" in r.message] == (
+        [caplog.messages[0]] if said else []
+    )

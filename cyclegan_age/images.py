@@ -4,8 +4,9 @@ Outside the networks a picture is uint8, HWC, RGB, 0..255; inside it is float, N
 """
 
 import io
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000  # larger files are refused before they are decoded
+MIN_SIDE = 8  # pixels; nothing is seen of a face on fewer
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
@@ -32,7 +34,7 @@ def open_image(source: Path | bytes) -> Image.Image:
     of an animation the first frame is taken.
 
     Raises:
-        BadImage: empty, truncated, not a picture, or more than `MAX_PIXELS` pixels.
+        BadImage: empty, truncated, not a picture, or see `check_size`.
         FileNotFoundError: no such file.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
@@ -40,10 +42,42 @@ def open_image(source: Path | bytes) -> Image.Image:
         raise BadImage("empty file")
     with decoding():
         picture = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise BadImage(f"{picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
+        check_size(picture)
         picture.load()
         return to_rgb(ImageOps.exif_transpose(picture))
+
+
+def opened(source: Image.Image | Path | str) -> Image.Image:
+    """A picture as it is, or that of a file, upright and in its own mode.
+
+    Raises:
+        BadImage: the file is empty, truncated, not a picture, or see `check_size`.
+        FileNotFoundError: no such file.
+        TypeError: neither a picture nor a path.
+    """
+    if isinstance(source, Image.Image):
+        return source
+    if not isinstance(source, Path | str):
+        raise TypeError(f"{type(source).__name__}: neither a picture of Pillow nor a path")
+    data = Path(source).read_bytes()
+    with decoding():
+        picture = Image.open(io.BytesIO(data))
+        check_size(picture)
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+
+
+def check_size(picture: Image.Image) -> None:
+    """Check that a picture is of a size that can be used.
+
+    Raises:
+        BadImage: more than `MAX_PIXELS` pixels, or a side of less than `MIN_SIDE`.
+    """
+    size = f"{picture.width}x{picture.height} pixels"
+    if picture.width * picture.height > MAX_PIXELS:
+        raise BadImage(f"{size}, more than {MAX_PIXELS:,}")
+    if min(picture.size) < MIN_SIDE:
+        raise BadImage(f"{size}, too small for a face; each side must be at least {MIN_SIDE}")
 
 
 @contextmanager
@@ -80,14 +114,39 @@ def to_square(picture: Image.Image, size: int) -> Picture:
     return np.array(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))  # a writable copy, as torch asks
 
 
+def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files below a folder that end so, in any case, sorted; hidden files and folders aside.
+
+    Links to folders are followed. Of several ways to a folder one counts, so that none is listed twice and a link to a
+    folder above ends.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for root in waiting:
+            for where, folders, names in os.walk(root):
+                there = os.stat(where)
+                if (there.st_dev, there.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((there.st_dev, there.st_ino))
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                here = Path(where)
+                links += [here / name for name in folders if (here / name).is_symlink()]
+                found += [
+                    here / name
+                    for name in names
+                    if not name.startswith(".") and (here / name).suffix.lower() in suffixes and (here / name).is_file()
+                ]
+        waiting = links
+    return sorted(found)
+
+
 def list_images(folder: Path) -> list[Path]:
-    """Files below a folder whose name ends like a picture's, sorted; hidden files and folders aside."""
-    depth = len(folder.parts)
-    return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in p.parts[depth:]) and p.is_file()
-    )
+    """Files below a folder whose name ends like a picture's; see `list_files`."""
+    return list_files(folder, SUFFIXES)
 
 
 def to_float(pictures: Picture | Tensor) -> Tensor:

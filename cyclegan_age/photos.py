@@ -34,7 +34,7 @@ from cyclegan_age.gallery import (
     write_pages,
     write_sheets,
 )
-from cyclegan_age.images import BadImage, Picture, list_images
+from cyclegan_age.images import BadImage, Picture, list_files, list_images
 from cyclegan_age.inference import Ager
 from cyclegan_age.page import Section
 from cyclegan_age.runs import find_weights, write_atomically
@@ -91,7 +91,7 @@ def _inputs(config: InferConfig) -> list[_Input]:
     if source is None or not source.exists():
         raise UserError(f"--input {source}: no such file or folder; check the name")
     if source.is_dir():
-        root, paths = source, sorted([*list_images(source), *_list_videos(source)])
+        root, paths = source, sorted([*list_images(source), *list_files(source, video.SUFFIXES)])
     else:
         root, paths = source.parent, [source]
     if not paths:
@@ -100,16 +100,6 @@ def _inputs(config: InferConfig) -> list[_Input]:
     relative = [path.relative_to(root) for path in paths]
     stems = output_stems(relative)
     return [_Input(p, clean_name(r.as_posix()), s) for p, r, s in zip(paths, relative, stems, strict=True)]
-
-
-def _list_videos(folder: Path) -> list[Path]:
-    return [
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in video.SUFFIXES
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and p.is_file()
-    ]
 
 
 def _render_into(

@@ -110,7 +110,7 @@ class CycleGAN(Model):
         """
         if not self.means:
             return
-        bar = tqdm(total=_MEAN_FACES, unit="img", desc="means", disable=not progress)
+        bar = tqdm(total=_MEAN_FACES, unit="img", desc="means", disable=None if progress else True)
         seen = 0
         with closing(data.batches(0, device=device)) as batches, bar:
             while seen < _MEAN_FACES:

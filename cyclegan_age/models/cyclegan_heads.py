@@ -106,7 +106,7 @@ class CycleGANHeads(Model):
             UserError: an age has no heads of women, or of men.
         """
         seen = 0
-        bar = tqdm(total=_MEAN_HEADS, unit="img", desc="means", disable=not progress)
+        bar = tqdm(total=_MEAN_HEADS, unit="img", desc="means", disable=None if progress else True)
         with closing(data.batches(0, device=device)) as batches, bar, torch.inference_mode():
             while seen < _MEAN_HEADS:
                 batch = next(batches)

@@ -28,7 +28,7 @@ from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, package
 from cyclegan_age.faces.files import Photo, without_thumbnail
 from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.faces.tracking import chosen_tracks, follow
-from cyclegan_age.images import BadImage, Picture
+from cyclegan_age.images import BadImage, Picture, list_images, open_image
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
 from cyclegan_age.networks.generators import ResnetGenerator
@@ -150,6 +150,32 @@ def test_the_place_goes_with_the_face(scale: float, degrees: float) -> None:
     corners = np.array([0, 1, 1j, 1 + 1j])
     wanted = centre + turn * ((face.place(NEAR).corner + face.place(NEAR).edge * corners) * scale - centre)
     assert abs(found.place(NEAR).corner + found.place(NEAR).edge * corners - wanted).max() < 0.07 * found.size
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_face_is_found_where_it_is_at_every_turn(turn: int) -> None:
+    photo = np.asarray(PORTRAIT.crop((60, 0, 440, 300)))
+    (upright,) = detector().find(photo)
+    turned = np.ascontiguousarray(np.rot90(photo, -turn // 90))
+    (face,) = detector().find(turned)
+    assert (upright.turn, face.turn) == (0, turn)
+    # By hand: a photograph of 380 x 300 px turned with the clock.
+    corner, edge = {90: (300, 1j), 180: (380 + 300j, -1), 270: (380j, -1j)}[turn]
+    points = corner + edge * (upright.landmarks @ (1, 1j))
+    assert abs(face.landmarks @ (1, 1j) - points).max() < 0.05 * upright.size
+    left, top, right, bottom = face.box
+    assert left < face.landmarks[:, 0].min() < face.landmarks[:, 0].max() < right
+    assert top < face.landmarks[:, 1].min() < face.landmarks[:, 1].max() < bottom
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_real_faces_are_found_at_every_turn(heads: Path, turn: int) -> None:
+    pictures = [np.asarray(open_image(file)) for file in list_images(heads / "val")[::60]]
+    for picture in pictures:
+        (upright,) = detector().find(picture)
+        (face,) = detector().find(np.ascontiguousarray(np.rot90(picture, -turn // 90)))
+        assert face.turn == turn
+        assert face.size == pytest.approx(upright.size, rel=0.15)
 
 
 def test_pictures_without_a_face_have_none() -> None:

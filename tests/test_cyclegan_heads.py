@@ -13,9 +13,9 @@ from torch import Tensor
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import Runtime
+from cyclegan_age.losses import norms
 from cyclegan_age.models import SYSTEMS, cyclegan_heads
 from cyclegan_age.models.cyclegan_heads import CycleGANHeads
-from cyclegan_age.losses import norms
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import ResnetAgeEstimator

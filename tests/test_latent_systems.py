@@ -727,7 +727,9 @@ def test_systems_with_an_encoder_age_a_face(
 ) -> None:
     weights = trained(model)
     run = weights.parent
-    sheets = {p.name.removesuffix("-0000016.jpg") for p in (run / "samples").glob("*-0000016.jpg")}  # a slow one has more
+    sheets = {
+        p.name.removesuffix("-0000016.jpg") for p in (run / "samples").glob("*-0000016.jpg")
+    }  # a slow one has more
     assert sheets == {"samples", "features-stages.1", "channels-stages.1", "change"}
     if model == "caae":
         measured = [line for line in (run / "metrics.jsonl").read_text().splitlines() if "held_out" in line]

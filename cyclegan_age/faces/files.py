@@ -13,7 +13,7 @@ from PIL import Image, JpegImagePlugin
 
 from cyclegan_age.faces.alignment import opencv
 from cyclegan_age.faces.blending import Pixels
-from cyclegan_age.images import BadImage, Picture, check_size, decoding, to_rgb
+from cyclegan_age.images import BadImage, Picture, check_kind, check_size, decoding, to_rgb
 
 # Pillow's format -> ending of the files written; of every other format PNG is written.
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm"}
@@ -63,8 +63,7 @@ class Photo:
         """
         data = source if isinstance(source, bytes) else source.read_bytes()
         suffix = source.suffix if isinstance(source, Path) else ""
-        if not data:
-            raise BadImage("empty file")
+        check_kind(data)
         with decoding():
             return cls._decoded(data, suffix)
 

@@ -34,6 +34,7 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.networks.blocks import use_kernels
 from cyclegan_age.networks.efficientnet import FeatureMeans
+from cyclegan_age.networks.regions import REGIONS, RegionMeans
 from cyclegan_age.training.step import PLAIN_STEPS, Step
 from options.bench import GPU_ROWS, GPUBenchConfig, parse_gpu_bench
 from options.train import parse_train
@@ -43,6 +44,7 @@ FULL = (
     *("--preset", "shift", "--image_size", "128", "--load_size", "136", "--ngf", "64", "--ndf", "64"),
     *("--inner_size", "0", "--detail", "0", "--lambda_embedding", "2"),
 )
+HEADS = ("--model", "cyclegan_heads")
 CHILD = "import sys; from benchmarks.gpu import start; start(sys.argv[1], float(sys.argv[2]), sys.argv[3:])"
 
 
@@ -60,6 +62,8 @@ class Plan:
     pair_flags: tuple[str, ...] = ()  # of train.py, besides PAIR
     full: tuple[int, ...] = (32, 64, 128)  # batches
     full_flags: tuple[str, ...] = FULL
+    heads: tuple[int, ...] = (16, 32, 64)  # batches
+    heads_flags: tuple[str, ...] = HEADS
     start: tuple[int, int] = (128, 8)  # pixels, batch
     render: tuple[tuple[int, tuple[int, ...]], ...] = ((128, (1, 32)), (256, (1, 32)))  # pixels, batches
     windows: int = 5  # the median counts
@@ -146,11 +150,17 @@ def trainee(config: TrainConfig, net: ModelConfig, device: torch.device, *, plai
     runtime = runtime_of(config, device)
     model = SYSTEMS[config.model].build(config, net)
     means = model.networks.get("means")
-    if isinstance(means, FeatureMeans):  # a face of each kind, or else nothing is finite
-        sums = [x for name, x in means.named_buffers() if name.startswith("sums")]
-        means.add([torch.randn_like(x) for x in sums], torch.eye(len(sums[0])))
+    if isinstance(means, FeatureMeans | RegionMeans):  # a face of each kind, or else nothing is finite
+        maps, kinds = [torch.randn(means.kinds, *shape) for shape in means.shapes], torch.eye(means.kinds)
+        if isinstance(means, RegionMeans):
+            parts = torch.rand(means.kinds, len(REGIONS), 64, 64)
+            means.add(maps, kinds[:, :, None].expand(-1, -1, len(REGIONS)), parts)
+        else:
+            means.add(maps, kinds)
+        means.finish()
     step = Step(model, config, replace(runtime, capture=False) if plain else runtime)
-    batch = made_up_batch(config, config.batch_size, device, int(getattr(net, "sexes", False)))
+    labels = isinstance(means, RegionMeans) or getattr(net, "sexes", False)
+    batch = made_up_batch(config, config.batch_size, device, int(labels))
     return step, batch
 
 
@@ -165,6 +175,24 @@ def operations(config: TrainConfig, net: ModelConfig, device: torch.device, coun
     return float(counter.get_total_flops()) / counted
 
 
+def kernels(run: Callable[[], object], device: torch.device, most: int = 60) -> str:
+    """What a call spends the device's time in: lines of milliseconds, launches and kernel, the longest first."""
+    cuda = device.type == "cuda"
+    activity = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity], acc_events=True) as profile:
+        run()
+        if cuda:
+            torch.cuda.synchronize()
+    each = []
+    for event in profile.key_averages():
+        us = event.self_device_time_total if cuda else event.self_cpu_time_total
+        if us:
+            each.append((us / 1000, event.count, event.key[:120]))
+    each.sort(reverse=True)
+    lines = [f"{sum(ms for ms, _, _ in each):9.3f} {sum(count for _, count, _ in each):6} all {len(each)} kernels"]
+    return "\n".join([*lines, *(f"{ms:9.3f} {count:6} {name}" for ms, count, name in each[:most])])
+
+
 class Bench:
     """Measures on one device.
 
@@ -172,10 +200,15 @@ class Bench:
         device: CUDA, or CPU for tests, where memory is not measured.
         plan: sizes.
         compile: as train.py does it.
+        profile: whether to see what a training step spends its time in.
+
+    Attributes:
+        profiles: what was seen, by measure.
     """
 
-    def __init__(self, device: torch.device, plan: Plan, *, compile: bool = True) -> None:
+    def __init__(self, device: torch.device, plan: Plan, *, compile: bool = True, profile: bool = False) -> None:
         self.device, self.plan = device, plan
+        self.profile, self.profiles = profile, dict[str, str]()
         self._common = ["--dataroot", "made-up", *([] if compile else ["--no_compile"])]  # flags of every training
         self._rate: float | None = None  # operations per second of the matrix product
         self._operations: dict[tuple[str, ...], float] = {}
@@ -201,6 +234,9 @@ class Bench:
                 for bf16 in (False, True):
                     name = f"rendering, {size} px, batch {batch}, {'bf16' if bf16 else 'fp32'}"
                     jobs.append(Job("render", name, partial(self.render, size=size, batch=batch, bf16=bf16)))
+        for batch in plan.heads:
+            heads = partial(self.train, flags=plan.heads_flags, batch=batch, unit="sources/s")
+            jobs.append(Job("heads", f"heads, batch {batch}", heads))
         return jobs
 
     def matrix(self, measure: str) -> list[Line]:
@@ -255,6 +291,8 @@ class Bench:
         for _ in range(PLAIN_STEPS + 1):  # the last one is captured
             run()
         seconds = timed(run, self.device, self.plan)
+        if self.profile:
+            self.profiles[measure] = kernels(run, self.device)
         skipped = step.read().skipped
         used = batch * self._operations[key] / seconds
         line = Line(
@@ -401,10 +439,12 @@ def run(config: GPUBenchConfig, plan: Plan, device: torch.device) -> None:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr)
 
-    jobs = Bench(device, plan, compile=config.compile).jobs()
-    lines = measure([job for job in jobs if job.row in (config.rows or GPU_ROWS)], plan, begin, say)
+    bench = Bench(device, plan, compile=config.compile, profile=config.profile)
+    lines = measure([job for job in bench.jobs() if job.row in (config.rows or GPU_ROWS)], plan, begin, say)
     seconds = time.monotonic() - begin
     print(f"{machine(device)}; measured in {seconds:.0f} s\n\n{table(lines)}")
+    for name, profile in bench.profiles.items():
+        print(f"\n{name}: ms, launches and kernels of one step\n{profile}")
     if config.json:
         content = {"machine": machine(device), "seconds": seconds, "compile": config.compile}
         config.json.write_text(json.dumps(content | {"lines": [asdict(line) for line in lines]}, indent=1) + "\n")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cyclegan_age.config import TrainConfig
 
-_RANGE = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})\s*(?:[-_–]|to)\s*(\d{1,3})", re.IGNORECASE)
+_RANGE = re.compile(r"(?:ages?[ _-]?|train|test)?(\d{1,3})\s*(?:[-_–]|to)\s*(\d{1,3})", re.IGNORECASE)
 _OPEN = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})\s*\+", re.IGNORECASE)
 _DECADE = re.compile(r"(?:ages?[ _-]?)?(\d{1,2}0|0)s", re.IGNORECASE)
 _SINGLE = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})", re.IGNORECASE)
@@ -116,8 +116,8 @@ def planes(vector: Tensor, height: int, width: int) -> Tensor:
 def parse_group(name: str) -> tuple[int, int] | None:
     """Years (first, last) that a folder name means, or None.
 
-    Understood: `20` (that year alone), `20s`, `20-29`, `20_24`, `20 to 24`, each with `age` or `ages` before it, and
-    `60+` (ten years).
+    Understood: `20` (that year alone), `20s`, `20-29`, `20_24`, `20 to 24`, each with `age` or `ages` before it, `60+`
+    (ten years), and `train30-39` or `test30-39` as LATS names them.
     """
     name = name.strip()
     if m := _RANGE.fullmatch(name):

@@ -134,6 +134,8 @@ class TrainConfig:
     """Adam's decay rates."""
     lr_constant: float = 0.5
     """Share of the training at the full learning rate; it then falls linearly to 0."""
+    clip: float = 0.0
+    """Largest norm of a phase's gradient; a longer one is shortened to it. 0 sets no limit."""
     ema: float = 0.998
     """Decay per step of the averaged weights that are shipped; 0 keeps the raw weights."""
     seed: int = 0
@@ -188,6 +190,7 @@ class TrainConfig:
         _require("accumulate", self.accumulate, divides, "give a divisor of --batch_size")
         _require("lr", self.lr, self.lr > 0, "give a number above 0")
         _require("lr_constant", self.lr_constant, 0 <= self.lr_constant <= 1, "give a number from 0 to 1")
+        _require("clip", self.clip, self.clip >= 0, "give 0 or more")
         _require("ema", self.ema, 0 <= self.ema < 1, "give a number from 0 to below 1")
         _require("log_every", self.log_every, self.log_every > 0, "give at least 1")
         _require("sample_every", self.sample_every, self.sample_every > 0, "give at least 1")
@@ -361,6 +364,59 @@ class EvaluateConfig:
             _require("fit_ages", self.fit_ages, single, "give at most one of --weights, and no --watch, with it")
             right = self.fit_ages.suffix == ".safetensors"
             _require("fit_ages", self.fit_ages, right, "give a file name that ends in .safetensors")
+
+
+PREPARE_SETS = (  # data.prepare.SETS has their readers
+    *("utkface", "agfw", "cacd", "morph2", "fgnet", "adience", "imdb_wiki", "agedb", "fairface", "ffhq_aging"),
+    *("all_age_faces", "appa_real", "lats", "csv", "pattern"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What `prepare.py` takes."""
+
+    set: str = ""
+    """The public set, as the first word: utkface, agfw, cacd, morph2, fgnet, adience, imdb_wiki, agedb, fairface,
+    ffhq_aging, all_age_faces, appa_real, lats; csv and pattern for others."""
+    source: Path = Path()
+    """Its folder, as downloaded and unpacked."""
+    output: Path = Path()
+    """Folder to make: train, val and test with age folders, labels.csv and a data card."""
+    frame: str = "utkface"
+    """Where faces stand in the crops: utkface (tight faces), ffhq (whole heads), or ten shares, as of train.py."""
+    align: bool = True
+    """Find and align the faces; --no_align keeps the pictures as they are."""
+    size: int = 256
+    """Largest side in pixels of the crops; none is made larger than it is in its picture."""
+    val: float = 0.05
+    """Share of the pictures for validation, where the set has no splits of its own; persons are never parted."""
+    test: float = 0.1
+    """Share of the pictures for testing, as --val."""
+    seed: int = 0
+    """Seed of the splits."""
+    csv: Path | None = None
+    """Set csv: your table of labels, with a header."""
+    columns: tuple[str, ...] = ("file", "age", "sex", "race", "person", "split")
+    """Set csv: its columns for file, age, sex, race, person and split, in this order; `-` for one that it has not."""
+    pattern: str = ""
+    """Set pattern: how names tell the labels, as '{person}A{age}'; with a slash it is for paths below --source."""
+    workers: int = -1
+    """Processes; -1 takes one per core, 0 works in this one."""
+
+    def __post_init__(self) -> None:
+        if self.set and self.set not in PREPARE_SETS:
+            raise UserError(f"{self.set}: no set of that name; the sets are {', '.join(PREPARE_SETS)}")
+        if self.frame not in FRAME_NAMES:
+            frame_numbers(self.frame)
+        _require("size", self.size, self.size >= 32, "give at least 32")
+        shares = self.val >= 0 and self.test >= 0 and self.val + self.test < 1
+        _require("val", self.val, shares, "give shares from 0 on, with --test below 1 together")
+        _require("workers", self.workers, self.workers >= -1, "give -1 or more")
+        for name, given in (("csv", self.csv is not None), ("pattern", bool(self.pattern))):
+            if self.set and given != (self.set == name):
+                remedy = f"give the set {name} with it" if given else f"give it with the set {name}"
+                raise UserError(f"--{name}: {'only for' if given else 'missing for'} the set {name}; {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -564,15 +620,19 @@ class CycleGANHeadsConfig:
     """What that is more for ages under 25 years, as a share that rises down to 10."""
     hair_ahead: float = 8.0
     """Years by which hair is taken to be older than its head from 50 on, since many of the real heads are dyed."""
+    realism_share: float = 1.0
+    """Longest gradient of the discriminators on a generated head, as a share of the shift's."""
     lambda_age: float = 0.05
     """Weight per year of the age estimators' error beyond age_tolerance; 0 needs no estimators."""
     age_tolerance: float = 3.0
     """Years of estimated error that cost nothing."""
+    age_share: float = 1.0
+    """Longest gradient of the age term on a generated head, as a share of the shift's."""
     lambda_embedding: float = 2.0
     """Weight of looking like another person: 1 minus the cosine between the embeddings of a face and of it aged."""
     embedding_tolerance: float = 0.3
     """How much of that costs nothing."""
-    lambda_outside: float = 1.0
+    lambda_outside: float = 2.0
     """Weight of the change (L1) outside the head."""
     lambda_eyes: float = 1.0
     """Weight of the change of colour in the eyes."""
@@ -586,7 +646,7 @@ class CycleGANHeadsConfig:
     def __post_init__(self) -> None:
         for flag in ("ngf", "blocks", "ndf"):
             _require(flag, getattr(self, flag), getattr(self, flag) > 0, "give at least 1")
-        for flag in ("detail", "pool_size", "youth", "hair_ahead", "warmup"):
+        for flag in ("detail", "pool_size", "youth", "hair_ahead", "realism_share", "age_share", "warmup"):
             _require(flag, getattr(self, flag), getattr(self, flag) >= 0, "give 0 or more")
         for flag in ("adversarial", "features", "wrong_age", "shift", "age", "embedding", "outside", "eyes", "cycle"):
             value = getattr(self, f"lambda_{flag}")

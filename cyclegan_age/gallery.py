@@ -25,12 +25,13 @@ from tqdm import tqdm
 
 from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.folders import Known, known_by_name, known_by_path, scan
+from cyclegan_age.data.folders import known_by_path, scan
+from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces.blending import Change
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import find_layers
 from cyclegan_age.games import play, samples, write_made
-from cyclegan_age.images import BadImage, Picture, list_images, open_image
+from cyclegan_age.images import BadImage, Picture, list_images, open_image, unread
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.page import Section, gallery_page
 from cyclegan_age.runs import find_weights, next_folder
@@ -130,6 +131,7 @@ def _facts(config: InferConfig) -> list[str]:
 
 def _inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list[tuple[Path | None, str, str]]:
     """Path, title and output stem of every input."""
+    line = ""  # on files that are not read
     if config.dataroot:
         found = scan(config.dataroot, ager.code, every_group=False)
         root, paths = config.dataroot, found.paths
@@ -138,13 +140,15 @@ def _inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list
     elif not config.input:
         return [(None, "portrait", "portrait")]
     elif config.input.is_dir():
-        root, paths = config.input, list_images(config.input)
+        root, paths, line = config.input, list_images(config.input), unread(config.input)
     elif config.input.exists():
         root, paths = config.input.parent, [config.input]
     else:
         raise UserError(f"--input {config.input}: no such file or folder; check the name")
     if not paths:
-        raise UserError(f"--input {config.input}: no pictures in it; give a folder with .jpg or .png files")
+        raise UserError(f"--input {config.input}: no pictures in it; {line or 'give a folder with .jpg or .png files'}")
+    if line:
+        say(line)
     paths = paths[: config.limit or None]
     relative = [p.relative_to(root) for p in paths]
     return list(zip(paths, [clean_name(p.as_posix()) for p in relative], output_stems(relative), strict=True))

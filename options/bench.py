@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import tyro
 
 from cyclegan_age.config import UserError
 from options.parse import parse, value_of
@@ -33,6 +36,7 @@ GPU_ROWS = {
     "full": "training step of the age-conditional model",
     "start": "seconds to the first step and to the captured one",
     "render": "rendering",
+    "heads": "training step of the model for whole heads",
 }
 
 
@@ -41,9 +45,11 @@ class GPUBenchConfig:
     """What `python -m benchmarks.gpu` takes."""
 
     rows: tuple[str, ...] = ()
-    """What to measure: matrix, data, pair, full, start, render; without it all."""
+    """What to measure: matrix, data, pair, full, start, render, heads; without it all."""
     compile: bool = True
     """As train.py does; --no_compile shows what that gives."""
+    profile: bool = False
+    """Print what a training step spends its time in, kernel by kernel, too."""
     json: Path | None = None
     """Write the results to this file, too."""
 
@@ -153,3 +159,34 @@ def parse_web_bench(argv: Sequence[str]) -> WebBenchConfig:
     """
     description = "Put load on the REST service and print a table (see docs/web.md)."
     return parse(WebBenchConfig, argv, prog="benchmarks.web", description=description, default=WebBenchConfig())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityConfig:
+    """What `python -m benchmarks.reliability` takes."""
+
+    campaign: tyro.conf.Positional[Literal["kills"]]
+    """kills: a training is killed at any moment, again and again, and must end as if it had not been."""
+    count: int = 200
+    """How often."""
+    seconds: float = 0.0
+    """Stop after this time, too; 0 sets no limit."""
+    seed: int = 0
+    """Seed of the moments."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UserError(f"--count {self.count}: not usable; give at least 1")
+        if not self.seconds >= 0:
+            raise UserError(f"--seconds {self.seconds:g}: not usable; give 0 or more")
+
+
+def parse_reliability(argv: Sequence[str]) -> ReliabilityConfig:
+    """argv -> configuration.
+
+    Raises:
+        UserError: an unknown flag or a value that does not fit.
+    """
+    description = "Break trainings on purpose and print a table (see docs/reliability.md)."
+    default = ReliabilityConfig(campaign="kills")
+    return parse(ReliabilityConfig, argv, prog="benchmarks.reliability", description=description, default=default)

@@ -80,6 +80,9 @@ _PARSER = {
 }
 _EMBEDDER = {"image_size": 64, "load_size": 72, "epochs": 20.0, "batch_size": 32, "lr": 1e-3, "betas": (0.9, 0.999)}
 
+# Presets, by model, that go on from weights given by --init.
+LATER_STAGES = {"cyclegan": ("detail", "shift")}
+
 # Each preset: (settings of the training, settings of the model).
 PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "cyclegan": {
@@ -146,6 +149,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "epochs": 15.0,
                 "betas": (0.5, 0.99),
                 "lr_constant": 0.6,
+                "clip": 5.0,
             },
             {},
         ),

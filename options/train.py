@@ -1,12 +1,15 @@
 """The flags of train.py."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
 from options.parse import parse, value_of
-from options.presets import PRESETS
+from options.presets import LATER_STAGES, PRESETS
+
+logger = logging.getLogger("cyclegan_age")
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
@@ -29,4 +32,10 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
     train, net = out.train, out.net
     if not value_of("--dataroot", argv, ""):
         raise UserError("--dataroot: not given; name the folder that holds one sub-folder per age group")
+    if preset in LATER_STAGES.get(model, ()) and not train.init:
+        logger.warning(
+            "--preset %s: a later stage, but without --init it begins from random weights; "
+            "give --init RUN or --init shipped to go on from an earlier one",
+            preset,
+        )
     return train, net

@@ -49,6 +49,15 @@ def faces() -> Path:
 
 
 @pytest.fixture(scope="session")
+def heads() -> Path:
+    """Folder of real pictures of whole heads, with `val` in it; skips where there is none."""
+    folder = PROJECT.parent / "shared" / "heads"
+    if not (folder / "val").is_dir():
+        pytest.skip(f"no real heads: {folder / 'val'} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator["WebServer"]:
     """The browser application, started once; skips where its packages are not installed."""
     pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")

@@ -13,6 +13,7 @@ from torch import Tensor
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import Runtime
+from cyclegan_age.losses import norms
 from cyclegan_age.models import SYSTEMS, cyclegan_heads
 from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.networks.adain import AdaINGenerator
@@ -138,6 +139,27 @@ def test_a_step_trains_generator_and_discriminators_alone() -> None:
         assert any(not torch.equal(a, b) for a, b in zip(before[name], model.networks[name].parameters(), strict=True))
     for k, net in model.frozen.items():
         assert all(torch.equal(w, frozen[k, n]) for n, w in net.state_dict().items())
+
+
+def test_discriminators_and_estimators_do_not_drown_the_shift() -> None:
+    gradients = {}
+    for name, more in (("shift", 0.0), ("all", 1e6)):
+        net = replace(NET, lambda_adversarial=more, lambda_features=more, lambda_age=more, age_share=0.5)
+        model = model_of(net)
+        for network in (model.whole, model.half, model.critic):
+            for weight in network.parameters():
+                torch.nn.init.normal_(weight, 0, 0.05)
+        batch, shares = heads(), torch.full((4, 5, 64, 64), 0.2)
+        x_fake = batch.x_source.clone().requires_grad_()
+        meant, ages = torch.full((4, model.kinds), 1 / model.kinds), torch.tensor([60.0, 60, 20, 20])
+        ground = torch.zeros(4, 3, 1, 1)
+        terms = model._judged(x_fake, batch, Regions(shares), ground, meant, ages, torch.tensor(1.0))
+        terms["g_shift"].backward()
+        assert x_fake.grad is not None
+        gradients[name] = x_fake.grad
+    added = norms(gradients["all"] - gradients["shift"])
+    assert (added > 0.4 * norms(gradients["shift"])).all()
+    assert (added < 1.501 * norms(gradients["shift"])).all()  # as long as the shift's, and half as long
 
 
 def test_eyes_keep_their_colour_and_the_rest_may_change() -> None:

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -651,12 +652,38 @@ def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
 
     plan = records.Plan.of(config(frame="ffhq"), Panel(tmp_path / "log"))
     picture = np.zeros((64, 64, 3), np.uint8)
-    outside = records.Studio(plan)._outside(picture)
-    assert not outside[:32].any() and outside[32:].all()
+    studio = records.Studio(plan)
+    outside = studio._outside(picture)  # the head is grown by 1/32 of the side
+    assert not outside[:34].any() and outside[34:].all()
+    white = np.full_like(picture, 255)
+    white[32:] = 0  # where there is no hair
+    assert studio._hair(picture, np.stack([picture, white])) == pytest.approx(array(0.5, 0, 100), abs=1e-3)
     # In other frames it is the face's ellipse that moves: here faces are half as large and in the middle.
     half = Frame(tuple((0.5 + (x - 0.5) / 2, 0.5 + (y - 0.5) / 2) for x, y in FRAMES["utkface"].points))
     far = measures.outside(64, half)
     assert far[:14].all() and far[:, :15].all() and not far[22:42, 22:42].any()
+
+
+def test_dark_hair_that_turns_grey_is_counted() -> None:
+    yard = SimpleNamespace(targets=(10, 20, 70))
+    hair = {  # share, lightness at each target
+        0: (0.2, 20, 20, 40),  # turns grey
+        1: (0.2, 20, 20, 31),  # does not
+        2: (0.2, 60, 60, 90),  # is not dark
+        3: (0.01, 20, 20, 90),  # is hardly there
+        4: (0.0, NAN, NAN, NAN),
+    }
+    row = {i: {"hair": np.array(values, np.float32)} for i, values in hair.items()}
+    values = table._hair(yard, row, sorted(row))  # type: ignore[arg-type]
+    assert values["hair.dark"] == 2 and values["hair.lighter"] == 0.5
+    assert values["hair.lightness_70"] == pytest.approx((40 + 31 + 90) / 3)
+    assert table._hair(yard, {0: {}}, [0]) == {}  # type: ignore[arg-type]
+
+
+def test_spans_end_at_the_last_target_and_at_sixty() -> None:
+    assert table._spans((10, 20, 60)) == [(60, 20), (60, 10)]
+    assert table._spans((10, 20, 30, 60, 70)) == [(70, 20), (70, 10), (60, 20), (60, 10)]
+    assert table._spans((20, 60)) == [(60, 20)]
 
 
 def test_judges_of_faces_are_shown_the_face_of_a_head() -> None:

@@ -143,7 +143,7 @@ def test_a_folder_is_a_person_and_a_lone_picture_is_left_out(people: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "form", ["{age}_Ann_{who}_0001", "1{who}_Ann{who}_{age}_f", "00{who}A{age}", "00{who}_{age}F{age}"]
+    "form", ["{age}_Ann_{who}_0001", "1{age}{who}_Ann{who}_{age}_f", "00{who}A{age}", "00{who}_{age}F{age}"]
 )
 def test_file_names_name_people_in_age_folders(form: str, tmp_path: Path) -> None:
     for folder, age in (("20-29", 21), ("50-59", 52)):
@@ -293,7 +293,7 @@ def test_verification_leaves_pairs_of_one_age_out_of_those_apart(people: Path, t
     for folder, years in (("20-29", 21), ("50-59", 52)):
         (tmp_path / folder).mkdir()
         for i in range(6):
-            draw_face(years, size=40, seed=i).save(tmp_path / folder / f"{years}_Ann_{'ABCDEF'[i]}_1.png")
+            draw_face(years, size=40, seed=i).save(tmp_path / folder / f"{years}_Ann_{'ABCDEF'[i]}_0001.png")
     config = TrainConfig(dataroot=tmp_path, image_size=32, load_size=36)
     net = FaceEmbedderConfig(width=4, depth=(1, 1), input_size=16)
     model = SYSTEMS["face_embedder"].build(config, net)

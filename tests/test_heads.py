@@ -160,6 +160,21 @@ def test_what_is_beyond_the_crop_is_changed_as_its_border() -> None:
     assert (out[:37] == 100).all() and (out[:, 163:] == 100).all()
 
 
+def test_beyond_the_crop_what_is_as_light_as_aged_hair_stays() -> None:
+    """Dark hair turns grey, also above the crop; the wall between its strands does not turn white."""
+    photo = np.full((200, 200, 3), 40, np.uint8)
+    photo[36:50, ::2] = 180
+    mask = np.zeros((125, 125), np.float32)
+    mask[3:-3, 3:-3] = 1
+    before = np.full((20, 20, 3), 40, np.float32)
+    change = Change(np.full((20, 20, 3), 100, np.float32), mask=mask, margin=0.125, before=before)
+    out = blend(photo, [(Place(50 + 50j, 100 + 0j), change)])
+    assert (out[42:50, 61:140:2] == 140).all() and (out[42:50, 60:140:2] == 180).all()
+    assert (out[60:140, 60:140] == 140).all()
+    lighter = blend(photo, [(Place(50 + 50j, 100 + 0j), replace(change, colour=before / 20))])  # tells nothing
+    assert (lighter[42:50, 60:140] == photo[42:50, 60:140] + 2).all()
+
+
 def test_faces_that_are_not_chosen_are_kept() -> None:
     photo = np.full((100, 200, 3), 100, np.uint8)
     place, other = Place(20 + 10j, 80 + 0j), Place(70 + 10j, 80 + 0j)
@@ -228,6 +243,20 @@ def test_a_photograph_is_changed_within_the_head_alone(ager: Ager) -> None:
     assert (less[(r < 80) & (abs(z - (160 + 180j)) > 70)] == 0).mean() > 0.99
     face = abs(z - (160 + 180j)) < 50
     assert (less[face] == change[face]).mean() > 0.99
+
+
+def test_the_shipped_parser_finds_the_head_of_the_portrait() -> None:
+    one = Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64, frame=FFHQ)
+    photo = np.asarray(PORTRAIT)
+    (face,) = inference.detector().find(photo)
+    (found,) = one.heads(photo, [face.place(FFHQ)])
+    assert found and found.hair is not None
+    aged = blend(photo, [(face.place(FFHQ), found.does(Change(np.full((8, 8, 3), 30, np.float32)), {}))])
+    changed = (aged != photo).any(axis=2)
+    assert changed[30:60, 210:270].mean() > 0.99 and changed[90:150, 200:250].mean() > 0.97  # hair, face
+    assert not changed[:, :130].any() and not changed[230:].any()  # flag, suit
+    left, top, side = (round(v * SIZE / (1 + 2 * MARGIN)) for v in (0.5 + MARGIN, 0.15 + MARGIN, 0.05))
+    assert found.hair[top : top + side, left : left + side].min() > 0.9
 
 
 def test_crops_of_heads_are_mirrored_beyond_the_photograph() -> None:

@@ -76,8 +76,8 @@ JPEG = encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")
         (b"hello\n", "not a picture"),
         (JPEG[: len(JPEG) // 2], "broken picture: .*truncated"),
         (encoded(Image.effect_noise((64, 64), 50), "PNG")[:900], "broken picture"),
-        (encoded(Image.new("1", (11_000, 10_000)), "PNG"), "11000x10000 pixels, more than 100,000,000"),
-        (encoded(Image.new("1", (20_000, 10_000)), "PNG"), "more than 100,000,000 pixels"),
+        (encoded(Image.new("1", (12_000, 11_000)), "PNG"), "12000x11000 pixels, more than 120,000,000; scale it"),
+        (encoded(Image.new("1", (20_000, 10_000)), "PNG"), "more than 120,000,000 pixels; scale it down"),
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "large", "huge"],
 )

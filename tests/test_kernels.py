@@ -24,12 +24,12 @@ import torch
 from torch.nn import functional as F
 from cyclegan_age.networks.blocks import InstanceNorm
 from cyclegan_age.networks.kernels import (
-    BiasFunction, DepthwiseFunction, InstanceNormFunction, ReflectionPadFunction
+    BiasFunction, DepthwiseFunction, InstanceNormFunction, MeanPoolFunction, ReflectionPadFunction
 )
 
 torch.manual_seed(0)
 eager = InstanceNorm()
-for shape in ((2, 5, 9, 7), (1, 130, 4, 4), (3, 8, 24, 24)):
+for shape in ((2, 5, 9, 7), (1, 130, 4, 4), (1, 8, 24, 24)):
     for slope, add, scaled in (
         (1.0, False, False), (0.0, False, False), (1.0, True, False), (0.2, False, True), (1.0, True, True),
     ):
@@ -94,6 +94,9 @@ for kernel, stride in ((3, 1), (5, 2)):
     padded = F.pad(F.relu6(x), (reach // 2, reach - reach // 2) * 2)
     y = F.relu6(F.conv2d(padded, weight, bias, stride, groups=5))
     same((y, DepthwiseFunction.apply(x, weight[:, 0].permute(1, 2, 0).contiguous(), bias, stride, reach // 2)), [x])
+for shape in ((2, 5, 8, 6), (1, 70, 7, 9)):
+    x = torch.randn(shape, requires_grad=True)
+    same((F.avg_pool2d(x, 2, ceil_mode=True), MeanPoolFunction.apply(x)), [x])
 print("equal")
 """
 
@@ -101,7 +104,7 @@ print("equal")
 NETWORKS = """
 import torch
 from torch import nn
-from cyclegan_age.networks import blocks, discriminators, estimators, generators
+from cyclegan_age.networks import blocks, discriminators, efficientnet, estimators, generators
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 from cyclegan_age.networks.embedders import FaceEmbedder
 
@@ -140,17 +143,18 @@ def compare(network, *inputs):
                 torch.testing.assert_close(other[name], x, rtol=1e-3, atol=1e-3 * float(x.abs().max()))
 
 
-x = torch.rand(2, 3, 16, 16) * 2 - 1
-age = torch.rand(2, 3)
+x, age = torch.rand(2, 3, 8, 12) * 2 - 1, torch.rand(2, 3)
 compare(filled(generators.ResnetGenerator(ages=3, ngf=4, blocks=1, residual=True, resize=True, reflect=False)), x, age)
 compare(filled(generators.ResnetGenerator(ages=3, ngf=4, blocks=1)), x, age)
+x = torch.rand(2, 3, 16, 16) * 2 - 1
 compare(filled(discriminators.PatchDiscriminator(heads=3, ndf=4)), torch.rand(1, 3, 32, 32))
 trained = filled(estimators.ResnetAgeEstimator(width=4, blocks=(1, 2), input_size=16))
 compare(filled(discriminators.AgeCritic(estimator=trained, heads=2)).eval(), x, x.flip(2))
 compare(filled(FaceEmbedder(width=4, blocks=(1, 2), input_size=16, dimensions=8)).eval(), x)
 
-plain = filled(EfficientNetLite(0)).eval().requires_grad_(False)
-frozen = EfficientNetLite(0)
+efficientnet._BLOCKS[0] = (1, 2, 2, 1, 1, 1, 1)  # each kernel and stride, and a block that is added to its input
+plain = filled(EfficientNetLite(0, 4)).eval().requires_grad_(False)
+frozen = EfficientNetLite(0, 4)
 frozen.load_state_dict(plain.state_dict())
 frozen.eval().requires_grad_(False).freeze()
 small = torch.rand(1, 3, 32, 32) * 2 - 1

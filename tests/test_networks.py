@@ -344,6 +344,7 @@ def test_features_are_moved_on_by_what_the_means_of_two_kinds_differ_in() -> Non
     kinds = torch.tensor([[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 20)
     for part in (slice(0, 7), slice(7, 40)):
         means.add([h[part] for h in faces], kinds[part])
+    means.finish()
     young = [h[:3] for h in faces]
     apart = [h[20:].mean(dim=0) - h[:20].mean(dim=0) for h in faces]
     older = [h + 2 * d for h, d in zip(young, apart, strict=True)]
@@ -355,6 +356,9 @@ def test_features_are_moved_on_by_what_the_means_of_two_kinds_differ_in() -> Non
     assert means(young, young, shift).item() == pytest.approx(sum(expected) / 2, rel=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         assert means(older, young, shift).item() == pytest.approx(0, abs=1e-9)
+    again = FeatureMeans(shapes=means.shapes, kinds=2)
+    again.load_state_dict(means.state_dict())
+    assert torch.equal(again(young, young, shift), means(young, young, shift))
 
 
 @pytest.mark.parametrize("input_size", [32, 64])

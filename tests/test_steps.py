@@ -86,6 +86,7 @@ def cyclegan(**more: float) -> tuple[Model, Batch]:
         with torch.no_grad():
             for x in (batch.x_source, batch.x_target):
                 model.means.add(model._maps(x), kinds.roll(1, dims=1) + 0.1)
+        model.means.finish()
     return model, batch
 
 

@@ -32,6 +32,7 @@ MODELS = {
     "cyclegan": ["--ngf", "4", "--ndf", "4", "--blocks", "1", "--lambda_age", "0"],
     "judged": ["--ngf", "4", "--ndf", "4", "--blocks", "1", "--lambda_embedding", "1", "--lambda_outside", "1"],
     "cyclegan_pair": ["--model", "cyclegan_pair", "--ngf", "4", "--ndf", "4", "--blocks", "1"],
+    "cyclegan_heads": ["--model", "cyclegan_heads", "--ngf", "4", "--ndf", "4", "--blocks", "2", "--detail", "4"],
     "caae": ["--model", "caae", "--preset", "small"],
     "gan": ["--model", "gan", "--head_start", "0.5"],
     "cgan": ["--model", "cgan"],
@@ -48,7 +49,9 @@ SMALL_LATENT = [*SMALL, "--image_size", "64", "--load_size", "64"]
 
 
 def configured(name: str, *more: str) -> tuple[TrainConfig, ModelConfig]:
-    small = SMALL if name not in ("gan", "cgan", "encoder_cdcgan", "age_cgan", "caae") else SMALL_LATENT
+    small = (
+        SMALL if name not in ("cyclegan_heads", "gan", "cgan", "encoder_cdcgan", "age_cgan", "caae") else SMALL_LATENT
+    )
     return parse_train([*MODELS[name], *small, *more])
 
 
@@ -116,6 +119,16 @@ def test_steps_between_two_log_lines_do_not_wait_for_the_device(name: str) -> No
     assert waits.count == 0
     report = step.read()
     assert report.terms and report.phases.keys() == report.terms.keys()
+
+
+def test_a_gradient_is_shortened_to_the_largest_norm() -> None:
+    norms = {}
+    for clip in ("0", "0.01", "1e6"):
+        step, batch = step_of("cyclegan", "--clip", clip, "--lr", "1e-12")
+        step(batch(0), 0.0, 0.0)
+        gradients = [w.grad for w in step.parameters["generator"] if w.grad is not None]
+        norms[clip] = float(torch.nn.utils.get_total_norm(gradients))
+    assert norms["0"] == norms["1e6"] > 0.01 and norms["0.01"] == pytest.approx(0.01, rel=1e-4)
 
 
 def test_the_counter_of_synchronisations_sees() -> None:

@@ -116,7 +116,9 @@ class PictureCache:
         indices = indices[np.argsort(self._rows[indices], kind="stable")]
         breaks = np.flatnonzero(np.diff(self._rows[indices]) != 1) + 1
         most = max(1, _PIECE // self._row_bytes)
-        bar = tqdm(total=len(indices), unit="img", desc="loading", dynamic_ncols=True, disable=not progress)
+        bar = tqdm(
+            total=len(indices), unit="img", desc="loading", dynamic_ncols=True, disable=None if progress else True
+        )
         with ThreadPoolExecutor(min(processors(), 8), "reading") as threads, bar:
             for run in np.split(indices, breaks):
                 for piece in (run[k : k + most] for k in range(0, len(run), most)):
@@ -157,8 +159,12 @@ class PictureCache:
             missing = indices[~self._there(indices)]
             if len(missing) < _MANY:
                 return
+            if progress:
+                log.info("decoding %d pictures, once", len(missing))
             chunks = np.split(missing, range(_CHUNK, len(missing), _CHUNK))
-            bar = tqdm(total=len(missing), unit="img", desc="decoding", dynamic_ncols=True, disable=not progress)
+            bar = tqdm(
+                total=len(missing), unit="img", desc="decoding", dynamic_ncols=True, disable=None if progress else True
+            )
             with bar:
                 for chunk, bad in zip(chunks, in_processes(self._bad_of, chunks, processors()), strict=True):
                     self.leave_out(bad)

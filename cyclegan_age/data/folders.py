@@ -3,11 +3,14 @@
 A data folder has one sub-folder per age group, or folders such as male/ and female/ that have them.
 """
 
+import logging
 import math
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,43 +18,20 @@ from numpy.typing import NDArray
 
 from cyclegan_age.ages import AgeCode, parse_groups
 from cyclegan_age.config import UserError
+from cyclegan_age.data.labels import read_labels
+from cyclegan_age.data.names import Known, form_of, known_by_name, stem_of, told
 from cyclegan_age.images import list_images
 
 NO_FOLDER = "not in an age folder"
 NO_GROUP = "younger or older than the groups"
 
-_UTKFACE = re.compile(r"(\d{1,3})_([019])_([0-49])_")  # age, sex, race; 9 where sex or race is not known
 _LEADING = re.compile(r"(\d{1,3})[_-]")
+_MASKS = "parsings"
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 Years = tuple[int, int]
 
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a face beside its picture; NaN where nothing is.
-
-    Attributes:
-        age_years: its own age.
-        sex: 0 male, 1 female.
-        race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other, as UTKFace labels them.
-    """
-
-    age_years: float = math.nan
-    sex: float = math.nan
-    race: float = math.nan
-
-
-def known_by_name(name: str) -> Known:
-    """What a file name of the UTKFace form `age_sex_race_...` tells; of any other form nothing.
-
-    A sex or race of 9 is one that nobody knows.
-    """
-    m = _UTKFACE.match(name)
-    if not m:
-        return Known()
-    sex, race = (math.nan if m[i] == "9" else float(m[i]) for i in (2, 3))
-    return Known(float(m[1]), sex, race)
+log = logging.getLogger("cyclegan_age")
 
 
 def known_by_path(path: Path) -> Known:
@@ -70,6 +50,7 @@ class FaceFolder:
         paths: N files, sorted.
         age_years: (N,) float32, ages in years.
         group: (N,) int64, index of the age group of the `AgeCode`.
+        known: N, what `labels.csv` tells of each, or its name.
         left_out: how many pictures were left out, by reason.
     """
 
@@ -77,6 +58,7 @@ class FaceFolder:
     paths: list[Path]
     age_years: NDArray[np.float32]
     group: NDArray[np.int64]
+    known: list[Known]
     left_out: dict[str, int]
 
 
@@ -91,7 +73,8 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFold
     Raises:
         UserError: no folder, no age folders, no pictures, or an empty group.
     """
-    labelled, strays = _labelled(dataroot)
+    known = read_labels(dataroot)
+    labelled, strays = _labelled(dataroot, known)
     left_out = Counter({NO_FOLDER: strays})
     end = code.ends[-1] + 1 if code.ends else code.edges[-1]
     outside = f"{NO_GROUP} (from {code.edges[0]:g} to below {end:g} years)"
@@ -117,6 +100,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFold
         paths=[path for path, _, _ in kept],
         age_years=np.array([years for _, years, _ in kept], dtype=np.float32),
         group=np.array([group for _, _, group in kept], dtype=np.int64),
+        known=[known.get(path) or known_by_name(path.name) for path, _, _ in kept],
         left_out={reason: count for reason, count in left_out.items() if count},
     )
 
@@ -145,7 +129,7 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
         if span is None:
             raise UserError(f"{flag} {name}: not an age group; give one such as 20-29 or 50s")
         spans.append((flag, name, span))
-    labelled, _ = _labelled(dataroot)
+    labelled, _ = _labelled(dataroot, read_labels(dataroot))
     found = []
     for flag, name, (low, high) in spans:
         found.append([path for path, years, opens in labelled if low <= years < high + 1 or opens == low])
@@ -154,30 +138,83 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
     return found[0], found[1]
 
 
-def _labelled(dataroot: Path) -> tuple[list[tuple[Path, float, int | None]], int]:
+def describe(faces: FaceFolder, code: AgeCode) -> list[str]:
+    """What was understood: for each group its years, how many pictures it has, and one of them with its age."""
+    lines = []
+    for k, (low, high) in enumerate(pairwise(code.edges)):
+        chosen = np.flatnonzero(faces.group == k)
+        years = f"group {code.anchors[k]}, {low:g} to below {high:g} years: {len(chosen):,} pictures"
+        if len(chosen):
+            i = int(chosen[len(chosen) // 2])
+            years += f", as {faces.paths[i].relative_to(faces.root)} of {faces.age_years[i]:g} years"
+        lines.append(years)
+    return lines
+
+
+def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[Path, float, int | None]], int]:
     """Every picture of the age folders with its age in years, sorted, and the count of pictures outside of them.
 
     In folders that are open above, like `60+`, the first year stands beside it.
     """
     folders = _age_folders(dataroot)
-    labelled = [
-        (path, label(path.name, years), years[0] if folder.name.strip().endswith("+") else None)
-        for folder, years in folders.items()
-        for path in list_images(folder)
-    ]
+    labelled: list[tuple[Path, float, int | None]] = []
+    told_by_name, wrong = 0, []
+    for folder, years in folders.items():
+        opens = years[0] if folder.name.strip().endswith("+") else None
+        for path in _faces(folder):
+            own = known[path].age_years if path in known else label(path.name, years)
+            labelled.append((path, own, opens))
+            if path not in known and form_of(stem_of(path)):
+                told_by_name += 1
+                if not years[0] - 1 <= own < years[1] + 2 and opens is None:
+                    wrong.append((path, own))
+    if 2 * len(wrong) > told_by_name:
+        path, own = wrong[0]
+        raise UserError(
+            f"--dataroot {dataroot}: the folders mean no ages: {path.relative_to(dataroot)} is of {own:g} years by its "
+            f"name; {_remedy(dataroot, [path for path, _ in wrong])}"
+        )
     if not labelled:
         raise UserError(f"--dataroot {dataroot}: no pictures in its age folders (see datasets/README.md)")
-    strays = set(list_images(dataroot)).difference(path for path, *_ in labelled)
+    if wrong:
+        path, own = wrong[0]
+        log.warning(
+            "%s: %d pictures lie in folders of other ages than their names say, as %s; the names hold",
+            *(dataroot, len(wrong), path.relative_to(dataroot)),
+        )
+    strays = set(_faces(dataroot)).difference(path for path, *_ in labelled)
     return sorted(labelled, key=lambda one: one[0]), len(strays)
+
+
+def _faces(folder: Path) -> list[Path]:
+    """Pictures below a folder, but for the masks that LATS keeps beside its faces."""
+    depth = len(folder.parts)
+    return [path for path in list_images(folder) if _MASKS not in path.parts[depth:]]
+
+
+def _remedy(dataroot: Path, paths: Sequence[Path]) -> str:
+    """How to make age folders of pictures, by the form of their names."""
+    forms = Counter(form_of(stem_of(path)) for path in paths)
+    form, number = max(forms.items(), key=lambda one: (bool(one[0]), one[1]), default=("", 0))
+    if form and 2 * number > len(paths):
+        return f"make age folders of them: python prepare.py {form} --source {dataroot} --output FOLDER"
+    tables = {"fairface_label_*.csv": "fairface", "fold_*_data.txt": "adience", "gt_avg_*.csv": "appa_real"}
+    tables |= {"ffhq_aging_labels.csv": "ffhq_aging", "imdb.mat": "imdb_wiki", "wiki.mat": "imdb_wiki"}
+    for pattern, name in tables.items():
+        if next(dataroot.glob(pattern), None):
+            return f"make age folders of them: python prepare.py {name} --source {dataroot} --output FOLDER"
+    return "expected names like 20, 20s, 20-29 or 60+ (see datasets/README.md)"
 
 
 def label(name: str, years: Years) -> float:
     """Age in years of a file, from its name where that tells it, else the middle of its folder's years.
 
-    The UTKFace form `age_sex_race_...` always tells it. Another leading number does if it lies in the folder's years.
+    The forms of the public sets, as `age_sex_race_...`, always tell it. Another leading number does if it lies in the
+    folder's years.
     """
-    if m := _UTKFACE.match(name):
-        return float(m[1])
+    stem = stem_of(Path(name))
+    if (form := form_of(stem)) and (own := told(form, stem)) and not math.isnan(own.age_years):
+        return own.age_years
     if (m := _LEADING.match(name)) and years[0] <= int(m[1]) <= years[1]:
         return float(m[1])
     return (years[0] + years[1]) / 2
@@ -198,12 +235,18 @@ def _age_folders(dataroot: Path) -> dict[Path, Years]:
             if depth == 2 and parts:  # never train on the faces kept for scoring
                 either = " or ".join(str(dataroot / part) for part in parts)
                 raise UserError(f"--dataroot {dataroot}: no age folders of its own; give {either}")
-            return folders
+            return _for_training(folders)
         level = [below for folder in level for below in _subfolders(folder)]
     raise UserError(
-        f"--dataroot {dataroot}{os.sep}: no age folders found; "
-        "expected names like 20, 20s, 20-29 or 60+ (see datasets/README.md)"
+        f"--dataroot {dataroot}{os.sep}: no age folders found; {_remedy(dataroot, _faces(dataroot)[:1000])}"
     )
+
+
+def _for_training(folders: dict[Path, Years]) -> dict[Path, Years]:
+    """Without LATS's folders for testing, `test30-39`, where there are some for training beside."""
+    if any(folder.name.lower().startswith("train") for folder in folders):
+        return {folder: years for folder, years in folders.items() if not folder.name.lower().startswith("test")}
+    return folders
 
 
 def _subfolders(folder: Path) -> list[Path]:

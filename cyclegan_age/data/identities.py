@@ -1,10 +1,9 @@
 """Faces sorted by person: which pictures show the same one, for what learns to tell people apart.
 
 A person is a folder of pictures, as in LFW (`Ann_Example/1.jpg`), or is named in the file names, as in the data sets
-whose people come at several ages. A folder whose name means an age is no person.
+whose people come at several ages, or in `labels.csv`. A folder whose name means an age is no person.
 """
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from cyclegan_age.ages import parse_group
 from cyclegan_age.config import UserError
 from cyclegan_age.data.folders import FaceFolder
+from cyclegan_age.data.labels import read_labels
+from cyclegan_age.data.names import Known, form_of, stem_of, told
 from cyclegan_age.images import list_images
 
 MIN_PERSONS = 4  # two to learn from and two to be tested on
@@ -22,12 +23,6 @@ MIN_PERSONS = 4  # two to learn from and two to be tested on
 NO_PERSON = "of nobody in particular"
 ALONE = "the only one of their person"
 
-_NAMED = (
-    re.compile(r"(?P<age>\d{1,3})_(?P<who>[^\W\d_].*)_\d+"),  # CACD: 53_Ann_Example_0001
-    re.compile(r"(?P<who>\d+_[^\W\d_][^_]*)_(?P<age>\d{1,3})_[mf]"),  # AgeDB: 17_AnnExample_53_f
-    re.compile(r"(?P<who>\d{3})A(?P<age>\d{2})[a-z]?"),  # FG-NET: 001A53
-    re.compile(r"(?P<who>\d+)_\d+[MF](?P<age>\d{2})"),  # MORPH: 009055_1F53
-)
 _GENERAL = frozenset(
     {"train", "training", "val", "valid", "validation", "test", "traina", "trainb", "male", "female", "men", "women"}
 )
@@ -60,7 +55,8 @@ def scan_people(dataroot: Path) -> People:
     """
     if not dataroot.is_dir():
         raise UserError(f"--dataroot {dataroot}: no such folder; give one that has a folder per person")
-    found = [(path, *_who(path, dataroot)) for path in list_images(dataroot)]
+    labels = read_labels(dataroot)
+    found = [(path, *_who(path, dataroot, labels.get(path))) for path in list_images(dataroot)]
     counts = Counter(who for _, who, _ in found if who)
     names = sorted(who for who, count in counts.items() if count > 1)
     if len(names) < MIN_PERSONS:
@@ -80,11 +76,18 @@ def scan_people(dataroot: Path) -> People:
     )
 
 
-def _who(path: Path, root: Path) -> tuple[str, float]:
-    """Name of the person on a picture, empty where nothing tells it, and the age in years or NaN."""
-    for pattern in _NAMED:
-        if m := pattern.fullmatch(path.stem):
-            return m["who"], float(m["age"])
+def _who(path: Path, root: Path, known: Known | None) -> tuple[str, float]:
+    """Name of the person on a picture, empty where nothing tells it, and the age in years or NaN.
+
+    Args:
+        path: the picture.
+        root: the data folder.
+        known: what `labels.csv` tells of it.
+    """
+    form = form_of(stem_of(path))
+    known = known or (told(form, stem_of(path)) if form else None)
+    if known and known.person:
+        return known.person, known.age_years
     folder = path.parent
     if folder == root or folder.name.lower() in _GENERAL or parse_group(folder.name):
         return "", np.nan

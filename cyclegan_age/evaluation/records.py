@@ -25,12 +25,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from skimage.color import rgb2lab
+from skimage.morphology import dilation, disk
 from tqdm import tqdm
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, TrainConfig, UserError
 from cyclegan_age.data.cache import PictureCache, cache_folder
-from cyclegan_age.data.folders import Known, known_by_name, scan
+from cyclegan_age.data.folders import scan
+from cyclegan_age.data.names import Known
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.judges import Judge
 from cyclegan_age.faces.frames import Frame
@@ -107,7 +110,7 @@ class Faces:
         order = sorted(range(len(marks)), key=lambda i: marks[i])
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
-        known = [known_by_name(path.name) for path in folder.paths]
+        known = folder.known
         youngest, oldest = config.sources
         fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not fitting:
@@ -125,7 +128,8 @@ class Faces:
 
     def known(self, i: int) -> Known:
         """What a model may be told of face i."""
-        return Known(float(self.age_years[i]), known_by_name(self.paths[i].name).sex)
+        sex = float(_SEXES.index(self.sex[i])) if self.sex[i] else math.nan
+        return Known(float(self.age_years[i]), sex)
 
 
 def evenly(order: Sequence[int], age_years: NDArray[np.float32], limit: int) -> list[int]:
@@ -220,7 +224,9 @@ class Studio:
         if picture is None:
             return {}
         known = _read(self._file(row, picture, i))
-        names = [judge.key for judge in self.wanted(i)] + ([] if row == REAL else ["keeping"])
+        names = [judge.key for judge in self.wanted(i)]
+        if row != REAL:
+            names += ["keeping", "hair"] if self._parser else ["keeping"]
         return known if all(name in known for name in names) else None
 
     def record(self, row: Row, i: int) -> Record:
@@ -245,6 +251,8 @@ class Studio:
                 known[judge.key] = said[judge.key].repeat(len(shown), axis=0) if said else _asked(judge, shown)
             if "keeping" not in known:
                 known["keeping"] = self._keeping(picture, decades, known_face)
+            if self._parser and "hair" not in known:
+                known["hair"] = self._hair(picture, decades)
         write_atomically(file, save(known, None))
         return known
 
@@ -264,13 +272,28 @@ class Studio:
         return np.array(values, np.float32)
 
     def _outside(self, picture: Picture) -> NDArray[np.bool_]:
-        """The mask (S, S) of what shall stay as it is: what is not head in FFHQ's frame, in others what is not face."""
-        if self._parser is None:
+        """The mask (S, S) of what shall stay as it is: beyond the head grown by 1/32 of the side in FFHQ's frame, in
+        others beyond the face."""
+        if not self._parser:
             return measures.outside(self.plan.size, Frame.of(self.plan.frame))
+        parts = self._parts(picture)
+        head = parts[PARTS.index("face")] + parts[PARTS.index("hair")] + parts[PARTS.index("neck")] > 0.5
+        grown: NDArray[np.bool_] = dilation(head, disk(self.plan.size // 32))
+        return ~grown
+
+    def _hair(self, picture: Picture, decades: Picture) -> NDArray[np.float32]:
+        """The share of a picture (S, S, 3) that is hair, and the mean lightness of CIELAB (0 to 100) there in each of N
+        renderings: (1 + N,); NaN where there is no hair."""
+        hair = self._parts(picture)[PARTS.index("hair")] > 0.5
+        lightness = [rgb2lab(one)[..., 0][hair].mean() if hair.any() else np.nan for one in decades]
+        return np.array([hair.mean(), *lightness], np.float32)
+
+    def _parts(self, picture: Picture) -> NDArray[np.float32]:
+        """Shares (5, S, S) of the face parser's parts."""
+        assert self._parser
         with torch.inference_mode():
-            shares = self._parser.shares(to_float(picture[None]), self.plan.size)[0]
-        away: NDArray[np.bool_] = (shares[PARTS.index("background")] + shares[PARTS.index("other")] > 0.9).numpy()
-        return away
+            shares: NDArray[np.float32] = self._parser.shares(to_float(picture[None]), self.plan.size)[0].numpy()
+        return shares
 
     def _file(self, row: Row, picture: Picture, i: int) -> Path:
         ages = (self.plan.slider, self.plan.targets, float(self.plan.faces.age_years[i]))

@@ -18,6 +18,10 @@ FARS = (0.01, 0.001)
 GAPS = (0, 10, 20, 30, 40, 101)  # bounds in years
 FAR_AWAY_YEARS = 15  # realism is told of faces at least so far from the target
 FEWEST = 10  # faces that a number of a group of people must rest on
+HAIR_SHARE = 0.02  # of the picture, above which its hair is measured
+DARK_HAIR = 35.0  # lightness of CIELAB, from 0 to 100, at the first target, below which hair counts as dark
+LIGHTER_HAIR = 12.0  # what it gains from 20 to 70 years, if it turns grey
+SAME_DLIB = 0.6  # distance below which dlib's authors take two faces for one person's
 _SETTLED_YEARS = 5  # an estimate so near to the target counts as hit
 
 Values = dict[str, float]
@@ -178,6 +182,7 @@ def columns(yard: Yardstick, row: dict[int, Record]) -> Values:
         elif judge.kind == "features":
             out |= _realism(judge, yard, row, numbers, own)
     out |= _keeping(yard, row, numbers)
+    out |= _hair(yard, row, numbers)
     out |= _fairness(yard, row, numbers)
     return out
 
@@ -217,8 +222,9 @@ def _sd(values: Array) -> float:
 
 
 def _spans(targets: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of targets whose difference is told: the last minus the second and minus the first."""
-    return [(targets[-1], low) for low in dict.fromkeys((targets[1], targets[0])) if low != targets[-1]]
+    """Pairs of targets whose difference is told: the last, and 60 where it is one, minus the second and the first."""
+    ends = dict.fromkeys((targets[-1], *(t for t in targets[2:] if t == 60)))
+    return [(high, low) for high in ends for low in dict.fromkeys((targets[1], targets[0])) if low < high]
 
 
 def _compared(judge: Judge, yard: Yardstick, row: Mapping[int, Record], i: int) -> bool:
@@ -253,6 +259,10 @@ def _identity(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: li
         for low, high in pairwise(GAPS):
             some = same[(gap >= low) & (gap < high)]
             out[f"{name}.verified_{mark}_gap_{low}"] = measures.mean(some) if len(some) >= FEWEST else math.nan
+    if name == "dlib":
+        same = measures.verified(close, -SAME_DLIB)
+        out[f"{name}.same_person"] = measures.mean(same)
+        out[f"{name}.same_person_within_20"] = measures.mean(same[gap <= 20])
     out[f"{name}.{what}"] = sign * measures.mean(close)
     for k, target in enumerate(yard.targets):
         out[f"{name}.{what}_{target}"] = sign * measures.mean(close[:, k])
@@ -302,6 +312,22 @@ def _keeping(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Val
         out[f"keeping.{what}"] = measures.mean(told) if of == "outside" else _middle(told)
         for k, target in enumerate(yard.targets):
             out[f"keeping.{what}_{target}"] = measures.mean(told[:, k]) if of == "outside" else _middle(told[:, k])
+    return out
+
+
+def _hair(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
+    """How light hair is at each target, and how often dark hair turns grey; of rows in FFHQ's frame."""
+    if not all("hair" in row[i] for i in numbers):
+        return {}
+    share, *lightness = np.stack([row[i]["hair"].astype(np.float64) for i in numbers], axis=1)
+    seen = share > HAIR_SHARE
+    by = dict(zip(yard.targets, lightness, strict=True))
+    out = {f"hair.lightness_{target}": measures.mean(values[seen]) for target, values in by.items()}
+    dark = seen & (lightness[0] < DARK_HAIR)
+    out["hair.dark"] = float(dark.sum())
+    if {20, 70} <= by.keys():
+        gain = (by[70] - by[20])[dark]
+        out["hair.lighter"] = _share(gain >= LIGHTER_HAIR, gain)
     return out
 
 

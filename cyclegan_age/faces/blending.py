@@ -18,6 +18,7 @@ CENTRE = (0.49, 0.495)
 SEMI_AXES = (0.48, 0.49)
 _FULL = 0.8  # share of the way to the ellipse up to which the change is whole; from there it fades to nothing
 _RIVAL = 0.25  # how gradually, in shares of an ellipse, one face gives way to another one beside it
+_RIM = 0.03  # share of the side: where a change goes on beyond the square, colours are those from so far inside it
 _ROWS = 256  # of the photograph worked on at a time, which bounds the memory
 
 
@@ -34,9 +35,8 @@ class Change:
     replaces: bool = False
     share: float = 1.0  # how much of a change that replaces is let through
     mask: Floats | None = None  # (M, M), 0 to 1 and 0 at its border: how much of it is done, instead of the ellipse
-    margin: float = (
-        0.0  # by how many shares of the square's side the mask goes on beyond it, as its border's change does
-    )
+    margin: float = 0.0  # shares of the square's side by which the mask goes on beyond it
+    before: Floats | None = None  # (S, S, 3) in levels of 255: what the colour is added to in the square
 
 
 def distance(u: Floats, v: Floats) -> Floats:
@@ -93,6 +93,10 @@ def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], w
     if place.side < len(colour):  # enlarging interpolates; reducing has to average first
         size = max(1, round(place.side))
         colour = cv2.resize(colour, (size, size), interpolation=cv2.INTER_AREA)
+    rim = None
+    if change.margin and change.before is not None and not change.replaces:
+        both = [one.mean(axis=2) for one in (change.before, change.colour)]
+        rim = cv2.blur(np.stack([both[0], both[0] + both[1]], axis=2), (5, 5))  # light before and after
     highest = np.iinfo(out.dtype).max
     x = np.arange(right - left, dtype=np.float32)
     for first in range(0, bottom - top, _ROWS):
@@ -116,11 +120,37 @@ def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], w
             map_y = y + down * moved[..., 0] + across * moved[..., 1]
             bent = cv2.remap(source, map_x, map_y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
             new = bent.astype(np.float32).reshape(new.shape)
+        beyond = np.zeros(r.shape, np.bool_)
+        if change.margin:
+            beyond = (np.minimum(u, v) < _RIM) | (np.maximum(u, v) > 1 - _RIM)
+            u, v = u.clip(_RIM, 1 - _RIM), v.clip(_RIM, 1 - _RIM)
         added = _sampled(colour, u, v) * np.float32(highest / 255)
+        if rim is not None and beyond.any():
+            added *= _like_rim(rim, u, v, new.mean(axis=2) * np.float32(255 / highest), beyond)[..., None]
         new += (added - new) * (w[..., None] * np.float32(change.share)) if change.replaces else added * w[..., None]
         np.rint(new, out=new)
         rows = out[top + first : top + first + len(y), left:right]
         np.copyto(rows, new.clip(0, highest).astype(out.dtype), where=inside[..., None])
+
+
+def _like_rim(rim: Floats, u: Floats, v: Floats, light: Floats, beyond: NDArray[np.bool_]) -> Floats:
+    """How much of the rim's change pixels take, 0 to 1: those in the square, and those beyond that look like the rim.
+
+    What is there already as light, or dark, as the head becomes at the rim is background, or grey hair.
+
+    Args:
+        rim: (S, S, 2) light before and after, in levels.
+        u: of the points whose change is taken.
+        v: likewise.
+        light: of the pixels, in levels.
+        beyond: which of them are not in the square.
+    """
+    was, becomes = np.moveaxis(_sampled(rim, u, v), 2, 0)
+    step = becomes - was
+    told = ((abs(step) - 4) / 12).clip(0, 1)  # a small step tells nothing of what a pixel is
+    like = (2 * (becomes - light) / np.where(told > 0, step, 1)).clip(0, 1)
+    share: Floats = np.where(beyond, 1 - told * (1 - like), 1)
+    return share
 
 
 def _sampled(field: Floats, u: Floats, v: Floats) -> Floats:

@@ -22,6 +22,8 @@ from cyclegan_age.images import Picture
 LONG_SIDES = (320, 1280, 2560)  # pixels of the copies searched; the detector sees faces of about 30 to 300 px
 _SUSPECTED = 0.6  # score from which a face is looked at again, upright and from near
 _SURE = 0.8  # score from which it then counts
+_PLAIN = 0.925  # score below which a face may be one that is turned another way; those seen so score up to 0.92
+_TURNED_SIDES = (320, 1280)  # as LONG_SIDES, for the photograph turned
 _LEAST = 16  # pixels: pictures whose shorter side is below that are not searched
 _LOOK = 200  # side in pixels of that second look
 _NEAR = FRAMES["utkface"]  # what it shows, whatever the weights' frame is
@@ -63,7 +65,7 @@ def yunet(flag: str = "", least_score: float = _SUSPECTED) -> Any:
 class Face:
     """A face in a photograph; x to the right and y down in pixels, (0, 0) being the corner of the first one."""
 
-    landmarks: Points  # (5, 2): eye and, last but one, corner of the mouth on the picture's left, then on its right
+    landmarks: Points  # (5, 2): eyes, nose, corners of the mouth, of each pair the one on the upright face's left first
     box: tuple[float, float, float, float]  # left, top, right, bottom
     score: float  # 0 to 1
 
@@ -76,6 +78,12 @@ class Face:
         """Pixels of the photograph from ear to ear, about."""
         return self.place(_NEAR).side
 
+    @property
+    def turn(self) -> int:
+        """Degrees, 0, 90, 180 or 270 and with the clock, by which the face is turned in the photograph, about."""
+        x, y = self.landmarks[1] - self.landmarks[0]
+        return round(np.degrees(np.arctan2(y, x)) / 90) % 4 * 90
+
 
 class Detector:
     """Finds faces; may be called from several threads."""
@@ -86,16 +94,31 @@ class Detector:
         self._yunet = yunet()
         self._lock = Lock()
 
-    def find(self, photo: Picture, long_sides: Sequence[int] = LONG_SIDES) -> list[Face]:
+    def find(
+        self, photo: Picture, long_sides: Sequence[int] = LONG_SIDES, turned_sides: Sequence[int] = _TURNED_SIDES
+    ) -> list[Face]:
         """Faces of a photograph, from left to right.
 
         The photograph is searched in several sizes, and what may be a face is looked at once more, upright
         and from near: that sorts out other things, and gives landmarks that do not depend on size and turn.
 
+        The detector takes many faces that are turned by 180 degrees for upright ones. Where no face is found, or one
+        that scores higher with its crop turned, the photograph is searched turned by 90, 180 and 270 degrees, too. Of
+        faces in one place the one with the highest score counts.
+
         Args:
-            photo: uint8 (H, W, 3), upright; a face may lean by up to about 45 degrees.
+            photo: uint8 (H, W, 3); a face may be turned by any angle, those that are not upright where no other is.
             long_sides: longer sides in pixels of the sizes searched, in rising order; none is larger than the photo.
+            turned_sides: the same of the photo turned; empty leaves that out.
         """
+        upright = self._turned(photo, 0, long_sides)
+        if upright and not any(self._doubtful(photo, face) for face in upright):
+            return upright
+        others = [face for turn in (1, 2, 3) for face in self._turned(photo, turn, turned_sides)]
+        return _ordered([*upright, *others])
+
+    def _turned(self, photo: Picture, turn: int, long_sides: Sequence[int]) -> list[Face]:
+        """Faces of a photograph that are about upright after `turn` quarter turns against the clock."""
         longest = max(photo.shape[:2])
         wanted = [side for side in long_sides if side < longest]
         if len(wanted) < len(long_sides):
@@ -104,9 +127,16 @@ class Detector:
         small = photo
         for side in reversed(wanted):  # each size is made from the one above
             small = self._scaled(small, side / max(small.shape[:2]))
-            found += self._search(small, photo.shape)
-        sure = [face for face in (self._again(photo, one) for one in _apart(found)) if face]
-        return sorted(_apart(sure), key=lambda face: face.box[0] + face.box[2])
+            found += self._search(small, photo.shape, turn)
+        return _ordered([face for face in (self._again(photo, one) for one in _apart(found)) if face])
+
+    def _doubtful(self, photo: Picture, face: Face) -> bool:
+        """Whether a face scores higher when its crop is turned."""
+        if face.score >= _PLAIN:
+            return False
+        look = crop(photo, face.place(_NEAR), _LOOK)
+        scores = [max((one.score for one in self._search(look, look.shape, turn)), default=0.0) for turn in range(4)]
+        return scores[0] < max(scores)
 
     def _scaled(self, photo: Picture, scale: float) -> Picture:
         height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
@@ -115,17 +145,24 @@ class Detector:
         small: Picture = self._cv2.resize(photo, (width, height), interpolation=self._cv2.INTER_AREA)
         return small
 
-    def _search(self, picture: Picture, shape: tuple[int, ...]) -> list[Face]:
-        """Faces of a picture, in pixels of another one of the given shape (H, W, ...) that it is a smaller copy of."""
+    def _search(self, picture: Picture, shape: tuple[int, ...], turn: int = 0) -> list[Face]:
+        """Faces of a picture, in pixels of another one of the given shape (H, W, ...) that it is a smaller copy of.
+
+        The picture is searched after `turn` quarter turns against the clock.
+        """
         height, width = picture.shape[:2]
         if min(height, width) < _LEAST:
             return []
-        bgr = np.ascontiguousarray(picture[..., ::-1])
+        bgr = np.ascontiguousarray(np.rot90(picture, turn)[..., ::-1])
         with self._lock:
-            self._yunet.setInputSize((width, height))
+            self._yunet.setInputSize((bgr.shape[1], bgr.shape[0]))
             _, rows = self._yunet.detect(bgr)
         per_pixel = np.array([shape[1] / width, shape[0] / height])
-        return [_face(row, per_pixel) for row in ([] if rows is None else rows) if np.isfinite(row).all()]
+        return [
+            _face(row, turn, (width, height), per_pixel)
+            for row in ([] if rows is None else rows)
+            if np.isfinite(row).all()
+        ]
 
     def _again(self, photo: Picture, face: Face) -> Face | None:
         """The same face as the second look sees it; None where it sees none."""
@@ -167,12 +204,35 @@ def chosen(faces: Sequence[Face], which: str) -> list[Face]:
     return [faces[int(which) - 1]]
 
 
-def _face(row: NDArray[np.float32], per_pixel: NDArray[np.float64]) -> Face:
-    """A row of the detector's answer: left, top, width, height, five points, score."""
-    left, top = row[:2] * per_pixel
-    right, bottom = (row[:2] + row[2:4]) * per_pixel
-    points = row[4:14].reshape(5, 2).astype(np.float64) * per_pixel
-    return Face(points, (float(left), float(top), float(right), float(bottom)), float(row[14]))
+def turned_text(faces: Sequence[Face]) -> str:
+    """What there is to say of faces that are not upright; empty where all are."""
+    turns = sorted({face.turn for face in faces} - {0})
+    if not turns:
+        return ""
+    who = "the face is" if len(faces) == 1 else "faces are"
+    return f"{who} turned by {' and '.join(map(str, turns))} degrees with the clock; the picture stays as it is"
+
+
+def _face(row: NDArray[np.float32], turn: int, size: tuple[int, int], per_pixel: NDArray[np.float64]) -> Face:
+    """A row of the detector's answer: left, top, width, height, five points, score.
+
+    Args:
+        row: (15,), in pixels of a picture after `turn` quarter turns against the clock.
+        turn: 0 to 3.
+        size: width and height of that picture before.
+        per_pixel: (2,), what its pixels count, to the right and down.
+    """
+    points = np.concatenate([row[None, :2], row[None, :2] + row[None, 2:4], row[4:14].reshape(5, 2)]).astype(np.float64)
+    for step in range(turn, 0, -1):  # undo one quarter turn; its picture was that wide before
+        points = np.stack([size[(step + 1) % 2] - points[:, 1], points[:, 0]], axis=1)
+    points *= per_pixel
+    (left, top), (right, bottom) = points[:2].min(axis=0), points[:2].max(axis=0)
+    return Face(points[2:], (float(left), float(top), float(right), float(bottom)), float(row[14]))
+
+
+def _ordered(faces: Sequence[Face]) -> list[Face]:
+    """Those that do not mostly cover a surer one, from left to right."""
+    return sorted(_apart(faces), key=lambda face: face.box[0] + face.box[2])
 
 
 def _apart(faces: Sequence[Face]) -> list[Face]:

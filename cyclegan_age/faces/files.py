@@ -13,7 +13,7 @@ from PIL import Image, JpegImagePlugin
 
 from cyclegan_age.faces.alignment import opencv
 from cyclegan_age.faces.blending import Pixels
-from cyclegan_age.images import MAX_PIXELS, BadImage, Picture, decoding, to_rgb
+from cyclegan_age.images import BadImage, Picture, check_kind, check_size, decoding, to_rgb
 
 # Pillow's format -> ending of the files written; of every other format PNG is written.
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm"}
@@ -58,21 +58,19 @@ class Photo:
         """A file or its bytes.
 
         Raises:
-            BadImage: empty, truncated, not a picture, or more than `MAX_PIXELS` pixels.
+            BadImage: empty, truncated, not a picture, or see `images.check_size`.
             FileNotFoundError: no such file.
         """
         data = source if isinstance(source, bytes) else source.read_bytes()
         suffix = source.suffix if isinstance(source, Path) else ""
-        if not data:
-            raise BadImage("empty file")
+        check_kind(data)
         with decoding():
             return cls._decoded(data, suffix)
 
     @classmethod
     def _decoded(cls, data: bytes, suffix: str) -> "Photo":
         image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
+        check_size(image)
         kind = image.format or ""
         info: dict[str, Any] = {}
         if kind in ("JPEG", "MPO") and isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in _PLAIN:

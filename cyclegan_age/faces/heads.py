@@ -16,13 +16,16 @@ from cyclegan_age.networks.parsers import PARTS
 
 MARGIN = 0.125  # shares of a crop's side by which masks go on beyond it: the crown and long hair often do
 SIZE = 320  # side in pixels of masks, 256 of them in the crop
+_EDGE = round(SIZE * MARGIN / (1 + 2 * MARGIN))  # of them on each side beyond it
 GROWN = 8  # of these pixels beyond the head, from which on nothing is changed
 
 _FALL = GROWN - 3  # pixels beyond it where the mask has fallen: averaging and interpolation reach less than 3 farther
-_CORE = 8  # pixels within the edge from which on the mask is 1, whatever the picture shows
+_CORE = 5  # pixels within the edge from which on the picture counts less, and at twice as many not at all
 _RADIUS, _NOISE = 8, 0.002  # of the guided filter, in pixels, and in squares of the range of values
 _BLUR = 2.0  # pixels: standard deviation of the Gaussian over the shares, whose cells are larger than that
 _BORDER = 24  # pixels from the mask's border within which it fades: heads may go on even beyond
+_INNER = np.zeros((SIZE, SIZE), np.float32)  # 1 in the crop, 0 in the margin
+_INNER[_EDGE:-_EDGE, _EDGE:-_EDGE] = 1
 _MIDDLE = SIZE * (FRAMES["ffhq"].template.mean(axis=0) + MARGIN) / (1 + 2 * MARGIN)  # of the face
 
 
@@ -61,8 +64,11 @@ class Head:
         within = cv2.distanceTransform(own.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         beyond = cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         foreign = other + np.where((labels > 0) & ~own, head, 0)
-        edge = _guided(grey, own.astype(np.float32)).clip(0, 1) * smoothstep(2 * (1 - beyond / _FALL))
-        mask = cv2.blur(np.maximum(edge, smoothstep(within / _CORE)), (3, 3)) * (1 - foreign).clip(0, 1)
+        # In the margin the change is that of hair alone: there the picture decides what is, and nothing beyond is.
+        fall = 1 + (_FALL - 1) * _INNER
+        edge = _guided(grey, own.astype(np.float32)).clip(0, 1) * smoothstep(2 * (1 - beyond / fall))
+        core = smoothstep((within - _CORE) / _CORE) * _INNER
+        mask = cv2.blur(np.maximum(edge, core), (3, 3)) * (1 - foreign).clip(0, 1)
         return cls((mask * _FADE).astype(np.float32), (hair / (head + 1e-6)).astype(np.float32))
 
     @classmethod

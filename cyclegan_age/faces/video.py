@@ -1,5 +1,6 @@
 """Videos: their frames as pictures, and the same video with other frames and its own sound."""
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -15,7 +16,27 @@ from cyclegan_age.images import BadImage, Picture
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".3gp"})
+SUFFIXES = frozenset(
+    {
+        *(
+            ".mp4",
+            ".mov",
+            ".qt",
+            ".m4v",
+            ".f4v",
+            ".mkv",
+            ".webm",
+            ".avi",
+            ".divx",
+            ".mpg",
+            ".mpeg",
+            ".mpe",
+            ".3gp",
+            ".3g2",
+        ),
+        *(".wmv", ".asf", ".flv", ".ogv", ".vob", ".ts", ".mts", ".m2ts", ".mxf"),
+    }
+)
 # Ending of the input -> ending and codec of the output; of all others MKV is made, which takes every kind of sound.
 _KEPT = {".mp4": "libx264", ".mov": "libx264", ".m4v": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 _QUALITY = {
@@ -23,6 +44,7 @@ _QUALITY = {
     "libvpx-vp9": {"crf": "20", "b:v": "0", "cpu-used": "4", "row-mt": "1"},
 }
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # metadata of which each has its own
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}  # where one writes
 _CUT = 28  # mean difference, in levels of 255, of two frames' thumbnails from which a new scene begins
 
 Edit = Callable[[int, Picture], Sequence[Pixels]]
@@ -39,6 +61,7 @@ def _opened(source: Path) -> Iterator["InputContainer"]:
 
     Raises:
         BadImage: it cannot be read; also where reading on fails.
+        OSError: what is made of it cannot be written.
         UserError: the package av is not installed.
     """
     with needs("av"):
@@ -51,6 +74,8 @@ def _opened(source: Path) -> Iterator["InputContainer"]:
             container.streams.video[0].thread_type = "AUTO"
             yield container
     except av.FFmpegError as e:
+        if e.errno in _OF_THE_DISK and e.filename != str(source):
+            raise OSError(e.errno, e.strerror) from None
         raise BadImage(f"broken video: {e.strerror}") from None
 
 
@@ -89,6 +114,7 @@ def rewrite(source: Path, targets: Sequence[Path], edit: Edit) -> int:
 
     Raises:
         BadImage: the video cannot be read, or what can be is not to be written in such files.
+        OSError: the targets cannot be written, as on a full disk.
     """
     count: int = 0
     with _opened(source) as container, ExitStack() as stack:

@@ -26,7 +26,7 @@ from cyclegan_age.config import (
 )
 from cyclegan_age.data.batches import FaceData, Pool, balanced
 from cyclegan_age.data.cache import PictureCache
-from cyclegan_age.data.folders import NO_GROUP, FaceFolder, known_by_name, scan, scan_pair
+from cyclegan_age.data.folders import NO_GROUP, FaceFolder, describe, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
 from cyclegan_age.data.masks import MaskFolder, read_masks, scan_masks
 from cyclegan_age.data.teacher import embeddings
@@ -180,6 +180,8 @@ def _faces(config: TrainConfig) -> FaceFolder:
     for reason, count in folder.left_out.items():
         more = remedy if reason.startswith(NO_GROUP) else ""
         logger.info("%s: %d pictures left out: %s%s", config.dataroot, count, reason, more)
+    for line in describe(folder, code):
+        logger.info("%s: %s", config.dataroot, line)
     return folder
 
 
@@ -213,7 +215,7 @@ def _data(
 def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
     folder = _faces(config)
     pools = [np.flatnonzero(folder.group == k) for k in range(len(config.ages))]
-    known = [known_by_name(path.name) for path in folder.paths]
+    known = folder.known
     sex, race = (np.array(column, np.float32) for column in ([k.sex for k in known], [k.race for k in known]))
     if net.balance:
         if np.isnan(sex).all():
@@ -226,7 +228,7 @@ def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
 def _heads_data(config: TrainConfig, net: CycleGANHeadsConfig) -> FaceData:
     """Every age as often as any other, and within an age half of the heads East Asian where there are others, too."""
     folder = _faces(config)
-    known = [known_by_name(path.name) for path in folder.paths]
+    known = folder.known
     asian = np.array([k.race == _EAST_ASIAN for k in known])
     groups = [folder.group == k for k in range(len(config.ages))]
     pools = [np.flatnonzero(group & part) for group in groups for part in (asian, ~asian)]
@@ -259,7 +261,7 @@ def _age_data(config: TrainConfig, net: object) -> FaceData:
 def _caae_data(config: TrainConfig, net: CAAEConfig) -> FaceData:
     """A random batch is held out; with sexes the labels are those of the file names, and faces without one left out."""
     folder = _faces(config)
-    sex = np.array([known_by_name(path.name).sex for path in folder.paths], np.float32)
+    sex = np.array([known.sex for known in folder.known], np.float32)
     usable = ~np.isnan(sex) if net.sexes else np.ones(len(sex), bool)
     groups = [np.flatnonzero((folder.group == k) & usable) for k in range(len(config.ages))]
     empty = [str(age) for age, group in zip(config.ages, groups, strict=True) if not len(group)]
@@ -289,6 +291,9 @@ def _caae_data(config: TrainConfig, net: CAAEConfig) -> FaceData:
 def _pair_data(config: TrainConfig, net: CycleGANPairConfig) -> FaceData:
     """Pictures of both domains are held out, so that the sheets show both."""
     a, b = scan_pair(config.dataroot, net.group_a, net.group_b)
+    for name, paths in (("A", a), ("B", b)):
+        example = paths[len(paths) // 2].relative_to(config.dataroot)
+        logger.info("%s: domain %s: %d pictures, as %s", config.dataroot, name, len(paths), example)
     pools, held_out = _held_out([np.arange(len(a)), np.arange(len(a), len(a) + len(b))], config)
     return _data(
         config,
@@ -322,6 +327,12 @@ def _face_embedder(config: TrainConfig, net: FaceEmbedderConfig) -> Model:
 
 def _embedder_data(config: TrainConfig, net: FaceEmbedderConfig) -> FaceData:
     faces = _labelled(config, net)
+    kinds, example = "persons" if net.teacher == "none" else "age groups", faces.paths[len(faces.paths) // 2]
+    logger.info(
+        "%s: %d pictures of %d %s to learn from, and %d to test on, as %s",
+        *(config.dataroot, sum(map(len, faces.pools)), len(faces.pools), kinds, len(faces.held_out)),
+        example.relative_to(config.dataroot),
+    )
     return _data(
         config,
         PictureCache(faces.paths, faces.root, config.load_size),

@@ -110,7 +110,7 @@ class CycleGAN(Model):
         """
         if not self.means:
             return
-        bar = tqdm(total=_MEAN_FACES, unit="img", desc="means", disable=not progress)
+        bar = tqdm(total=_MEAN_FACES, unit="img", desc="means", disable=None if progress else True)
         seen = 0
         with closing(data.batches(0, device=device)) as batches, bar:
             while seen < _MEAN_FACES:
@@ -127,6 +127,7 @@ class CycleGAN(Model):
         if self.means.counts.min() < 1:
             kind, more = ("age and sex", "; give --no_sexes") if self.net.sexes else ("age", "")
             raise UserError(f"--lambda_shift: the data have no faces of each {kind}{more}, or other --ages")
+        self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
         net, x_real = self.net, batch.x_target
@@ -288,9 +289,10 @@ def disturb(x: Tensor) -> Tensor:
         rows, columns = torch.where(draw[3] < 0.5, blur, resizing(size, size, first, side))
         x = rows @ x.float() @ columns.T
     x = torch.where(draw[6] < 0.5, x.mean(dim=1, keepdim=True), x)  # or else tints tell an age
-    x = (x + 1) * (0.8 + 0.4 * torch.rand(1, 3, 1, 1, device=x.device)) - 1
-    x = x * (0.85 + 0.3 * draw[4]) + 0.2 * (draw[5] - 0.5)
-    return x + 0.02 * torch.randn(x.shape, device=x.device)
+    tint, contrast = 0.8 + 0.4 * torch.rand(1, 3, 1, 1, device=x.device), 0.85 + 0.3 * draw[4]
+    # ((x + 1) tint - 1) contrast + light, in one pass over the pictures
+    x = torch.addcmul((tint - 1) * contrast + 0.2 * (draw[5] - 0.5), x, tint * contrast)
+    return torch.add(x, torch.randn(x.shape, device=x.device), alpha=0.02)
 
 
 def resizing(pixels: int, out: int, first: Tensor, count: Tensor) -> Tensor:

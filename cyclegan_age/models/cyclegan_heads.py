@@ -17,7 +17,7 @@ from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
-from cyclegan_age.losses import age_hinge, augmented, lsgan, wrong_age_weights
+from cyclegan_age.losses import age_hinge, at_most, augmented, carry, lsgan, norms, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.cyclegan import disturb
 from cyclegan_age.models.pool import ImagePool
@@ -106,7 +106,7 @@ class CycleGANHeads(Model):
             UserError: an age has no heads of women, or of men.
         """
         seen = 0
-        bar = tqdm(total=_MEAN_HEADS, unit="img", desc="means", disable=not progress)
+        bar = tqdm(total=_MEAN_HEADS, unit="img", desc="means", disable=None if progress else True)
         with closing(data.batches(0, device=device)) as batches, bar, torch.inference_mode():
             while seen < _MEAN_HEADS:
                 batch = next(batches)
@@ -137,26 +137,13 @@ class CycleGANHeads(Model):
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(False)
         x_fake = self.generator(x_source, v_target)
-        fake_cut = source.cut_out(x_fake, _ground(x_fake))
-        x_seen = augmented(fake_cut, _VIEW)
-        maps = self._maps(source.cut_out(x_fake, 0.0))
-        with torch.no_grad():
-            before = self._maps(source.cut_out(x_source, 0.0))
-        terms = {
-            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, meant),
-            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, meant),
-            "g_features": net.lambda_features * lsgan(self.critic(maps[1:]), 1, meant),
-            "g_shift": net.lambda_shift * self.means(maps, before, self._shift(batch, age_target), source.parts),
-        }
-        if net.lambda_age:
-            face = self._face(x_fake, 112)
-            errors = [age_hinge(n(disturb(face)), age_target, net.age_tolerance) for n in self.estimators]
-            terms["g_age"] = net.lambda_age * rise * torch.stack(errors).mean()
+        ground = _ground(x_fake)
+        terms = self._judged(x_fake, batch, source, ground, meant, age_target, rise)
         cosine = (self.embedder(self._face(x_fake, 64)) * self.embedder(self._face(x_source, 64))).sum(dim=1)
         terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
         change = (x_fake - x_source).abs().mean(dim=1, keepdim=True)
-        ground = 1 - F.interpolate(source.head, size=change.shape[2:], mode="bilinear")
-        terms["outside"] = net.lambda_outside * (change * ground).mean() / ground.mean().clamp_min(0.05)
+        away = 1 - F.interpolate(source.head, size=change.shape[2:], mode="bilinear")
+        terms["outside"] = net.lambda_outside * (change * away).mean() / away.mean().clamp_min(0.05)
         terms["eyes"] = net.lambda_eyes * self._eyes(x_source, x_fake)
         # The way back for the first half of the batch, the same age for the second.
         half = max(1, len(x_real) // 2)
@@ -169,7 +156,7 @@ class CycleGANHeads(Model):
 
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(True)
-        x_old, meant_old = self.pools["fakes"].exchange(fake_cut.detach(), meant)
+        x_old, meant_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), ground), meant)
         right = self._kinds(v_target[..., None], batch.label_target)[..., 0]
         anchors = constant(self.code.nominal_years, x_real.device)
         wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
@@ -189,6 +176,50 @@ class CycleGANHeads(Model):
             terms[f"{name}_fake"] = 0.5 * lsgan(fakes, 0, of_fakes)
             terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(reals, 0, wrong)
         yield "discriminator", terms
+
+    def _judged(
+        self,
+        x_fake: Tensor,
+        batch: Batch,
+        source: Regions,
+        ground: Tensor,
+        meant: Tensor,
+        age_target: Tensor,
+        rise: Tensor,
+    ) -> dict[str, Tensor]:
+        """What discriminators, means and estimators say of generated heads.
+
+        The gradients of realism and of the estimators on a head are held to shares of that of the shift of features, or
+        else a discriminator that has grown steep drowns it: the generator then sharpens pictures to please it alone.
+        """
+        net = self.net
+        x_judged, x_moved, x_aged = (
+            x_fake.detach().requires_grad_() for _ in range(3)
+        )  # apart, as their gradients are
+        x_seen = augmented(source.cut_out(x_judged, ground), _VIEW)
+        realism = {
+            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, meant),
+            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, meant),
+            "g_features": net.lambda_features
+            * lsgan(self.critic(self._maps(source.cut_out(x_judged, 0.0))[1:]), 1, meant),
+        }
+        with torch.no_grad():
+            before = self._maps(source.cut_out(batch.x_source, 0.0))
+        maps = self._maps(source.cut_out(x_moved, 0.0))
+        moved = net.lambda_shift * self.means(maps, before, self._shift(batch, age_target), source.parts)
+        (gradient,) = torch.autograd.grad(moved, x_moved)
+        longest = norms(gradient)
+        (of_realism,) = torch.autograd.grad(torch.stack([*realism.values()]).sum(), x_judged)
+        gradient = gradient + at_most(of_realism, net.realism_share * longest)
+        values = {name: term.detach() for name, term in realism.items()}
+        if net.lambda_age:
+            face = self._face(x_aged, 112)
+            errors = [age_hinge(n(disturb(face)), age_target, net.age_tolerance) for n in self.estimators]
+            aged = net.lambda_age * rise * torch.stack(errors).mean()
+            (of_age,) = torch.autograd.grad(aged, x_aged)
+            gradient = gradient + at_most(of_age, net.age_share * longest)
+            values["g_age"] = aged.detach()
+        return values | {"g_shift": carry(x_fake, moved.detach(), gradient)}
 
     def _clamped(self, age_years: Tensor) -> Tensor:
         return age_years.clamp(self.code.anchors[0], self.code.anchors[-1])

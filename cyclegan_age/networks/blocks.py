@@ -208,6 +208,18 @@ def reflected(x: Tensor, pad: int) -> Tensor:
     return F.pad(x, (pad,) * 4, mode="reflect")
 
 
+class MeanPool(nn.Module):
+    """Means of 2x2 pixels, at odd edges of those that there are: (N, C, H, W) -> (N, C, (H + 1) / 2, (W + 1) / 2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if on_kernels(x):
+            from cyclegan_age.networks.kernels import MeanPoolFunction  # needs Triton
+
+            out: Tensor = MeanPoolFunction.apply(x)
+            return out
+        return F.avg_pool2d(x, 2, ceil_mode=True)
+
+
 class UpConv(nn.Module):
     """Twice the size: a fractionally-strided convolution, or nearest-neighbour resize and a convolution.
 

@@ -13,7 +13,10 @@ from cyclegan_age.networks.estimators import AgeEstimator
 
 def shared(maps: Tensor) -> Tensor:
     """(N, K + 1, h, w) -> (N, K, h, w): the last map added to each other one; a single map stays."""
-    return maps if maps.shape[1] == 1 else maps[:, :-1] + maps[:, -1:]
+    if maps.shape[1] == 1:
+        return maps
+    own, common = maps.split([maps.shape[1] - 1, 1], dim=1)  # whose gradient is one copy, where that of slices is five
+    return own + common
 
 
 class PatchDiscriminator(nn.Module):
@@ -142,7 +145,7 @@ class AgeCritic(nn.Module):
 
         The scores (N, heads, M), one for each of M feature maps, are unbounded; the logits (N, 101) are over years.
         """
-        if torch.is_autocast_enabled(x.device.type) and on_kernels(x):
+        if on_kernels(x) and torch.is_autocast_enabled(x.device.type):
             if not self._halves:
                 self._halves.append(deepcopy(self.features))
                 self._halves[0].fuse()

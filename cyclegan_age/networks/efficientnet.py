@@ -208,6 +208,10 @@ class LiteFeatures(nn.Module):
         return [h.float() for h in maps]
 
 
+def _finish(means: "FeatureMeans", keys: object) -> None:
+    means.finish()
+
+
 class FeatureMeans(nn.Module):
     """Mean feature maps of real faces of each kind, and from them what the features of a face are to become.
 
@@ -224,10 +228,14 @@ class FeatureMeans(nn.Module):
         kinds: int,  # of faces
     ) -> None:
         super().__init__()
+        self.shapes, self.kinds = tuple(shapes), kinds
         for i, (channels, h, w) in enumerate(shapes):
             self.register_buffer(f"sums{i}", torch.zeros(kinds, channels, h, w))
             self.register_buffer(f"squares{i}", torch.zeros(channels, h, w))
+            self.register_buffer(f"means{i}", torch.zeros(kinds, h * w * channels), persistent=False)
+            self.register_buffer(f"variance{i}", torch.ones(channels, 1, 1), persistent=False)
         self.register_buffer("counts", torch.zeros(kinds))
+        self.register_load_state_dict_post_hook(_finish)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor], kinds: Tensor) -> None:
@@ -236,6 +244,16 @@ class FeatureMeans(nn.Module):
         for i, h in enumerate(maps):
             self.get_buffer(f"sums{i}").add_(torch.einsum("nk,nchw->kchw", kinds, h))
             self.get_buffer(f"squares{i}").add_(torch.einsum("nk,nchw->chw", kinds, h.square()))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Compute means and variances of what was counted in; `forward` uses them."""
+        for i in range(len(self.shapes)):
+            sums, count = self.get_buffer(f"sums{i}"), self.counts.sum()
+            means = sums / self.counts[:, None, None, None]
+            self.get_buffer(f"means{i}").copy_(means.permute(0, 2, 3, 1).flatten(1))  # the channels last
+            variance = self.get_buffer(f"squares{i}") / count - (sums.sum(dim=0) / count).square()
+            self.get_buffer(f"variance{i}").copy_(variance.mean(dim=(1, 2), keepdim=True).clamp_min(1e-6))
 
     # In bf16 the means would be rounded by more than they differ.
     def forward(self, maps: Sequence[Tensor], before: Sequence[Tensor], shift: Tensor) -> Tensor:
@@ -251,9 +269,7 @@ class FeatureMeans(nn.Module):
         terms = []
         with torch.autocast(shift.device.type, enabled=False):
             for i, (h, h_before) in enumerate(zip(maps, before, strict=True)):
-                sums, count = self.get_buffer(f"sums{i}"), self.counts.sum()
-                variance = self.get_buffer(f"squares{i}") / count - (sums.sum(dim=0) / count).square()
-                variance = variance.mean(dim=(1, 2))[:, None, None].clamp_min(1e-6)
-                goal = h_before + torch.einsum("nk,kchw->nchw", shift, sums / self.counts[:, None, None, None])
-                terms.append(((h - goal).square() / variance).mean())
+                channels, *size = self.shapes[i]
+                moved = (shift @ self.get_buffer(f"means{i}")).unflatten(1, (*size, channels)).permute(0, 3, 1, 2)
+                terms.append(((h - (h_before + moved)).square() / self.get_buffer(f"variance{i}")).mean())
         return torch.stack(terms).mean()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import between
-from cyclegan_age.networks.blocks import Affine, affine, convolved, fused, on_kernels, seen
+from cyclegan_age.networks.blocks import Affine, MeanPool, affine, convolved, fused, on_kernels, seen
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 
 MAX_AGE_YEARS = 100
@@ -21,7 +21,7 @@ MAX_AGE_YEARS = 100
 class _Block(nn.Module):
     """Basic residual block (He et al. 2016): two 3x3 convolutions with batch norm."""
 
-    def __init__(self, *, channels_in: int, channels_out: int, stride: int) -> None:
+    def __init__(self, *, channels_in: int, channels_out: int, stride: int) -> None:  # of 1 or 2
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
         self.norm1: nn.Module = nn.BatchNorm2d(channels_out)
@@ -30,7 +30,7 @@ class _Block(nn.Module):
         self.short: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.short = nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
+                MeanPool() if stride > 1 else nn.Identity(),
                 nn.Conv2d(channels_in, channels_out, 1, bias=False),
                 nn.BatchNorm2d(channels_out),
             )

@@ -40,8 +40,10 @@ class _Encode(nn.Module):
     def _by_kernels(self, h: Tensor, age: Tensor | None) -> Tensor:
         """The same: what the planes add is a bias that is another one along the edges alone, where padding is."""
         conv, pad = self.conv.conv, self.conv.pad
-        channels = h.shape[1]
-        weight = conv.weight[:, :channels].contiguous(memory_format=torch.channels_last)
+        weight = conv.weight
+        if age is not None:
+            weight, of_planes = weight.split([h.shape[1], age.shape[1]], dim=1)
+        weight = weight.contiguous(memory_format=torch.channels_last)
         assert conv.bias is not None
         biases = conv.bias.float()[None, None, None]
         first = last = 0
@@ -50,7 +52,7 @@ class _Encode(nn.Module):
             with torch.autocast(h.device.type, enabled=False):
                 # One pixel of each kind: at most `pad` at each edge, and one for all of the others.
                 small = planes(age.float(), kernel + stride - 1, kernel + stride - 1)
-                biases = F.conv2d(small, conv.weight[:, channels:].float(), conv.bias.float(), conv.stride, pad)
+                biases = F.conv2d(small, of_planes.float(), conv.bias.float(), conv.stride, pad)
             biases = biases.permute(0, 2, 3, 1)
             first, last = (pad, pad) if stride == 1 else (pad, 0)
             if self.conv.reflect:

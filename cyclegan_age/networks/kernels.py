@@ -18,26 +18,27 @@ _PIXELS = 32  # of a tile
 _TILES = 4  # that a program goes through, one after the other, where it could take one alone
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _sums(x, sums, pixels, channels, part, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["pixels", "part", "groups"])  # type: ignore[untyped-decorator]
+def _sums(x, sums, pixels, groups, part, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Of each channel and part of a picture: sums of the differences to its first pixel, and of their squares."""
+    channels = groups * VECTOR
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
     picture = x + n.to(tl.int64) * pixels * channels
     first = tl.load(picture + c, mask=inside, other=0.0).to(tl.float32)
-    total = tl.zeros([CHANNELS], tl.float32)
-    squares = tl.zeros([CHANNELS], tl.float32)
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)  # summed over the pixels at the end, when threads must meet
+    squares = tl.zeros([PIXELS, CHANNELS], tl.float32)
     begin = tl.program_id(0) * part
     for offset in range(0, part, PIXELS):
         p = begin + offset + tl.arange(0, PIXELS)
         mask = (p < pixels)[:, None] & inside[None, :]
         value = tl.load(picture + p[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
         d = tl.where(mask, value - first[None, :], 0.0)
-        total += tl.sum(d, 0)
-        squares += tl.sum(d * d, 0)
+        total += d
+        squares += d * d
     out = sums + (n * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
-    tl.store(out, total, mask=inside)
-    tl.store(out + channels, squares, mask=inside)
+    tl.store(out, tl.sum(total, 0), mask=inside)
+    tl.store(out + channels, tl.sum(squares, 0), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -50,11 +51,13 @@ def _totals(sums, n, c, inside, channels, parts, PARTS: tl.constexpr):  # type: 
     return one, two
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["pixels", "part", "groups"])  # type: ignore[untyped-decorator]
 def _apply(  # type: ignore[no-untyped-def]
-    x, affine, residual, y, sums, statistics, pixels, channels, part, eps, slope,
-    AFFINE: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, residual, y, sums, statistics, pixels, groups, part, eps, slope,
+    AFFINE: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr,
+    VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    channels = groups * VECTOR
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
     begin = n.to(tl.int64) * pixels * channels
@@ -82,11 +85,12 @@ def _apply(  # type: ignore[no-untyped-def]
         tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["pixels", "part", "groups"])  # type: ignore[untyped-decorator]
 def _gradient_sums(  # type: ignore[no-untyped-def]
-    x, affine, g, sums, statistics, pixels, channels, part, slope,
-    AFFINE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, g, sums, statistics, pixels, groups, part, slope,
+    AFFINE: tl.constexpr, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    channels = groups * VECTOR
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
     begin = n.to(tl.int64) * pixels * channels
@@ -95,8 +99,8 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
     if AFFINE:
         gain = tl.load(affine + n * 2 * channels + c, mask=inside, other=0.0)
         shift = tl.load(affine + (n * 2 + 1) * channels + c, mask=inside, other=0.0)
-    one = tl.zeros([CHANNELS], tl.float32)
-    two = tl.zeros([CHANNELS], tl.float32)
+    one = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    two = tl.zeros([PIXELS, CHANNELS], tl.float32)
     for offset in range(0, part, PIXELS):
         p = tl.program_id(0) * part + offset + tl.arange(0, PIXELS)
         mask = (p < pixels)[:, None] & inside[None, :]
@@ -107,18 +111,19 @@ def _gradient_sums(  # type: ignore[no-untyped-def]
         if AFFINE:
             before = normal * gain[None, :] + shift[None, :]
         value = tl.where(before > 0, value, value * slope)
-        one += tl.sum(value, 0)
-        two += tl.sum(value * normal, 0)
+        one += value
+        two += value * normal
     out = sums + (n * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + c
-    tl.store(out, one, mask=inside)
-    tl.store(out + channels, two, mask=inside)
+    tl.store(out, tl.sum(one, 0), mask=inside)
+    tl.store(out + channels, tl.sum(two, 0), mask=inside)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["pixels", "part", "groups"])  # type: ignore[untyped-decorator]
 def _gradient(  # type: ignore[no-untyped-def]
-    x, affine, g, out, sums, statistics, pixels, channels, part, slope,
-    AFFINE: tl.constexpr, PARTS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, affine, g, out, sums, statistics, pixels, groups, part, slope,
+    AFFINE: tl.constexpr, PARTS: tl.constexpr, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    channels = groups * VECTOR
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
     begin = n.to(tl.int64) * pixels * channels
@@ -145,8 +150,9 @@ def _gradient(  # type: ignore[no-untyped-def]
         tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _pad(x, y, height, width, channels, pad, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["height", "width", "pad", "groups"])  # type: ignore[untyped-decorator]
+def _pad(x, y, height, width, groups, pad, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    channels = groups * VECTOR
     tall, wide = height + 2 * pad, width + 2 * pad
     n, row = tl.program_id(0) // tall, tl.program_id(0) % tall
     column = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
@@ -161,9 +167,12 @@ def _pad(x, y, height, width, channels, pad, PIXELS: tl.constexpr, CHANNELS: tl.
     tl.store(target + column[:, None] * channels + c[None, :], value, mask=mask)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _pad_gradient(g, out, height, width, channels, pad, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["height", "width", "pad", "groups"])  # type: ignore[untyped-decorator]
+def _pad_gradient(
+    g, out, height, width, groups, pad, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
+):  # type: ignore[no-untyped-def]
     """Each pixel gathers what came of it: itself, and up to two reflections along each side."""
+    channels = groups * VECTOR
     tall, wide = height + 2 * pad, width + 2 * pad
     n, i = tl.program_id(0) // height, tl.program_id(0) % height
     j = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
@@ -189,15 +198,17 @@ def _pad_gradient(g, out, height, width, channels, pad, PIXELS: tl.constexpr, CH
     tl.store(target + j[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["height", "width", "part", "first", "last", "stride"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["height", "width", "part", "first", "last", "stride", "groups"])  # type: ignore[untyped-decorator]
 def _activate(  # type: ignore[no-untyped-def]
-    x, scales, residual, y, table, height, width, channels, part, first, last, stride, slope, cap,
-    SIDE: tl.constexpr, SCALE: tl.constexpr, ADD: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, scales, residual, y, table, height, width, groups, part, first, last, stride, slope, cap,
+    SIDE: tl.constexpr, SCALE: tl.constexpr, ADD: tl.constexpr,
+    VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    channels = groups * VECTOR
     line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     row = (line % height).to(tl.int32)
     row = tl.where(row >= height - last, row - height + SIDE, tl.minimum(row, first))
-    biases = table + (line // height) * stride + row * SIDE * channels
+    biases = table + (line // height) * (stride * VECTOR) + row * SIDE * channels
     for offset in range(0, part, PIXELS):
         p = tl.program_id(1) * part + offset + tl.arange(0, PIXELS)
         mask = (p < width)[:, None] & (c < channels)[None, :]
@@ -205,8 +216,11 @@ def _activate(  # type: ignore[no-untyped-def]
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
         if SCALE:
             value *= tl.load(scales + c, mask=c < channels, other=0.0)[None, :]
-        column = tl.where(p >= width - last, p - width + SIDE, tl.minimum(p, first))
-        value += tl.load(biases + column[:, None] * channels + c[None, :], mask=mask, other=0.0)
+        if SIDE == 1:
+            value += tl.load(biases + c, mask=c < channels, other=0.0)[None, :]
+        else:
+            column = tl.where(p >= width - last, p - width + SIDE, tl.minimum(p, first))
+            value += tl.load(biases + column[:, None] * channels + c[None, :], mask=mask, other=0.0)
         if ADD:
             value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
         value = tl.where(value > 0, value, value * slope)
@@ -214,15 +228,17 @@ def _activate(  # type: ignore[no-untyped-def]
         tl.store(y + at, value.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["width", "part"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["width", "part", "groups"])  # type: ignore[untyped-decorator]
 def _activate_gradient(  # type: ignore[no-untyped-def]
-    x, scales, y, g, out, before, sums, width, channels, part, slope, cap,
-    SCALE: tl.constexpr, ADD: tl.constexpr, SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, scales, y, g, out, before, sums, width, groups, part, slope, cap,
+    SCALE: tl.constexpr, ADD: tl.constexpr, SUM: tl.constexpr,
+    VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The gradients of x and of what was added, and over parts of each line sums of the latter, alone and times x."""
+    channels = groups * VECTOR
     line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    total = tl.zeros([CHANNELS], tl.float32)
-    product = tl.zeros([CHANNELS], tl.float32)
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    product = tl.zeros([PIXELS, CHANNELS], tl.float32)
     for offset in range(0, part, PIXELS):
         p = tl.program_id(1) * part + offset + tl.arange(0, PIXELS)
         mask = (p < width)[:, None] & (c < channels)[None, :]
@@ -231,9 +247,9 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
         value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
         value = tl.where(after > 0, tl.where(after < cap, value, 0.0), value * slope)
         if SUM:
-            total += tl.sum(value, 0)
+            total += value
             if SCALE:
-                product += tl.sum(value * tl.load(x + at, mask=mask, other=0.0).to(tl.float32), 0)
+                product += value * tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
         if SCALE:
             if ADD:
                 tl.store(before + at, value.to(before.dtype.element_ty), mask=mask)
@@ -241,16 +257,25 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
         tl.store(out + at, value.to(out.dtype.element_ty), mask=mask)
     if SUM:
         place = sums + (line * tl.num_programs(1) + tl.program_id(1)) * channels + c
-        tl.store(place, total, mask=c < channels)
+        tl.store(place, tl.sum(total, 0), mask=c < channels)
         if SCALE:
-            tl.store(place + tl.num_programs(0) * tl.num_programs(1) * channels, product, mask=c < channels)
+            place += tl.num_programs(0) * tl.num_programs(1) * channels
+            tl.store(place, tl.sum(product, 0), mask=c < channels)
 
 
-@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before"])  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator]
+def _clamped(value, cap):  # type: ignore[no-untyped-def]
+    """Between 0 and `cap`; NaN stays."""
+    value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(value, cap, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before", "groups"])  # type: ignore[untyped-decorator]
 def _depthwise(  # type: ignore[no-untyped-def]
-    x, weight, bias, y, height, width, out_height, out_width, channels, before, cap,
-    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, weight, bias, y, height, width, out_height, out_width, groups, before, cap,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
+    channels = groups * VECTOR
     n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     row, column = p // out_width, p % out_width
@@ -264,20 +289,21 @@ def _depthwise(  # type: ignore[no-untyped-def]
             there = (i >= 0) & (i < height) & (j >= 0) & (j < width)
             at = picture + ((i * width + j) * channels)[:, None] + c[None, :]
             value = tl.load(at, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
-            value = tl.where(value > 0, tl.where(value > cap, cap, value), value * 0)
+            value = _clamped(value, cap)
             total += value * tl.load(weight + (a * KERNEL + b) * channels + c, mask=inside, other=0.0)[None, :]
-    total = tl.where(total > 0, tl.where(total > cap, cap, total), total * 0)
+    total = _clamped(total, cap)
     mask = (p < out_height * out_width)[:, None] & inside[None, :]
     target = y + n * out_height * out_width * channels + p[:, None] * channels + c[None, :]
     tl.store(target, total.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "before", "groups"])  # type: ignore[untyped-decorator]
 def _depthwise_gradient(  # type: ignore[no-untyped-def]
-    x, weight, y, g, out, height, width, out_height, out_width, channels, before, cap,
-    KERNEL: tl.constexpr, STRIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, weight, g, out, height, width, out_height, out_width, groups, before, cap,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Each pixel of the input gathers from the outputs that it was part of."""
+    """Each pixel of the input gathers from the outputs that it was part of; g is before their activation."""
+    channels = groups * VECTOR
     n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     row, column = p // width, p % width
@@ -293,10 +319,7 @@ def _depthwise_gradient(  # type: ignore[no-untyped-def]
             there = (up >= 0) & (left >= 0) & (i * STRIDE == up) & (j * STRIDE == left)
             there = there & (i < out_height) & (j < out_width)
             at = begin + ((i * out_width + j) * channels)[:, None] + c[None, :]
-            mask = there[:, None] & inside[None, :]
-            after = tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
-            value = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
-            value = tl.where((after > 0) & (after < cap), value, 0.0)
+            value = tl.load(g + at, mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
             total += value * tl.load(weight + (a * KERNEL + b) * channels + c, mask=inside, other=0.0)[None, :]
     at = n * height * width * channels + p[:, None] * channels + c[None, :]
     mask = (p < height * width)[:, None] & inside[None, :]
@@ -305,12 +328,53 @@ def _depthwise_gradient(  # type: ignore[no-untyped-def]
     tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit(do_not_specialize=["height", "width", "groups"])  # type: ignore[untyped-decorator]
+def _pool(x, y, height, width, groups, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    channels = groups * VECTOR
+    n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    tall, wide = (height + 1) // 2, (width + 1) // 2
+    row, column = 2 * (p // wide), 2 * (p % wide)
+    mask = (p < tall * wide)[:, None] & (c < channels)[None, :]
+    picture = x + n * height * width * channels
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    for a in tl.static_range(2):
+        for b in tl.static_range(2):
+            there = (row + a < height) & (column + b < width)
+            at = picture + (((row + a) * width + column + b) * channels)[:, None] + c[None, :]
+            total += tl.load(at, mask=mask & there[:, None], other=0.0).to(tl.float32)
+    share = tl.where(row + 1 < height, 0.5, 1.0) * tl.where(column + 1 < width, 0.5, 1.0)
+    target = y + n * tall * wide * channels + p[:, None] * channels + c[None, :]
+    tl.store(target, (total * share[:, None]).to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["height", "width", "groups"])  # type: ignore[untyped-decorator]
+def _pool_gradient(g, out, height, width, groups, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
+    channels = groups * VECTOR
+    n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    tall, wide = (height + 1) // 2, (width + 1) // 2
+    i, j = p // width // 2, p % width // 2
+    mask = (p < height * width)[:, None] & (c < channels)[None, :]
+    at = g + n * tall * wide * channels + ((i * wide + j) * channels)[:, None] + c[None, :]
+    share = tl.where(2 * i + 1 < height, 0.5, 1.0) * tl.where(2 * j + 1 < width, 0.5, 1.0)
+    value = tl.load(at, mask=mask, other=0.0).to(tl.float32) * share[:, None]
+    target = out + n * height * width * channels + p[:, None] * channels + c[None, :]
+    tl.store(target, value.to(out.dtype.element_ty), mask=mask)
+
+
 def _last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def _block(channels: int) -> int:
     return min(128, int(triton.next_power_of_2(channels)))
+
+
+def _groups(channels: int) -> tuple[int, int]:
+    """How many groups of channels there are, and how many are in each: up to 8, which are read at once."""
+    vector = math.gcd(channels, 8)
+    return channels // vector, vector
 
 
 class InstanceNormFunction(torch.autograd.Function):
@@ -329,14 +393,15 @@ class InstanceNormFunction(torch.autograd.Function):
         part = -(-pixels // _PARTS)
         part = -(-part // _PIXELS) * _PIXELS
         grid = (-(-pixels // part), -(-channels // block), n)
-        sums = torch.empty(n, grid[0], 2, channels, device=x.device)
+        sums, narrow = torch.empty(n, grid[0], 2, channels, device=x.device), min(64, block)
+        groups, vector = _groups(channels)
         statistics = torch.empty(n, 2, channels, device=x.device)
         y, added = torch.empty_like(x), _last(residual) if residual is not None else x
         scaling = statistics if affine is None else affine.contiguous()
-        _sums[grid](x, sums, pixels, channels, part, _PIXELS, block)
+        _sums[grid[0], -(-channels // narrow), n](x, sums, pixels, groups, part, vector, _PIXELS, narrow)
         _apply[grid](
-            *(x, scaling, added, y, sums, statistics, pixels, channels, part, eps, slope),
-            *(affine is not None, residual is not None, _PARTS, _PIXELS, block),
+            *(x, scaling, added, y, sums, statistics, pixels, groups, part, eps, slope),
+            *(affine is not None, residual is not None, _PARTS, vector, _PIXELS, block),
         )
         ctx.save_for_backward(x, statistics, scaling)
         ctx.affine, ctx.residual = affine is not None, residual is not None
@@ -349,9 +414,12 @@ class InstanceNormFunction(torch.autograd.Function):
         g, out = _last(outer[0]), torch.empty_like(x)
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
         sums = torch.empty(len(x), ctx.grid[0], 2, channels, device=x.device)
-        sizes = (pixels, channels, ctx.part, ctx.slope, ctx.affine)
-        _gradient_sums[ctx.grid](x, affine, g, sums, statistics, *sizes, _PIXELS, ctx.block)
-        _gradient[ctx.grid](x, affine, g, out, sums, statistics, *sizes, _PARTS, _PIXELS, ctx.block)
+        groups, vector = _groups(channels)
+        sizes = (pixels, groups, ctx.part, ctx.slope, ctx.affine)
+        narrow = min(64, ctx.block)
+        grid = (ctx.grid[0], -(-channels // narrow), len(x))
+        _gradient_sums[grid](x, affine, g, sums, statistics, *sizes, vector, _PIXELS, narrow)
+        _gradient[ctx.grid](x, affine, g, out, sums, statistics, *sizes, _PARTS, vector, _PIXELS, ctx.block)
         of_affine = sums.sum(dim=1).flip(1) if ctx.affine else None  # (N, 2, C)
         return out, g if ctx.residual else None, None, None, of_affine
 
@@ -367,7 +435,8 @@ class ReflectionPadFunction(torch.autograd.Function):
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         block = _block(channels)
         grid = (n * shape[2], -(-shape[3] // _PIXELS), -(-channels // block))
-        _pad[grid](x, y, height, width, channels, pad, _PIXELS, block)
+        groups, vector = _groups(channels)
+        _pad[grid](x, y, height, width, groups, pad, vector, _PIXELS, block)
         ctx.shape, ctx.pad = x.shape, pad
         return y
 
@@ -378,7 +447,8 @@ class ReflectionPadFunction(torch.autograd.Function):
         out = torch.empty(ctx.shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
         block = _block(channels)
         grid = (n * height, -(-width // _PIXELS), -(-channels // block))
-        _pad_gradient[grid](g, out, height, width, channels, ctx.pad, _PIXELS, block)
+        groups, vector = _groups(channels)
+        _pad_gradient[grid](g, out, height, width, groups, ctx.pad, vector, _PIXELS, block)
         return out, None
 
 
@@ -404,7 +474,8 @@ class BiasFunction(torch.autograd.Function):
     ) -> Tensor:
         x, biases = _last(x), biases.contiguous()
         n, channels, height, width = x.shape
-        side, stride = biases.shape[1], biases[0].numel() if len(biases) > 1 else 0
+        groups, vector = _groups(channels)
+        side, stride = biases.shape[1], biases[0].numel() // vector if len(biases) > 1 else 0
         # Lines of pixels that have the same biases, but for the first and the last ones.
         lines, height, width = (n * height, height, width) if side > 1 else (n, 1, height * width)
         if side == 1 and not stride and x.numel() < 2**31:
@@ -415,7 +486,8 @@ class BiasFunction(torch.autograd.Function):
         scales = scales.contiguous() if scales is not None else None
         _activate[grid](
             *(x, x if scales is None else scales, x if residual is None else _last(residual), y, biases),
-            *(height, width, channels, part, first, last, stride, slope, cap, side, scaled, added, _PIXELS, block),
+            *(height, width, groups, part, first, last, stride, slope, cap),
+            *(side, scaled, added, vector, _PIXELS, block),
         )
         ctx.save_for_backward(y, scales, x if scaled and any(ctx.needs_input_grad[i] for i in (1, 7)) else None)
         ctx.biases, ctx.slope, ctx.cap, ctx.first, ctx.last = biases.shape, slope, cap, first, last
@@ -432,9 +504,10 @@ class BiasFunction(torch.autograd.Function):
         summed = ctx.needs_input_grad[1] or ctx.needs_input_grad[7]
         before = torch.empty_like(y) if scaled and added else out
         sums = torch.empty(1 + scaled, lines, parts, channels, device=y.device) if summed else y
+        groups, vector = _groups(channels)
         _activate_gradient[ctx.grid](
             *(y if x is None else x, scales if scaled else y, y, g, out, before, sums),
-            *(ctx.width, channels, ctx.part, ctx.slope, ctx.cap, scaled, added, summed, _PIXELS, ctx.block),
+            *(ctx.width, groups, ctx.part, ctx.slope, ctx.cap, scaled, added, summed, vector, _PIXELS, ctx.block),
         )
         biases = of_scales = None
         if summed and ctx.biases[:2] == (1, 1):
@@ -472,20 +545,55 @@ class DepthwiseFunction(torch.autograd.Function):
         n, channels, height, width = x.shape
         shape = (n, channels, height // stride, width // stride)
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        sizes = (height, width, *shape[2:], channels, before, 6.0)
+        groups, vector = _groups(channels)
+        sizes = (height, width, *shape[2:], groups, before, 6.0)
         grid, *tile = _tiles(n, shape[2] * shape[3], channels)
-        _depthwise[grid](x, weight, bias, y, *sizes, len(weight), stride, *tile)
+        _depthwise[grid](x, weight, bias, y, *sizes, len(weight), stride, vector, *tile)
         ctx.save_for_backward(x, weight, y)
-        ctx.sizes, ctx.stride = sizes, stride
+        ctx.sizes, ctx.stride, ctx.vector = sizes, stride, vector
         return y
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
-        g, out = _last(outer[0]), torch.empty_like(x)
-        grid, *tile = _tiles(len(x), x.shape[2] * x.shape[3], x.shape[1])
-        _depthwise_gradient[grid](x, weight, y, g, out, *ctx.sizes, len(weight), ctx.stride, *tile)
+        g, out, before = _last(outer[0]), torch.empty_like(x), torch.empty_like(y)
+        # The gradient before the last activation, once, since each is part of many sums.
+        n, channels, height, width = y.shape
+        part, block = _TILES * _PIXELS, 32 if channels <= 32 else 64
+        grid: tuple[int, int, int] = (n, -(-height * width // part), -(-channels // block))
+        groups, cap = ctx.sizes[4], ctx.sizes[-1]
+        _activate_gradient[grid](
+            *(y, y, y, g, before, before, y, height * width, groups, part, 0.0, cap),
+            *(False, False, False, ctx.vector, _PIXELS, block),
+        )
+        grid, *tile = _tiles(n, x.shape[2] * x.shape[3], channels)
+        _depthwise_gradient[grid](x, weight, before, out, *ctx.sizes, len(weight), ctx.stride, ctx.vector, *tile)
         return out, None, None, None, None
+
+
+class MeanPoolFunction(torch.autograd.Function):
+    """Means of 2x2 pixels, at odd edges of those that there are: (N, C, H, W) -> (N, C, (H + 1) / 2, (W + 1) / 2)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = _last(x)
+        n, channels, height, width = ctx.shape = x.shape
+        shape = (n, channels, (height + 1) // 2, (width + 1) // 2)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        grid, *tile = _tiles(n, shape[2] * shape[3], channels)
+        groups, vector = _groups(channels)
+        _pool[grid](x, y, height, width, groups, vector, *tile)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Tensor:
+        g = _last(outer[0])
+        n, channels, height, width = ctx.shape
+        out = torch.empty(ctx.shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+        grid, *tile = _tiles(n, height * width, channels)
+        groups, vector = _groups(channels)
+        _pool_gradient[grid](g, out, height, width, groups, vector, *tile)
+        return out
 
 
 def _tiles(n: int, pixels: int, channels: int) -> tuple[tuple[int, int, int], int, int]:

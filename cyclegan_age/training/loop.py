@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,11 +14,11 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.curves import draw_curves, loss_curves
 from cyclegan_age.devices import runtime_of
+from cyclegan_age.files import check_room, writing
 from cyclegan_age.images import Picture, grid, to_uint8
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Model
@@ -36,6 +36,7 @@ from cyclegan_age.runs import (
     settings,
     trim_metrics,
 )
+from cyclegan_age.training.progress import Progress
 from cyclegan_age.training.schedule import Schedule
 from cyclegan_age.training.step import Report, Step
 from cyclegan_age.watchdog import Watchdog
@@ -43,6 +44,7 @@ from cyclegan_age.watchdog import Watchdog
 SHEET_ROWS = 16
 MAX_BAD_STEPS = 20  # non-finite steps in a row that end a training
 EPOCH_SECONDS = 10.0  # at least, from the last pictures to those at the end of an epoch
+_PICTURES_BYTES = 1_000_000  # of sheets, curves and metrics, about
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -62,7 +64,11 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
         UserError: what the user can mend: data, flags, a run of other settings, a training that diverged.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved and the same command goes on from it.
     """
-    begun = time.monotonic() if begun is None else begun
+    with ExitStack() as held:  # the run's lock
+        return _train(config, net, time.monotonic() if begun is None else begun, held)
+
+
+def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack) -> Path:
     # Processes, data and run folder; the first process decides, so that all fail or go on together.
     processes = PartialState(cpu=not torch.cuda.is_available())
     system = SYSTEMS[config.model]
@@ -70,7 +76,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
     torch.manual_seed(config.seed)  # the same start in every process
     model = system.build(config, net)
     torch.manual_seed(config.seed + processes.process_index)
-    run = Path(_decide(processes, lambda: str(open_run(config, net))))
+    run = Path(_decide(processes, lambda: str(open_run(config, net, held))))
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",  # --precision decides; fp16 in accelerate's configuration would scale the losses
@@ -119,12 +125,18 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
             if main:
                 forget_run(run)
             raise
+    room = _room(step, config)
+    held.enter_context(writing(run, room, kept="; the last saved state is kept"))
     if main:
         trim_metrics(run / "metrics.jsonl", schedule.step)
+        for left in run.glob("state-*.pt"):  # of a save that was killed
+            if not left.stem.endswith(f"-{schedule.step}"):
+                left.unlink()
     if schedule.step and schedule.ended:
         longer = "--minutes" if config.minutes else "--epochs"
         logger.info("%s: finished; another --name begins anew, with --name more %s go on", run, longer)
         return run
+    _decide(processes, lambda: _check_room(run, room if state else 2 * room))  # old files stay until new ones are whole
     accelerator.init_trackers("cyclegan-age", config=_flat(settings(config, net)))
     x_fixed, age_fixed = data.fixed()
     x_fixed, age_fixed = x_fixed.to(device), age_fixed.to(device)
@@ -136,14 +148,17 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
     def save_all() -> None:
         light = config.checkpoint == "light"
         pools = {} if light else {k: p.state_dict() for k, p in model.pools.items()}
-        save_state(
-            _rank_state(run, accelerator.process_index, schedule.step),
-            {"random": _random_state(device), "pools": pools},
-        )
-        accelerator.wait_for_everyone()
+        of_rank = _rank_state(run, accelerator.process_index, schedule.step)
+        try:
+            save_state(of_rank, {"random": _random_state(device), "pools": pools})
+            accelerator.wait_for_everyone()
+            if main:
+                own = {"per_step": per_step, "seen_before": seen_before} | schedule.state_dict()
+                save_state(run / "state.pt", own | step.state_dict(light=light))
+        except OSError:  # it belongs to no state
+            of_rank.unlink(missing_ok=True)
+            raise
         if main:
-            own = {"per_step": per_step, "seen_before": seen_before} | schedule.state_dict()
-            save_state(run / "state.pt", own | step.state_dict(light=light))
             for old in run.glob("state-*.pt"):
                 if old not in {_rank_state(run, r, schedule.step) for r in range(count)}:
                     old.unlink()
@@ -161,14 +176,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
     if main and runtime.compile_networks:
         logger.info("compiling: the first steps take some minutes; --no_compile starts at once and is slower then")
     batches = data.batches(schedule.step, accelerator.process_index, count, device)
-    bar = tqdm(
-        total=schedule.total_steps * per_step or None,
-        initial=schedule.step * per_step,
-        unit="img",
-        disable=not main,
-        dynamic_ncols=True,
-        smoothing=0.05,
-    )
+    bar = Progress(schedule, shown=main)
     with _stop_signals() as stop, _ended(accelerator), closing(batches), bar:
         progress = schedule.progress()
         for batch in batches:
@@ -176,7 +184,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
             lr = step.rate(progress)
             schedule.before, progress = progress, schedule.advance()
             done, ended = schedule.step, progress >= 1
-            bar.update(per_step)
+            bar.step()
 
             # Numbers.
             if done % config.log_every == 0 or ended:
@@ -191,7 +199,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
                     if main:
                         _append(run / "metrics.jsonl", {"step": done, **line})
                         spent = f"{schedule.elapsed_s / 60:.1f} of {schedule.length}, " if config.minutes else ""
-                        bar.set_postfix_str(spent + _by_phase(report.terms, report.phases), refresh=False)
+                        bar.say(spent + _by_phase(report.terms, report.phases))
                         for warning in watchdog.losses(report.terms):
                             logger.warning("step %d: %s", done, warning)
                     accelerator.log(line, step=done)
@@ -336,6 +344,33 @@ def _snapshot(config: TrainConfig, flag: str) -> Snapshot:
         return load_snapshot(find_weights(getattr(config, flag), config.results_dir, config.model))
     except UserError as e:
         raise UserError(str(e).replace("--weights", f"--{flag}", 1)) from None
+
+
+def _room(step: Step, config: TrainConfig) -> int:
+    """Bytes of what is written at a save, some pictures included."""
+    averaged, state = (sum(map(_bytes, networks.values())) for networks in (step.averaged, step.model.networks))
+    state += averaged
+    if config.checkpoint == "light":
+        state //= 2
+    else:
+        parameters = sum(w.numel() * w.element_size() for weights in step.parameters.values() for w in weights)
+        state += 2 * parameters if config.optimizer == "adam" else 0
+        one = 4 * (3 * config.image_size**2 + len(config.ages))  # a picture in a history buffer, and its age vector
+        state += sum(pool.size * one for pool in step.model.pools.values())
+    return state + 2 * averaged + _PICTURES_BYTES
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in network.state_dict().values())
+
+
+def _check_room(run: Path, needed: int) -> str:
+    try:
+        check_room(run, needed)
+    except UserError:
+        forget_run(run)
+        raise
+    return ""
 
 
 def _rank_state(run: Path, rank: int, step: int) -> Path:

@@ -253,7 +253,10 @@ class Step:
             values.append(torch.stack(of_parts).mean(dim=0))
             if self.averager:
                 self.averager.finish(phase)
-            norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+            gradients = [w.grad for w in weights if w.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if self.config.clip:
+                torch._foreach_mul_(gradients, (self.config.clip / norm.clamp_min(1e-12)).clamp_max(1))
             bad = bad | ~(norm + values[-1].sum()).isfinite()
             if self.averager:
                 bad = self.averager.any(bad)

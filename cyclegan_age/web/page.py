@@ -17,7 +17,7 @@ from gradio.state_holder import SessionState, StateHolder
 from PIL import Image
 
 from cyclegan_age.config import DemoConfig
-from cyclegan_age.data.folders import Known
+from cyclegan_age.data.names import Known
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.games import Made, estimated_age
 from cyclegan_age.inference import demo_portrait

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cyclegan_age import render
 from cyclegan_age.config import DemoConfig, UserError
-from cyclegan_age.data.folders import Known
+from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector
 from cyclegan_age.faces.files import Photo, as_rgb

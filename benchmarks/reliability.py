@@ -1,0 +1,191 @@
+"""Break trainings on purpose: `python -m benchmarks.reliability kills`.
+
+A tiny training is killed (SIGKILL) again and again: at a random moment from its start on, or, every second time, as soon
+as a file of a save is being written. After each kill every file of the run must be whole. The same command goes on until
+the training is at its end, where weights, optimisers, history buffers, random numbers and the steps of the metrics must
+equal, to the bit, those of a training that was not killed. Then the next one begins.
+
+Each training is a process of its own, forked from this one, which has imported all packages: so a kill takes a second.
+"""
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.plan import Row, table
+from benchmarks.processes import make_faces
+from cyclegan_age.config import UserError
+from cyclegan_age.runs import from_settings, load_snapshot, load_state
+from options.bench import parse_reliability
+
+FLAGS = [
+    *("--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32", "--load_size", "32", "--batch_size", "4"),
+    *("--lambda_age", "0", "--no_compile", "--precision", "fp32", "--monitor", "none", "--pool_size", "20"),
+    *("--log_every", "2", "--save_every", "2", "--sample_every", "10", "--snapshot_every", "8"),
+]
+FACES, STEPS = 24, 40
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 1 where anything was broken."""
+    begin = time.monotonic()
+    try:
+        config = parse_reliability(sys.argv[1:] if argv is None else argv)
+        with tempfile.TemporaryDirectory(prefix="cyclegan-age-kills-") as name:
+            os.environ["CYCLEGAN_AGE_CACHE"] = str(Path(name) / "cache")
+            found = kills(Path(name), config.count, config.seconds or float("inf"), random.Random(config.seed))
+    except UserError as e:
+        print(e, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    rows = [
+        Row(measure="kills", value=found["kills"], unit=""),
+        Row(measure="- while a file was written", value=found["writing"], unit=""),
+        Row(measure="- before the first state", value=found["stateless"], unit=""),
+        Row(measure="trainings that went on to their end", value=found["trainings"], unit=""),
+        Row(measure="states that were not valid", value=found["broken"], unit="", at_most=0),
+        Row(measure="ends other than without a kill", value=found["different"], unit="", at_most=0),
+    ]
+    print(f"{time.monotonic() - begin:.0f} s\n\n{table(rows)}")
+    return int(found["broken"] + found["different"] > 0)
+
+
+def kills(folder: Path, count: int, seconds: float, moments: random.Random) -> Counter[str]:
+    """Kill trainings so often, or for so long; counts what was found.
+
+    Raises:
+        UserError: the training fails without a kill.
+    """
+    import train  # with all that it needs, so that the processes forked below begin at once
+    from cyclegan_age.training import loop  # noqa: F401
+
+    torch.set_num_threads(1)
+    faces = make_faces(folder / "faces", FACES, 32)
+    common = ["--dataroot", str(faces), "--results_dir", str(folder / "runs"), *FLAGS]
+    common += ["--epochs", str(STEPS * 4 / FACES)]
+    last = time.monotonic() + seconds
+
+    def started(name: str) -> int:
+        child = os.fork()
+        if child:
+            return child
+        status = 1
+        try:
+            with (folder / f"{name}.log").open("w") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            logging.disable(logging.INFO)
+            status = train.main([*common, "--name", name])
+        finally:
+            os._exit(status)
+
+    begun = time.monotonic()
+    if os.waitpid(started("whole"), 0)[1]:
+        raise UserError(f"the training fails: {(folder / 'whole.log').read_text()[-500:]}")
+    duration = time.monotonic() - begun
+    expected = outcome(folder / "runs" / "whole")
+    found: Counter[str] = Counter()
+    while found["kills"] < count and time.monotonic() < last:
+        name = f"killed-{found['trainings'] + found['different']}"
+        run = folder / "runs" / name
+        child = started(name)
+        due = time.monotonic() + moments.uniform(0, duration)
+        aimed = moments.random() < 0.5  # at the first save after that moment
+        ended = killed(child, due, run if aimed else None)
+        if ended is None:
+            found["kills"] += 1
+            found["writing"] += bool(list(run.rglob(".*.part")))
+            found["stateless"] += not (run / "state.pt").is_file()
+            faults = invalid(run)
+        else:
+            faults = [] if ended == 0 else [f"exit status {ended}: {(folder / f'{name}.log').read_text()[-500:]}"]
+            if ended == 0:
+                if same(outcome(run), expected):
+                    found["trainings"] += 1
+                else:
+                    found["different"] += 1
+                shutil.rmtree(run)
+        if faults:
+            found["broken"] += 1
+            print(f"{name}, kill {found['kills']}: {'; '.join(faults)}", file=sys.stderr)
+            shutil.rmtree(run, ignore_errors=True)
+    return found
+
+
+def killed(child: int, due: float, saving: Path | None) -> int | None:
+    """Kill a process at a moment, or at the first save after it; None, or its exit status where it ended before."""
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= due and (saving is None or any(saving.glob(".*.part"))):
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+        time.sleep(0.0005)
+
+
+def invalid(run: Path) -> list[str]:
+    """What is not whole of a run that was killed; a file that is not there yet is whole."""
+    checks: list[tuple[str, Callable[[Path], object]]] = [
+        ("config.json", lambda path: from_settings(json.loads(path.read_text()))),
+        ("weights.safetensors", load_snapshot),
+        ("snapshots/*.safetensors", load_snapshot),
+        ("state.pt", lambda path: _state_of(run, path)),
+        ("metrics.jsonl", lambda path: [json.loads(line) for line in path.read_text().split("\n")[:-1]]),
+    ]
+    faults = []
+    for pattern, check in checks:
+        for path in run.glob(pattern):
+            try:
+                check(path)
+            except Exception as e:
+                faults.append(f"{path.name}: {e}")
+    return faults
+
+
+def _state_of(run: Path, path: Path) -> None:
+    state = load_state(path)
+    assert state is not None
+    if load_state(run / f"state-0-{state['step']}.pt") is None:
+        raise UserError(f"without state-0-{state['step']}.pt")
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that a training leads to."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "state": load_state(run / "state.pt"),
+        "of rank": load_state(run / f"state-0-{STEPS}.pt"),
+        "weights": load_snapshot(run / "weights.safetensors").tensors,
+        "steps": [line["step"] for line in lines if "lr/lr" in line],
+        "snapshots": sorted(path.name for path in (run / "snapshots").iterdir()),
+    }
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two of them are equal to the bit."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""`labels.csv` of a prepared folder: the exact labels of its pictures."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from cyclegan_age.config import UserError
+from cyclegan_age.data.names import Known
+
+NAME = "labels.csv"
+COLUMNS = ("file", "age", "sex", "race", "person", "split", "source", "fold", "exact")
+
+
+def as_csv(lines: Iterable[dict[str, object]]) -> bytes:
+    """The file's content, of lines with `COLUMNS`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue().encode()
+
+
+def read_labels(dataroot: Path) -> dict[Path, Known]:
+    """Labels of the pictures of a folder by their paths, from the `labels.csv` in it or in the folder above.
+
+    Of a file with other columns nothing is taken.
+
+    Raises:
+        UserError: it cannot be read, or a line of it has no age.
+    """
+    for folder in (dataroot, dataroot.parent, dataroot / ".."):
+        file = folder / NAME
+        if file.is_file():
+            break
+    else:
+        return {}
+    known: dict[Path, Known] = {}
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as f:
+            reader = csv.DictReader(f)
+            if not {"file", "age"} <= set(reader.fieldnames or ()):
+                return {}
+            for line in reader:
+                race, sex = (_code(line.get(column)) for column in ("race", "sex"))
+                age, person = float(line["age"]), line.get("person") or ""
+                known[_below(dataroot, folder, line["file"])] = Known(age, sex, race, person)
+    except OSError as e:
+        raise UserError(f"{file}: cannot be read: {e.strerror}; allow it, or take it away") from None
+    except (TypeError, ValueError, csv.Error):
+        raise UserError(f"{file}: line {reader.line_num}: no age in years; mend it, or take the file away") from None
+    return known
+
+
+def _below(dataroot: Path, folder: Path, name: str) -> Path:
+    """The path of a file as a scan of the data folder gives it."""
+    if folder == dataroot:
+        return dataroot / name
+    first, _, rest = name.partition("/")
+    return dataroot / rest if first == (dataroot.name or dataroot.resolve().name) else folder / name
+
+
+def _code(word: str | None) -> float:
+    return math.nan if word in (None, "", "9") else float(word or "")

@@ -1,0 +1,183 @@
+"""The data card of a prepared folder: Markdown to read and a page with plots."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cyclegan_age.config import PrepareConfig
+from cyclegan_age.data.prepare import SETS
+
+SEXES = {0: "male", 1: "female", 9: "unknown"}
+RACES = {0: "White", 1: "Black", 2: "Asian", 3: "Indian", 4: "other", 9: "unknown"}
+_SPLITS = ("train", "val", "test")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#8a8a8a")
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 220, 50, 36
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 76rem; padding: 0 1rem; }
+table { border-collapse: collapse; margin: .5rem 0 1rem; }
+td { padding: .1rem .8rem .1rem 0; overflow-wrap: anywhere; }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; flex: 1 1 26rem; }
+svg { width: 100%; }
+svg text { font-size: 11px; fill: currentColor; }
+"""
+
+Line = Mapping[str, Any]
+
+
+def as_markdown(
+    config: PrepareConfig, lines: Sequence[Line], lost: Sequence[tuple[Path, str]], copies: Sequence[str]
+) -> str:
+    """The card.
+
+    Args:
+        config: what was asked for.
+        lines: of labels.csv, each with `side` in pixels and `sharpness`, too.
+        lost: files left out, and why.
+        copies: what was found of near copies, in sentences.
+    """
+    public = SETS.get(config.set)
+    shares = (
+        ""
+        if all(line["given"] for line in lines)
+        else f" (--val {config.val:g} --test {config.test:g} --seed {config.seed})"
+    )
+    how = f"aligned to --frame {config.frame}, at most {config.size} px" if config.align else "kept as they were"
+    out = [
+        f"# {public.title if public else config.source.name}, prepared",
+        "",
+        f"{len(lines):,} pictures, {how}. Splits are by person{shares}. `labels.csv` has a line for each picture, "
+        "`left_out.csv` names what is not here.",
+        "",
+    ]
+    folders = Counter((Path(line["file"]).parts[1], line["split"]) for line in lines)
+    years = {Path(line["file"]).parts[1]: float(line["age"]) for line in lines}
+    rows = [
+        [age, *(f"{folders[age, split]:,}" for split in _SPLITS)] for age in sorted(years, key=lambda one: years[one])
+    ]
+    rows.append(["all", *(f"{sum(line['split'] == split for line in lines):,}" for split in _SPLITS)])
+    out += _table(["age", *_SPLITS], rows)
+    exact = sum(bool(line["exact"]) for line in lines)
+    grouped = f"; of {len(lines) - exact:,} only the group is, and `age` is its middle" if exact < len(lines) else ""
+    out += [f"The exact age of {exact:,} is known{grouped}.", ""]
+    for title, names in (("sex", SEXES), ("race", RACES)):
+        counts = Counter(names[line[title]] for line in lines)
+        out += _table([title, "pictures"], [[name, f"{number:,}"] for name, number in counts.most_common()])
+    persons = Counter(line["person"] for line in lines if line["person"])
+    if persons:
+        most = persons.most_common(1)[0][1]
+        alone = sum(not line["person"] for line in lines)
+        out += [f"{len(persons):,} persons: {median(persons.values()):g} pictures each (median), at most {most:,}."]
+        out += [f"Of nobody known: {alone:,}.", ""] if alone else [""]
+    else:
+        out += ["Persons are not known: pictures of one may be in several splits.", ""]
+    for name, unit in (("side", " px"), ("sharpness", "")):
+        values = sorted(line[name] for line in lines)
+        low, middle, high = (values[round(share * (len(values) - 1))] for share in (0.05, 0.5, 0.95))
+        what = "Shorter side" if name == "side" else "Sharpness (variance of the Laplacian)"
+        out += [f"{what}: {middle:g}{unit}; 5 % have at most {low:g}, 5 % at least {high:g}.", ""]
+    out += ["## Copies", "", *copies, ""]
+    if lost:
+        reasons = Counter(reason for _, reason in lost)
+        first = {reason: file.name for file, reason in reversed(lost)}
+        out += ["## Left out", ""]
+        out += _table(["reason", "pictures", "as"], [[r, f"{n:,}", first[r]] for r, n in reasons.most_common()])
+    out += ["## Terms", ""]
+    if public:
+        out += [f"Terms: {public.terms}. What comes with the download is what counts.", "", public.citation + ".", ""]
+    else:
+        out += ["Write here under which terms these pictures may be used, and whom to cite.", ""]
+    return "\n".join(out)
+
+
+def as_page(card: str, lines: Sequence[Line]) -> str:
+    """The card as an HTML page with plots, that opens from disk and loads nothing."""
+    plots = [
+        _bars("pictures by age and sex", *_by_age(lines, "sex", SEXES)),
+        _bars("pictures by age and race", *_by_age(lines, "race", RACES)),
+        _bars("pictures by age and split", *_by_age(lines, "split", {name: name for name in _SPLITS})),
+        _bars("shorter side in pixels", *_histogram([line["side"] for line in lines])),
+        _bars("sharpness, variance of the Laplacian", *_histogram([line["sharpness"] for line in lines])),
+    ]
+    if persons := Counter(line["person"] for line in lines if line["person"]):
+        plots.append(_bars("persons by number of pictures", *_histogram(list(persons.values()))))
+    title = escape(card.partition("\n")[0].lstrip("# "))
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    body = f'{_html(card)}\n<h2>Plots</h2><div class="plots">{"".join(plots)}</div>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (head, ["-"] * len(head), *rows)] + [""]
+
+
+def _html(card: str) -> str:
+    """The few forms of Markdown that the card has."""
+    out, open_table = [], False
+    for line in card.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("|") else []
+        if bool(cells) != open_table:
+            out.append("<table>" if cells else "</table>")
+            open_table = bool(cells)
+        if cells and set("".join(cells)) != {"-"}:
+            out.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        elif line.startswith("#"):
+            level = len(line) - len(line.lstrip("#"))
+            out.append(f"<h{level}>{escape(line.lstrip('# '))}</h{level}>")
+        elif line and not cells:
+            out.append(f"<p>{escape(line)}</p>")
+    return "\n".join([*out, "</table>"] if open_table else out)
+
+
+def _by_age(lines: Sequence[Line], column: str, names: Mapping[Any, str]) -> tuple[list[str], dict[str, list[int]]]:
+    """Five-year steps, and the pictures in each by a label."""
+    counts = Counter((int(float(line["age"])) // 5, names[line[column]]) for line in lines)
+    steps = range(min(step for step, _ in counts), max(step for step, _ in counts) + 1)
+    there = [name for name in names.values() if any(counts[step, name] for step in steps)]
+    return [str(step * 5) for step in steps], {name: [counts[step, name] for step in steps] for name in there}
+
+
+def _histogram(values: Sequence[float], bins: int = 20) -> tuple[list[str], dict[str, list[int]]]:
+    low, high = min(values), max(values)
+    width = max((high - low) / bins, 1)
+    counts = Counter(min(int((value - low) / width), bins - 1) for value in values)
+    steps = range(max(counts) + 1)
+    return [f"{low + step * width:.0f}" for step in steps], {"": [counts[step] for step in steps]}
+
+
+def _bars(title: str, names: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
+    """Bars over names, the series on top of each other, as an `svg` element in a figure."""
+    totals = [sum(column) for column in zip(*series.values(), strict=True)]
+    high, wide = max([*totals, 1]), (_WIDTH - _LEFT) / len(names)
+    tall = _HEIGHT - _BOTTOM - 16
+    out = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">']
+    for share in (0, 0.5, 1):
+        y = _HEIGHT - _BOTTOM - share * tall
+        out.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH}" stroke="#8886"/>')
+        out.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{high * share:,.0f}</text>')
+    below = [0] * len(names)
+    for k, values in enumerate(series.values()):
+        for i, value in enumerate(values):
+            below[i] += value
+            if value:
+                y, height = _HEIGHT - _BOTTOM - below[i] / high * tall, value / high * tall
+                x = _LEFT + i * wide + 1
+                out.append(
+                    f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide - 2:.1f}" height="{height:.1f}" fill="{_COLOURS[k]}"/>'
+                )
+    step = -(-len(names) // 12)
+    for i in range(0, len(names), step):
+        x = _LEFT + (i + 0.5) * wide
+        out.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="middle">{escape(names[i])}</text>')
+    x = float(_LEFT)
+    for k, name in enumerate(name for name in series if name):
+        out.append(f'<rect x="{x}" y="{_HEIGHT - 12}" width="9" height="9" fill="{_COLOURS[k]}"/>')
+        out.append(f'<text x="{x + 13}" y="{_HEIGHT - 4}">{escape(name)}</text>')
+        x += 24 + 6.5 * len(name)
+    return f"<figure><figcaption>{escape(title)}</figcaption>{''.join(out)}</svg></figure>"

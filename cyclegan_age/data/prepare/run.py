@@ -1,0 +1,390 @@
+"""What `prepare.py` does: a public set, as downloaded, to `train`, `val` and `test` with age folders and labels."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cyclegan_age.config import PrepareConfig, UserError
+from cyclegan_age.data.labels import NAME, as_csv
+from cyclegan_age.data.names import stem_of
+from cyclegan_age.data.prepare import SETS
+from cyclegan_age.data.prepare.card import as_markdown, as_page
+from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
+from cyclegan_age.data.prepare.names import read_pattern
+from cyclegan_age.data.prepare.rows import NO_FACE, TWO_FACES, Row
+from cyclegan_age.data.prepare.tables import read_csv
+from cyclegan_age.data.workers import in_processes, processors
+from cyclegan_age.faces.alignment import crop, opencv
+from cyclegan_age.faces.detection import detector
+from cyclegan_age.faces.frames import Frame
+from cyclegan_age.images import BadImage, Picture, open_image
+
+JOURNAL = ".prepare.jsonl"  # the settings, then a line for each picture that is done
+_BESIDE = 0.5  # a second face of at least that share of the first one's size makes it unclear whose label it is
+_QUALITY = 90  # of WebP
+_PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture that is to be made.
+
+    Attributes:
+        row: what is known of it; its split is decided.
+        file: path below the output folder.
+    """
+
+    row: Row
+    file: str
+
+
+def prepare(config: PrepareConfig, say: Say) -> Path:
+    """Prepare a set, or go on where an interrupted run was.
+
+    Args:
+        config: what and how.
+        say: takes lines for the user.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        UserError: no such set or folder, no usable picture, an output folder of other settings, or a full disk.
+    """
+    _check_folders(config)
+    rows = read_rows(config)
+    items = plan(rows, config)
+    for reason, some in _by_reason(rows).items():
+        say(f"left out: {_counted(len(some))}: {reason}, as {some[0].file.name}")
+    if not items:
+        raise UserError(f"--source {config.source}: no picture of {config.set} in it that can be used; see above")
+    made = _made(config, items)
+    refused = {item.file: made[item.file]["reason"] for item in items if made[item.file]["reason"]}
+    kept = [item for item in items if item.file not in refused]
+    for reason, number in Counter(refused.values()).items():
+        first = next(item.row.file for item in items if refused.get(item.file) == reason)
+        say(f"left out: {_counted(number)}: {reason}, as {first.name}")
+    if not kept:
+        remedy = "; give --no_align if they are aligned" if config.align else ""
+        raise UserError(f"--source {config.source}: none of {len(items)} pictures can be used{remedy}")
+    labels = [_label(config, item) for item in kept]
+    copies = _copies(labels, [made[item.file]["hash"] for item in kept], config.output)
+    for sentence in copies:
+        say(sentence)
+    lost = [(row.file, row.reason) for row in rows if row.reason]
+    lost += [(item.row.file, refused[item.file]) for item in items if item.file in refused]
+    given = {row.file for row in rows if row.split}
+    lines = [
+        {**label, **made[item.file], "given": item.row.file in given} for label, item in zip(labels, kept, strict=True)
+    ]
+    card = as_markdown(config, lines, lost, copies)
+    try:
+        _write(config.output / NAME, as_csv(labels))
+        _write(config.output / "left_out.csv", _table(("file", "reason"), lost))
+        _write(config.output / "README.md", card.encode(errors="replace"))
+        _write(config.output / "index.html", as_page(card, lines).encode(errors="replace"))
+    except OSError as e:
+        raise UserError(f"--output {config.output}: cannot be written: {e.strerror}; give one with room") from None
+    splits = Counter(item.row.split for item in kept)
+    told = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
+    say(f"{config.output}: {_counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
+    return config.output
+
+
+def read_rows(config: PrepareConfig) -> list[Row]:
+    """What the set's reader finds."""
+    if config.set == "csv" and config.csv:
+        return read_csv(config.source, config.csv, config.columns)
+    if config.set == "pattern":
+        return read_pattern(config.source, config.pattern)
+    return SETS[config.set].read(config.source)
+
+
+def plan(rows: Sequence[Row], config: PrepareConfig) -> list[Item]:
+    """The usable rows with their splits and the names of the files to make, in the order of these."""
+    usable = split([row for row in rows if not row.reason], config.seed, config.val, config.test)
+    names = Counter(row.file.stem.lower() for row in usable)
+    items = []
+    for row in usable:
+        own = stem_of(row.file)
+        own = own.split("_", 3)[-1] if config.set == "utkface" else own  # the rest is said before it
+        if names[own.lower()] > 1:  # as train/1.jpg and val/1.jpg
+            own = "-".join(row.file.relative_to(config.source).with_suffix("").parts)
+        who = f"{_plain(row.person)}+" if row.person else ""
+        low = int(row.age) // 5 * 5
+        folder = f"{row.split}/{row.group or f'{low:02d}-{low + 4:02d}'}"
+        suffix = ".webp" if config.align else row.file.suffix.lower()
+        name = f"{int(row.age)}_{row.sex}_{row.race}_{config.set}+{who}{_plain(own)}"
+        items.append(Item(row, f"{folder}/{name}{suffix}"))
+    return _unique(sorted(items, key=lambda item: item.file))
+
+
+def _unique(items: Iterable[Item]) -> list[Item]:
+    """Names that became the same get a number."""
+    taken: set[str] = set()
+    out = []
+    for item in items:
+        name = next(name for name in chain([item.file], _numbered(Path(item.file))) if name.lower() not in taken)
+        taken.add(name.lower())
+        out.append(replace(item, file=name))
+    return out
+
+
+def _numbered(path: Path) -> Iterator[str]:
+    return (f"{path.parent.as_posix()}/{path.stem}-{i}{path.suffix}" for i in count(2))
+
+
+def _plain(text: str) -> str:
+    """A part of a file name: letters, digits, dots and hyphens."""
+    return re.sub(r"[^\w.-]+", "-", text).replace("_", "-").strip("-.")[:80] or "x"
+
+
+def split(rows: Sequence[Row], seed: int, val: float, test: float) -> list[Row]:
+    """Rows with their split: the set's own, else by person, in an order that the seed decides.
+
+    A picture of nobody known is a person of its own. A person in one of the set's own splits stays there.
+
+    Args:
+        rows: of one set.
+        seed: of the order.
+        val: share of the pictures without a split of their own.
+        test: as `val`.
+    """
+    given = {row.person: row.split for row in rows if row.person and row.split}
+    rows = [replace(row, split=row.split or given.get(row.person, "")) for row in rows]
+    sizes = Counter(_unit(row) for row in rows if not row.split)
+    total = sizes.total()
+    order = sorted(sizes, key=lambda unit: hashlib.sha256(f"{seed}/{unit}".encode()).digest())
+    chosen: dict[str, str] = {}
+    for name, share in (("test", test), ("val", val)):
+        filled = 0
+        for unit in order:
+            if unit not in chosen and filled < share * total - 0.5 and len(chosen) < len(order) - 1:
+                chosen[unit] = name
+                filled += sizes[unit]
+    return [replace(row, split=row.split or chosen.get(_unit(row), "train")) for row in rows]
+
+
+def _unit(row: Row) -> str:
+    return row.person or str(row.file.name)
+
+
+def _check_folders(config: PrepareConfig) -> None:
+    source, output = config.source, config.output
+    if not source.is_dir():
+        raise UserError(f"--source {source}: no such folder; give the set as downloaded and unpacked")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--output {output}: lies in --source; give a folder outside of it")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: not a folder; give another name")
+    if output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).is_file():
+        raise UserError(f"--output {output}: not empty, and not begun by prepare.py; give another folder")
+
+
+def _settings(config: PrepareConfig) -> dict[str, Any]:
+    """What decides the pictures and their names."""
+    plain = asdict(replace(config, source=config.source.resolve(), output=Path(), workers=0))
+    settings: dict[str, Any] = json.loads(json.dumps(plain, default=str))
+    return settings
+
+
+def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
+    """What became of each item, by its file; those not done yet are made now."""
+    journal, settings = config.output / JOURNAL, _settings(config)
+    done: dict[str, dict[str, Any]] = {}
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        if journal.is_file():
+            lines = list(_lines(journal))
+            before = lines[0] if lines else settings
+            if other := [name for name in settings if before.get(name) != settings[name]]:
+                raise UserError(f"--output {config.output}: was begun with another --{other[0]}; give another folder")
+            done = {line["file"]: line for line in lines[1:]}
+        wanted = {item.file for item in items}
+        done = {
+            file: line
+            for file, line in done.items()
+            if file in wanted and (line["reason"] or (config.output / file).is_file())
+        }
+        text = "".join(json.dumps(line) + "\n" for line in (settings, *done.values()))
+        _write(journal, text.encode())  # without what an interruption left of a line
+        missing = [item for item in items if item.file not in done]
+        pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
+        with (
+            journal.open("a") as log,
+            tqdm(
+                total=len(items), initial=len(done), unit="img", desc=config.set, mininterval=pause, maxinterval=pause
+            ) as bar,
+        ):
+            for item, line in zip(missing, _work(config, missing), strict=True):
+                done[item.file] = {"file": item.file, **line}
+                log.write(json.dumps(done[item.file]) + "\n")
+                log.flush()
+                bar.update()
+    except OSError as e:
+        raise UserError(f"--output {config.output}: cannot be written: {e.strerror}; give one with room") from None
+    return done
+
+
+def _lines(journal: Path) -> Iterator[dict[str, Any]]:
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # cut off
+            return
+
+
+def _work(config: PrepareConfig, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+    work = partial(make, config.output, config.frame if config.align else "", config.size)
+    if not config.workers or not items:
+        return map(work, items)
+    processes = config.workers if config.workers > 0 else processors()
+    return in_processes(work, items, min(processes, len(items)))
+
+
+@lru_cache(maxsize=1)
+def _cv2() -> Any:
+    cv2 = opencv()
+    cv2.setNumThreads(1)  # the processes are as many as the processors
+    return cv2
+
+
+def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
+    """Make one picture.
+
+    Args:
+        output: the folder.
+        frame: of the crop; empty to keep the picture as it is.
+        size: largest side of the crop in pixels.
+        item: which.
+
+    Returns:
+        `reason` why it was left out, or empty; the shorter `side` in pixels, `sharpness` (variance of the Laplacian)
+        and the perceptual `hash` of what was written, in hexadecimal.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        data = item.row.file.read_bytes()
+        picture: Picture = np.asarray(open_image(data))
+    except BadImage as e:
+        return {"reason": str(e)}
+    except OSError as e:
+        return {"reason": f"cannot be read: {e.strerror}"}
+    if frame:
+        faces = sorted(detector().find(picture), key=lambda face: -face.size)
+        if not faces:
+            return {"reason": NO_FACE}
+        if len(faces) > 1 and faces[1].size >= _BESIDE * faces[0].size:
+            return {"reason": TWO_FACES}
+        place = faces[0].place(Frame.of(frame))
+        picture = crop(picture, place, min(size, max(32, round(place.side))))
+        data = _webp(picture)
+    try:
+        _write(output / item.file, data)
+    except OSError as e:
+        raise UserError(f"--output {output}: cannot be written: {e.strerror}; give one with room") from None
+    cv2 = _cv2()
+    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+    return {
+        "reason": "",
+        "side": min(picture.shape[:2]),
+        "sharpness": round(float(cv2.Laplacian(grey, cv2.CV_64F).var()), 1),
+        "hash": perceptual_hash(grey),
+    }
+
+
+def _webp(picture: Picture) -> bytes:
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "WEBP", quality=_QUALITY, method=2)
+    return data.getvalue()
+
+
+def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
+    row = item.row
+    return {
+        "file": item.file,
+        "age": f"{row.age:g}",
+        "sex": row.sex,
+        "race": row.race,
+        "person": row.person,
+        "split": row.split,
+        "source": config.set,
+        "fold": row.fold,
+        "exact": int(not row.group),
+    }
+
+
+def _counted(number: int) -> str:
+    return f"{number:,} picture{'s' if number != 1 else ''}"
+
+
+def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], output: Path) -> list[str]:
+    """What is to be said of near copies, and of persons in two splits; `copies.csv` lists the copies."""
+    groups = near_copies(hashes)
+    listed = [
+        (number, *(labels[i][column] for column in ("file", "age", "person", "split")))
+        for number, group in enumerate(groups, 1)
+        for i in group
+    ]
+    _write(output / "copies.csv", _table(("group", "file", "age", "person", "split"), listed))
+    across = sum(len({labels[i]["split"] for i in group}) > 1 for group in groups)
+    ages = [[float(str(labels[i]["age"])) for i in group] for group in groups]
+    conflicting = sum(max(some) - min(some) > 1 for some in ages)
+    sentences = [
+        f"Near copies: {_counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with ages "
+        f"more than a year apart: {conflicting:,}; copies.csv names them."
+    ]
+    splits: dict[object, set[object]] = {}
+    for label in labels:
+        if label["person"]:
+            splits.setdefault(label["person"], set()).add(label["split"])
+    if parted := sorted(str(person) for person, some in splits.items() if len(some) > 1):
+        sentences.append(f"In two of the set's own splits: {len(parted):,} persons, as {parted[0]}.")
+    return sentences
+
+
+def _by_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.reason:
+            found.setdefault(row.reason, []).append(row)
+    return found
+
+
+def _table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(lines)
+    return text.getvalue().encode(errors="surrogateescape")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

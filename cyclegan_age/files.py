@@ -1,0 +1,189 @@
+"""Files, whatever they hold: written whole or not at all, a folder kept to one process, what a foreign file is."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from cyclegan_age.config import UserError
+
+_LOCK = ".lock"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BUSY = {errno.EACCES, errno.EAGAIN}
+_MB = 1e6
+_MOST_READ = 1 << 24  # bytes of a pickle that are looked through
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Write a file so that at any moment either the old or the new one is whole; after an error no part stays.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(folder: Path, needed: int, *, kept: str = "") -> Iterator[None]:
+    """Around what is written into a folder of `--results_dir`.
+
+    Args:
+        folder: where, named in the error.
+        needed: bytes that there should be room for.
+        kept: what the error says of what was written before.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno in _NO_ROOM:
+            raise UserError(_no_room(folder, needed) + kept) from None
+        cause = e.strerror or type(e).__name__
+        raise UserError(
+            f"{folder}: cannot be written ({cause}); allow it, or give another --results_dir{kept}"
+        ) from None
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Check that a folder's disk has room.
+
+    Raises:
+        UserError: less than `needed` bytes are free.
+    """
+    if shutil.disk_usage(folder).free < needed:
+        raise UserError(_no_room(folder, needed))
+
+
+def _no_room(folder: Path, needed: int) -> str:
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    return (
+        f"{folder}: no room on the disk, {needed / _MB:.1f} MB needed and {free / _MB:.1f} MB free; "
+        "make room, or give another --results_dir"
+    )
+
+
+@contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """Processes that come to a folder at once go through one after the other."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(folder: Path) -> BinaryIO:
+    """Keep a folder to this process until the file given is closed or the process ends, however it ends.
+
+    On a file system without locks nothing is kept.
+
+    Raises:
+        UserError: another process has it.
+    """
+    file = (folder / _LOCK).open("a+b")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        if e.errno not in _BUSY:
+            return file
+        file.seek(0)
+        said = file.read()
+        file.close()
+        raise UserError(
+            f"{folder}: {_owner(said)} is training it; wait for its end or stop it, or give another --name"
+        ) from None
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
+    file.truncate(0)
+    file.write(json.dumps(owner).encode())
+    file.flush()
+    return file
+
+
+def _owner(said: bytes) -> str:
+    try:
+        owner = json.loads(said)
+        host = "" if owner["host"] == socket.gethostname() else f" on {owner['host']}"
+        return f"process {owner['pid']}{host}, since {owner['since']},"
+    except (ValueError, KeyError, TypeError):  # not written yet
+        return "another process"
+
+
+def clear(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder that is kept to this process."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def foreign(path: Path) -> str:
+    """What a file is that holds no weights of this package, and what to give instead; empty where nobody knows.
+
+    It is told by its first bytes and the names in an archive. Nothing in it is unpickled.
+    """
+    with path.open("rb") as f:
+        begin = f.read(512)
+    give = "give a .safetensors file that train.py wrote, or the name of a run"
+    if not begin:
+        return "an empty file; copy it again, or " + give
+    if begin.startswith(b"PK\x03\x04"):
+        return _of_archive(path, give)
+    if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
+        return f"a pickle, as PyTorch wrote .pth files before 1.6, which could run code and is not opened; {give}"
+    if begin.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS and not the file itself; run git lfs pull"
+    if begin.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
+        return "a web page and not the file that it offers; download the file itself"
+    if begin.startswith(b"\x89HDF\r\n\x1a\n"):
+        return f"an HDF5 file, as Keras writes weights; {give}"
+    if begin.startswith((b"\x93NUMPY", b"\x1f\x8b", b"\xff\xd8\xff", b"\x89PNG")):
+        kinds = {0x93: "an array of NumPy", 0x1F: "a gzip archive", 0xFF: "a picture", 0x89: "a picture"}
+        return f"{kinds[begin[0]]} and no weights; {give}"
+    if path.suffix.lower() == ".onnx":
+        return f"an ONNX file, which other programs run; {give}"
+    return ""
+
+
+def _of_archive(path: Path, give: str) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            pickled = next((name for name in names if name.endswith("/data.pkl")), None)
+            said = b""
+            if pickled:
+                with archive.open(pickled) as f:
+                    said = f.read(_MOST_READ)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return "a broken zip archive, perhaps copied in part; copy it again"
+    if not pickled:
+        return f"a zip archive and no weights; unpack it, or {give}"
+    if any("/code/" in name for name in names):
+        return f"a program of TorchScript; {give}"
+    if all(key in said for key in (b"networks", b"ema", b"skipped")) or all(
+        key in said for key in (b"random", b"pools")
+    ):
+        return f"the state that a run resumes from, and not its weights; give {path.parent / 'weights.safetensors'}"
+    return f"a pickle of PyTorch (.pth), as other projects write, which could run code and is not opened; {give}"

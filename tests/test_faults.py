@@ -1,0 +1,267 @@
+"""What goes wrong around a training: two of them in one run, foreign files, changed settings, full disks, links."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections import OrderedDict
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import test as test_command
+import train as train_command
+from cyclegan_age.config import UserError
+from cyclegan_age.files import foreign, lock
+from cyclegan_age.runs import load_state, open_run
+from cyclegan_age.training import progress
+from options.train import parse_train
+
+PROJECT = Path(__file__).resolve().parent.parent
+TINY = [
+    *("--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32", "--load_size", "36", "--batch_size", "4"),
+    *("--lambda_age", "0", "--no_compile", "--precision", "fp32", "--monitor", "none", "--log_every", "2"),
+    *("--sample_every", "1000", "--save_every", "5", "--snapshot_every", "1000"),
+]
+
+
+def _flags(faces: Path, results: Path, steps: float, *more: str) -> list[str]:
+    """Flags of a tiny training of so many steps of four pictures (44 are in the data)."""
+    return ["--dataroot", str(faces), "--results_dir", str(results), "--epochs", str(steps * 4 / 44), *TINY, *more]
+
+
+def _wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    last = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < last:
+        time.sleep(0.01)
+    assert path.exists() and process.poll() is None
+
+
+def test_a_training_that_runs_is_not_joined_and_one_that_was_killed_is(
+    tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both with a name and without one; of several processes of a training one takes the lock."""
+    flags = _flags(tiny_faces, tmp_path, 100_000)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--"]
+    for launcher, named in (([], []), (launch, ["--name", "run"])):
+        command = [sys.executable, *launcher, "train.py", *flags, *named]
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = tmp_path / (named[1] if named else "001-cyclegan-default")
+        try:
+            _wait_for(run / "state.pt", process)
+            capsys.readouterr()
+            assert train_command.main([*flags, *named]) == 2
+            error = capsys.readouterr().err
+            owner = json.loads((run / ".lock").read_text())["pid"]
+            assert error.startswith(f"{run}: process {owner}, since ") and error.count("\n") == 1
+            assert owner == process.pid or launcher
+            assert (tmp_path / run.name).is_dir() and not (tmp_path / "002-cyclegan-default").exists()
+        finally:
+            process.send_signal(signal.SIGTERM if launcher else signal.SIGKILL)  # torchrun stops what it started
+            process.wait(60)
+        state = load_state(run / "state.pt")
+        assert state is not None
+        if not launcher:
+            assert train_command.main([*flags, "--name", run.name, "--epochs", str((state["step"] + 10) * 4 / 44)]) == 0
+
+
+def test_two_that_start_at_once_do_not_get_one_folder(tiny_faces: Path, tmp_path: Path) -> None:
+    config, net = parse_train(_flags(tiny_faces, tmp_path, 2))
+    code = (
+        "import sys\nfrom contextlib import ExitStack\nfrom cyclegan_age.runs import open_run\n"
+        "from options.train import parse_train\n"
+        "with ExitStack() as held:\n    print(open_run(*parse_train(sys.argv[1:]), held), flush=True)\n    input()\n"
+    )
+    command = [sys.executable, "-c", code, *_flags(tiny_faces, tmp_path, 2)]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        folder = Path(other.stdout.readline().strip())
+        with (
+            pytest.raises(UserError, match=f"{folder}: process {other.pid}, since .* is training it"),
+            ExitStack() as held,
+        ):
+            open_run(config, net, held)
+        with ExitStack() as held:  # another one has its own
+            assert open_run(replace(config, seed=1), net, held) != folder
+        other.kill()
+    with ExitStack() as held:
+        assert open_run(config, net, held) == folder
+
+
+def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
+    code = f"from pathlib import Path\nfrom cyclegan_age.files import lock\nlock(Path({str(tmp_path)!r}))"
+    (tmp_path / ".lock").write_text("no owner")  # of a process that was killed
+    with lock(tmp_path):
+        other = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert f"process {os.getpid()}" in other.stderr
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
+def test_a_file_of_another_kind_is_told_by_what_it_is(
+    tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train_command.main(_flags(tiny_faces, tmp_path, 2, "--name", "run")) == 0
+    run, state = tmp_path / "run", OrderedDict(weight=torch.zeros(2))
+    torch.save(state, tmp_path / "latest_net_G.pth")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "latest_net_G.pth").read_bytes()[:300])
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        archive.writestr("face.txt", "face")
+    for name, begin in {
+        "empty.safetensors": b"",
+        "pointer.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "page.safetensors": b"\n<!DOCTYPE html><html></html>",
+        "keras.h5": b"\x89HDF\r\n\x1a\n",
+        "face.jpg": b"\xff\xd8\xff\xe0",
+        "net.onnx": b"\x08\x07",
+        "noise.bin": b"\x01\x02\x03\x04",
+    }.items():
+        (tmp_path / name).write_bytes(begin)
+
+    def refused(*args: object, **more: object) -> None:
+        raise AssertionError("a file was unpickled to find out what it is")
+
+    monkeypatch.setattr(torch, "load", refused)
+    capsys.readouterr()
+    for name, said in {
+        "run/state.pt": f"the state that a run resumes from, and not its weights; give {run}/weights.safetensors",
+        "run/state-0-2.pt": "the state that a run resumes from",
+        "latest_net_G.pth": "a pickle of PyTorch (.pth), as other projects write, which could run code",
+        "old.pth": "a pickle, as PyTorch wrote .pth files before 1.6",
+        "cut.pth": "a broken zip archive",
+        "faces.zip": "a zip archive and no weights",
+        "empty.safetensors": "an empty file",
+        "pointer.safetensors": "a pointer of Git LFS and not the file itself; run git lfs pull",
+        "page.safetensors": "a web page",
+        "keras.h5": "an HDF5 file",
+        "face.jpg": "a picture and no weights",
+        "net.onnx": "an ONNX file",
+        "noise.bin": "not a readable safetensors file",
+    }.items():
+        assert test_command.main(["--weights", str(tmp_path / name), "--results_dir", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"--weights {tmp_path / name}: {said}") and error.count("\n") == 1
+    more = ["--init", str(tmp_path / "latest_net_G.pth"), "--name", "begun"]
+    assert train_command.main(_flags(tiny_faces, tmp_path, 2, *more)) == 2
+    assert f"--init {tmp_path / 'latest_net_G.pth'}: a pickle of PyTorch" in capsys.readouterr().err
+    assert foreign(run / "weights.safetensors") == ""
+
+
+def test_a_named_run_goes_on_with_another_learning_rate(
+    tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As well with other settings of the steps still to come; with others it does not, and --init is named."""
+    assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "run", "--lr_constant", "1")) == 0
+    tuned = ["--lr", "0.0001", "--lr_constant", "0.9", "--clip", "5", "--accumulate", "2", "--lambda_cycle", "2"]
+    assert train_command.main(_flags(tiny_faces, tmp_path, 40, "--name", "run", *tuned)) == 0
+    assert "run: goes on with --lr 0.0001, before 0.0002" in caplog.text
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["lr/lr"] for line in lines if line["step"] in (4, 6)] == [pytest.approx(2e-4), pytest.approx(1e-4)]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["lr"] == 1e-4
+    state = load_state(tmp_path / "run" / "state.pt")
+    assert state is not None and state["step"] == 40
+    capsys.readouterr()
+    for flag, value, before in (("ngf", "8", "4"), ("image_size", "36", "32"), ("batch_size", "8", "4")):
+        assert train_command.main(_flags(tiny_faces, tmp_path, 44, "--name", "run", *tuned, f"--{flag}", value)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"--{flag} {value}: the run {tmp_path / 'run'} was begun with {before};")
+        assert "another --name with --init run" in error
+    # A weight of 0 may be of a network that is not there.
+    assert train_command.main(_flags(tiny_faces, tmp_path, 44, "--name", "run", *tuned, "--lambda_age", "1")) == 2
+    assert "--lambda_age 1.0" in capsys.readouterr().err
+    # Without a name another learning rate is another run.
+    assert train_command.main(_flags(tiny_faces, tmp_path, 1)) == 0
+    assert train_command.main(_flags(tiny_faces, tmp_path, 1, "--lr", "0.1")) == 0
+    assert (tmp_path / "002-cyclegan-default").is_dir()
+
+
+LIMITED = """
+import resource, sys
+import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))  # of a file; the state is larger
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def test_a_state_that_finds_no_room_ends_the_training_and_the_last_one_is_kept(
+    tiny_faces: Path, tmp_path: Path
+) -> None:
+    blocks = ["--name", "run", "--blocks", "3", "--pool_size", "4"]
+    assert train_command.main(_flags(tiny_faces, tmp_path, 3, *blocks)) == 0
+    run = tmp_path / "run"
+    kept = {name: (run / name).read_bytes() for name in ("state.pt", "state-0-3.pt", "weights.safetensors")}
+    assert len(kept["state.pt"]) > 400_000 > len(kept["state-0-3.pt"])
+    (run / ".state.pt.1.part").write_bytes(b"of a process that was killed")
+    (run / "state-0-2.pt").write_bytes(b"of a save that was killed")
+    command = [sys.executable, "-c", LIMITED, *_flags(tiny_faces, tmp_path, 9, *blocks)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"{run}: no room on the disk, ") and " MB needed and " in last
+    assert last.endswith("the last saved state is kept") and "Traceback" not in done.stderr
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    assert not list(run.rglob(".*.part")) and [p.name for p in run.glob("state-*")] == ["state-0-3.pt"]
+    assert train_command.main(_flags(tiny_faces, tmp_path, 9, *blocks)) == 0
+    state = load_state(run / "state.pt")
+    assert state is not None and state["step"] == 9
+
+
+def test_room_and_a_folder_that_can_be_written_are_looked_for_before_the_first_step(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = shutil.disk_usage
+    free = real(tmp_path)._replace(free=1_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            shutil, "disk_usage", lambda path: free if str(path).startswith(str(tmp_path / "out")) else real(path)
+        )
+        assert train_command.main(_flags(tiny_faces, tmp_path / "out", 3, "--name", "run")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{tmp_path / 'out' / 'run'}: no room on the disk, ") and error.count("\n") == 1
+    assert "and 1.0 MB free; make room, or give another --results_dir" in error
+    assert not (tmp_path / "out" / "run").exists()
+    (tmp_path / "file").touch()
+    assert train_command.main(_flags(tiny_faces, tmp_path / "file" / "out", 3)) == 2
+    error = capsys.readouterr().err
+    assert (
+        error.startswith(f"{tmp_path / 'file' / 'out'}: cannot be written (Not a directory)") and error.count("\n") == 1
+    )
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(
+    tiny_faces: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "quiet")) == 0
+    assert "step 2 of 4" not in caplog.text
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "lines")) == 0
+    assert re.search(r"step 3 of 4 steps: \d+\.\d images/s generator=[\d.]+ discriminator=[\d.]+\n", caplog.text)
+    assert "\r" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "bar")) == 0
+    assert "img/s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["detail"], True), (["shift"], True), (["detail", "--init", "shipped"], False), (["default"], False)],
+)
+def test_a_later_stage_without_weights_to_begin_from_is_told(
+    flags: list[str], said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse_train(["--dataroot", "x", "--preset", *flags])
+    assert [r.message for r in caplog.records if "without --init it begins from random weights" in r.message] == (
+        [caplog.messages[0]] if said else []
+    )

@@ -1,0 +1,208 @@
+"""Where the ages of a training come from: labels.csv, names, folders; and what it says of them."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_face
+
+import evaluate as evaluate_command
+import train as train_command
+from cyclegan_age.ages import AgeCode
+from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.data.folders import describe, scan
+from cyclegan_age.data.identities import scan_people
+from cyclegan_age.data.labels import read_labels
+from cyclegan_age.data.names import Known, form_of, told
+from cyclegan_age.evaluation.records import Faces
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("stem", "form", "age", "person"),
+    [
+        ("25_0_2_20170104", "utkface", 25, ""),
+        ("25_0_2_morph2+009055+1M54", "utkface", 25, "009055"),
+        ("1_0_0_20161219140623097", "utkface", 1, ""),
+        ("14_Aaron_Johnson_0001", "cacd", 14, "Aaron_Johnson"),
+        ("0_MariaCallas_35_f", "agedb", 35, "MariaCallas"),
+        ("001A08", "fgnet", 8, "001"),
+        ("001A43b", "fgnet", 43, "001"),
+        ("00000A02", "all_age_faces", 2, ""),
+        ("009055_1M54", "morph2", 54, "009055"),
+        ("nm0000003_rm1_1950-1-6_2005", "imdb_wiki", 55, "nm0000003"),
+        ("10000217_1981-11-05_2009", "imdb_wiki", 27, "10000217"),
+    ],
+)
+def test_names_tell_ages(stem: str, form: str, age: float, person: str) -> None:
+    assert form_of(stem) == form
+    known = told(form, stem)
+    assert known and (known.age_years, known.person) == (age, person)
+
+
+@pytest.mark.parametrize(
+    "stem", ["0001", "20170104", "23_anna", "IMG_2019", "12_Holiday_2019", "DSC00023", "A12", "1_2"]
+)
+def test_other_names_tell_none(stem: str) -> None:
+    assert form_of(stem) == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "form"),
+    [
+        (["{who:03d}/{who:03d}A{age:02d}.JPG"], "fgnet"),
+        (["{who:03d}/{who:03d}A{age:02d}.JPG", "readme/x.jpg"], "fgnet"),
+        (["{who}/{age}_0_0_2017010{who}.jpg"], "utkface"),
+        (["{who}/{who:06d}_1M{age:02d}.JPG"], "morph2"),
+    ],
+)
+def test_person_numbers_are_no_ages(tmp_path: Path, names: list[str], form: str) -> None:
+    for who in range(1, 83):
+        touch(tmp_path, *(name.format(who=who, age=(who * 7 + 30) % 60) for name in names))
+    with pytest.raises(UserError, match=f"the folders mean no ages: .*python prepare.py {form} --source"):
+        scan(tmp_path, AgeCode(), every_group=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("{age}_0_2_201701041{i}.jpg.chip.jpg", "utkface"),
+        ("{age}_Aaron_Johnson_000{i}.jpg", "cacd"),
+        ("00905{i}_1M{age}.JPG", "morph2"),
+        ("{i}_MariaCallas_{age}_f.jpg", "agedb"),
+        ("001A{age}.JPG", "fgnet"),
+        ("0000{i}A{age}.jpg", "all_age_faces"),
+        ("17/1000021{i}_1951-05-05_2009.jpg", "imdb_wiki"),
+    ],
+)
+def test_flat_folders_are_led_on(tmp_path: Path, name: str, line: str) -> None:
+    touch(tmp_path, *(name.format(age=20 + i, i=i) for i in range(5)))
+    with pytest.raises(UserError, match=f"python prepare.py {line} --source {tmp_path} --output FOLDER"):
+        scan(tmp_path, AgeCode())
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [("fold_0_data.txt", "adience"), ("fairface_label_train.csv", "fairface"), ("imdb.mat", "imdb_wiki")],
+)
+def test_folders_with_a_known_table_are_led_on(tmp_path: Path, table: str, line: str) -> None:
+    touch(tmp_path, table, "faces/a.jpg", "faces/b.jpg")
+    with pytest.raises(UserError, match=f"no age folders found; make age folders of them: python prepare.py {line} "):
+        scan(tmp_path, AgeCode())
+
+
+def test_names_hold_where_few_folders_contradict_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, *(f"{low}-{low + 9}/{low + i}_0_0_{i}.jpg" for low in range(10, 70, 10) for i in range(3)))
+    touch(tmp_path, "60-69/12_1_0_wrong.jpg")
+    with caplog.at_level(logging.WARNING, "cyclegan_age"):
+        faces = scan(tmp_path, AgeCode())
+    assert faces.age_years[[p.name == "12_1_0_wrong.jpg" for p in faces.paths]] == [12]
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert "1 pictures lie in folders of other ages than their names say, as 60-69/12_1_0_wrong.jpg" in said
+
+
+@pytest.mark.parametrize("below", ["", "males/"])
+def test_lats_masks_and_tests_are_not_trained_on(tmp_path: Path, below: str) -> None:
+    groups = ("0-2", "3-6", "7-9", "15-19", "30-39", "50-69")
+    touch(
+        tmp_path,
+        *(
+            f"{below}{kind}{g}/{sub}{i}.png"
+            for kind in ("train", "test")
+            for g in groups
+            for i in range(2)
+            for sub in ("", "parsings/")
+        ),
+    )
+    faces = scan(tmp_path, AgeCode((1, 5, 8, 17, 35, 60)))
+    assert len(faces.paths) == 12 and all("train" in p.parent.name for p in faces.paths)
+    assert faces.left_out == {"not in an age folder": 12}  # those for testing
+    assert set(faces.age_years.tolist()) == {1, 4.5, 8, 17, 34.5, 59.5}
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """`train` of a prepared folder, whose labels say other things than names and folders."""
+    root = tmp_path / "prepared"
+    lines = ["file,age,sex,race,person,split,source,fold,exact"]
+    for low in range(5, 70, 5):
+        for i in range(2):
+            name = f"train/{low:02d}-{low + 4:02d}/{low}_9_9_mine+{i}.jpg"
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            draw_face(low, size=40, seed=i).save(root / name)
+            lines.append(f"{name},{low + 2.5},{i},{2 if i else 9},p{i},train,mine,,1")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root / "train"
+
+
+@pytest.mark.parametrize("where", ["train", ".", "absolute"])
+def test_labels_give_exact_ages_sexes_and_persons(prepared: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if where == "train":
+        monkeypatch.chdir(prepared.parent)
+        dataroot = Path("train")
+    elif where == ".":
+        monkeypatch.chdir(prepared)
+        dataroot = Path()
+    else:
+        dataroot = prepared
+    faces = scan(dataroot, AgeCode())
+    assert faces.age_years[0] == 7.5 and set(faces.age_years % 5) == {2.5}
+    assert [known.sex for known in faces.known] == [0, 1] * 13
+    assert np.isnan(faces.known[0].race) and faces.known[1].race == 2
+    people = read_labels(dataroot)
+    assert {known.person for known in people.values()} == {"p0", "p1"}
+
+
+def test_persons_come_from_labels(prepared: Path) -> None:
+    file = prepared.parent / "labels.csv"
+    lines = file.read_text().splitlines()
+    named = [line.replace(",p0,", f",{i % 5},").replace(",p1,", f",{i % 5},") for i, line in enumerate(lines)]
+    file.write_text("\n".join(named))
+    people = scan_people(prepared)
+    assert people.person.max() == 4 and people.age_years.min() == 7.5 and people.left_out == {}
+
+
+def test_evaluations_read_labels(prepared: Path) -> None:
+    faces = Faces.find(EvaluateConfig(dataroot=prepared))
+    assert set(faces.age_years % 5) == {2.5}
+    assert faces.sex[:2] == ["male", "female"] and faces.race[:2] == ["", "Asian"]
+    assert faces.known(1) == Known(7.5, 1.0)
+
+
+def test_labels_without_an_age_are_one_line(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = prepared.parent / "labels.csv"
+    file.write_text(file.read_text().replace(",7.5,", ",young,", 1))
+    assert evaluate_command.main(["--dataroot", str(prepared)]) == 2
+    assert capsys.readouterr().err == f"{file}: line 2: no age in years; mend it, or take the file away\n"
+
+
+def test_a_table_of_another_kind_is_not_read(prepared: Path) -> None:
+    (prepared.parent / "labels.csv").write_text("name,years\nx,1\n")
+    assert read_labels(prepared) == {}
+
+
+def test_a_training_begins_with_what_it_understood(
+    prepared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = ["--dataroot", prepared, "--results_dir", tmp_path / "r", "--epochs", "0", "--image_size", "32"]
+    flags += ["--load_size", "32", "--model", "age_estimator", "--monitor", "none", "--no_compile"]
+    with caplog.at_level(logging.INFO, "cyclegan_age"):
+        assert train_command.main([str(flag) for flag in flags]) == 0
+    said = [r.getMessage() for r in caplog.records if ": group " in r.getMessage()]
+    assert len(said) == 6
+    assert said[1] == (
+        f"{prepared}: group 20, 15 to below 25 years: 4 pictures, as 20-24/20_9_9_mine+0.jpg of 22.5 years"
+    )
+
+
+def test_a_group_without_pictures_is_described_as_such(tmp_path: Path) -> None:
+    touch(tmp_path, "20-29/a.jpg")
+    code = AgeCode()
+    lines = describe(scan(tmp_path, code, every_group=False), code)
+    assert lines[0] == "group 10, 5 to below 15 years: 0 pictures" and "1 pictures, as 20-29/a.jpg of 24.5" in lines[1]

@@ -1,0 +1,278 @@
+"""A prepared folder: what is in it, that it is whole after an interruption, and that trainings read it."""
+
+import csv
+import html
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_face
+from PIL import Image
+from skimage.data import astronaut
+
+import prepare as prepare_command
+from cyclegan_age.config import PREPARE_SETS, PrepareConfig, UserError
+from cyclegan_age.data.names import known_by_name
+from cyclegan_age.data.prepare import SETS, run
+from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
+from cyclegan_age.data.prepare.rows import Row
+from cyclegan_age.data.prepare.run import plan, split
+from cyclegan_age.faces.detection import detector
+from cyclegan_age.faces.frames import FRAMES
+from options.prepare import parse_prepare
+
+
+def labels(folder: Path) -> list[dict[str, str]]:
+    with (folder / "labels.csv").open() as f:
+        return list(csv.DictReader(f))
+
+
+def pictures(folder: Path) -> list[str]:
+    files = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in files if name.count("/") == 2)
+
+
+@pytest.fixture
+def fgnet(tmp_path: Path) -> Path:
+    """Ten persons with four ages each, sorted by person."""
+    for person in range(1, 11):
+        folder = tmp_path / "fgnet" / f"{person:03d}"
+        folder.mkdir(parents=True)
+        for years in (2, 14, 33, 57):
+            draw_face(years, size=40, seed=person).save(folder / f"{person:03d}A{years:02d}.JPG", "JPEG")
+    return tmp_path / "fgnet"
+
+
+def run_it(*words: str | Path) -> int:
+    return prepare_command.main([str(word) for word in (*words, "--workers", "0")])
+
+
+def test_the_sets_on_offer_have_readers() -> None:
+    assert {*SETS, "csv", "pattern"} == set(PREPARE_SETS)
+
+
+def test_a_set_becomes_age_folders_with_labels(fgnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fgnet / "003" / "003A20.JPG").write_bytes(b"\xff\xd8 cut off")
+    out = tmp_path / "out"
+    assert run_it("fgnet", "--source", fgnet, "--output", out, "--no_align", "--test", "0.2", "--val", "0.1") == 0
+    found = labels(out)
+    assert [line["file"] for line in found] == pictures(out) and len(found) == 40
+    one = next(line for line in found if "007A33" in line["file"])
+    assert one["file"].endswith("/30-34/33_9_9_fgnet+007+007A33.jpg")
+    assert (one["age"], one["sex"], one["race"], one["person"], one["fold"]) == ("33", "9", "9", "007", "007")
+    assert one["split"] == one["file"].split("/")[0] and one["source"] == "fgnet" and one["exact"] == "1"
+    assert known_by_name(Path(one["file"]).name).person == "007"
+    by_person = {
+        line["person"]: {other["split"] for other in found if other["person"] == line["person"]} for line in found
+    }
+    assert all(len(splits) == 1 for splits in by_person.values())
+    assert sorted(splits.pop() for splits in by_person.values()) == ["test"] * 2 + ["train"] * 7 + ["val"]
+    assert (out / "left_out.csv").read_text().splitlines()[1].startswith(str(fgnet / "003" / "003A20.JPG,"))
+    said = capsys.readouterr().out
+    assert (
+        "left out: 1 picture: not a picture, as 003A20.JPG" in said and "40 pictures: 28 train, 4 val, 8 test" in said
+    )
+    assert (out / one["file"]).read_bytes() == (fgnet / "007" / "007A33.JPG").read_bytes()
+
+
+def test_an_interrupted_run_goes_on(fgnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, real = tmp_path / "out", run.make
+    made: list[str] = []
+
+    def stopping(output: Path, frame: str, size: int, item: run.Item) -> dict[str, object]:
+        if len(made) == 7:
+            raise KeyboardInterrupt
+        made.append(item.file)
+        return real(output, frame, size, item)
+
+    words = ("fgnet", "--source", fgnet, "--output", out, "--no_align")
+    monkeypatch.setattr(run, "make", stopping)
+    assert run_it(*words) == 130
+    with (out / run.JOURNAL).open("a") as f:
+        f.write('{"file": "tr')  # cut off in the middle of a line
+    assert not (out / "labels.csv").exists()
+    (out / made[3]).unlink()  # lost since
+    made_before = made.copy()
+
+    def counting(output: Path, frame: str, size: int, item: run.Item) -> dict[str, object]:
+        made.append(item.file)
+        return real(output, frame, size, item)
+
+    monkeypatch.setattr(run, "make", counting)
+    assert run_it(*words) == 0
+    again = made[len(made_before) :]
+    assert len(again) == 40 - 7 + 1 and made_before[3] in again and not {*again} & {*made_before[:3], *made_before[4:]}
+    whole = tmp_path / "whole"
+    assert run_it("fgnet", "--source", fgnet, "--output", whole, "--no_align") == 0
+    assert pictures(out) == pictures(whole) and (out / "labels.csv").read_bytes() == (whole / "labels.csv").read_bytes()
+    made.clear()
+    assert run_it(*words) == 0 and made == []
+
+
+def test_other_settings_need_another_folder(fgnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run_it("fgnet", "--source", fgnet, "--output", out, "--no_align") == 0
+    assert run_it("fgnet", "--source", fgnet, "--output", out, "--no_align", "--seed", "1") == 2
+    assert run_it("fgnet", "--source", fgnet, "--output", fgnet / "out") == 2
+    assert run_it("fgnet", "--source", fgnet, "--output", fgnet.parent) == 2
+    assert run_it("utkface", "--source", fgnet, "--output", tmp_path / "other") == 2
+    assert run_it("fgnet", "--source", tmp_path / "none", "--output", tmp_path / "other") == 2
+    said = capsys.readouterr().err
+    for part in (
+        "was begun with another --seed; give another folder",
+        "lies in --source; give a folder outside of it",
+        "not empty, and not begun by prepare.py",
+        "no picture of utkface in it that can be used",
+        "no such folder; give the set as downloaded and unpacked",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "SET: not given; give one as the first word: utkface"),
+        (["fgnt", "--source", "a", "--output", "b"], "fgnt: no set of that name; the sets are utkface"),
+        (["fgnet", "--output", "b"], "--source: not given"),
+        (["fgnet", "--source", "a"], "--output: not given"),
+        (["csv", "--source", "a", "--output", "b"], "--csv: missing for the set csv"),
+        (["fgnet", "--source", "a", "--output", "b", "--pattern", "{age}"], "--pattern: only for the set pattern"),
+        (["fgnet", "--source", "a", "--output", "b", "--val", "0.6", "--test", "0.4"], "--val 0.6: not usable"),
+        (["fgnet", "--source", "a", "--output", "b", "--frame", "tight"], "--frame tight: not usable"),
+    ],
+)
+def test_wrong_flags_are_one_line(words: list[str], error: str) -> None:
+    with pytest.raises(UserError, match="^" + error.replace("{", r"\{")):
+        parse_prepare(words)
+
+
+def test_splits_depend_on_the_seed_and_keep_what_is_given() -> None:
+    rows = [Row(Path(f"{i}.jpg"), age=20, person=f"p{i // 4}") for i in range(400)]
+    first, again, other = split(rows, 0, 0.05, 0.1), split(rows, 0, 0.05, 0.1), split(rows, 1, 0.05, 0.1)
+    assert first == again and first != other
+    sizes = {name: sum(row.split == name for row in first) for name in ("train", "val", "test")}
+    assert sizes == {"train": 340, "val": 20, "test": 40}
+    given = [Row(Path(f"{i}.jpg"), age=20, split="val" if i < 5 else "") for i in range(20)]
+    kept = split(given, 0, 0.0, 0.2)
+    assert [row.split for row in kept[:5]] == ["val"] * 5
+    assert sum(row.split == "test" for row in kept) == 3 and sum(row.split == "val" for row in kept) == 5
+    alone = split([Row(Path("a.jpg"), age=20, person="x"), Row(Path("b.jpg"), age=30, person="x")], 0, 0.4, 0.5)
+    assert {row.split for row in alone} == {"train"}  # nobody else is left to train on
+
+
+def test_names_stay_apart_and_plain(tmp_path: Path) -> None:
+    rows = [
+        Row(tmp_path / "train" / "1.jpg", age=24.5, group="20-29", sex=1, race=2, split="train"),
+        Row(tmp_path / "val" / "1.jpg", age=64.5, group="60+", split="val"),
+        Row(tmp_path / "a b_c+é.JPG", age=3, person="Ann Müller_1", split="train"),
+        Row(tmp_path / "A-b-c-é.jpg", age=3, person="Ann Müller_1", split="train"),
+    ]
+    files = [item.file for item in plan(rows, PrepareConfig(set="fairface", source=tmp_path))]
+    assert files == [
+        "train/00-04/3_9_9_fairface+Ann-Müller-1+A-b-c-é.webp",
+        "train/00-04/3_9_9_fairface+Ann-Müller-1+a-b-c-é-2.webp",
+        "train/20-29/24_1_2_fairface+train-1.webp",
+        "val/60+/64_9_9_fairface+val-1.webp",
+    ]
+
+
+@pytest.mark.parametrize("frame", ["utkface", "ffhq"])
+def test_faces_are_found_and_aligned(tmp_path: Path, frame: str) -> None:
+    source, out = tmp_path / "utk", tmp_path / "out"
+    source.mkdir()
+    photo = Image.fromarray(astronaut())
+    photo.save(source / "44_1_0_20170101.jpg")
+    pair = Image.new("RGB", (1024, 512))
+    pair.paste(photo, (0, 0))
+    pair.paste(photo, (512, 0))
+    pair.save(source / "45_1_0_20170102.jpg")
+    Image.fromarray(np.full((200, 200, 3), 127, np.uint8)).save(source / "46_1_0_20170103.jpg")
+    assert run_it("utkface", "--source", source, "--output", out, "--frame", frame, "--size", "100") == 0
+    assert pictures(out) == ["train/40-44/44_1_0_utkface+20170101.webp"]
+    lines = [json.loads(line) for line in (out / run.JOURNAL).read_text().splitlines()[1:]]
+    assert sorted(line["reason"] for line in lines) == ["", "no face found", "several faces"]
+    crop = np.asarray(Image.open(out / pictures(out)[0]).convert("RGB"))
+    assert crop.shape == (100, 100, 3)
+    (face,) = detector().find(crop)
+    assert np.abs(face.landmarks / 100 - FRAMES[frame].template).max() < 0.06
+
+
+def varied(name: str, picture: Image.Image) -> Image.Image:
+    if name == "jpeg":
+        data = io.BytesIO()
+        picture.save(data, "JPEG", quality=50)
+        return Image.open(io.BytesIO(data.getvalue()))
+    return {"half": picture.resize((60, 60)), "grey": picture.convert("L"), "same": picture}[name]
+
+
+def hash_of(picture: Image.Image) -> str:
+    return perceptual_hash(np.asarray(picture.convert("L")))
+
+
+def test_copies_are_found_and_other_faces_are_not() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (20, 9, 9, 3), dtype=np.uint8)
+    people = [Image.fromarray(one).resize((120, 120), Image.Resampling.BICUBIC) for one in noise]
+    copies = [varied(name, people[3]) for name in ("jpeg", "half", "grey", "same")] + [varied("half", people[7])]
+    assert near_copies([hash_of(one) for one in (*people, *copies)]) == [[3, 20, 21, 22, 23], [7, 24]]
+    assert near_copies([]) == [] and near_copies([hash_of(people[0])]) == []
+
+
+def test_near_copies_are_those_of_at_most_15_bits() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 2, 256, dtype=np.uint8)
+    for bits, found in ((0, True), (15, True), (16, False)):
+        for _ in range(20):
+            other = first.copy()
+            other[rng.choice(256, bits, replace=False)] ^= 1
+            hashes = [np.packbits(one).tobytes().hex() for one in (first, other)]
+            assert bool(near_copies(hashes)) == found
+
+
+def test_real_faces_are_no_copies_of_each_other(faces: Path) -> None:
+    files = sorted((faces / "train").rglob("*.jpg"))[::60]
+    hashes = []
+    for file in files:
+        with Image.open(file) as picture:
+            hashes.append(hash_of(picture))
+    assert sum(map(len, near_copies(hashes))) <= len(files) // 50
+
+
+def test_the_card_says_what_is_there(fgnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (fgnet / "001" / "001A40.JPG").write_bytes((fgnet / "001" / "001A02.JPG").read_bytes())  # a copy of other age
+    (fgnet / "notes.jpg").write_bytes(b"")
+    out = tmp_path / "out"
+    assert run_it("fgnet", "--source", fgnet, "--output", out, "--no_align") == 0
+    card, page = (out / "README.md").read_text(), (out / "index.html").read_text()
+    for part in (
+        "# FG-NET, prepared",
+        "41 pictures, kept as they were. Splits are by person (--val 0.05 --test 0.1 --seed 0).",
+        "| 00-04 | ",
+        "The exact age of 41 is known.",
+        "| unknown | 41 |",
+        "10 persons: 4 pictures each (median), at most 5.",
+        "Shorter side: 40 px",
+        "of which in two splits: 0, with ages more than a year apart: 1; copies.csv names them.",
+        "| not named as this set names pictures | 1 | notes.jpg |",
+        "Lanitis, Taylor, Cootes",
+    ):
+        assert part in card and (part.startswith(("#", "|")) or part in html.unescape(page)), part
+    assert page.count("<svg") == 6 and "<script" not in page and "http" not in page
+    copies = (out / "copies.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in copies if "001A02" in line or "001A40" in line] == ["1", "1"]
+
+
+def test_persons_in_two_of_the_sets_own_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "mine"
+    source.mkdir()
+    table = ["path,age,sex,race,person,split"]
+    for i in range(4):
+        draw_face(20 + i, size=40, seed=i).save(source / f"{i}.png")
+        table.append(f"{i}.png,{20 + i},f,Asian,ann,{'test' if i == 3 else 'train'}")
+    (tmp_path / "mine.csv").write_text("\n".join(table))
+    columns = ["path", "age", "sex", "race", "person", "split"]
+    words = ("csv", "--source", source, "--output", tmp_path / "out", "--csv", tmp_path / "mine.csv", "--no_align")
+    assert run_it(*words, "--columns", *columns) == 0
+    assert "In two of the set's own splits: 1 persons, as ann." in capsys.readouterr().out
+    assert pictures(tmp_path / "out")[0] == "test/20-24/23_1_2_csv+ann+3.png"

@@ -65,6 +65,7 @@ class Plan:
     heads: tuple[int, ...] = (16, 32, 64)  # batches
     heads_flags: tuple[str, ...] = HEADS
     start: tuple[int, int] = (128, 8)  # pixels, batch
+    start_full: int = 32  # batch
     render: tuple[tuple[int, tuple[int, ...]], ...] = ((128, (1, 32)), (256, (1, 32)))  # pixels, batches
     windows: int = 5  # the median counts
     window_s: float = 0.3  # each at least
@@ -228,7 +229,12 @@ class Bench:
         for batch in plan.full:
             full = partial(self.train, flags=plan.full_flags, batch=batch, unit="sources/s")
             jobs.append(Job("full", f"full, batch {batch}", full))
-        jobs.append(Job("start", "start, pair, {} px, batch {}".format(*plan.start), self.starts))
+        size, batch = plan.start
+        for name, flags in (
+            (f"pair, {size} px, batch {batch}", (*self._pair(size), "--batch_size", str(batch))),
+            (f"full, batch {plan.start_full}", (*plan.full_flags, "--batch_size", str(plan.start_full))),
+        ):
+            jobs.append(Job("start", f"start, {name}", partial(self.starts, flags=flags)))
         for size, batches in plan.render:
             for batch in batches:
                 for bf16 in (False, True):
@@ -307,19 +313,17 @@ class Bench:
         )
         return [line]
 
-    def starts(self, measure: str) -> list[Line]:
+    def starts(self, measure: str, flags: Sequence[str]) -> list[Line]:
         """Seconds from the start of a process to its first and its captured step, without compiled code and with it.
 
         Raises:
             UserError: the process fails.
         """
-        size, batch = self.plan.start
-        flags = [*self._common, *self._pair(size), "--batch_size", str(batch)]
         lines = []
         with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as folder:
             environment = os.environ | {"TRITON_CACHE_DIR": folder}
             for cache in ("cold", "warm"):
-                command = [sys.executable, "-c", CHILD, self.device.type, str(time.time()), *flags]
+                command = [sys.executable, "-c", CHILD, self.device.type, str(time.time()), *self._common, *flags]
                 done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
                 if done.returncode:
                     raise UserError((done.stderr.strip().splitlines() or ["no reason given"])[-1])

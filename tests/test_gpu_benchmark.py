@@ -33,6 +33,7 @@ PLAN = gpu.Plan(
     heads=(2,) if HAS_FEATURES else (),
     heads_flags=(*gpu.HEADS, "--load_size", "64", "--image_size", "64", *["--ngf", "4", "--ndf", "4", "--blocks", "1"]),
     start=(32, 1),
+    start_full=2,
     render=((64, (2,)),),  # smaller than the generator works at inside, bf16 cannot be scaled on a processor
     windows=1,
     window_s=0.0,

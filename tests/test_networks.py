@@ -361,6 +361,25 @@ def test_features_are_moved_on_by_what_the_means_of_two_kinds_differ_in() -> Non
     assert torch.equal(again(young, young, shift), means(young, young, shift))
 
 
+@pytest.mark.parametrize(
+    ("width", "blocks", "wide"), [(20, (2, 1, 1), 24), (4, (1, 1), 8), (8, (1, 1), 8), (4, (2,), 4)]
+)
+def test_a_widened_age_estimator_gives_the_same(width: int, blocks: tuple[int, ...], wide: int) -> None:
+    torch.manual_seed(0)
+    estimator = ResnetAgeEstimator(width=width, blocks=blocks, input_size=16).eval().requires_grad_(False)
+    for norm in (module for module in estimator.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            assert isinstance(values, Tensor)
+            values.uniform_(0.5, 1.5)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    logits, maps = estimator.judge(x)
+    estimator.fuse()
+    estimator.widen()
+    assert estimator.stem[0].out_channels == wide
+    torch.testing.assert_close(estimator.judge(x), (logits, maps), rtol=1e-4, atol=1e-4)
+    assert [h.shape for h in estimator.maps(x)] == [h.shape for h in maps]
+
+
 @pytest.mark.parametrize("input_size", [32, 64])
 def test_an_age_estimator_on_efficientnet_gives_years_and_maps(input_size: int) -> None:
     estimator = LiteAgeEstimator(version=0, input_size=input_size).eval()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -157,6 +158,17 @@ def fused(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     if not isinstance(norm, nn.BatchNorm2d):
         return conv, norm
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def widened(conv: nn.Module, more_in: int, more_out: int) -> nn.Conv2d:
+    """A convolution that takes and gives so many more channels, which it ignores and which are 0."""
+    assert isinstance(conv, nn.Conv2d)
+    wide = deepcopy(conv)
+    wide.in_channels, wide.out_channels = conv.in_channels + more_in, conv.out_channels + more_out
+    wide.weight.data = F.pad(conv.weight.data, (0, 0, 0, 0, 0, more_in, 0, more_out))
+    if wide.bias is not None:
+        wide.bias.data = F.pad(wide.bias.data, (0, more_out))
+    return wide
 
 
 def halve(network: nn.Module) -> None:

@@ -15,7 +15,9 @@ def shared(maps: Tensor) -> Tensor:
     """(N, K + 1, h, w) -> (N, K, h, w): the last map added to each other one; a single map stays."""
     if maps.shape[1] == 1:
         return maps
-    own, common = maps.split([maps.shape[1] - 1, 1], dim=1)  # whose gradient is one copy, where that of slices is five
+    own: Tensor
+    common: Tensor
+    own, common = maps.split([maps.shape[1] - 1, 1], dim=1)  # the gradient is one copy, where that of slices is five
     return own + common
 
 
@@ -149,10 +151,11 @@ class AgeCritic(nn.Module):
             if not self._halves:
                 self._halves.append(deepcopy(self.features))
                 self._halves[0].fuse()
-                halve(self._halves[0])
-            _, maps = self._halves[0].judge(x)
+                self._halves[0].widen()
+                halve(self._halves[0].to(memory_format=torch.channels_last))
+            maps = self._halves[0].maps(x)
         else:
-            _, maps = self.features.judge(x)
+            maps = self.features.maps(x)
         scores = []
         for head, h in zip(self.heads, maps, strict=True):
             scores.append(_scores(head, h).mean(dim=(2, 3)))

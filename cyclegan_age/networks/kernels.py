@@ -168,9 +168,9 @@ def _pad(x, y, height, width, groups, pad, VECTOR: tl.constexpr, PIXELS: tl.cons
 
 
 @triton.jit(do_not_specialize=["height", "width", "pad", "groups"])  # type: ignore[untyped-decorator]
-def _pad_gradient(
+def _pad_gradient(  # type: ignore[no-untyped-def]
     g, out, height, width, groups, pad, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
-):  # type: ignore[no-untyped-def]
+):
     """Each pixel gathers what came of it: itself, and up to two reflections along each side."""
     channels = groups * VECTOR
     tall, wide = height + 2 * pad, width + 2 * pad
@@ -263,7 +263,7 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
             tl.store(place, tl.sum(product, 0), mask=c < channels)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _clamped(value, cap):  # type: ignore[no-untyped-def]
     """Between 0 and `cap`; NaN stays."""
     value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)

@@ -42,16 +42,13 @@ def as_markdown(
         copies: what was found of near copies, in sentences.
     """
     public = SETS.get(config.set)
-    shares = (
-        ""
-        if all(line["given"] for line in lines)
-        else f" (--val {config.val:g} --test {config.test:g} --seed {config.seed})"
-    )
+    shares = f" (--val {config.val:g} --test {config.test:g} --seed {config.seed})"
+    splits = "the set's own" if all(line["given"] for line in lines) else f"by person{shares}"
     how = f"aligned to --frame {config.frame}, at most {config.size} px" if config.align else "kept as they were"
     out = [
         f"# {public.title if public else config.source.name}, prepared",
         "",
-        f"{len(lines):,} pictures, {how}. Splits are by person{shares}. `labels.csv` has a line for each picture, "
+        f"{len(lines):,} pictures, {how}. Splits are {splits}. `labels.csv` has a line for each picture, "
         "`left_out.csv` names what is not here.",
         "",
     ]

@@ -280,6 +280,7 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
     Raises:
         UserError: it cannot be written.
     """
+    cv2 = _cv2()
     try:
         data = item.row.file.read_bytes()
         picture: Picture = np.asarray(open_image(data))
@@ -300,7 +301,6 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
         _write(output / item.file, data)
     except OSError as e:
         raise UserError(f"--output {output}: cannot be written: {e.strerror}; give one with room") from None
-    cv2 = _cv2()
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     return {
         "reason": "",
@@ -350,8 +350,8 @@ def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], outpu
     ages = [[float(str(labels[i]["age"])) for i in group] for group in groups]
     conflicting = sum(max(some) - min(some) > 1 for some in ages)
     sentences = [
-        f"Near copies: {_counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with ages "
-        f"more than a year apart: {conflicting:,}; copies.csv names them."
+        f"Near copies: {_counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with "
+        f"ages more than a year apart: {conflicting:,}; copies.csv names them."
     ]
     splits: dict[object, set[object]] = {}
     for label in labels:

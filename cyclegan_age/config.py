@@ -393,6 +393,8 @@ class PrepareConfig:
     """Share of the pictures for validation, where the set has no splits of its own; persons are never parted."""
     test: float = 0.1
     """Share of the pictures for testing, as --val."""
+    fold: str = ""
+    """Fold that is for testing, and no other picture: a person of fgnet, a number of adience."""
     seed: int = 0
     """Seed of the splits."""
     csv: Path | None = None

@@ -29,6 +29,7 @@ from skimage.data import astronaut
 import demo as demo_command
 import evaluate as evaluate_command
 import export as export_command
+import prepare as prepare_command
 import test as test_command
 import train as train_command
 from cyclegan_age.config import CycleGANConfig, TrainConfig
@@ -39,6 +40,7 @@ from cyclegan_age.training import loop as training
 from options.demo import parse_demo
 from options.evaluate import parse_evaluate
 from options.export import parse_export
+from options.prepare import parse_prepare
 from options.test import parse_test
 from options.train import parse_train
 
@@ -53,6 +55,7 @@ VERBS: dict[str, tuple[Callable[[list[str]], object], Callable[[list[str]], int]
     "evaluate.py": (parse_evaluate, evaluate_command.main),
     "export.py": (parse_export, export_command.main),
     "demo.py": (parse_demo, demo_command.main),
+    "prepare.py": (parse_prepare, prepare_command.main),
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#:]+)\)")
@@ -76,6 +79,9 @@ def commands(text: str) -> Iterator[list[str]]:
 def files(tmp_path_factory: pytest.TempPathFactory, tiny_faces: Path) -> Path:
     """A folder with every file that the pages name."""
     root = tmp_path_factory.mktemp("docs")
+    for path in sorted(tiny_faces.rglob("*.jpg")):  # as UTKFace is downloaded
+        (root / "UTKFace").mkdir(exist_ok=True)
+        (root / "UTKFace" / f"{path.name}.chip.jpg").write_bytes(path.read_bytes())
     photo = Image.fromarray(astronaut()).resize((384, 384))
     for name in ("photo.jpg", "me.jpg", "ann.jpg", "holiday/one.jpg"):
         (root / name).parent.mkdir(exist_ok=True)

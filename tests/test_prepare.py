@@ -18,7 +18,7 @@ from cyclegan_age.data.names import known_by_name
 from cyclegan_age.data.prepare import SETS, run
 from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
 from cyclegan_age.data.prepare.rows import Row
-from cyclegan_age.data.prepare.run import plan, split
+from cyclegan_age.data.prepare.run import identical, plan, split
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES
 from options.prepare import parse_prepare
@@ -160,6 +160,26 @@ def test_splits_depend_on_the_seed_and_keep_what_is_given() -> None:
     assert sum(row.split == "test" for row in kept) == 3 and sum(row.split == "val" for row in kept) == 5
     alone = split([Row(Path("a.jpg"), age=20, person="x"), Row(Path("b.jpg"), age=30, person="x")], 0, 0.4, 0.5)
     assert {row.split for row in alone} == {"train"}  # nobody else is left to train on
+
+
+def test_the_same_file_twice_is_not_parted(tmp_path: Path) -> None:
+    for i in range(100):
+        (tmp_path / f"{i % 50 + 1}_0_0_{i}.jpg").write_bytes(bytes([i // 2]) * 9)
+        (tmp_path / f"{i % 50 + 1}_1_0_{i}.jpg").write_bytes(bytes([i]) * (20 + i))
+    twins = identical(sorted(tmp_path.iterdir()))
+    assert len(twins) == 100 and len(set(twins.values())) == 50
+    items = plan(SETS["utkface"].read(tmp_path), PrepareConfig(set="utkface", source=tmp_path, test=0.3, val=0.2))
+    splits = {int(item.row.file.stem.split("_")[3]): item.row.split for item in items if item.row.sex == 0}
+    assert all(splits[i] == splits[i + 1] for i in range(0, 100, 2)) and {*splits.values()} == {"train", "val", "test"}
+
+
+def test_a_fold_is_tested_on_alone(fgnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("fgnet", "--source", fgnet, "--output", tmp_path / "out", "--no_align", "--val", "0")
+    assert run_it(*words, "--fold", "011") == 2
+    assert "--fold 011: fgnet has no such fold; its folds are 001, 002" in capsys.readouterr().err
+    assert run_it(*words, "--fold", "004") == 0
+    splits = {(line["person"] == "004", line["split"]) for line in labels(tmp_path / "out")}
+    assert splits == {(True, "test"), (False, "train")}
 
 
 def test_names_stay_apart_and_plain(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The data card of a prepared folder: Markdown to read and a page with plots."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -42,16 +43,14 @@ def as_markdown(
         copies: what was found of near copies, in sentences.
     """
     public = SETS.get(config.set)
-    shares = (
-        ""
-        if all(line["given"] for line in lines)
-        else f" (--val {config.val:g} --test {config.test:g} --seed {config.seed})"
-    )
+    test = f"--fold {config.fold}" if config.fold else f"--test {config.test:g}"
+    shares = f" (--val {config.val:g} {test} --seed {config.seed})"
+    splits = "the set's own" if all(line["given"] for line in lines) else f"by person{shares}"
     how = f"aligned to --frame {config.frame}, at most {config.size} px" if config.align else "kept as they were"
     out = [
         f"# {public.title if public else config.source.name}, prepared",
         "",
-        f"{len(lines):,} pictures, {how}. Splits are by person{shares}. `labels.csv` has a line for each picture, "
+        f"{len(lines):,} pictures, {how}. Splits are {splits}. `labels.csv` has a line for each picture, "
         "`left_out.csv` names what is not here.",
         "",
     ]
@@ -132,7 +131,8 @@ def _html(card: str) -> str:
             out.append(f"<h{level}>{escape(line.lstrip('# '))}</h{level}>")
         elif line and not cells:
             out.append(f"<p>{escape(line)}</p>")
-    return "\n".join([*out, "</table>"] if open_table else out)
+    text = "\n".join([*out, "</table>"] if open_table else out)
+    return re.sub(r"`([^`\n]*)`", r"<code>\1</code>", text)
 
 
 def _by_age(lines: Sequence[Line], column: str, names: Mapping[Any, str]) -> tuple[list[str], dict[str, list[int]]]:

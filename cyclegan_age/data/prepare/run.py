@@ -1,5 +1,6 @@
 """What `prepare.py` does: a public set, as downloaded, to `train`, `val` and `test` with age folders and labels."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -117,7 +118,17 @@ def read_rows(config: PrepareConfig) -> list[Row]:
 
 def plan(rows: Sequence[Row], config: PrepareConfig) -> list[Item]:
     """The usable rows with their splits and the names of the files to make, in the order of these."""
-    usable = split([row for row in rows if not row.reason], config.seed, config.val, config.test)
+    usable = [row for row in rows if not row.reason]
+    if config.fold:
+        folds = sorted({row.fold for row in usable if row.fold})
+        if config.fold not in folds:
+            has = (
+                f"its folds are {', '.join(folds[:10])}{', ..' if len(folds) > 10 else ''}" if folds else "it has none"
+            )
+            raise UserError(f"--fold {config.fold}: {config.set} has no such fold; {has}")
+        usable = [replace(row, split="test" if row.fold == config.fold else "") for row in usable]
+    test = 0.0 if config.fold else config.test
+    usable = split(usable, config.seed, config.val, test, identical(row.file for row in usable if not row.person))
     names = Counter(row.file.stem.lower() for row in usable)
     items = []
     for row in usable:
@@ -154,7 +165,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).replace("_", "-").strip("-.")[:80] or "x"
 
 
-def split(rows: Sequence[Row], seed: int, val: float, test: float) -> list[Row]:
+def split(rows: Sequence[Row], seed: int, val: float, test: float, same: Mapping[Path, str] | None = None) -> list[Row]:
     """Rows with their split: the set's own, else by person, in an order that the seed decides.
 
     A picture of nobody known is a person of its own. A person in one of the set's own splits stays there.
@@ -164,10 +175,16 @@ def split(rows: Sequence[Row], seed: int, val: float, test: float) -> list[Row]:
         seed: of the order.
         val: share of the pictures without a split of their own.
         test: as `val`.
+        same: for files whose content another one has, too, a mark of the content: they are of one person.
     """
+    same = same or {}
+
+    def unit_of(row: Row) -> str:
+        return row.person or same.get(row.file) or row.file.name
+
     given = {row.person: row.split for row in rows if row.person and row.split}
     rows = [replace(row, split=row.split or given.get(row.person, "")) for row in rows]
-    sizes = Counter(_unit(row) for row in rows if not row.split)
+    sizes = Counter(unit_of(row) for row in rows if not row.split)
     total = sizes.total()
     order = sorted(sizes, key=lambda unit: hashlib.sha256(f"{seed}/{unit}".encode()).digest())
     chosen: dict[str, str] = {}
@@ -177,11 +194,24 @@ def split(rows: Sequence[Row], seed: int, val: float, test: float) -> list[Row]:
             if unit not in chosen and filled < share * total - 0.5 and len(chosen) < len(order) - 1:
                 chosen[unit] = name
                 filled += sizes[unit]
-    return [replace(row, split=row.split or chosen.get(_unit(row), "train")) for row in rows]
+    return [replace(row, split=row.split or chosen.get(unit_of(row), "train")) for row in rows]
 
 
-def _unit(row: Row) -> str:
-    return row.person or str(row.file.name)
+def identical(files: Iterable[Path]) -> dict[Path, str]:
+    """Marks of the files that are the same to the byte as another one; only those of one size are read."""
+    sizes: dict[int, list[Path]] = {}
+    for file in files:
+        try:
+            sizes.setdefault(file.stat().st_size, []).append(file)
+        except OSError:  # what is wrong with it is told when it is made
+            continue
+    marks: dict[Path, str] = {}
+    for some in sizes.values():
+        for file in some if len(some) > 1 else ():
+            with contextlib.suppress(OSError):
+                marks[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+    counts = Counter(marks.values())
+    return {file: mark for file, mark in marks.items() if counts[mark] > 1}
 
 
 def _check_folders(config: PrepareConfig) -> None:
@@ -280,6 +310,7 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
     Raises:
         UserError: it cannot be written.
     """
+    cv2 = _cv2()
     try:
         data = item.row.file.read_bytes()
         picture: Picture = np.asarray(open_image(data))
@@ -300,7 +331,6 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
         _write(output / item.file, data)
     except OSError as e:
         raise UserError(f"--output {output}: cannot be written: {e.strerror}; give one with room") from None
-    cv2 = _cv2()
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     return {
         "reason": "",
@@ -350,8 +380,8 @@ def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], outpu
     ages = [[float(str(labels[i]["age"])) for i in group] for group in groups]
     conflicting = sum(max(some) - min(some) > 1 for some in ages)
     sentences = [
-        f"Near copies: {_counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with ages "
-        f"more than a year apart: {conflicting:,}; copies.csv names them."
+        f"Near copies: {_counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with "
+        f"ages more than a year apart: {conflicting:,}; copies.csv names them."
     ]
     splits: dict[object, set[object]] = {}
     for label in labels:

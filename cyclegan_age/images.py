@@ -127,7 +127,7 @@ def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
         links: list[Path] = []
         for root in waiting:
             for where, folders, names in os.walk(root):
-                there = os.stat(where)
+                there = Path(where).stat()
                 if (there.st_dev, there.st_ino) in seen:
                     folders.clear()
                     continue

@@ -217,7 +217,11 @@ class Ager:
         return Fitted.fit(image, self.image_size, detail=not self.reader.latent)
 
     def age_photo(
-        self, image: Image.Image | Path | str, years: float, face: str = "all", change: Mapping[str, float] | None = None
+        self,
+        image: Image.Image | Path | str,
+        years: float,
+        face: str = "all",
+        change: Mapping[str, float] | None = None,
     ) -> Image.Image:
         """Render the faces of a photograph at an age.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000  # larger files are refused before they are decoded
-MIN_SIDE = 8  # pixels; nothing is seen of a face on fewer
+MIN_SIDE = 4  # pixels; nothing is seen of a face on fewer
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 

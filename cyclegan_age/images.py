@@ -23,7 +23,7 @@ from torch import Tensor
 Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 120_000_000  # larger files are refused before they are decoded; a telephone's have up to 108 million
-MIN_SIDE = 8  # pixels; nothing is seen of a face on fewer
+MIN_SIDE = 4  # pixels; nothing is seen of a face on fewer
 SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"),
@@ -162,7 +162,7 @@ def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
         links: list[Path] = []
         for root in waiting:
             for where, folders, names in os.walk(root):
-                there = os.stat(where)
+                there = Path(where).stat()
                 if (there.st_dev, there.st_ino) in seen:
                     folders.clear()
                     continue

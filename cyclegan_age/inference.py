@@ -157,7 +157,8 @@ class Ager:
         """Render a face at an age.
 
         Args:
-            image: an aligned face crop of any size and mode, or the path of one. It is fitted into the generator's square; see `fit`.
+            image: an aligned face crop of any size and mode, or the path of one. It is fitted into the generator's
+                square; see `fit`.
             years: age in years; beyond the first or last anchor age it means that anchor.
             known: the face's own age and sex, for the models that use them.
 
@@ -230,7 +231,7 @@ class Ager:
         heads, and transparency never does.
 
         Args:
-            image: a photograph of any size and mode, or the path of one; one that EXIF says is turned is turned upright.
+            image: a photograph of any size and mode, or its path; one that EXIF says is turned is turned upright.
             years: as in `age`.
             face: `all`, `largest`, or a number, counted from 1 from left to right.
             change: strengths from 0 to 2, else 1, of `hair` and `skin`, whose colours change, and of `shape`, the flow;

@@ -14,13 +14,21 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import test as test_command
 import train as train_command
-from cyclegan_age.config import UserError
+from benchmarks import reliability
+from cyclegan_age.ages import AgeCode
+from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
+from cyclegan_age.faces.files import Photo
 from cyclegan_age.files import foreign, lock
+from cyclegan_age.images import BadImage, list_images, open_image
+from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.models.cyclegan import build_generator
 from cyclegan_age.runs import load_state, open_run
 from cyclegan_age.training import progress
 from options.train import parse_train
@@ -265,3 +273,92 @@ def test_a_later_stage_without_weights_to_begin_from_is_told(
     assert [r.message for r in caplog.records if "without --init it begins from random weights" in r.message] == (
         [caplog.messages[0]] if said else []
     )
+
+
+def test_links_to_folders_are_followed_once_and_without_end(tmp_path: Path) -> None:
+    faces, other = tmp_path / "faces", tmp_path / "other"
+    for folder in (faces / "20s", other / "below"):
+        folder.mkdir(parents=True)
+    for path in (
+        faces / "20s" / "a.jpg",
+        other / "b.jpg",
+        other / "below" / "c.PNG",
+        other / "d.txt",
+        other / ".e.jpg",
+    ):
+        path.touch()
+    (faces / "20s" / "linked").symlink_to(other, target_is_directory=True)
+    (faces / "20s" / "up").symlink_to(faces, target_is_directory=True)
+    (other / "below" / "round").symlink_to(other, target_is_directory=True)
+    (faces / "again").symlink_to(other, target_is_directory=True)
+    (faces / "gone").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    found = [path.relative_to(faces).as_posix() for path in list_images(faces)]
+    assert found == ["20s/a.jpg", "again/b.jpg", "again/below/c.PNG"]
+    assert len(list_images(faces / "20s")) == 3
+
+
+def test_a_linked_folder_below_an_age_folder_or_an_input_counts(tiny_faces: Path, tmp_path: Path) -> None:
+    faces = tmp_path / "faces"
+    (faces / "20-24").mkdir(parents=True)
+    for folder in tiny_faces.iterdir():
+        (faces / "20-24" / "more" if folder.name == "20-24" else faces / folder.name).symlink_to(folder)
+    assert train_command.main(_flags(faces, tmp_path, 1, "--name", "run")) == 0
+    seen = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert seen["train"]["dataroot"] == str(faces)
+    out = ["--weights", "run", "--results_dir", str(tmp_path), "--name", "page", "--target_age", "50"]
+    assert test_command.main(["--input", str(faces / "20-24"), "--aligned", *out]) == 0
+    assert len(list((tmp_path / "page").rglob("*age50.*"))) == 4
+
+
+def test_ages_pictures_and_paths_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    generator = build_generator(TrainConfig(image_size=32, load_size=36), CycleGANConfig(ngf=4, blocks=1))
+    ager = Ager(generator=generator, code=AgeCode((10, 20, 30, 40, 50, 60)), image_size=32)
+    face = demo_portrait()
+    face.save(tmp_path / "face.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for source in (tmp_path / "face.png", str(tmp_path / "face.png")):
+        assert ager.age(source, 50).tobytes() == ager.age(face, 50).tobytes()
+    assert len(ager.life(tmp_path / "face.png", 1)) == len(ager.life(face, 1))
+    with pytest.raises(FileNotFoundError):
+        ager.age("nowhere.png", 50)
+    with pytest.raises(BadImage, match="not a picture"):
+        ager.age(tmp_path / "text.png", 50)
+    with pytest.raises(TypeError, match="ndarray: neither a picture of Pillow nor a path"):
+        ager.age(np.zeros((8, 8, 3), np.uint8), 50)  # type: ignore[arg-type]
+    for years in (-1, -0.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="is not an age; give 0 or more"):
+            ager.age(face, years)
+    for size in ((1, 1), (3, 300)):
+        Image.new("RGB", size).save(tmp_path / "small.png")
+        for picture in (Image.new("RGB", size), tmp_path / "small.png"):
+            with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} pixels, too small for a face; each side must"):
+                ager.age(picture, 50)
+    for read in (open_image, Photo.read):
+        with pytest.raises(BadImage, match="too small for a face"):
+            read(tmp_path / "small.png")
+
+
+def test_a_training_that_is_killed_often_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CYCLEGAN_AGE_CACHE", str(tmp_path / "cache"))
+    code = (
+        "import random, sys\nfrom pathlib import Path\nfrom benchmarks.reliability import kills\n"
+        f"found = kills(Path({str(tmp_path)!r}), 3, float('inf'), random.Random(1))\n"
+        "assert found['kills'] == 3 and not found['broken'] and not found['different'], found"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+    run = tmp_path / "runs" / "whole"
+    assert reliability.invalid(run) == [] and reliability.same(reliability.outcome(run), reliability.outcome(run))
+    for name in ("state.pt", "weights.safetensors", "config.json"):  # the check sees
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[: len(whole) // 2])
+        assert [fault.startswith(name) or name in fault for fault in reliability.invalid(run)] == [True]
+        (run / name).write_bytes(whole)
+    next(run.glob("state-0-*.pt")).unlink()
+    assert "without state-0-" in reliability.invalid(run)[0]
+    state = load_state(run / "state.pt")
+    other = load_state(run / "state.pt")
+    assert state is not None and other is not None and reliability.same(state, other)
+    next(iter(other["networks"]["generator"].values())).view(-1)[0] += 1e-7
+    assert not reliability.same(state, other)

@@ -27,6 +27,7 @@ from visdom_tools import free_port
 from web_tools import MEGABYTES, PATIENCE, WAITING, WebServer, bomb, encoded, faceless, photo, two_faces
 
 import demo as demo_command
+from benchmarks import mutations
 from benchmarks import web as bench
 from cyclegan_age import web as web_package
 from cyclegan_age.config import DemoConfig, UserError
@@ -452,6 +453,22 @@ def test_proxies_and_origins_are_checked(capsys: pytest.CaptureFixture[str]) -> 
     ):
         assert demo_command.main(flags) == 2
         assert capsys.readouterr().err.startswith(told)
+
+
+def test_mutated_files_raise_nothing_but_errors_of_the_project(tmp_path: Path) -> None:
+    rows, lines = mutations.run(24, 120, 1, tmp_path, lambda line: None)
+    assert lines == []
+    tried = {row.measure: row.value for row in rows}
+    assert tried["mutated pictures by REST"] == 8
+    assert tried["mutated configurations"] == tried["mutated weights"] == 2
+
+    def wrong(broken: bytes) -> None:
+        raise KeyError("x")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mutations, "video_try", lambda folder: wrong)
+        rows, lines = mutations.run(3, 120, 1, tmp_path, lambda line: None)
+    assert lines == ["videos: KeyError: 'x'"]
 
 
 def test_load_script_counts_and_compares(web: WebServer) -> None:

@@ -3,6 +3,7 @@
 Nothing here imports torch, so that `--help` answers at once. The field docstrings are the command line's help.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def needs(package: str, version: str = "") -> Iterator[None]:
 _REBUILT = ("lambda_perceptual", "lambda_identity")  # of faces that an encoder took in
 
 
-def _require(flag: str, value: object, good: bool, remedy: str) -> None:
+def _require(flag: str, value: object, good: object, remedy: str) -> None:
     if not good:
         given = " ".join(map(str, value)) if isinstance(value, tuple) else value
         raise UserError(f"--{flag} {given}: not usable; {remedy}")
@@ -300,11 +301,20 @@ class DemoConfig:
     """Requests that may wait while one is worked on; more are refused."""
     seconds: float = 30.0
     """Time that a request may take, waiting included."""
+    root_path: str = ""
+    """Path below which a proxy shows the page, as /aging, where it does not say so by X-Forwarded-Prefix."""
+    allow_origin: tuple[str, ...] = ()
+    """Origins whose pages may use the service from the browser, as https://example.org; * allows all."""
 
     def __post_init__(self) -> None:
+        below = re.fullmatch(r"((/[\w.~-]+)+/?|/?)", self.root_path, re.ASCII)
+        _require("root_path", self.root_path, below, "give a path like /aging")
+        for origin in self.allow_origin:
+            plain = re.fullmatch(r"\*|https?://[\w.:\[\]-]+", origin, re.ASCII)
+            _require("allow_origin", origin, plain, "give a scheme and a host like https://example.org, or *")
         _require("port", self.port, 0 < self.port < 65536, "give a number like 7860")
         _require("megabytes", self.megabytes, 0 < self.megabytes <= 1000, "give a number above 0, at most 1000")
-        _require("megapixels", self.megapixels, 0 < self.megapixels <= 100, "give a number above 0, at most 100")
+        _require("megapixels", self.megapixels, 0 < self.megapixels <= 120, "give a number above 0, at most 120")
         _require("waiting", self.waiting, self.waiting > 0, "give at least 1")
         _require("seconds", self.seconds, self.seconds > 0, "give a number above 0")
 

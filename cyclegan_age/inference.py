@@ -31,6 +31,9 @@ from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.runs import find_weights, load_snapshot
 
 _PORTRAIT = (170, 68, 112)  # left, top, side of UTKFace's frame: her eyes are at (0.30, 0.29) and (0.68, 0.32) of it
+_LARGEST = 10_000  # of the whole numbers in a network's configuration; others would never be built
+# What building a network raises where its configuration or its tensors are not what they were.
+_MISFITS = (RuntimeError, ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 _KEPT_READINGS = 4096  # faces whose latent vectors are remembered
 
 
@@ -133,14 +136,21 @@ class Ager:
             UserError: no such file, not weights of this package, or weights of another kind of model.
         """
         path = find_weights("", Path()) if weights is None else Path(weights)
-        snapshot = load_snapshot(path)
+        broken = UserError(f"--weights {path}: do not fit their own configuration; train or copy them again")
+        try:
+            snapshot = load_snapshot(path)
+        except _MISFITS:
+            raise broken from None
         build = SYSTEMS[snapshot.train.model].renderer
+        if any(isinstance(value, int) and value > _LARGEST for value in vars(snapshot.net).values()):
+            raise broken
         try:
             if build is None:
                 raise UserError(f"weights of the model {snapshot.train.model}, which renders no faces; give others")
             renderer = build(snapshot)
-        except RuntimeError:
-            raise UserError(f"--weights {path}: do not fit their own configuration; train or copy them again") from None
+            frame = Frame.of(snapshot.train.frame)
+        except _MISFITS:
+            raise broken from None
         except UserError as e:
             raise UserError(f"--weights {path}: {e}") from None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -150,7 +160,7 @@ class Ager:
             image_size=snapshot.train.image_size,
             reader=renderer.reader.to(device),
             conditional=renderer.conditional,
-            frame=Frame.of(snapshot.train.frame),
+            frame=frame,
         )
 
     def age(self, image: Image.Image | Path | str, years: float, known: Known | None = None) -> Image.Image:

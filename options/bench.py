@@ -92,6 +92,33 @@ def parse_photo_bench(argv: Sequence[str]) -> PhotoBenchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MutationsBenchConfig:
+    """What `python -m benchmarks.mutations` takes."""
+
+    count: int = 10_000
+    """Mutated files to try."""
+    seconds: float = 3600.0
+    """Time after which no more are tried."""
+    seed: int = 0
+    """Seed of the mutations."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UserError(f"--count {self.count}: not usable; give at least 1")
+
+
+def parse_mutations_bench(argv: Sequence[str]) -> MutationsBenchConfig:
+    """argv -> configuration.
+
+    Raises:
+        UserError: an unknown flag or a value that does not fit.
+    """
+    description = "Try mutated pictures, videos and weights and print a table (see docs/reliability.md)."
+    default = MutationsBenchConfig()
+    return parse(MutationsBenchConfig, argv, prog="benchmarks.mutations", description=description, default=default)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SystemsBenchConfig:
     """What `python -m benchmarks.systems` takes."""
 

@@ -1,5 +1,6 @@
 """The facade: sizes, modes, batches, weights and errors, on tiny generators."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 from scipy.ndimage import gaussian_filter, map_coordinates
 from skimage.transform import resize
 from torch import nn
@@ -199,6 +202,28 @@ def test_unusable_weights_are_told(tmp_path: Path, generator: nn.Module) -> None
     save_snapshot(tmp_path / "est.safetensors", train, AgeEstimatorConfig(), 0, tensors)
     with pytest.raises(UserError, match="age_estimator"):
         Ager.load(tmp_path / "est.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("train", "ages", None),
+        ("train", "image_size", [1]),
+        ("train", "model", {}),
+        ("net", "blocks", 10**12),
+        ("net", "ngf", "x"),
+        ("net", "blocks", None),
+    ],
+)
+def test_a_broken_configuration_is_told(weights: Path, tmp_path: Path, part: str, name: str, value: object) -> None:
+    with safe_open(weights, framework="pt") as f:
+        ((key, text),) = f.metadata().items()
+        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+    plain = json.loads(text)
+    plain[part][name] = value
+    (tmp_path / "broken.safetensors").write_bytes(save(tensors, {key: json.dumps(plain)}))
+    with pytest.raises(UserError, match=r"^--weights .*broken\.safetensors: do not fit their own configuration; "):
+        Ager.load(tmp_path / "broken.safetensors")
 
 
 def test_the_portrait_is_a_face_in_the_training_frame() -> None:

@@ -27,6 +27,7 @@ from visdom_tools import free_port
 from web_tools import MEGABYTES, PATIENCE, WAITING, WebServer, bomb, encoded, faceless, photo, two_faces
 
 import demo as demo_command
+from benchmarks import mutations
 from benchmarks import web as bench
 from cyclegan_age import web as web_package
 from cyclegan_age.config import DemoConfig, UserError
@@ -157,7 +158,7 @@ def test_full_queue_is_told_and_every_other_answer_is_right(web: WebServer, ager
 def test_description_of_the_service(web: WebServer) -> None:
     paths = httpx.get(f"{web.url}/openapi.json", timeout=PATIENCE).json()["paths"]
     assert set(paths) == {"/api/age", "/api/life", "/api/strip"}
-    assert {"200", "413", "422", "503", "504"} <= set(paths["/api/age"]["post"]["responses"])
+    assert {"200", "413", "415", "422", "503", "504"} <= set(paths["/api/age"]["post"]["responses"])
 
 
 def test_other_requests_are_told(web: WebServer) -> None:
@@ -171,6 +172,12 @@ def test_other_requests_are_told(web: WebServer) -> None:
     answer = httpx.post(f"{web.url}/api/strip", data={"image": "photo.jpg"}, timeout=PATIENCE)
     assert answer.status_code == 422
     assert answer.json() == {"error": "image: not a file; curl sends one as image=@photo.jpg"}
+    answer = httpx.post(f"{web.url}/api/strip", json={"image": "photo.jpg"}, timeout=PATIENCE)
+    assert answer.status_code == 415
+    told = "application/json: not a form; send multipart/form-data, as curl -F image=@photo.jpg does"
+    assert answer.json() == {"error": told}
+    answer = httpx.post(f"{web.url}/api/strip", content=b"{", headers={"content-type": "<b>/x"}, timeout=PATIENCE)
+    assert (answer.status_code, answer.json()["error"][:14]) == (415, "b/x: not a for")
     answer = httpx.post(f"{web.url}/api/strip", files={"image": photo()}, data={"age": "60"}, timeout=PATIENCE)
     assert answer.status_code == 422
     assert answer.json() == {"error": "age: no such field; there are image, face, aligned, model"}
@@ -201,7 +208,8 @@ def test_page_tells_nothing_of_the_machine(web: WebServer) -> None:
     for path in ("/", "/config", "/gradio_api/info", "/openapi.json", "/theme.css"):
         answer = httpx.get(f"{web.url}{path}", timeout=PATIENCE)
         assert answer.status_code == 200
-        assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+        policy = answer.headers["content-security-policy"].split("; ")
+        assert {"default-src 'self'", "object-src 'none'", "base-uri 'self'", "form-action 'self'"} <= set(policy)
         for place in (str(PROJECT), str(web.temporary), str(Path.home()), "site-packages"):
             assert place not in answer.text, path
         assert "server" not in answer.headers
@@ -362,6 +370,105 @@ def test_gate_reads_no_more_than_it_may() -> None:
         assert await _through(gate, parts(0), "/gradio_api/upload") == 404
 
     asyncio.run(story())
+
+
+async def _asked(gate: Gate, method: str, path: str, **headers: str) -> tuple[int, dict[str, str]]:
+    """Status and header lines of an answer, the names of those sent having _ for -."""
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        said.append(message)
+
+    told = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    await gate({"type": "http", "method": method, "path": path, "headers": told}, receive, send)  # type: ignore[arg-type]
+    names = [name.decode() for name, _ in said[0]["headers"]]
+    assert len(names) == len(set(names))
+    return said[0]["status"], {name.decode(): value.decode() for name, value in said[0]["headers"]}
+
+
+def test_preflight_and_answer_allow_the_same_origins() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        allows = [(b"access-control-allow-origin", b"*")]  # as Gradio's answers may have it
+        await send({"type": "http.response.start", "status": 200, "headers": allows})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def story() -> None:
+        mine, other = "https://example.org", "https://example.com"
+        asks = {"access_control_request_method": "POST", "access_control_request_headers": "content-type"}
+        for allowed, origin, lets in (
+            ((), mine, None),
+            ((mine,), mine, mine),
+            ((mine,), other, None),
+            (("*",), other, "*"),
+        ):
+            gate = Gate(app, 1000, 1000, 1, allow_origin=allowed)
+            status, preflight = await _asked(gate, "OPTIONS", "/api/age", origin=origin, **asks)
+            assert status == (204 if lets else 403)
+            assert preflight.get("access-control-allow-headers") == ("content-type" if lets else None)
+            for path in ("/api/age", "/openapi.json", "/not_there"):
+                _, headers = await _asked(gate, "GET", path, origin=origin)
+                assert (
+                    headers.get("access-control-allow-origin") == preflight.get("access-control-allow-origin") == lets
+                )
+                assert headers.get("vary") == ("Origin" if allowed == (mine,) else None)
+
+    asyncio.run(story())
+
+
+def test_paths_are_those_below_the_proxys() -> None:
+    got: list[tuple[str, str, bytes]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got.append((scope["root_path"], scope["path"], dict(scope["headers"])[b"host"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def story() -> None:
+        own = {"host": "127.0.0.1:7860"}
+        plain, below = Gate(app, 1000, 1000, 1), Gate(app, 1000, 1000, 1, root_path="/aging")
+        for gate, path, headers, seen in (
+            (plain, "/config", own, ("", "/config", b"127.0.0.1:7860")),
+            (below, "/config", own, ("/aging", "/aging/config", b"127.0.0.1:7860")),
+            (below, "/aging/config", own, ("/aging", "/aging/config", b"127.0.0.1:7860")),
+            (plain, "/config", own | {"x_forwarded_prefix": "/a/b/"}, ("/a/b", "/a/b/config", b"127.0.0.1:7860")),
+            (below, "/", own | {"x_forwarded_prefix": "/c"}, ("/c", "/c/", b"127.0.0.1:7860")),
+            (plain, "/", own | {"x_forwarded_prefix": '/"><b>'}, ("", "/", b"127.0.0.1:7860")),
+            (plain, "/", own | {"x_forwarded_host": "me.org"}, ("", "/", b"me.org")),
+        ):
+            assert (await _asked(gate, "GET", path, **headers))[0] == 200
+            assert got[-1] == seen
+        assert (await _asked(below, "GET", "/aging/monitoring", **own))[0] == 404
+
+    asyncio.run(story())
+
+
+def test_proxies_and_origins_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, told in (
+        (["--root_path", "aging"], "--root_path aging: not usable; give a path like /aging\n"),
+        (["--allow_origin", "example.org"], "--allow_origin example.org: not usable; give a scheme and a host like"),
+        (["--allow_origin", "https://example.org/a"], "--allow_origin https://example.org/a: not usable; "),
+    ):
+        assert demo_command.main(flags) == 2
+        assert capsys.readouterr().err.startswith(told)
+
+
+def test_mutated_files_raise_nothing_but_errors_of_the_project(tmp_path: Path) -> None:
+    rows, lines = mutations.run(24, 120, 1, tmp_path, lambda line: None)
+    assert lines == []
+    tried = {row.measure: row.value for row in rows}
+    assert tried["mutated pictures by REST"] == 8
+    assert tried["mutated configurations"] == tried["mutated weights"] == 2
+
+    def wrong(broken: bytes) -> None:
+        raise KeyError("x")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mutations, "video_try", lambda folder: wrong)
+        rows, lines = mutations.run(3, 120, 1, tmp_path, lambda line: None)
+    assert lines == ["videos: KeyError: 'x'"]
 
 
 def test_load_script_counts_and_compares(web: WebServer) -> None:

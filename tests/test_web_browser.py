@@ -15,17 +15,19 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
 
+import httpx
 from visdom_tools import chromium, wait_for
-from web_tools import PATIENCE, WebServer, bomb, encoded, faceless, photo, two_faces
+from web_tools import PATIENCE, Nginx, WebServer, bomb, encoded, faceless, photo, two_faces
 
 from cyclegan_age.inference import demo_portrait
 
 MILLISECONDS = 1000.0 * PATIENCE
+PROJECT = Path(__file__).resolve().parent.parent
 SHOTS = os.environ.get("CYCLEGAN_AGE_SCREENSHOTS")  # a folder, where somebody wants to look at them
 
 
 @contextmanager
-def opened(web: WebServer, width: int, height: int, *flags: str) -> Iterator[Any]:
+def opened(web: WebServer | Nginx, width: int, height: int, *flags: str) -> Iterator[Any]:
     """The page as it is after loading. An error on the console, or a request to another server, fails the test.
 
     Args:
@@ -41,7 +43,7 @@ def opened(web: WebServer, width: int, height: int, *flags: str) -> Iterator[Any
         page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
         own = (f"{web.url}/", "data:", "blob:")
         page.on("request", lambda asked: None if asked.url.startswith(own) else wrong.append(asked.url))
-        page.goto(web.url, timeout=MILLISECONDS)
+        page.goto(f"{web.url}/", timeout=MILLISECONDS)
         page.wait_for_selector("#strip figure")
         yield page
         assert wrong == []
@@ -313,3 +315,37 @@ def test_models_are_chosen_and_an_autoencoder_has_kids(web: WebServer) -> None:
         page.get_by_role("button", name="Play").click()
         page.locator("#played figcaption", has_text="kid 1").wait_for()
         shot(page, "kids")
+
+
+@pytest.mark.parametrize("way", ["as documented", "path left in", "host forwarded"])
+def test_page_below_a_path_of_a_proxy(web: WebServer, tmp_path: Path, way: str) -> None:
+    documentation = (PROJECT / "docs" / "web.md").read_text(encoding="utf-8")
+    location = documentation[documentation.index("location /aging/ {") :].partition("```")[0]
+    if way == "path left in":
+        location = location.replace(":7860/;", ":7860;")
+    elif way == "host forwarded":
+        location = location.replace("Host $http_host", "X-Forwarded-Host $http_host")
+    proxy = Nginx(tmp_path, web, location)
+    try:
+        with opened(proxy, 1280, 900) as page:
+            colour = "getComputedStyle(document.querySelector('button.primary')).backgroundColor"
+            assert page.evaluate(colour) != "rgba(0, 0, 0, 0)", "the style sheets are there"
+            upload(page, photo())
+            said(page, "Estimated age of the face: about")
+            before = picture(page, "#pair img:not(.before)")
+            slider(page).focus()
+            page.keyboard.press("Home")
+            wait_for(lambda: picture(page, "#pair img:not(.before)"), lambda now: not np.array_equal(now, before))
+            page.get_by_role("button", name="Age the photograph").click()
+            said(page, "The photograph is ready.")
+        form = {"image": ("me.jpg", photo())}
+        answer = httpx.post(f"{proxy.url}/api/age", files=form, data={"target_age": "60"}, timeout=PATIENCE)
+        assert answer.content == web.post("/api/age", photo(), target_age="60").content
+    finally:
+        proxy.stop()
+
+
+def test_page_says_that_a_photograph_is_turned(web: WebServer) -> None:
+    with opened(web, 1280, 900) as page:
+        upload(page, encoded(Image.open(io.BytesIO(photo())).rotate(180), "JPEG"))
+        said(page, "The face is turned by 180 degrees with the clock; the picture stays as it is.")

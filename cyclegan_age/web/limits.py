@@ -3,9 +3,10 @@
 import asyncio
 import json
 import math
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,8 +19,11 @@ _DRAINED = 8  # times the limit that is read, and dropped, of a request that is 
 # What the page may load: what its own server has, and what it holds itself. Gradio compiles templates in the browser.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; frame-ancestors 'self'"
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'self'"
 )
+_PREFIX = re.compile(r"(/[\w.~-]+)+", re.ASCII)  # of a path that a proxy may say
+_MAX_AGE = 600  # seconds that a browser may remember what `allow_origin` allows
 # Gradio's routes that the page and gradio_client need. The rest stays closed, its files and uploads above all.
 _OPEN = (
     *("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/openapi.json"),
@@ -121,10 +125,22 @@ class Gate:
         most: bytes of a picture.
         held: bytes of bodies kept at the same time, over which requests are refused with 503.
         seconds: time for sending a body.
+        root_path: path below which a proxy shows the application, as `/aging`; `X-Forwarded-Prefix` overrides it.
+        allow_origin: origins whose pages may read the answers (CORS), as `https://example.org`; `*` stands for all.
     """
 
-    def __init__(self, app: ASGIApp, most: int, held: int, seconds: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        most: int,
+        held: int,
+        seconds: float,
+        *,
+        root_path: str = "",
+        allow_origin: Sequence[str] = (),
+    ) -> None:
         self._app, self._most, self._seconds = app, most, seconds
+        self._root_path, self._allow_origin = root_path, allow_origin
         self.held, self.now = held, 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -140,6 +156,10 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         begun, ended = False, False
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        scope, path = _below(scope, headers, self._root_path)
+        told = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+        told += self._cors(headers)
         held = _Held(self)
         task = asyncio.current_task()
         assert task is not None
@@ -149,16 +169,22 @@ class Gate:
             nonlocal begun, ended
             if message["type"] == "http.response.start":
                 begun = True
-                told = [(b"content-security-policy", _POLICY.encode()), (b"x-content-type-options", b"nosniff")]
-                message = {**message, "headers": [*message["headers"], *told]}
+                own = [one for one in message["headers"] if not one[0].lower().startswith(b"access-control-")]
+                message = {**message, "headers": [*own, *told]}  # Gradio's own would allow other origins
             ended = ended or (message["type"] == "http.response.body" and not message.get("more_body"))
             await send(message)
 
         try:
-            if not _is_open(scope["path"]):
+            if not _is_open(path):
                 raise Refused(404, "no such page")
+            if scope.get("method") == "OPTIONS" and "access-control-request-method" in headers:
+                if not self._allows(headers.get("origin", "")):
+                    raise Refused(403, "pages of this origin may not ask; start demo.py with --allow_origin ORIGIN")
+                await answer({"type": "http.response.start", "status": 204, "headers": []})
+                await answer({"type": "http.response.body", "body": b""})
+                return
             # The page sends up to two pictures in one message, in Base64.
-            most = (self._most if scope["path"].startswith("/api/") else self._most * 8 // 3) + _SLACK
+            most = (self._most if path.startswith("/api/") else self._most * 8 // 3) + _SLACK
             body = await self._body(receive, most, held)
             await self._app(scope, _replay(body, receive), answer)
         except Refused as no:
@@ -171,6 +197,26 @@ class Gate:
         finally:
             self._tasks.discard(task)
             held.drop()
+
+    def _allows(self, origin: str) -> bool:
+        return bool(origin) and ("*" in self._allow_origin or origin in self._allow_origin)
+
+    def _cors(self, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+        """Header lines of CORS for a request, the same for its preflight and for every answer, refusals included."""
+        if not self._allow_origin:
+            return []
+        told = [] if "*" in self._allow_origin else [("vary", "Origin")]
+        origin = headers.get("origin", "")
+        if self._allows(origin):
+            told.append(("access-control-allow-origin", "*" if "*" in self._allow_origin else origin))
+            told.append(("access-control-expose-headers", "Retry-After"))
+            if "access-control-request-method" in headers:
+                told += [
+                    ("access-control-allow-methods", "GET, POST"),
+                    ("access-control-allow-headers", headers.get("access-control-request-headers", "Content-Type")),
+                    ("access-control-max-age", str(_MAX_AGE)),
+                ]
+        return [(name.encode(), value.encode("latin-1")) for name, value in told]
 
     async def _body(self, receive: Receive, most: int, held: "_Held") -> bytes:
         try:
@@ -223,6 +269,26 @@ async def _read(receive: Receive, most: int, held: _Held) -> tuple[int, bytes]:
             held.drop()
         if not message.get("more_body") or size > _DRAINED * most:
             return size, b"".join(parts)
+
+
+def _below(scope: Scope, headers: Mapping[str, str], root_path: str) -> tuple[Scope, str]:
+    """A request as applications below a path take it, and its path below that.
+
+    A proxy may leave the path before the request's or not. Where it names the host that the browser asked, that one is
+    taken for the request's.
+    """
+    given = headers.get("x-forwarded-prefix", "").partition(",")[0].strip().rstrip("/")
+    prefix = given if len(given) <= 200 and _PREFIX.fullmatch(given) else root_path
+    path: str = scope["path"]
+    if prefix and (path == prefix or path.startswith(f"{prefix}/")):
+        path = path[len(prefix) :] or "/"
+    told = scope["headers"]
+    if host := headers.get("x-forwarded-host", "").partition(",")[0].strip():
+        told = [one for one in told if one[0] not in (b"host", b"x-forwarded-host")] + [
+            (b"host", host.encode("latin-1"))
+        ]
+    full = f"{prefix}{path}"
+    return {**scope, "path": full, "raw_path": full.encode(), "root_path": prefix, "headers": told}, path
 
 
 def _is_open(path: str) -> bool:

@@ -19,7 +19,7 @@ from PIL import Image
 from cyclegan_age.config import DemoConfig
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.games import Made, estimated_age
+from cyclegan_age.games import Made, age_warning, estimated_age
 from cyclegan_age.inference import demo_portrait
 from cyclegan_age.web.limits import Refused, Worker
 from cyclegan_age.web.work import KINDS, Seen, Studio, animation, jpeg, png
@@ -143,7 +143,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             return seen.faces[index][studio.ager(name).frame], seen.ages[index]
 
         def line_of(own: float) -> str:
-            return f"Estimated age of the face: about {own:.0f}."
+            line, warning = f"Estimated age of the face: about {own:.0f}.", age_warning([own]).partition("; ")[2]
+            return f"{line} {warning[:1].upper()}{warning[1:]}." if warning else line
 
         def shown(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
             one, own = faces_of(seen, number, name)
@@ -167,6 +168,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             choice = gr.Radio(list(range(1, len(seen.faces) + 1)), value=number, visible=several)
             if not upload:
                 line = _said(f"An example, until you choose a photograph. {line_of(seen.ages[number - 1])}")
+            elif seen.note:
+                line = _said(f"{line_of(seen.ages[number - 1])} {seen.note[0].upper()}{seen.note[1:]}.")
             picture = _image(jpeg(seen.view), "The photograph, its faces numbered", "image/jpeg") if upload else ""
             return [line, seen, choice, picture, *rest, *[""] * 4]  # what was made of another picture goes
 

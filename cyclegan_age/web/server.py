@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import socket
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from cyclegan_age.web.limits import Gate, Refused, Worker
 from cyclegan_age.web.page import HERE, Sessions, build, theme
 from cyclegan_age.web.work import KINDS, Studio, load, png
 
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")  # files come by the first alone
 _HELD = 8  # pictures of the largest size that may be held in memory at the same time, as they came
 Image_ = Annotated[UploadFile, File(description="a photograph, or an aligned face crop")]
 Face = Annotated[str, Form(description="all, largest, or a number counted from the left", max_length=10)]
@@ -33,6 +35,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/json": {"example": {"error": "one line"}}}}
     for status, text in {
         413: "too many bytes or pixels",
+        415: "the body is not multipart/form-data",
         422: "not a picture, no face in it, or a field that does not fit",
         503: "the queue is full; `waiting` is its length, the header Retry-After says when to try again",
         504: "not done in time",
@@ -45,9 +48,13 @@ def _answers(what: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
 
 
 async def _known_fields(request: Request) -> None:
-    """Refuse what would else go unnoticed, like `targetage=60`."""
+    """Refuse what would else go unnoticed, like `targetage=60`, and bodies that are no forms."""
     route = request.scope["route"]
     names = [field.alias for field in route.dependant.body_params]
+    kind = request.headers.get("content-type", _FORMS[0]).partition(";")[0].strip().lower()
+    if names and kind not in _FORMS:
+        kind = re.sub(r"[^\w/.+-]", "", kind, flags=re.ASCII)[:40]
+        raise Refused(415, f"{kind}: not a form; send multipart/form-data, as curl -F image=@photo.jpg does")
     odd = next((name for name in await request.form() if name not in names), None) if names else None
     if odd is not None:
         raise Refused(422, f"{odd[:40]}: no such field; there are {', '.join(names)}")
@@ -169,7 +176,8 @@ def application(config: DemoConfig) -> Gate:
     app = service(studio, worker, config)
     mount(app, build(studio, worker, config), config)
     gc.freeze()  # what is loaded now stays: it need not be looked through again with every job
-    return Gate(app, most, _HELD * most, config.seconds)
+    root_path = config.root_path.rstrip("/")
+    return Gate(app, most, _HELD * most, config.seconds, root_path=root_path, allow_origin=config.allow_origin)
 
 
 def run(config: DemoConfig, say: Callable[[str], None]) -> None:

@@ -15,19 +15,20 @@ from cyclegan_age import render
 from cyclegan_age.config import DemoConfig, UserError
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop, reframed
-from cyclegan_age.faces.detection import Face, NoFace, chosen, detector
+from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.gallery import clean_name
 from cyclegan_age.games import Made, aging, estimated_age, kids, morph
-from cyclegan_age.images import BadImage
+from cyclegan_age.images import BadImage, reads_heif
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.photos import preview
 from cyclegan_age.runs import find_weights
 from cyclegan_age.web.limits import Refused
 
 FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # Pillow's names; JPEG stands for MPO, too
+# Pillow's names; JPEG stands for MPO, too.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", *(("HEIF",) if reads_heif() else ()))
 SHIPPED = ("", "caae")  # weights that the page offers without others
 KINDS = {"gif": "image/gif", "mp4": "video/mp4"}
 _SHOWN_SIDE = 384  # greatest side in pixels of a face on the page
@@ -43,6 +44,7 @@ class Seen:
     faces: list[dict[Frame, Image.Image]]  # aligned crops, RGB, from left to right, in the frame of each model
     ages: list[float]  # years, estimated
     view: Image.Image  # the photograph, small, its faces numbered
+    note: str = ""  # what is to be said of faces that are turned
 
 
 def load(config: DemoConfig) -> dict[str, Ager]:
@@ -160,7 +162,9 @@ class Studio:
         found = self._found(photo, "all")[0][:_MOST_FACES]
         near = [self._crop(photo, face, FRAMES["utkface"], _SHOWN_SIDE) for face in found]
         faces = [{frame: self._crop(photo, face, frame, _SHOWN_SIDE) for frame in self._frames} for face in found]
-        return Seen(faces, [estimated_age(one, FRAMES["utkface"]) for one in near], preview(rgb, found))
+        return Seen(
+            faces, [estimated_age(one, FRAMES["utkface"]) for one in near], preview(rgb, found), turned_text(found)
+        )
 
     def strip(self, face: Image.Image, model: str = "", known: Known | None = None) -> Made:
         """A face at every age of a model; see `games.aging`."""
@@ -242,7 +246,7 @@ def _size(data: bytes) -> tuple[int, int] | None:
     except Image.DecompressionBombError:
         return None
     except Exception:  # Pillow raises many kinds on broken data
-        raise Refused(422, "not a picture; send a JPEG, PNG, WebP, GIF, TIFF, BMP or PPM file") from None
+        raise Refused(422, "not a picture; send a JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM file") from None
 
 
 def png(picture: Image.Image | np.typing.NDArray[np.uint8]) -> bytes:

@@ -1,0 +1,282 @@
+"""Files mutated at random through everything that reads them: `python -m benchmarks.mutations --count N`.
+
+Bytes are flipped, cut off, taken out and put in. Pictures are aged as photographs, and by REST inside this process;
+videos are written anew; weights, and the JSON configuration inside them, are loaded by `Ager`. Wrong is each exception
+but the project's own, a status of 500 or above but 503 and 504, and what is not done in 30 s.
+"""
+
+import asyncio
+import io
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+from skimage import data
+
+from benchmarks.plan import Row, table
+from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.faces import video
+from cyclegan_age.faces.detection import detector
+from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.images import BadImage
+from cyclegan_age.inference import Ager
+from cyclegan_age.runs import SHIPPED
+from options.bench import parse_mutations_bench
+
+SLOW = 30.0  # seconds
+Try = Callable[[bytes], None]  # raises what the project does not mean to raise
+
+
+def mutated(whole: bytes, random: np.random.Generator) -> bytes:
+    """A file with one to eight faults, most of them near its beginning, where the structure is."""
+    broken = bytearray(whole)
+    for _ in range(int(random.integers(1, 9))):
+        if not broken:
+            break
+        at = int(len(broken) * random.uniform() ** int(random.choice([1, 4])))
+        kind = random.choice(["flip", "byte", "cut", "drop", "put"], p=[0.4, 0.3, 0.06, 0.12, 0.12])
+        if kind == "flip":
+            broken[at] ^= 1 << int(random.integers(8))
+        elif kind == "byte":
+            broken[at] = int(random.choice([0, 1, 127, 128, 255, int(random.integers(256))]))
+        elif kind == "cut":
+            del broken[at:]
+        elif kind == "drop":
+            del broken[at : at + int(random.integers(1, 64))]
+        else:
+            broken[at:at] = random.bytes(int(random.integers(1, 16)))
+    return bytes(broken)
+
+
+def mutated_settings(text: str, random: np.random.Generator) -> str:
+    """A JSON configuration with one value changed, or one left out, and valid as JSON."""
+    plain = json.loads(text)
+    part = plain[str(random.choice(["train", "net"]))] if random.uniform() < 0.9 else plain
+    name = str(random.choice(list(part)))
+    values: list[object] = [None, -1, 0, 10**12, 1e308, "", "x", [], [1], {}, True, [[]], "\0", float("nan")]
+    if random.uniform() < 0.2:
+        del part[name]
+    else:
+        part[name] = values[int(random.integers(len(values)))]
+    return json.dumps(plain)
+
+
+def pictures() -> list[bytes]:
+    """Small photographs with a face, in every kind that is written here."""
+    face = Image.fromarray(data.astronaut()).crop((100, 0, 356, 256))
+    exif = Image.Exif()
+    exif[274], exif[271] = 6, "maker"
+    kinds: list[tuple[Image.Image, str, dict[str, object]]] = [
+        (face, "JPEG", {"exif": exif.tobytes()}),
+        (face, "JPEG", {"progressive": True}),
+        (face, "PNG", {"exif": exif.tobytes()}),
+        (face.convert("P"), "PNG", {}),
+        (face, "WEBP", {}),
+        (face, "AVIF", {}),
+        (face, "JPEG2000", {}),
+        (face, "GIF", {}),
+        (face, "TIFF", {"compression": "tiff_lzw"}),
+        (face.convert("CMYK"), "TIFF", {}),
+        (face, "BMP", {}),
+        (face, "PPM", {}),
+    ]
+    files = []
+    for image, kind, how in kinds:
+        out = io.BytesIO()
+        image.save(out, format=kind, **how)
+        files.append(out.getvalue())
+    return files
+
+
+def clips(folder: Path) -> list[bytes]:
+    """Short videos."""
+    files = []
+    for name, codec in (("a.mp4", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mpg", "mpeg1video")):
+        with av.open(str(folder / name), "w") as container:
+            stream: Any = container.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+            for i in range(8):
+                picture = np.ascontiguousarray(np.roll(data.astronaut()[:96, 180:308], i, axis=1))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        files.append((folder / name).read_bytes())
+    return files
+
+
+def _accepts(do: Callable[[], object]) -> None:
+    with suppress(UserError, BadImage):
+        do()
+
+
+def photo_try(ager: Ager) -> Try:
+    """A photograph from its bytes to those of the aged one."""
+
+    def whole(broken: bytes) -> None:
+        photo = Photo.read(broken)
+        places = [face.place(ager.frame) for face in detector().find(as_rgb(photo.upright))]
+        photo.with_upright(ager.age_places(photo.upright, places, 60)).encoded()
+
+    return lambda broken: _accepts(lambda: whole(broken))
+
+
+def video_try(folder: Path) -> Try:
+    """A video, decoded and written anew."""
+
+    def whole(broken: bytes) -> None:
+        (folder / "broken.mp4").write_bytes(broken)
+        video.rate(folder / "broken.mp4")
+        video.rewrite(folder / "broken.mp4", [folder / "out.mkv"], lambda number, frame: [frame])
+
+    return lambda broken: _accepts(lambda: whole(broken))
+
+
+def weights_try(folder: Path) -> Try:
+    """A file of weights, loaded, and a face aged."""
+
+    def whole(broken: bytes) -> None:
+        (folder / "broken.safetensors").write_bytes(broken)
+        Ager.load(folder / "broken.safetensors").age(Image.new("RGB", (64, 64)), 60)
+
+    return lambda broken: _accepts(lambda: whole(broken))
+
+
+def rest_try(loop: asyncio.AbstractEventLoop) -> Try:
+    """An upload to the REST service in this process."""
+    from cyclegan_age.web.server import application
+
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(application(DemoConfig())), base_url="http://here")
+
+    async def send(broken: bytes) -> httpx.Response:
+        form = {"image": ("a", broken)}
+        return await client.post("/api/age", files=form, data={"target_age": "60"}, timeout=None)
+
+    def whole(broken: bytes) -> None:
+        answer = loop.run_until_complete(send(broken))
+        if answer.status_code >= 500 and answer.status_code not in (503, 504):
+            raise RuntimeError(f"status {answer.status_code}: {answer.text[:200]}")
+        if answer.status_code != 200 and set(answer.json()) - {"waiting"} != {"error"}:
+            raise RuntimeError(f"no line on the error: {answer.text[:200]}")
+
+    return whole
+
+
+def _hang(*_: object) -> None:
+    raise TimeoutError(f"not done in {SLOW:g} s")
+
+
+def resident() -> float:
+    """MiB of memory of this process."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
+    """Mutate and try.
+
+    Args:
+        count: mutations, each kind in turn.
+        seconds: after which no more are tried.
+        seed: of the mutations.
+        folder: for files.
+        say: takes lines on the progress.
+
+    Returns:
+        Rows of a table, and a line for each exception, the same ones once.
+    """
+    random = np.random.default_rng(seed)
+    weights = SHIPPED / "cyclegan.safetensors"
+    stills, films, tensors = pictures(), clips(folder), weights.read_bytes()
+    with safe_open(weights, framework="pt") as f:
+        (name, text), *_ = f.metadata().items()
+        kept = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a dict
+    loop = asyncio.new_event_loop()
+    photo, film, weight, rest = photo_try(Ager.load()), video_try(folder), weights_try(folder), rest_try(loop)
+
+    def one_of(files: list[bytes]) -> bytes:
+        return mutated(files[int(random.integers(len(files)))], random)
+
+    ways: dict[str, tuple[Try, Callable[[], bytes]]] = {
+        "pictures": (photo, lambda: one_of(stills)),
+        "pictures by REST": (rest, lambda: one_of(stills)),
+        "videos": (film, lambda: one_of(films)),
+        "weights": (weight, lambda: mutated(tensors[: 40_000 if random.uniform() < 0.2 else None], random)),
+        "configurations": (weight, lambda: save(kept, {name: mutated_settings(text, random)})),
+    }
+    # Pictures are cheap and the field where strangers send files: they have four turns where weights have one.
+    turns = ["pictures", "pictures by REST", "videos", "pictures", "pictures by REST", "configurations"]
+    turns += ["pictures", "pictures by REST", "videos", "pictures", "pictures by REST", "weights"]
+    signal.signal(signal.SIGALRM, _hang)
+    done: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    lines: dict[str, bytes] = {}
+    longest, begin, memory = 0.0, time.monotonic(), [resident()]
+    for way in cycle(turns):
+        if done.total() >= count or time.monotonic() - begin > seconds:
+            break
+        attempt, make = ways[way]
+        broken = make()
+        last = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, SLOW)
+        try:
+            attempt(broken)
+        except Exception as e:  # what is looked for
+            wrong[way] += 1
+            lines.setdefault(f"{way}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:200], broken)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        longest = max(longest, time.monotonic() - last)
+        done[way] += 1
+        if done.total() % 100 == 0:
+            memory.append(resident())
+            say(f"{done.total()} tried, {wrong.total()} wrong, {memory[-1]:.0f} MiB")
+    memory.append(resident())
+    loop.close()
+    rows = []
+    for way in ways:
+        rows.append(Row(measure=f"mutated {way}", value=done[way], unit="files"))
+        rows.append(Row(measure="- other exceptions than our own", value=wrong[way], unit="files", at_most=0))
+    settled = memory[len(memory) // 2 :]
+    rows.append(Row(measure="the longest", value=longest, unit="s", at_most=SLOW))
+    rows.append(Row(measure="memory at half, most", value=settled[0], unit="MiB"))
+    rows.append(Row(measure="memory at the end", value=memory[-1], unit="MiB"))
+    return rows, list(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    begin = time.monotonic()
+    try:
+        config = parse_mutations_bench(sys.argv[1:] if argv is None else argv)
+        with tempfile.TemporaryDirectory(prefix="cyclegan-age-mutations-") as folder:
+            rows, lines = run(
+                config.count,
+                config.seconds,
+                config.seed,
+                Path(folder),
+                lambda text: print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr),
+            )
+    except UserError as e:
+        print(e, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    print("\n".join([table(rows), *lines]))
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

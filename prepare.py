@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from cyclegan_age.config import UserError
+from cyclegan_age.config import AuditConfig, UserError
 from options.prepare import parse_prepare
 
 
@@ -11,9 +11,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit status."""
     try:
         config = parse_prepare(sys.argv[1:] if argv is None else argv)
-        from cyclegan_age.data.prepare.run import prepare  # after parsing, since it imports torch
+        # after parsing, since they import torch
+        from cyclegan_age.data.prepare.audit import audit
+        from cyclegan_age.data.prepare.run import prepare
 
-        prepare(config, print)
+        audit(config, print) if isinstance(config, AuditConfig) else prepare(config, print)
     except UserError as e:
         print(e, file=sys.stderr)
         return 2

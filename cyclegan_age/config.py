@@ -432,6 +432,21 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """What `prepare.py audit` takes."""
+
+    folder: Path = Path()
+    """A folder of faces, as the word after `audit`; nothing in it is changed."""
+    workers: int = -1
+    """Processes; -1 takes one per core, 0 works in this one."""
+    results_dir: Path = Path("results")
+    """Where the folder of the report is made."""
+
+    def __post_init__(self) -> None:
+        _require("workers", self.workers, self.workers >= -1, "give -1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """What `export.py` takes."""
 

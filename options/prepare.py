@@ -2,21 +2,28 @@
 
 from collections.abc import Sequence
 
-from cyclegan_age.config import PREPARE_SETS, PrepareConfig, UserError
+from cyclegan_age.config import PREPARE_SETS, AuditConfig, PrepareConfig, UserError
 from options.parse import parse, value_of
 
 
-def parse_prepare(argv: Sequence[str]) -> PrepareConfig:
-    """argv -> configuration; the first word is the set.
+def parse_prepare(argv: Sequence[str]) -> PrepareConfig | AuditConfig:
+    """argv -> configuration; the first word is the set, or `audit`.
 
     Raises:
         UserError: an unknown set or flag, a value that does not fit, or no `--source` or `--output`.
     """
+    if argv and argv[0] == "audit":
+        words = ["--folder", *argv[1:]] if argv[1:] and not argv[1].startswith("-") else argv[1:]
+        description = "Look for what may be wrong with a folder of faces: prepare.py audit FOLDER"
+        audit = parse(AuditConfig, words, prog="prepare.py audit", description=description, default=AuditConfig())
+        if not value_of("--folder", words, ""):
+            raise UserError("FOLDER: not given; name a folder of faces after audit")
+        return audit
     if argv and not argv[0].startswith("-"):
         argv = ["--set", *argv]
     description = (
         "Turn a public face-age set, as downloaded, into age folders with labels: "
-        "prepare.py SET --source DOWNLOAD --output FOLDER"
+        "prepare.py SET --source DOWNLOAD --output FOLDER; or look for faults: prepare.py audit FOLDER"
     )
     config = parse(PrepareConfig, argv, prog="prepare.py", description=description, default=PrepareConfig())
     if not config.set:

@@ -116,7 +116,9 @@ def test_a_missing_package_is_told_by_the_command(
     module: str, command: str, said: str, tiny_faces: Path, tmp_path: Path
 ) -> None:
     done = run_without([module], *command.format(faces=tiny_faces, results=tmp_path).split())
-    assert (done.returncode, done.stderr) == (2, f"{said}\n")
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if ": group " not in line]  # what a training understood
+    assert lines == [said]
     assert done.stdout == ""
 
 

@@ -139,6 +139,7 @@ def test_cacd_by_mat(tmp_path: Path) -> None:
     names = ["14_Aaron_Johnson_0001.jpg", "53_Robin_Williams_0010.jpg", "60_Gone_Away_0001.jpg"]
     cells = np.array([[np.array([name])] for name in names], dtype=object)
     data = {"age": np.array([[14], [54], [60]]), "identity": np.array([[1], [2], [3]]), "name": cells}
+    (tmp_path / "celebrity2000.mat").write_bytes(b"MATLAB 7.3 MAT-file")  # not looked at
     savemat(cacd(tmp_path) / "celebrity2000_meta.mat", {"celebrityImageData": data})
     rows = SETS["cacd"].read(tmp_path)
     assert [row.age for row in rows if not row.reason] == [14, 54]

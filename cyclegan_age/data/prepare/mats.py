@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cyclegan_age.config import UserError
+from cyclegan_age.config import UserError, needs
 from cyclegan_age.data.names import taken_at, told
 from cyclegan_age.data.prepare.rows import (
     FOREIGN,
@@ -36,7 +36,8 @@ def struct(file: Path, name: str) -> dict[str, Any]:
     Raises:
         UserError: of another kind, or without that structure.
     """
-    from scipy.io import loadmat
+    with needs("scipy"):
+        from scipy.io import loadmat
 
     try:
         found = loadmat(str(file), variable_names=[name])
@@ -129,7 +130,8 @@ def read_cacd(source: Path) -> list[Row]:
     CACD-VS, `0000_0.jpg`, has no ages.
     """
     ages: dict[str, float] = {}
-    for file in below(source, r"celebrity2000.*\.mat"):
+    small = list(below(source, r"celebrity2000_meta\.mat"))  # the other one has features, too, and is of version 7.3
+    for file in small or below(source, r"celebrity2000\.mat"):
         fields = struct(file, "celebrityImageData")
         ages |= dict(zip(map(_text, fields["name"]), _numbers(fields["age"]), strict=True))
     rows = []

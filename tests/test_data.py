@@ -359,7 +359,7 @@ def odd_files(root: Path) -> list[str]:
     Image.fromarray(np.full((9, 9), 30000, np.uint16)).save(root / "deep.png")
     Image.new("RGBA", (9, 9), (9, 9, 9, 99)).save(root / "alpha.png")
     Image.new("RGB", (9, 5)).save(root / "turned.jpg", exif=exif)
-    Image.new("RGB", (3000, 1)).save(root / "line.png")
+    Image.new("RGB", (3000, 4)).save(root / "line.png")
     return ["cmyk.jpg", "deep.png", "alpha.png", "turned.jpg", "line.png"]
 
 

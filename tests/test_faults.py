@@ -13,6 +13,7 @@ from collections import OrderedDict
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ from cyclegan_age.files import foreign, lock
 from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models.cyclegan import build_generator
-from cyclegan_age.runs import load_state, open_run
-from cyclegan_age.training import progress
+from cyclegan_age.runs import load_snapshot, load_state, open_run
+from cyclegan_age.training import loop, progress
 from options.train import parse_train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -360,5 +361,20 @@ def test_a_training_that_is_killed_often_ends_as_if_it_had_not_been(
     state = load_state(run / "state.pt")
     other = load_state(run / "state.pt")
     assert state is not None and other is not None and reliability.same(state, other)
-    next(iter(other["networks"]["generator"].values())).view(-1)[0] += 1e-7
+    next(iter(other["networks"]["generator"].values())).add_(1e-5)
     assert not reliability.same(state, other)
+
+
+def test_a_training_that_is_killed_at_its_last_weights_writes_them_later(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, *args: Any) -> None:
+        if path.name == "weights.safetensors":
+            raise KeyboardInterrupt
+
+    flags = _flags(tiny_faces, tmp_path, 3, "--name", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_snapshot", killed)
+        assert train_command.main(flags) == 130
+    assert train_command.main(flags) == 0
+    assert load_snapshot(tmp_path / "run" / "weights.safetensors").images_seen == 12

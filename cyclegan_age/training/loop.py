@@ -169,9 +169,9 @@ def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
 
     if not schedule.total_s and not schedule.total_steps:
         with _ended(accelerator):
-            save_all()
             if main:
                 save_weights(run / "weights.safetensors")
+            save_all()
         return run
     if main and runtime.compile_networks:
         logger.info("compiling: the first steps take some minutes; --no_compile starts at once and is slower then")
@@ -239,9 +239,9 @@ def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
             due |= done % config.save_every == 0
             if last or (due and not step.bad_steps):
                 due, started = False, time.monotonic()
-                save_all()
-                if main:
+                if main:  # before the state: with that of the last step nothing is left to write
                     save_weights(run / "weights.safetensors")
+                save_all()
                 schedule.reserve("files", time.monotonic() - started)
             if last:
                 break

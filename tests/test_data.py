@@ -344,7 +344,7 @@ def bad_files(root: Path) -> dict[str, str]:
     """Write files that cannot be used; name -> cause."""
     file = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(file, "JPEG")
-    Image.new("1", (11_000, 10_000)).save(root / "large.png")
+    Image.new("1", (12_100, 10_000)).save(root / "large.png")
     (root / "truncated.jpg").write_bytes(file.getvalue()[:-800])
     (root / "empty.jpg").touch()
     (root / "text.jpg").write_text("<html>not found</html>")

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import TrainConfig, UserError, check_strengths, needs
+from cyclegan_age.config import ModelConfig, TrainConfig, UserError, check_strengths, needs
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
@@ -87,6 +87,13 @@ class Fitted:
         return Image.fromarray(out)
 
 
+def _typed(config: TrainConfig | ModelConfig) -> bool:
+    """Whether the values of a configuration have the types of its defaults; whole numbers do for others."""
+    pairs = [(getattr(config, one.name), one.default) for one in fields(config)]
+    kinds = {float: (float, int)}
+    return all(isinstance(value, kinds.get(type(default), type(default))) for value, default in pairs)
+
+
 class Ager:
     """Renders faces at other ages, with the weights of any model that can.
 
@@ -142,6 +149,8 @@ class Ager:
         except _MISFITS:
             raise broken from None
         build = SYSTEMS[snapshot.train.model].renderer
+        if not (_typed(snapshot.train) and _typed(snapshot.net)):
+            raise broken
         if any(isinstance(value, int) and value > _LARGEST for value in vars(snapshot.net).values()):
             raise broken
         try:

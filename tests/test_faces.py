@@ -634,6 +634,20 @@ def test_videos_of_other_endings_become_mkv(ending: str, codec: str, tmp_path: P
     assert [round(frame.mean() / 10) for frame in video.frames(tmp_path / "b.mkv")] == [4, 8, 12]
 
 
+def test_texts_of_a_video_may_be_of_any_coding(clip: Path, tmp_path: Path) -> None:
+    with av.open(str(clip)) as source, av.open(str(tmp_path / "a.mkv"), "w") as target:
+        target.metadata["title"] = "Zoe"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    data = (tmp_path / "a.mkv").read_bytes()
+    assert data.count(b"Zoe") == 1
+    (tmp_path / "b.mkv").write_bytes(data.replace(b"Zoe", b"Zo\xeb"))  # as Latin-1 has it
+    assert video.rewrite(tmp_path / "b.mkv", [tmp_path / "c.mkv"], lambda number, frame: [frame]) > 0
+
+
 # The command line
 
 

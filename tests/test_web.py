@@ -455,7 +455,7 @@ def test_proxies_and_origins_are_checked(capsys: pytest.CaptureFixture[str]) -> 
         assert capsys.readouterr().err.startswith(told)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets of the tests before it
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Gradio leaves event loops open
 def test_mutated_files_raise_nothing_but_errors_of_the_project(tmp_path: Path) -> None:
     rows, lines = mutations.run(24, 120, 1, tmp_path, lambda line: None)
     assert lines == []

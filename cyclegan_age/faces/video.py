@@ -44,7 +44,7 @@ _QUALITY = {
     "libvpx-vp9": {"crf": "20", "b:v": "0", "cpu-used": "4", "row-mt": "1"},
 }
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # metadata of which each has its own
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}  # where one writes
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}  # where one writes
 _CUT = 28  # mean difference, in levels of 255, of two frames' thumbnails from which a new scene begins
 
 Edit = Callable[[int, Picture], Sequence[Pixels]]
@@ -68,7 +68,7 @@ def _opened(source: Path) -> Iterator["InputContainer"]:
         import av
 
     try:
-        with av.open(str(source)) as container:
+        with av.open(str(source), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise BadImage("no picture track in it")
             container.streams.video[0].thread_type = "AUTO"
@@ -77,6 +77,8 @@ def _opened(source: Path) -> Iterator["InputContainer"]:
         if e.errno in _OF_THE_DISK and e.filename != str(source):
             raise OSError(e.errno, e.strerror) from None
         raise BadImage(f"broken video: {e.strerror}") from None
+    except UnicodeError:
+        raise BadImage("broken video: its texts are not UTF-8") from None
 
 
 def rate(source: Path) -> tuple[float, int]:

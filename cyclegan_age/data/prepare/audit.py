@@ -102,20 +102,15 @@ def look(file: Path) -> dict[str, Any]:
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (200, 200), interpolation=cv2.INTER_AREA)
     channels = picture.astype(np.int16)
-    turns = (0, 90, 180, 270)
-    found = {turn: detector().find(np.ascontiguousarray(np.rot90(picture, turn // 90))) for turn in turns[:1]}
-    if not found[0]:
-        found |= {turn: detector().find(np.ascontiguousarray(np.rot90(picture, turn // 90))) for turn in turns[1:]}
-    turn = max(found, key=lambda one: max((face.score for face in found[one]), default=0.0))
-    sizes = sorted((face.size for face in found[turn]), reverse=True)
+    found = sorted(detector().find(picture), key=lambda face: face.size, reverse=True)
     return {
         "broken": "",
         "bytes": hashlib.sha256(data).hexdigest(),
         "hash": perceptual_hash(grey),
         "sharpness": float(cv2.Laplacian(small, cv2.CV_64F).var()),
         "colour": float(np.abs(channels - channels.mean(axis=2, keepdims=True)).mean()),
-        "faces": sum(size >= _BESIDE * sizes[0] for size in sizes),
-        "turn": turn if sizes else 0,
+        "faces": sum(face.size >= _BESIDE * found[0].size for face in found),
+        "turn": found[0].turn if found else 0,
     }
 
 

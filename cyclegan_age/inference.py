@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ class Fitted:
 def _typed(config: TrainConfig | ModelConfig) -> bool:
     """Whether the values of a configuration have the types of its defaults; whole numbers do for others."""
     pairs = [(getattr(config, one.name), one.default) for one in fields(config)]
-    kinds = {float: (float, int)}
+    kinds: dict[Any, Any] = {float: (float, int)}
     return all(isinstance(value, kinds.get(type(default), type(default))) for value, default in pairs)
 
 

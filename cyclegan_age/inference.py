@@ -90,8 +90,7 @@ class Fitted:
 def _typed(config: TrainConfig | ModelConfig) -> bool:
     """Whether the values of a configuration have the types of its defaults; whole numbers do for others."""
     pairs = [(getattr(config, one.name), one.default) for one in fields(config)]
-    kinds = {float: (float, int)}
-    return all(isinstance(value, kinds.get(type(default), type(default))) for value, default in pairs)
+    return all(isinstance(v, (float, int) if isinstance(default, float) else type(default)) for v, default in pairs)
 
 
 class Ager:

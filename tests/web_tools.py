@@ -108,10 +108,11 @@ class Nginx:
             f"{kind}_temp_path {self.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         (self.folder / "nginx.conf").write_text(
-            f"{'user root; ' if os.geteuid() == 0 else ''}daemon off; pid {self.folder}/pid; "
-            f"error_log {self.folder}/log; events {{}}\n"
+            f"{'user root;' if os.geteuid() == 0 else ''} daemon off; events {{}}\n"
+            f"pid {self.folder}/pid; error_log {self.folder}/log;\n"
             f"http {{ access_log off; {paths} server {{ listen 127.0.0.1:{self.port};\n"
-            "location = /manifest.json { return 200 '{}'; }\n"  # Gradio's page names it without the path
+            "location = /manifest.json { return 200 '{}'; }\n"  # browsers ask for both at the root
+            "location = /favicon.ico { return 204; }\n"
             f"{self.location.replace('127.0.0.1:7860', f'127.0.0.1:{self.web.port}')} }} }}\n"
         )
         command = [

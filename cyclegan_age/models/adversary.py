@@ -13,11 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode, code_of, constant
-from cyclegan_age.config import AdversaryConfig, LatentConfig, NoiseConfig, TrainConfig, UserError
-from cyclegan_age.losses import augmented, deception, lsgan, real_or_fake, wrong_age_weights
+from cyclegan_age.config import (
+    AdversaryConfig,
+    CAAEConfig,
+    EncoderCDCGANConfig,
+    LatentConfig,
+    NoiseConfig,
+    TrainConfig,
+    UserError,
+)
+from cyclegan_age.losses import (
+    augmented,
+    deception,
+    identity_distance,
+    lsgan,
+    perceptual,
+    real_or_fake,
+    wrong_age_weights,
+)
 from cyclegan_age.models.base import Losses, Model
 from cyclegan_age.networks.discriminators import FeatureCritic
 from cyclegan_age.networks.efficientnet import LiteFeatures
+from cyclegan_age.networks.embedders import FaceEmbedder
 
 WRONG_AGE = 0.5  # weight of showing heads on features real faces at wrong ages, to that of generated ones
 
@@ -89,6 +106,44 @@ class FeatureJudge:
         terms = {"features_real": 0.5 * lsgan(real, 1, label_real), "features_fake": 0.5 * lsgan(fake, 0, label_fake)}
         if label_wrong is not None:
             terms["features_wrong_age"] = 0.5 * WRONG_AGE * lsgan(real, 0, label_wrong)
+        return terms
+
+
+class Likeness:
+    """Terms that keep what is made of a face's latent vector like the face: perceptual and identity losses.
+
+    Attributes:
+        frozen: the networks in use, by name, to be among a model's frozen ones.
+    """
+
+    def __init__(
+        self, net: CAAEConfig | EncoderCDCGANConfig, judge: FeatureJudge | None, embedder: FaceEmbedder | None
+    ) -> None:
+        self.net = net
+        self.features: nn.Module | None = judge.features if judge else None
+        if net.lambda_perceptual and not self.features:
+            self.features = LiteFeatures()
+        self.embedder = embedder.eval().requires_grad_(False) if embedder else None
+        parts: dict[str, nn.Module | None] = {"features": self.features, "embedder": self.embedder}
+        self.frozen = {name: part for name, part in parts.items() if part}
+
+    def terms(self, x: Tensor, x_same: Tensor, x_made: Tensor) -> dict[str, Tensor]:
+        """Weighted terms, where they are asked for.
+
+        Args:
+            x: (N, 3, S, S), the faces.
+            x_same: shaped so, what is made at their own ages; compared by features.
+            x_made: (k N, 3, S, S), k renderings of all of them, one after the other; compared by identity.
+        """
+        terms: dict[str, Tensor] = {}
+        if self.net.lambda_perceptual and self.features:
+            with torch.no_grad():
+                maps = self.features(x)
+            terms["perceptual"] = self.net.lambda_perceptual * perceptual(self.features(x_same), maps)
+        if self.net.lambda_identity and self.embedder:
+            with torch.no_grad():
+                identity = self.embedder(x).repeat(len(x_made) // len(x), 1)
+            terms["identity"] = self.net.lambda_identity * identity_distance(self.embedder(x_made), identity)
         return terms
 
 

@@ -29,10 +29,9 @@ from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.losses import deception, identity_distance, perceptual, real_or_fake, total_variation
-from cyclegan_age.models.adversary import feature_judge, renewed, rests, seen, wrong_ages
+from cyclegan_age.losses import deception, real_or_fake, total_variation
+from cyclegan_age.models.adversary import Likeness, feature_judge, renewed, rests, seen, wrong_ages
 from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
-from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
@@ -167,11 +166,8 @@ class CAAE(Model):
         }
         self.phases = {"autoencoder": ["encoder", "generator"], "critics": ["critic_z", "critic_image"]}
         self.judge = feature_judge(config, net, heads=labels)
-        self.embedder = embedder.eval().requires_grad_(False) if embedder else None
-        self.features: nn.Module | None = self.judge.features if self.judge else None
-        if net.lambda_perceptual and not self.features:
-            self.features = LiteFeatures()
-        self.frozen = {k: v for k, v in (("features", self.features), ("embedder", self.embedder)) if v}
+        self.likeness = Likeness(net, self.judge, embedder)
+        self.frozen = self.likeness.frozen
         if self.judge:
             self.networks["feature_critic"] = self.judge.critic
             self.phases["critics"].append("feature_critic")
@@ -212,15 +208,7 @@ class CAAE(Model):
         }
         if self.judge:
             terms["g_features"] = net.lambda_features * self.judge.deceived(self.judge.features(x_seen), label_made)
-        if net.lambda_perceptual and self.features:
-            with torch.no_grad():
-                maps = self.features(x)
-            terms["perceptual"] = net.lambda_perceptual * perceptual(self.features(x_same), maps)
-        if net.lambda_identity and self.embedder:
-            with torch.no_grad():
-                identity = self.embedder(x)
-            identity = identity.repeat(len(x_made) // len(x), 1)
-            terms["identity"] = net.lambda_identity * identity_distance(self.embedder(x_made), identity)
+        terms |= self.likeness.terms(x, x_same, x_made)
         yield "autoencoder", terms
 
         for critic in (self.critic_z, self.critic_image):

@@ -22,12 +22,20 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import EncoderCDCGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.losses import identity_distance, perceptual
-from cyclegan_age.models.adversary import drawn, feature_judge, held_out, noise, play, renewed, rests, wrong_ages
+from cyclegan_age.models.adversary import (
+    Likeness,
+    drawn,
+    feature_judge,
+    held_out,
+    noise,
+    play,
+    renewed,
+    rests,
+    wrong_ages,
+)
 from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
 from cyclegan_age.models.cgan import by_age, made_by_age
 from cyclegan_age.models.gan import build_discriminator, build_generator
-from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
@@ -101,11 +109,8 @@ class EncoderCDCGAN(Model):
         self.networks = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}
         self.phases = {name: [name] for name in self.networks}
         self.judge = feature_judge(config, net, heads=ages)
-        self.embedder = embedder.eval().requires_grad_(False) if embedder else None
-        self.features: nn.Module | None = self.judge.features if self.judge else None
-        if net.lambda_perceptual and not self.features:
-            self.features = LiteFeatures()
-        self.frozen = {k: v for k, v in (("features", self.features), ("embedder", self.embedder)) if v}
+        self.likeness = Likeness(net, self.judge, embedder)
+        self.frozen = self.likeness.frozen
         if self.judge:
             self.networks["feature_critic"] = self.judge.critic
             self.phases["discriminator"].append("feature_critic")
@@ -159,14 +164,7 @@ class EncoderCDCGAN(Model):
         terms = {"latent": F.mse_loss(z_made, z)}
         if net.lambda_pixel:
             terms["pixel"] = net.lambda_pixel * F.l1_loss(x_same, x)
-        if net.lambda_perceptual and self.features:
-            with torch.no_grad():
-                maps = self.features(x)
-            terms["perceptual"] = net.lambda_perceptual * perceptual(self.features(x_same), maps)
-        if net.lambda_identity and self.embedder:
-            with torch.no_grad():
-                identity = self.embedder(x)
-            terms["identity"] = net.lambda_identity * identity_distance(self.embedder(x_same), identity)
+        terms |= self.likeness.terms(x, x_same, x_same)
         yield "encoder", terms
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:

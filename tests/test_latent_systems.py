@@ -424,6 +424,15 @@ def test_two_passes_before_one_backward_pass_do_not_disturb_each_other() -> None
     assert all(w.grad is not None for w in net.parameters())
 
 
+def test_a_new_projection_discriminator_tells_pictures_apart() -> None:
+    torch.manual_seed(0)
+    net = ProjectionDiscriminator(image_size=64, labels=0, channels=(32, 64, 128, 256), slope=0.2)
+    x = F.interpolate(torch.randn(16, 3, 8, 8), size=(64, 64), mode="bilinear").clamp(-1, 1)
+    for _ in range(10):  # until the spectral norms are known
+        logits = net(x)
+    assert logits.std() > 0.05  # a loss of -log(sigmoid) hardly has a gradient that tells them apart below that
+
+
 def test_a_projection_is_linear_in_the_label() -> None:
     torch.manual_seed(0)
     net = ProjectionDiscriminator(image_size=32, labels=2, channels=(4, 8), slope=0.2).eval()

@@ -375,19 +375,19 @@ PINNED: dict[str, dict[str, tuple[float, float]]] = {
         "encoder": (0.354901, 5.93429),
     },
     "gan, stronger": {
-        "generator": (1.22235, 2.05288),
-        "discriminator": (1.37257, 4.81136),
+        "generator": (1.04829, 8.35727),
+        "discriminator": (2.27398, 22.3653),
     },
     "cgan, stronger": {
-        "generator": (1.01158, 1.36939),
-        "discriminator": (1.34304, 3.32976),
+        "generator": (0.711328, 3.62553),
+        "discriminator": (1.41457, 4.56301),
     },
     "encoder_cdcgan, stronger": {
         "encoder": (3.96039, 8.53141),
     },
     "caae, stronger": {
-        "autoencoder": (49.8886, 64.0417),
-        "critics": (3.64801, 4.58158),
+        "autoencoder": (49.3901, 64.1814),
+        "critics": (5.50987, 17.3962),
     },
 }
 

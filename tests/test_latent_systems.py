@@ -427,7 +427,7 @@ def test_two_passes_before_one_backward_pass_do_not_disturb_each_other() -> None
 def test_a_new_projection_discriminator_tells_pictures_apart() -> None:
     torch.manual_seed(0)
     net = ProjectionDiscriminator(image_size=64, labels=0, channels=(32, 64, 128, 256), slope=0.2)
-    x = F.interpolate(torch.randn(16, 3, 8, 8), size=(64, 64), mode="bilinear").clamp(-1, 1)
+    x = nn.functional.interpolate(torch.randn(16, 3, 8, 8), size=(64, 64), mode="bilinear").clamp(-1, 1)
     for _ in range(10):  # until the spectral norms are known
         logits = net(x)
     assert logits.std() > 0.05  # a loss of -log(sigmoid) hardly has a gradient that tells them apart below that

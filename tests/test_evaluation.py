@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 import evaluate as command
 from cyclegan_age import runs
-from cyclegan_age.config import CycleGANConfig, EvaluateConfig, TrainConfig, UserError
+from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, EvaluateConfig, TrainConfig, UserError
 from cyclegan_age.evaluation import fit, measures, plots, records, run, scores, table
 from cyclegan_age.evaluation import judges as judges_module
 from cyclegan_age.evaluation.judges import Judge, load_judges
@@ -33,7 +33,8 @@ from cyclegan_age.evaluation.measures import Calibration
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
-from cyclegan_age.models import cyclegan
+from cyclegan_age.models import cyclegan, cyclegan_heads
+from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.networks.parsers import PARTS
 
@@ -355,7 +356,7 @@ def test_fitting_ages_needs_a_judge_and_a_cyclegan(config: Callable[..., Evaluat
     group, net = tmp_path / "group.safetensors", CycleGANConfig(ngf=4, blocks=1)
     train = TrainConfig(image_size=32, load_size=32, age_vector="onehot")
     runs.save_snapshot(group, train, net, 0, load_file(str(config().weights[0])))
-    with pytest.raises(UserError, match="--fit_ages: group is no cyclegan with --age_vector linear"):
+    with pytest.raises(UserError, match="--fit_ages: group is no cyclegan or cyclegan_heads with --age_vector linear"):
         run.evaluate(config(fit_ages=file, weights=(str(group),)), print, own)
 
 
@@ -649,6 +650,15 @@ def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
     fitted = Ager.load(tmp_path / "fitted.safetensors").generator
     assert isinstance(fitted, ResnetGenerator) and fitted.correction is not None
     assert fitted.correction.estimator.window == window(FRAMES["utkface"], FRAMES["ffhq"])
+    train = replace(snapshot.train, model="cyclegan_heads", frame="ffhq", image_size=32, load_size=32)
+    net = CycleGANHeadsConfig(ngf=4, blocks=2, detail=2)
+    tensors = {f"generator.{k}": v for k, v in cyclegan_heads.build_generator(train, net).state_dict().items()}
+    runs.save_snapshot(heads, train, net, 0, tensors)
+    late = np.tile(slider - 5, (6, 1))  # read five years too young
+    fit.fit_ages(scores.row_of("heads", heads), faces, late, slider, tmp_path / "fitted.safetensors")
+    adain = Ager.load(tmp_path / "fitted.safetensors").generator
+    assert isinstance(adain, AdaINGenerator) and adain.correction is not None
+    assert adain.correction.asked[0].tolist()[1:-1] == [anchor + 5 for anchor in train.ages[1:-1]]
 
     plan = records.Plan.of(config(frame="ffhq"), Panel(tmp_path / "log"))
     picture = np.zeros((64, 64, 3), np.uint8)

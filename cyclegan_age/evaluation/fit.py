@@ -6,15 +6,14 @@ import numpy as np
 import torch
 
 from cyclegan_age.ages import code_of
-from cyclegan_age.config import CycleGANConfig, UserError
+from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, UserError
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.measures import Array
 from cyclegan_age.evaluation.records import Row
 from cyclegan_age.images import Picture, to_float
-from cyclegan_age.models import trained_estimator
-from cyclegan_age.models.cyclegan import renderer
+from cyclegan_age.models import SYSTEMS, trained_estimator
 from cyclegan_age.networks.estimators import AgeCorrection, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator
+from cyclegan_age.networks.generators import BendingGenerator
 from cyclegan_age.runs import Snapshot, load_snapshot, save_snapshot
 
 _STEP_YEARS = 0.5
@@ -29,8 +28,9 @@ def fitting(row: Row) -> Snapshot:
     """
     assert row.weights
     snapshot = load_snapshot(row.weights)
-    if not isinstance(snapshot.net, CycleGANConfig) or snapshot.train.age_vector != "linear":
-        raise UserError(f"--fit_ages: {row.name} is no cyclegan with --age_vector linear; give other --weights")
+    if not isinstance(snapshot.net, CycleGANConfig | CycleGANHeadsConfig) or snapshot.train.age_vector != "linear":
+        what = "no cyclegan or cyclegan_heads with --age_vector linear"
+        raise UserError(f"--fit_ages: {row.name} is {what}; give other --weights")
     return snapshot
 
 
@@ -45,8 +45,10 @@ def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path
         file: the weights to write.
     """
     snapshot = fitting(row)
-    generator = renderer(snapshot).generator
-    assert isinstance(snapshot.net, CycleGANConfig) and isinstance(generator, ResnetGenerator)
+    render = SYSTEMS[snapshot.train.model].renderer
+    assert render is not None and isinstance(snapshot.net, CycleGANConfig | CycleGANHeadsConfig)
+    generator = render(snapshot).generator
+    assert isinstance(generator, BendingGenerator)
     correction = generator.correction
     if correction is None:
         train, name = snapshot.train, (*snapshot.net.estimators, "age_loss_a")[0]

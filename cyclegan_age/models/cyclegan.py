@@ -41,15 +41,23 @@ def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator
     return generator_of(net, ages=len(config.ages), image_size=config.image_size)
 
 
+def age_correction(snapshot: Snapshot) -> AgeCorrection | None:
+    """The correction of the age vectors that `evaluate.py --fit_ages` wrote into a snapshot, if it did."""
+    of_estimator = snapshot.parts.get("correction")
+    if of_estimator is None:
+        return None
+    assert isinstance(of_estimator, AgeEstimatorConfig)
+    correction = AgeCorrection(estimator=build_estimator(of_estimator), anchors=snapshot.train.ages)
+    correction.load_state_dict(snapshot.network("correction"))
+    return correction
+
+
 def renderer(snapshot: Snapshot) -> Renderer:
     """The generator of a snapshot; it takes pictures as they are."""
     assert isinstance(snapshot.net, CycleGANConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
-    if of_estimator := snapshot.parts.get("correction"):
-        assert isinstance(of_estimator, AgeEstimatorConfig)
-        generator.correction = AgeCorrection(estimator=build_estimator(of_estimator), anchors=snapshot.train.ages)
-        generator.correction.load_state_dict(snapshot.network("correction"))
+    generator.correction = age_correction(snapshot)
     return Renderer(generator=generator, code=code_of(snapshot.train))
 
 

@@ -19,7 +19,7 @@ from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import age_hinge, at_most, augmented, carry, lsgan, norms, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model, Renderer
-from cyclegan_age.models.cyclegan import disturb
+from cyclegan_age.models.cyclegan import age_correction, disturb
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.discriminators import FeatureCritic, PatchDiscriminator
@@ -47,6 +47,7 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, CycleGANHeadsConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
+    generator.correction = age_correction(snapshot)
     return Renderer(generator=generator, code=code_of(snapshot.train))
 
 

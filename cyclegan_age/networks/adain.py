@@ -130,6 +130,8 @@ class AdaINGenerator(BendingGenerator):
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1], H and W multiples of 16, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32."""
+        if self.correction is not None:
+            age = self.correction(x, age)
         x_in = F.avg_pool2d(x, 2) if self.detail else x
         e = self.embed(age)  # (N, 64); H and W are those of x_in below
         h0 = self.stem(x_in, age)  # (N, ngf, H, W)

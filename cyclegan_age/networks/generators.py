@@ -98,10 +98,15 @@ class BendingGenerator(nn.Module):
     Attributes:
         deform: how far the picture is bent at most, as a share of its side; 0 leaves it, and there is no `bend` then.
         bend: child whose output (N, 2, h, w), or (2 N, 2, h, w) with mirror images, `shift` makes the field of.
+        correction: of the age vectors, for rendering with weights that `evaluate.py --fit_ages` fitted; else None.
     """
 
     deform: float
     bend: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.correction: AgeCorrection | None = None
 
     def shift(self, h: Tensor) -> Tensor:
         """What the child `bend` gives -> where points come from: (N, 2, h, w) of (right, down), shares of the side.
@@ -127,9 +132,6 @@ class ResnetGenerator(BendingGenerator):
     Conditional GANs", CVPR 2018). With `symmetric` all children see each picture and its mirror image, and field and
     change are the mean of what both give: faults that only one of them shows are halved. Feature maps then are
     (2 N, ...), the mirror images' after the pictures'.
-
-    Attributes:
-        correction: of the age vectors, for rendering with weights that `evaluate.py --fit_ages` fitted; else None.
     """
 
     darkest: Tensor
@@ -197,7 +199,6 @@ class ResnetGenerator(BendingGenerator):
             self.bend = Conv(channels_in=wide, channels_out=2, kernel=3)
             for weight in self.bend.parameters():
                 nn.init.zeros_(weight)
-        self.correction: AgeCorrection | None = None
 
     def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
         """(N, 3, H, W) in [-1, 1], H and W multiples of 4, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32.

@@ -180,7 +180,17 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
     harsh = np.where(np.array(sex) == "male", 35 + (ages - 35) / 2, ages)
     judges = [Judge(name, "age", name, 1, np.asarray) for name in ("fair", "harsh")]
     names = [Path(f"{k}.png") for k in range(len(ages))]
-    faces = records.Faces(Path(), names, ages, sex, [""] * len(ages), np.arange(len(ages)), list(range(len(ages))), {})
+    faces = records.Faces(
+        Path(),
+        names,
+        ages,
+        sex,
+        [""] * len(ages),
+        np.arange(len(ages)),
+        list(range(len(ages))),
+        {},
+        frozenset(range(len(ages))),
+    )
     real = {i: {"fair": ages[i].reshape(1, 1), "harsh": harsh[i].reshape(1, 1)} for i in range(len(ages))}
     yard = table.Yardstick.take(faces, judges, (10, 60), (10, 60), real)
 
@@ -616,6 +626,27 @@ def test_real_judges(real_judges: dict[str, Judge], name: str) -> None:
         assert np.isnan(judge.look(np.zeros((1, 128, 128, 3), np.uint8))).all()  # nobody there
     elif judge.kind == "distance":
         assert measures.closeness(said[0], said[1], "distance") > -0.3
+
+
+def test_a_regression_guesses_true_ages_and_estimated_ones_are_no_part_of_it() -> None:
+    ages = np.repeat(np.arange(10, 70, 10.0), 20)
+    read = 20 + 0.5 * ages + np.tile([-6.0, 6.0], 60)  # half the spread, and an error of six years
+    ages = np.append(ages, 90.0)  # as some estimator said
+    names = [Path(f"{k}.png") for k in range(len(ages))]
+    faces = records.Faces(
+        Path(), names, ages.astype(np.float32), [""] * len(ages), [""] * len(ages), np.arange(len(ages)), [0], {},
+        frozenset(range(120)),
+    )  # fmt: skip
+    real = {i: {"age": np.array([[value]])} for i, value in enumerate([*read, 0.0])}
+    yard = table.Yardstick.take(faces, [Judge("age", "age", "age", 1, np.asarray)], (10, 60), (10, 60), real)
+    rise = np.polyfit(read, ages[:120], 1)[0]
+    row = {0: {"age": np.array([[25.0], [45.0]]), "keeping": np.zeros(8)}}
+    told = table.columns(yard, row)
+    assert told["age.regressed_60_minus_10"] == pytest.approx(20 * rise)
+    assert told["age.calibrated_60_minus_10"] == pytest.approx(40) and 20 < 20 * rise < 40
+    real_told = yard.real_faces()
+    assert real_told["n"] == 120 and real_told["age.regressed_bias"] == pytest.approx(0)
+    assert measures.Regression.fit(array(20, NAN), array(30, 40))(array(7))[0] == 7  # one face tells nothing
 
 
 class Halves(torch.nn.Module):

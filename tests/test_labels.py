@@ -15,6 +15,7 @@ from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.identities import scan_people
 from cyclegan_age.data.labels import read_labels
 from cyclegan_age.data.names import Known, form_of, told
+from cyclegan_age.evaluation import records
 from cyclegan_age.evaluation.records import Faces
 
 
@@ -173,6 +174,19 @@ def test_evaluations_read_labels(prepared: Path) -> None:
     assert set(faces.age_years % 5) == {2.5}
     assert faces.sex[:2] == ["male", "female"] and faces.race[:2] == ["", "Asian"]
     assert faces.known(1) == Known(7.5, 1.0)
+
+
+def test_estimated_ages_are_told_where_enough_are_recorded(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = prepared.parent / "labels.csv"
+    lines = file.read_text().splitlines()
+    number = lines[0].split(",").index("exact")
+    estimated = [",".join([*(cells := line.split(","))[:number], "0", *cells[number + 1 :]]) for line in lines[1:4]]
+    file.write_text("\n".join([lines[0], *estimated, *lines[4:]]))
+    faces = Faces.find(EvaluateConfig(dataroot=prepared))
+    assert len(faces.exact) == len(faces.paths)
+    monkeypatch.setattr(records, "_FEWEST_EXACT", 5)
+    faces = Faces.find(EvaluateConfig(dataroot=prepared))
+    assert len(faces.exact) == len(faces.paths) - 3
 
 
 def test_labels_without_an_age_are_one_line(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,8 @@ def read_labels(dataroot: Path) -> dict[Path, Known]:
             for line in reader:
                 race, sex = (_code(line.get(column)) for column in ("race", "sex"))
                 age, person = float(line["age"]), line.get("person") or ""
-                known[_below(dataroot, folder, line["file"])] = Known(age, sex, race, person)
+                exact = line.get("exact") != "0"
+                known[_below(dataroot, folder, line["file"])] = Known(age, sex, race, person, exact)
     except OSError as e:
         raise UserError(f"{file}: cannot be read: {e.strerror}; allow it, or take it away") from None
     except (TypeError, ValueError, csv.Error):

@@ -17,12 +17,14 @@ class Known:
         sex: 0 male, 1 female.
         race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other, as UTKFace labels them.
         person: who it is, unique in its set.
+        exact: whether its age is recorded, not estimated, nor the middle of a group.
     """
 
     age_years: float = math.nan
     sex: float = math.nan
     race: float = math.nan
     person: str = ""
+    exact: bool = True
 
 
 # Name of `prepare.py` -> the form of the file names without their ending; the first that fits holds.

@@ -1,5 +1,6 @@
 """The measures: arrays -> numbers. Nothing here knows models, files or judges. NaN stands for "cannot be told"."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,8 @@ _OLDEST = 100.0  # years
 class Calibration:
     """What an estimator reads on average at each true age, as a rising line of straight pieces, to be read backwards.
 
-    Real faces of an age are then read right on average: the mean of the calibrated estimates is the true age. (The
-    other regression, of age on estimate, would pull every estimate towards the mean age of the data.)
+    Real faces of an age are then read right on average: the mean of the calibrated estimates is the true age. The
+    other direction is `Regression`, which pulls every estimate towards the mean age of the data.
 
     Attributes:
         true_years: (K,) ages of the knots, rising.
@@ -40,11 +41,11 @@ class Calibration:
         """Least squares over real faces, with a knot every `step` years, made rising by pooling neighbours.
 
         Args:
-            true_years: (N,).
+            true_years: (N,), NaN where it is not known.
             estimate: (N,), NaN where there is none.
             step: years between two knots.
         """
-        seen = np.isfinite(estimate)
+        seen = np.isfinite(estimate) & np.isfinite(true_years)
         if not seen.any():
             return cls(np.empty(0), np.empty(0))
         x, y = true_years[seen].astype(np.float64), estimate[seen].astype(np.float64)
@@ -98,6 +99,30 @@ def mean(values: Array) -> float:
     """Mean of what can be told; NaN where nothing can."""
     told = values[np.isfinite(values)]
     return float(told.mean()) if len(told) else float("nan")
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The least-squares line of true age on estimate: the best guess of an age, but never as far out as the estimates.
+
+    Attributes:
+        rise: years of true age for each year of the estimate.
+        start: years at an estimate of 0.
+    """
+
+    rise: float = 1.0
+    start: float = 0.0
+
+    @classmethod
+    def fit(cls, true_years: Array, estimate: Array) -> "Regression":
+        """Arguments as of `Calibration.fit`; the estimates themselves where there are fewer than two."""
+        known = np.isfinite(true_years) & np.isfinite(estimate)
+        rise = slope(estimate[known], true_years[known])
+        return cls(rise, mean(true_years[known]) - rise * mean(estimate[known])) if math.isfinite(rise) else cls()
+
+    def __call__(self, estimate: Array) -> Array:
+        """Estimates of any shape -> years."""
+        return self.start + self.rise * estimate
 
 
 def slope(x: Array, y: Array) -> float:

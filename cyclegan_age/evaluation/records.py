@@ -46,6 +46,7 @@ from cyclegan_age.runs import write_atomically
 REACH_YEARS = 5.0  # how far a real face of a target's group is from it
 _CODE = AgeCode((10, 20, 30, 40, 50, 60, 70))  # real faces of 5 to 79 years are used
 _PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
+_FEWEST_EXACT = 100  # faces of recorded age that calibrations are made on alone
 _FORMAT = "1"  # changes when records of before mean something else
 _SEXES = ("male", "female")
 _RACES = ("White", "Black", "Asian", "Indian", "other")
@@ -87,6 +88,7 @@ class Faces:
         rank: (N,) place of each in the order of the hashes of their names: a fixed shuffling.
         sources: numbers of the faces that are aged.
         left_out: how many pictures were left out, by reason.
+        exact: numbers of the faces whose age is recorded; of all where `labels.csv` says so of fewer than 100.
     """
 
     root: Path
@@ -97,6 +99,7 @@ class Faces:
     rank: NDArray[np.int64]
     sources: list[int]
     left_out: dict[str, int]
+    exact: frozenset[int]
 
     @classmethod
     def find(cls, config: EvaluateConfig) -> "Faces":
@@ -115,6 +118,7 @@ class Faces:
         fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not fitting:
             raise UserError(f"--sources {youngest} {oldest}: {config.dataroot} has no face of that age; give others")
+        exact = frozenset(i for i, one in enumerate(known) if one.exact)
         return cls(
             root=folder.root,
             paths=folder.paths,
@@ -124,6 +128,7 @@ class Faces:
             rank=rank,
             sources=sorted(evenly(fitting, folder.age_years, config.limit)),
             left_out=folder.left_out,
+            exact=exact if len(exact) >= _FEWEST_EXACT else frozenset(range(len(known))),
         )
 
     def known(self, i: int) -> Known:

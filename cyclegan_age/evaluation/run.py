@@ -126,6 +126,9 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
         f"{counted(len(plan.faces.sources), 'face')} of {youngest} to {oldest} years at "
         f"{' '.join(map(str, plan.targets))} years, {plan.size} px; real faces: {len(yard.real)}",
     ]
+    if estimated := len(set(yard.real) - yard.faces.exact):
+        told = f"the ages of {counted(estimated, 'real face')} are estimated or of groups"
+        notes.append(f"{told}: age judges are calibrated and measured on the others")
     for judge in yard.judges:
         if judge.look and judge.kind == "age" and len(yard.calibration[judge.name].true_years) == 0:
             notes.append(f"{judge.name}: too few real faces to calibrate on, so calibrated ages are as they were read")

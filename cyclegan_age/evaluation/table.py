@@ -11,7 +11,7 @@ import numpy as np
 
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.judges import Judge
-from cyclegan_age.evaluation.measures import Array, Calibration
+from cyclegan_age.evaluation.measures import Array, Calibration, Regression
 from cyclegan_age.evaluation.records import REACH_YEARS, Faces, Record, keeping_names
 
 FARS = (0.01, 0.001)
@@ -89,6 +89,7 @@ class Yardstick:
         targets: ages in years.
         slider: ages in years, rising, the targets among them.
         calibration: of each age judge by name.
+        regression: the same.
         real: record of each real face by number.
         least: for each embedder and false accept rate, the closeness that two pictures of one person have.
     """
@@ -99,6 +100,7 @@ class Yardstick:
     slider: tuple[int, ...]
     real: dict[int, Record]
     calibration: dict[str, Calibration]
+    regression: dict[str, Regression]
     least: dict[tuple[str, float], float]
 
     @classmethod
@@ -112,16 +114,23 @@ class Yardstick:
     ) -> "Yardstick":
         """Fit the calibrations and the thresholds."""
         numbers = sorted(real)
-        true = faces.age_years[numbers].astype(np.float64)
+        true = np.where([i in faces.exact for i in numbers], faces.age_years[numbers].astype(np.float64), np.nan)
         calibration: dict[str, Calibration] = {}
+        regression: dict[str, Regression] = {}
         least: dict[tuple[str, float], float] = {}
         for judge in judges:
             said = _said(judge, real, numbers, 1)[:, 0]
             if judge.kind == "age":
                 calibration[judge.name] = Calibration.fit(true, said[:, 0])
+                regression[judge.name] = Regression.fit(true, said[:, 0])
             elif judge.kind != "features":
                 least |= {(judge.name, far): measures.threshold(said, judge.kind, far) for far in FARS}
-        return cls(faces, judges, targets, slider, real, calibration, least)
+        return cls(faces, judges, targets, slider, real, calibration, regression, least)
+
+    def readings(self, judge: Judge, raw: Array) -> dict[str, Array]:
+        """What an age judge said, as it is and put right in both ways, by the prefixes of the columns."""
+        name = judge.name
+        return {"": raw, "calibrated_": self.calibration[name](raw), "regressed_": self.regression[name](raw)}
 
     def real_faces(self) -> Values:
         """How the age judges do on the real faces from five years below the first target to five above the last.
@@ -131,13 +140,12 @@ class Yardstick:
         """
         low, high = self.targets[0] - REACH_YEARS, self.targets[-1] + REACH_YEARS
         ages = self.faces.age_years.astype(np.float64)
-        numbers = [i for i in sorted(self.real) if low <= ages[i] < high]
+        numbers = [i for i in sorted(self.real) if low <= ages[i] < high and i in self.faces.exact]
         true = ages[numbers]
         out: Values = {}
         for judge in (j for j in self.judges if j.kind == "age"):
             said = _said(judge, self.real, numbers, 1)[:, 0, 0]
-            settled = self.calibration[judge.name](said)
-            for name, values in (("", said), ("calibrated_", settled)):
+            for name, values in self.readings(judge, said).items():
                 out[f"{judge.name}.{name}mae"] = measures.mean(np.abs(values - true))
                 out[f"{judge.name}.{name}bias"] = measures.mean(values - true)
                 out[f"{judge.name}.{name}within_5"] = _share(np.abs(values - true) <= _SETTLED_YEARS, values)
@@ -192,9 +200,8 @@ def _age(judge: Judge, yard: Yardstick, slider: Array) -> Values:
     targets, name = np.array(yard.targets, np.float64), judge.name
     at = [yard.slider.index(t) for t in yard.targets]
     raw = slider[:, at]  # (N, T)
-    settled = yard.calibration[name](raw)
     out: Values = {}
-    for kind, values in (("", raw), ("calibrated_", settled)):
+    for kind, values in yard.readings(judge, raw).items():
         error = np.abs(values - targets)
         for k, target in enumerate(yard.targets):
             out[f"{name}.{kind}mean_{target}"] = measures.mean(values[:, k])

@@ -19,6 +19,8 @@ LEFT_OUT = "left_out.csv"
 BAD = "bad picture, by hand"
 ESTIMATED, CONFIRMED, CORRECTED = "estimated", "confirmed", "corrected"
 _MORE = ("group", "estimated_age", "estimated_sex", "age_confidence", "sex_confidence", STATE)
+_ALL = (*COLUMNS, *_MORE)
+_HEADER = as_csv((), _ALL)
 _SEXES = (0, 1, UNKNOWN)
 
 
@@ -75,6 +77,7 @@ class Labels:
                 self.faces[file] = replace(self.faces[file], state=BAD)
         answered = [face for face in self.faces.values() if face.state != ESTIMATED]
         waiting = [face for face in self.faces.values() if face.state == ESTIMATED]
+        self._texts = {file: _text(face) for file, face in self.faces.items()}  # what is written of each
         # Those that were answered come before, so that going back from the first one leads to them.
         order = [*answered, *sorted(waiting, key=lambda face: face.confidence)]
         self.order = [face.file for face in order]
@@ -117,12 +120,16 @@ class Labels:
     def _change(self, face: Face) -> None:
         with self._lock:
             before = self.faces[face.file]
-            self.faces[face.file] = face
+            self._set(face)
             try:
                 self._write(left_out=BAD in (before.state, face.state))
             except OSError:
-                self.faces[face.file] = before
+                self._set(before)
                 raise
+
+    def _set(self, face: Face) -> None:
+        self.faces[face.file] = face
+        self._texts[face.file] = _text(face)
 
     def write(self) -> None:
         """Write both tables.
@@ -137,18 +144,22 @@ class Labels:
         if left_out:  # first: killed between the two, the face is one that nobody has looked at
             bad = {face.file: BAD for face in self.faces.values() if face.state == BAD}
             write_atomically(self.folder / LEFT_OUT, _two_columns(sorted({**self._left_out, **bad}.items())))
-        lines = (self._line(face) for face in self.faces.values() if face.state != BAD)
-        write_atomically(self.folder / NAME, as_csv(lines, (*COLUMNS, *_MORE)))
+        write_atomically(self.folder / NAME, b"".join((_HEADER, *self._texts.values())))
 
-    def _line(self, face: Face) -> dict[str, object]:
-        one = face.estimate
-        return {
-            **{"file": face.file, "age": face.age, "sex": face.sex, "race": UNKNOWN, "person": "", "split": ""},
-            **{"source": "label", "fold": "", "exact": 0, "group": group_of(face.age)},
-            **{"estimated_age": one.age, "estimated_sex": one.sex, "age_confidence": f"{one.age_confidence:.3f}"},
-            "sex_confidence": "" if math.isnan(one.sex_confidence) else f"{one.sex_confidence:.3f}",
-            STATE: face.state,
-        }
+
+def _text(face: Face) -> bytes:
+    """The line of a face; empty for one that is left out."""
+    if face.state == BAD:
+        return b""
+    one = face.estimate
+    line = {
+        **{"file": face.file, "age": face.age, "sex": face.sex, "race": UNKNOWN, "person": "", "split": ""},
+        **{"source": "label", "fold": "", "exact": 0, "group": group_of(face.age)},
+        **{"estimated_age": one.age, "estimated_sex": one.sex, "age_confidence": f"{one.age_confidence:.3f}"},
+        "sex_confidence": "" if math.isnan(one.sex_confidence) else f"{one.sex_confidence:.3f}",
+        STATE: face.state,
+    }
+    return as_csv([line], _ALL).removeprefix(_HEADER)
 
 
 def _answered(face: Face, age: int, sex: int) -> Face:

@@ -15,11 +15,8 @@ const label = () => {
     button.setAttribute('aria-pressed', Boolean(now?.file) && keys[button.dataset.key] === sex);
 };
 
-const show = () => {
-  const { value } = props;
-  if (!value || value.do) return; // nothing yet, or a message on its way
+const show = (value) => {
   now = value;
-  waiting = false;
   [age, sex] = [value.age, value.sex];
   const done = !value.file;
   const count = `${value.done} of ${value.total} done`;
@@ -38,11 +35,19 @@ const show = () => {
   label();
 };
 
-const send = (what) => {
-  if (waiting || (!now.file && what !== 'back')) return;
+const send = async (what) => {
+  if (!now?.file && what !== 'back' && what !== 'begin') return;
   waiting = true;
-  props.value = { do: what, file: now.file, age, sex };
-  trigger('submit');
+  try {
+    const body = JSON.stringify({ do: what, file: now?.file ?? '', age, sex });
+    const answer = await fetch('/api/answer', { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+    if (!answer.ok) throw new Error(answer.status);
+    show(await answer.json());
+  } catch {
+    part('.told').textContent = 'No answer, nothing saved: start prepare.py label again, then press the key again.';
+    part('.told').classList.add('wrong');
+  }
+  waiting = false;
 };
 
 const press = (key) => {
@@ -51,7 +56,7 @@ const press = (key) => {
   else if (key === 'x') send('bad');
   else if (key === 's' || key === ' ') send('skip');
   else if (key === 'b' || key === 'Backspace') send('back');
-  else if (!now.file) return false;
+  else if (!now?.file) return false;
   else if (/^[0-9]$/.test(key)) {
     const decade = Number(key);
     const [estimate] = now.estimate;
@@ -75,5 +80,4 @@ for (const button of element.querySelectorAll('button'))
     press(button.dataset.key);
     if (e.detail) button.blur(); // by mouse: the next key is for the page again
   });
-show();
-watch('value', show);
+send('begin');

@@ -12,7 +12,7 @@ from cyclegan_age.config import LabelConfig
 from cyclegan_age.images import BadImage, open_image
 from cyclegan_age.labeler.estimates import GROUPS
 from cyclegan_age.labeler.run import held, labelled
-from cyclegan_age.labeler.table import BAD, Face, Labels
+from cyclegan_age.labeler.table import BAD, ESTIMATED, Face, Labels
 from cyclegan_age.web.limits import Gate
 from cyclegan_age.web.page import data_url, script
 from cyclegan_age.web.server import listen, mount
@@ -55,7 +55,8 @@ _CSS = """
 .labeler button { padding: 0.45rem 0.7rem; margin: 0 0.25rem 0.35rem 0; border-radius: 8px; cursor: pointer;
   border: 2px solid var(--border-color-primary); background: var(--button-secondary-background-fill);
   color: var(--button-secondary-text-color); }
-.labeler button[aria-pressed=true] { border-color: var(--primary-700); font-weight: 700; }
+.gradio-container .labeler button[aria-pressed=true], .gradio-container .labeler button[aria-pressed=true] kbd {
+  background: var(--primary-700); color: white; }
 .labeler button:focus-visible { outline: 3px solid var(--primary-600); outline-offset: 2px; }
 .labeler kbd { font-family: var(--font-mono); opacity: 0.75; }
 """
@@ -71,7 +72,12 @@ def run(config: LabelConfig, say: Callable[[str], None]) -> None:
 def application(labels: Labels, port: int) -> Gate:
     """All that is served."""
     app = FastAPI(openapi_url=None)
-    mount(app, build(labels), HOST, port)
+
+    @app.post("/api/answer")  # and not Gradio's queue, which would take half a second a face
+    def answer(said: dict[str, Any]) -> dict[str, Any]:
+        return answered(labels, said)
+
+    mount(app, build(), HOST, port)
     return Gate(_Own(app, port), _MOST, 8 * _MOST, _SECONDS)
 
 
@@ -93,23 +99,11 @@ class _Own:
         await self._app(scope, receive, send)
 
 
-def build(labels: Labels) -> Any:
+def build() -> Any:
     """The page as Gradio's Blocks, to be mounted."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         gr.HTML(f"<style>{_CSS}</style><h1>{TITLE}</h1>", elem_classes="page")
-        face = gr.HTML(html_template=_TEMPLATE, js_on_load=script("labels"))
-
-        def begin() -> dict[str, Any]:
-            return shown(labels, labels.next())
-
-        def act(said: Mapping[str, Any]) -> dict[str, Any]:
-            return answered(labels, said)
-
-        # `queue=False` would answer at once, too, but then answers could overtake each other.
-        how: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        blocks.load(begin, None, face, **how)
-        face.submit(act, face, face, **how)
-    blocks.queue(max_size=64, default_concurrency_limit=1)
+        gr.HTML(html_template=_TEMPLATE, js_on_load=script("labels"))
     return blocks
 
 
@@ -118,9 +112,10 @@ def answered(labels: Labels, said: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         labels: of the folder.
-        said: `do`, which is confirm, bad, skip or back; the `file` that the page shows; of confirm `age` and `sex`.
+        said: `do`, which is confirm, bad, skip or back; the `file` that the page shows, none at first; of confirm `age`
+            and `sex`.
     """
-    file, do = said.get("file", ""), said.get("do")
+    file, do = str(said.get("file", "")), said.get("do")
     try:
         if do == "confirm":
             labels.answer(file, int(said["age"]), int(said["sex"]))
@@ -153,6 +148,6 @@ def shown(labels: Labels, face: Face | None) -> dict[str, Any]:
         data = out.getvalue()
     except (BadImage, OSError):
         guess = "The picture cannot be read any more."
-    state = "left out as a bad picture" if face.state == BAD else face.state
+    state = {BAD: "left out as a bad picture", ESTIMATED: "not confirmed yet"}.get(face.state, face.state)
     own = {"file": face.file, "age": face.age, "sex": face.sex, "state": state, "guess": guess}
     return {**count, **own, "estimate": [one.age, one.sex], "picture": data_url(data, kind) if data else ""}

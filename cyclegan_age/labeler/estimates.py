@@ -31,8 +31,8 @@ SMALL = "no face of 48 px or more"
 _SIDE = 200  # pixels of the crop that the networks look at
 _LEAST = 48  # pixels a side of a face worth labelling
 _OFF = 0.1  # mean distance of the landmarks from the frame's, in shares of the side
-# Logistic fit of whether the sex is right to the log-odds that the package gives, on 468 held-out faces; the other 469
-# are in docs/data.md. Below _GROWN years it says less, the younger the less.
+# Logistic fit of whether the sex is right to the log-odds that the package gives, on 937 held-out faces; docs/data.md
+# has what that is worth. Below _GROWN years the package says less, the younger the less.
 _SEX_SLOPE, _SEX_YOUNG, _GROWN = 0.78, 0.69, 20.0
 
 SexOf = Callable[[Picture], float]

@@ -16,7 +16,7 @@ from cyclegan_age.config import LabelConfig, UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.files import lock, write_atomically
+from cyclegan_age.files import clear, lock, write_atomically
 from cyclegan_age.images import list_images
 from cyclegan_age.labeler.estimates import GROUPS, Estimate, group_of, look, misplaced, sex_missing
 from cyclegan_age.labeler.sheets import write_sheets
@@ -72,7 +72,9 @@ def held(config: LabelConfig) -> AbstractContextManager[object]:
     own_lines(home)  # before anything is written there
     try:
         home.mkdir(parents=True, exist_ok=True)
-        return closing(lock(home, "is labelling it", ""))
+        file = lock(home, "is labelling it", "")
+        clear(home)
+        return closing(file)
     except OSError as e:
         raise UserError(f"{home}: cannot be written: {e.strerror}; give --output with one that can") from None
 

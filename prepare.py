@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from cyclegan_age.config import AuditConfig, UserError
+from cyclegan_age.config import AuditConfig, LabelConfig, UserError
 from options.prepare import parse_prepare
 
 
@@ -12,6 +12,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = parse_prepare(sys.argv[1:] if argv is None else argv)
         # after parsing, since they import torch
+        if isinstance(config, LabelConfig):
+            from cyclegan_age.labeler.run import label
+            from cyclegan_age.web import serve_labels
+
+            serve_labels(config, print) if config.page else label(config, print)
+            return 0
         from cyclegan_age.data.prepare.audit import audit
         from cyclegan_age.data.prepare.run import prepare
 

@@ -447,6 +447,35 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """What `prepare.py label` takes."""
+
+    folder: Path = Path()
+    """A folder of faces without labels, as the word after `label`; labels.csv is written into it."""
+    output: Path | None = None
+    """The pictures are photographs: cut their faces out into this folder, and label them there."""
+    frame: str = "utkface"
+    """Where faces stand in the crops: utkface (tight faces), ffhq (whole heads), or ten shares, as of train.py."""
+    size: int = 256
+    """Largest side in pixels of crops out of photographs; none is made larger than it is there."""
+    page: bool = False
+    """Then serve a page on which the labels are confirmed and corrected, on this machine alone, until Ctrl-C."""
+    port: int = 7861
+    """Port of the page."""
+    workers: int = -1
+    """Processes that estimate; -1 takes one per core, 0 works in this one."""
+    results_dir: Path = Path("results")
+    """Where the folder of the sheets is made."""
+
+    def __post_init__(self) -> None:
+        if self.frame not in FRAME_NAMES:
+            frame_numbers(self.frame)
+        _require("size", self.size, self.size >= 32, "give at least 32")
+        _require("port", self.port, 0 < self.port < 65536, "give a number like 7861")
+        _require("workers", self.workers, self.workers >= -1, "give -1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """What `export.py` takes."""
 

@@ -262,13 +262,12 @@ SESSIONS = """
 import time
 import gradio as gr
 from fastapi import FastAPI
-from cyclegan_age.config import DemoConfig
 from cyclegan_age.web.page import Sessions
 from cyclegan_age.web.server import mount
 
 with gr.Blocks(analytics_enabled=False) as blocks:
     box, held = gr.HTML(), gr.State(None, time_to_live=600)
-page = mount(FastAPI(), blocks, DemoConfig())
+page = mount(FastAPI(), blocks, "127.0.0.1", 7860)
 assert isinstance(page.state_holder, Sessions)
 assert page.get_blocks().state_holder is page.state_holder
 session = page.state_holder["a page"]

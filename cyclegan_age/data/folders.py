@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from cyclegan_age.ages import AgeCode, parse_groups
 from cyclegan_age.config import UserError
-from cyclegan_age.data.labels import read_labels
+from cyclegan_age.data.labels import names_all, read_labels
 from cyclegan_age.data.names import Known, form_of, known_by_name, stem_of, told
 from cyclegan_age.images import list_images
 
 NO_FOLDER = "not in an age folder"
+NOT_LISTED = "not in labels.csv"
 NO_GROUP = "younger or older than the groups"
 
 _LEADING = re.compile(r"(\d{1,3})[_-]")
@@ -75,7 +76,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFold
     """
     known = read_labels(dataroot)
     labelled, strays = _labelled(dataroot, known)
-    left_out = Counter({NO_FOLDER: strays})
+    left_out = Counter({NOT_LISTED if names_all(dataroot) else NO_FOLDER: strays})
     end = code.ends[-1] + 1 if code.ends else code.edges[-1]
     outside = f"{NO_GROUP} (from {code.edges[0]:g} to below {end:g} years)"
     kept: list[tuple[Path, float, int]] = []
@@ -154,8 +155,15 @@ def describe(faces: FaceFolder, code: AgeCode) -> list[str]:
 def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[Path, float, int | None]], int]:
     """Every picture of the age folders with its age in years, sorted, and the count of pictures outside of them.
 
-    In folders that are open above, like `60+`, the first year stands beside it.
+    In folders that are open above, like `60+`, the first year stands beside it. Where `labels.csv` names every picture
+    that is of use, no age folders are needed.
     """
+    if names_all(dataroot):
+        files = _faces(dataroot)
+        listed: list[tuple[Path, float, int | None]] = [(f, known[f].age_years, None) for f in files if f in known]
+        if not listed:
+            raise UserError(f"--dataroot {dataroot}: none of its pictures is in labels.csv; run prepare.py label again")
+        return listed, len(files) - len(listed)
     folders = _age_folders(dataroot)
     labelled: list[tuple[Path, float, int | None]] = []
     told_by_name, wrong = 0, []

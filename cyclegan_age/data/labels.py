@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cyclegan_age.config import UserError
@@ -11,15 +11,25 @@ from cyclegan_age.data.names import Known
 
 NAME = "labels.csv"
 COLUMNS = ("file", "age", "sex", "race", "person", "split", "source", "fold", "exact")
+STATE = "state"  # a column that tables of `prepare.py label` have besides: they name every picture that is of use
 
 
-def as_csv(lines: Iterable[dict[str, object]]) -> bytes:
-    """The file's content, of lines with `COLUMNS`."""
+def as_csv(lines: Iterable[dict[str, object]], columns: Sequence[str] = COLUMNS) -> bytes:
+    """The file's content, of lines with these columns."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue().encode()
+
+
+def names_all(dataroot: Path) -> bool:
+    """Whether the `labels.csv` in a folder names every picture of it that is of use: one of `prepare.py label`."""
+    try:
+        with (dataroot / NAME).open(encoding="utf-8-sig", newline="") as f:
+            return STATE in next(csv.reader(f), [])
+    except (OSError, ValueError, csv.Error):  # `read_labels` says so
+        return False
 
 
 def read_labels(dataroot: Path) -> dict[Path, Known]:

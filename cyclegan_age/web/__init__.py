@@ -1,9 +1,12 @@
 """The browser application and its REST service."""
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.config import DemoConfig, LabelConfig, UserError
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 
 def serve(config: DemoConfig, say: Callable[[str], None]) -> None:
@@ -16,8 +19,28 @@ def serve(config: DemoConfig, say: Callable[[str], None]) -> None:
     Raises:
         UserError: a package is missing, weights that cannot be used, or an address that cannot be had.
     """
-    if find_spec("gradio") is None:
-        raise UserError("gradio is not installed; python -m pip install -r requirements-web.txt")
+    _check()
     from cyclegan_age.web.server import run
 
     run(config, say)
+
+
+def serve_labels(config: LabelConfig, say: Callable[[str], None]) -> None:
+    """Estimate the labels of a folder that are missing, and serve the page that confirms them until Ctrl-C.
+
+    Args:
+        config: which folder, and the port.
+        say: takes lines for the user.
+
+    Raises:
+        UserError: as `labeler.run.label`; a package is missing, or a port that cannot be had.
+    """
+    _check()
+    from cyclegan_age.web.labels import run
+
+    run(config, say)
+
+
+def _check() -> None:
+    if find_spec("gradio") is None:
+        raise UserError("gradio is not installed; python -m pip install -r requirements-web.txt")

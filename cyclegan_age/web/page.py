@@ -113,7 +113,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                 years = gr.Slider(
                     *_span(first), value=_span(first)[1], step=1, label="Age in years", buttons=[], elem_id="years"
                 )
-                pair = gr.HTML(html_template=_COMPARE, js_on_load=_script("compare"), elem_id="pair")
+                pair = gr.HTML(html_template=_COMPARE, js_on_load=script("compare"), elem_id="pair")
         gr.HTML("<h2>Every age</h2>", elem_classes="page")
         strip = gr.HTML(elem_id="strip")
         with gr.Tabs():
@@ -276,13 +276,14 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
     return blocks
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
+    """The text of a script beside this file."""
     return (HERE / f"{name}.js").read_text(encoding="utf-8")
 
 
 def _picker(title: str, hint: str, config: DemoConfig, *, pastes: bool = False) -> Any:
     props: dict[str, Any] = {"title": title, "hint": hint, "most": config.megabytes * 1e6, "pastes": pastes}
-    return gr.HTML(html_template=_PICKER, js_on_load=_script("picker"), **props)
+    return gr.HTML(html_template=_PICKER, js_on_load=script("picker"), **props)
 
 
 def _span(ager: Any) -> tuple[int, int]:
@@ -333,17 +334,22 @@ def _said(text: str, *, wrong: bool = False) -> str:
     return f"<p{' class=wrong' if wrong else ''}>{html.escape(text[:1].upper() + text[1:])}</p>"
 
 
-def _url(data: bytes, kind: str) -> str:
+def data_url(data: bytes, kind: str) -> str:
+    """Bytes of a media type as an address that holds them."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _image(data: bytes, alt: str, kind: str = "image/png") -> str:
-    return f'<img src="{_url(data, kind)}" alt="{alt}">'
+    return f'<img src="{data_url(data, kind)}" alt="{alt}">'
 
 
 def _pair(before: Image.Image, after: Image.Image, years: float) -> dict[str, str]:
     """What compare.js shows."""
-    return {"before": _url(jpeg(before), "image/jpeg"), "after": _url(jpeg(after), "image/jpeg"), "years": f"{years:g}"}
+    return {
+        "before": data_url(jpeg(before), "image/jpeg"),
+        "after": data_url(jpeg(after), "image/jpeg"),
+        "years": f"{years:g}",
+    }
 
 
 def _figures(made: Made) -> str:
@@ -363,7 +369,7 @@ def _figures(made: Made) -> str:
 
 def _file(data: bytes, kind: str, name: str, alt: str) -> str:
     """A picture or film, if browsers show such, and a link that saves it."""
-    url, ending = _url(data, kind), _ENDINGS.get(kind, "bin")
+    url, ending = data_url(data, kind), _ENDINGS.get(kind, "bin")
     shown = ""
     if kind.startswith("video/"):
         shown = f'<video src="{url}" controls loop muted autoplay playsinline aria-label="{alt}"></video>'

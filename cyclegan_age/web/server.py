@@ -1,13 +1,10 @@
 """The REST service, the page mounted beside it, and the server that runs both."""
 
 import gc
-import os
 import re
 import socket
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 import uvicorn
@@ -138,14 +135,14 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     return app
 
 
-def mount(app: FastAPI, blocks: gr.Blocks, config: DemoConfig) -> Any:
-    """Serve the page beside the REST service; gives Gradio's application."""
+def mount(app: FastAPI, blocks: gr.Blocks, host: str, port: int) -> Any:
+    """Serve a page at the root of an application, beside what that has; gives Gradio's application."""
     gr.mount_gradio_app(
         app,
         blocks,
         path="/",
-        server_name=config.host,
-        server_port=config.port,
+        server_name=host,
+        server_port=port,
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -174,7 +171,7 @@ def application(config: DemoConfig) -> Gate:
     most = round(config.megabytes * 1e6)
     MultiPartParser.spool_max_size = 2 * most  # uploads are parsed in memory, never in a file
     app = service(studio, worker, config)
-    mount(app, build(studio, worker, config), config)
+    mount(app, build(studio, worker, config), config.host, config.port)
     gc.freeze()  # what is loaded now stays: it need not be looked through again with every job
     root_path = config.root_path.rstrip("/")
     return Gate(app, most, _HELD * most, config.seconds, root_path=root_path, allow_origin=config.allow_origin)
@@ -182,15 +179,31 @@ def application(config: DemoConfig) -> Gate:
 
 def run(config: DemoConfig, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C; see `serve`."""
+    listen(config.host, config.port, lambda: application(config), say, flags=f"--host {config.host} ")
+
+
+def listen(host: str, port: int, make: Callable[[], Gate], say: Callable[[str], None], flags: str = "") -> None:
+    """Serve an application until Ctrl-C.
+
+    Args:
+        host: address to listen on.
+        port: likewise.
+        make: gives the application, once it is certain that the address can be had.
+        say: takes the line with the address.
+        flags: what is to be named beside --port if it cannot.
+
+    Raises:
+        UserError: the address cannot be had.
+    """
     try:
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        listening = socket.create_server((config.host, config.port), family=family)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family)
     except OSError as e:
-        raise UserError(f"--host {config.host} --port {config.port}: {e.strerror or e}; give another") from None
+        raise UserError(f"{flags}--port {port}: {e.strerror or e}; give another") from None
     with listening:
-        app = application(config)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        say(f"http://{host}:{config.port} (Ctrl-C stops it)")
+        app = make()
+        shown = f"[{host}]" if ":" in host else host
+        say(f"http://{shown}:{port} (Ctrl-C stops it)")
         settings = uvicorn.Config(app, log_level="error", access_log=False, server_header=False)
         _Server(settings, app).run(sockets=[listening])
 

@@ -326,7 +326,7 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
             return {"reason": TWO_FACES}
         place = faces[0].place(Frame.of(frame))
         picture = crop(picture, place, min(size, max(32, round(place.side))))
-        data = _webp(picture)
+        data = webp(picture)
     try:
         _write(output / item.file, data)
     except OSError as e:
@@ -340,7 +340,8 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
     }
 
 
-def _webp(picture: Picture) -> bytes:
+def webp(picture: Picture) -> bytes:
+    """The bytes of a crop's file."""
     from PIL import Image
 
     data = io.BytesIO()

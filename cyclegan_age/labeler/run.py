@@ -1,0 +1,200 @@
+"""A folder of pictures -> `labels.csv` with estimates, and sheets of the faces; an interrupted run goes on."""
+
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cyclegan_age.config import LabelConfig, UserError
+from cyclegan_age.data.labels import NAME
+from cyclegan_age.data.prepare.rows import UNKNOWN
+from cyclegan_age.data.workers import in_processes, processors
+from cyclegan_age.files import clear, lock, write_atomically
+from cyclegan_age.images import list_images
+from cyclegan_age.labeler.estimates import GROUPS, Estimate, group_of, look, misplaced, sex_missing
+from cyclegan_age.labeler.sheets import write_sheets
+from cyclegan_age.labeler.table import BAD, Labels, own_lines
+from cyclegan_age.runs import next_folder
+
+JOURNAL = ".label.jsonl"  # the settings, then a line for each picture that was looked at
+_LOOKED_AT = 20  # pictures, to tell aligned crops from photographs
+_PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
+
+Say = Callable[[str], None]
+Line = dict[str, Any]
+
+
+def label(config: LabelConfig, say: Say) -> Path:
+    """Estimate the labels of every face that has none, and write them and sheets of the faces.
+
+    Args:
+        config: which folder and how.
+        say: takes lines for the user.
+
+    Returns:
+        The page with the sheets.
+
+    Raises:
+        UserError: no such folder, no picture or face in it, or a folder that cannot be written.
+    """
+    with held(config):
+        labels = labelled(config, say)
+        try:
+            page = write_sheets(labels, next_folder(config.results_dir, "label"))
+        except OSError as e:
+            raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from None
+    say(f"sheets: {page}")
+    if labels.waiting:
+        say("confirm them in the browser: the same command with --page")
+    return page
+
+
+def held(config: LabelConfig) -> AbstractContextManager[object]:
+    """Keep the labelled folder to this process.
+
+    Raises:
+        UserError: no such folder, or another process has it.
+    """
+    folder, home = config.folder, config.output or config.folder
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one of pictures")
+    if config.output and home.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"--output {home}: lies in {folder}; give a folder outside of it")
+    if config.output and home.is_dir() and any(home.iterdir()) and not (home / JOURNAL).is_file():
+        raise UserError(f"--output {home}: not empty, and not begun by prepare.py label; give another folder")
+    own_lines(home)  # before anything is written there
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = lock(home, "is labelling it", "")
+        clear(home)
+        return closing(file)
+    except OSError as e:
+        raise UserError(f"{home}: cannot be written: {e.strerror}; give --output with one that can") from None
+
+
+def labelled(config: LabelConfig, say: Say) -> Labels:
+    """The labels of a folder that is kept to this process, those that were missing estimated and written.
+
+    Raises:
+        UserError: no picture or face in it, photographs instead of aligned crops, or a folder that cannot be written.
+    """
+    home = config.output or config.folder
+    files = [file for file in list_images(config.folder) if "parsings" not in file.relative_to(config.folder).parts]
+    names, left_out = [], {}
+    for file in files:
+        name = file.relative_to(config.folder).as_posix()
+        if name.isprintable():
+            names.append(name)
+        else:
+            left_out[ascii(name)] = "a name that is not printable; rename it"
+    if not names:
+        raise UserError(f"{config.folder}: no pictures in it; give a folder of faces")
+    if not config.output and not (home / JOURNAL).is_file():
+        some = [config.folder / name for name in names[:: math.ceil(len(names) / _LOOKED_AT)]]
+        off = misplaced(some, config.frame)
+        if 2 * off > len(some):
+            raise UserError(
+                f"{config.folder}: no aligned crops in the frame {config.frame}, by {off} of {len(some)} pictures; "
+                "give --output FOLDER to have the faces cut out, or their --frame"
+            )
+    missing = sex_missing()
+    seen = _looked_at(config, home, names, again=not missing)
+    left_out |= {name: line["reason"] for name, line in seen.items() if line["reason"]}
+    estimates = {face.pop("file"): Estimate(**face) for line in seen.values() for face in line["faces"]}
+    for reason, number in Counter(left_out.values()).items():
+        first = next(name for name, why in left_out.items() if why == reason)
+        say(f"left out: {number:,} pictures: {reason}, as {first}")
+    if not estimates:
+        raise UserError(f"{config.folder}: no face in any of {len(names)} pictures; give others")
+    labels = Labels(home, estimates, left_out)
+    try:
+        labels.write()
+    except OSError as e:
+        raise UserError(f"{home / NAME}: cannot be written: {e.strerror}; make room, or allow it") from None
+    if missing:
+        say(f"sex: not estimated: {missing}")
+    states = Counter(face.state for face in labels.faces.values())
+    told = ", ".join(f"{states[state]:,} {state}" for state in (*sorted({*states} - {BAD}), BAD) if states[state])
+    say(f"{home / NAME}: {len(labels.faces):,} faces: {told}")
+    groups = Counter(group_of(face.age) for face in labels.faces.values() if face.state != BAD)
+    say("by age group: " + ", ".join(f"{group}: {groups[group]:,}" for group in GROUPS if groups[group]))
+    return labels
+
+
+def _looked_at(config: LabelConfig, home: Path, names: list[str], *, again: bool) -> dict[str, Line]:
+    """What `look` gives of each picture, by its name; those not looked at yet are now.
+
+    Args:
+        config: how.
+        home: the labelled folder, with the journal.
+        names: of the pictures.
+        again: whether those are looked at once more whose sex was not estimated.
+    """
+    settings = {"folder": str(config.folder.resolve()), "frame": config.frame, "size": config.size}
+    if not config.output:
+        settings = {"frame": config.frame}  # the folder may move with its labels
+    journal = home / JOURNAL
+    done: dict[str, Line] = {}
+    try:
+        if journal.is_file():
+            lines = list(_lines(journal))
+            before = lines[0] if lines else settings
+            if other := [name for name in settings if before.get(name) != settings[name]]:
+                flag = "FOLDER" if other[0] == "folder" else f"--{other[0]}"
+                raise UserError(f"{home}: was begun with another {flag}; give that, or another --output")
+            done = {line.pop("name"): line for line in lines[1:]}
+        wanted = set(names)
+        done = {name: line for name, line in done.items() if name in wanted and _holds(config, line, again)}
+        kept = ({"name": name, **line} for name, line in done.items())
+        text = "".join(json.dumps(line) + "\n" for line in (settings, *kept))
+        write_atomically(journal, text.encode())  # without what an interruption left of a line
+        missing = [name for name in names if name not in done]
+        stems = _stems(names)
+        work = partial(look, config.folder, config.output, config.frame, config.size)
+        items = [(name, stems[name]) for name in missing]
+        processes = min(processors() if config.workers < 0 else config.workers, len(items))
+        looks = in_processes(work, items, processes) if processes else map(work, items)
+        pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
+        with (
+            journal.open("a") as log,
+            tqdm(
+                total=len(names), initial=len(done), unit="img", desc="label", mininterval=pause, maxinterval=pause
+            ) as bar,
+        ):
+            for name, line in zip(missing, looks, strict=True):
+                done[name] = line
+                log.write(json.dumps({"name": name, **line}) + "\n")
+                log.flush()
+                bar.update()
+    except OSError as e:
+        raise UserError(f"{home}: cannot be written: {e.strerror}; make room, or allow it") from None
+    return {name: done[name] for name in names}
+
+
+def _holds(config: LabelConfig, line: Line, again: bool) -> bool:
+    """Whether what was seen of a picture before still holds."""
+    if again and any(face["sex"] == UNKNOWN for face in line["faces"]):
+        return False
+    return not config.output or all((config.output / face["file"]).is_file() for face in line["faces"])
+
+
+def _lines(journal: Path) -> Iterator[Line]:
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # cut off
+            return
+
+
+def _stems(names: list[str]) -> dict[str, str]:
+    """Paths without endings; with them for those that would become the same."""
+    stems = {name: name[: -len(Path(name).suffix)] for name in names}
+    counts = Counter(stem.lower() for stem in stems.values())
+    return {name: stem if counts[stem.lower()] == 1 else name for name, stem in stems.items()}

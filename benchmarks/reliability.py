@@ -3,7 +3,8 @@
 A tiny training is killed (SIGKILL) again and again: at a random moment from its start on, or, every second time on the
 average, as soon after it as a file is being written. After each kill every file of the run must be whole. The same
 command goes on until the training is at its end, where weights, optimisers, history buffers, random numbers and the
-steps of the metrics must equal, to the bit, those of a training that was not killed. Then the next one begins.
+steps of the metrics must equal, to the bit, those of a training that was not killed. Then the next one begins. A run
+that differs, or is not whole, is kept in `--results_dir` with the list of its kills, beside the one without a kill.
 
 Each training is a process of its own, forked from this one, which has imported all packages: so a kill takes a second.
 """
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse_reliability(sys.argv[1:] if argv is None else argv)
         with tempfile.TemporaryDirectory(prefix="cyclegan-age-kills-") as name:
             os.environ["CYCLEGAN_AGE_CACHE"] = str(Path(name) / "cache")
-            found = kills(Path(name), config.count, config.seconds or float("inf"), random.Random(config.seed))
+            limit = config.seconds or float("inf")
+            found = kills(Path(name), config.count, limit, random.Random(config.seed), config.results_dir)
     except UserError as e:
         print(e, file=sys.stderr)
         return 2
@@ -63,8 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(found["broken"] + found["different"] > 0)
 
 
-def kills(folder: Path, count: int, seconds: float, moments: random.Random) -> Counter[str]:
+def kills(folder: Path, count: int, seconds: float, moments: random.Random, kept: Path) -> Counter[str]:
     """Kill trainings so often, or for so long; counts what was found.
+
+    Args:
+        folder: for the runs.
+        count: kills.
+        seconds: after which there are no more.
+        moments: when.
+        kept: where a run with a fault goes.
 
     Raises:
         UserError: the training fails without a kill.
@@ -98,30 +107,37 @@ def kills(folder: Path, count: int, seconds: float, moments: random.Random) -> C
     duration = time.monotonic() - begun
     expected = outcome(folder / "runs" / "whole")
     found: Counter[str] = Counter()
+    past: list[str] = []  # the kills of one training
     while found["kills"] < count and time.monotonic() < last:
-        name = f"killed-{found['trainings'] + found['different']}"
+        name = f"killed-{found['trainings'] + found['different'] + found['broken']}"
         run = folder / "runs" / name
         child = started(name)
-        due = time.monotonic() + moments.uniform(0, duration)
+        wait = moments.uniform(0, duration)
         aimed = moments.random() < 0.5  # at the first save after that moment
-        ended = killed(child, due, run if aimed else None)
+        ended = killed(child, time.monotonic() + wait, run if aimed else None)
         if ended is None:
+            parts = sorted(part.name for part in run.rglob(".*.part"))
+            past.append(f"killed after {wait:.3f} s{', aimed' if aimed else ''}, while written: {parts}, {_at(run)}")
             found["kills"] += 1
-            found["writing"] += bool(list(run.rglob(".*.part")))
+            found["writing"] += bool(parts)
             found["stateless"] += not (run / "state.pt").is_file()
             faults = invalid(run)
-        else:
-            faults = [] if ended == 0 else [f"exit status {ended}: {(folder / f'{name}.log').read_text()[-500:]}"]
-            if ended == 0:
-                if same(outcome(run), expected):
-                    found["trainings"] += 1
-                else:
-                    found["different"] += 1
-                shutil.rmtree(run)
-        if faults:
+            found["broken"] += bool(faults)
+        elif ended:
+            faults = [f"exit status {ended}: {(folder / f'{name}.log').read_text()[-500:]}"]
             found["broken"] += 1
-            print(f"{name}, kill {found['kills']}: {'; '.join(faults)}", file=sys.stderr)
+        else:
+            faults = [f"differs in {part}" for part in differences(outcome(run), expected)]
+            found["different" if faults else "trainings"] += 1
+        if faults:
+            to = kept / f"kills-{os.getpid()}"
+            print(f"{name}, kill {found['kills']}: {'; '.join(faults)}; kept in {to}", file=sys.stderr, flush=True)
+            shutil.copytree(folder / "runs" / "whole", to / "whole", dirs_exist_ok=True)
+            shutil.copytree(run, to / name) if run.is_dir() else (to / name).mkdir()
+            (to / name / "kills.txt").write_text("\n".join([*past, *faults]) + "\n")
+        if faults or ended is not None:
             shutil.rmtree(run, ignore_errors=True)
+            past.clear()
     return found
 
 
@@ -157,6 +173,14 @@ def invalid(run: Path) -> list[str]:
     return faults
 
 
+def _at(run: Path) -> str:
+    try:
+        state = load_state(run / "state.pt")
+    except UserError:
+        return "with a state that cannot be read"
+    return f"saved up to step {state['step']}" if state else "before the first state"
+
+
 def _state_of(run: Path, path: Path) -> None:
     state = load_state(path)
     assert state is not None
@@ -176,15 +200,15 @@ def outcome(run: Path) -> dict[str, Any]:
     }
 
 
-def same(a: object, b: object) -> bool:
-    """Whether two of them are equal to the bit."""
+def differences(a: object, b: object, name: str = "all") -> list[str]:
+    """The names of the parts that are not equal to the bit."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [name]
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [part for k in a for part in differences(a[k], b[k], f"{name}/{k}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [part for i, pair in enumerate(zip(a, b, strict=True)) for part in differences(*pair, f"{name}/{i}")]
+    return [] if a == b else [name]
 
 
 if __name__ == "__main__":

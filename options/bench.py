@@ -200,6 +200,8 @@ class ReliabilityConfig:
     """Stop after this time, too; 0 sets no limit."""
     seed: int = 0
     """Seed of the moments."""
+    results_dir: Path = Path("results")
+    """Where a run that differs or is not whole is kept."""
 
     def __post_init__(self) -> None:
         if self.count < 1:

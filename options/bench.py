@@ -192,8 +192,9 @@ def parse_web_bench(argv: Sequence[str]) -> WebBenchConfig:
 class ReliabilityConfig:
     """What `python -m benchmarks.reliability` takes."""
 
-    campaign: tyro.conf.Positional[Literal["kills"]]
-    """kills: a training is killed at any moment, again and again, and must end as if it had not been."""
+    campaign: tyro.conf.Positional[Literal["kills", "visdom"]]
+    """kills: a training is killed at any moment, again and again, and must end as if it had not been. visdom: the
+    Visdom server of a training is, and must have every point at the end."""
     count: int = 200
     """How often."""
     seconds: float = 0.0

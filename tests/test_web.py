@@ -85,6 +85,17 @@ def test_face_chooses_one_and_aligned_takes_the_picture_as_it_is(web: WebServer,
     assert (np.asarray(Image.open(io.BytesIO(answer.content))) == expected).all()
 
 
+def test_turned_faces_and_ages_that_are_not_reliable_are_said_in_a_header(web: WebServer) -> None:
+    whole = Image.open(io.BytesIO(photo()))
+    assert "x-note" not in web.post("/api/age", encoded(whole), target_age="60").headers
+    turned = encoded(whole.transpose(Image.Transpose.ROTATE_180))
+    for path, fields in (("/api/age", {"target_age": "60"}), ("/api/strip", {})):
+        note = web.post(path, turned, **fields).headers["x-note"]
+        assert note == "the face is turned by 180 degrees with the clock; the picture stays as it is"
+    described = httpx.get(f"{web.url}/openapi.json", timeout=PATIENCE).json()["paths"]["/api/life"]["post"]
+    assert "X-Note" in described["responses"]["200"]["headers"]
+
+
 def test_strip_and_life(web: WebServer, ager: Ager) -> None:
     portrait = encoded(demo_portrait().resize((64, 64)))
     strip = web.post("/api/strip", photo(), model="cyclegan")

@@ -3,8 +3,8 @@
 kills: a tiny training is killed (SIGKILL) again and again: at a random moment from its start on, or, every second time
 on the average, as soon after it as a file is being written. After each kill every file of the run must be whole. The
 same command goes on until the training is at its end, where weights, optimisers, history buffers, random numbers and
-the steps of the metrics must equal, to the bit, those of a training that was not killed. Then the next one begins. A run
-that differs, or is not whole, is kept in `--results_dir` with the list of its kills, beside the one without a kill.
+the steps of the metrics must equal, to the bit, those of a training that was not killed. Then the next one begins. A
+run that differs, or is not whole, is kept in `--results_dir` with the list of its kills, beside one without a kill.
 
 visdom: the Visdom server of a training is killed at random moments, stays away for a while, and is started again.
 At the end each point of `metrics.jsonl` must be on its page, once.
@@ -24,6 +24,7 @@ import socket
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -279,6 +280,8 @@ def _drawn(port: int, page: str) -> Counter[tuple[str, int, float]] | None:
     try:
         with urllib.request.urlopen(asked, timeout=60) as answer:
             windows = json.loads(answer.read() or b"{}")
+    except urllib.error.HTTPError:  # of a page that is not there yet
+        return Counter()
     except OSError:
         return None
     found: Counter[tuple[str, int, float]] = Counter()

@@ -77,6 +77,8 @@ class PhotoBenchConfig:
 
     faces: Path | None = None
     """A folder of aligned face crops, as for training: how many of them are found again in photographs."""
+    turned: tuple[Path, ...] = ()
+    """Folders of upright pictures of faces: measure only how they are found turned by 90, 180 and 270 degrees."""
     quick: bool = False
     """Small pictures and no repetitions: shows that everything runs; the numbers mean nothing."""
 
@@ -170,6 +172,8 @@ class WebBenchConfig:
     """Clients that ask at the same time."""
     seconds: float = 60.0
     """How long they ask."""
+    rough: bool = False
+    """Beside them one that reads slowly, one that sends 400 MB and one that vanishes, again and again."""
 
     def __post_init__(self) -> None:
         if self.clients < 1:

@@ -23,6 +23,7 @@ from PIL import Image
 import test as test_command
 import train as train_command
 from benchmarks import reliability
+from cyclegan_age import visdom_server
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.faces.files import Photo
@@ -366,6 +367,17 @@ def test_a_training_that_is_killed_often_ends_as_if_it_had_not_been(
     name, tensor = next(iter(other["networks"]["generator"].items()))
     tensor.add_(1e-5)
     assert reliability.differences(state, other) == [f"all/networks/generator/{name}"]
+
+
+def test_a_visdom_server_that_is_killed_has_every_point_later(tmp_path: Path) -> None:
+    if visdom_server.missing_assets():
+        pytest.skip("the scripts of Visdom's page are not fetched: make visdom")
+    code = (
+        "import random\nfrom pathlib import Path\nfrom benchmarks.reliability import visdom\n"
+        f"found = visdom(Path({str(tmp_path)!r}), 1, float('inf'), random.Random(1))\n"
+        "assert found['kills'] == 1 and found['points'] > 10 and not found['lost'] and not found['doubled'], found"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
 
 
 def test_a_training_that_is_killed_at_its_last_weights_writes_them_later(

@@ -309,6 +309,14 @@ def test_a_turned_photograph_is_turned_upright(ager: Ager) -> None:
     assert out.getexif().get(274) is None
 
 
+def test_a_turned_face_is_named_in_the_log(ager: Ager, caplog: pytest.LogCaptureFixture) -> None:
+    image = PORTRAIT.crop((60, 0, 440, 300))
+    ager.age_photo(image, 40)
+    assert caplog.messages == []
+    ager.age_photo(image.transpose(Image.Transpose.ROTATE_180), 40)
+    assert caplog.messages == ["the face is turned by 180 degrees with the clock; the picture stays as it is"]
+
+
 def test_a_generator_that_bends_gives_its_field_apart() -> None:
     torch.manual_seed(0)
     generator = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1)

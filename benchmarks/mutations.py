@@ -1,8 +1,9 @@
 """Files mutated at random through everything that reads them: `python -m benchmarks.mutations --count N`.
 
-Bytes are flipped, cut off, taken out and put in. Pictures are aged as photographs, and by REST inside this process;
-videos are written anew; weights, and the JSON configuration inside them, are loaded by `Ager`. Wrong is each exception
-but the project's own, a status of 500 or above but 503 and 504, and what is not done in 30 s.
+Bytes are flipped, cut off, taken out and put in. Pictures are aged as photographs, as crops by `Ager`, and by REST
+inside this process; videos are written anew; both go through `test.py`, too; weights, and the JSON configuration inside
+them, are loaded by `Ager`. Wrong is each exception but the project's own, a status of 500 or above but 503 and 504, an
+exit status of `test.py` but 0 and 2, and what is not done in 30 s.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,37 @@ def photo_try(ager: Ager) -> Try:
     return lambda broken: _accepts(lambda: whole(broken))
 
 
+def crop_try(ager: Ager, folder: Path) -> Try:
+    """A face crop from its file."""
+
+    def whole(broken: bytes) -> None:
+        (folder / "crop.png").write_bytes(broken)
+        try:
+            ager.age(folder / "crop.png", 60)
+        except ValueError as e:
+            if "too small for a face" not in str(e):
+                raise
+
+    return lambda broken: _accepts(lambda: whole(broken))
+
+
+def command_try(folder: Path, name: str) -> Try:
+    """A file of this name through `test.py`, page and all."""
+    import test as command
+
+    flags = ["--input", str(folder / name), "--results_dir", str(folder / "results"), "--name", "out"]
+
+    def whole(broken: bytes) -> None:
+        (folder / name).write_bytes(broken)
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            status = command.main([*flags, "--target_age", "60"])
+        if status not in (0, 2) or "Traceback" in said.getvalue():
+            raise RuntimeError(f"exit status {status}: {said.getvalue()[-200:]}")
+
+    return whole
+
+
 def video_try(folder: Path) -> Try:
     """A video, decoded and written anew."""
 
@@ -174,8 +206,12 @@ def rest_try(loop: asyncio.AbstractEventLoop) -> Try:
     return whole
 
 
+class _Hang(BaseException):
+    """Something is not done in time; no program takes it for an error of its own."""
+
+
 def _hang(*_: object) -> None:
-    raise TimeoutError(f"not done in {SLOW:g} s")
+    raise _Hang(f"not done in {SLOW:g} s")
 
 
 def resident() -> float:
@@ -211,14 +247,18 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
 
     ways: dict[str, tuple[Try, Callable[[], bytes]]] = {
         "pictures": (photo, lambda: one_of(stills)),
+        "pictures by Ager": (crop_try(Ager.load(), folder), lambda: one_of(stills)),
         "pictures by REST": (rest, lambda: one_of(stills)),
+        "pictures by test.py": (command_try(folder, "still.png"), lambda: one_of(stills)),
         "videos": (film, lambda: one_of(films)),
+        "videos by test.py": (command_try(folder, "film.mp4"), lambda: one_of(films)),
         "weights": (weight, lambda: mutated(tensors[: 40_000 if random.uniform() < 0.2 else None], random)),
         "configurations": (weight, lambda: save(kept, {name: mutated_settings(text, random)})),
     }
-    # Pictures are cheap and the field where strangers send files: they have four turns where weights have one.
-    turns = ["pictures", "pictures by REST", "videos", "pictures", "pictures by REST", "configurations"]
-    turns += ["pictures", "pictures by REST", "videos", "pictures", "pictures by REST", "weights"]
+    # Pictures are cheap and the field where strangers send files: they have more turns than weights.
+    turns = ["pictures", "pictures by REST", "videos", "pictures", "pictures by Ager"]
+    turns = [one for last in ("configurations", "weights", "pictures by test.py") for one in (*turns, last)]
+    turns += ["pictures by REST", "videos by test.py"]
     signal.signal(signal.SIGALRM, _hang)
     done: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
@@ -233,7 +273,7 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
         signal.setitimer(signal.ITIMER_REAL, SLOW)
         try:
             attempt(broken)
-        except Exception as e:  # what is looked for
+        except (Exception, _Hang) as e:  # what is looked for
             wrong[way] += 1
             lines.setdefault(f"{way}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:200], broken)
         finally:

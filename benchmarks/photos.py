@@ -1,7 +1,8 @@
 """Photograph in, photograph out: faces found, seams, what else changes, speed, memory: `python -m benchmarks.photos`.
 
 The photographs are made of `skimage.data.astronaut()`, which is in the public domain, and of other pictures of that
-package. With `--faces` the aligned crops of a folder are pasted into these, too.
+package. With `--faces` the aligned crops of a folder are pasted into these, too. With `--turned` only faces that are
+turned are measured.
 """
 
 import os
@@ -43,10 +44,11 @@ class Plan:
     height: int = 3000
     sides: tuple[int, ...] = (32, 48, 64, 128, 256, 512, 1024)  # pixels along the square of a face to be found
     crops: int = 300  # of --faces
+    turned: int = 66  # of --turned
     repetitions: int = 5
 
 
-QUICK = Plan(400, 300, (64, 128), 6, 1)
+QUICK = Plan(400, 300, (64, 128), 6, 2, 1)
 
 
 def portrait(width: int, height: int) -> Image.Image:
@@ -123,6 +125,70 @@ def crops_found(folder: Path, plan: Plan) -> list[Row]:
     return [
         Row(measure=f"{len(hits)} crops of 48 to 800 px, found", value=100 * float(np.mean(hits)), unit="%"),
         Row(measure="- their squares off by", value=100 * float(np.mean(errors)), unit="% of the side"),
+    ]
+
+
+def turned_found(folders: Sequence[Path], plan: Plan) -> list[Row]:
+    """Upright pictures as they are, and some of them turned by 90, 180 and 270 degrees."""
+    files = [file for folder in folders for file in list_images(folder)]
+    if not files:
+        raise UserError(f"--turned {' '.join(map(str, folders))}: no pictures in it; give folders of upright faces")
+    chosen = {files[i] for i in np.linspace(0, len(files) - 1, min(plan.turned, len(files))).astype(int)}
+    upright = wrong = tried = 0
+    hits: dict[int, list[bool]] = {90: [], 180: [], 270: []}
+    close: dict[int, list[bool]] = {90: [], 180: [], 270: []}
+    for file in files:
+        picture = as_rgb(Photo.read(file).upright)
+        faces = detector().find(picture)
+        upright += len(faces)
+        wrong += sum(face.turn != 0 for face in faces)
+        if file not in chosen or not faces:
+            continue
+        tried += 1
+        largest = max(faces, key=lambda face: face.size)
+        size = np.array([picture.shape[1], picture.shape[0]])
+        for turn in hits:
+            points = largest.landmarks
+            for _ in range(turn // 90):  # a quarter turn with the clock takes (x, y) to (height - y, x)
+                height = size[1]
+                points, size = np.stack([height - points[:, 1], points[:, 0]], axis=1), size[::-1]
+            found = detector().find(np.ascontiguousarray(np.rot90(picture, -turn // 90)))
+            errors = [abs(face.landmarks - points).max() / largest.size for face in found if face.turn == turn]
+            hits[turn].append(min(errors, default=1.0) < 0.25)
+            close[turn].append(min(errors, default=1.0) < 0.05)
+            size = np.array([picture.shape[1], picture.shape[0]])
+    rows = [Row(measure=f"pictures as they are, {len(files)}: faces found", value=upright, unit="faces")]
+    rows.append(Row(measure="- found turned", value=wrong, unit="faces", at_most=0))
+    for turn in hits:
+        rows.append(Row(measure=f"turned by {turn}, {tried} pictures: found", value=sum(hits[turn]), unit="faces"))
+        rows.append(Row(measure="- landmarks within 5% of the side", value=sum(close[turn]), unit="faces"))
+    return rows + turned_seconds(plan)
+
+
+def turned_seconds(plan: Plan) -> list[Row]:
+    """How much longer a large picture without a face, and one that is turned, take to search."""
+
+    def seconds(picture: Picture, **how: tuple[int, ...]) -> float:
+        times = []
+        for _ in range(plan.repetitions):
+            begin = time.process_time()
+            detector().find(picture, **how)
+            times.append(time.process_time() - begin)
+        return min(times)
+
+    face = np.asarray(portrait(plan.width, plan.height))
+    empty = np.asarray(Image.fromarray(faceless("coffee")).resize((plan.width, plan.height)))
+    return [
+        Row(
+            measure="search without a face, over one at no turn",
+            value=seconds(empty) / seconds(empty, turned_sides=()),
+            unit="x",
+        ),
+        Row(
+            measure="search of a turned face, over the upright one",
+            value=seconds(np.ascontiguousarray(face[::-1, ::-1])) / seconds(face),
+            unit="x",
+        ),
     ]
 
 
@@ -246,6 +312,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse_photo_bench(sys.argv[1:] if argv is None else argv)
         plan = QUICK if config.quick else Plan()
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor alone
+        if config.turned:
+            print(table(turned_found(config.turned, plan)))
+            return 0
         with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
             rows = measure(plan, Path(name), say)
         say("faces found")

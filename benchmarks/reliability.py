@@ -1,22 +1,31 @@
-"""Break trainings on purpose: `python -m benchmarks.reliability kills`.
+"""Break trainings, and the server that they draw on, on purpose: `python -m benchmarks.reliability kills`, `visdom`.
 
-A tiny training is killed (SIGKILL) again and again: at a random moment from its start on, or, every second time on the
-average, as soon after it as a file is being written. After each kill every file of the run must be whole. The same
-command goes on until the training is at its end, where weights, optimisers, history buffers, random numbers and the
-steps of the metrics must equal, to the bit, those of a training that was not killed. Then the next one begins.
+kills: a tiny training is killed (SIGKILL) again and again: at a random moment from its start on, or, every second time
+on the average, as soon after it as a file is being written. After each kill every file of the run must be whole. The
+same command goes on until the training is at its end, where weights, optimisers, history buffers, random numbers and
+the steps of the metrics must equal, to the bit, those of a training that was not killed. Then the next one begins. A
+run that differs, or is not whole, is kept in `--results_dir` with the list of its kills, beside one without a kill.
 
-Each training is a process of its own, forked from this one, which has imported all packages: so a kill takes a second.
+visdom: the Visdom server of a training is killed at random moments, stays away for a while, and is started again.
+At the end each point of `metrics.jsonl` must be on its page, once.
+
+Each training and server is a process of its own, forked from this one, which has imported all packages: so a kill takes
+a second.
 """
 
 import json
 import logging
+import math
 import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,15 +36,18 @@ import torch
 from benchmarks.plan import Row, table
 from benchmarks.processes import make_faces
 from cyclegan_age.config import UserError
+from cyclegan_age.monitor import read_metrics
 from cyclegan_age.runs import from_settings, load_snapshot, load_state
 from options.bench import parse_reliability
 
 FLAGS = [
     *("--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32", "--load_size", "32", "--batch_size", "2"),
-    *("--lambda_age", "0", "--no_compile", "--precision", "fp32", "--monitor", "none", "--pool_size", "20"),
+    *("--lambda_age", "0", "--no_compile", "--precision", "fp32", "--pool_size", "20"),
     *("--log_every", "2", "--save_every", "2", "--sample_every", "1000", "--snapshot_every", "8"),
 ]
 FACES, STEPS = 24, 24
+KILL_SECONDS, AWAY_SECONDS = 4.0, 2.0  # greatest: of a server until it is killed, and between two servers
+PATIENCE = 300  # seconds that are waited for a process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,13 +57,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = parse_reliability(sys.argv[1:] if argv is None else argv)
         with tempfile.TemporaryDirectory(prefix="cyclegan-age-kills-") as name:
             os.environ["CYCLEGAN_AGE_CACHE"] = str(Path(name) / "cache")
-            found = kills(Path(name), config.count, config.seconds or float("inf"), random.Random(config.seed))
+            limit = config.seconds or float("inf")
+            moments = random.Random(config.seed)
+            if config.campaign == "kills":
+                rows = rows_of_kills(kills(Path(name), config.count, limit, moments, config.results_dir))
+            else:
+                rows = rows_of_visdom(visdom(Path(name), config.count, limit, moments))
     except UserError as e:
         print(e, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    rows = [
+    print(f"{time.monotonic() - begin:.0f} s\n\n{table(rows)}")
+    return int(any(row.at_most is not None and row.value > row.at_most for row in rows))
+
+
+def rows_of_kills(found: Counter[str]) -> list[Row]:
+    """The lines of the table."""
+    return [
         Row(measure="kills", value=found["kills"], unit=""),
         Row(measure="- while a file was written", value=found["writing"], unit=""),
         Row(measure="- before the first state", value=found["stateless"], unit=""),
@@ -59,12 +82,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         Row(measure="states that were not valid", value=found["broken"], unit="", at_most=0),
         Row(measure="ends other than without a kill", value=found["different"], unit="", at_most=0),
     ]
-    print(f"{time.monotonic() - begin:.0f} s\n\n{table(rows)}")
-    return int(found["broken"] + found["different"] > 0)
 
 
-def kills(folder: Path, count: int, seconds: float, moments: random.Random) -> Counter[str]:
+def rows_of_visdom(found: Counter[str]) -> list[Row]:
+    """The lines of the table."""
+    return [
+        Row(measure="kills of the server", value=found["kills"], unit=""),
+        Row(measure="points of the training", value=found["points"], unit=""),
+        Row(measure="points that are not on the page", value=found["lost"], unit="", at_most=0),
+        Row(measure="points that are on it twice, or are none", value=found["doubled"], unit="", at_most=0),
+    ]
+
+
+def forked(do: Callable[[], int], log: Path) -> int:
+    """Run something in a process forked from this one, what it says in a file; gives its number."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        logging.disable(logging.INFO)
+        status = do()
+    finally:
+        os._exit(status)
+
+
+def kills(folder: Path, count: int, seconds: float, moments: random.Random, kept: Path) -> Counter[str]:
     """Kill trainings so often, or for so long; counts what was found.
+
+    Args:
+        folder: for the runs.
+        count: kills.
+        seconds: after which there are no more.
+        moments: when.
+        kept: where a run with a fault goes.
 
     Raises:
         UserError: the training fails without a kill.
@@ -74,23 +128,12 @@ def kills(folder: Path, count: int, seconds: float, moments: random.Random) -> C
 
     torch.set_num_threads(1)
     faces = make_faces(folder / "faces", FACES, 32)
-    common = ["--dataroot", str(faces), "--results_dir", str(folder / "runs"), *FLAGS]
+    common = ["--dataroot", str(faces), "--results_dir", str(folder / "runs"), "--monitor", "none", *FLAGS]
     common += ["--epochs", str(STEPS * 2 / FACES)]
     last = time.monotonic() + seconds
 
     def started(name: str) -> int:
-        child = os.fork()
-        if child:
-            return child
-        status = 1
-        try:
-            with (folder / f"{name}.log").open("w") as log:
-                os.dup2(log.fileno(), 1)
-                os.dup2(log.fileno(), 2)
-            logging.disable(logging.INFO)
-            status = train.main([*common, "--name", name])
-        finally:
-            os._exit(status)
+        return forked(lambda: train.main([*common, "--name", name]), folder / f"{name}.log")
 
     begun = time.monotonic()
     if os.waitpid(started("whole"), 0)[1]:
@@ -98,30 +141,37 @@ def kills(folder: Path, count: int, seconds: float, moments: random.Random) -> C
     duration = time.monotonic() - begun
     expected = outcome(folder / "runs" / "whole")
     found: Counter[str] = Counter()
+    past: list[str] = []  # the kills of one training
     while found["kills"] < count and time.monotonic() < last:
-        name = f"killed-{found['trainings'] + found['different']}"
+        name = f"killed-{found['trainings'] + found['different'] + found['broken']}"
         run = folder / "runs" / name
         child = started(name)
-        due = time.monotonic() + moments.uniform(0, duration)
+        wait = moments.uniform(0, duration)
         aimed = moments.random() < 0.5  # at the first save after that moment
-        ended = killed(child, due, run if aimed else None)
+        ended = killed(child, time.monotonic() + wait, run if aimed else None)
         if ended is None:
+            parts = sorted(part.name for part in run.rglob(".*.part"))
+            past.append(f"killed after {wait:.3f} s{', aimed' if aimed else ''}, while written: {parts}, {_at(run)}")
             found["kills"] += 1
-            found["writing"] += bool(list(run.rglob(".*.part")))
+            found["writing"] += bool(parts)
             found["stateless"] += not (run / "state.pt").is_file()
             faults = invalid(run)
-        else:
-            faults = [] if ended == 0 else [f"exit status {ended}: {(folder / f'{name}.log').read_text()[-500:]}"]
-            if ended == 0:
-                if same(outcome(run), expected):
-                    found["trainings"] += 1
-                else:
-                    found["different"] += 1
-                shutil.rmtree(run)
-        if faults:
+            found["broken"] += bool(faults)
+        elif ended:
+            faults = [f"exit status {ended}: {(folder / f'{name}.log').read_text()[-500:]}"]
             found["broken"] += 1
-            print(f"{name}, kill {found['kills']}: {'; '.join(faults)}", file=sys.stderr)
+        else:
+            faults = [f"differs in {part}" for part in differences(outcome(run), expected)]
+            found["different" if faults else "trainings"] += 1
+        if faults:
+            to = kept / f"kills-{os.getpid()}"
+            print(f"{name}, kill {found['kills']}: {'; '.join(faults)}; kept in {to}", file=sys.stderr, flush=True)
+            shutil.copytree(folder / "runs" / "whole", to / "whole", dirs_exist_ok=True)
+            shutil.copytree(run, to / name) if run.is_dir() else (to / name).mkdir()
+            (to / name / "kills.txt").write_text("\n".join([*past, *faults]) + "\n")
+        if faults or ended is not None:
             shutil.rmtree(run, ignore_errors=True)
+            past.clear()
     return found
 
 
@@ -136,6 +186,110 @@ def killed(child: int, due: float, saving: Path | None) -> int | None:
             _, status = os.waitpid(child, 0)
             return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
         time.sleep(0.001)
+
+
+def visdom(folder: Path, count: int, seconds: float, moments: random.Random) -> Counter[str]:
+    """Kill the Visdom server of a training so often, or for so long; counts what is on its page at the end.
+
+    Args:
+        folder: for the run and what the server saves.
+        count: kills.
+        seconds: after which there are no more.
+        moments: when.
+
+    Raises:
+        UserError: the training or the server does not run.
+    """
+    import train  # as in `kills`
+    from cyclegan_age import visdom_server
+    from cyclegan_age.training import loop  # noqa: F401
+
+    visdom_server.build_assets()
+    torch.set_num_threads(1)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    faces, last, run = make_faces(folder / "faces", FACES, 32), time.monotonic() + seconds, folder / "run"
+    flags = ["--dataroot", str(faces), "--results_dir", str(folder), "--name", run.name, "--epochs", "1000000", *FLAGS]
+    flags += ["--log_every", "1", "--save_every", "1000", "--monitor", "visdom", "--visdom_port", str(port)]
+
+    def served() -> int:
+        visdom_server.start(port, folder / "pages")
+        return 0
+
+    def serve() -> int:
+        child = forked(served, folder / "server.log")
+        _until(lambda: _drawn(port, run.name) is not None, child, "the Visdom server does not answer", folder)
+        return child
+
+    server = serve()
+    training = forked(lambda: train.main(flags), folder / "training.log")
+    found: Counter[str] = Counter()
+    try:
+        _until(lambda: bool(_drawn(port, run.name)), training, "the training draws nothing", folder)
+        while found["kills"] < count and time.monotonic() < last:
+            time.sleep(moments.uniform(0, KILL_SECONDS))
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+            found["kills"] += 1
+            time.sleep(moments.uniform(0, AWAY_SECONDS))
+            server = serve()
+        _until(lambda: bool(_drawn(port, run.name)), training, "the training draws nothing", folder)
+        os.kill(training, signal.SIGTERM)
+        os.waitpid(training, 0)
+        training = 0
+        expected = _points(run)
+        page = _drawn(port, run.name) or Counter()
+        found["points"] = expected.total()
+        found["lost"], found["doubled"] = (expected - page).total(), (page - expected).total()
+        return found
+    finally:
+        for child in filter(None, (server, training)):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _until(good: Callable[[], bool], child: int, fault: str, folder: Path) -> None:
+    """Wait for something of a child.
+
+    Raises:
+        UserError: it is not so in time, or the child ended.
+    """
+    last = time.monotonic() + PATIENCE
+    while not good():
+        if time.monotonic() > last or os.waitpid(child, os.WNOHANG)[0]:
+            said = "".join(log.read_text()[-300:] for log in folder.glob("*.log"))
+            raise UserError(f"{fault}: {said}")
+        time.sleep(0.1)
+
+
+def _points(run: Path) -> Counter[tuple[str, int, float]]:
+    """Points that a page is to show: curve, step, value."""
+    found: Counter[tuple[str, int, float]] = Counter()
+    for row in read_metrics(run / "metrics.jsonl"):
+        found.update((name, row["step"], value) for name, value in row.items() if "/" in name and math.isfinite(value))
+    return found
+
+
+def _drawn(port: int, page: str) -> Counter[tuple[str, int, float]] | None:
+    """Points that a server has; None where it does not answer."""
+    body = json.dumps({"eid": page, "win": None}).encode()
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/win_data", body, {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            windows = json.loads(answer.read() or b"{}")
+    except urllib.error.HTTPError:  # of a page that is not there yet
+        return Counter()
+    except OSError:
+        return None
+    found: Counter[tuple[str, int, float]] = Counter()
+    for window in windows.values() if isinstance(windows, dict) else ():
+        for trace in window["content"]["data"] if window["type"] == "plot" else ():
+            name = f"{window['title']}/{trace['name']}"
+            found.update((name, int(x), y) for x, y in zip(trace["x"], trace["y"], strict=True))
+    return found
 
 
 def invalid(run: Path) -> list[str]:
@@ -157,6 +311,14 @@ def invalid(run: Path) -> list[str]:
     return faults
 
 
+def _at(run: Path) -> str:
+    try:
+        state = load_state(run / "state.pt")
+    except UserError:
+        return "with a state that cannot be read"
+    return f"saved up to step {state['step']}" if state else "before the first state"
+
+
 def _state_of(run: Path, path: Path) -> None:
     state = load_state(path)
     assert state is not None
@@ -176,15 +338,15 @@ def outcome(run: Path) -> dict[str, Any]:
     }
 
 
-def same(a: object, b: object) -> bool:
-    """Whether two of them are equal to the bit."""
+def differences(a: object, b: object, name: str = "all") -> list[str]:
+    """The names of the parts that are not equal to the bit."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [name]
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [part for k in a for part in differences(a[k], b[k], f"{name}/{k}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [part for i, pair in enumerate(zip(a, b, strict=True)) for part in differences(*pair, f"{name}/{i}")]
+    return [] if a == b else [name]
 
 
 if __name__ == "__main__":

@@ -1,20 +1,24 @@
 """Load on the REST service: answers counted and checked, waiting times, memory: `python -m benchmarks.web`.
 
 Without `--url` it starts a server of its own. It sends photographs made of `skimage.data.astronaut()`, which is in the
-public domain, as fast as they are answered; who is told to try again waits as long as the server says.
+public domain, as fast as they are answered; who is told to try again waits as long as the server says. With `--rough`
+three clients that do not behave ask beside them.
 """
 
+import http.client
 import io
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -28,6 +32,8 @@ from options.bench import WebBenchConfig, parse_web_bench
 AGES = (10, 25, 60)
 START_SECONDS = 900
 SAMPLES_EVERY = 0.5  # seconds
+HUGE = 400  # MB of an upload that is too large
+SLOW = 64, 0.01  # bytes that a slow reader takes at once, and its rest in seconds
 
 
 @dataclass
@@ -38,6 +44,8 @@ class Load:
     seconds: list[float] = field(default_factory=list)  # of answers with a picture
     refused_seconds: list[float] = field(default_factory=list)
     wrong: int = 0
+    rough: Counter[str] = field(default_factory=Counter)  # of clients that do not behave
+    left: int | None = None  # temporary files of the server at the end; None where nobody knows
     memory: list[tuple[float, int]] = field(default_factory=list)  # seconds since the start, resident bytes
 
 
@@ -48,13 +56,13 @@ def photo() -> bytes:
     return out.getvalue()
 
 
-def start_server() -> tuple[subprocess.Popen[bytes], str]:
-    """A server of the shipped weights on a free port; it may not answer yet."""
+def start_server(temporary: str) -> tuple[subprocess.Popen[bytes], str]:
+    """A server of the shipped weights on a free port, with a folder for temporary files; it may not answer yet."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = [sys.executable, "demo.py", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"TMPDIR": temporary}, stdout=subprocess.DEVNULL)
     return process, f"http://127.0.0.1:{port}"
 
 
@@ -103,6 +111,61 @@ def client(url: str, number: int, image: bytes, right: dict[int, bytes], end: fl
                 time.sleep(min(float(answer.headers["retry-after"]), max(0.0, end - time.monotonic())))
 
 
+def form(image: bytes) -> tuple[bytes, dict[str, str]]:
+    """The body of a request for the last of the ages, and its header lines."""
+    line = b"--cut\r\nContent-Disposition: form-data; name="
+    body = line + b'"target_age"\r\n\r\n%d\r\n' % AGES[-1] + line + b'"image"; filename="a.jpg"\r\n\r\n' + image
+    body += b"\r\n--cut--\r\n"
+    return body, {"Content-Type": "multipart/form-data; boundary=cut", "Content-Length": str(len(body))}
+
+
+def slow_reader(place: tuple[str, int], image: bytes, right: dict[int, bytes], load: Load) -> None:
+    """Take an answer in little pieces."""
+    connection = http.client.HTTPConnection(*place, timeout=300)
+    connection.connect()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    body, headers = form(image)
+    connection.request("POST", "/api/age", body, headers)
+    answer = connection.getresponse()
+    got = b""
+    while piece := answer.read(SLOW[0]):
+        got += piece
+        time.sleep(SLOW[1])
+    connection.close()
+    load.rough[f"slow readers, answered {answer.status}"] += 1
+    if answer.status == 200:
+        load.wrong += not same(got, right[AGES[-1]])
+    else:
+        time.sleep(1)
+
+
+def huge_upload(place: tuple[str, int], image: bytes, right: dict[int, bytes], load: Load) -> None:
+    """Send far too much."""
+    connection = http.client.HTTPConnection(*place, timeout=300)
+    kind = form(image)[1]["Content-Type"]
+    try:
+        pieces = (bytes(1_000_000) for _ in range(HUGE))
+        headers = {"Content-Type": kind, "Content-Length": str(HUGE * 1_000_000)}
+        connection.request("POST", "/api/age", pieces, headers)
+        load.rough[f"huge uploads, answered {connection.getresponse().status}"] += 1
+    except OSError:  # it was not read to its end
+        load.rough["huge uploads, cut off"] += 1
+    connection.close()
+    time.sleep(1)
+
+
+def vanishing(place: tuple[str, int], image: bytes, right: dict[int, bytes], load: Load) -> None:
+    """Go in the middle of an upload or, every second time, as soon as it is sent."""
+    body, headers = form(image)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    whole = load.rough["vanished in the middle"] > load.rough["vanished before the answer"]
+    with socket.create_connection(place) as to:
+        to.sendall(f"POST /api/age HTTP/1.1\r\nHost: here\r\n{lines}\r\n".encode())
+        to.sendall(body if whole else body[: len(body) // 2])
+    load.rough["vanished before the answer" if whole else "vanished in the middle"] += 1
+    time.sleep(0.5)
+
+
 def same(one: bytes, other: bytes) -> bool:
     """Whether two files hold the same picture; threads may round another way, by a level or two."""
     if one == other:
@@ -117,10 +180,20 @@ def measure(config: WebBenchConfig) -> Load:
     Raises:
         UserError: no server answers.
     """
+    load, image = Load(), photo()
+    with tempfile.TemporaryDirectory(prefix="cyclegan-age-web-") as temporary:
+        process, url = (None, config.url.rstrip("/")) if config.url else start_server(temporary)
+        _measure(config, process, url, image, load)
+        if process:
+            load.left = sum(1 for path in Path(temporary).rglob("*") if path.is_file())
+    return load
+
+
+def _measure(
+    config: WebBenchConfig, process: "subprocess.Popen[bytes] | None", url: str, image: bytes, load: Load
+) -> None:
     import httpx
 
-    load, image = Load(), photo()
-    process, url = (None, config.url.rstrip("/")) if config.url else start_server()
     pid = process.pid if process else config.pid
     try:
         right = expected(image)
@@ -139,12 +212,20 @@ def measure(config: WebBenchConfig) -> Load:
             threading.Thread(target=client, args=(url, number, image, right, end, load))
             for number in range(config.clients)
         ]
+        if config.rough:
+            address = urlsplit(url)
+            place = address.hostname or "", address.port or 80
+
+            def again(do: Callable[[tuple[str, int], bytes, dict[int, bytes], Load], None]) -> None:
+                while time.monotonic() < end:
+                    do(place, image, right, load)
+
+            threads += [threading.Thread(target=again, args=(do,)) for do in (slow_reader, huge_upload, vanishing)]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
             load.memory.append((time.monotonic() - begin, resident(pid) if pid else 0))
             time.sleep(SAMPLES_EVERY)
-        return load
     finally:
         if process:
             process.terminate()
@@ -160,6 +241,9 @@ def rows_of(load: Load, config: WebBenchConfig) -> list[Row]:
     lost = sum(count for status, count in load.statuses.items() if status not in ("200", "503"))
     rows.append(Row(measure="lost otherwise", value=lost, unit="requests", at_most=0))
     rows.append(Row(measure="wrong pictures", value=load.wrong, unit="requests", at_most=0))
+    rows += [Row(measure=name, value=count, unit="requests") for name, count in sorted(load.rough.items())]
+    if load.left is not None:
+        rows.append(Row(measure="temporary files left", value=load.left, unit="files", at_most=0))
     for name, values in (("a picture", load.seconds), ("a refusal", load.refused_seconds)):
         if values:
             rows += [

@@ -30,7 +30,7 @@ from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces.blending import Change
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import find_layers
-from cyclegan_age.games import play, samples, write_made
+from cyclegan_age.games import age_warning, estimated_age, play, samples, write_made
 from cyclegan_age.images import BadImage, Picture, list_images, open_image, unread
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.page import Section, gallery_page
@@ -60,6 +60,7 @@ class _Face:
     known: Known = field(default_factory=Known)
     aged: list[Picture | Change] = field(default_factory=list)  # for `fitted.unfit`
     measures: dict[str, float] = field(default_factory=dict)
+    warning: str = ""  # of an age that is not reliable
     maps: dict[str, Tensor] = field(default_factory=dict)
     life: list[Image.Image] = field(default_factory=list)
 
@@ -164,6 +165,11 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def sentence(line: str) -> str:
+    """A line as a sentence of the page."""
+    return f"{line[0].upper()}{line[1:]}."
+
+
 def output_stems(paths: Sequence[Path]) -> list[str]:
     """A stem of output names for each path: its own without the ending, numbered where another one has it already.
 
@@ -206,6 +212,7 @@ def _render_into(
     single = config.input is not None and config.input.is_file()
     skipped: list[str] = []
     measures: dict[str, dict[str, float]] = {}
+    warnings: list[str] = []
 
     def read(item: tuple[Path | None, str, str]) -> _Face | str:
         path, title, stem = item
@@ -231,6 +238,8 @@ def _render_into(
     def write(face: _Face) -> Section:
         if face.measures:
             measures[face.title] = face.measures
+        if face.warning:
+            warnings.append(f"{face.title}: {face.warning}")
         return _write(folder, face, ages)
 
     begin = time.perf_counter()
@@ -261,6 +270,10 @@ def _render_into(
         for name in next(iter(measures.values())):
             mean = sum(values[name] for values in measures.values()) / len(measures)
             result += "; " + "".join(notes_on({name: mean}))
+    if len(warnings) == 1:
+        say(warnings[0])
+    elif warnings:
+        say(f"{len(warnings)} such faces; the page says which, the first is {warnings[0]}")
     page = write_pages(folder, config, sections, result)
     say(result)
     say(f"gallery: {page}")
@@ -296,6 +309,9 @@ def _rendered(
             if len(face.aged) == len(ages):
                 measures = ager.read(face.fitted.square[None], [face.known]).measures
                 face.measures = {name: float(values[0]) for name, values in measures.items()}
+                if face.path:
+                    own = face.known.age_years
+                    face.warning = age_warning([estimated_age(face.picture(), ager.frame) if math.isnan(own) else own])
                 if config.features:
                     face.maps = ager.features(face.fitted.square, ages, config.features, face.known)
                 if config.life:
@@ -309,7 +325,7 @@ def _write(folder: Path, face: _Face, ages: list[float]) -> Section:
     """Write the files of one face; gives its section of the page."""
     image = face.picture()
     section = Section(title=face.title, input=f"{face.stem}_input.jpg")
-    section.notes = notes_on(face.measures)
+    section.notes = [*([sentence(face.warning)] if face.warning else []), *notes_on(face.measures)]
     render.save_jpg(image, folder / section.input, quality=95)
     names = [f"{years:g}" for years in ages]
     row = [_small(image)]

@@ -1,6 +1,7 @@
 """A picture and an age in years -> a picture: the facade under the command line, notebooks and the browser."""
 
 import hashlib
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from cyclegan_age.config import ModelConfig, TrainConfig, UserError, check_stren
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
-from cyclegan_age.faces.detection import chosen, detector
+from cyclegan_age.faces.detection import chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.faces.heads import MARGIN, SIZE, Head, scaled
@@ -30,6 +31,8 @@ from cyclegan_age.models.base import About, PictureReader, Reader, Reading
 from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.runs import find_weights, load_snapshot
+
+logger = logging.getLogger("cyclegan_age")
 
 _PORTRAIT = (170, 68, 112)  # left, top, side of UTKFace's frame: her eyes are at (0.30, 0.29) and (0.68, 0.32) of it
 _LARGEST = 10_000  # of the whole numbers in a network's configuration; others would never be built
@@ -248,7 +251,7 @@ class Ager:
 
         Each is found, brought to the weights' frame, and changed where it is, at its own resolution. Outside the faces'
         ellipses no pixel changes, with weights of FFHQ's frame none that is 8 pixels of a 256-pixel crop from the
-        heads, and transparency never does.
+        heads, and transparency never does. Faces that are turned stay so; a warning in the log names them.
 
         Args:
             image: a photograph of any size and mode, or its path; one that EXIF says is turned is turned upright.
@@ -271,6 +274,8 @@ class Ager:
         photo = Photo.of(upright)
         found = detector().find(as_rgb(photo.upright))
         wanted = chosen(found, face)
+        if line := turned_text(wanted):
+            logger.warning("%s", line)
         places = [one.place(self.frame) for one in wanted]
         others = [one.place(self.frame) for one in found if one not in wanted]
         pixels = self.age_places(photo.upright, places, years, change=change, others=others)

@@ -69,6 +69,25 @@ def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> 
     raise UserError(f"--monitor {kind}: the package is not installed; run pip install {kind} or give --monitor none")
 
 
+def start(accelerator: Accelerator, config: Mapping[str, Any]) -> None:
+    """Begin what `trackers` gave.
+
+    Args:
+        accelerator: with them in `log_with`.
+        config: settings by name, shown with the run.
+
+    Raises:
+        UserError: Weights & Biases has no login, or does not answer.
+    """
+    try:
+        accelerator.init_trackers("cyclegan-age", config=dict(config))
+    except Exception as e:
+        if not any(isinstance(one, WandBTracker) for one in accelerator.log_with):
+            raise
+        cause = str(e).strip().splitlines()[0].rstrip(".") if str(e).strip() else type(e).__name__
+        raise UserError(f"--monitor wandb: {cause}; set WANDB_MODE=offline, or give another --monitor") from None
+
+
 def log_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], step: int) -> None:
     """Show pictures in every tracker of `accelerator`.
 

@@ -33,6 +33,7 @@ from cyclegan_age.gallery import (
     notes_on,
     output_folder,
     output_stems,
+    sentence,
     wanted_ages,
     write_pages,
     write_sheets,
@@ -50,6 +51,8 @@ _SHOWN = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})  # what browsers 
 _STEADY_S = 0.1  # seconds before and after a frame whose masks its own is averaged with
 _PER_AGE = 1.5  # bytes of the output for each byte of an input and each age, about
 _NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
+_NEAR = FRAMES["utkface"]
+_UNKNOWN = Known()
 
 
 @dataclass(frozen=True)
@@ -177,12 +180,23 @@ def _render_into(
     return page
 
 
-def _ages(rgb: Picture, faces: Sequence[Face], known: Known) -> list[float]:
-    """Years of the faces of a photograph, estimated where they are not known."""
+def warnings_of(rgb: Picture, faces: Sequence[Face], known: Known = _UNKNOWN) -> list[str]:
+    """Lines on faces of a photograph that are turned, or of an age that is not reliable.
+
+    Args:
+        rgb: the photograph, uint8 (H, W, 3).
+        faces: of it.
+        known: of its one face; ages that are not known are estimated.
+    """
     if not math.isnan(known.age_years):
-        return [known.age_years]
-    near = FRAMES["utkface"]
-    return [estimated_age(Image.fromarray(crop(rgb, face.place(near), _STRIP_SIDE)), near) for face in faces]
+        ages = [known.age_years]
+    else:
+        ages = [_estimated(rgb, face.place(_NEAR)) for face in faces]
+    return [line for line in (turned_text(faces), age_warning(ages)) if line]
+
+
+def _estimated(rgb: Picture, place: Place) -> float:
+    return estimated_age(Image.fromarray(crop(rgb, place, _STRIP_SIDE)), _NEAR)
 
 
 def _write_photo(
@@ -212,8 +226,8 @@ def _write_photo(
     render.save_jpg(preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
     if len(found) > 1:
         section.notes.append(f"{len(found)} faces, numbered from left to right; --face chooses one of them.")
-    for line in filter(None, [turned_text(wanted), age_warning(_ages(rgb, wanted, known))]):
-        section.notes.append(f"{line[0].upper()}{line[1:]}.")
+    for line in warnings_of(rgb, wanted, known):
+        section.notes.append(sentence(line))
         say(f"{one.title}: {line}")
     rows = [[crop(rgb, place, _STRIP_SIDE)] for place in places]
     for i, years in enumerate(ages):
@@ -291,10 +305,16 @@ def _write_video(
     names = [f"{one.stem}_age{years:g}{ending}" for years in ages]
     parts = [folder / Path(name).parent / f".{Path(name).stem}.part{ending}" for name in names]
     parts[0].parent.mkdir(parents=True, exist_ok=True)
+    estimated: list[float] = []
     with tqdm(total=len(found), unit="frame", desc="ages", leave=False, disable=None) as bar:
 
         def edit(number: int, frame: Picture) -> list[Pixels]:
             bar.update()
+            estimated.extend(
+                _estimated(frame, place)
+                for track in tracks
+                if number == track.first + len(track.strength) // 2 and (place := track.place(number, _NEAR))
+            )
             here = _here(ager, frame, number, tracks)
             if not here:
                 return [frame] * len(ages)
@@ -313,6 +333,10 @@ def _write_video(
     sections = [
         Section(title=f"{one.title} at {years:g} years", mp4=name) for years, name in zip(ages, names, strict=True)
     ]
+    middles = [Face(track.landmarks[len(track.landmarks) // 2], (0, 0, 0, 0), 1) for track in tracks]
+    for line in filter(None, [turned_text(middles), age_warning(estimated)]):
+        sections[0].notes.append(sentence(line))
+        say(f"{one.title}: {line}")
     return sections, len(tracks)
 
 

@@ -77,6 +77,8 @@ class PhotoBenchConfig:
 
     faces: Path | None = None
     """A folder of aligned face crops, as for training: how many of them are found again in photographs."""
+    turned: tuple[Path, ...] = ()
+    """Folders of upright pictures of faces: measure only how they are found turned by 90, 180 and 270 degrees."""
     quick: bool = False
     """Small pictures and no repetitions: shows that everything runs; the numbers mean nothing."""
 
@@ -170,6 +172,8 @@ class WebBenchConfig:
     """Clients that ask at the same time."""
     seconds: float = 60.0
     """How long they ask."""
+    rough: bool = False
+    """Beside them one that reads slowly, one that sends 400 MB and one that vanishes, again and again."""
 
     def __post_init__(self) -> None:
         if self.clients < 1:
@@ -192,14 +196,17 @@ def parse_web_bench(argv: Sequence[str]) -> WebBenchConfig:
 class ReliabilityConfig:
     """What `python -m benchmarks.reliability` takes."""
 
-    campaign: tyro.conf.Positional[Literal["kills"]]
-    """kills: a training is killed at any moment, again and again, and must end as if it had not been."""
+    campaign: tyro.conf.Positional[Literal["kills", "visdom"]]
+    """kills: a training is killed at any moment, again and again, and must end as if it had not been. visdom: the
+    Visdom server of a training is, and must have every point at the end."""
     count: int = 200
     """How often."""
     seconds: float = 0.0
     """Stop after this time, too; 0 sets no limit."""
     seed: int = 0
     """Seed of the moments."""
+    results_dir: Path = Path("results")
+    """Where a run that differs or is not whole is kept."""
 
     def __post_init__(self) -> None:
         if self.count < 1:

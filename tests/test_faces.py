@@ -18,7 +18,7 @@ from skimage.data import astronaut, coffee
 from torch import nn
 
 from benchmarks import photos as measurement
-from cyclegan_age import images, runs
+from cyclegan_age import images, photos, runs
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.data.folders import Known
@@ -307,6 +307,14 @@ def test_a_turned_photograph_is_turned_upright(ager: Ager) -> None:
     out = ager.age_photo(Image.open(file), 40)
     assert np.array_equal(np.asarray(out), np.asarray(ager.age_photo(image, 40)))
     assert out.getexif().get(274) is None
+
+
+def test_a_turned_face_is_named_in_the_log(ager: Ager, caplog: pytest.LogCaptureFixture) -> None:
+    image = PORTRAIT.crop((60, 0, 440, 300))
+    ager.age_photo(image, 40)
+    assert caplog.messages == []
+    ager.age_photo(image.transpose(Image.Transpose.ROTATE_180), 40)
+    assert caplog.messages == ["the face is turned by 180 degrees with the clock; the picture stays as it is"]
 
 
 def test_a_generator_that_bends_gives_its_field_apart() -> None:
@@ -680,6 +688,20 @@ def test_ages_that_were_hardly_learned_are_said(weights: Path, tmp_path: Path, n
     assert ("cracks" in page.read_text(encoding="utf-8")) == bool(years)
 
 
+def test_a_turned_face_and_its_age_are_said_of_a_video(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = np.asarray(PORTRAIT.crop((60, 0, 360, 240)))[::-1, ::-1]
+    clip = make_clip(tmp_path / "clip.mp4", [np.ascontiguousarray(whole[:, i * 2 : i * 2 + 256]) for i in range(8)])
+    monkeypatch.setattr(photos, "estimated_age", lambda image, frame: 5.0)
+    said: list[str] = []
+    settings = {"input": clip, "weights": str(weights), "results_dir": tmp_path / "out"}
+    page = render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
+    assert "clip.mp4: the face is turned by 180 degrees with the clock; the picture stays as it is" in said
+    assert any(line.startswith("clip.mp4: a face of about 5 years; under 10") for line in said)
+    assert "A face of about 5 years; under 10" in page.read_text(encoding="utf-8")
+
+
 def test_the_estimated_age_of_real_children_is_said(weights: Path, heads: Path, tmp_path: Path) -> None:
     for band in ("00-04", "30-34"):
         file = next((heads / "val" / band).iterdir())
@@ -874,6 +896,16 @@ def test_real_crops_are_found_again_in_a_photograph(faces: Path) -> None:
 
 
 # The measurement
+
+
+def test_the_measurement_of_turned_faces_sees_those_that_are(tmp_path: Path) -> None:
+    for i in range(2):
+        save(PORTRAIT.crop((60 + i, 0, 440, 300)), tmp_path / f"{i}.png")
+    plan = measurement.Plan(width=400, height=300, turned=1, repetitions=1)
+    rows = [(row.measure, row.value) for row in measurement.turned_found([tmp_path], plan)]
+    assert [value for _, value in rows[:-2]] == [2, 0, 1, 1, 1, 1, 1, 1]
+    save(PORTRAIT.crop((60, 0, 440, 300)).transpose(Image.Transpose.ROTATE_180), tmp_path / "2.png")
+    assert measurement.turned_found([tmp_path], plan)[1].value == 1
 
 
 def test_the_measurement_finds_faces_and_seams() -> None:

@@ -162,6 +162,33 @@ def test_the_same_command_replaces_its_files(run: Callable[..., tuple[Path, list
     Image.open(page.parent / "a_age10.png").load()
 
 
+@pytest.mark.parametrize(("years", "lines"), [({"a": 3, "b": 30}, 1), ({"a": 3, "b": 80}, 1), ({"b": 30}, 0)])
+def test_ages_that_were_hardly_learned_are_said(
+    run: Callable[..., tuple[Path, list[str]]], tmp_path: Path, years: dict[str, int], lines: int
+) -> None:
+    """In one line, and on the page with each face; by the age in the name."""
+    for name, age in years.items():
+        picture(tmp_path / "in" / f"{age}_1_0_{name}.png")
+    page, said = run(input=tmp_path / "in", target_age=(20,))
+    warned = [line for line in said if "cracks" in line]
+    assert len(warned) == lines
+    far = [age for age in years.values() if not 10 <= age <= 70]
+    assert all("3_1_0_a.png: a face of about 3 years; under 10 and over 70" in line for line in warned)
+    assert all(("2 such faces" in line) == (len(far) == 2) for line in warned)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("renderings often have cracks") == len(far)
+
+
+def test_ages_that_no_name_tells_are_estimated(
+    run: Callable[..., tuple[Path, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "estimated_age", lambda image, frame: float(image.width))
+    for side in (8, 20):
+        picture(tmp_path / "in" / f"face{side}.png", (side, side))
+    _, said = run(input=tmp_path / "in", target_age=(20,))
+    assert [line.partition(";")[0] for line in said if "cracks" in line] == ["face8.png: a face of about 8 years"]
+
+
 def test_what_an_interrupted_run_wrote_is_whole(
     run: Callable[..., tuple[Path, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -361,8 +361,8 @@ def test_the_page_has_each_face_in_the_frame_of_each_model(ager: Ager) -> None:
     # What is given as a crop already is one of the model that was chosen.
     (given,) = studio.look(png(demo_portrait(FFHQ)), True, "heads").faces
     assert given[FFHQ].size == (256, 256) and given[NEAR].width == pytest.approx(256 / 1.55, abs=2)
-    assert studio.face(png(PORTRAIT), model="heads").width > studio.face(png(PORTRAIT), model="faces").width
-    aged, kind = studio.age(png(PORTRAIT), 60, model="heads")
+    assert studio.face(png(PORTRAIT), model="heads")[0].width > studio.face(png(PORTRAIT), model="faces")[0].width
+    aged, kind, _ = studio.age(png(PORTRAIT), 60, model="heads")
     assert kind == "image/png"
     assert (np.asarray(Image.open(io.BytesIO(aged))) == np.asarray(ager.age_photo(PORTRAIT, 60))).all()
 

@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -22,6 +24,8 @@ from visdom_tools import free_port, wait_for
 from cyclegan_age import monitor
 from cyclegan_age.config import UserError
 from cyclegan_age.monitor import VisdomTracker, log_pictures, read_metrics, trackers
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 class FakeServer:
@@ -298,3 +302,53 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path: Path) -> None:
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss/d")] == [(3, 0.5)]
     assert [(e.step, e.width, e.height) for e in events.Images("samples")] == [(3, 6, 8)]
+
+
+WANDB = """
+import numpy as np
+from accelerate import Accelerator
+from pathlib import Path
+from cyclegan_age.monitor import log_pictures, start, trackers
+
+kinds = trackers("wandb", run_dir=Path(), name="face", server="", port=0)
+accelerator = Accelerator(cpu=True, log_with=kinds)
+start(accelerator, {"train.lr": 0.5})
+accelerator.log({"loss/d": 0.25}, step=3)
+log_pictures(accelerator, {"samples": np.full((8, 6, 3), 9, np.uint8)}, 3)
+run = accelerator.get_tracker("wandb", unwrap=True)
+assert (run.name, run.config["train.lr"]) == ("face", 0.5)
+accelerator.end_training()
+"""
+
+
+def test_wandb_gets_settings_numbers_and_pictures(tmp_path: Path) -> None:
+    """Offline, in a process of its own, since it starts others."""
+    pytest.importorskip("wandb", reason="wandb is not installed: requirements-dev.txt")
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "PYTHONPATH": str(PROJECT)}
+    subprocess.run([sys.executable, "-c", WANDB], cwd=tmp_path, env=environment, check=True)
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"loss/d" in log.read_bytes() and b"0.25" in log.read_bytes()
+    (picture,) = tmp_path.glob("wandb/offline-run-*/files/media/images/samples_3_*.png")
+    shown = np.asarray(Image.open(picture).convert("RGB"))
+    assert shown.shape == (8, 6, 3) and (shown == 9).all()
+
+
+def test_wandb_without_a_login_is_told_in_one_line(tiny_faces: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed: requirements-dev.txt")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    environment |= {"HOME": str(tmp_path), "WANDB_CONFIG_DIR": str(tmp_path / "config")}
+    flags = ["--dataroot", str(tiny_faces), "--results_dir", str(tmp_path / "out"), "--name", "run"]
+    flags += ["--monitor", "wandb", "--epochs", "1", "--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32"]
+    flags += ["--load_size", "36", "--batch_size", "4", "--lambda_age", "0", "--no_compile", "--precision", "fp32"]
+    done = subprocess.run(
+        [sys.executable, "train.py", *flags],
+        cwd=PROJECT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("--monitor wandb: No API key configured")
+    assert done.stderr.endswith("; set WANDB_MODE=offline, or give another --monitor\n")
+    assert "Traceback" not in done.stderr and not (tmp_path / "out" / "run" / "config.json").exists()

@@ -22,7 +22,7 @@ from cyclegan_age.files import check_room, writing
 from cyclegan_age.images import Picture, grid, to_uint8
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Model
-from cyclegan_age.monitor import log_pictures, read_metrics, trackers
+from cyclegan_age.monitor import log_pictures, read_metrics, start, trackers
 from cyclegan_age.render import difference_map, feature_grid, feature_strip, save_jpg, save_png
 from cyclegan_age.runs import (
     Snapshot,
@@ -137,7 +137,7 @@ def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         logger.info("%s: finished; another --name begins anew, with --name more %s go on", run, longer)
         return run
     _decide(processes, lambda: _check_room(run, room if state else 2 * room))  # old files stay until new ones are whole
-    accelerator.init_trackers("cyclegan-age", config=_flat(settings(config, net)))
+    _decide(processes, lambda: _start(accelerator, run, _flat(settings(config, net))))
     x_fixed, age_fixed = data.fixed()
     x_fixed, age_fixed = x_fixed.to(device), age_fixed.to(device)
     with torch.inference_mode(), _kept_random(device):  # a wrong layer is told before the first step
@@ -367,6 +367,15 @@ def _bytes(network: nn.Module) -> int:
 def _check_room(run: Path, needed: int) -> str:
     try:
         check_room(run, needed)
+    except UserError:
+        forget_run(run)
+        raise
+    return ""
+
+
+def _start(accelerator: Accelerator, run: Path, shown: Mapping[str, Any]) -> str:
+    try:
+        start(accelerator, shown)
     except UserError:
         forget_run(run)
         raise

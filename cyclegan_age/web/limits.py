@@ -209,7 +209,7 @@ class Gate:
         origin = headers.get("origin", "")
         if self._allows(origin):
             told.append(("access-control-allow-origin", "*" if "*" in self._allow_origin else origin))
-            told.append(("access-control-expose-headers", "Retry-After"))
+            told.append(("access-control-expose-headers", "Retry-After, X-Note"))
             if "access-control-request-method" in headers:
                 told += [
                     ("access-control-allow-methods", "GET, POST"),

@@ -201,7 +201,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         ) -> list[Any]:
             data, ready = _given(upload, crop, studio.ager(name).frame)
             which = "all" if every else str(number or 1)
-            made, kind = await worker.run(lambda: studio.age(data, at, face=which, aligned=ready, model=name))
+            made, kind, _ = await worker.run(lambda: studio.age(data, at, face=which, aligned=ready, model=name))
             return [
                 _said("The photograph is ready."),
                 _file(made, kind, f"at-{at:g}", f"The photograph at {at:g} years"),
@@ -226,7 +226,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             one, own = faces_of(seen, number, name)
 
             def job() -> tuple[Made, bytes]:
-                second = studio.face(data, aligned=crop, model=name)
+                second, _ = studio.face(data, aligned=crop, model=name)
                 made = studio.game(game, (one, second), (own, estimated_age(second, frame)), name)
                 return made, animation(made.frames, "mp4") if made.frames else b""
 
@@ -265,7 +265,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                     raise Refused(422, "target_age: not an age in years; give a number from 0 to 120")
                 data = _decoded(image)
                 job = partial(studio.age, data, target_age, face=face, aligned=aligned, model=model)
-                made, _ = await worker.run(job)
+                made, _, _ = await worker.run(job)
             except Refused as no:
                 raise gr.Error(html.escape(no.text), print_exception=False) from None
             return base64.b64encode(made).decode()

@@ -4,6 +4,7 @@ import gc
 import re
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import gradio as gr
@@ -41,7 +42,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def _answers(what: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
-    return {200: {"description": what, "content": {kind: {} for kind in kinds}}} | _ERRORS
+    note = {"description": "on a face that is turned, or whose age is not reliable", "schema": {"type": "string"}}
+    return {200: {"description": what, "content": {k: {} for k in kinds}, "headers": {"X-Note": note}}} | _ERRORS
+
+
+def _answer(made: bytes, kind: str, note: str) -> Response:
+    return Response(made, media_type=kind, headers={"X-Note": note} if note else {})
 
 
 async def _known_fields(request: Request) -> None:
@@ -92,18 +98,19 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     ) -> Response:
         """The faces of a photograph at an age; outside them no pixel changes."""
         data = await image.read()
-        made, kind = await worker.run(lambda: studio.age(data, target_age, face=face, aligned=aligned, model=model))
-        return Response(made, media_type=kind)
+        job = partial(studio.age, data, target_age, face=face, aligned=aligned, model=model)
+        return _answer(*await worker.run(job))
 
     @app.post("/api/strip", response_class=Response, responses=_answers("the sheet", "image/png"))
     async def strip(image: Image_, face: OneFace = "largest", aligned: Aligned = False, model: Model = "") -> Response:
         """One face at every age of the model on one sheet, its own age group framed."""
         data = await image.read()
 
-        def job() -> bytes:
-            return png(studio.strip(studio.face(data, face, aligned, model), model).sheet)
+        def job() -> tuple[bytes, str, str]:
+            one, note = studio.face(data, face, aligned, model)
+            return png(studio.strip(one, model).sheet), "image/png", note
 
-        return Response(await worker.run(job), media_type="image/png")
+        return _answer(*await worker.run(job))
 
     @app.post("/api/life", response_class=Response, responses=_answers("the animation", *KINDS.values()))
     async def life(
@@ -115,8 +122,12 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     ) -> Response:
         """One face from the first to the last age of the model."""
         data = await image.read()
-        made = await worker.run(lambda: studio.life(studio.face(data, face, aligned, model), format, model))
-        return Response(made, media_type=KINDS[format])
+
+        def job() -> tuple[bytes, str, str]:
+            one, note = studio.face(data, face, aligned, model)
+            return studio.life(one, format, model), KINDS[format], note
+
+        return _answer(*await worker.run(job))
 
     posts = {route.path for route in app.routes if isinstance(route, APIRoute)}
 

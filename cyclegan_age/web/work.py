@@ -19,10 +19,10 @@ from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.gallery import clean_name
-from cyclegan_age.games import Made, aging, estimated_age, kids, morph
+from cyclegan_age.games import Made, age_warning, aging, estimated_age, kids, morph
 from cyclegan_age.images import BadImage, reads_heif
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
-from cyclegan_age.photos import preview
+from cyclegan_age.photos import preview, warnings_of
 from cyclegan_age.runs import find_weights
 from cyclegan_age.web.limits import Refused
 
@@ -111,8 +111,10 @@ class Studio:
 
     def age(
         self, data: bytes, years: float, *, face: str = "all", aligned: bool = False, model: str = ""
-    ) -> tuple[bytes, str]:
-        """A photograph with its faces at an age, in its own format and with its metadata; its media type.
+    ) -> tuple[bytes, str, str]:
+        """A photograph with its faces at an age, in its own format and with its metadata; its media type, and a note.
+
+        The note is of faces that are turned, or of an age that is not reliable; else it is empty.
 
         Raises:
             Refused: as `open`; 422, no such face or model.
@@ -120,16 +122,19 @@ class Studio:
         ager = self.ager(model)
         photo = self.open(data)
         if aligned:
-            aged = np.asarray(ager.age(Image.fromarray(as_rgb(photo.upright)), years))
-            return png(aged), "image/png"
+            image = Image.fromarray(as_rgb(photo.upright))
+            return png(np.asarray(ager.age(image, years))), "image/png", age_warning([estimated_age(image, ager.frame)])
         found, wanted = self._found(photo, face)
         places = [one.place(ager.frame) for one in wanted]
         others = [one.place(ager.frame) for one in found if one not in wanted]
+        note = _note(photo, wanted)
         photo = photo.with_upright(ager.age_places(photo.upright, places, years, others=others))
-        return photo.encoded(), Image.MIME.get(photo.format, "application/octet-stream")
+        return photo.encoded(), Image.MIME.get(photo.format, "application/octet-stream"), note
 
-    def face(self, data: bytes, face: str = "largest", aligned: bool = False, model: str = "") -> Image.Image:
-        """An aligned crop of one face in the frame of a model, of at most 320 px.
+    def face(
+        self, data: bytes, face: str = "largest", aligned: bool = False, model: str = ""
+    ) -> tuple[Image.Image, str]:
+        """An aligned crop of one face in the frame of a model, of at most 320 px; a note as that of `age`.
 
         Raises:
             Refused: as `age`.
@@ -139,10 +144,11 @@ class Studio:
         frame = self.ager(model).frame
         photo = self.open(data)
         if not aligned:
-            return self._crop(photo, self._found(photo, face)[1][0], frame, _LIFE_SIDE)
+            wanted = self._found(photo, face)[1]
+            return self._crop(photo, wanted[0], frame, _LIFE_SIDE), _note(photo, wanted)
         small = Image.fromarray(as_rgb(photo.upright))
         small.thumbnail((_LIFE_SIDE, _LIFE_SIDE))
-        return small
+        return small, age_warning([estimated_age(small, frame)])
 
     def look(self, data: bytes, aligned: bool = False, model: str = "") -> Seen:
         """The faces of an upload; an aligned one is in the frame of a model.
@@ -230,6 +236,10 @@ class Studio:
         least = max(ager.image_size for ager in self.agers.values())
         place = face.place(frame)
         return Image.fromarray(crop(as_rgb(photo.upright), place, min(side, max(least, round(place.side)))))
+
+
+def _note(photo: Photo, faces: list[Face]) -> str:
+    return "; ".join(warnings_of(as_rgb(photo.upright), faces))
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

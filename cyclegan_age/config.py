@@ -229,6 +229,8 @@ class InferConfig:
     """Seed of --sample and of the kids."""
     life: bool = False
     """Render the life from the first to the last anchor age as GIF and MP4."""
+    provenance: bool = True
+    """Say in the files that a network aged them; --no_provenance leaves it out."""
     results_dir: Path = Path("results")
     """Where the output folder is made."""
     name: str = ""
@@ -305,6 +307,8 @@ class DemoConfig:
     """Path below which a proxy shows the page, as /aging, where it does not say so by X-Forwarded-Prefix."""
     allow_origin: tuple[str, ...] = ()
     """Origins whose pages may use the service from the browser, as https://example.org; * allows all."""
+    provenance: bool = True
+    """Say in the answers that a network aged them; --no_provenance leaves it out."""
 
     def __post_init__(self) -> None:
         below = re.fullmatch(r"((/[\w.~-]+)+/?|/?)", self.root_path, re.ASCII)

@@ -29,7 +29,8 @@ from cyclegan_age.models import SYSTEMS, load_parser
 from cyclegan_age.models.base import About, PictureReader, Reader, Reading
 from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
 from cyclegan_age.networks.parsers import FaceParser
-from cyclegan_age.runs import find_weights, load_snapshot
+from cyclegan_age.provenance import Mark
+from cyclegan_age.runs import find_weights, known_as, load_snapshot
 
 _PORTRAIT = (170, 68, 112)  # left, top, side of UTKFace's frame: her eyes are at (0.30, 0.29) and (0.68, 0.32) of it
 _LARGEST = 10_000  # of the whole numbers in a network's configuration; others would never be built
@@ -110,6 +111,7 @@ class Ager:
         reader: how faces are taken in.
         conditional: whether ages make a difference; False for a plain GAN.
         frame: where faces stand in the pictures.
+        mark: what files of its pictures should say; see `provenance`.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Ager:
         conditional: bool = True,
         frame: Frame = FRAMES["utkface"],  # of its pictures
         parser: FaceParser | None = None,  # finds heads in FFHQ's frame; without it the shipped one does
+        name: str = "",  # of the weights, for `mark`
     ) -> None:
         self.generator = generator.eval().to(memory_format=torch.channels_last)
         self.code = code
@@ -129,6 +132,7 @@ class Ager:
         self.reader = (reader or PictureReader()).eval().to(memory_format=torch.channels_last)
         self.conditional = conditional
         self.frame = frame
+        self.mark = Mark(name)
         self._device = next(generator.parameters()).device
         self._parser = parser
         self._readings: OrderedDict[str, Reading] = OrderedDict()
@@ -171,6 +175,7 @@ class Ager:
             reader=renderer.reader.to(device),
             conditional=renderer.conditional,
             frame=frame,
+            name=f"{known_as(path)} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}",
         )
 
     def age(self, image: Image.Image | Path | str, years: float, known: Known | None = None) -> Image.Image:

@@ -16,7 +16,7 @@ PACKAGE = "cyclegan_age"
 # Lowest first. A unit is a module or a folder of the package; it may import its own layer and those above it here.
 LAYERS = (
     {"config"},
-    {"ages", "files", "images"},
+    {"ages", "files", "images", "provenance"},
     {"networks"},
     {"losses"},
     {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},

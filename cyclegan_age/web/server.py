@@ -63,6 +63,12 @@ async def _known_fields(request: Request) -> None:
 def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     """The REST service."""
     known = [Depends(_known_fields)]
+
+    def answer(made: bytes, kind: str, model: str) -> Response:
+        mark = studio.mark(model)
+        headers = {"Link": f'<{mark.source}>; rel="type"'} if mark else {}
+        return Response(made, media_type=kind, headers=headers)
+
     app = FastAPI(title="cyclegan-age", version="0.1.0", docs_url=None, redoc_url=None, dependencies=known)
 
     @app.exception_handler(Refused)
@@ -96,7 +102,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         """The faces of a photograph at an age; outside them no pixel changes."""
         data = await image.read()
         made, kind = await worker.run(lambda: studio.age(data, target_age, face=face, aligned=aligned, model=model))
-        return Response(made, media_type=kind)
+        return answer(made, kind, model)
 
     @app.post("/api/strip", response_class=Response, responses=_answers("the sheet", "image/png"))
     async def strip(image: Image_, face: OneFace = "largest", aligned: Aligned = False, model: Model = "") -> Response:
@@ -104,9 +110,11 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         data = await image.read()
 
         def job() -> bytes:
-            return png(studio.strip(studio.face(data, face, aligned, model), model).sheet)
+            mark = studio.mark(model)
+            made = studio.strip(studio.face(data, face, aligned, model), model)
+            return png(made.sheet, mark and mark.of(made.caption))
 
-        return Response(await worker.run(job), media_type="image/png")
+        return answer(await worker.run(job), "image/png", model)
 
     @app.post("/api/life", response_class=Response, responses=_answers("the animation", *KINDS.values()))
     async def life(
@@ -119,7 +127,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         """One face from the first to the last age of the model."""
         data = await image.read()
         made = await worker.run(lambda: studio.life(studio.face(data, face, aligned, model), format, model))
-        return Response(made, media_type=KINDS[format])
+        return answer(made, KINDS[format], model)
 
     posts = {route.path for route in app.routes if isinstance(route, APIRoute)}
 

@@ -20,6 +20,7 @@ LAYERS = (
     {"networks"},
     {"losses"},
     {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},
+    {"hub"},
     {"inference", "gallery", "games", "photos", "export", "monitor", "visdom_server", "evaluation"},
     {"training"},
     {"web"},

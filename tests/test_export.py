@@ -94,7 +94,8 @@ def test_missing_packages_and_wrong_names_are_told(
     assert capsys.readouterr().err.startswith("onnx: not installed; run python -m pip install -r requirements-exp")
     assert export_command.main(["--output", "age.pt"]) == 2
     assert (
-        capsys.readouterr().err == "--output age.pt: not usable; give a file name that ends in .onnx or .safetensors\n"
+        capsys.readouterr().err
+        == "--output age.pt: not usable; give a file name that ends in .onnx, .html, .pt2, .safetensors\n"
     )
 
 

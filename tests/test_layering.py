@@ -21,7 +21,7 @@ LAYERS = (
     {"losses"},
     {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},
     {"hub"},
-    {"inference", "gallery", "games", "photos", "export", "monitor", "visdom_server", "evaluation"},
+    {"inference", "gallery", "games", "photos", "export", "export_page", "monitor", "visdom_server", "evaluation"},
     {"training"},
     {"web"},
 )

@@ -1,4 +1,4 @@
-"""Trained weights for elsewhere: the generator as a graph of ONNX or of torch.export, or the weights in half precision."""
+"""Trained weights for elsewhere: the generator as ONNX or by torch.export, or the weights in half precision."""
 
 import importlib.util
 import io

@@ -40,7 +40,7 @@ def export(config: ExportConfig) -> Path:
     if suffix == ".safetensors":
         data = in_half(weights)
     elif suffix == ".pt2":
-        data = _program(_taking_pictures(weights))
+        data = program(_taking_pictures(weights))
     else:
         data = _onnx(weights, config)
     try:
@@ -58,10 +58,10 @@ def _onnx(weights: Path, config: ExportConfig) -> bytes:
             raise UserError(f"{package}: not installed; run python -m pip install -r requirements-export.txt")
     ager = _taking_pictures(weights)
     data = stored_as(graph(ager), config.precision)
-    return data if runtime is None else page(data, _facts(data), ager.mark, runtime)
+    return data if runtime is None else page(data, metadata(data), ager.mark, runtime)
 
 
-def _facts(data: bytes) -> dict[str, object]:
+def metadata(data: bytes) -> dict[str, object]:
     """The metadata of an ONNX file."""
     import onnx
 
@@ -76,7 +76,7 @@ def _taking_pictures(weights: Path) -> Ager:
     return ager
 
 
-def _program(ager: Ager) -> bytes:
+def program(ager: Ager) -> bytes:
     """The generator by torch.export, for `torch.export.load`, on any number of pictures."""
     size, code = ager.image_size, ager.code
     generator: nn.Module = ager.generator.cpu().to(memory_format=torch.contiguous_format)

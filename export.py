@@ -1,4 +1,4 @@
-"""Write trained weights as an ONNX file, for programs without PyTorch, or in half precision (see --help)."""
+"""Write trained weights as an ONNX file, a page for the browser, a program, or in half precision (see --help)."""
 
 import sys
 from collections.abc import Sequence

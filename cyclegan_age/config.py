@@ -229,6 +229,8 @@ class InferConfig:
     """Seed of --sample and of the kids."""
     life: bool = False
     """Render the life from the first to the last anchor age as GIF and MP4."""
+    provenance: bool = True
+    """Say in the files that a network aged them; --no_provenance leaves it out."""
     results_dir: Path = Path("results")
     """Where the output folder is made."""
     name: str = ""
@@ -305,6 +307,8 @@ class DemoConfig:
     """Path below which a proxy shows the page, as /aging, where it does not say so by X-Forwarded-Prefix."""
     allow_origin: tuple[str, ...] = ()
     """Origins whose pages may use the service from the browser, as https://example.org; * allows all."""
+    provenance: bool = True
+    """Say in the answers that a network aged them; --no_provenance leaves it out."""
 
     def __post_init__(self) -> None:
         below = re.fullmatch(r"((/[\w.~-]+)+/?|/?)", self.root_path, re.ASCII)
@@ -482,13 +486,20 @@ class ExportConfig:
     weights: str = ""
     """A .safetensors file or the name of a run; without it the shipped weights."""
     output: Path = Path("age.onnx")
-    """The file to write: .onnx, or .safetensors for the weights themselves in half precision."""
+    """The file to write: .onnx, .html for a page that ages faces without a server, .pt2 for a program of torch.export,
+    or .safetensors for the weights themselves in half precision."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """How .onnx and .html store weights; they compute in fp32."""
+    web_runtime: Path = Path("node_modules/onnxruntime-web")
+    """For .html: the folder of the npm package onnxruntime-web."""
     results_dir: Path = Path("results")
     """Where runs are looked for."""
 
     def __post_init__(self) -> None:
-        good = self.output.suffix in (".onnx", ".safetensors")
-        _require("output", self.output, good, "give a file name that ends in .onnx or .safetensors")
+        suffix, endings = self.output.suffix, (".onnx", ".html", ".pt2", ".safetensors")
+        _require("output", self.output, suffix in endings, f"give a file name that ends in {', '.join(endings)}")
+        fits = self.precision == "fp32" or suffix in endings[:2]
+        _require("precision", self.precision, fits, "for .onnx and .html alone; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,29 @@
-"""Trained weights for elsewhere: the generator as an ONNX graph, or the weights in half precision."""
+"""Trained weights for elsewhere: the generator as ONNX or by torch.export, or the weights in half precision."""
 
 import importlib.util
+import io
 import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from cyclegan_age.config import ExportConfig, UserError
+from cyclegan_age.export_page import check_runtime, page
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureReader
 from cyclegan_age.runs import find_weights, in_half, write_atomically
+
+_LARGE = 4096  # numbers in a tensor, from which `stored_as` changes it
 
 
 def export(config: ExportConfig) -> Path:
     """Write weights as the kind of file that the output's name asks for; gives its path.
 
-    A .safetensors file is that of `in_half`, of any model. An .onnx file is the generator of a model from picture
+    A .safetensors file is that of `in_half`, of any model. A .html file is the page of `export_page`, a .pt2 file the
+    generator by torch.export, with the inputs and output below. An .onnx file is the generator of a model from picture
     to picture:
 
     Inputs: `picture` (N, 3, S, S), float32 RGB in [-1, 1], an aligned face crop, and `age` (N, K), float32, which sums
@@ -30,7 +36,13 @@ def export(config: ExportConfig) -> Path:
             written.
     """
     weights = find_weights(config.weights, config.results_dir)
-    data = in_half(weights) if config.output.suffix == ".safetensors" else _onnx(weights)
+    suffix = config.output.suffix
+    if suffix == ".safetensors":
+        data = in_half(weights)
+    elif suffix == ".pt2":
+        data = program(_taking_pictures(weights))
+    else:
+        data = _onnx(weights, config)
     try:
         write_atomically(config.output, data)
     except OSError as e:
@@ -38,16 +50,77 @@ def export(config: ExportConfig) -> Path:
     return config.output
 
 
-def _onnx(weights: Path) -> bytes:
+def _onnx(weights: Path, config: ExportConfig) -> bytes:
+    """An ONNX file, or the page around it."""
+    runtime = check_runtime(config.web_runtime) if config.output.suffix == ".html" else None
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{package}: not installed; run python -m pip install -r requirements-export.txt")
+    ager = _taking_pictures(weights)
+    data = stored_as(graph(ager), config.precision)
+    return data if runtime is None else page(data, metadata(data), ager.mark, runtime)
+
+
+def metadata(data: bytes) -> dict[str, object]:
+    """The metadata of an ONNX file."""
+    import onnx
+
+    return {one.key: json.loads(one.value) for one in onnx.load_model_from_string(data).metadata_props}
+
+
+def _taking_pictures(weights: Path) -> Ager:
     ager = Ager.load(weights)
     if not isinstance(ager.reader, PictureReader):
-        raise UserError(
-            f"--weights {weights}: no network from picture to picture; give a cyclegan's or cyclegan_pair's"
-        )
-    return graph(ager)
+        kinds = "a cyclegan's, cyclegan_heads' or cyclegan_pair's"
+        raise UserError(f"--weights {weights}: no network from picture to picture; give {kinds}")
+    return ager
+
+
+def program(ager: Ager) -> bytes:
+    """The generator by torch.export, for `torch.export.load`, on any number of pictures."""
+    size, code = ager.image_size, ager.code
+    generator: nn.Module = ager.generator.cpu().to(memory_format=torch.contiguous_format)
+    free = {0: torch.export.Dim("batch")}
+    example = (torch.zeros(2, 3, size, size), torch.full((2, len(code)), 1 / len(code)))
+    program = torch.export.export(generator, example, dynamic_shapes=(free, free), strict=False)
+    out = io.BytesIO()
+    torch.export.save(program, out)
+    return out.getvalue()
+
+
+def stored_as(model: bytes, precision: str) -> bytes:
+    """An ONNX file whose large tensors are stored in `fp16`, or in `int8` with a scale for each output channel.
+
+    They become fp32 when the file is loaded or run: sizes shrink, and any runtime computes as before.
+    """
+    if precision == "fp32":
+        return model
+    import onnx
+    from onnx import helper, numpy_helper
+
+    whole = onnx.load_model_from_string(model)
+    kept, before = [], []
+    for tensor in whole.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < _LARGE or values.ndim < 2:
+            kept.append(tensor)
+            continue
+        name = f"{tensor.name}_{precision}"
+        if precision == "fp16":
+            kept.append(numpy_helper.from_array(values.astype(np.float16), name))
+            before.append(helper.make_node("Cast", [name], [tensor.name], to=onnx.TensorProto.FLOAT))
+            continue
+        peak = np.abs(values).reshape(len(values), -1).max(axis=1)
+        scale = np.where(peak > 0, peak / 127, 1).astype(np.float32)
+        steps = (values / scale.reshape(-1, *[1] * (values.ndim - 1))).round().astype(np.int8)
+        kept += [numpy_helper.from_array(steps, name), numpy_helper.from_array(scale, f"{name}_scale")]
+        before.append(helper.make_node("DequantizeLinear", [name, f"{name}_scale"], [tensor.name], axis=0))
+    nodes = [*before, *whole.graph.node]
+    del whole.graph.initializer[:], whole.graph.node[:]
+    whole.graph.initializer.extend(kept)
+    whole.graph.node.extend(nodes)
+    onnx.checker.check_model(whole)
+    return bytes(whole.SerializeToString())
 
 
 def graph(ager: Ager) -> bytes:

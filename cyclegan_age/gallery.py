@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from cyclegan_age.games import age_warning, estimated_age, play, samples, write_
 from cyclegan_age.images import BadImage, Picture, list_images, open_image, unread
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.page import Section, gallery_page
+from cyclegan_age.provenance import Mark
 from cyclegan_age.runs import find_weights, next_folder
 
 FACES_PER_PAGE = 100
@@ -117,7 +118,8 @@ def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) ->
         made = samples(ager, config.sample, config.target_age, seed=config.seed)
         title = "Faces from noise"
     try:
-        page = write_made(output_folder(config), made, title=title, facts=_facts(config))
+        mark = replace(ager.mark, whole=bool(config.sample)) if config.provenance else None
+        page = write_made(output_folder(config), made, title=title, facts=_facts(config), mark=mark)
     except OSError as e:
         raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
     say(f"{len(made.pictures)} pictures")
@@ -240,7 +242,7 @@ def _render_into(
             measures[face.title] = face.measures
         if face.warning:
             warnings.append(f"{face.title}: {face.warning}")
-        return _write(folder, face, ages)
+        return _write(folder, face, ages, ager.mark if config.provenance else None)
 
     begin = time.perf_counter()
     with (
@@ -321,7 +323,7 @@ def _rendered(
                 yield face
 
 
-def _write(folder: Path, face: _Face, ages: list[float]) -> Section:
+def _write(folder: Path, face: _Face, ages: list[float], mark: Mark | None) -> Section:
     """Write the files of one face; gives its section of the page."""
     image = face.picture()
     section = Section(title=face.title, input=f"{face.stem}_input.jpg")
@@ -332,9 +334,9 @@ def _write(folder: Path, face: _Face, ages: list[float]) -> Section:
     for years, name, square in zip(ages, names, face.aged, strict=True):
         aged = face.fitted.unfit(square, image)
         section.ages.append((years, f"{face.stem}_age{name}.png"))
-        render.save_png(aged, folder / section.ages[-1][1])
+        render.save_png(aged, folder / section.ages[-1][1], mark=mark and mark.at(years))
         row.append(_small(aged))
-    write_sheets(folder, face.stem, section, row, names, face.maps, face.life)
+    write_sheets(folder, face.stem, section, row, names, face.maps, face.life, mark)
     return section
 
 
@@ -351,6 +353,7 @@ def write_sheets(
     names: list[str],
     maps: dict[str, Tensor],
     life: list[Image.Image],
+    mark: Mark | None = None,
 ) -> None:
     """Write the strip of a face, its feature maps and its life, and add them to its section.
 
@@ -362,13 +365,15 @@ def write_sheets(
         names: of the ages.
         maps: layer -> (N, C, H, W), a map for each name; may be empty.
         life: frames; may be empty.
+        mark: what the strip and the life say of themselves.
     """
 
-    def sheet(caption: str, ending: str, picture: Picture) -> None:
+    def sheet(caption: str, ending: str, picture: Picture, said: Mark | None = None) -> None:
         section.sheets.append((caption, f"{stem}_{ending}.png"))
-        render.save_png(picture, folder / section.sheets[-1][1])
+        render.save_png(picture, folder / section.sheets[-1][1], mark=said)
 
-    sheet("strip", "strip", render.strip(row, ["input", *names]))
+    at_all = mark and mark.at(*map(float, names))
+    sheet("strip", "strip", render.strip(row, ["input", *names]), at_all)
     if maps:
         changes = [render.difference_map(row[0], aged) for aged in row[1:]]
         sheet("change: red is lighter, blue is darker than the input", "change", render.strip(changes, names))
@@ -379,8 +384,9 @@ def write_sheets(
         sheet(f"{layer}: the channels that change most, by age", f"ages-{layer}", by_age)
     if life:
         section.gif, section.mp4 = f"{stem}_life.gif", f"{stem}_life.mp4"
-        render.save_gif(life, folder / section.gif)
-        render.save_mp4(life, folder / section.mp4)
+        of_life = mark and mark.of("life")
+        render.save_gif(life, folder / section.gif, mark=of_life)
+        render.save_mp4(life, folder / section.mp4, mark=of_life)
 
 
 def _small(image: Image.Image) -> Picture:

@@ -28,6 +28,7 @@ from cyclegan_age.inference import Ager, Fitted
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator, expected_age
 from cyclegan_age.networks.generators import both_ways
+from cyclegan_age.provenance import Mark
 
 RELIABLE = (10, 70)  # estimated years of faces between which there were enough to learn from
 FRAME = (255, 140, 0)  # of the own age group
@@ -239,8 +240,10 @@ def _face(game: str, file: Path, aligned: bool, frame: Frame) -> Image.Image:
         raise UserError(f"--game {game} {file}: {cause}; give a picture of a face") from None
 
 
-def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str]) -> Path:
+def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str], mark: Mark | None = None) -> Path:
     """Write the pictures, the sheet, the animation and a page that shows them; returns the page.
+
+    A mark is theirs, each with what it is.
 
     Raises:
         UserError: a package is missing: dominate, or for an animation av.
@@ -248,13 +251,14 @@ def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str]) ->
     from cyclegan_age.page import Section, gallery_page  # here: the browser application plays and writes no page
 
     for name, picture in made.pictures:
-        render.save_png(picture, folder / f"{name}.png")
-    render.save_png(made.sheet, folder / "sheet.png")
+        render.save_png(picture, folder / f"{name}.png", mark=mark and mark.of(name))
+    whole = mark and mark.of(made.caption)
+    render.save_png(made.sheet, folder / "sheet.png", mark=whole)
     section = Section(title=title, notes=made.notes, sheets=[(made.caption, "sheet.png")])
     if made.frames:
         section.gif, section.mp4 = "morph.gif", "morph.mp4"
-        render.save_gif(made.frames, folder / section.gif)
-        render.save_mp4(made.frames, folder / section.mp4)
+        render.save_gif(made.frames, folder / section.gif, mark=whole)
+        render.save_mp4(made.frames, folder / section.mp4, mark=whole)
     page = folder / "index.html"
     render.save_text(gallery_page(title=title, facts=facts, sections=[section]), page)
     return page

@@ -24,13 +24,15 @@ from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.faces.heads import MARGIN, SIZE, Head, scaled
 from cyclegan_age.features import Taps, layer_names, life_frames, middle_layer
+from cyclegan_age.hub import Card, fetched, push, write_folder
 from cyclegan_age.images import Picture, check_size, opened, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
 from cyclegan_age.models import SYSTEMS, load_parser
 from cyclegan_age.models.base import About, PictureReader, Reader, Reading
 from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
 from cyclegan_age.networks.parsers import FaceParser
-from cyclegan_age.runs import find_weights, load_snapshot
+from cyclegan_age.provenance import Mark
+from cyclegan_age.runs import find_weights, known_as, load_snapshot
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -113,6 +115,8 @@ class Ager:
         reader: how faces are taken in.
         conditional: whether ages make a difference; False for a plain GAN.
         frame: where faces stand in the pictures.
+        weights: the file that it is of; None for networks in memory.
+        mark: what files of its pictures should say; see `provenance`.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class Ager:
         conditional: bool = True,
         frame: Frame = FRAMES["utkface"],  # of its pictures
         parser: FaceParser | None = None,  # finds heads in FFHQ's frame; without it the shipped one does
+        weights: Path | None = None,  # the file that all this is of
     ) -> None:
         self.generator = generator.eval().to(memory_format=torch.channels_last)
         self.code = code
@@ -132,6 +137,9 @@ class Ager:
         self.reader = (reader or PictureReader()).eval().to(memory_format=torch.channels_last)
         self.conditional = conditional
         self.frame = frame
+        self.weights = weights
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights else ""
+        self.mark = Mark(f"{known_as(weights)} {digest}" if weights else "")
         self._device = next(generator.parameters()).device
         self._parser = parser
         self._readings: OrderedDict[str, Reading] = OrderedDict()
@@ -174,7 +182,40 @@ class Ager:
             reader=renderer.reader.to(device),
             conditional=renderer.conditional,
             frame=frame,
+            weights=path,
         )
+
+    @classmethod
+    def from_pretrained(cls, source: Path | str, revision: str | None = None) -> "Ager":
+        """Read weights from a folder, a file, or a repository of the Hugging Face Hub; see `hub.fetched`.
+
+        Raises:
+            UserError: no such weights, or see `load`.
+        """
+        return cls.load(fetched(source, revision))
+
+    def save_pretrained(self, folder: Path | str, card: Card | None = None) -> None:
+        """Write the weights, `config.json` and a model card for the Hub into a folder; see `hub.write_folder`.
+
+        Raises:
+            UserError: these networks are not of a file, or the folder cannot be written.
+        """
+        write_folder(self._file(), Path(folder), card)
+
+    def push_to_hub(
+        self, repo: str, card: Card | None = None, *, private: bool = False, token: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hub, as `me/ages`; gives its address.
+
+        Raises:
+            UserError: these networks are not of a file, huggingface_hub is not installed, or the Hub refuses.
+        """
+        return push(self._file(), repo, card, private=private, token=token)
+
+    def _file(self) -> Path:
+        if self.weights is None:
+            raise UserError("an Ager of networks in memory; Ager.load gives one of a file, which can be saved")
+        return self.weights
 
     def age(self, image: Image.Image | Path | str, years: float, known: Known | None = None) -> Image.Image:
         """Render a face at an age.

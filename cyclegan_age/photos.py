@@ -42,6 +42,7 @@ from cyclegan_age.games import age_warning, estimated_age
 from cyclegan_age.images import BadImage, Picture, list_files, list_images, unread
 from cyclegan_age.inference import Ager
 from cyclegan_age.page import Section
+from cyclegan_age.provenance import marked, packet
 from cyclegan_age.runs import find_weights, write_atomically
 
 _PREVIEW = 1024  # greatest side in pixels of the input on the page
@@ -209,6 +210,7 @@ def _write_photo(
     say: Callable[[str], None],
 ) -> tuple[list[Section], int]:
     """Write what is made of a photograph; gives its sections of the page and how many faces were aged."""
+    mark = ager.mark if config.provenance else None
     pixels = photo.upright
     rgb = as_rgb(pixels)
     found = detector().find(rgb)
@@ -234,12 +236,16 @@ def _write_photo(
         aged = blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)), others=others)
         file = folder / f"{one.stem}_age{years:g}{photo.suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, photo.with_upright(aged).encoded())
+        data, said = photo.with_upright(aged).encoded(), mark and mark.at(years)
+        done = marked(data, said)
+        write_atomically(file, done)
+        if said and done is data:  # BMP and PPM hold nothing but pixels
+            write_atomically(file.with_name(f"{file.name}.xmp"), packet(said))
         aged = as_rgb(aged)
         shown = f"{one.stem}_age{years:g}{photo.suffix}"
         if file.suffix.lower() not in _SHOWN:
             shown = f"{one.stem}_age{years:g}_preview.jpg"
-            render.save_jpg(preview(aged, []), folder / shown, quality=90)
+            render.save_jpg(preview(aged, []), folder / shown, quality=90, mark=said)
         section.ages.append((years, shown))
         for row, place in zip(rows, places, strict=True):
             row.append(crop(aged, place, _STRIP_SIDE))
@@ -256,7 +262,7 @@ def _write_photo(
         side = min(_LIFE_SIDE, max(ager.image_size, round(place.side)))
         maps = ager.features(square, ages, config.features, known) if config.features else {}
         life = ager.life(Image.fromarray(crop(rgb, place, side)), known=known) if config.life else []
-        write_sheets(folder, stem, part, row, names, maps, life)
+        write_sheets(folder, stem, part, row, names, maps, life, mark)
     return sections, count
 
 
@@ -324,7 +330,8 @@ def _write_video(
             return _aged_frame(ager, frame, faces, away, ages, config)
 
         try:
-            video.rewrite(one.path, parts, edit)
+            marks = [ager.mark.at(years) for years in ages] if config.provenance else []
+            video.rewrite(one.path, parts, edit, marks)
             for part, name in zip(parts, names, strict=True):
                 part.replace(folder / name)
         finally:

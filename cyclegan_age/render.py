@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cyclegan_age.config import needs
 from cyclegan_age.images import Picture, grid
+from cyclegan_age.provenance import Mark, mark_file
 
 _VIRIDIS = (
     (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99),
@@ -105,26 +106,27 @@ def strip(pictures: Sequence[Picture], names: Sequence[str]) -> Picture:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name at the end, or is removed after an error."""
+def _whole(path: Path, mark: Mark | None = None) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name at the end, marked, or is removed after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
     try:
         yield part
+        mark_file(part, mark)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def save_png(picture: Picture | Image.Image, path: Path, level: int = 1) -> None:
+def save_png(picture: Picture | Image.Image, path: Path, level: int = 1, mark: Mark | None = None) -> None:
     """Write a PNG; `level` 1 (fast) to 9 (small)."""
-    with _whole(path) as part:
+    with _whole(path, mark) as part:
         _pil(picture).save(part, format="PNG", compress_level=level)
 
 
-def save_jpg(picture: Picture | Image.Image, path: Path, quality: int = 92) -> None:
+def save_jpg(picture: Picture | Image.Image, path: Path, quality: int = 92, mark: Mark | None = None) -> None:
     """Write a JPEG; `quality` 1 to 95."""
-    with _whole(path) as part:
+    with _whole(path, mark) as part:
         _pil(picture).save(part, format="JPEG", quality=quality)
 
 
@@ -138,7 +140,7 @@ def _pil(picture: Picture | Image.Image) -> Image.Image:
     return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
 
 
-def save_gif(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
+def save_gif(frames: Sequence[Image.Image], path: Path, fps: int = 12, mark: Mark | None = None) -> None:
     """Write an endless GIF with one palette for all frames; delays are rounded to its hundredths of a second."""
     shared = frames[:: max(1, len(frames) // 8)]
     width, height = frames[0].size
@@ -149,13 +151,13 @@ def save_gif(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
         256, Image.Quantize.MAXCOVERAGE, kmeans=3
     )  # small things, lips or eyes, keep their colours
     indexed = [f.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for f in frames]
-    with _whole(path) as part:
+    with _whole(path, mark) as part:
         indexed[0].save(
             part, format="GIF", save_all=True, append_images=indexed[1:], duration=round(100 / fps) * 10, loop=0
         )
 
 
-def save_mp4(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
+def save_mp4(frames: Sequence[Image.Image], path: Path, fps: int = 12, mark: Mark | None = None) -> None:
     """Write an H.264 video that browsers play; odd sides are repeated by one pixel, since the codec needs even ones.
 
     Raises:
@@ -165,7 +167,8 @@ def save_mp4(frames: Sequence[Image.Image], path: Path, fps: int = 12) -> None:
         import av
 
     width, height = frames[0].size
-    with _whole(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    options = {"movflags": "faststart"}
+    with _whole(path, mark) as part, av.open(str(part), "w", format="mp4", options=options) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         for frame in frames:

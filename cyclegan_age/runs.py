@@ -206,6 +206,11 @@ def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Pa
     raise UserError(f"--weights {weights}: {places}; check the name")
 
 
+def known_as(weights: Path) -> str:
+    """Name of weights: that of their run, or of their file; no other part of their path."""
+    return weights.parent.name if weights.stem == "weights" else weights.stem
+
+
 def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:
     """Make and return `stem-NNN` or `NNN-suffix`: one more than the highest number there is."""
     results_dir.mkdir(parents=True, exist_ok=True)

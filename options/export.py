@@ -12,5 +12,7 @@ def parse_export(argv: Sequence[str]) -> ExportConfig:
     Raises:
         UserError: an unknown flag or a value that does not fit.
     """
-    description = "Write trained weights as an ONNX file, for programs without PyTorch, or in half precision."
+    description = (
+        "Write trained weights as an ONNX file, a page for the browser or another program, or in half precision."
+    )
     return parse(ExportConfig, argv, prog="export.py", description=description, default=ExportConfig())

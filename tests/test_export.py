@@ -1,22 +1,38 @@
 """The exported graph gives what the generator gives, for any number of faces; weights in half precision."""
 
+import cmath
+import io
 import json
+import math
+import os
+import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
 import export as export_command
-from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, ExportConfig, GANConfig, TrainConfig, UserError
-from cyclegan_age.export import export
-from cyclegan_age.inference import Ager
-from cyclegan_age.models import cyclegan, gan
+from cyclegan_age.config import (
+    AgeEstimatorConfig,
+    CycleGANConfig,
+    CycleGANHeadsConfig,
+    ExportConfig,
+    GANConfig,
+    TrainConfig,
+    UserError,
+)
+from cyclegan_age.export import export, graph, metadata, stored_as
+from cyclegan_age.export_page import check_runtime, page
+from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.models import cyclegan, cyclegan_heads, gan
 from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.networks.estimators import AgeCorrection
+from cyclegan_age.provenance import Mark
 from cyclegan_age.runs import SHIPPED, in_half, load_snapshot, save_snapshot
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -75,6 +91,144 @@ def test_the_graph_gives_what_the_generator_gives(
         assert np.abs(aged - x.numpy()).max() > 0.1
 
 
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generator of whole heads, with the branch at the picture's whole size."""
+    train = TrainConfig(model="cyclegan_heads", image_size=64, load_size=64, frame="ffhq")
+    net = CycleGANHeadsConfig(ngf=8, blocks=2, detail=4)
+    torch.manual_seed(0)
+    generator = cyclegan_heads.build_generator(train, net)
+    for layer in (generator.head, generator.fine_head, generator.bend):
+        nn.init.normal_(layer.weight, 0, 0.02)
+    path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
+    save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def heads_onnx(heads: Path) -> bytes:
+    """Its graph."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=REASON)
+    return graph(Ager.load(heads))
+
+
+def at_ten_ages(ager: Ager) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Ten pictures, age vectors below, between and beyond the anchors, and what the generator makes of them."""
+    size = ager.image_size
+    x = torch.rand(10, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    age = ager.code.encode(np.linspace(8, 68, 10).tolist())
+    with torch.inference_mode():
+        made = ager.generator(x, age).numpy()
+    assert np.abs(made - x.numpy()).max() > 0.1 and np.abs(made[0] - made[-1]).max() > 0.1
+    return x, age, made
+
+
+def test_whole_heads_are_the_same_at_ten_ages(heads: Path, heads_onnx: bytes) -> None:
+    import onnxruntime
+
+    ager = Ager.load(heads)
+    x, age, expected = at_ten_ages(ager)
+    sizes = {}
+    for precision, most, mean in (("fp32", 1e-4, 1e-5), ("fp16", 0.02, 0.001), ("int8", 0.5, 0.02)):
+        data = stored_as(heads_onnx, precision)
+        sizes[precision] = len(data)
+        (aged,) = onnxruntime.InferenceSession(data).run(["aged"], {"picture": x.numpy(), "age": age.numpy()})
+        difference = np.abs(aged - expected)
+        assert difference.max() < most and difference.mean() < mean, precision
+        assert precision == "fp32" or difference.max() > 1e-6
+    assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]
+    facts = metadata(data)
+    assert facts["frame"] == "ffhq" and facts["anchors"] == [10, 20, 30, 40, 50, 60]
+
+
+def test_programs_of_torch_export_give_the_same(heads: Path, tmp_path: Path) -> None:
+    file = tmp_path / "heads.pt2"
+    assert export_command.main(["--weights", str(heads), "--output", str(file)]) == 0
+    x, age, expected = at_ten_ages(Ager.load(heads))
+    module = torch.export.load(file).module()
+    with torch.inference_mode():
+        assert np.abs(module(x, age).numpy() - expected).max() < 1e-4
+        assert module(x[:1], age[:1]).shape == x[:1].shape
+    with pytest.raises(UserError, match=r"^--precision fp16: not usable; for \.onnx and \.html alone"):
+        ExportConfig(output=file, precision="fp16")
+
+
+def web_runtime() -> Path:
+    """The npm package onnxruntime-web; skips where there is none."""
+    folder = Path(os.environ.get("ONNXRUNTIME_WEB", PROJECT / "node_modules" / "onnxruntime-web"))
+    if not folder.is_dir():
+        pytest.skip("no onnxruntime-web; npm install onnxruntime-web, or set ONNXRUNTIME_WEB to its folder")
+    return folder
+
+
+def test_the_page_ages_faces_in_a_browser(heads: Path, heads_onnx: bytes, tmp_path: Path) -> None:
+    """From a file, without a request to anywhere: as PyTorch at ten ages; what it saves says what it is."""
+    from visdom_tools import chromium
+
+    ager, file = Ager.load(heads), tmp_path / "age.html"
+    file.write_bytes(page(heads_onnx, metadata(heads_onnx), ager.mark, check_runtime(web_runtime())))
+    face = demo_portrait(ager.frame)
+    photo = Image.new("RGB", (400, 300), (90, 90, 90))
+    photo.paste(face.rotate(30, Image.Resampling.BICUBIC), (50, 20))
+    photo.save(tmp_path / "photo.png")
+    x, _, expected = at_ten_ages(ager)
+
+    with chromium() as tab:
+        wrong: list[str] = []
+        tab.set_default_timeout(600_000)
+        tab.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        tab.on("request", lambda asked: None if asked.url.startswith(("file:", "blob:")) else wrong.append(asked.url))
+        inside = tab.context.new_cdp_session(tab)
+
+        def value(expression: str) -> np.ndarray:
+            asked = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+            return np.array(inside.send("Runtime.evaluate", asked)["result"]["value"])
+
+        def pixels(name: str) -> np.ndarray:
+            data = value(f"Array.from(at('{name}').getContext('2d').getImageData(0, 0, S, S).data)")
+            return data.reshape(64, 64, 4)[..., :3]
+
+        tab.goto(file.as_uri())
+        tab.wait_for_selector("#save:enabled")
+        by_hand = pixels("given")
+        for k, years in enumerate(np.linspace(8, 68, 10).tolist()):
+            made = value(f"run(Float32Array.from({x[k].flatten().tolist()}), {years}).then(y => Array.from(y))")
+            assert np.abs(made - expected[k].flatten()).max() < 1e-4
+        tab.set_input_files("#file", tmp_path / "photo.png")
+        for x_eye, y_eye in ager.frame.points[:2]:
+            turned = 256 * complex(x_eye - 0.5, y_eye - 0.5) * cmath.exp(-1j * math.pi / 6) + complex(178, 148)
+            tab.click("#photo", position={"x": turned.real, "y": turned.imag})
+        tab.press("#age", "ArrowLeft")
+        tab.wait_for_selector("#aged[data-years='59']")
+        by_eyes, aged = pixels("given"), pixels("aged")
+        with tab.expect_download() as saving:
+            tab.click("#save")
+        saving.value.save_as(tmp_path / "saved.png")
+        assert wrong == []
+    middle = slice(16, 48)
+    by_hand, found = by_hand[middle, middle], by_eyes[middle, middle]
+    assert np.abs(by_hand - found).mean() < 6 < np.abs(by_hand[:, ::-1] - found).mean()
+    (again,) = ager.age_many(by_eyes.astype(np.uint8)[None], [59])
+    assert np.abs(again - aged).max() <= 1
+    data = (tmp_path / "saved.png").read_bytes()
+    assert b"compositeWithTrainedAlgorithmicMedia" in data and b"age 59" in data
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), aged)
+
+
+def test_pages_need_their_runtime_and_ages(heads: Path, heads_onnx: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--web_runtime .*: no onnxruntime-web; run npm install onnxruntime-web, or"):
+        export(ExportConfig(weights=str(heads), output=tmp_path / "a.html", web_runtime=tmp_path))
+    for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
+        (tmp_path / name).write_bytes(b"</script>")
+    facts, mark = metadata(heads_onnx), Mark("<b>")
+    text = page(heads_onnx, facts, mark, check_runtime(tmp_path)).decode()
+    assert text.count("</script>") == 4 and "<b>" not in text and "Weights: &lt;b&gt;." in text
+    assert not re.search("@[A-Z]+@", text.replace("@AGE@", ""))
+    with pytest.raises(UserError, match=r"^--output: pages are for weights with ages"):
+        page(heads_onnx, {"image_size": 64}, mark, tmp_path)
+
+
 def test_weights_that_take_no_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     train = TrainConfig(model="gan", image_size=32, load_size=32, ages=(10, 20))
@@ -94,7 +248,8 @@ def test_missing_packages_and_wrong_names_are_told(
     assert capsys.readouterr().err.startswith("onnx: not installed; run python -m pip install -r requirements-exp")
     assert export_command.main(["--output", "age.pt"]) == 2
     assert (
-        capsys.readouterr().err == "--output age.pt: not usable; give a file name that ends in .onnx or .safetensors\n"
+        capsys.readouterr().err
+        == "--output age.pt: not usable; give a file name that ends in .onnx, .html, .pt2, .safetensors\n"
     )
 
 

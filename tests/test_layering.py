@@ -16,11 +16,13 @@ PACKAGE = "cyclegan_age"
 # Lowest first. A unit is a module or a folder of the package; it may import its own layer and those above it here.
 LAYERS = (
     {"config"},
-    {"ages", "files", "images"},
+    {"ages", "files", "images", "provenance"},
     {"networks"},
     {"losses"},
     {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},
-    {"inference", "labeler", "gallery", "games", "photos", "export", "monitor", "visdom_server", "evaluation"},
+    {"hub"},
+    {"inference", "labeler", "gallery", "games", "photos", "export", "export_page", "monitor", "visdom_server"}
+    | {"evaluation"},
     {"training"},
     {"web"},
 )

@@ -34,6 +34,7 @@ from cyclegan_age.config import DemoConfig, UserError
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.files import Photo
 from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.provenance import marked
 from cyclegan_age.web.limits import Gate, Refused, Worker
 from options.bench import parse_web_bench
 
@@ -49,7 +50,7 @@ def aged(ager: Ager, data: bytes, years: float) -> bytes:
     """What the service is to answer."""
     before = Photo.read(data)
     places = [face.place(ager.frame) for face in detector().find(before.upright)]  # type: ignore[arg-type]
-    return before.with_upright(ager.age_places(before.upright, places, years)).encoded()
+    return marked(before.with_upright(ager.age_places(before.upright, places, years)).encoded(), ager.mark.at(years))
 
 
 def refusal(answer: httpx.Response) -> tuple[int, str]:

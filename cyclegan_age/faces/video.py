@@ -12,6 +12,7 @@ import numpy as np
 from cyclegan_age.config import needs
 from cyclegan_age.faces.blending import Pixels
 from cyclegan_age.images import BadImage, Picture
+from cyclegan_age.provenance import Mark, mark_file
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -103,13 +104,14 @@ def begins_scene(before: Picture, after: Picture) -> bool:
     return a.shape != b.shape or float(abs(a.astype(np.float32) - b).mean()) > _CUT
 
 
-def rewrite(source: Path, targets: Sequence[Path], edit: Edit) -> int:
+def rewrite(source: Path, targets: Sequence[Path], edit: Edit, marks: Sequence[Mark] = ()) -> int:
     """Write a video anew, once for each target, with other pictures at the same times and with the same sound.
 
     Args:
         source: the video.
         targets: files to be written; their endings, see `ending`, decide their kind.
         edit: number of a frame from 0 on, and the frame, upright -> a picture of the same size for each target.
+        marks: what each target says of itself; without them none does.
 
     Returns:
         Number of frames.
@@ -126,6 +128,10 @@ def rewrite(source: Path, targets: Sequence[Path], edit: Edit) -> int:
         outs = [stack.enter_context(av.open(str(target), "w")) for target in targets]
         for out in outs:
             out.metadata.update({k: v for k, v in container.metadata.items() if k.lower() not in _OF_THE_FILE})
+        for out, mark in zip(outs, marks, strict=False):
+            key = next((k for k in out.metadata if k.lower() == "comment"), "COMMENT")
+            said = [out.metadata.get(key, ""), mark.tags["COMMENT"]]
+            out.metadata.update(mark.tags | {key: "; ".join(filter(None, said))})
         copies = [{sound.index: out.add_stream_from_template(sound) for sound in sounds} for out in outs]
         writers: list[Any] = []
         waiting: list[Any] = []  # sound that comes before the first frame
@@ -155,6 +161,8 @@ def rewrite(source: Path, targets: Sequence[Path], edit: Edit) -> int:
             raise BadImage("no frame in it")
         for out, writer in zip(outs, writers, strict=True):
             out.mux(writer.encode())
+    for target, mark in zip(targets, marks, strict=False):
+        mark_file(target, mark)
     return count
 
 

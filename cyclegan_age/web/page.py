@@ -21,6 +21,7 @@ from cyclegan_age.data.names import Known
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.games import Made, age_warning, estimated_age
 from cyclegan_age.inference import demo_portrait
+from cyclegan_age.provenance import Mark
 from cyclegan_age.web.limits import Refused, Worker
 from cyclegan_age.web.work import KINDS, Seen, Studio, animation, jpeg, png
 
@@ -149,7 +150,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         def shown(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
             one, own = faces_of(seen, number, name)
             made = studio.strip(one, name, Known(own))
-            return [_said(line_of(own)), _pair(one, studio.at(one, at, name), at), _figures(made)]
+            pair = _pair(one, studio.at(one, at, name), at, studio.mark(name))
+            return [_said(line_of(own)), pair, _figures(made, studio.mark(name))]
 
         async def look(upload: str | None, crop: bool, name: str, at: float) -> list[Any]:
             def job() -> list[Any]:
@@ -193,7 +195,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def slide(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
             one, own = faces_of(seen, number, name)
             aged = await worker.run(lambda: studio.at(one, at, name))
-            return [_said(line_of(own)), _pair(one, aged, at), seen]
+            return [_said(line_of(own)), _pair(one, aged, at, studio.mark(name)), seen]
 
         @_telling(2, below=True)
         async def whole(
@@ -228,11 +230,13 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             def job() -> tuple[Made, bytes]:
                 second, _ = studio.face(data, aligned=crop, model=name)
                 made = studio.game(game, (one, second), (own, estimated_age(second, frame)), name)
-                return made, animation(made.frames, "mp4") if made.frames else b""
+                mark = studio.mark(name)
+                said = mark and mark.of(made.caption)
+                return made, animation(made.frames, "mp4", said) if made.frames else b""
 
             made, film = await worker.run(job)
             shown = _file(film, KINDS["mp4"], "morph", "From the first face to the second and back") if film else ""
-            return [_said(f"{made.caption[0].upper()}{made.caption[1:]}."), _figures(made) + shown]
+            return [_said(f"{made.caption[0].upper()}{made.caption[1:]}."), _figures(made, studio.mark(name)) + shown]
 
         @_telling(2, below=True)
         async def inside(seen: Seen | None, number: int | None, at: float, layer: str, name: str) -> list[Any]:
@@ -343,16 +347,17 @@ def _image(data: bytes, alt: str, kind: str = "image/png") -> str:
     return f'<img src="{data_url(data, kind)}" alt="{alt}">'
 
 
-def _pair(before: Image.Image, after: Image.Image, years: float) -> dict[str, str]:
+def _pair(before: Image.Image, after: Image.Image, years: float, mark: Mark | None) -> dict[str, str]:
     """What compare.js shows."""
+    aged = jpeg(after, mark and mark.at(years))
     return {
         "before": data_url(jpeg(before), "image/jpeg"),
-        "after": data_url(jpeg(after), "image/jpeg"),
+        "after": data_url(aged, "image/jpeg"),
         "years": f"{years:g}",
     }
 
 
-def _figures(made: Made) -> str:
+def _figures(made: Made, mark: Mark | None) -> str:
     """The pictures of a game, the one of the own age framed."""
     parts = []
     for name, picture in made.pictures:
@@ -361,7 +366,7 @@ def _figures(made: Made) -> str:
         caption = f"{text}, own age" if own else text
         alt = f"{text} years, rendered" if name.startswith("age") else f"{text}, rendered"
         parts.append(
-            f"<figure{' class=own' if own else ''}>{_image(jpeg(picture), alt, 'image/jpeg')}"
+            f"<figure{' class=own' if own else ''}>{_image(jpeg(picture, mark and mark.of(name)), alt, 'image/jpeg')}"
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return f'<div class="strip">{"".join(parts)}</div>'

@@ -46,10 +46,6 @@ def _answers(what: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": what, "content": {k: {} for k in kinds}, "headers": {"X-Note": note}}} | _ERRORS
 
 
-def _answer(made: bytes, kind: str, note: str) -> Response:
-    return Response(made, media_type=kind, headers={"X-Note": note} if note else {})
-
-
 async def _known_fields(request: Request) -> None:
     """Refuse what would else go unnoticed, like `targetage=60`, and bodies that are no forms."""
     route = request.scope["route"]
@@ -66,6 +62,13 @@ async def _known_fields(request: Request) -> None:
 def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     """The REST service."""
     known = [Depends(_known_fields)]
+
+    def answer(made: bytes, kind: str, note: str, model: str) -> Response:
+        mark = studio.mark(model)
+        headers = {"X-Note": note} if note else {}
+        headers |= {"Link": f'<{mark.source}>; rel="type"'} if mark else {}
+        return Response(made, media_type=kind, headers=headers)
+
     app = FastAPI(title="cyclegan-age", version="0.1.0", docs_url=None, redoc_url=None, dependencies=known)
 
     @app.exception_handler(Refused)
@@ -99,7 +102,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         """The faces of a photograph at an age; outside them no pixel changes."""
         data = await image.read()
         job = partial(studio.age, data, target_age, face=face, aligned=aligned, model=model)
-        return _answer(*await worker.run(job))
+        return answer(*await worker.run(job), model)
 
     @app.post("/api/strip", response_class=Response, responses=_answers("the sheet", "image/png"))
     async def strip(image: Image_, face: OneFace = "largest", aligned: Aligned = False, model: Model = "") -> Response:
@@ -107,10 +110,12 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         data = await image.read()
 
         def job() -> tuple[bytes, str, str]:
+            mark = studio.mark(model)
             one, note = studio.face(data, face, aligned, model)
-            return png(studio.strip(one, model).sheet), "image/png", note
+            made = studio.strip(one, model)
+            return png(made.sheet, mark and mark.of(made.caption)), "image/png", note
 
-        return _answer(*await worker.run(job))
+        return answer(*await worker.run(job), model)
 
     @app.post("/api/life", response_class=Response, responses=_answers("the animation", *KINDS.values()))
     async def life(
@@ -127,7 +132,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
             one, note = studio.face(data, face, aligned, model)
             return studio.life(one, format, model), KINDS[format], note
 
-        return _answer(*await worker.run(job))
+        return answer(*await worker.run(job), model)
 
     posts = {route.path for route in app.routes if isinstance(route, APIRoute)}
 

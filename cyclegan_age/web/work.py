@@ -23,7 +23,8 @@ from cyclegan_age.games import Made, age_warning, aging, estimated_age, kids, mo
 from cyclegan_age.images import BadImage, reads_heif
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.photos import preview, warnings_of
-from cyclegan_age.runs import find_weights
+from cyclegan_age.provenance import Mark, marked
+from cyclegan_age.runs import find_weights, known_as
 from cyclegan_age.web.limits import Refused
 
 FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
@@ -61,8 +62,7 @@ def load(config: DemoConfig) -> dict[str, Ager]:
             ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
-        path = Path(one)
-        name = clean_name(path.parent.name if path.stem == "weights" else path.stem) or "cyclegan"
+        name = clean_name(known_as(Path(one))) or "cyclegan"
         number, plain = 2, name
         while name in agers:
             name, number = f"{plain}-{number}", number + 1
@@ -80,6 +80,7 @@ class Studio:
 
     def __init__(self, agers: Mapping[str, Ager], config: DemoConfig) -> None:
         self.agers = dict(agers)
+        self._provenance = config.provenance
         self._most_bytes, self._most_pixels = config.megabytes * 1e6, config.megapixels * 1e6
 
     def ager(self, model: str) -> Ager:
@@ -91,6 +92,10 @@ class Studio:
         if model and model not in self.agers:
             raise Refused(422, f"model: unknown; give one of {', '.join(self.agers)}")
         return self.agers[model or next(iter(self.agers))]
+
+    def mark(self, model: str = "") -> Mark | None:
+        """What files of a model's pictures say of themselves; see `ager`."""
+        return self.ager(model).mark if self._provenance else None
 
     def open(self, data: bytes) -> Photo:
         """Decode an upload, after a look at its size alone.
@@ -119,17 +124,20 @@ class Studio:
         Raises:
             Refused: as `open`; 422, no such face or model.
         """
-        ager = self.ager(model)
+        ager, mark = self.ager(model), self.mark(model)
+        said = mark and mark.at(years)
         photo = self.open(data)
         if aligned:
             image = Image.fromarray(as_rgb(photo.upright))
-            return png(np.asarray(ager.age(image, years))), "image/png", age_warning([estimated_age(image, ager.frame)])
+            aged = np.asarray(ager.age(image, years))
+            return png(aged, said), "image/png", age_warning([estimated_age(image, ager.frame)])
         found, wanted = self._found(photo, face)
         places = [one.place(ager.frame) for one in wanted]
         others = [one.place(ager.frame) for one in found if one not in wanted]
         note = _note(photo, wanted)
         photo = photo.with_upright(ager.age_places(photo.upright, places, years, others=others))
-        return photo.encoded(), Image.MIME.get(photo.format, "application/octet-stream"), note
+        made = marked(photo.encoded(), said)
+        return made, Image.MIME.get(photo.format, "application/octet-stream"), note
 
     def face(
         self, data: bytes, face: str = "largest", aligned: bool = False, model: str = ""
@@ -184,7 +192,8 @@ class Studio:
             kind: `gif` or `mp4`.
             model: a name; the default without one.
         """
-        return animation(self.ager(model).life(face), kind)
+        mark = self.mark(model)
+        return animation(self.ager(model).life(face), kind, mark and mark.of("life"))
 
     def at(self, face: Image.Image, years: float, model: str = "") -> Image.Image:
         """An aligned face at an age: one pass of the generator, for the page's slider."""
@@ -259,14 +268,14 @@ def _size(data: bytes) -> tuple[int, int] | None:
         raise Refused(422, "not a picture; send a JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM file") from None
 
 
-def png(picture: Image.Image | np.typing.NDArray[np.uint8]) -> bytes:
+def png(picture: Image.Image | np.typing.NDArray[np.uint8], mark: Mark | None = None) -> bytes:
     """The bytes of a PNG."""
-    return _saved(picture, "PNG", compress_level=3)
+    return marked(_saved(picture, "PNG", compress_level=3), mark)
 
 
-def jpeg(picture: Image.Image) -> bytes:
+def jpeg(picture: Image.Image, mark: Mark | None = None) -> bytes:
     """The bytes of a JPEG for the page."""
-    return _saved(picture, "JPEG", quality=90)
+    return marked(_saved(picture, "JPEG", quality=90), mark)
 
 
 def _saved(picture: Image.Image | np.typing.NDArray[np.uint8], kind: str, **how: int) -> bytes:
@@ -275,9 +284,9 @@ def _saved(picture: Image.Image | np.typing.NDArray[np.uint8], kind: str, **how:
     return out.getvalue()
 
 
-def animation(frames: list[Image.Image], kind: str) -> bytes:
+def animation(frames: list[Image.Image], kind: str, mark: Mark | None = None) -> bytes:
     """The bytes of a GIF or MP4."""
     with tempfile.TemporaryDirectory(prefix="cyclegan-age-") as folder:  # the video library needs a file
         path = Path(folder) / f"life.{kind}"
-        {"gif": render.save_gif, "mp4": render.save_mp4}[kind](frames, path)
+        {"gif": render.save_gif, "mp4": render.save_mp4}[kind](frames, path, mark=mark)
         return path.read_bytes()

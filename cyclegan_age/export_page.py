@@ -1,0 +1,70 @@
+"""A page of one file that ages faces in the browser, without a server: the ONNX model and onnxruntime-web inside it."""
+
+import base64
+import gzip
+import html
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from cyclegan_age.config import UserError
+from cyclegan_age.faces.frames import Frame
+from cyclegan_age.inference import demo_portrait
+from cyclegan_age.provenance import Mark, packet
+
+_RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+_TEMPLATE = Path(__file__).with_suffix(".html")
+
+
+def check_runtime(folder: Path) -> Path:
+    """The folder of onnxruntime-web's files: that of the npm package, or its `dist`.
+
+    Raises:
+        UserError: they are not there.
+    """
+    for place in (folder / "dist", folder):
+        if all((place / name).is_file() for name in _RUNTIME):
+            return place
+    raise UserError(f"--web_runtime {folder}: no onnxruntime-web; run npm install onnxruntime-web, or name its folder")
+
+
+def page(model: bytes, facts: Mapping[str, object], mark: Mark, runtime: Path) -> bytes:
+    """The page, UTF-8.
+
+    Args:
+        model: an ONNX file as `export.graph` makes.
+        facts: its metadata.
+        mark: what saved pictures say of themselves, but for the age.
+        runtime: as `check_runtime` gives it.
+
+    Raises:
+        UserError: the model takes no ages.
+    """
+    if "anchors" not in facts:
+        raise UserError("--output: pages are for weights with ages; give another file name, as x.onnx")
+    frame = Frame.of(str(facts["frame"]))
+    example = io.BytesIO()
+    demo_portrait(frame).save(example, "JPEG", quality=90)
+    script, wasm = ((runtime / name).read_bytes() for name in _RUNTIME)
+    text = _TEMPLATE.read_text(encoding="utf-8")
+    for name, value in {
+        "NAME": html.escape(mark.weights),
+        "FACTS": _in_script({**facts, "eyes": frame.points[:2]}),
+        "XMP": _in_script(packet(mark.of("@AGE@")).decode()),
+        "EXAMPLE": "data:image/jpeg;base64," + base64.b64encode(example.getvalue()).decode(),
+        "RUNTIME": _packed(script),
+        "WASM": _packed(wasm),
+        "MODEL": _packed(model),
+    }.items():
+        text = text.replace(f"@{name}@", value)
+    return text.encode()
+
+
+def _in_script(value: object) -> str:
+    """JSON that ends no script element."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()

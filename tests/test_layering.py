@@ -20,7 +20,7 @@ LAYERS = (
     {"networks"},
     {"losses"},
     {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},
-    {"inference", "gallery", "games", "photos", "export", "monitor", "visdom_server", "evaluation"},
+    {"inference", "gallery", "games", "photos", "export", "convert", "monitor", "visdom_server", "evaluation"},
     {"training"},
     {"web"},
 )

@@ -20,7 +20,7 @@ from cyclegan_age.runs import save_snapshot
 
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_BLURS = {3: (1.0, 2.0, 1.0), 4: (2.0, 6.0, 6.0, 2.0)}  # CUT's, by size; in either direction, over 4
+_BLURS = {3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0)}  # CUT's, by size; in either direction, over 4
 _SHOWN = 6  # names in an error
 _GIVE = "give a generator's file, such as latest_net_G.pth"
 

@@ -110,6 +110,8 @@ class Ager:
         reader: how faces are taken in.
         conditional: whether ages make a difference; False for a plain GAN.
         frame: where faces stand in the pictures.
+        domains: what pictures of any kind are translated to, if not to ages: number k stands for k years. Empty for
+            weights that know ages.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Ager:
         reader: Reader | None = None,  # on the same device; without it the generator takes the pictures themselves
         conditional: bool = True,
         frame: Frame = FRAMES["utkface"],  # of its pictures
+        domains: tuple[str, ...] = (),  # names, where it knows no ages
         parser: FaceParser | None = None,  # finds heads in FFHQ's frame; without it the shipped one does
     ) -> None:
         self.generator = generator.eval().to(memory_format=torch.channels_last)
@@ -129,6 +132,7 @@ class Ager:
         self.reader = (reader or PictureReader()).eval().to(memory_format=torch.channels_last)
         self.conditional = conditional
         self.frame = frame
+        self.domains = domains
         self._device = next(generator.parameters()).device
         self._parser = parser
         self._readings: OrderedDict[str, Reading] = OrderedDict()
@@ -137,8 +141,9 @@ class Ager:
     def load(cls, weights: Path | None = None) -> "Ager":
         """Read weights, by default the shipped ones, to the GPU if there is one.
 
-        Weights of a two-domain model know two ages: the middles of its groups, and blends between them. Those of a
-        `gan` or `cgan` make faces from noise alone: `sample` takes them, `age` does not.
+        Weights of a two-domain model know two ages: the middles of its groups, and blends between them; or, where its
+        domains are no age groups, its `domains`. Those of a `gan` or `cgan` make faces from noise alone: `draw` takes
+        them, `age` does not.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
@@ -171,6 +176,7 @@ class Ager:
             reader=renderer.reader.to(device),
             conditional=renderer.conditional,
             frame=frame,
+            domains=renderer.domains,
         )
 
     def age(self, image: Image.Image | Path | str, years: float, known: Known | None = None) -> Image.Image:
@@ -229,13 +235,14 @@ class Ager:
         """Fit an RGB picture into the generator's square.
 
         A generator of pictures changes what it is given, and the detail of a larger picture is kept. One that makes a
-        face anew, from a latent vector, makes other detail, which the old one would show through.
+        face anew, from a latent vector, makes other detail, which the old one would show through; so does one that
+        translates to another domain.
 
         Raises:
             BadImage: see `images.check_size`.
         """
         check_size(image)
-        return Fitted.fit(image, self.image_size, detail=not self.reader.latent)
+        return Fitted.fit(image, self.image_size, detail=not (self.reader.latent or self.domains))
 
     def age_photo(
         self,
@@ -531,6 +538,12 @@ class Ager:
                 for layer in layers:
                     maps[layer].append(taps.outputs[layer][:1].cpu())  # a mirror image may follow
         return {layer: torch.cat(parts) for layer, parts in maps.items()}
+
+    def caption(self, years: float) -> str:
+        """What is rendered at an age, in words: `50 years`, or without ages the domain of that number, `to B`."""
+        if not self.domains:
+            return f"{years:g} years"
+        return f"to {self.domains[min(round(years), len(self.domains) - 1)]}"
 
     def layers(self) -> list[str]:
         """Names of the generator's layers."""

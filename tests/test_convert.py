@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class Resnet(nn.Module):
-    """c7s1-64, d128, d256, R256 .., u128, u64, c7s1-3 of the CycleGAN paper's appendix; in CUT the resizes are Blurs."""
+    """c7s1-64, d128, d256, R256 .., u128, u64, c7s1-3 of the CycleGAN paper; in CUT the resizes are Blurs."""
 
     def __init__(
         self, *, ngf: int, blocks: int, norm: str, dropout: bool = False, down: bool = False, up: bool = False
@@ -183,23 +183,32 @@ def test_a_generator_translates_as_before(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_is_used(case: str, tmp_path: Path) -> None:
-    """Each changes the file that is written, or is a fixed filter, of which another is refused."""
-    reference = trained(case)
-    path = tmp_path / "latest_net_G.pth"
-    before = load_file(converted(saved(reference, path)))
-    assert sum(v.numel() for k, v in before.items() if "num_batches" not in k) == sum(
-        v.numel() for k, v in reference.state_dict().items() if not k.endswith(("filt", "num_batches_tracked"))
-    )
-    state = reference.state_dict()
-    torch.save({k: v if k.endswith("filt") else v + 1 for k, v in state.items()}, path)
+    """Each stands in the file that is written, but fixed filters."""
+    state = trained(case).state_dict()
+    path, kept = tmp_path / "latest_net_G.pth", {k: v for k, v in state.items() if not k.endswith("filt")}
+    torch.save(state, path)
+    before = load_file(converted(path))
+    assert sorted(v.numel() for v in before.values()) == sorted(v.numel() for v in kept.values())
+    torch.save(state | {k: v + 1 for k, v in kept.items()}, path)
     after = load_file(converted(path))
-    assert all(torch.allclose(after[k], v + 1) for k, v in before.items()) and len(after) == len(before)
+    assert len(after) == len(before) == len(kept)
+    for key, tensor in before.items():
+        torch.testing.assert_close(after[key], tensor + 1)
+
+
+@pytest.mark.parametrize("case", ["cut 4, no_antialias", "unet_128 instance"])
+def test_no_tensor_may_be_missing(case: str, tmp_path: Path) -> None:
+    state, path = trained(case).state_dict(), tmp_path / "latest_net_G.pth"
     for key in state:
-        torch.save({k: v + (k == key) * torch.ones_like(v) if k.endswith("filt") else v for k, v in state.items()}, path)
-        if key.endswith("filt"):
-            with pytest.raises(UserError, match=re.escape(key)):
-                converted(path)
-        if key.endswith(("weight", "bias", "running_mean", "filt")):
-            torch.save({k: v for k, v in state.items() if k != key}, path)
-            with pytest.raises(UserError, match=r"latest_net_G\.pth: "):
-                converted(path)
+        torch.save({k: v for k, v in state.items() if k != key}, path)
+        with pytest.raises(UserError, match=r"latest_net_G\.pth: .*; (give|pictures have to be RGB)"):
+            converted(path)
+
+
+def test_another_filter_is_refused(tmp_path: Path) -> None:
+    state = trained("cut 9").state_dict()
+    key = next(key for key in state if key.endswith("filt"))
+    path = tmp_path / "latest_net_G.pth"
+    torch.save(state | {key: torch.ones_like(state[key]) / 9}, path)
+    with pytest.raises(UserError, match=re.escape(key) + " is another filter than CUT's"):
+        converted(path)

@@ -163,6 +163,8 @@ class CycleGANPair(Model):
     def feature_maps(
         self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
     ) -> dict[str, dict[str, Tensor]]:
+        if self.net.generator == "unet" and tuple(layers) == TrainConfig.feature_layers:
+            layers = ("downs.1", "ups.2")
         maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
         for column, name in (("to B", "generator_ab"), ("to A", "generator_ba")):
             with Taps(networks[name], layers) as taps:

@@ -118,15 +118,15 @@ def _wanted_domains(config: InferConfig, ager: Ager) -> list[float]:
     """The numbers of the domains to translate to, which stand for years."""
     if not ager.domains:
         raise UserError(f"--target_domain {config.target_domain[0]}: weights of ages; give --target_age")
-    for flag, given in (
-        ("--target_age", config.target_age),
-        ("--life", config.life),
-        ("--dataroot", config.dataroot),
-        ("--change", config.change),
-        ("--face", config.face != "all"),
+    for flag, given, remedy in (
+        ("--target_age", config.target_age, "leave it out, or give --target_domain"),
+        ("--dataroot", config.dataroot, "give the folder as --input"),
+        ("--life", config.life, "leave it out"),
+        ("--change", config.change, "leave it out"),
+        ("--face", config.face != "all", "leave it out"),
     ):
         if given:
-            raise UserError(f"{flag}: not with weights that know no ages or faces; give --input, and leave it out")
+            raise UserError(f"{flag}: not with weights that know no ages; {remedy}")
     for name in config.target_domain:
         if name not in ager.domains:
             raise UserError(f"--target_domain {name}: unknown to the weights; they have {', '.join(ager.domains)}")
@@ -388,9 +388,10 @@ def write_sheets(
         sheet("change: red is lighter, blue is darker than the input", "change", render.strip(changes, names))
     for layer, channels_by_age in maps.items():
         channels = render.feature_grid(channels_by_age[-1])
-        last = names[-1] if names[-1].startswith("to ") else f"at {names[-1]} years"
+        domain = names[-1].startswith("to ")
+        last = names[-1] if domain else f"at {names[-1]} years"
         sheet(f"{layer}: channels {last}, each on its own scale", f"features-{layer}", channels)
-        if len(names) > 1 or last != names[-1]:
+        if not domain:
             by_age = render.feature_strip(channels_by_age.unbind(), names)
             sheet(f"{layer}: the channels that change most, by age", f"ages-{layer}", by_age)
     if life:

@@ -215,6 +215,8 @@ class InferConfig:
     """A .safetensors file, the name of a run, or of other shipped weights (caae); without it the shipped cyclegan."""
     target_age: tuple[float, ...] = ()
     """Ages in years to render; without it every anchor age of the weights."""
+    target_domain: tuple[str, ...] = ()
+    """Domains to translate to, with weights without ages that know two; without it both."""
     change: tuple[str, ...] = ()
     """How strongly parts of a photograph's faces are changed: `hair=0.5 skin=1 shape=0`, each from 0 to 2, else 1."""
     features: tuple[str, ...] = ()
@@ -503,6 +505,29 @@ class ExportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """What `convert.py` takes."""
+
+    cg: tuple[Path, ...] = ()
+    """A generator's weights by pytorch-CycleGAN-and-pix2pix or CUT, such as latest_net_G.pth; or two of them, those
+    from A to B and from B to A: latest_net_G_A.pth latest_net_G_B.pth."""
+    output: Path = Path("converted.safetensors")
+    """The file to write."""
+    image_size: int = 0
+    """Side in pixels of the pictures it is to work on; 0 takes 256, or 128 for a unet_128."""
+    group_a: str = "A"
+    """Name of domain A; of faces, which are then found in photographs, an age group such as 20-29."""
+    group_b: str = "B"
+    """The same of domain B."""
+
+    def __post_init__(self) -> None:
+        _require("cg", self.cg, len(self.cg) < 3, "give one or two .pth files of generators")
+        _require("output", self.output, self.output.suffix == ".safetensors", "give a name that ends in .safetensors")
+        fits = self.image_size == 0 or (self.image_size >= 32 and self.image_size % 4 == 0)
+        _require("image_size", self.image_size, fits, "give a multiple of 4, at least 32")
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     """The ResNet generator and the PatchGAN, for the age-conditional and the two-domain CycleGAN alike."""
 
@@ -644,9 +669,27 @@ class CycleGANPairConfig(GeneratorConfig):
     """Plain CycleGAN between two domains: two generators, two discriminators."""
 
     group_a: str = "20-29"
-    """Age group of domain A; not used where the dataroot holds trainA and trainB."""
+    """Age group of domain A. Where the dataroot holds trainA and trainB it is only its name, and A if not given."""
     group_b: str = "50-59"
-    """Age group of domain B; not used where the dataroot holds trainA and trainB."""
+    """The same of domain B."""
+    generator: Literal["default", "resnet", "unet"] = "default"
+    """default is that of `cyclegan` without ages; resnet (of CycleGAN and CUT) and unet (of pix2pix) are layer by layer
+    those of the papers' programs, and of the flags on generators take --ngf, --blocks and the three below alone."""
+    norm: Literal["instance", "batch", "none"] = "instance"
+    """resnet, unet: what stands behind convolutions."""
+    dropout: bool = False
+    """resnet, unet: leave out half of the features in the middle while it learns."""
+    antialias: Literal["none", "down", "up", "both"] = "none"
+    """resnet: where convolutions with a blurring resize stand instead of strided ones; CUT has both."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = self.generator == "default"
+        for flag, plain in (("norm", "instance"), ("dropout", False), ("antialias", "none")):
+            fits = not own or getattr(self, flag) == plain
+            _require(flag, getattr(self, flag), fits, "give --generator resnet with it")
+        fits = self.generator == "resnet" or self.antialias == "none"
+        _require("antialias", self.antialias, fits, "give --generator resnet with it")
 
 
 @dataclass(frozen=True, kw_only=True)

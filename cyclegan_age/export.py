@@ -31,6 +31,9 @@ def export(config: ExportConfig) -> Path:
     entries of `age` stand for, `age_vector` (`linear`: an age between two anchors is their interpolation; `onehot`: it
     is 1 for its group, which begins at the anchor), `ends` (last years of the groups; may be empty), `image_size`.
 
+    Weights without ages take a `picture` of any kind and give `translated`; those of two domains also take `domain`
+    (N, 2), how much of each. Metadata are `domains`, their names, and `image_size`.
+
     Raises:
         UserError: a package is missing, no such weights, weights that do not take pictures, or the file cannot be
             written.
@@ -130,25 +133,25 @@ def graph(ager: Ager) -> bytes:
     generator: nn.Module = ager.generator.cpu().to(memory_format=torch.contiguous_format)
     size, code = ager.image_size, ager.code
     free = {0: torch.export.Dim("batch")}
+    vector = [torch.full((2, len(code)), 1 / len(code))] if len(ager.domains) != 1 else []
+    names = ["picture", "domain" if ager.domains else "age"][: 1 + len(vector)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="# The axis name")  # both inputs share it, as they should
         program = torch.onnx.export(
             generator,
-            (torch.zeros(2, 3, size, size), torch.full((2, len(code)), 1 / len(code))),
-            input_names=["picture", "age"],
-            output_names=["aged"],
-            dynamic_shapes=[free, free],
+            (torch.zeros(2, 3, size, size), *vector),
+            input_names=names,
+            output_names=["translated" if ager.domains else "aged"],
+            dynamic_shapes=[free for _ in names],
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)  # it has the source's paths on this machine
-    facts = {
-        "frame": str(ager.frame),
-        "anchors": code.anchors,
-        "age_vector": code.form,
-        "ends": code.ends,
-        "image_size": size,
-    }
+    facts: dict[str, object] = {"image_size": size}
+    if ager.domains:
+        facts["domains"] = ager.domains
+    else:
+        facts |= {"frame": str(ager.frame), "anchors": code.anchors, "age_vector": code.form, "ends": code.ends}
     program.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
     return bytes(program.model_proto.SerializeToString())

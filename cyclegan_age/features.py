@@ -15,6 +15,9 @@ from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import UserError
 from cyclegan_age.networks.estimators import AgeCorrection
 from cyclegan_age.networks.generators import ResnetGenerator
+from cyclegan_age.networks.translation import ResnetTranslator, UnetTranslator
+
+_GENERATORS = (ResnetGenerator, ResnetTranslator, UnetTranslator)
 
 
 def layer_names(network: nn.Module) -> list[str]:
@@ -25,7 +28,7 @@ def layer_names(network: nn.Module) -> list[str]:
     """
     names: list[str] = []
     for name, child in network.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList | ResnetGenerator):
+        if isinstance(child, (nn.Sequential, nn.ModuleList, *_GENERATORS)):
             names += [f"{name}.{inner}" for inner in layer_names(child)]
         elif not isinstance(child, nn.Linear | nn.Flatten | nn.Embedding | nn.ModuleDict | AgeCorrection):
             names.append(name)

@@ -20,6 +20,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BUSY = {errno.EACCES, errno.EAGAIN}
 _MB = 1e6
 _MOST_READ = 1 << 24  # bytes of a pickle that are looked through
+_CONVERT = "convert.py reads generators of CycleGAN and CUT"
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -155,7 +156,8 @@ def foreign(path: Path) -> str:
     if begin.startswith(b"PK\x03\x04"):
         return _of_archive(path, give)
     if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
-        return f"a pickle, as PyTorch wrote .pth files before 1.6, which could run code and is not opened; {give}"
+        kind = "a pickle, as PyTorch wrote .pth files before 1.6, which could run code and is not opened"
+        return f"{kind}; {_CONVERT}; {give}"
     if begin.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS and not the file itself; run git lfs pull"
     if begin.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
@@ -189,4 +191,5 @@ def _of_archive(path: Path, give: str) -> str:
         key in said for key in (b"random", b"pools")
     ):
         return f"the state that a run resumes from, and not its weights; give {path.parent / 'weights.safetensors'}"
-    return f"a pickle of PyTorch (.pth), as other projects write, which could run code and is not opened; {give}"
+    kind = "a pickle of PyTorch (.pth), as other projects write, which could run code and is not opened"
+    return f"{kind}; {_CONVERT}; {give}"

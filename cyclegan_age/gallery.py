@@ -71,12 +71,13 @@ class _Face:
         return _open(self.path, self.frame)
 
 
-def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
+def render_all(config: InferConfig, say: Callable[[str], None], ager: Ager | None = None) -> Path:
     """Render every input at every target age into a new output folder and write its gallery page.
 
     Args:
         config: what to render and where to.
         say: takes lines for the user.
+        ager: the weights, if they are loaded already.
 
     Returns:
         The page; the results folder where the layers were only listed.
@@ -84,7 +85,7 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
     Raises:
         UserError: no input, no usable picture, no such weights or layer, or the output cannot be written.
     """
-    ager = Ager.load(find_weights(config.weights, config.results_dir))
+    ager = ager or Ager.load(find_weights(config.weights, config.results_dir))
     if "list" in config.features:
         say("layers: " + " ".join(ager.layers()))
         return config.results_dir
@@ -100,7 +101,13 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
 
 
 def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list[float]:
-    """The ages to render; says which of them the weights do not know."""
+    """The ages to render; says which of them the weights do not know.
+
+    Raises:
+        UserError: flags for weights of another kind: of ages, or of domains.
+    """
+    if ager.domains or config.target_domain:
+        return _wanted_domains(config, ager)
     first, last = ager.code.anchors[0], ager.code.anchors[-1]
     ages = list(dict.fromkeys(config.target_age or map(float, ager.code.anchors)))
     for years in ages:
@@ -109,8 +116,29 @@ def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> 
     return ages
 
 
+def _wanted_domains(config: InferConfig, ager: Ager) -> list[float]:
+    """The numbers of the domains to translate to, which stand for years."""
+    if not ager.domains:
+        raise UserError(f"--target_domain {config.target_domain[0]}: weights of ages; give --target_age")
+    for flag, given, remedy in (
+        ("--target_age", config.target_age, "leave it out, or give --target_domain"),
+        ("--dataroot", config.dataroot, "give the folder as --input"),
+        ("--life", config.life, "leave it out"),
+        ("--change", config.change, "leave it out"),
+        ("--face", config.face != "all", "leave it out"),
+    ):
+        if given:
+            raise UserError(f"{flag}: not with weights that know no ages; {remedy}")
+    for name in config.target_domain:
+        if name not in ager.domains:
+            raise UserError(f"--target_domain {name}: unknown to the weights; they have {', '.join(ager.domains)}")
+    return [float(k) for k, name in enumerate(ager.domains) if name in (config.target_domain or ager.domains)]
+
+
 def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> Path:
     """Faces from noise, or a game: what needs no inputs of a folder."""
+    if ager.domains:
+        raise UserError(f"{'--game' if config.game else '--sample'}: not with weights that know no ages; give others")
     if config.game:
         made = play(config.game, ager, steps=config.steps, seed=config.seed, aligned=config.aligned)
         title = f"{config.game[0].capitalize()} game"
@@ -242,7 +270,7 @@ def _render_into(
             measures[face.title] = face.measures
         if face.warning:
             warnings.append(f"{face.title}: {face.warning}")
-        return _write(folder, face, ages, ager.mark if config.provenance else None)
+        return _write(folder, face, [ager.caption(years) for years in ages], ager.mark if config.provenance else None)
 
     begin = time.perf_counter()
     with (
@@ -263,7 +291,8 @@ def _render_into(
             raise UserError(f"{place}: {fault}; give another file")
         raise UserError(f"{place}: no usable picture; {counted(len(skipped), 'file')} skipped, give others")
     count = len(sections) * len(ages)
-    result = f"{counted(count, 'picture')} of {counted(len(sections), 'face')} in {seconds:.1f} s"
+    kind = "input" if ager.domains else "face"
+    result = f"{counted(count, 'picture')} of {counted(len(sections), kind)} in {seconds:.1f} s"
     result += f", {count / seconds:.1f} images/s"
     if skipped:
         result += f"; {counted(len(skipped), 'file')} skipped"
@@ -323,18 +352,19 @@ def _rendered(
                 yield face
 
 
-def _write(folder: Path, face: _Face, ages: list[float], mark: Mark | None) -> Section:
-    """Write the files of one face; gives its section of the page."""
+def _write(folder: Path, face: _Face, captions: list[str], mark: Mark | None) -> Section:
+    """Write the files of one face, a picture for each caption; gives its section of the page."""
     image = face.picture()
     section = Section(title=face.title, input=f"{face.stem}_input.jpg")
     section.notes = [*([sentence(face.warning)] if face.warning else []), *notes_on(face.measures)]
     render.save_jpg(image, folder / section.input, quality=95)
-    names = [f"{years:g}" for years in ages]
+    names = [caption.removesuffix(" years") for caption in captions]
     row = [_small(image)]
-    for years, name, square in zip(ages, names, face.aged, strict=True):
+    for caption, name, square in zip(captions, names, face.aged, strict=True):
         aged = face.fitted.unfit(square, image)
-        section.ages.append((years, f"{face.stem}_age{name}.png"))
-        render.save_png(aged, folder / section.ages[-1][1], mark=mark and mark.at(years))
+        ending = re.sub(r"[^\w.-]+", "_", caption) if caption.startswith("to ") else f"age{name}"
+        section.ages.append((caption, f"{face.stem}_{ending}.png"))
+        render.save_png(aged, folder / section.ages[-1][1], mark=_said(mark, name))
         row.append(_small(aged))
     write_sheets(folder, face.stem, section, row, names, face.maps, face.life, mark)
     return section
@@ -362,7 +392,7 @@ def write_sheets(
         stem: of the files, relative to it.
         section: where they are entered.
         row: the input and, for each name, the aged face, all of one size.
-        names: of the ages.
+        names: of the ages, in years, or of what else there is.
         maps: layer -> (N, C, H, W), a map for each name; may be empty.
         life: frames; may be empty.
         mark: what the strip and the life say of themselves.
@@ -372,21 +402,30 @@ def write_sheets(
         section.sheets.append((caption, f"{stem}_{ending}.png"))
         render.save_png(picture, folder / section.sheets[-1][1], mark=said)
 
-    at_all = mark and mark.at(*map(float, names))
-    sheet("strip", "strip", render.strip(row, ["input", *names]), at_all)
+    sheet("strip", "strip", render.strip(row, ["input", *names]), _said(mark, *names))
     if maps:
         changes = [render.difference_map(row[0], aged) for aged in row[1:]]
         sheet("change: red is lighter, blue is darker than the input", "change", render.strip(changes, names))
     for layer, channels_by_age in maps.items():
         channels = render.feature_grid(channels_by_age[-1])
-        sheet(f"{layer}: channels at {names[-1]} years, each on its own scale", f"features-{layer}", channels)
-        by_age = render.feature_strip(channels_by_age.unbind(), names)
-        sheet(f"{layer}: the channels that change most, by age", f"ages-{layer}", by_age)
+        domain = names[-1].startswith("to ")
+        last = names[-1] if domain else f"at {names[-1]} years"
+        sheet(f"{layer}: channels {last}, each on its own scale", f"features-{layer}", channels)
+        if not domain:
+            by_age = render.feature_strip(channels_by_age.unbind(), names)
+            sheet(f"{layer}: the channels that change most, by age", f"ages-{layer}", by_age)
     if life:
         section.gif, section.mp4 = f"{stem}_life.gif", f"{stem}_life.mp4"
         of_life = mark and mark.of("life")
         render.save_gif(life, folder / section.gif, mark=of_life)
         render.save_mp4(life, folder / section.mp4, mark=of_life)
+
+
+def _said(mark: Mark | None, *names: str) -> Mark | None:
+    """What a picture says of itself that shows these ages, in years, or `to B`."""
+    if mark is None:
+        return None
+    return mark.of(", ".join(names)) if names[0].startswith("to ") else mark.at(*map(float, names))
 
 
 def _small(image: Image.Image) -> Picture:

@@ -59,14 +59,16 @@ class Made:
 
 
 def aging(ager: Ager, image: Image.Image, known: Known | None = None) -> Made:
-    """A face at every age of the weights, its own group framed, and so the face itself.
+    """A face at every age of the weights, its own group framed, and so the face itself; without ages every domain.
 
     Args:
-        ager: any that reads faces.
+        ager: any that reads faces, or pictures of any kind.
         image: an aligned face crop.
         known: its own age, estimated where not known, and sex.
     """
     rgb = to_rgb(image)
+    if ager.domains:
+        return _translations(ager, rgb)
     known, told = _with_age(rgb, known, ager.frame)
     fitted, years = ager.fit(rgb), list(ager.code.nominal_years)
     aged = ager.age_many(fitted.square[None].repeat(len(years), axis=0), years, known=[known] * len(years))
@@ -80,6 +82,19 @@ def aging(ager: Ager, image: Image.Image, known: Known | None = None) -> Made:
         caption="the face, then at every age; framed: its own",
         notes=[told],
         own=f"age{names[own]}",
+    )
+
+
+def _translations(ager: Ager, image: Image.Image) -> Made:
+    """A picture in every domain of weights that know no ages."""
+    fitted, numbers = ager.fit(image), [float(k) for k in range(len(ager.domains))]
+    squares = ager.age_many(fitted.square[None].repeat(len(numbers), axis=0), numbers)
+    names = [ager.caption(k) for k in numbers]
+    made = [fitted.unfit(square, image) for square in squares]
+    return Made(
+        pictures=list(zip(names, made, strict=True)),
+        sheet=grid([[_small(image), *map(_small, made)]], columns=["input", *names]),
+        caption="the picture, then what it is translated to",
     )
 
 

@@ -115,6 +115,8 @@ class Ager:
         reader: how faces are taken in.
         conditional: whether ages make a difference; False for a plain GAN.
         frame: where faces stand in the pictures.
+        domains: what pictures of any kind are translated to, if not to ages: number k stands for k years. Empty for
+            weights that know ages.
         weights: the file that it is of; None for networks in memory.
         mark: what files of its pictures should say; see `provenance`.
     """
@@ -128,6 +130,7 @@ class Ager:
         reader: Reader | None = None,  # on the same device; without it the generator takes the pictures themselves
         conditional: bool = True,
         frame: Frame = FRAMES["utkface"],  # of its pictures
+        domains: tuple[str, ...] = (),  # names, where it knows no ages
         parser: FaceParser | None = None,  # finds heads in FFHQ's frame; without it the shipped one does
         weights: Path | None = None,  # the file that all this is of
     ) -> None:
@@ -137,6 +140,7 @@ class Ager:
         self.reader = (reader or PictureReader()).eval().to(memory_format=torch.channels_last)
         self.conditional = conditional
         self.frame = frame
+        self.domains = domains
         self.weights = weights
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights else ""
         self.mark = Mark(f"{known_as(weights)} {digest}" if weights else "")
@@ -148,8 +152,9 @@ class Ager:
     def load(cls, weights: Path | None = None) -> "Ager":
         """Read weights, by default the shipped ones, to the GPU if there is one.
 
-        Weights of a two-domain model know two ages: the middles of its groups, and blends between them. Those of a
-        `gan` or `cgan` make faces from noise alone: `sample` takes them, `age` does not.
+        Weights of a two-domain model know two ages: the middles of its groups, and blends between them; or, where its
+        domains are no age groups, its `domains`. Those of a `gan` or `cgan` make faces from noise alone: `draw` takes
+        them, `age` does not.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
@@ -182,6 +187,7 @@ class Ager:
             reader=renderer.reader.to(device),
             conditional=renderer.conditional,
             frame=frame,
+            domains=renderer.domains,
             weights=path,
         )
 
@@ -273,13 +279,14 @@ class Ager:
         """Fit an RGB picture into the generator's square.
 
         A generator of pictures changes what it is given, and the detail of a larger picture is kept. One that makes a
-        face anew, from a latent vector, makes other detail, which the old one would show through.
+        face anew, from a latent vector, makes other detail, which the old one would show through; so does one that
+        translates to another domain.
 
         Raises:
             BadImage: see `images.check_size`.
         """
         check_size(image)
-        return Fitted.fit(image, self.image_size, detail=not self.reader.latent)
+        return Fitted.fit(image, self.image_size, detail=not (self.reader.latent or self.domains))
 
     def age_photo(
         self,
@@ -577,6 +584,12 @@ class Ager:
                 for layer in layers:
                     maps[layer].append(taps.outputs[layer][:1].cpu())  # a mirror image may follow
         return {layer: torch.cat(parts) for layer, parts in maps.items()}
+
+    def caption(self, years: float) -> str:
+        """What is rendered at an age, in words: `50 years`, or without ages the domain of that number, `to B`."""
+        if not self.domains:
+            return f"{years:g} years"
+        return f"to {self.domains[min(round(years), len(self.domains) - 1)]}"
 
     def layers(self) -> list[str]:
         """Names of the generator's layers."""

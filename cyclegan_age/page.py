@@ -19,7 +19,7 @@ class Section:
     title: str  # the user's name of the picture
     input: str = ""
     notes: list[str] = field(default_factory=list)
-    ages: list[tuple[float, str]] = field(default_factory=list)  # years, path
+    ages: list[tuple[str, str]] = field(default_factory=list)  # caption, as "50 years", path
     sheets: list[tuple[str, str]] = field(default_factory=list)  # what it shows, path
     gif: str = ""
     mp4: str = ""
@@ -82,8 +82,8 @@ def _section(face: Section) -> None:
         with tags.div(cls="ages"):
             if face.input:
                 _figure("input", face.input, f"{face.title}, input")
-            for years, path in face.ages:
-                _figure(f"{years:g} years", path, f"{face.title} at {years:g} years")
+            for caption, path in face.ages:
+                _figure(caption, path, f"{face.title} {'' if caption.startswith('to ') else 'at '}{caption}")
         if face.mp4:
             with tags.figure():
                 with tags.video(controls=True, loop=True, muted=True, playsinline=True, preload="metadata"):

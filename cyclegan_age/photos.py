@@ -33,6 +33,7 @@ from cyclegan_age.gallery import (
     notes_on,
     output_folder,
     output_stems,
+    render_all,
     sentence,
     wanted_ages,
     write_pages,
@@ -76,8 +77,10 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
     Raises:
         UserError: no input, no usable one, no such weights or layer, a missing package, or no place to write to.
     """
-    inputs = _inputs(config, say)
     ager = Ager.load(find_weights(config.weights, config.results_dir))
+    if ager.domains:  # pictures of any kind, which are translated as a whole
+        return render_all(config, say, ager)
+    inputs = _inputs(config, say)
     find_layers(ager.generator, config.features, "--features: ")
     detector()
     _check(config, ager)
@@ -246,7 +249,7 @@ def _write_photo(
         if file.suffix.lower() not in _SHOWN:
             shown = f"{one.stem}_age{years:g}_preview.jpg"
             render.save_jpg(preview(aged, []), folder / shown, quality=90, mark=said)
-        section.ages.append((years, shown))
+        section.ages.append((ager.caption(years), shown))
         for row, place in zip(rows, places, strict=True):
             row.append(crop(aged, place, _STRIP_SIDE))
 

@@ -137,6 +137,8 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"ngf": 20, "lambda_cycle": 5.0, "lambda_identity": 2.5},
         ),
         "zhu": (_ADAM, _PLAIN),
+        # The same paper at 256 px, by the layers of its program, as weights of which are converted.
+        "zhu_256": (_ADAM | {"image_size": 256, "load_size": 286}, _PLAIN | {"generator": "resnet"}),
     },
     "cyclegan_heads": {
         "default": (

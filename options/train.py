@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
+from cyclegan_age.config import MODEL_CONFIGS, CycleGANPairConfig, ModelConfig, TrainConfig, UserError
 from options.parse import parse, value_of
 from options.presets import LATER_STAGES, PRESETS
 
@@ -32,6 +32,11 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
     train, net = out.train, out.net
     if not value_of("--dataroot", argv, ""):
         raise UserError("--dataroot: not given; name the folder that holds one sub-folder per age group")
+    if isinstance(net, CycleGANPairConfig) and all((train.dataroot / name).is_dir() for name in ("trainA", "trainB")):
+        given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in argv}
+        names: dict[str, Any] = {"group_a": "A", "group_b": "B"}  # of pictures of any kind
+        names = {flag: name for flag, name in names.items() if flag not in given}
+        net = dataclasses.replace(net, **names)
     if preset in LATER_STAGES.get(model, ()) and not train.init:
         logger.warning(
             "--preset %s: a later stage, but without --init it begins from random weights; "

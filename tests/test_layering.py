@@ -21,8 +21,8 @@ LAYERS = (
     {"losses"},
     {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},
     {"hub"},
-    {"inference", "labeler", "gallery", "games", "photos", "export", "export_page", "monitor", "visdom_server"}
-    | {"evaluation"},
+    {"inference", "labeler", "gallery", "games", "photos", "export", "export_page", "convert", "monitor"}
+    | {"visdom_server", "evaluation"},
     {"training"},
     {"web"},
 )

@@ -93,6 +93,8 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
 
 
 def _check_frame(ager: Ager, row: Row, config: EvaluateConfig) -> None:
+    if ager.domains:
+        raise UserError(f"--weights {row.weights}: know no ages to score; give weights that age faces")
     if ager.frame != Frame.of(config.frame):
         raise UserError(
             f"--weights {row.weights}: made for faces in the frame {ager.frame}, not in that of --dataroot; "

@@ -174,9 +174,11 @@ class Renderer:
         code: how years become its age vectors.
         reader: how it takes faces in.
         conditional: whether the age vector makes a difference.
+        domains: what pictures are translated to, if not to ages: number k stands for k years.
     """
 
     generator: nn.Module
     code: AgeCode
     reader: Reader = field(default_factory=PictureReader)
     conditional: bool = True
+    domains: tuple[str, ...] = ()

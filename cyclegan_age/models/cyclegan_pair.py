@@ -1,6 +1,7 @@
 """Plain two-domain CycleGAN (Zhu et al., ICCV 2017): what an age-conditional model is compared with.
 
-Domain A is the batch's source, domain B its target. The generators take no age.
+Domain A is the batch's source, domain B its target. The generators take no age. Domains may be age groups, or anything
+else: pictures of any kind, then known by their names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,42 +18,75 @@ from cyclegan_age.losses import lsgan
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import PatchDiscriminator
-from cyclegan_age.networks.generators import ResnetGenerator, generator_of
+from cyclegan_age.networks.generators import generator_of
+from cyclegan_age.networks.translation import ResnetTranslator, UnetTranslator
 from cyclegan_age.runs import Snapshot
 
 
-def build_generator(config: TrainConfig, net: CycleGANPairConfig) -> ResnetGenerator:
-    """One of the two generators that a configuration describes."""
+def build_generator(config: TrainConfig, net: CycleGANPairConfig) -> nn.Module:
+    """One of the two generators that a configuration describes.
+
+    Raises:
+        UserError: a size that a U-Net cannot halve so often.
+    """
+    if net.generator == "unet":
+        depth = net.blocks or config.image_size.bit_length() - 1  # down to one pixel
+        if depth < 5 or config.image_size % 2**depth:
+            raise UserError(
+                f"--image_size {config.image_size}: a unet that halves pictures {depth} times takes multiples of "
+                f"{2 ** max(depth, 5)}; give one, or by --blocks how often it halves them, at least 5 times"
+            )
+        return UnetTranslator(depth=depth, ngf=net.ngf, norm=net.norm, dropout=net.dropout)
+    if net.generator == "resnet":
+        return ResnetTranslator(
+            ngf=net.ngf,
+            blocks=net.block_count(config.image_size),
+            norm=net.norm,
+            dropout=net.dropout,
+            antialias_down=net.antialias in ("down", "both"),
+            antialias_up=net.antialias in ("up", "both"),
+        )
     return generator_of(net, ages=0, image_size=config.image_size)
 
 
 class _TwoDomains(nn.Module):
     """The two generators of a pair as one that takes an age vector (N, 2): each adds its share."""
 
-    def __init__(self, *, to_young: nn.Module, to_old: nn.Module) -> None:
+    def __init__(self, **networks: nn.Module) -> None:
         super().__init__()
-        self.to_young, self.to_old = to_young, to_old
+        for name, network in networks.items():
+            self.add_module(name, network)
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
         share = age[:, :, None, None, None]  # (N, 2, 1, 1, 1)
-        out: Tensor = share[:, 0] * self.to_young(x) + share[:, 1] * self.to_old(x)
+        first, second = self.children()
+        out: Tensor = share[:, 0] * first(x) + share[:, 1] * second(x)
         return out
 
 
 def renderer(snapshot: Snapshot) -> Renderer:
     """Both generators of a snapshot as one that knows two ages, the middles of the groups, and blends between them.
 
+    Where the groups are no ages, it knows two domains, or one where the snapshot has one generator.
+
     Raises:
-        UserError: the domains are of one age, or of none.
+        UserError: the domains are of one age.
     """
     train, net = snapshot.train, snapshot.net
     assert isinstance(net, CycleGANPairConfig)
+    single = net.generator != "default" and not snapshot.network("generator_ba")
     networks = []
-    for name in ("generator_ba", "generator_ab"):
+    for name in ("generator_ab",) if single else ("generator_ba", "generator_ab"):
         generator = build_generator(train, net)
         generator.load_state_dict(snapshot.network(name))
         networks.append(generator)
+    code = AgeCode((0, 1))
+    if single:
+        return Renderer(generator=networks[0], code=code, conditional=False, domains=(net.group_b,))
     groups = [parse_group(group) for group in (net.group_a, net.group_b)]
+    if not all(groups):
+        both = _TwoDomains(to_a=networks[0], to_b=networks[1])
+        return Renderer(generator=both, code=code, domains=(net.group_a, net.group_b))
     a, b = ((group[0] + group[1] + 1) // 2 if group else 0 for group in groups)
     if a == b:
         raise UserError(f"two domains of one age, {net.group_a} and {net.group_b}; they cannot be chosen by age")
@@ -129,6 +163,8 @@ class CycleGANPair(Model):
     def feature_maps(
         self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
     ) -> dict[str, dict[str, Tensor]]:
+        if self.net.generator == "unet" and tuple(layers) == TrainConfig.feature_layers:
+            layers = ("downs.1", "ups.2")
         maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
         for column, name in (("to B", "generator_ab"), ("to A", "generator_ba")):
             with Taps(networks[name], layers) as taps:

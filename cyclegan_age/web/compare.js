@@ -6,8 +6,8 @@ const show = () => {
   if (!value) return;
   if (before.src !== value.before) before.src = value.before;
   after.src = value.after;
-  after.alt = `The face at ${value.years} years, rendered`;
-  element.querySelector('.then').textContent = `at ${value.years}`;
+  after.alt = `${value.then}, rendered`;
+  element.querySelector('.then').textContent = value.then;
 };
 const line = element.querySelector('input');
 const move = () => element.querySelector('.pair').style.setProperty('--at', `${line.value}%`);

@@ -6,6 +6,8 @@ Pictures travel inside Gradio's messages, as data URLs: no file is written for t
 import base64
 import binascii
 import html
+import math
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from pathlib import Path
@@ -20,7 +22,7 @@ from cyclegan_age.config import DemoConfig
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.games import Made, age_warning, estimated_age
-from cyclegan_age.inference import demo_portrait
+from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.provenance import Mark
 from cyclegan_age.web.limits import Refused, Worker
 from cyclegan_age.web.work import KINDS, Seen, Studio, animation, jpeg, png
@@ -111,9 +113,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                 view = gr.HTML(elem_classes="view")
                 face = gr.Radio([], label="Face, counted from the left", visible=False)
             with gr.Column(min_width=300):
-                years = gr.Slider(
-                    *_span(first), value=_span(first)[1], step=1, label="Age in years", buttons=[], elem_id="years"
-                )
+                years = gr.Slider(**_span(first), step=1, buttons=[], elem_id="years")
                 pair = gr.HTML(html_template=_COMPARE, js_on_load=script("compare"), elem_id="pair")
         gr.HTML("<h2>Every age</h2>", elem_classes="page")
         strip = gr.HTML(elem_id="strip")
@@ -140,17 +140,23 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         def faces_of(seen: Seen | None, number: int | None, name: str) -> tuple[Image.Image, float]:
             if seen is None:
                 raise Refused(422, "no face is kept for this page; choose a photograph")
+            if studio.ager(name).domains and seen.whole:
+                return seen.whole, math.nan
+            if not seen.faces:
+                raise Refused(422, "faces were not looked for; choose the photograph again")
             index = min(max((number or 1) - 1, 0), len(seen.faces) - 1)
             return seen.faces[index][studio.ager(name).frame], seen.ages[index]
 
         def line_of(own: float) -> str:
+            if math.isnan(own):
+                return "Translated as a whole."
             line, warning = f"Estimated age of the face: about {own:.0f}.", age_warning([own]).partition("; ")[2]
             return f"{line} {warning[:1].upper()}{warning[1:]}." if warning else line
 
         def shown(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
             one, own = faces_of(seen, number, name)
             made = studio.strip(one, name, Known(own))
-            pair = _pair(one, studio.at(one, at, name), at, studio.mark(name))
+            pair = _pair(one, studio.at(one, at, name), _then(studio.ager(name), at), studio.said(name, at))
             return [_said(line_of(own)), pair, _figures(made, studio.mark(name))]
 
         async def look(upload: str | None, crop: bool, name: str, at: float) -> list[Any]:
@@ -158,7 +164,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                 frame = studio.ager(name).frame
                 data, ready = _given(upload, crop, frame)
                 seen = studio.look(data, ready, name)
-                largest = max(range(len(seen.faces)), key=lambda i: seen.faces[i][frame].width) + 1
+                largest = max(range(len(seen.faces)), key=lambda i: seen.faces[i][frame].width, default=0) + 1
                 return [seen, largest, *shown(seen, largest, at, name)]
 
             try:
@@ -169,7 +175,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             several = len(seen.faces) > 1
             choice = gr.Radio(list(range(1, len(seen.faces) + 1)), value=number, visible=several)
             if not upload:
-                line = _said(f"An example, until you choose a photograph. {line_of(seen.ages[number - 1])}")
+                own = seen.ages[number - 1] if seen.ages else math.nan
+                line = _said(f"An example, until you choose a photograph. {line_of(own)}")
             elif seen.note:
                 line = _said(f"{line_of(seen.ages[number - 1])} {seen.note[0].upper()}{seen.note[1:]}.")
             picture = _image(jpeg(seen.view), "The photograph, its faces numbered", "image/jpeg") if upload else ""
@@ -182,8 +189,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         @_telling(4)
         async def other_model(name: str, at: float) -> list[Any]:
             ager = studio.ager(name)
-            low, high = _span(ager)
-            slider = gr.Slider(low, high, value=min(max(at, low), high))
+            span = _span(ager)
+            slider = gr.Slider(**span | {"value": min(max(at, span["minimum"]), span["maximum"])})
             return [
                 "",
                 slider,
@@ -195,7 +202,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def slide(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
             one, own = faces_of(seen, number, name)
             aged = await worker.run(lambda: studio.at(one, at, name))
-            return [_said(line_of(own)), _pair(one, aged, at, studio.mark(name)), seen]
+            pair = _pair(one, aged, _then(studio.ager(name), at), studio.said(name, at))
+            return [_said(line_of(own)), pair, seen]
 
         @_telling(2, below=True)
         async def whole(
@@ -204,10 +212,9 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
             data, ready = _given(upload, crop, studio.ager(name).frame)
             which = "all" if every else str(number or 1)
             made, kind, _ = await worker.run(lambda: studio.age(data, at, face=which, aligned=ready, model=name))
-            return [
-                _said("The photograph is ready."),
-                _file(made, kind, f"at-{at:g}", f"The photograph at {at:g} years"),
-            ]
+            then = _then(studio.ager(name), at)
+            file = html.escape(re.sub(r"[^\w.-]+", "-", then.removesuffix(" years")))
+            return [_said("The photograph is ready."), _file(made, kind, file, f"The photograph {html.escape(then)}")]
 
         @_telling(2, below=True)
         async def live(seen: Seen | None, number: int | None, kind: str, name: str) -> list[Any]:
@@ -242,7 +249,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def inside(seen: Seen | None, number: int | None, at: float, layer: str, name: str) -> list[Any]:
             one, _ = faces_of(seen, number, name)
             sheet = await worker.run(lambda: studio.maps(one, at, layer, name))
-            alt = f"Channels of {html.escape(layer)} at {at:g} years, each on its own scale"
+            alt = f"Channels of {html.escape(f'{layer} {_then(studio.ager(name), at)}')}, each on its own scale"
             return [_said(f"{alt}."), _image(sheet, alt)]
 
         def on(event: Any, fn: Any, inputs: list[Any], outputs: list[Any], shows: Any, **how: Any) -> Any:
@@ -290,11 +297,19 @@ def _picker(title: str, hint: str, config: DemoConfig, *, pastes: bool = False) 
     return gr.HTML(html_template=_PICKER, js_on_load=script("picker"), **props)
 
 
-def _span(ager: Any) -> tuple[int, int]:
-    return ager.code.anchors[0], ager.code.anchors[-1]
+def _span(ager: Ager) -> dict[str, Any]:
+    """What the slider of a model is like: over its ages, or the numbers of its domains, if they are several."""
+    low, high = ager.code.anchors[0], ager.code.anchors[-1]
+    label = ", ".join(f"{k}: to {name}" for k, name in enumerate(ager.domains)) or "Age in years"
+    return {"minimum": low, "maximum": high, "value": high, "label": label, "visible": len(ager.domains) != 1}
 
 
-def _games(ager: Any) -> list[tuple[str, str]]:
+def _then(ager: Ager, years: float) -> str:
+    """`at 50 years`, or of a model without ages `to B`."""
+    return ager.caption(years) if ager.domains else f"at {ager.caption(years)}"
+
+
+def _games(ager: Ager) -> list[tuple[str, str]]:
     kids = [("Kids: children of the two faces", "kids")] if ager.reader.latent else []
     return [("Morph: from the one face to the other", "morph"), *kids]
 
@@ -347,14 +362,10 @@ def _image(data: bytes, alt: str, kind: str = "image/png") -> str:
     return f'<img src="{data_url(data, kind)}" alt="{alt}">'
 
 
-def _pair(before: Image.Image, after: Image.Image, years: float, mark: Mark | None) -> dict[str, str]:
+def _pair(before: Image.Image, after: Image.Image, then: str, said: Mark | None) -> dict[str, str]:
     """What compare.js shows."""
-    aged = jpeg(after, mark and mark.at(years))
-    return {
-        "before": data_url(jpeg(before), "image/jpeg"),
-        "after": data_url(aged, "image/jpeg"),
-        "years": f"{years:g}",
-    }
+    pictures = (("before", jpeg(before)), ("after", jpeg(after, said)))
+    return {name: data_url(data, "image/jpeg") for name, data in pictures} | {"then": then}
 
 
 def _figures(made: Made, mark: Mark | None) -> str:
@@ -362,7 +373,7 @@ def _figures(made: Made, mark: Mark | None) -> str:
     parts = []
     for name, picture in made.pictures:
         own = name == made.own
-        text = name.removeprefix("age").replace("step", "step ").replace("kid", "kid ")
+        text = html.escape(re.sub(r"^(step|kid)", r"\1 ", name.removeprefix("age")))
         caption = f"{text}, own age" if own else text
         alt = f"{text} years, rendered" if name.startswith("age") else f"{text}, rendered"
         parts.append(

@@ -46,6 +46,7 @@ class Seen:
     ages: list[float]  # years, estimated
     view: Image.Image  # the photograph, small, its faces numbered
     note: str = ""  # what is to be said of faces that are turned
+    whole: Image.Image | None = None  # the photograph as models without ages take it, RGB
 
 
 def load(config: DemoConfig) -> dict[str, Ager]:
@@ -97,6 +98,11 @@ class Studio:
         """What files of a model's pictures say of themselves; see `ager`."""
         return self.ager(model).mark if self._provenance else None
 
+    def said(self, model: str, years: float) -> Mark | None:
+        """As `mark`, of a picture at an age, or in the domain of that number."""
+        mark, ager = self.mark(model), self.ager(model)
+        return mark and (mark.of(ager.caption(years)) if ager.domains else mark.at(years))
+
     def open(self, data: bytes) -> Photo:
         """Decode an upload, after a look at its size alone.
 
@@ -124,13 +130,13 @@ class Studio:
         Raises:
             Refused: as `open`; 422, no such face or model.
         """
-        ager, mark = self.ager(model), self.mark(model)
-        said = mark and mark.at(years)
+        ager, said = self.ager(model), self.said(model, years)
         photo = self.open(data)
-        if aligned:
+        if aligned or ager.domains:
             image = Image.fromarray(as_rgb(photo.upright))
             aged = np.asarray(ager.age(image, years))
-            return png(aged, said), "image/png", age_warning([estimated_age(image, ager.frame)])
+            note = "" if ager.domains else age_warning([estimated_age(image, ager.frame)])
+            return png(aged, said), "image/png", note
         found, wanted = self._found(photo, face)
         places = [one.place(ager.frame) for one in wanted]
         others = [one.place(ager.frame) for one in found if one not in wanted]
@@ -151,34 +157,35 @@ class Studio:
             raise Refused(422, "face: one is wanted; give largest or a number from 1 on, counted from the left")
         frame = self.ager(model).frame
         photo = self.open(data)
-        if not aligned:
+        if not (aligned or self.ager(model).domains):
             wanted = self._found(photo, face)[1]
             return self._crop(photo, wanted[0], frame, _LIFE_SIDE), _note(photo, wanted)
         small = Image.fromarray(as_rgb(photo.upright))
         small.thumbnail((_LIFE_SIDE, _LIFE_SIDE))
-        return small, age_warning([estimated_age(small, frame)])
+        return small, "" if self.ager(model).domains else age_warning([estimated_age(small, frame)])
 
     def look(self, data: bytes, aligned: bool = False, model: str = "") -> Seen:
-        """The faces of an upload; an aligned one is in the frame of a model.
+        """The faces of an upload; an aligned one is in the frame of a model. For one without ages none is looked for.
 
         Raises:
             Refused: as `open`; 422, no face.
         """
         photo = self.open(data)
         rgb = as_rgb(photo.upright)
+        small = Image.fromarray(rgb)
+        small.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+        if self.ager(model).domains:
+            return Seen([], [], small, whole=small)
         if aligned:
-            small = Image.fromarray(rgb)
-            small.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
             own = self.ager(model).frame
             square = Fitted.fit(small, max(small.size)).square
             crops = {f: small if f == own else Image.fromarray(reframed(square, own, f)) for f in self._frames}
-            return Seen([crops], [estimated_age(small, own)], small)
+            return Seen([crops], [estimated_age(small, own)], small, whole=small)
         found = self._found(photo, "all")[0][:_MOST_FACES]
         near = [self._crop(photo, face, FRAMES["utkface"], _SHOWN_SIDE) for face in found]
         faces = [{frame: self._crop(photo, face, frame, _SHOWN_SIDE) for frame in self._frames} for face in found]
-        return Seen(
-            faces, [estimated_age(one, FRAMES["utkface"]) for one in near], preview(rgb, found), turned_text(found)
-        )
+        ages = [estimated_age(one, FRAMES["utkface"]) for one in near]
+        return Seen(faces, ages, preview(rgb, found), turned_text(found), small)
 
     def strip(self, face: Image.Image, model: str = "", known: Known | None = None) -> Made:
         """A face at every age of a model; see `games.aging`."""
@@ -191,7 +198,11 @@ class Studio:
             face: an aligned crop.
             kind: `gif` or `mp4`.
             model: a name; the default without one.
+
+        Raises:
+            Refused: 422, a model without ages.
         """
+        self._with_ages(model)
         mark = self.mark(model)
         return animation(self.ager(model).life(face), kind, mark and mark.of("life"))
 
@@ -216,14 +227,19 @@ class Studio:
         """Morph or kids with two aligned faces of known ages.
 
         Raises:
-            Refused: 422, a model without a latent vector has no kids.
+            Refused: 422, a model without a latent vector has no kids, and one without ages no games.
         """
+        self._with_ages(model)
         known = Known(ages[0]), Known(ages[1])
         try:
             play: Callable[..., Made] = kids if game == "kids" else morph
             return play(self.ager(model), *faces, known=known)
         except UserError:
             raise Refused(422, "kids: this model keeps no latent vector; choose an autoencoder's weights") from None
+
+    def _with_ages(self, model: str) -> None:
+        if self.ager(model).domains:
+            raise Refused(422, "this model knows no ages; choose another")
 
     @property
     def _frames(self) -> set[Frame]:

@@ -1,0 +1,246 @@
+"""Generators that other programs trained -> weights of this package.
+
+Read are the generators of pytorch-CycleGAN-and-pix2pix and of CUT: a ResNet of any number of blocks or a U-Net, with
+instance norm, batch norm or none, with or without dropout and antialiasing. What a file holds is told by its names.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, TrainConfig, UserError
+from cyclegan_age.files import foreign
+from cyclegan_age.models.cyclegan_pair import build_generator
+from cyclegan_age.runs import save_snapshot
+
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_BLURS = {3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0)}  # CUT's, by size; in either direction, over 4
+_SHOWN = 6  # names in an error
+_GIVE = "give a generator's file, such as latest_net_G.pth"
+
+Modules = dict[str, dict[str, Tensor]]  # name of a module -> its tensors
+
+
+def convert(config: ConvertConfig) -> Path:
+    """Write one generator, or those of both directions, as weights of a `cyclegan_pair`; gives the file's path.
+
+    Raises:
+        UserError: a file is no generator that can be read, two are of different kinds, or the output cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    nets = []
+    for name, path in zip(("generator_ab", "generator_ba"), config.cg, strict=False):
+        modules = _read(path)
+        net = replace(_described(modules, path), group_a=config.group_a, group_b=config.group_b)
+        size = config.image_size or (128 if net.generator == "unet" and net.blocks == 7 else 256)
+        train = TrainConfig(model="cyclegan_pair", image_size=size, load_size=size)
+        generator = build_generator(train, net).eval()
+        _fill(generator, modules, net, path)
+        _try(generator, size, path)
+        tensors |= {f"{name}.{key}": tensor for key, tensor in generator.state_dict().items()}
+        nets.append(net)
+    if nets[0] != nets[-1]:
+        differ = [f for f, value in vars(nets[0]).items() if value != vars(nets[1])[f]]
+        raise UserError(
+            f"--cg {config.cg[1]}: another {', '.join(differ)} than {config.cg[0]}; give two of one training"
+        )
+    try:
+        save_snapshot(config.output, train, net, 0, tensors)
+    except OSError as e:
+        raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); give another") from e
+    return config.output
+
+
+def _read(path: Path) -> Modules:
+    """The tensors of a file by module, the modules in the order of the file; nothing but tensors is unpickled."""
+    if not path.is_file():
+        raise UserError(f"--cg {path}: no such file; {_GIVE}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises many kinds
+        raise UserError(f"--cg {path}: {_why_not(path, e)}") from None
+    if not isinstance(state, Mapping):
+        raise UserError(f"--cg {path}: a {type(state).__name__} and no network's tensors by name; {_GIVE}")
+    if {"networks", "ema"} <= state.keys():
+        raise UserError(f"--cg {path}: the state of a run of this package, whose weights need no conversion; {_GIVE}")
+    if not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"--cg {path}: no network's tensors by name, but {_listed(list(state)) or 'nothing'}; {_GIVE}")
+    modules: Modules = {}
+    for key, tensor in state.items():
+        while (prefix := next((p for p in _PREFIXES if str(key).startswith(p)), "")) and isinstance(key, str):
+            key = key.removeprefix(prefix)
+        module, _, name = str(key).rpartition(".")
+        modules.setdefault(module, {})[name] = tensor
+    for module, held in list(modules.items()):
+        if set(held) <= set(_STATISTICS):  # of an instance norm before PyTorch 0.4, which did not use them
+            del modules[module]
+        elif set(held) == {"filt"}:
+            _check_blur(held["filt"], module, path)
+    return modules
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """Why a file could not be loaded."""
+    with path.open("rb") as f:
+        begin = f.read(2)
+    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"a pickle of more than tensors ({found[1]}), which could run code; give a generator's state_dict alone"
+    if begin[:1] == b"\x80" or begin == b"PK":
+        return "cannot be read, perhaps cut off; copy it again, and give a generator's state_dict alone"
+    return foreign(path) or f"no file of PyTorch; {_GIVE}"
+
+
+def _check_blur(kernel: Tensor, module: str, path: Path) -> None:
+    row = torch.tensor(_BLURS.get(kernel.shape[-1], ())) / 4
+    wanted = row[:, None] * row[None, :]
+    if kernel.shape[1:] != (1, *wanted.shape) or not torch.allclose(kernel.float(), wanted.expand_as(kernel)):
+        raise UserError(f"--cg {path}: {module}.filt is another filter than CUT's; it cannot be converted")
+
+
+def _listed(names: Sequence[object]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(str, names[:_SHOWN])) + more
+
+
+def _described(modules: Modules, path: Path) -> CycleGANPairConfig:
+    """The settings of the generator that these modules are of.
+
+    Raises:
+        UserError: they are of no generator that is known; the text says what there is instead.
+    """
+    net = _as_unet(modules) if "model.model.0" in modules else _as_resnet(modules)
+    expected = [theirs for theirs, _ in _names(net)] if net else []
+    if net is None or set(expected) != set(modules):
+        keys = [f"{module}.{name}" for module, held in modules.items() for name in held]
+        kind = "a discriminator" if "model.0" in modules else "no resnet or unet of CycleGAN, pix2pix or CUT"
+        raise UserError(f"--cg {path}: {kind}, by its tensors {_listed(keys)}; {_GIVE}")
+    return net
+
+
+def _norm(first: Mapping[str, Tensor], behind: Mapping[str, Tensor] | None) -> Literal["instance", "batch", "none"]:
+    """The norm behind a convolution that has a bias beside instance norm alone, and whose module may have weights."""
+    return "batch" if behind else "instance" if "bias" in first else "none"
+
+
+def _as_unet(modules: Modules) -> CycleGANPairConfig | None:
+    first = modules["model.model.0"]
+    depth = 1
+    while f"model.model.1{'.model.3' * (depth - 1)}.model.1" in modules:
+        depth += 1
+    if "weight" not in first or depth < 5:
+        return None
+    return CycleGANPairConfig(
+        generator="unet",
+        ngf=len(first["weight"]),
+        blocks=depth,
+        norm=_norm(first, modules.get("model.model.1.model.2")),
+    )
+
+
+def _as_resnet(modules: Modules) -> CycleGANPairConfig | None:
+    first = modules.get("model.1", {})
+    blocks = [int(m[1]) for module in modules if (m := re.fullmatch(r"model\.(\d+)\.conv_block\.1", module))]
+    if "weight" not in first or not blocks:
+        return None
+    blurs = ["filt" in modules.get(f"model.{at}", {}) for at in (7, max(blocks) + 1)]
+    antialias: dict[tuple[bool, ...], Literal["none", "down", "up", "both"]] = {
+        (False, False): "none",
+        (True, False): "down",
+        (False, True): "up",
+        (True, True): "both",
+    }
+    return CycleGANPairConfig(
+        generator="resnet",
+        ngf=len(first["weight"]),
+        blocks=len(blocks),
+        norm=_norm(first, modules.get("model.2")),
+        dropout=f"model.{blocks[0]}.conv_block.5" not in modules,
+        antialias=antialias[tuple(blurs)],
+    )
+
+
+def _names(net: CycleGANPairConfig) -> Iterator[tuple[str, str]]:
+    """Their names of the modules with tensors, and ours, in the order they run; resizes have no tensors here."""
+    normed = net.norm == "batch"
+    if net.generator == "unet":
+        yield from _names_of_unet(net.blocks, normed)
+        return
+    at = 1  # in their sequence, where each layer without weights counts, too
+
+    def layer(ours: str, conv: str = "conv.conv") -> Iterator[tuple[str, str]]:
+        yield f"model.{at}", f"{ours}.{conv}"
+        if normed:
+            yield f"model.{at + 1}", f"{ours}.norm"
+
+    yield from layer("stem")
+    at += 3
+    down, up = net.antialias in ("down", "both"), net.antialias in ("up", "both")
+    for ours in ("down1", "down2"):
+        yield from layer(ours)
+        at += 3
+        if down:
+            yield f"model.{at}", ""
+            at += 1
+    for k in range(net.blocks):
+        for number, theirs in ((1, 1), (2, 6 if net.dropout else 5)):
+            yield f"model.{at}.conv_block.{theirs}", f"blocks.{k}.conv{number}.conv"
+            if normed:
+                yield f"model.{at}.conv_block.{theirs + 1}", f"blocks.{k}.norm{number}"
+        at += 1
+    for ours in ("up1", "up2"):
+        if up:
+            yield f"model.{at}", ""
+            at += 1
+        yield from layer(ours, "conv.conv" if up else "conv")
+        at += 3
+    yield f"model.{at + 1}", "head.conv"
+
+
+def _names_of_unet(depth: int, normed: bool) -> Iterator[tuple[str, str]]:
+    """Of the U-Net, whose layers lie in each other."""
+    yield "model.model.0", "downs.0.conv"
+    for k in range(1, depth):
+        inside = f"model.model.1{'.model.3' * (k - 1)}.model"
+        innermost = k == depth - 1
+        yield f"{inside}.1", f"downs.{k}.conv"
+        if normed and not innermost:
+            yield f"{inside}.2", f"downs.{k}.norm"
+        up = 3 if innermost else 5
+        yield f"{inside}.{up}", f"ups.{depth - 1 - k}.conv"
+        if normed:
+            yield f"{inside}.{up + 1}", f"ups.{depth - 1 - k}.norm"
+    yield "model.model.3", "head.conv"
+
+
+def _fill(generator: nn.Module, modules: Modules, net: CycleGANPairConfig, path: Path) -> None:
+    """Give a generator their tensors, each of which has to fit."""
+    state = generator.state_dict()
+    pairs = [(theirs, ours) for theirs, ours in _names(net) if ours]
+    given = {f"{ours}.{name}": (theirs, v) for theirs, ours in pairs for name, v in modules[theirs].items()}
+    for key in state:  # batch norms before PyTorch 0.4.1 counted nothing
+        if key.endswith("num_batches_tracked") and key not in given:
+            given[key] = (key, state[key])
+    for key in sorted(state.keys() | given.keys()):
+        theirs, tensor = given.get(key, (key, None))
+        if key not in state or tensor is None or tensor.shape != state[key].shape:
+            there = "is missing" if tensor is None else f"is of shape {list(tensor.shape)}"
+            wanted = f"not {list(state[key].shape)}" if key in state else "which is not wanted"
+            name = f"{theirs}.{key.rpartition('.')[2]}" if tensor is not None else key
+            raise UserError(f"--cg {path}: {name} {there}, {wanted}; pictures have to be RGB, and in to be out")
+    generator.load_state_dict({key: tensor for key, (_, tensor) in given.items()})
+
+
+def _try(generator: nn.Module, size: int, path: Path) -> None:
+    """Translate noise, so that weights which cannot are told of at once."""
+    with torch.inference_mode():
+        x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        if not generator(x).isfinite().all():
+            raise UserError(
+                f"--cg {path}: its output is not finite; the training has diverged, give an earlier epoch's"
+            )

@@ -97,10 +97,10 @@ def taking_turns(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def lock(folder: Path) -> BinaryIO:
+def lock(folder: Path, doing: str = "is training it", remedy: str = "give another --name") -> BinaryIO:
     """Keep a folder to this process until the file given is closed or the process ends, however it ends.
 
-    On a file system without locks nothing is kept.
+    On a file system without locks nothing is kept. `doing` and `remedy` are for the error.
 
     Raises:
         UserError: another process has it.
@@ -114,9 +114,7 @@ def lock(folder: Path) -> BinaryIO:
         file.seek(0)
         said = file.read()
         file.close()
-        raise UserError(
-            f"{folder}: {_owner(said)} is training it; wait for its end or stop it, or give another --name"
-        ) from None
+        raise UserError(f"{folder}: {_owner(said)} {doing}; wait for its end or stop it, or {remedy}") from None
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
     file.truncate(0)
     file.write(json.dumps(owner).encode())

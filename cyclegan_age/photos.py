@@ -76,7 +76,7 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
     ager = Ager.load(find_weights(config.weights, config.results_dir))
     find_layers(ager.generator, config.features, "--features: ")
     detector()
-    _check(config, ager)
+    check_change(config, ager)
     ages = wanted_ages(config, ager, say)
     try:
         return _render_into(output_folder(config), config, ager, inputs, ages, say)
@@ -96,7 +96,7 @@ def _no_room(config: InferConfig, inputs: list[_Input], ages: int, error: OSErro
     return f"{place}: disk full, {room:.3g} MB free and about {need:.3g} MB needed; make room or name another folder"
 
 
-def _check(config: InferConfig, ager: Ager) -> None:
+def check_change(config: InferConfig, ager: Ager) -> None:
     """Errors of --change, and of a face parser that is missing, before the work."""
     heads = ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
     change = Change(np.zeros((1, 1, 3), np.float32), replaces=bool(ager.reader.latent))
@@ -185,6 +185,51 @@ def _ages(rgb: Picture, faces: Sequence[Face], known: Known) -> list[float]:
     return [estimated_age(Image.fromarray(crop(rgb, face.place(near), _STRIP_SIDE)), near) for face in faces]
 
 
+@dataclass(frozen=True)
+class AgedFaces:
+    """What `age_faces` made of a photograph."""
+
+    rgb: Picture  # upright
+    found: list[Face]  # from left to right
+    wanted: list[Face]  # those of them that are aged
+    places: list[Place]  # of these
+    squares: Picture  # uint8 (N, S, S, 3), the generator's pictures of these
+    known: Known
+    pictures: Iterator[Pixels]  # the upright photograph at each age, made as they are taken
+
+
+def age_faces(ager: Ager, photo: Photo, name: str, ages: Sequence[float], config: InferConfig) -> AgedFaces:
+    """Find the faces of a photograph and render them at each age.
+
+    Args:
+        ager: renders.
+        photo: where the faces are.
+        name: of its file, which may tell the age of the one face in it.
+        ages: in years.
+        config: which faces, how strongly, and how many at once.
+
+    Raises:
+        NoFace: no face is found, or not the one wanted.
+    """
+    pixels = photo.upright
+    rgb = as_rgb(pixels)
+    found = detector().find(rgb)
+    wanted = chosen(found, config.face)
+    places = [face.place(ager.frame) for face in wanted]
+    others = [face.place(ager.frame) for face in found if face not in wanted]
+    squares = ager.squares(rgb, places)
+    count = len(places)
+    known = known_by_name(name) if len(found) == 1 else Known()  # a name tells of one face
+    many = np.concatenate([squares] * len(ages))
+    changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size, [known] * len(many))
+    changes = ager.blended(changes, ager.heads(rgb, places), config.strengths)
+    pictures = (
+        blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)), others=others)
+        for i in range(len(ages))
+    )
+    return AgedFaces(rgb, found, wanted, places, squares, known, pictures)
+
+
 def _write_photo(
     folder: Path,
     one: _Input,
@@ -195,18 +240,9 @@ def _write_photo(
     say: Callable[[str], None],
 ) -> tuple[list[Section], int]:
     """Write what is made of a photograph; gives its sections of the page and how many faces were aged."""
-    pixels = photo.upright
-    rgb = as_rgb(pixels)
-    found = detector().find(rgb)
-    wanted = chosen(found, config.face)
-    places = [face.place(ager.frame) for face in wanted]
-    others = [face.place(ager.frame) for face in found if face not in wanted]
-    squares = ager.squares(rgb, places)
-    count = len(places)
-    known = known_by_name(one.path.name) if len(found) == 1 else Known()  # a name tells of one face
-    many = np.concatenate([squares] * len(ages))
-    changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size, [known] * len(many))
-    changes = ager.blended(changes, ager.heads(rgb, places), config.strengths)
+    done = age_faces(ager, photo, one.path.name, ages, config)
+    found, wanted, places, known = done.found, done.wanted, done.places, done.known
+    rgb = done.rgb
 
     section = Section(title=one.title, input=f"{one.stem}_input.jpg")
     render.save_jpg(preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
@@ -216,8 +252,7 @@ def _write_photo(
         section.notes.append(f"{line[0].upper()}{line[1:]}.")
         say(f"{one.title}: {line}")
     rows = [[crop(rgb, place, _STRIP_SIDE)] for place in places]
-    for i, years in enumerate(ages):
-        aged = blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)), others=others)
+    for years, aged in zip(ages, done.pictures, strict=True):
         file = folder / f"{one.stem}_age{years:g}{photo.suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, photo.with_upright(aged).encoded())
@@ -232,7 +267,7 @@ def _write_photo(
 
     sections = [section]
     names = [f"{years:g}" for years in ages]
-    for face, place, square, row in zip(wanted, places, squares, rows, strict=True):
+    for face, place, square, row in zip(wanted, places, done.squares, rows, strict=True):
         part, number = section, next(i for i, other in enumerate(found, start=1) if other is face)
         if len(found) > 1:
             part = Section(title=f"{one.title}, face {number}")
@@ -243,7 +278,7 @@ def _write_photo(
         maps = ager.features(square, ages, config.features, known) if config.features else {}
         life = ager.life(Image.fromarray(crop(rgb, place, side)), known=known) if config.life else []
         write_sheets(folder, stem, part, row, names, maps, life)
-    return sections, count
+    return sections, len(places)
 
 
 def preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:

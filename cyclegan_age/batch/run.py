@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -129,15 +130,18 @@ def _cluster(
 
             table = pa.table(columns)
             blocks = [table.slice(i, block) for i in range(0, len(table), block)]
-            data = ray.data.from_arrow(blocks).map_batches(
-                worker,
-                fn_constructor_args=(*arguments, threads),
-                batch_size=None,
-                compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
-                num_cpus=threads,
-                num_gpus=min(1.0, gpus / workers) if gpus else None,
-                ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": _RETRIES},
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that `max_task_retries` will have another form
+                data = ray.data.from_arrow(blocks).map_batches(
+                    worker,
+                    fn_constructor_args=(*arguments, threads),
+                    batch_size=None,
+                    compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
+                    num_cpus=threads,
+                    num_gpus=min(1.0, gpus / workers) if gpus else None,
+                    max_restarts=-1,
+                    max_task_retries=_RETRIES,
+                )
             for out in data.iter_batches(batch_size=None, prefetch_batches=0):
                 columns_out = (out[name] for name in ("stem", "pictures", "cause", "fault"))
                 for stem, pictures, cause, fault in zip(*columns_out, strict=True):

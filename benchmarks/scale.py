@@ -44,15 +44,15 @@ def training(config: ScaleBenchConfig, gpus: int) -> tuple[str, ...]:
     """One line of the table of trainings."""
     rate = gpus * images_per_s(config) * efficiency(config, gpus)
     hours = config.faces * config.epochs / rate / 3600
-    cores = config.pictures_per_image * rate * config.decode_ms / 1e3
+    row = 3 * config.cached_size**2  # bytes of a picture in the cache
     return (
         str(gpus),
         digits(rate),
         digits(100 * efficiency(config, gpus)),
         digits(hours),
         f"{hours * gpus * config.gpu_hour:,.0f}",
-        str(math.ceil(cores / gpus)),
-        digits(config.pictures_per_image * rate * config.file_kb / 1e6),
+        digits(config.pictures_per_image * rate * row / 1e9),
+        digits(config.faces * row / 1e12),
     )
 
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(e, file=sys.stderr)
         return 2
     print(f"Training: {config.faces:,} faces, {config.image_size} px, {config.epochs:g} epochs\n")
-    heading = ("GPUs", "images/s", "% of n times one", "hours", "USD", "cores per GPU", "GB/s read")
+    heading = ("GPUs", "images/s", "% of n times one", "hours", "USD", "GB/s read", "cache, TB")
     print(markdown(heading, [training(config, n) for n in config.gpus], numbers=set(range(7))))
     print(f"\nServing: {config.requests_per_s:g} faces/s, {100 * config.cache_hits:g} % of them from the cache\n")
     heading = ("input", "faces/s made", "GPUs", "cores", "cores per GPU", "mean ms", "cache, TB", "USD a day")

@@ -250,11 +250,9 @@ class ScaleBenchConfig:
     uncaptured: float = 0.85
     """Assumed: speed without CUDA graphs, which several processes do not have, over the speed with them."""
     pictures_per_image: float = 2.0
-    """Pictures decoded for each image that is aged: itself and a real one of the target age."""
-    decode_ms: float = 3.0
-    """Assumed: time of a core for one picture, read and cropped; decoding alone is measured at 1.3."""
-    file_kb: float = 100.0
-    """Assumed: size of a file in kB."""
+    """Pictures read for each image that is aged: itself and a real one of the target age."""
+    cached_size: int = 528
+    """Side in pixels of the decoded pictures in the cache; crops are taken of them."""
     gpu_hour: float = 3.5
     """Assumed: price of a GPU in USD per hour, its share of the machine included."""
     core_hour: float = 0.04

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(e, file=sys.stderr)
         return 2
     print(f"Training: {config.faces:,} faces, {config.image_size} px, {config.epochs:g} epochs\n")
-    heading = ("GPUs", "images/s", "% of n times one", "hours", "USD", "GB/s read", "cache, TB")
+    heading: tuple[str, ...] = ("GPUs", "images/s", "% of n times one", "hours", "USD", "GB/s read", "cache, TB")
     print(markdown(heading, [training(config, n) for n in config.gpus], numbers=set(range(7))))
     print(f"\nServing: {config.requests_per_s:g} faces/s, {100 * config.cache_hits:g} % of them from the cache\n")
     heading = ("input", "faces/s made", "GPUs", "cores", "cores per GPU", "mean ms", "cache, TB", "USD a day")

@@ -41,6 +41,7 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
     Raises:
         UserError: no input, no usable one, no such weights, a missing package, or no place to write to.
     """
+    address = _settle()
     with needs("ray[data]"):
         import ray.data  # noqa: F401 - before the work
     check_output(config)
@@ -62,7 +63,9 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
             if len(waiting) < len(items):
                 say(f"{counted(len(items) - len(waiting), 'picture')} done before")
             failures = Failures(joined(output, FAILURES))
-            reports = stack.enter_context(_cluster(config, worker, (weights, config.rendering, ages, output), say))
+            reports = stack.enter_context(
+                _cluster(address, config, worker, (weights, config.rendering, ages, output), say)
+            )
             done, written, seconds = _collect(waiting, reports, failures)
         except OSError as e:
             raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e})") from e
@@ -107,10 +110,9 @@ def _collect(items: Sequence[Item], reports: Reports, failures: Failures) -> tup
 
 @contextmanager
 def _cluster(
-    config: BatchConfig, worker: type[Worker], arguments: tuple[Any, ...], say: Callable[[str], None]
+    address: str, config: BatchConfig, worker: type[Worker], arguments: tuple[Any, ...], say: Callable[[str], None]
 ) -> Iterator[Reports]:
     """Ray: the cluster that RAY_ADDRESS names, or processes of this machine that no other one reaches."""
-    address = os.environ.get("RAY_ADDRESS", "")
     ray = _start(address)
     try:
         resources = ray.cluster_resources()
@@ -154,23 +156,27 @@ def _cluster(
         ray.shutdown()
 
 
-def _start(address: str) -> Any:
-    """Begin to use Ray; its messages on workers that die are left out, since their work is done again."""
+def _settle() -> str:
+    """Set what Ray reads from the environment when it is imported; gives the address of a cluster, or nothing."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address:
-        import ray
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # workers that die are done again
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # without it Ray listens on every address of the machine
+    return address
 
-        ray.init(address=address, **quiet)
-    else:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # of that kind are those that listen on 127.0.0.1 alone
-        import ray
 
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ray.init(address="local", num_cpus=cores, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
+def _start(address: str) -> Any:
+    """Begin to use Ray, quietly."""
+    import ray
     import ray.data
 
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ray.init(address="local", num_cpus=cores, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

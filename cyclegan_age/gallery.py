@@ -49,12 +49,12 @@ B = TypeVar("B")
 
 
 @dataclass(kw_only=True)
-class _Face:
-    """One face on its way from its file to its section of the page."""
+class Face:
+    """One face on its way from its file to its pictures."""
 
     title: str
     stem: str  # of its output files, relative to the output folder
-    path: Path | None  # None for the built-in portrait
+    source: Path | bytes | None  # a file, or what it holds; None for the built-in portrait
     image: Image.Image | None  # None where it is too large to be kept
     fitted: Fitted
     frame: Frame  # of the weights
@@ -65,10 +65,22 @@ class _Face:
     maps: dict[str, Tensor] = field(default_factory=dict)
     life: list[Image.Image] = field(default_factory=list)
 
+    @classmethod
+    def read(cls, source: Path | bytes | None, ager: Ager, *, title: str, stem: str, known: Known) -> "Face":
+        """Decode an aligned crop and fit it into the generator's square.
+
+        Raises:
+            BadImage: see `images.open_image`.
+            OSError: the file cannot be read.
+        """
+        image = _open(source, ager.frame)
+        kept = image if image.width * image.height <= _KEPT_PIXELS else None
+        fitted = ager.fit(image)
+        return cls(title=title, stem=stem, source=source, image=kept, fitted=fitted, frame=ager.frame, known=known)
+
     def picture(self) -> Image.Image:
-        if self.image is not None:
-            return self.image
-        return _open(self.path, self.frame)
+        """The crop as it was read."""
+        return _open(self.source, self.frame) if self.image is None else self.image
 
 
 def render_all(config: InferConfig, say: Callable[[str], None], ager: Ager | None = None) -> Path:
@@ -244,20 +256,17 @@ def _render_into(
     measures: dict[str, dict[str, float]] = {}
     warnings: list[str] = []
 
-    def read(item: tuple[Path | None, str, str]) -> _Face | str:
+    def read(item: tuple[Path | None, str, str]) -> Face | str:
         path, title, stem = item
+        tells = known_by_path if config.dataroot else lambda file: known_by_name(file.name)
         try:
-            image = _open(path, ager.frame)
+            return Face.read(path, ager, title=title, stem=stem, known=tells(path) if path else Known())
         except (BadImage, OSError) as e:
             return f"skipped {title}: {e.strerror if isinstance(e, OSError) else e}"
-        kept = image if image.width * image.height <= _KEPT_PIXELS else None
-        tells = known_by_path if config.dataroot else lambda file: known_by_name(file.name)
-        fitted, known = ager.fit(image), tells(path) if path else Known()
-        return _Face(title=title, stem=stem, path=path, image=kept, fitted=fitted, frame=ager.frame, known=known)
 
-    def usable(found: Iterable[_Face | str]) -> Iterator[_Face]:
+    def usable(found: Iterable[Face | str]) -> Iterator[Face]:
         for face in found:
-            if isinstance(face, _Face):
+            if isinstance(face, Face):
                 yield face
             else:
                 skipped.append(face)
@@ -265,7 +274,14 @@ def _render_into(
                 if len(skipped) <= _NAMED_SKIPS and not single:
                     say(face)
 
-    def write(face: _Face) -> Section:
+    def warned(found: Iterable[Face]) -> Iterator[Face]:
+        for face in found:
+            if face.source is not None and not ager.domains:
+                own = face.known.age_years
+                face.warning = age_warning([estimated_age(face.picture(), ager.frame) if math.isnan(own) else own])
+            yield face
+
+    def write(face: Face) -> Section:
         if face.measures:
             measures[face.title] = face.measures
         if face.warning:
@@ -279,8 +295,8 @@ def _render_into(
         tqdm(total=len(inputs) * len(ages), unit="img", disable=None) as bar,
     ):
         faces = usable(ahead(reader, read, inputs, 8))
-        rendered = _rendered(ager, faces, ages, config, bar.update)
-        sections = list(ahead(writer, write, rendered, 4))
+        done = warned(rendered(ager, faces, ages, config, bar.update))
+        sections = list(ahead(writer, write, done, 4))
     seconds = time.perf_counter() - begin
     if not sections:
         with suppress(OSError):  # what a run of before left stays
@@ -311,8 +327,8 @@ def _render_into(
     return page
 
 
-def _open(path: Path | None, frame: Frame) -> Image.Image:
-    return open_image(path) if path else demo_portrait(frame)
+def _open(source: Path | bytes | None, frame: Frame) -> Image.Image:
+    return demo_portrait(frame) if source is None else open_image(source)
 
 
 def ahead(pool: ThreadPoolExecutor, do: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:
@@ -326,9 +342,9 @@ def ahead(pool: ThreadPoolExecutor, do: Callable[[A], B], items: Iterable[A], mo
         yield waiting.popleft().result()
 
 
-def _rendered(
-    ager: Ager, faces: Iterable[_Face], ages: list[float], config: InferConfig, advance: Callable[[int], object]
-) -> Iterator[_Face]:
+def rendered(
+    ager: Ager, faces: Iterable[Face], ages: list[float], config: InferConfig, advance: Callable[[int], object]
+) -> Iterator[Face]:
     """Fill in what the generator makes of each face, in batches of one size across faces and ages."""
     pairs = ((face, years) for face in faces for years in ages)
     while batch := list(islice(pairs, config.batch_size)):
@@ -340,9 +356,6 @@ def _rendered(
             if len(face.aged) == len(ages):
                 measures = ager.read(face.fitted.square[None], [face.known]).measures
                 face.measures = {name: float(values[0]) for name, values in measures.items()}
-                if face.path:
-                    own = face.known.age_years
-                    face.warning = age_warning([estimated_age(face.picture(), ager.frame) if math.isnan(own) else own])
                 if config.features:
                     face.maps = ager.features(face.fitted.square, ages, config.features, face.known)
                 if config.life:
@@ -352,7 +365,7 @@ def _rendered(
                 yield face
 
 
-def _write(folder: Path, face: _Face, captions: list[str], mark: Mark | None) -> Section:
+def _write(folder: Path, face: Face, captions: list[str], mark: Mark | None) -> Section:
     """Write the files of one face, a picture for each caption; gives its section of the page."""
     image = face.picture()
     section = Section(title=face.title, input=f"{face.stem}_input.jpg")

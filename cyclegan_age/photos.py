@@ -83,7 +83,7 @@ def render_photos(config: InferConfig, say: Callable[[str], None]) -> Path:
     inputs = _inputs(config, say)
     find_layers(ager.generator, config.features, "--features: ")
     detector()
-    _check(config, ager)
+    check_change(config, ager)
     ages = wanted_ages(config, ager, say)
     try:
         return _render_into(output_folder(config), config, ager, inputs, ages, say)
@@ -103,7 +103,7 @@ def _no_room(config: InferConfig, inputs: list[_Input], ages: int, error: OSErro
     return f"{place}: disk full, {room:.3g} MB free and about {need:.3g} MB needed; make room or name another folder"
 
 
-def _check(config: InferConfig, ager: Ager) -> None:
+def check_change(config: InferConfig, ager: Ager) -> None:
     """Errors of --change, and of a face parser that is missing, before the work."""
     heads = ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
     change = Change(np.zeros((1, 1, 3), np.float32), replaces=bool(ager.reader.latent))
@@ -203,6 +203,51 @@ def _estimated(rgb: Picture, place: Place) -> float:
     return estimated_age(Image.fromarray(crop(rgb, place, _STRIP_SIDE)), _NEAR)
 
 
+@dataclass(frozen=True)
+class AgedFaces:
+    """What `age_faces` made of a photograph."""
+
+    rgb: Picture  # upright
+    found: list[Face]  # from left to right
+    wanted: list[Face]  # those of them that are aged
+    places: list[Place]  # of these
+    squares: Picture  # uint8 (N, S, S, 3), the generator's pictures of these
+    known: Known
+    pictures: Iterator[Pixels]  # the upright photograph at each age, made as they are taken
+
+
+def age_faces(ager: Ager, photo: Photo, name: str, ages: Sequence[float], config: InferConfig) -> AgedFaces:
+    """Find the faces of a photograph and render them at each age.
+
+    Args:
+        ager: renders.
+        photo: where the faces are.
+        name: of its file, which may tell the age of the one face in it.
+        ages: in years.
+        config: which faces, how strongly, and how many at once.
+
+    Raises:
+        NoFace: no face is found, or not the one wanted.
+    """
+    pixels = photo.upright
+    rgb = as_rgb(pixels)
+    found = detector().find(rgb)
+    wanted = chosen(found, config.face)
+    places = [face.place(ager.frame) for face in wanted]
+    others = [face.place(ager.frame) for face in found if face not in wanted]
+    squares = ager.squares(rgb, places)
+    count = len(places)
+    known = known_by_name(name) if len(found) == 1 else Known()  # a name tells of one face
+    many = np.concatenate([squares] * len(ages))
+    changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size, [known] * len(many))
+    changes = ager.blended(changes, ager.heads(rgb, places), config.strengths)
+    pictures = (
+        blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)), others=others)
+        for i in range(len(ages))
+    )
+    return AgedFaces(rgb, found, wanted, places, squares, known, pictures)
+
+
 def _write_photo(
     folder: Path,
     one: _Input,
@@ -214,18 +259,8 @@ def _write_photo(
 ) -> tuple[list[Section], int]:
     """Write what is made of a photograph; gives its sections of the page and how many faces were aged."""
     mark = ager.mark if config.provenance else None
-    pixels = photo.upright
-    rgb = as_rgb(pixels)
-    found = detector().find(rgb)
-    wanted = chosen(found, config.face)
-    places = [face.place(ager.frame) for face in wanted]
-    others = [face.place(ager.frame) for face in found if face not in wanted]
-    squares = ager.squares(rgb, places)
-    count = len(places)
-    known = known_by_name(one.path.name) if len(found) == 1 else Known()  # a name tells of one face
-    many = np.concatenate([squares] * len(ages))
-    changes = ager.changes(many, [years for years in ages for _ in places], config.batch_size, [known] * len(many))
-    changes = ager.blended(changes, ager.heads(rgb, places), config.strengths)
+    made = age_faces(ager, photo, one.path.name, ages, config)
+    rgb, found, wanted, places, known = made.rgb, made.found, made.wanted, made.places, made.known
 
     section = Section(title=one.title, input=f"{one.stem}_input.jpg")
     render.save_jpg(preview(rgb, found if len(found) > 1 else []), folder / section.input, quality=90)
@@ -235,8 +270,7 @@ def _write_photo(
         section.notes.append(sentence(line))
         say(f"{one.title}: {line}")
     rows = [[crop(rgb, place, _STRIP_SIDE)] for place in places]
-    for i, years in enumerate(ages):
-        aged = blend(pixels, list(zip(places, changes[i * count : (i + 1) * count], strict=True)), others=others)
+    for years, aged in zip(ages, made.pictures, strict=True):
         file = folder / f"{one.stem}_age{years:g}{photo.suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         data, said = photo.with_upright(aged).encoded(), mark and mark.at(years)
@@ -255,7 +289,7 @@ def _write_photo(
 
     sections = [section]
     names = [f"{years:g}" for years in ages]
-    for face, place, square, row in zip(wanted, places, squares, rows, strict=True):
+    for face, place, square, row in zip(wanted, places, made.squares, rows, strict=True):
         part, number = section, next(i for i, other in enumerate(found, start=1) if other is face)
         if len(found) > 1:
             part = Section(title=f"{one.title}, face {number}")
@@ -266,7 +300,7 @@ def _write_photo(
         maps = ager.features(square, ages, config.features, known) if config.features else {}
         life = ager.life(Image.fromarray(crop(rgb, place, side)), known=known) if config.life else []
         write_sheets(folder, stem, part, row, names, maps, life, mark)
-    return sections, count
+    return sections, len(places)
 
 
 def preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:

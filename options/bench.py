@@ -224,3 +224,82 @@ def parse_reliability(argv: Sequence[str]) -> ReliabilityConfig:
     description = "Break trainings on purpose and print a table (see docs/reliability.md)."
     default = ReliabilityConfig(campaign="kills")
     return parse(ReliabilityConfig, argv, prog="benchmarks.reliability", description=description, default=default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleBenchConfig:
+    """What `python -m benchmarks.scale` takes. Measured: docs/scale.md says where. Assumed: put in your own."""
+
+    faces: int = 1_000_000
+    """Faces of the training set."""
+    image_size: int = 512
+    """Side in pixels of what is trained on."""
+    epochs: float = 15.0
+    """Times that each face is aged in the training; the default of the model for whole heads."""
+    gpus: tuple[int, ...] = (1, 8, 64)
+    """Numbers of GPUs to train on."""
+    measured_per_s: float = 500.0
+    """Measured: images/s of a training on one GPU."""
+    measured_size: int = 256
+    """Measured: the side in pixels of these."""
+    batch_size: int = 32
+    """Images per step and GPU."""
+    parameters: float = 12e6
+    """Measured: numbers in the networks that are trained, generator and discriminators."""
+    gpus_per_machine: int = 8
+    """Assumed: GPUs that one machine has."""
+    link_gb_s: float = 300.0
+    """Assumed: GB/s between the GPUs of a machine (NVLink)."""
+    network_gb_s: float = 6.0
+    """Assumed: GB/s of each GPU between machines (400 Gbit/s for eight)."""
+    overlap: float = 0.7
+    """Assumed: share of the exchange that runs while gradients are still computed."""
+    uncaptured: float = 0.85
+    """Assumed: speed without CUDA graphs, which several processes do not have, over the speed with them."""
+    pictures_per_image: float = 2.0
+    """Pictures read for each image that is aged: itself and a real one of the target age."""
+    cached_size: int = 528
+    """Side in pixels of the decoded pictures in the cache; crops are taken of them."""
+    gpu_hour: float = 3.5
+    """Assumed: price of a GPU in USD per hour, its share of the machine included."""
+    core_hour: float = 0.04
+    """Assumed: price of a core in USD per hour."""
+    requests_per_s: float = 1000.0
+    """Faces per second that are asked for."""
+    cache_hits: float = 0.3
+    """Assumed: share of them that were asked for before."""
+    cache_hours: float = 24.0
+    """How long answers are kept."""
+    answer_kb: float = 250.0
+    """Assumed: size of an answer in kB."""
+    gflop: float = 35.9
+    """Measured: operations of the generator for one face."""
+    serving_tflops: float = 60.0
+    """Assumed: operations per second that a GPU reaches meanwhile."""
+    serving_batch: int = 16
+    """Faces per forward pass."""
+    load: float = 0.6
+    """Share of the time that GPUs and cores are busy; the rest is for peaks."""
+    crop_ms: float = 10.0
+    """Assumed: time of a core to decode, check, enlarge and encode an aligned crop."""
+    photo_ms: float = 1100.0
+    """Measured: time of a core for a photograph of 12 megapixels, without the network."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            for one in value if isinstance(value, tuple) else (value,):
+                if one <= 0 and name not in ("cache_hits", "overlap"):
+                    raise UserError(f"--{name} {one:g}: not usable; give a number above 0")
+        for name in ("cache_hits", "overlap", "load"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name):g}: not usable; give a number from 0 to below 1")
+
+
+def parse_scale(argv: Sequence[str]) -> ScaleBenchConfig:
+    """argv -> configuration.
+
+    Raises:
+        UserError: an unknown flag or a value that does not fit.
+    """
+    description = "Estimate what large trainings and services take and print two tables (see docs/scale.md)."
+    return parse(ScaleBenchConfig, argv, prog="benchmarks.scale", description=description, default=ScaleBenchConfig())

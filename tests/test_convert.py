@@ -12,12 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import convert as convert_command
-from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, UserError
+from cyclegan_age.config import ConvertConfig, UserError
 from cyclegan_age.convert import convert
-from cyclegan_age.features import Taps
 from cyclegan_age.inference import Ager
-from cyclegan_age.runs import load_snapshot
 
 Norm = Callable[[int], nn.Module]
 NORMS: dict[str, Norm] = {

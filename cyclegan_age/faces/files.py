@@ -54,15 +54,15 @@ class Photo:
         return cls(_pixels(image), image.getexif().get(_ORIENTATION, 1))
 
     @classmethod
-    def read(cls, source: Path | bytes) -> "Photo":
-        """A file or its bytes.
+    def read(cls, source: Path | bytes, suffix: str = "") -> "Photo":
+        """A file or its bytes, whose name ended in `suffix`.
 
         Raises:
             BadImage: empty, truncated, not a picture, or see `images.check_size`.
             FileNotFoundError: no such file.
         """
         data = source if isinstance(source, bytes) else source.read_bytes()
-        suffix = source.suffix if isinstance(source, Path) else ""
+        suffix = source.suffix if isinstance(source, Path) else suffix
         check_kind(data)
         with decoding():
             return cls._decoded(data, suffix)

@@ -1,0 +1,1 @@
+"""Many pictures at other ages, by several processes or machines."""

@@ -1,0 +1,172 @@
+"""What is to be done: pictures, the names of what is made of them, what there is already, what failed."""
+
+import csv
+import hashlib
+import io
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cyclegan_age.batch.storage import below, is_file, is_remote, joined, read, write
+from cyclegan_age.config import BatchConfig, UserError, needs
+from cyclegan_age.gallery import clean_name
+from cyclegan_age.images import SUFFIXES, list_images, unread
+
+FAILURES = "failures.csv"
+_NAME_BYTES = 200  # longest name of a file or folder, before what is put behind it
+_PATH_BYTES = 1000  # longest path below the output folder
+_OUTPUT = re.compile(r"(?P<stem>.+)_age(?P<years>[0-9.]+)\.\w+", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to age."""
+
+    source: str  # its address
+    stem: str  # of the files made of it, relative to the output folder
+
+
+@dataclass
+class Failures:
+    """Pictures of which nothing could be made, in a CSV file with the columns `file` and `cause`."""
+
+    address: str
+    rows: list[tuple[str, str]] = field(default_factory=list)
+
+    def save(self) -> None:
+        """Write the file as a whole.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([("file", "cause"), *self.rows])
+        write(self.address, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def all_items(config: BatchConfig, say: Callable[[str], None]) -> list[Item]:
+    """Every picture of the input; none is named twice.
+
+    Raises:
+        UserError: no such input, one that cannot be read, or nothing in it.
+    """
+    source = config.input
+    try:
+        ending = posixpath.splitext(source.partition("?")[0])[1].lower()
+        if ending in (".txt", ".parquet") and is_file(source):
+            listed = _lines(read(source)) if ending == ".txt" else _column(read(source), config)
+            root = posixpath.dirname(source) or "."
+            names = list(dict.fromkeys(listed))
+            sources = [name if is_remote(name) else joined(root, name) for name in names]
+        elif is_remote(source):
+            names = sorted(name for name in below(source) if posixpath.splitext(name)[1].lower() in SUFFIXES)
+            sources = [joined(source, name) for name in names]
+        elif Path(source).is_dir():
+            paths = list_images(Path(source))
+            names = [path.relative_to(source).as_posix() for path in paths]
+            sources = list(map(str, paths))
+            if line := unread(Path(source)):
+                say(line)
+        elif Path(source).is_file():
+            names, sources = [Path(source).name], [source]
+        else:
+            raise UserError(f"--input {source}: no such file or folder; check the name")
+    except OSError as e:
+        raise UserError(
+            f"--input {source}: cannot be read ({e.strerror or e}); check the name and what it allows"
+        ) from e
+    if not names:
+        raise UserError(f"--input {source}: no pictures in it; give a folder or a list of .jpg or .png files")
+    items = [Item(*both) for both in zip(sources, output_stems(names), strict=True)]
+    return items[: config.limit or None]
+
+
+def _lines(text: bytes) -> list[str]:
+    lines = text.decode("utf-8", "surrogateescape").lstrip("\ufeff").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _column(data: bytes, config: BatchConfig) -> list[str]:
+    with needs("pyarrow"):
+        import pyarrow as pa
+        from pyarrow import parquet
+    try:
+        table = parquet.ParquetFile(pa.BufferReader(data))
+        names = table.schema_arrow.names
+        if config.column not in names:
+            has = ", ".join(map(str, names))
+            raise UserError(f"--column {config.column}: not in {config.input}; its columns are {has}")
+        values = table.read([config.column])[config.column].to_pylist()
+    except pa.ArrowException as e:
+        raise UserError(f"--input {config.input}: not read as Parquet ({str(e).splitlines()[0]})") from None
+    if not all(isinstance(value, str) for value in values):
+        raise UserError(f"--column {config.column}: holds no paths; name a column of texts")
+    return [value for value in values if value]
+
+
+def output_stems(names: Sequence[str]) -> list[str]:
+    """A stem of output names for each path or address, by the path alone, so that a later run gives the same.
+
+    Folders stay. Of names that differ in nothing but ending or case each gets a hash of its own, and so does one
+    that was too long or had in it what a file system cannot hold.
+    """
+    bases = [_base(name) for name in names]
+    counts = Counter(base.casefold() for base, _ in bases)
+    return [
+        base if plain and counts[base.casefold()] == 1 else f"{base}-{_hash(name)}"
+        for name, (base, plain) in zip(names, bases, strict=True)
+    ]
+
+
+def _base(name: str) -> tuple[str, bool]:
+    """A name that may stand below the output folder, and whether it is still the one it was."""
+    path = re.sub(r"^[a-z][a-z0-9+.-]*://", "", name).partition("?")[0] if is_remote(name) else name
+    path = posixpath.splitext(path.replace("\ufffd", "_"))[0] or path
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    cleaned = [_cut("__" if part == ".." else clean_name(part)) for part in parts]
+    base = "/".join(cleaned)
+    if len(base.encode()) > _PATH_BYTES:
+        return cleaned[-1], False
+    return base, cleaned == parts
+
+
+def _cut(name: str) -> str:
+    return name.encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def output_name(item: Item, years: float, suffix: str) -> str:
+    """The name of a picture, relative to the output folder."""
+    return f"{item.stem}_age{years:g}{suffix}"
+
+
+def to_do(items: Iterable[Item], ages: Sequence[float], there: Iterable[str]) -> list[Item]:
+    """The items of which a picture is missing at one of the ages, given the names of the files that are there."""
+    bits = {f"{years:g}": 1 << i for i, years in enumerate(ages)}
+    done: Counter[str] = Counter()
+    for name in there:
+        if (m := _OUTPUT.fullmatch(name)) and m["years"] in bits:
+            done[m["stem"]] |= bits[m["years"]]
+    return [item for item in items if done[item.stem] != (1 << len(bits)) - 1]
+
+
+def check_output(config: BatchConfig) -> None:
+    """Check that the results do not become inputs of the next run.
+
+    Raises:
+        UserError: they would.
+    """
+    places = [config.input, config.output]
+    if not any(map(is_remote, places)):
+        places = list(map(os.path.realpath, places))
+    inside, outside = (place.partition("?")[0].rstrip("/") + "/" for place in reversed(places))
+    if inside.startswith(outside):
+        raise UserError(f"--output {config.output}: in the folder of --input; name one that is not")

@@ -1,0 +1,184 @@
+"""Items over the processes of this machine or of a cluster, by Ray Data."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cyclegan_age import files
+from cyclegan_age.batch.items import FAILURES, Failures, Item, all_items, check_output, to_do
+from cyclegan_age.batch.storage import below, is_remote, joined
+from cyclegan_age.batch.work import Report, Worker
+from cyclegan_age.config import BatchConfig, UserError, needs
+from cyclegan_age.faces.detection import detector
+from cyclegan_age.gallery import counted, wanted_ages
+from cyclegan_age.inference import Ager
+from cyclegan_age.photos import check_change
+from cyclegan_age.runs import find_weights
+
+_BLOCK = 64  # items of a task; those of a worker that is killed are done again
+_RETRIES = 2  # of a task whose worker died
+_STORE_BYTES = 200 << 20  # memory that the processes share
+_SAVE_S = 30.0  # seconds between two times that failures are written
+
+Reports = Callable[[Sequence[Item], int], Iterator[Report]]  # items, items of a task -> reports as they come
+
+
+def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = Worker) -> None:
+    """Render every picture of the input that is not in the output yet.
+
+    Args:
+        config: what to render and where to.
+        say: takes lines for the user.
+        worker: what each process makes.
+
+    Raises:
+        UserError: no input, no usable one, no such weights, a missing package, or no place to write to.
+    """
+    address = _settle()
+    with needs("ray[data]"):
+        import ray.data  # noqa: F401 - before the work
+    check_output(config)
+    items = all_items(config, say)
+    weights = find_weights(config.weights, config.results_dir).resolve()
+    ager = Ager.load(weights)
+    if not config.aligned:
+        detector()
+        check_change(config.rendering, ager)
+    ages = wanted_ages(config.rendering, ager, say)
+    output = config.output if is_remote(config.output) else str(Path(config.output).resolve())
+    with ExitStack() as stack:
+        try:
+            if not is_remote(output):
+                Path(output).mkdir(parents=True, exist_ok=True)
+                stack.enter_context(closing(files.lock(Path(output), "is writing to it", ", or give another --output")))
+                files.clear(Path(output))
+            waiting = to_do(items, ages, below(output))
+            if len(waiting) < len(items):
+                say(f"{counted(len(items) - len(waiting), 'picture')} done before")
+            failures = Failures(joined(output, FAILURES))
+            reports = stack.enter_context(
+                _cluster(address, config, worker, (weights, config.rendering, ages, output), say)
+            )
+            done, written, seconds = _collect(waiting, reports, failures)
+        except OSError as e:
+            raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e})") from e
+    result = f"{counted(written, 'picture')} of {counted(done, 'file')} in {seconds:.1f} s"
+    result += f", {written / max(seconds, 1e-9):.1f} pictures/s"
+    if failures.rows:
+        result += f"; {counted(len(failures.rows), 'file')} failed, listed in {failures.address}"
+    if failures.rows and len(failures.rows) == len(items):
+        raise UserError(f"--input {config.input}: no usable picture; {failures.address} has the causes")
+    say(result)
+
+
+def _collect(items: Sequence[Item], reports: Reports, failures: Failures) -> tuple[int, int, float]:
+    """Take in the reports; gives files done, pictures written and seconds.
+
+    Items without a report were in a task whose workers died; each is tried again in a task of its own.
+    """
+    waiting = {item.stem: item for item in items}
+    done = written = 0
+    begin = saved = time.perf_counter()
+    with tqdm(total=len(items), unit="file", disable=None) as bar:
+        try:
+            for block in (_BLOCK, 1):
+                for report in reports(list(waiting.values()), block) if waiting else ():
+                    item = waiting.pop(report.stem, None)
+                    if item is None:  # a task that was done twice
+                        continue
+                    bar.update()
+                    done += not report.cause
+                    written += report.pictures
+                    if report.cause:
+                        failures.rows.append((item.source, report.cause))
+                    if time.perf_counter() - saved > _SAVE_S:
+                        failures.save()
+                        saved = time.perf_counter()
+            died = f"its process died {_RETRIES + 1} times"
+            failures.rows += [(item.source, died) for item in waiting.values()]
+        finally:
+            failures.save()
+    return done, written, time.perf_counter() - begin
+
+
+@contextmanager
+def _cluster(
+    address: str, config: BatchConfig, worker: type[Worker], arguments: tuple[Any, ...], say: Callable[[str], None]
+) -> Iterator[Reports]:
+    """Ray: the cluster that RAY_ADDRESS names, or processes of this machine that no other one reaches."""
+    ray = _start(address)
+    try:
+        resources = ray.cluster_resources()
+        gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        workers = config.workers or gpus or cores
+        threads = max(1, cores // workers)
+        place = address or "this machine"
+        say(f"{place}: {counted(gpus, 'GPU')}, {counted(cores, 'core')}; {counted(workers, 'worker')}")
+
+        def reports(items: Sequence[Item], block: int) -> Iterator[Report]:
+            block = max(1, min(block, len(items) // (4 * workers)))
+            columns = {
+                "source": [os.fsencode(item.source) for item in items],
+                "stem": [os.fsencode(item.stem) for item in items],
+            }
+            import pyarrow as pa
+
+            table = pa.table(columns)
+            blocks = [table.slice(i, block) for i in range(0, len(table), block)]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that `max_task_retries` will have another form
+                data = ray.data.from_arrow(blocks).map_batches(
+                    worker,
+                    fn_constructor_args=(*arguments, threads),
+                    batch_size=None,
+                    compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
+                    num_cpus=threads,
+                    num_gpus=min(1.0, gpus / workers) if gpus else None,
+                    max_restarts=-1,
+                    max_task_retries=_RETRIES,
+                )
+            for out in data.iter_batches(batch_size=None, prefetch_batches=0):
+                columns_out = (out[name] for name in ("stem", "pictures", "cause", "fault"))
+                for stem, pictures, cause, fault in zip(*columns_out, strict=True):
+                    if fault:
+                        raise UserError(fault.decode())
+                    yield Report(os.fsdecode(stem), int(pictures), cause.decode())
+
+        yield reports
+    finally:
+        ray.shutdown()
+
+
+def _settle() -> str:
+    """Set what Ray reads from the environment when it is imported; gives the address of a cluster, or nothing."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # workers that die are done again
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # without it Ray listens on every address of the machine
+    return address
+
+
+def _start(address: str) -> Any:
+    """Begin to use Ray, quietly."""
+    import ray
+    import ray.data
+
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ray.init(address="local", num_cpus=cores, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    return ray

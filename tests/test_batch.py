@@ -1,0 +1,377 @@
+"""Many pictures: what is listed, named, left out and reported, and that killed processes lose nothing."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import astronaut
+
+import batch as batch_command
+from cyclegan_age.batch import run as batch_run
+from cyclegan_age.batch import storage
+from cyclegan_age.batch.items import Failures, Item, all_items, check_output, output_stems, to_do
+from cyclegan_age.batch.work import Renderer, Report, Unwritable, Worker
+from cyclegan_age.config import BatchConfig, CycleGANConfig, InferConfig, TrainConfig, UserError
+from cyclegan_age.faces.files import Photo
+from cyclegan_age.inference import Ager
+from cyclegan_age.models import cyclegan
+from cyclegan_age.runs import save_snapshot
+from options.batch import parse_batch
+
+PROJECT = Path(__file__).resolve().parent.parent
+AGES = (20.0, 45.5)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a tiny network."""
+    torch.manual_seed(0)
+    train, net = TrainConfig(image_size=32, load_size=36), CycleGANConfig(ngf=4, blocks=1)
+    tensors = {f"generator.{k}": v for k, v in cyclegan.build_generator(train, net).state_dict().items()}
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_snapshot(path, train, net, 0, tensors)
+    return path
+
+
+def nothing(line: str) -> None:
+    """Takes a line for the user."""
+
+
+def items_of(source: Path | str, **more: object) -> list[Item]:
+    return all_items(BatchConfig(input=str(source), output="out", **more), nothing)  # type: ignore[arg-type]
+
+
+def test_names_come_from_the_path_alone_and_never_collide() -> None:
+    names = ["a/1.jpg", "b/1.jpg", "a/2.jpg", "a/2.png", "c/x.jpg", "C/X.jpg", "../y.jpg", "/top/z.jpg", "s3://k/z.jpg"]
+    names += ["n\x01.jpg", "n_.jpg", f"{'l' * 300}1.jpg", f"{'l' * 300}2.jpg", "/".join(["deep" * 40] * 9) + "/1.jpg"]
+    stems = output_stems(names)
+    assert stems[:2] == ["a/1", "b/1"]
+    assert stems[2].startswith("a/2-") and stems[3].startswith("a/2-")
+    assert stems[6].startswith("__/y-") and stems[7:9] == ["top/z", "k/z"]
+    assert len({stem.casefold() for stem in stems}) == len(names)
+    for stem in stems:
+        assert not stem.startswith("/") and ".." not in stem.split("/") and stem.isprintable()
+        assert len(stem.encode()) < 1100 and max(len(part.encode()) for part in stem.split("/")) < 220
+    more = dict(zip(["a/0.jpg", *names[::-1]], output_stems(["a/0.jpg", *names[::-1]]), strict=True))
+    assert [more[name] for name in names] == stems  # whatever else is there, and in whichever order
+
+
+def test_a_folder_a_list_and_one_picture_are_inputs(tmp_path: Path) -> None:
+    for name in ("b/1.jpg", "a/1.JPG", "a/notes.doc", "a/.hidden.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    assert [item.stem for item in items_of(tmp_path / "in")] == ["a/1", "b/1"]
+    assert items_of(tmp_path / "in", limit=1) == [Item(str(tmp_path / "in" / "a" / "1.JPG"), "a/1")]
+    assert [item.stem for item in items_of(tmp_path / "in" / "b" / "1.jpg")] == ["1"]
+    lines = "in/b/1.jpg\n\nin/a/1.JPG \r\nin/b/1.jpg\n/elsewhere/ä.png\ns3://bucket/key/2.png\n"
+    (tmp_path / "list.txt").write_text(lines)
+    assert items_of(tmp_path / "list.txt") == [
+        Item(f"{tmp_path}/in/b/1.jpg", "in/b/1"),
+        Item(f"{tmp_path}/in/a/1.JPG", "in/a/1"),
+        Item("/elsewhere/ä.png", "elsewhere/ä"),
+        Item("s3://bucket/key/2.png", "bucket/key/2"),
+    ]
+
+
+def test_a_table_is_an_input(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: requirements-ray.txt")
+    from pyarrow import parquet
+
+    table = pa.table({"path": ["a/1.jpg", "2.jpg"], "file": ["3.jpg", None], "age": [1, 2]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert items_of(tmp_path / "t.parquet") == [Item(f"{tmp_path}/a/1.jpg", "a/1"), Item(f"{tmp_path}/2.jpg", "2")]
+    with pytest.raises(UserError, match=r"^--column name: not in .*t\.parquet; its columns are path, file, age$"):
+        items_of(tmp_path / "t.parquet", column="name")
+    for column in ("age", "file"):
+        with pytest.raises(UserError, match=rf"^--column {column}: holds no paths"):
+            items_of(tmp_path / "t.parquet", column=column)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"t\.parquet: not read as Parquet"):
+        items_of(tmp_path / "t.parquet")
+
+
+def test_object_stores_are_read_listed_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: requirements-ray.txt")
+    asked = []
+
+    def opened(root: str, query: str) -> tuple[object, str]:
+        asked.append((root, query))
+        return fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "bucket"
+
+    monkeypatch.setattr(storage, "_store", opened)
+    for name in ("in/a/1 #2.jpg", "in/b.png", "in/c.txt"):
+        (tmp_path / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bucket" / name).write_bytes(name.encode())
+    (tmp_path / "bucket" / "out").mkdir()
+    found = items_of("s3://bucket/in?region=eu-west-1")
+    assert [item.stem for item in found] == ["a/1 #2", "b"]
+    assert storage.read(found[0].source) == b"in/a/1 #2.jpg"
+    storage.write(storage.joined("s3://bucket/out?region=eu-west-1", "x_age20.png"), b"20")
+    assert (tmp_path / "bucket" / "out" / "x_age20.png").read_bytes() == b"20"
+    assert list(storage.below("s3://bucket/out")) == ["x_age20.png"]
+    assert list(storage.below("s3://bucket/none")) == []
+    assert set(asked) == {("s3://bucket", "region=eu-west-1"), ("s3://bucket", "")}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--output o", "--input: not given; name the pictures"),
+        ("--input i", "--output: not given; name the folder of the results"),
+        ("--input i --output o --workers -1", "--workers -1: not usable; give 0 or more"),
+        ("--input i --output o --target_age 200", "--target_age 200: not an age in years"),
+        ("--input i --output o --aligned --face 2", "--face 2: aligned pictures show one face each"),
+    ],
+)
+def test_wrong_flags_are_told_in_a_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert batch_command.main(words.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(said) and err.count("\n") == 1
+
+
+def test_inputs_that_give_nothing_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder; check the name"):
+        items_of(tmp_path / "none")
+    with pytest.raises(UserError, match="no pictures in it"):
+        items_of(tmp_path)
+    for output in (tmp_path / "in" / "out", tmp_path / "in"):
+        with pytest.raises(UserError, match="in the folder of --input"):
+            check_output(BatchConfig(input=f"{tmp_path}/in", output=str(output)))
+    check_output(BatchConfig(input=f"{tmp_path}/in", output=f"{tmp_path}/in2"))
+
+
+def test_what_is_there_at_every_age_is_left_out() -> None:
+    items = [Item(f"{name}.jpg", name) for name in ("all", "one", "twice", "none", "d/all")]
+    there = ["all_age20.png", "all_age45.5.jpg", "one_age20.png", "one_age30.png", "twice_age20.png", "twice_age20.jpg"]
+    there += ["d/all_age20.png", "d/all_age45.5.png", ".none_age20.png.7.part", "failures.csv"]
+    assert [item.stem for item in to_do(items, AGES, there)] == ["one", "twice", "none"]
+
+
+def test_crops_come_out_as_one_alone_would(tiny_faces: Path, weights: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for i, path in enumerate(sorted(tiny_faces.rglob("*.jpg"))[:5]):
+        (source / f"{i}.jpg").write_bytes(path.read_bytes())
+    (source / "broken.jpg").write_bytes(b"x")
+    items = [*items_of(source), Item(f"{source}/gone.jpg", "gone")]
+    output = tmp_path / "out"
+    render = Renderer(
+        weights=weights, config=InferConfig(aligned=True, batch_size=3), ages=AGES, output=str(output), threads=2
+    )
+    reports = {report.stem: report for report in render(items)}
+    assert {stem: (r.pictures, r.cause) for stem, r in reports.items()} == {
+        **{str(i): (2, "") for i in range(5)},
+        "broken": (0, "not a picture"),
+        "gone": (0, "No such file or directory"),
+    }
+    assert len(list(output.iterdir())) == 10
+    ager = Ager.load(weights)
+    for i in range(5):
+        for years in AGES:
+            with Image.open(output / f"{i}_age{years:g}.png") as aged:
+                alone = np.asarray(ager.age(source / f"{i}.jpg", years), int)
+                assert np.abs(np.asarray(aged, int) - alone).max() <= 1
+
+
+def test_photographs_keep_their_form_and_have_their_faces_aged(weights: Path, tmp_path: Path) -> None:
+    Image.fromarray(astronaut()).resize((256, 256)).save(tmp_path / "ann.webp", lossless=True)
+    Image.new("RGB", (64, 64)).save(tmp_path / "empty.png")
+    output = tmp_path / "out"
+    render = Renderer(weights=weights, config=InferConfig(input=Path("x")), ages=[60], output=str(output))
+    names = [Item(f"{tmp_path}/{name}", name.partition(".")[0]) for name in ("ann.webp", "empty.png")]
+    done, failed = render(names)
+    assert (done.stem, done.pictures, failed.stem, failed.pictures) == ("ann", 1, "empty", 0)
+    assert "face" in failed.cause
+    assert [path.name for path in output.iterdir()] == ["ann_age60.webp"]
+    aged = Photo.read(output / "ann_age60.webp").stored
+    alone = np.asarray(Ager.load(weights).age_photo(tmp_path / "ann.webp", 60))
+    assert np.array_equal(aged, alone) and not np.array_equal(aged, Photo.read(tmp_path / "ann.webp").stored)
+
+
+def test_one_item_that_breaks_the_work_takes_no_other_with_it(
+    tiny_faces: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [Item(str(path), path.stem) for path in sorted(tiny_faces.rglob("*.jpg"))[:3]]
+    render = Renderer(weights=weights, config=InferConfig(aligned=True), ages=AGES, output=str(tmp_path))
+    original = Ager.age_fitted
+
+    def age_fitted(self: Ager, faces: Sequence[object], *rest: object) -> object:
+        if any(np.array_equal(face.square, poison) for face in faces):  # type: ignore[attr-defined]
+            raise RuntimeError("out of memory\nand more")
+        return original(self, faces, *rest)  # type: ignore[arg-type]
+
+    poison = Ager.load(weights).fit(Image.open(items[1].source)).square
+    monkeypatch.setattr(Ager, "age_fitted", age_fitted)
+    causes = {report.stem: report.cause for report in render(items)}
+    assert causes == {items[0].stem: "", items[1].stem: "RuntimeError: out of memory", items[2].stem: ""}
+
+
+def test_an_output_that_takes_no_files_ends_the_run(tiny_faces: Path, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    items = [Item(str(path), path.stem) for path in sorted(tiny_faces.rglob("*.jpg"))[:3]]
+    config = InferConfig(aligned=True)
+    with pytest.raises(Unwritable):
+        Renderer(weights=weights, config=config, ages=AGES, output=f"{tmp_path}/out")(items)
+    block = {"source": [os.fsencode(i.source) for i in items], "stem": [os.fsencode(i.stem) for i in items]}
+    out = Worker(weights, config, AGES, f"{tmp_path}/out", 1)(block)
+    assert all(b"out: cannot be written (" in fault for fault in out["fault"])  # type: ignore[operator]
+    out = Worker(tmp_path / "none.safetensors", config, AGES, str(tmp_path), 1)(block)
+    assert b"none.safetensors" in out["fault"][0]  # type: ignore[operator]
+
+
+def table(path: Path) -> list[list[str]]:
+    with path.open(newline="") as f:
+        return list(csv.reader(f))
+
+
+def collected(
+    tmp_path: Path, reports: Callable[[Sequence[Item], int], Iterator[Report]]
+) -> tuple[tuple[int, int, float], list[list[str]]]:
+    items = [Item(f"{i}.jpg", str(i)) for i in range(4)]
+    failures = Failures(f"{tmp_path}/failures.csv")
+    done = batch_run._collect(items, reports, failures)
+    return done, table(tmp_path / "failures.csv")
+
+
+def test_items_of_lost_tasks_are_tried_alone_and_failures_are_listed(tmp_path: Path) -> None:
+    tried = []
+
+    def reports(items: Sequence[Item], block: int) -> Iterator[Report]:
+        tried.append(([item.stem for item in items], block == 1))
+        for item in items:
+            if item.stem == "0":
+                yield Report("0", cause='no "face", found')
+            elif item.stem == "1" or (block == 1 and item.stem == "2"):
+                yield Report(item.stem, 2)
+                yield Report(item.stem, 2)  # as a task that was done twice gives it
+
+    (done, written, _), rows = collected(tmp_path, reports)
+    assert tried == [(["0", "1", "2", "3"], False), (["2", "3"], True)]
+    assert (done, written) == (2, 4)
+    assert rows == [["file", "cause"], ["0.jpg", 'no "face", found'], ["3.jpg", "its process died 3 times"]]
+
+
+def test_failures_are_listed_when_a_run_is_interrupted(tmp_path: Path) -> None:
+    def reports(items: Sequence[Item], block: int) -> Iterator[Report]:
+        yield Report("2", cause="not a picture")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collected(tmp_path, reports)
+    assert (tmp_path / "failures.csv").read_text() == "file,cause\n2.jpg,not a picture\n"
+
+
+def test_a_missing_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"^ray\[data\]: not installed; run python -m pip install ray\[data\]$"):
+        batch_run.run(parse_batch(["--input", str(tmp_path), "--output", "o"]), nothing)
+
+
+def processes(root: int) -> dict[int, str]:
+    """The process and all that it started: number -> command line."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {root}
+    while new := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= new
+    lines = {}
+    for pid in found:
+        try:
+            lines[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+    return lines
+
+
+def listening(pids: Sequence[int]) -> set[str]:
+    """Addresses, in hexadecimal, that processes listen on."""
+    sockets = set()
+    for pid in pids:
+        for path in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                sockets.add(str(path.readlink()))
+            except OSError:
+                continue
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killed_processes_lose_nothing(tiny_faces: Path, weights: Path, tmp_path: Path) -> None:
+    """The command is killed, then goes on, then one of its workers is killed; all is as if nothing had happened."""
+    pytest.importorskip("ray.data", reason="ray[data] is not installed: requirements-ray.txt")
+    faces = sorted(tiny_faces.rglob("*.jpg"))
+    for i in range(1200):
+        link = tmp_path / "in" / f"{i % 3}" / f"{i:04d}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.hardlink_to(faces[i % len(faces)])
+    (tmp_path / "in" / "0" / "broken.jpg").write_bytes(b"x")
+    out = tmp_path / "out"
+    words = ["--input", str(tmp_path / "in"), "--output", str(out), "--target_age", "20", "60", "--aligned"]
+    command = [sys.executable, "batch.py", *words, "--weights", str(weights), "--workers", "2"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+
+    def pictures() -> list[Path]:
+        return list(out.rglob("*_age*.png"))
+
+    def started(until: int) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        last = time.monotonic() + 600
+        while process.poll() is None and time.monotonic() < last and len(pictures()) < until:
+            time.sleep(0.05)
+        assert process.poll() is None, process.communicate()[0]
+        return process
+
+    first = started(200)
+    mine = processes(first.pid)
+    ports = listening(list(mine))
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    last = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid, line in mine.items() if "Worker" in line):
+        assert time.monotonic() < last, "workers outlive the command"
+        time.sleep(0.2)
+    assert ports and ports <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1 alone
+    kept = {path: path.stat().st_mtime_ns for path in pictures()}
+    assert 200 <= len(kept) < 2400
+    for path in kept:
+        with Image.open(path) as picture:
+            picture.load()
+
+    second = started(len(kept) + 200)
+    workers = [pid for pid, line in processes(second.pid).items() if "MapWorker" in line]
+    assert len(workers) == 2 and len(pictures()) < 2400
+    os.kill(workers[0], signal.SIGKILL)
+    said, _ = second.communicate(timeout=600)
+    assert second.returncode == 0, said
+    assert "done before" in said and "1 file failed" in said and "pictures/s" in said
+    assert table(out / "failures.csv") == [["file", "cause"], [f"{tmp_path}/in/0/broken.jpg", "not a picture"]]
+    undone = [path for path, written in kept.items() if path.stat().st_mtime_ns != written]
+    assert len(undone) < len(kept) / 4  # but for those of which an age was missing
+    assert list(out.rglob("*.part")) == []
+
+    plain = tmp_path / "plain"
+    whole = [item for item in items_of(tmp_path / "in") if item.stem != "0/broken"]
+    Renderer(weights=weights, config=InferConfig(aligned=True), ages=[20, 60], output=str(plain))(whole)
+    wanted = sorted(path.relative_to(plain) for path in plain.rglob("*.png"))
+    assert len(wanted) == 2400 and wanted == sorted(path.relative_to(out) for path in pictures())
+    for name in wanted:
+        both = (np.asarray(Image.open(folder / name), int) for folder in (out, plain))
+        assert np.abs(np.subtract(*both)).max() <= 1

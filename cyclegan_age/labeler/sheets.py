@@ -16,7 +16,7 @@ from cyclegan_age.labeler.table import BAD, CONFIRMED, CORRECTED, ESTIMATED, Fac
 from cyclegan_age.render import save_png
 
 SEXES = {0: "M", 1: "F", 9: "?"}
-_SIDE, _LINE = 112, 15  # pixels of a face and of a line below it
+_SIDE, _LINE = 124, 15  # pixels of a face and of a line below it
 _COLUMNS, _ROWS = 8, 6
 _COLOURS = {ESTIMATED: "#777777", CONFIRMED: "#007a5e", CORRECTED: "#c2410c"}
 _BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of confidence
@@ -72,8 +72,8 @@ def _tile(folder: Path, face: Face) -> Picture:
     one = face.estimate
     draw.text((2, _SIDE + 1), f"{face.age} {SEXES[face.sex]}", _COLOURS[face.state], font)
     draw.text((_SIDE - 2, _SIDE + 1), Path(face.file).stem[-10:], "#777777", font, anchor="ra")
-    sex = "" if math.isnan(one.sex_confidence) else f" {SEXES[one.sex]} {one.sex_confidence:.0%}"
-    draw.text((2, _SIDE + _LINE), f"est. {one.age} {one.age_confidence:.0%}{sex}", "#444444", font)
+    sex = "" if math.isnan(one.sex_confidence) else f",  {SEXES[one.sex]} {one.sex_confidence:.0%}"
+    draw.text((2, _SIDE + _LINE), f"est. {one.age}  {one.age_confidence:.0%}{sex}", "#444444", font)
     return np.asarray(tile)
 
 

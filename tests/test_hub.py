@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -101,7 +102,7 @@ class Api:
     hub = Path()
 
 
-def response(status: int) -> httpx.Response:
+def response(status: int) -> Any:  # huggingface_hub may have an httpx of its own
     return httpx.Response(status, request=httpx.Request("POST", "https://huggingface.co"))
 
 

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from skimage.data import astronaut
 
 import test as test_command
@@ -69,7 +70,7 @@ def opened(file: Path | bytes) -> Image.Image:
     return Image.open(io.BytesIO(file if isinstance(file, bytes) else file.read_bytes()))
 
 
-def encoded(kind: str, channels: int = 3, **how: object) -> bytes:
+def encoded(kind: str, channels: int = 3, **how: Any) -> bytes:
     out = io.BytesIO()
     Image.fromarray(NOISE[..., :channels]).save(out, kind, **how)
     return out.getvalue()
@@ -89,7 +90,7 @@ def encoded(kind: str, channels: int = 3, **how: object) -> bytes:
     ],
 )
 def test_every_format_says_it_and_keeps_its_pixels(
-    kind: str, channels: int, how: dict[str, object], tmp_path: Path
+    kind: str, channels: int, how: dict[str, Any], tmp_path: Path
 ) -> None:
     before = encoded(kind, channels, **how)
     file = tmp_path / f"a.{kind.lower()}"
@@ -117,7 +118,7 @@ def test_animations_say_it_and_still_move(tmp_path: Path) -> None:
     gif, mp4 = tmp_path / "a.gif", tmp_path / "a.mp4"
     save_gif(frames, gif, mark=MARK)
     save_mp4(frames, mp4, mark=MARK)
-    assert opened(gif).n_frames == 5
+    assert len(list(ImageSequence.Iterator(opened(gif)))) == 5
     with av.open(str(mp4)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 5
     for file in (gif, mp4):
@@ -137,8 +138,8 @@ def camera_exif() -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_what_stood_in_a_photograph_stays(kind: str, tmp_path: Path) -> None:
     file = tmp_path / f"a.{kind.lower()}"
-    how = {"exif": camera_exif()} | ({} if kind in ("PNG", "TIFF") else {"xmp": OLD_XMP})
-    file.write_bytes(marked(encoded(kind, **how), MARK))
+    xmp: dict[str, Any] = {} if kind in ("PNG", "TIFF") else {"xmp": OLD_XMP}
+    file.write_bytes(marked(encoded(kind, exif=camera_exif(), **xmp), MARK))
     exif = opened(file).getexif()
     inner = exif.get_ifd(34665)
     assert (exif[271], exif[305]) == ("Maker", TOOL)
@@ -208,7 +209,7 @@ def test_what_test_py_writes_says_it(asked: bool, run: Path, tmp_path: Path) -> 
     for name, codec in (("c.mp4", "libx264"), ("d.webm", "libvpx-vp9")):
         with av.open(str(inputs / name), "w") as container:
             container.metadata["comment"] = "mine"
-            stream = container.add_stream(codec, rate=12)
+            stream: Any = container.add_stream(codec, rate=12)
             stream.width = stream.height = 256
             stream.pix_fmt = "yuv420p"
             for _ in range(3):

@@ -1,20 +1,34 @@
 """Generators of CycleGAN, pix2pix and CUT are read whole, and translate as in a form of their own, written here."""
 
+import io
+import json
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.config import ConvertConfig, UserError
+import convert as convert_command
+import evaluate as evaluate_command
+import export as export_command
+import test as test_command
+import train as train_command
+from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, DemoConfig, UserError
 from cyclegan_age.convert import convert
-from cyclegan_age.inference import Ager
+from cyclegan_age.features import Taps
+from cyclegan_age.images import to_float, to_uint8
+from cyclegan_age.inference import Ager, Fitted
+from cyclegan_age.runs import load_snapshot
+from options.train import parse_train
 
 Norm = Callable[[int], nn.Module]
 NORMS: dict[str, Norm] = {
@@ -129,7 +143,7 @@ CASES: dict[str, tuple[Callable[..., nn.Module], str]] = {
     "resnet 1 none": (partial(Resnet, ngf=4, blocks=1), "none"),
     "cut 9": (partial(Resnet, ngf=8, blocks=9, down=True, up=True), "instance"),
     "cut 6 batch, no_antialias_up": (partial(Resnet, ngf=4, blocks=6, down=True), "batch"),
-    "cut 4, no_antialias": (partial(Resnet, ngf=4, blocks=4, up=True), "instance"),
+    "cut 1, no_antialias": (partial(Resnet, ngf=4, blocks=1, up=True), "instance"),
     "unet_256 batch dropout": (partial(Unet, ngf=4, depth=8, dropout=True), "batch"),
     "unet_128 instance": (partial(Unet, ngf=4, depth=7), "instance"),
     "unet_128 none": (partial(Unet, ngf=4, depth=7), "none"),
@@ -193,7 +207,7 @@ def test_every_tensor_is_used(case: str, tmp_path: Path) -> None:
         torch.testing.assert_close(after[key], tensor + 1)
 
 
-@pytest.mark.parametrize("case", ["cut 4, no_antialias", "unet_128 instance"])
+@pytest.mark.parametrize("case", ["cut 1, no_antialias", "unet_128 instance"])
 def test_no_tensor_may_be_missing(case: str, tmp_path: Path) -> None:
     state, path = trained(case).state_dict(), tmp_path / "latest_net_G.pth"
     for key in state:
@@ -209,3 +223,280 @@ def test_another_filter_is_refused(tmp_path: Path) -> None:
     torch.save(state | {key: torch.ones_like(state[key]) / 9}, path)
     with pytest.raises(UserError, match=re.escape(key) + " is another filter than CUT's"):
         converted(path)
+
+
+def test_old_files_and_prefixes_are_read(tmp_path: Path) -> None:
+    """Those of DataParallel and of torch.compile, and files of PyTorch before 0.4, whose instance norms had buffers."""
+    network = trained("resnet 1 none")
+    plain = load_file(converted(saved(network, tmp_path / "plain.pth")))
+    old = trained("resnet 6 instance dropout")
+    expected = load_file(converted(saved(old, tmp_path / "old.pth")))
+    for module in old.modules():
+        if isinstance(module, nn.InstanceNorm2d):
+            module.register_buffer("running_mean", torch.ones(module.num_features))
+            module.register_buffer("running_var", torch.ones(module.num_features))
+    assert any(key.endswith("running_var") for key in old.state_dict())
+    for wanted, path in (
+        (plain, saved(network, tmp_path / "parallel.pth", "module.")),
+        (plain, saved(network, tmp_path / "compiled.pth", "module._orig_mod.")),
+        (expected, saved(old, tmp_path / "older.pth", _use_new_zipfile_serialization=False)),
+    ):
+        found = load_file(converted(path))
+        assert found.keys() == wanted.keys() and all(torch.equal(found[k], v) for k, v in wanted.items())
+    batch = trained("resnet 6 batch dropout").state_dict()
+    torch.save({k: v for k, v in batch.items() if not k.endswith("tracked")}, tmp_path / "batch.pth")  # before 0.4.1
+    assert load_snapshot(converted(tmp_path / "batch.pth")).tensors["generator_ab.stem.norm.num_batches_tracked"] == 0
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.system, ("touch run-by-a-pickle",))
+
+
+def discriminator() -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 8, 4, 2, 1)]
+    return nn.ModuleDict({"model": nn.Sequential(*layers)})
+
+
+def test_wrong_files_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    resize = OrderedDict(trained("cut 1, no_antialias").state_dict())  # by a resize that has no filter
+    for key in [key for key in resize if key.endswith("filt")]:
+        del resize[key]
+    grey = trained("resnet 6 instance dropout").state_dict()
+    grey["model.1.weight"] = grey["model.1.weight"][:, :1]
+    spoilt = {k: v * torch.inf for k, v in trained("resnet 1 none").state_dict().items()}
+    for name, what, text in (
+        (
+            "D",
+            discriminator().state_dict(),
+            r"a discriminator, by its tensors model\.0\.weight, model\.0\.bias, model\.2",
+        ),
+        (
+            "style",
+            {"style.1.weight": torch.ones(2)},
+            r"no resnet or unet of .*, by its tensors style\.1\.weight; give a",
+        ),
+        ("resize", dict(resize), r"no resnet or unet of .*, by its tensors model\.1\.weight"),
+        ("grey", grey, r"model\.1\.weight is of shape \[4, 1, 7, 7\], not \[4, 3, 7, 7\]; pictures have to be RGB"),
+        ("spoilt", spoilt, "its output is not finite; the training has diverged"),
+        (
+            "state",
+            {"networks": {}, "ema": {}, "step": 3},
+            "the state of a run of this package, whose weights need no con",
+        ),
+        (
+            "nested",
+            {"state_dict": {"a": torch.ones(1)}, "epoch": 3},
+            "no network's tensors by name, but state_dict, epoch",
+        ),
+        ("tensor", torch.ones(3), "a Tensor and no network's tensors by name; give"),
+        ("code", {"model.1.weight": Evil()}, r"a pickle of more than tensors \(posix\.system\), which could run code"),
+        ("whole", discriminator(), r"a pickle of more than tensors \(torch\.nn\.modules\.\w+\.\w+\), which could"),
+    ):
+        torch.save(what, f"{name}.pth")
+        assert convert_command.main(["--cg", f"{name}.pth"]) == 2
+        said = capsys.readouterr().err
+        assert re.match(rf"--cg {name}\.pth: {text}", said) and said.count("\n") == 1, said
+    Path("cut.pth").write_bytes(Path("grey.pth").read_bytes()[:3000])
+    Path("text.pth").write_text("horse")
+    for flags, text in (
+        (["--cg", "cut.pth"], "--cg cut.pth: cannot be read, perhaps cut off; copy it again"),
+        (["--cg", "text.pth"], "--cg text.pth: no file of PyTorch; give"),
+        (["--cg", "none.pth"], "--cg none.pth: no such file; give"),
+        ([], "--cg: not given; name a generator's file"),
+        (["--cg", "a", "b", "c"], "--cg a b c: not usable; give one or two"),
+        (["--cg", "a", "--output", "a.pth"], "--output a.pth: not usable; give a name that ends in .safetensors"),
+        (["--cg", "a", "--image_size", "30"], "--image_size 30: not usable; give a multiple of 4"),
+    ):
+        assert convert_command.main(flags) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(text) and said.count("\n") == 1, said
+    assert not Path("run-by-a-pickle").exists() and not list(tmp_path.glob("*.safetensors"))
+    saved(trained("unet_128 none"), tmp_path / "unet.pth")
+    assert convert_command.main(["--cg", "unet.pth", "--image_size", "192"]) == 2
+    assert "--image_size 192: a unet that halves pictures 7 times takes multiples of 128" in capsys.readouterr().err
+    saved(trained("resnet 1 none"), tmp_path / "resnet.pth")
+    assert convert_command.main(["--cg", "unet.pth", "resnet.pth"]) == 2
+    assert "--cg resnet.pth: another blocks, generator than unet.pth; give two of one" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[nn.Module]]:
+    """Weights of both directions at 32 px, and the generators they were read from."""
+    folder = tmp_path_factory.mktemp("pair")
+    networks = [trained("cut 1, no_antialias", seed) for seed in (0, 1)]
+    paths = [saved(one, folder / f"latest_net_G_{k}.pth") for k, one in zip("AB", networks, strict=True)]
+    return converted(*paths, image_size=32, group_b="z/ebra").rename(folder / "pair.safetensors"), networks
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classic data set: trainA trainB testA testB, of pictures that show no faces and are not square."""
+    root, random = tmp_path_factory.mktemp("horse2zebra"), np.random.default_rng(0)
+    for k, name in enumerate(("trainA", "trainB", "testA", "testB")):
+        (root / name).mkdir()
+        for i in range(4):
+            colours = random.integers(0, 256, (3, 4, 3), np.uint8) // (1 + k % 2)
+            Image.fromarray(colours).resize((64, 48)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_pictures_are_translated_as_a_whole(
+    pair: tuple[Path, list[nn.Module]], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = tmp_path / "horse2zebra.safetensors"
+    file = pair[0].with_name("latest_net_G_A.pth")
+    assert convert_command.main(["--cg", str(file), "--output", str(single), "--image_size", "32"]) == 0
+    assert f"written: {single}" in capsys.readouterr().out
+    flags = ["--input", str(pictures / "testA"), "--results_dir", str(tmp_path), "--weights"]
+    assert test_command.main([*flags, str(single), "--name", "one", "--features", "down2", "blocks.0"]) == 0
+    one = tmp_path / "one"
+    assert {p.name for p in one.glob("0_*")} == {
+        *("0_input.jpg", "0_to_B.png", "0_strip.png", "0_change.png", "0_features-down2.png", "0_features-blocks.0.png")
+    }
+    page = (one / "index.html").read_text()
+    assert "<figcaption>to B</figcaption>" in page and "channels to B" in page and "years" not in page
+    with Image.open(pictures / "testA" / "0.png") as image, Image.open(one / "0_to_B.png") as made:
+        fitted = Fitted.fit(image.convert("RGB"), 32)
+        with torch.inference_mode():
+            whole = to_uint8(pair[1][0](to_float(fitted.square[None])))[0]
+        expected = Image.fromarray(whole[4:28]).resize((64, 48), Image.Resampling.LANCZOS)
+        assert made.size == (64, 48) and np.abs(np.asarray(made, int) - np.asarray(expected, int)).max() <= 1
+    assert test_command.main([*flags, str(pair[0]), "--name", "two"]) == 0
+    assert {p.name for p in (tmp_path / "two").glob("*_to_*")} == {
+        f"{i}_to_{k}.png" for i in range(4) for k in ("A", "z_ebra")
+    }
+    assert test_command.main([*flags, str(pair[0]), "--name", "b", "--aligned", "--target_domain", "z/ebra"]) == 0
+    assert len(list((tmp_path / "b").glob("*_to_*"))) == 4
+    second = (tmp_path / "b" / "0_to_z_ebra.png").read_bytes()
+    assert second == (one / "0_to_B.png").read_bytes() == (tmp_path / "two" / "0_to_z_ebra.png").read_bytes()
+    capsys.readouterr()
+    for more, text in (
+        (["--target_age", "50"], "--target_age: not with weights that know no ages; leave it out, or give --target_d"),
+        (["--life"], "--life: not with weights that know no ages; leave it out"),
+        (["--face", "2"], "--face: not with weights that know no ages; leave it out"),
+        (["--target_domain", "dog"], "--target_domain dog: unknown to the weights; they have A, z/ebra"),
+    ):
+        assert test_command.main([*flags, str(pair[0]), *more]) == 2
+        assert capsys.readouterr().err.startswith(text)
+    assert test_command.main(["--weights", str(single), "--dataroot", str(pictures)]) == 2
+    assert capsys.readouterr().err == "--dataroot: not with weights that know no ages; give the folder as --input\n"
+    assert test_command.main(["--weights", str(single), "--game", "aging", "a.jpg"]) == 2
+    assert capsys.readouterr().err == "--game: not with weights that know no ages; give others\n"
+    assert test_command.main(["--target_domain", "B"]) == 2
+    assert capsys.readouterr().err == "--target_domain B: weights of ages; give --target_age\n"
+    assert evaluate_command.main(["--weights", str(single), "--dataroot", str(pictures)]) == 2
+    assert capsys.readouterr().err == f"--weights {single}: know no ages to score; give weights that age faces\n"
+
+
+def test_a_training_goes_on_from_both(pair: tuple[Path, list[nn.Module]], pictures: Path, tmp_path: Path) -> None:
+    flags = [
+        "--dataroot",
+        str(pictures),
+        "--model",
+        "cyclegan_pair",
+        "--preset",
+        "zhu_256",
+        "--results_dir",
+        str(tmp_path),
+    ]
+    flags += [
+        "--image_size",
+        "32",
+        "--load_size",
+        "36",
+        "--ngf",
+        "4",
+        "--ndf",
+        "4",
+        "--blocks",
+        "1",
+        "--antialias",
+        "up",
+    ]
+    flags += ["--monitor", "none", "--no_compile", "--precision", "fp32", "--init", str(pair[0]), "--group_b=zebra"]
+    assert train_command.main([*flags, "--epochs", "0", "--name", "begun"]) == 0
+    begun, given = load_file(tmp_path / "begun" / "weights.safetensors"), load_file(pair[0])
+    assert begun.keys() == given.keys() and all(torch.equal(begun[k], v) for k, v in given.items())
+    assert Ager.load(tmp_path / "begun" / "weights.safetensors").domains == ("A", "zebra")
+    assert train_command.main([*flags, "--epochs", "0.5", "--name", "on", "--lr", "1e-5"]) == 0
+    on = load_file(tmp_path / "on" / "weights.safetensors")
+    moved = [(on[k] - v).abs().max().item() for k, v in given.items() if k.endswith("weight")]
+    assert min(moved) > 0 and max(moved) < 1e-3
+
+
+def test_a_unet_with_batch_norm_and_dropout_trains(pictures: Path, tmp_path: Path) -> None:
+    flags = ["--dataroot", str(pictures), "--model", "cyclegan_pair", "--results_dir", str(tmp_path), "--name", "unet"]
+    flags += ["--generator", "unet", "--norm", "batch", "--dropout", "--image_size", "64", "--load_size", "64"]
+    flags += ["--ngf", "2", "--ndf", "2", "--batch_size", "2", "--epochs", "1", "--monitor", "none", "--no_compile"]
+    assert train_command.main([*flags, "--precision", "fp32"]) == 0
+    assert list((tmp_path / "unet" / "samples").glob("features-downs.1-*"))
+    assert Ager.load(tmp_path / "unet" / "weights.safetensors").layers()[:2] == ["to_a.downs.0", "to_a.downs.1"]
+    with pytest.raises(UserError, match="--dropout True: not usable; give --generator resnet with it"):
+        parse_train(["--dataroot", str(pictures), "--model", "cyclegan_pair", "--dropout"])
+
+
+def test_age_groups_stay_ages_and_named_domains_are_none(tiny_faces: Path, pictures: Path) -> None:
+    for root, more, groups in (
+        (tiny_faces, [], ("20-29", "50-59")),
+        (pictures, [], ("A", "B")),
+        (pictures, ["--group-a", "horse"], ("horse", "B")),
+        (pictures, ["--group_a", "20s", "--group_b", "50s"], ("20s", "50s")),
+    ):
+        _, net = parse_train(["--dataroot", str(root), "--model", "cyclegan_pair", *more])
+        assert isinstance(net, CycleGANPairConfig) and (net.group_a, net.group_b) == groups
+
+
+def test_the_graph_of_a_translation(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="make test installs requirements-export.txt")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="make test installs requirements-export.txt")
+    weights = converted(pair[0].with_name("latest_net_G_A.pth"), image_size=32)
+    file = tmp_path / "graph.onnx"
+    assert export_command.main(["--weights", str(weights), "--output", str(file)]) == 0
+    session = onnxruntime.InferenceSession(file)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(text) for name, text in facts.items()} == {"image_size": 32, "domains": ["B"]}
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        expected = pair[1][0](x).numpy()
+    (made,) = session.run(["translated"], {"picture": x.numpy()})
+    assert np.abs(made - expected).max() < 1e-4
+
+
+def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], pictures: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
+    from cyclegan_age.web.limits import Refused
+    from cyclegan_age.web.work import Studio, load
+
+    config = DemoConfig(weights=(str(pair[0]),))
+    studio = Studio(load(config), config)
+    data = (pictures / "testA" / "0.png").read_bytes()
+    made, kind = studio.age(data, 0)
+    with Image.open(io.BytesIO(made)) as image:
+        assert kind == "image/png" and image.size == (64, 48)
+    seen = studio.look(data)
+    assert seen.whole is not None and not seen.faces
+    assert [name for name, _ in studio.strip(seen.whole).pictures] == ["to A", "to z/ebra"]
+    assert studio.maps(seen.whole, 1, "to_b.down2").startswith(b"\x89PNG")
+    with pytest.raises(Refused, match="this model knows no ages"):
+        studio.life(seen.whole, "gif")
+
+
+def test_taps_see_a_converted_generator(pair: tuple[Path, list[nn.Module]]) -> None:
+    """The reference's layers give the same as those of the same names here."""
+    ager = Ager.load(converted(pair[0].with_name("latest_net_G_A.pth"), image_size=32))
+    assert ager.layers() == ["stem", "down1", "down2", "blocks.0", "up1", "up2", "head"]
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    with (
+        torch.inference_mode(),
+        Taps(ager.generator, ["down2", "blocks.0"]) as taps,
+        Taps(pair[1][0], ["model.9"]) as own,
+    ):
+        ager.generator(x)
+        pair[1][0](x)
+    torch.testing.assert_close(taps.outputs["down2"], own.outputs["model.9"], rtol=0, atol=1e-5)
+    assert taps.outputs["blocks.0"].shape == (1, 16, 8, 8)

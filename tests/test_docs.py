@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 from skimage.data import astronaut
 
 import batch as batch_command
+import convert as convert_command
 import demo as demo_command
 import evaluate as evaluate_command
 import export as export_command
@@ -39,6 +40,7 @@ from cyclegan_age.models import cyclegan
 from cyclegan_age.runs import save_snapshot
 from cyclegan_age.training import loop as training
 from options.batch import parse_batch
+from options.convert import parse_convert
 from options.demo import parse_demo
 from options.evaluate import parse_evaluate
 from options.export import parse_export
@@ -56,6 +58,7 @@ VERBS: dict[str, tuple[Callable[[list[str]], object], Callable[[list[str]], int]
     "test.py": (parse_test, test_command.main),
     "evaluate.py": (parse_evaluate, evaluate_command.main),
     "export.py": (parse_export, export_command.main),
+    "convert.py": (parse_convert, convert_command.main),
     "demo.py": (parse_demo, demo_command.main),
     "batch.py": (parse_batch, batch_command.main),
     "prepare.py": (parse_prepare, prepare_command.main),

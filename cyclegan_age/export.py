@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cyclegan_age.config import ExportConfig, UserError
+from cyclegan_age.config import ExportConfig, UserError, install_extra
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureReader
 from cyclegan_age.runs import find_weights, in_half, write_atomically
@@ -41,7 +41,7 @@ def export(config: ExportConfig) -> Path:
 def _onnx(weights: Path) -> bytes:
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package}: not installed; run python -m pip install -r requirements-export.txt")
+            raise UserError(f"{package}: not installed; run {install_extra('export')}")
     ager = Ager.load(weights)
     if not isinstance(ager.reader, PictureReader):
         raise UserError(

@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from cyclegan_age.config import UserError, needs
+from cyclegan_age.config import INSTALL_VISDOM, UserError, needs
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -139,7 +139,7 @@ def start(port: int, env_dir: Path) -> None:
     Raises:
         UserError: Visdom or the page's scripts are missing, the port is taken or the folder is not writable.
     """
-    with needs("visdom"):
+    with needs("visdom", install=INSTALL_VISDOM):
         from tornado.httpserver import HTTPServer
         from visdom.server.app import Application, tornado_settings
         from visdom.utils.server_utils import serialize_all

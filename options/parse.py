@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import tyro
 
-from cyclegan_age.config import UserError
+from cyclegan_age.config import INSTALLED, UserError
 
 T = TypeVar("T")
 
@@ -22,6 +22,8 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, de
         UserError: an unknown flag or a value that does not fit.
         SystemExit: `--help` was asked for.
     """
+    if INSTALLED:
+        prog = f"cyclegan-age {prog.replace('.py', '')}"
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.config import DemoConfig, UserError, install_extra
 
 
 def serve(config: DemoConfig, say: Callable[[str], None]) -> None:
@@ -17,7 +17,7 @@ def serve(config: DemoConfig, say: Callable[[str], None]) -> None:
         UserError: a package is missing, weights that cannot be used, or an address that cannot be had.
     """
     if find_spec("gradio") is None:
-        raise UserError("gradio is not installed; python -m pip install -r requirements-web.txt")
+        raise UserError(f"gradio is not installed; {install_extra('web')}")
     from cyclegan_age.web.server import run
 
     run(config, say)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode, code_of, constant
 from cyclegan_age.config import AdversaryConfig, LatentConfig, NoiseConfig, TrainConfig, UserError
+from cyclegan_age.devices import best_device, kept_random
 from cyclegan_age.losses import augmented, deception, lsgan, real_or_fake, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model
 from cyclegan_age.networks.discriminators import FeatureCritic
@@ -47,7 +48,7 @@ def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], before: f
     """
     if not net.d_reset or int(before / net.d_reset) == int(epoch / net.d_reset):
         return False
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+    with kept_random(best_device()):
         torch.manual_seed(seed + int(epoch / net.d_reset))
         for discriminator in discriminators:
             discriminator.start()

@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install
 CODE := cyclegan_age options $(wildcard *.py benchmarks/*.py datasets/*.py)
 
-.PHONY: demo web test lint visdom bench wheel eval-packages
+.PHONY: demo web test lint visdom bench wheel docs eval-packages
 
 demo: $(VENV)/installed  ## age the built-in portrait and say where its page is
 	@$(RUN) test.py --name demo --life --features down2 blocks.2
@@ -35,6 +35,10 @@ wheel: $(VENV)/installed  ## dist/cyclegan_age-*.whl, weights inside: pip instal
 	@$(RUN) -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@rm -rf build && ls dist/*.whl
 
+docs: $(VENV)/installed-docs  ## the documentation as a site: site/index.html, its links checked
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 eval-packages: $(VENV)/installed-eval  ## what evaluate.py judges with
 
 $(VENV)/installed: requirements.txt requirements-visdom.txt requirements-tests.txt
@@ -53,6 +57,10 @@ $(VENV)/installed-eval: $(VENV)/installed requirements-eval.txt
 
 $(VENV)/installed-web: $(VENV)/installed requirements-web.txt
 	$(PIP) -r requirements-web.txt >&2
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
+	$(PIP) -r requirements-docs.txt >&2
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-web.txt requirements-export.txt

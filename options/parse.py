@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -36,6 +38,9 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, de
                 use_underscores=True,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
+    except BrokenPipeError:  # --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at the end either
+        raise SystemExit(0) from None
     except SystemExit as e:
         if e.code == 0:
             raise

@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install
 CODE := cyclegan_age options $(wildcard *.py benchmarks/*.py datasets/*.py)
 
-.PHONY: demo web test lint visdom bench eval-packages
+.PHONY: demo web test lint visdom bench wheel docs eval-packages
 
 demo: $(VENV)/installed  ## age the built-in portrait and say where its page is
 	@$(RUN) test.py --name demo --life --features down2 blocks.2
@@ -30,9 +30,18 @@ visdom: $(VENV)/installed  ## the server that a training draws on, at 127.0.0.1:
 bench: $(VENV)/installed  ## speed and memory on this machine
 	@$(RUN) -m benchmarks
 
+wheel: $(VENV)/installed  ## dist/cyclegan_age-*.whl, weights inside: pip install takes it, see docs/install.md
+	@rm -rf build
+	@$(RUN) -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build && ls dist/*.whl
+
+docs: $(VENV)/installed-docs  ## the documentation as a site: site/index.html, its links checked
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 eval-packages: $(VENV)/installed-eval  ## what evaluate.py judges with
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt requirements-visdom.txt requirements-tests.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
 	  { echo "$(PYTHON): Python 3.10 or newer is needed; name it: make PYTHON=python3.12"; exit 1; }
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) || \
@@ -48,6 +57,10 @@ $(VENV)/installed-eval: $(VENV)/installed requirements-eval.txt
 
 $(VENV)/installed-web: $(VENV)/installed requirements-web.txt
 	$(PIP) -r requirements-web.txt >&2
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed requirements-docs.txt
+	$(PIP) -r requirements-docs.txt >&2
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-web.txt requirements-export.txt

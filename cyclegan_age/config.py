@@ -15,13 +15,30 @@ class UserError(Exception):
     """A mistake that the user can mend. Its text is one line: the flag or file, the cause, the remedy."""
 
 
+INSTALLED = (Path(__file__).parent / "verbs").is_dir()
+"""Whether this is an installed wheel, in which the verbs lie, and no checkout."""
+
+
+def install_extra(name: str) -> str:
+    """The command that installs what requirements-NAME.txt lists."""
+    return "python -m pip install " + (f'"cyclegan-age[{name}]"' if INSTALLED else f"-r requirements-{name}.txt")
+
+
+# Its setup.py needs pkg_resources, which setuptools 81 removed. The ranges are those of requirements-visdom.txt.
+INSTALL_VISDOM = (
+    'python -m pip install "setuptools<81" wheel && '
+    'python -m pip install --no-build-isolation "visdom<0.3" "tornado<6.6"'
+)
+
+
 @contextmanager
-def needs(package: str, version: str = "") -> Iterator[None]:
+def needs(package: str, version: str = "", install: str = "") -> Iterator[None]:
     """Around the import of a package that not every command needs.
 
     Args:
         package: its name for pip.
         version: what pip is to be told of its version, as `<5`.
+        install: the command that installs it, where plain pip does not.
 
     Raises:
         UserError: it is not installed.
@@ -30,7 +47,7 @@ def needs(package: str, version: str = "") -> Iterator[None]:
         yield
     except ModuleNotFoundError:
         wanted = f'"{package}{version}"' if version else package
-        raise UserError(f"{package}: not installed; run python -m pip install {wanted}") from None
+        raise UserError(f"{package}: not installed; run {install or f'python -m pip install {wanted}'}") from None
 
 
 _REBUILT = ("lambda_perceptual", "lambda_identity")  # of faces that an encoder took in
@@ -146,8 +163,8 @@ class TrainConfig:
     """auto takes bf16 where the processor computes it natively."""
     compile: bool = True
     """Compile the networks with torch.compile on a processor (some minutes, once); use own kernels on a GPU."""
-    monitor: Literal["visdom", "tensorboard", "wandb", "none"] = "visdom"
-    """Where losses and samples are shown; training goes on without it."""
+    monitor: Literal["auto", "visdom", "tensorboard", "wandb", "none"] = "auto"
+    """Where losses and samples are shown; training goes on without it. auto takes visdom where it is installed."""
     visdom_server: str = "http://127.0.0.1"
     """Address of the Visdom server."""
     visdom_port: int = 8097

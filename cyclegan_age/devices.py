@@ -1,17 +1,30 @@
-"""What differs between processors and GPUs, decided here for a whole training."""
+"""What differs between processors and GPUs: nothing else asks which of them there are."""
 
 import importlib.util
 import logging
+import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cyclegan_age.config import TrainConfig
 from cyclegan_age.networks.blocks import Freezable, use_kernels
 
 logger = logging.getLogger("cyclegan_age")
+
+
+def best_device() -> torch.device:
+    """A CUDA GPU, else Apple's by MPS, else the processor, which `ACCELERATE_USE_CPU=true` asks for."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "t", "true", "y", "yes", "on"):
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+    return torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -44,13 +57,13 @@ def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) ->
 
     Args:
         config: its `precision` and `compile` decide, where they are not automatic.
-        device: CPU or CUDA.
+        device: CPU, CUDA or MPS.
         processes: number of processes that train together.
     """
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
     if device.type != "cuda":
         use_kernels(False)
-        return Runtime(device, bf16, compile_networks=config.compile and has_compiler())
+        return Runtime(device, bf16, compile_networks=config.compile and device.type == "cpu" and has_compiler())
     kernels = config.compile and importlib.util.find_spec("triton") is not None
     use_kernels(kernels)
     torch.backends.cudnn.benchmark = True
@@ -65,8 +78,37 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """The widest floating-point type that a device has."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Where the sequences of random numbers of the processor and of a device are, by its type."""
+    state = {"cpu": torch.get_rng_state()}
+    return state if device.type == "cpu" else state | {device.type: torch.get_device_module(device).get_rng_state()}
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Go back to where `random_state` was."""
+    for kind, one in state.items():
+        torch.get_device_module(kind).set_rng_state(one) if kind != "cpu" else torch.set_rng_state(one)
+
+
+@contextmanager
+def kept_random(device: torch.device) -> Iterator[None]:
+    """Around what draws no numbers from the sequences of the training."""
+    state = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 def has_compiler() -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cyclegan_age.config import ExportConfig, UserError
+from cyclegan_age.config import ExportConfig, UserError, install_extra
 from cyclegan_age.export_page import check_runtime, page
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureReader
@@ -58,7 +58,7 @@ def _onnx(weights: Path, config: ExportConfig) -> bytes:
     runtime = check_runtime(config.web_runtime) if config.output.suffix == ".html" else None
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package}: not installed; run python -m pip install -r requirements-export.txt")
+            raise UserError(f"{package}: not installed; run {install_extra('export')}")
     ager = _taking_pictures(weights)
     data = stored_as(graph(ager), config.precision)
     return data if runtime is None else page(data, metadata(data), ager.mark, runtime)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError, check_strengths, needs
 from cyclegan_age.data.names import Known
+from cyclegan_age.devices import best_device
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Floats, Pixels, blend
 from cyclegan_age.faces.detection import chosen, detector, turned_text
@@ -179,7 +180,7 @@ class Ager:
             raise broken from None
         except UserError as e:
             raise UserError(f"--weights {path}: {e}") from None
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = best_device()
         return cls(
             generator=renderer.generator.to(device),
             code=renderer.code,

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
-from cyclegan_age.config import UserError
+from cyclegan_age.config import INSTALL_VISDOM, UserError
 from cyclegan_age.images import Picture, grid
 
 logger = logging.getLogger("cyclegan_age")
@@ -42,7 +42,7 @@ def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> 
     """What `Accelerator(log_with=...)` takes.
 
     Args:
-        kind: visdom, tensorboard, wandb or none.
+        kind: visdom, tensorboard, wandb, none, or auto, which is visdom where it is installed and else none.
         run_dir: the run's folder; Visdom reads its metrics.jsonl, TensorBoard writes to its tensorboard/.
         name: the run's name.
         server: address of the Visdom server, without the port.
@@ -53,11 +53,15 @@ def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> 
     """
     if kind == "none":
         return []
-    if kind == "visdom":
+    if kind in ("auto", "visdom"):
         try:
             return [VisdomTracker(run_dir=run_dir, name=name, server=server, port=port)]
         except ImportError:
-            pass
+            if kind == "auto":
+                logger.info(
+                    "Visdom is not installed, curves are in %s alone; to watch live: %s", run_dir, INSTALL_VISDOM
+                )
+                return []
     elif kind == "tensorboard":
         if is_tensorboard_available():
             return [TensorBoardTracker("tensorboard", run_dir)]
@@ -65,8 +69,9 @@ def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> 
         if is_wandb_available():
             return [WandBTracker("cyclegan_age", name=name, dir=str(run_dir))]
     else:
-        raise UserError(f"--monitor {kind}: unknown; give visdom, tensorboard, wandb or none")
-    raise UserError(f"--monitor {kind}: the package is not installed; run pip install {kind} or give --monitor none")
+        raise UserError(f"--monitor {kind}: unknown; give auto, visdom, tensorboard, wandb or none")
+    install = INSTALL_VISDOM if kind == "visdom" else f"python -m pip install {kind}"
+    raise UserError(f"--monitor {kind}: the package is not installed; run {install}, or give --monitor none")
 
 
 def start(accelerator: Accelerator, config: Mapping[str, Any]) -> None:

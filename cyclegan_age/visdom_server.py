@@ -1,7 +1,8 @@
 """The Visdom server on this machine: `python -m cyclegan_age.visdom_server`, which `make visdom` calls.
 
-The environment variables VISDOM_PORT (8097) and VISDOM_ENV (results/.visdom, where pages are saved) set it up. The page
-needs scripts that Visdom does not bring along. They are fetched once, from npm or else by Visdom's own download.
+The environment variables VISDOM_PORT (8097), VISDOM_ENV (results/.visdom, where pages are saved) and VISDOM_HOST
+(127.0.0.1; in a container 0.0.0.0) set it up. The page needs scripts that Visdom does not bring along. They are fetched
+once, from npm or else by Visdom's own download.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from cyclegan_age.config import UserError, needs
+from cyclegan_age.config import INSTALL_VISDOM, UserError, needs
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -129,17 +130,18 @@ def _run(command: list[str], seconds: float, folder: str | None = None) -> bool:
     return done.returncode == 0
 
 
-def start(port: int, env_dir: Path) -> None:
-    """Serve on 127.0.0.1 until Ctrl-C or SIGTERM; then save all environments.
+def start(port: int, env_dir: Path, host: str = "127.0.0.1") -> None:
+    """Serve until Ctrl-C or SIGTERM; then save all environments.
 
     Args:
         port: a free port.
+        host: address to listen at. There is no login: whoever reaches it may draw and read.
         env_dir: folder where environments are saved and read from; made if it is not there.
 
     Raises:
         UserError: Visdom or the page's scripts are missing, the port is taken or the folder is not writable.
     """
-    with needs("visdom"):
+    with needs("visdom", install=INSTALL_VISDOM):
         from tornado.httpserver import HTTPServer
         from visdom.server.app import Application, tornado_settings
         from visdom.utils.server_utils import serialize_all
@@ -153,14 +155,14 @@ def start(port: int, env_dir: Path) -> None:
         raise UserError(f"VISDOM_ENV {env_dir}: not usable ({error.strerror}); give a folder to write to") from None
 
     try:
-        listening = socket.create_server(("127.0.0.1", port))
+        listening = socket.create_server((host, port))
     except OSError:
-        raise UserError(f"VISDOM_PORT {port}: taken or not allowed; give another") from None
+        raise UserError(f"VISDOM_PORT {port}: taken or not allowed at {host}; give another") from None
     listening.setblocking(False)
 
     async def serve() -> None:
         HTTPServer(app, max_buffer_size=1024**3).add_socket(listening)
-        logger.info("Visdom: http://127.0.0.1:%d (Ctrl-C stops it)", port)
+        logger.info("Visdom: http://%s:%d (Ctrl-C stops it)", host, port)
         await asyncio.Event().wait()
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -180,7 +182,8 @@ def main() -> int:
     try:
         if not port.isdecimal() or not 0 < int(port) < 65536:
             raise UserError(f"VISDOM_PORT {port}: not a port; give a number like 8097")
-        start(int(port), Path(os.environ.get("VISDOM_ENV") or "results/.visdom"))
+        env_dir = Path(os.environ.get("VISDOM_ENV") or "results/.visdom")
+        start(int(port), env_dir, os.environ.get("VISDOM_HOST") or "127.0.0.1")
     except UserError as error:
         logger.error("%s", error)
         return 2

@@ -2,13 +2,15 @@
 
 import contextlib
 import io
+import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
 import tyro
 
-from cyclegan_age.config import UserError
+from cyclegan_age.config import INSTALLED, UserError
 
 T = TypeVar("T")
 
@@ -22,6 +24,8 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, de
         UserError: an unknown flag or a value that does not fit.
         SystemExit: `--help` was asked for.
     """
+    if INSTALLED:
+        prog = f"cyclegan-age {prog.replace('.py', '')}"
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -34,6 +38,9 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, de
                 use_underscores=True,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
+    except BrokenPipeError:  # --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at the end either
+        raise SystemExit(0) from None
     except SystemExit as e:
         if e.code == 0:
             raise

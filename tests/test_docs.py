@@ -5,7 +5,7 @@ The rule by which a page's code is run:
 - ```python blocks run in order, in one namespace a page.
 - ```sh blocks hold commands `python VERB.py ...` alone, which run in order.
 - Blocks without a language are not run: they install or serve something, or need the network, a GPU or hours. Of the
-  commands `python VERB.py ...` in them the flags are read, so that none is wrong.
+  commands `python VERB.py ...` and `cyclegan-age VERB ...` in them the flags are read, so that none is wrong.
 
 All of it happens in a folder that has the files the pages name: photographs of the built-in portrait, a video, drawn
 faces in age folders and weights of a tiny run. The commands run in this process by each verb's `main`.
@@ -143,9 +143,10 @@ def test_the_code_of_a_page_runs_as_written(page: str, files: Path, monkeypatch:
 def test_the_flags_of_commands_that_are_not_run_are_right(page: str, files: Path) -> None:
     for language, text, line in blocks(page):
         for words in commands(text) if not language else ():
-            if words[0] == "python" and words[1] in VERBS and "--help" not in words:
+            verb = f"{words[1]}.py" if words[0] == "cyclegan-age" else words[1] if words[0] == "python" else ""
+            if (verb in VERBS or words[0] == "cyclegan-age") and "--help" not in words:
                 try:
-                    VERBS[words[1]][0](words[2:])
+                    VERBS[verb][0](words[2:])
                 except Exception as e:
                     raise AssertionError(f"{page}:{line}: {shlex.join(words)}: {e}") from e
 
@@ -155,6 +156,16 @@ def test_links_lead_to_files(page: str) -> None:
     folder = (PROJECT / page).parent
     text = (PROJECT / page).read_text(encoding="utf-8")
     assert [link for link in LINK.findall(text) if not (folder / link).exists()] == []
+
+
+def test_every_page_is_in_the_menu_of_the_site_once() -> None:
+    """`make docs` checks all links of the site."""
+    pages = {p.name for p in (PROJECT / "docs").iterdir() if p.suffix in (".md", ".ipynb")} | {
+        "index.md",
+        "datasets.md",
+    }
+    in_menu = re.findall(r": ([\w-]+\.(?:md|ipynb))$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(in_menu) == sorted({*pages, "index.md", "datasets.md"})
 
 
 def test_the_notebook_is_of_its_format_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

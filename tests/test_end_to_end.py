@@ -363,7 +363,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
         (["--dataroot", ".", "--bogus", "1"], "--bogus: unknown; "),
         (["--dataroot", ".", "faces"], "faces: belongs to no flag; put it directly behind the flag that it is for"),
         (["--dataroot", ".", "--batch_sise", "1"], "--batch_sise: unknown; is --batch_size meant?"),
-        (["--dataroot", ".", "--monitor", "foo"], "--monitor foo: unknown; give one of visdom, tensorboard, "),
+        (["--dataroot", ".", "--monitor", "foo"], "--monitor foo: unknown; give one of auto, visdom, tensorboard, "),
         (["--dataroot", ".", "--ages", "20", "10"], "--ages 20 10: not usable"),
         (["--dataroot", ".", "--lambda_age", "0", "--monitor", "none"], "no age folders found"),
         (["--dataroot", ".", "--lambda_age", "-1"], "--lambda_age -1.0: not usable"),

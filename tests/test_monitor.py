@@ -22,7 +22,7 @@ from PIL import Image
 from visdom_tools import free_port, wait_for
 
 from cyclegan_age import monitor
-from cyclegan_age.config import UserError
+from cyclegan_age.config import INSTALL_VISDOM, UserError
 from cyclegan_age.monitor import VisdomTracker, log_pictures, read_metrics, trackers
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -270,14 +270,15 @@ def test_pictures_are_tiled_and_kept_apart_from_their_source(
     assert shown["batch"].shape == shown["list"].shape == (2 * 16 + 2, 8 * 16 + 7 * 2, 3)
 
 
-def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def make(kind: str, server: str = "http://127.0.0.1") -> list[Any]:
         return trackers(kind, run_dir=tmp_path, name="run", server=server, port=8097)
 
     assert make("none") == []
+    assert [tracker.name for tracker in make("auto")] == ["visdom"]
     (visdom,) = make("visdom", "https://user@example.org/seen/")
     assert visdom.url == "https://example.org:8097/seen"
-    with pytest.raises(UserError, match=r"^--monitor tensorbord: unknown; give visdom"):
+    with pytest.raises(UserError, match=r"^--monitor tensorbord: unknown; give auto, visdom"):
         make("tensorbord")
     with pytest.raises(UserError, match=r"^--visdom_server ftp://x: not an address; give"):
         make("visdom", "ftp://x")
@@ -285,8 +286,13 @@ def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "is_wandb_available", lambda: False)
     monkeypatch.setattr(monitor, "is_tensorboard_available", lambda: False)
     for kind in ("visdom", "tensorboard", "wandb"):
-        with pytest.raises(UserError, match=rf"^--monitor {kind}: .*not installed; run pip install {kind}"):
+        with pytest.raises(UserError, match=rf"^--monitor {kind}: .*not installed; run python -m pip install .*{kind}"):
             make(kind)
+    with caplog.at_level("INFO", "cyclegan_age"):
+        assert make("auto") == []
+    assert [r.message for r in caplog.records] == [
+        f"Visdom is not installed, curves are in {tmp_path} alone; to watch live: {INSTALL_VISDOM}"
+    ]
 
 
 def test_tensorboard_gets_numbers_and_pictures(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from cyclegan_age.config import UserError, needs
+from cyclegan_age.config import INSTALL_VISDOM, UserError, needs
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import opencv
 from cyclegan_age.inference import demo_portrait
@@ -104,11 +104,11 @@ def test_a_training_runs_with_seven_packages(tiny_faces: Path, tmp_path: Path) -
     [
         ("dominate", "test.py", "dominate: not installed; run python -m pip install dominate"),
         ("skimage", "evaluate.py --dataroot .", "scikit-image: not installed; run python -m pip install scikit-image"),
-        ("visdom", "-m cyclegan_age.visdom_server", "visdom: not installed; run python -m pip install visdom"),
+        ("visdom", "-m cyclegan_age.visdom_server", f"visdom: not installed; run {INSTALL_VISDOM}"),
         (
             "visdom",
-            "train.py --dataroot {faces} --results_dir {results} --lambda_age 0",
-            "--monitor visdom: the package is not installed; run pip install visdom or give --monitor none",
+            "train.py --dataroot {faces} --results_dir {results} --lambda_age 0 --monitor visdom",
+            f"--monitor visdom: the package is not installed; run {INSTALL_VISDOM}, or give --monitor none",
         ),
     ],
 )

@@ -161,7 +161,7 @@ class FaceData:
             UserError: no picture of a group can be used.
         """
         if device is None or device.type != "cuda":
-            return self._prepared(start_step, rank, world)
+            return self._prepared(start_step, rank, world, device or torch.device("cpu"))
         needed, free = len(self._used()) * self._cache.size**2 * 3, torch.cuda.mem_get_info(device)[0]
         fits = device in self._resident or needed <= free // 2
         if rank == 0:
@@ -240,7 +240,7 @@ class FaceData:
             loaded = np.concatenate([loaded, indices])
         return pictures[: len(loaded)], loaded
 
-    def _prepared(self, start_step: int, rank: int, world: int) -> Generator[Batch, None, None]:
+    def _prepared(self, start_step: int, rank: int, world: int, device: torch.device) -> Generator[Batch, None, None]:
         """Batches made by a thread."""
         with ThreadPoolExecutor(1, "batches") as thread:
             ahead = deque(thread.submit(self._draws, start_step + i, rank, world) for i in range(_AHEAD))
@@ -251,7 +251,7 @@ class FaceData:
                     ahead.append(thread.submit(self._draws, step, rank, world))
                     step += 1
                     # not in the thread, where torch would start OpenMP threads of its own
-                    yield _to_batch(_joined(*draws))
+                    yield _to_batch(tuple(x.to(device) for x in _joined(*draws)))
             finally:
                 thread.shutdown(wait=True, cancel_futures=True)
 

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from cyclegan_age.config import TrainConfig, UserError
+from cyclegan_age.config import TrainConfig, UserError, install_extra
 from cyclegan_age.data.teacher import sface
 from cyclegan_age.faces.alignment import reframed
 from cyclegan_age.faces.frames import FRAMES, Frame
@@ -37,7 +37,7 @@ from cyclegan_age.runs import find_weights
 
 Look = Callable[[Picture], NDArray[np.float32]]
 
-INSTALL = "python -m pip install -r requirements-eval.txt"
+INSTALL = install_extra("eval")
 
 
 @dataclass(frozen=True)

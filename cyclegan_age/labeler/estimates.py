@@ -26,7 +26,7 @@ from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.generators import both_ways
 
 GROUPS = (*(f"{low}-{low + 9}" for low in range(0, 90, 10)), "90+")  # a folder of that name means these years
-INSTALL = "python -m pip install -r requirements-eval.txt"
+INSTALL = install_extra("eval")
 SMALL = "no face of 48 px or more"
 _SIDE = 200  # pixels of the crop that the networks look at
 _LEAST = 48  # pixels a side of a face worth labelling

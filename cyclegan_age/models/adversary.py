@@ -22,6 +22,7 @@ from cyclegan_age.config import (
     TrainConfig,
     UserError,
 )
+from cyclegan_age.devices import best_device, kept_random
 from cyclegan_age.losses import (
     augmented,
     deception,
@@ -64,7 +65,7 @@ def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], before: f
     """
     if not net.d_reset or int(before / net.d_reset) == int(epoch / net.d_reset):
         return False
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+    with kept_random(best_device()):
         torch.manual_seed(seed + int(epoch / net.d_reset))
         for discriminator in discriminators:
             discriminator.start()

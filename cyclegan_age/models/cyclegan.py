@@ -18,6 +18,7 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.devices import exact
 from cyclegan_age.faces.blending import face_distance
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
@@ -289,8 +290,9 @@ def disturb(x: Tensor) -> Tensor:
     What an estimator in the loss is shown, so that the generator cannot please it by patterns of single pixels.
     """
     size, draw = x.shape[-1], torch.rand(7, device=x.device)
-    side = (size * (0.86 + 0.14 * draw[0].double())).floor().float()
-    first = (draw[1:3].double() * (size - side + 1)).floor().float()  # (2,), top and left
+    fine = draw[:3].to(exact(x.device))
+    side = (size * (0.86 + 0.14 * fine[0])).floor().float()
+    first = (fine[1:] * (size - side + 1)).floor().float()  # (2,), top and left
     half = torch.full_like(side, size // 2)
     with torch.autocast(x.device.type, enabled=False):
         blur = resizing(size // 2, size, 0 * first, half) @ resizing(size, size // 2, first, side)

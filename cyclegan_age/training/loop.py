@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.curves import draw_curves, loss_curves
-from cyclegan_age.devices import runtime_of
+from cyclegan_age.devices import best_device, kept_random, random_state, runtime_of, set_random_state
 from cyclegan_age.files import check_room, writing
 from cyclegan_age.images import Picture, grid, to_uint8
 from cyclegan_age.models import SYSTEMS
@@ -70,7 +70,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
 
 def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack) -> Path:
     # Processes, data and run folder; the first process decides, so that all fail or go on together.
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    processes = PartialState(cpu=best_device().type == "cpu")
     system = SYSTEMS[config.model]
     data = system.data(config, net)  # first: a folder without the labels a model needs is told at once
     torch.manual_seed(config.seed)  # the same start in every process
@@ -78,7 +78,7 @@ def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
     torch.manual_seed(config.seed + processes.process_index)
     run = Path(_decide(processes, lambda: str(open_run(config, net, held))))
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=best_device().type == "cpu",
         mixed_precision="no",  # --precision decides; fp16 in accelerate's configuration would scale the losses
         project_dir=run,
         log_with=trackers(
@@ -140,7 +140,7 @@ def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
     _decide(processes, lambda: _start(accelerator, run, _flat(settings(config, net))))
     x_fixed, age_fixed = data.fixed()
     x_fixed, age_fixed = x_fixed.to(device), age_fixed.to(device)
-    with torch.inference_mode(), _kept_random(device):  # a wrong layer is told before the first step
+    with torch.inference_mode(), kept_random(device):  # a wrong layer is told before the first step
         model.feature_maps(step.averaged, x_fixed[:1], config.feature_layers)
     watchdog, logged_at, drawn_at = Watchdog(), (schedule.step, time.monotonic()), time.monotonic()
     due = False  # to be saved
@@ -150,7 +150,7 @@ def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         pools = {} if light else {k: p.state_dict() for k, p in model.pools.items()}
         of_rank = _rank_state(run, accelerator.process_index, schedule.step)
         try:
-            save_state(of_rank, {"random": _random_state(device), "pools": pools})
+            save_state(of_rank, {"random": random_state(device), "pools": pools})
             accelerator.wait_for_everyone()
             if main:
                 own = {"per_step": per_step, "seen_before": seen_before} | schedule.state_dict()
@@ -209,7 +209,7 @@ def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
             stale = epoch_ended and time.monotonic() - drawn_at > EPOCH_SECONDS
             if main and (stale or done % config.sample_every == 0 or ended):
                 started = time.monotonic()
-                with torch.inference_mode(), _kept_random(device):
+                with torch.inference_mode(), kept_random(device):
                     columns = model.samples(step.averaged, x_fixed[:SHEET_ROWS], age_fixed[:SHEET_ROWS])
                     measures = model.measures(step.averaged, x_fixed, age_fixed)
                     maps = model.feature_maps(step.averaged, x_fixed[:1], config.feature_layers)
@@ -386,25 +386,11 @@ def _rank_state(run: Path, rank: int, step: int) -> Path:
     return run / f"state-{rank}-{step}.pt"
 
 
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
-
-
 def _restore_random(state: Mapping[str, Any], model: Model) -> None:
     if "random" in state:
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"]:
-            torch.cuda.set_rng_state(state["random"]["cuda"])
+        set_random_state(state["random"])
         for name, pool in state["pools"].items():  # none in a light state
             model.pools[name].load_state_dict(pool)
-
-
-@contextmanager
-def _kept_random(device: torch.device) -> Iterator[None]:
-    """Sheets draw no numbers from the training's sequence."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.config import TrainConfig
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.devices import Runtime
+from cyclegan_age.devices import Runtime, exact
 from cyclegan_age.models.base import Model
 from cyclegan_age.training.averaging import GradientAverager
 
@@ -133,9 +133,9 @@ class Step:
 
     def read(self) -> Report:
         """What happened since the last call; waits for the device."""
-        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).double()
+        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).to(exact(self.runtime.device))
         all_sums = list(self._sums.values())
-        flat = torch.cat([counts, *(sums.values.double() for sums in all_sums)]).tolist()
+        flat = torch.cat([counts, *(sums.values.to(counts.dtype) for sums in all_sums)]).tolist()
         totals: dict[str, tuple[float, float]] = {}
         phases: dict[str, str] = {}
         at = len(counts)

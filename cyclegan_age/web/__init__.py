@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from cyclegan_age.config import DemoConfig, LabelConfig, UserError
+from cyclegan_age.config import DemoConfig, LabelConfig, UserError, install_extra
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
@@ -43,4 +43,4 @@ def serve_labels(config: LabelConfig, say: Callable[[str], None]) -> None:
 
 def _check() -> None:
     if find_spec("gradio") is None:
-        raise UserError("gradio is not installed; python -m pip install -r requirements-web.txt")
+        raise UserError(f"gradio is not installed; {install_extra('web')}")

@@ -1,0 +1,133 @@
+"""The wheel: what lies in it, what it asks for, and that its command runs outside the checkout."""
+
+import email
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from PIL import Image
+
+from cyclegan_age.config import INSTALL_VISDOM
+from cyclegan_age.inference import demo_portrait
+from options.verbs import USAGE, VERBS, main
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def requirements(name: str) -> set[str]:
+    lines = (line.split("#")[0].strip() for line in (PROJECT / name).read_text(encoding="utf-8").splitlines())
+    return {str(Requirement(line)) for line in lines if line and not line.startswith("-r ")}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built from a copy of what git tracks, so that nothing is written here and nothing stale is in it."""
+    pytest.importorskip("setuptools", reason="requirements-visdom.txt is not installed")
+    folder = tmp_path_factory.mktemp("wheel")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True
+    )
+    if listed.returncode:
+        pytest.skip("not a git work tree")
+    for name in listed.stdout.decode().split("\0"):
+        if name and (PROJECT / name).is_file() and not name.startswith(("docs/", "tests/", "benchmarks/")):
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(PROJECT / name, folder / "source" / name)
+    build = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(folder)], cwd=folder / "source", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return zipfile.ZipFile(folder / done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def site(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as pip unpacks it."""
+    folder = tmp_path_factory.mktemp("site")
+    wheel.extractall(folder)
+    return folder
+
+
+def run(site: Path, folder: Path, code: str, *argv: str) -> "subprocess.CompletedProcess[str]":
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); {code}"
+    return subprocess.run([sys.executable, "-c", code, *argv], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+COMMAND = "from cyclegan_age.verbs.options.verbs import main; sys.exit(main())"  # as pip writes it into bin/
+
+
+def test_the_wheel_has_every_module_and_weight_and_no_other_top_level_name(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    here = {
+        p.relative_to(PROJECT).as_posix()
+        for p in (PROJECT / "cyclegan_age").rglob("*")
+        if p.suffix in (".py", ".safetensors", ".js", ".css", ".typed") and p.is_file()
+    }
+    here |= {f"cyclegan_age/verbs/{p.name}" for p in PROJECT.glob("*.py") if p.name != "setup.py"}
+    here |= {f"cyclegan_age/verbs/options/{p.name}" for p in (PROJECT / "options").glob("*.py")}
+    assert {name for name in names if ".dist-info/" not in name} == here
+    assert sum(one.compress_size for one in wheel.infolist()) < 100e6  # PyPI's limit for a file
+
+
+def test_the_wheel_asks_for_what_the_requirements_files_say(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+    asked: dict[str, set[str]] = {}
+    for one in map(Requirement, email.message_from_bytes(wheel.read(name)).get_all("Requires-Dist", [])):
+        found = re.search(r'extra == "([\w-]+)"', str(one.marker or ""))
+        one.marker = None
+        asked.setdefault(found[1] if found else "", set()).add(str(one))
+    assert asked.pop("") == requirements("requirements.txt")
+    assert {"web", "eval", "export", "heif", "ray", "wandb", "visdom"} <= set(asked)
+    for extra, packages in asked.items():
+        assert packages == requirements(f"requirements-{extra}.txt")
+    needs_no_build = {Requirement(one).name for one in requirements("requirements.txt")}
+    assert "visdom" not in needs_no_build and "setuptools" not in needs_no_build
+    in_one_line = {str(Requirement(one)) for one in re.findall(r'"([^"]+)"', INSTALL_VISDOM)}
+    visdom = {one.name: one for one in map(Requirement, requirements("requirements-visdom.txt"))}
+    for needed in map(Requirement, in_one_line):
+        assert set(needed.specifier) <= set(visdom[needed.name].specifier)
+
+
+def test_every_verb_has_its_script_and_every_script_its_verb() -> None:
+    assert {f"{verb}.py" for verb in VERBS} == {p.name for p in PROJECT.glob("*.py")} - {"setup.py"}
+
+
+def test_the_command_names_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.strip() == USAGE
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err.startswith("trian: no verb; give one of train, test, ")
+    assert main([]) == 2
+    assert capsys.readouterr().err.startswith("VERB: missing; give one of train, test, ")
+
+
+def test_the_installed_command_renders_with_the_weights_inside_and_writes_nothing_there(
+    site: Path, tmp_path: Path
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in site.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+    demo_portrait().resize((128, 128)).save(tmp_path / "face.png")
+    done = run(
+        *(site, tmp_path, COMMAND, "test", "--input", "face.png", "--aligned", "--target_age", "60", "--name", "aged")
+    )
+    assert done.returncode == 0, done.stderr
+    aged = next(iter((tmp_path / "results" / "aged").rglob("*60*.*g")))
+    assert np.asarray(Image.open(aged)).std() > 20
+    assert {p: p.stat().st_mtime_ns for p in site.rglob("*") if p.is_file() and p.suffix != ".pyc"} == before
+    assert {p.name for p in tmp_path.iterdir()} == {"face.png", "results"}
+
+
+def test_the_installed_command_names_itself_and_its_extras(site: Path, tmp_path: Path) -> None:
+    wrong = run(site, tmp_path, COMMAND, "train", "--lrr", "1")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("--lrr: unknown;") and "Traceback" not in wrong.stderr
+    assert run(site, tmp_path, COMMAND, "evaluate", "--help").stdout.startswith("usage: cyclegan-age evaluate ")
+    assert run(site, tmp_path, "import importlib.util as u; print(u.find_spec('options'))").stdout == "None\n"
+    extra = "from cyclegan_age.config import install_extra; print(install_extra('web'))"
+    assert run(site, tmp_path, extra).stdout == 'python -m pip install "cyclegan-age[web]"\n'

@@ -92,7 +92,8 @@ class Detector:
     def __init__(self) -> None:
         """Load the network; errors as `packaged`."""
         self._cv2, _ = packaged()
-        self._yunet = yunet()
+        # One for looks from near alone: a network that is shown another size than before is prepared for it anew.
+        self._whole, self._near = yunet(), yunet()
         self._lock = Lock()
 
     def find(
@@ -154,10 +155,11 @@ class Detector:
         height, width = picture.shape[:2]
         if min(height, width) < _LEAST:
             return []
-        bgr = np.ascontiguousarray(np.rot90(picture, turn)[..., ::-1])
+        bgr = self._cv2.cvtColor(np.ascontiguousarray(np.rot90(picture, turn)), self._cv2.COLOR_RGB2BGR)
+        network = self._near if bgr.shape[:2] == (_LOOK, _LOOK) else self._whole
         with self._lock:
-            self._yunet.setInputSize((bgr.shape[1], bgr.shape[0]))
-            _, rows = self._yunet.detect(bgr)
+            network.setInputSize((bgr.shape[1], bgr.shape[0]))
+            _, rows = network.detect(bgr)
         per_pixel = np.array([shape[1] / width, shape[0] / height])
         return [
             _face(row, turn, (width, height), per_pixel)

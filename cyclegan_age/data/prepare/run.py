@@ -336,10 +336,11 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
     except OSError as e:
         raise UserError(f"--output {output}: cannot be written: {e.strerror}; give one with room") from None
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+    spread = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0])
     return {
         "reason": "",
         "side": min(picture.shape[:2]),
-        "sharpness": round(float(cv2.Laplacian(grey, cv2.CV_64F).var()), 1),
+        "sharpness": round(spread**2, 1),
         "hash": perceptual_hash(grey),
     }
 

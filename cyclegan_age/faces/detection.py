@@ -26,6 +26,7 @@ _SURE = 0.8  # score from which it then counts
 _PLAIN = 0.925  # score below which a face may be one that is turned another way; those seen so score up to 0.92
 _TURNED_SIDES = (320, 1280)  # as LONG_SIDES, for the photograph turned
 _LEAST = 16  # pixels: pictures whose shorter side is below that are not searched
+_BEYOND = 33  # pixels of a side at least: on 32 x 32 the network's answers change from call to call
 _LOOK = 200  # side in pixels of that second look
 _NEAR = FRAMES["utkface"]  # what it shows, whatever the weights' frame is
 
@@ -156,6 +157,9 @@ class Detector:
         if min(height, width) < _LEAST:
             return []
         bgr = self._cv2.cvtColor(np.ascontiguousarray(np.rot90(picture, turn)), self._cv2.COLOR_RGB2BGR)
+        down, right = (max(0, _BEYOND - side) for side in bgr.shape[:2])
+        if down or right:
+            bgr = self._cv2.copyMakeBorder(bgr, 0, down, 0, right, self._cv2.BORDER_CONSTANT)
         network = self._near if bgr.shape[:2] == (_LOOK, _LOOK) else self._whole
         with self._lock:
             network.setInputSize((bgr.shape[1], bgr.shape[0]))

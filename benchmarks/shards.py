@@ -23,7 +23,7 @@ from cyclegan_age.data.workers import in_processes
 from options.bench import ShardsBenchConfig, parse_shards_bench
 
 CODE = AgeCode((10, 20, 30, 40, 50, 60))
-PICTURES = 600  # made up, in shards of 100; larger sets are these, repeated
+PICTURES = 600  # made up, in six shards; larger sets are these, repeated
 SIDE, SMALL = 250, 32  # pixels of them for the speed, and for the memory
 LOAD, CROP = 144, 128  # pixels, as train.py's
 BATCH = 16
@@ -54,7 +54,6 @@ def measure(config: ShardsBenchConfig, folder: Path, say: Callable[[str], None])
     cpu = (time.process_time() - begin) / (2 * BATCH * batches)
     rows = [Row(measure=f"one picture of {SIDE} px, read, decoded and cropped", value=cpu * 1e3, unit="ms of a core")]
     for workers in (1, 2):
-        say(f"{workers} of 2 workers")
         made = in_processes(partial(data._make, 0, 1), count(), workers)
         with closing(made):
             next(made)  # the processes have started
@@ -63,6 +62,7 @@ def measure(config: ShardsBenchConfig, folder: Path, say: Callable[[str], None])
                 next(made)
                 drawn += 2 * BATCH
             speed = drawn / (time.monotonic() - begin)
+        say(f"{workers} of 2 workers: {speed:.0f} pictures/s")
         rows.append(
             Row(measure=f"train.py's batches, {workers} worker{'s' * (workers > 1)}", value=speed, unit="pictures/s")
         )
@@ -70,10 +70,10 @@ def measure(config: ShardsBenchConfig, folder: Path, say: Callable[[str], None])
     tenth = max(1, config.samples // (20 * BATCH))  # steps in a tenth
     peaks = []
     for k in range(10):
-        say(f"memory: {k} of 10")
         for step in range(k * tenth, (k + 1) * tenth):
             data.batch(step)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 2**20)
+        say(f"memory: {k + 1} of 10, {peaks[-1]:.0f} MiB")
     drawn = tenth * 20 * BATCH
     rows += [
         Row(measure=f"peak memory after {drawn // 10:,} of a set of {MANY:,}", value=peaks[0], unit="MiB"),
@@ -85,7 +85,7 @@ def measure(config: ShardsBenchConfig, folder: Path, say: Callable[[str], None])
 def data_of(folder: Path, side: int, size: int, say: Callable[[str], None]) -> FaceData:
     """A set of so many pictures, which are the same few again and again."""
     make_faces(folder / "faces", PICTURES, side)
-    write_shards(ShardsConfig(folder=folder / "faces", output=folder / "shards", per_shard=100), say)
+    write_shards(ShardsConfig(folder=folder / "faces", output=folder / "shards", per_shard=PICTURES // 6), say)
     shards = open_shards(folder / "shards" / "all-{000..005}.tar")
     shards = shards.take(np.resize(np.arange(len(shards)), size))
     group = np.array([CODE.group(float(age)) for age in shards.age_years])

@@ -21,7 +21,7 @@ from cyclegan_age.ages import AgeCode, parse_groups
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import read_labels
 from cyclegan_age.data.names import Known, form_of, known_by_name, stem_of, told
-from cyclegan_age.data.shards import CACHE_GB, KnownOf, is_shards, open_shards, refuse_shards
+from cyclegan_age.data.shards import CACHE_GB, KnownOf, is_shards, open_shards, refuse_shards, shown
 from cyclegan_age.images import list_images
 
 NO_FOLDER = "not in an age folder"
@@ -136,7 +136,7 @@ def _check_groups(dataroot: Path, code: AgeCode, counts: Mapping[int, int], ever
         edges = code.edges
         names = ", ".join(f"{code.anchors[k]} (from {edges[k]:g} to below {edges[k + 1]:g})" for k in empty)
         ages = " ".join(map(str, code.anchors))
-        raise UserError(f"--ages {ages}: {dataroot} has no picture for the age {names}; give other --ages")
+        raise UserError(f"--ages {ages}: {shown(dataroot)} has no picture for the age {names}; give other --ages")
 
 
 def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], list[Path]]:

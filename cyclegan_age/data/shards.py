@@ -48,7 +48,7 @@ log = logging.getLogger("cyclegan_age")
 
 def is_shards(dataroot: Path) -> bool:
     """Whether `--dataroot` names shards and not a folder."""
-    return _is_url(_text(dataroot)) or (dataroot.suffix == ".tar" and not dataroot.is_dir())
+    return _is_url(shown(dataroot)) or (dataroot.suffix == ".tar" and not dataroot.is_dir())
 
 
 def refuse_shards(dataroot: Path, what: str) -> None:
@@ -58,7 +58,7 @@ def refuse_shards(dataroot: Path, what: str) -> None:
         UserError: `--dataroot` names shards.
     """
     if is_shards(dataroot):
-        raise UserError(f"--dataroot {_text(dataroot)}: shards are not read by {what}; give a folder of pictures")
+        raise UserError(f"--dataroot {shown(dataroot)}: shards are not read by {what}; give a folder of pictures")
 
 
 def expanded(text: str) -> list[str]:
@@ -211,7 +211,7 @@ def open_shards(dataroot: Path, cache_gb: float = CACHE_GB) -> Shards:
     Raises:
         UserError: a shard or index is missing, broken, or cannot be fetched.
     """
-    files = expanded(_text(dataroot))
+    files = expanded(shown(dataroot))
     fetched = Fetched(cache_base() / "shards", int(cache_gb * 1e9))
     with ThreadPoolExecutor(_AT_ONCE, "indices") as threads:
         read = threads.map(lambda name: _rows_of(name, fetched), files)
@@ -451,7 +451,7 @@ def _columns(rows: Sequence[Sequence[str]], file: str, people: dict[str, int]) -
         raise UserError(f"--dataroot {file}: its index has no numbers where they belong; make it anew") from None
 
 
-def _text(dataroot: Path) -> str:
+def shown(dataroot: Path) -> str:
     """As it was given: a path makes one slash of two."""
     return re.sub(r"^(https?:)/(?=[^/])", r"\1//", str(dataroot))
 

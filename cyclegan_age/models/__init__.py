@@ -29,7 +29,7 @@ from cyclegan_age.data.cache import PictureCache, Pictures
 from cyclegan_age.data.folders import NO_GROUP, FaceFolder, describe, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
 from cyclegan_age.data.masks import MaskFolder, read_masks, scan_masks
-from cyclegan_age.data.shards import open_pictures, refuse_shards
+from cyclegan_age.data.shards import open_pictures, refuse_shards, shown
 from cyclegan_age.data.teacher import embeddings
 from cyclegan_age.faces.frames import Frame, window
 from cyclegan_age.images import to_float
@@ -180,9 +180,9 @@ def _faces(config: TrainConfig) -> FaceFolder:
     remedy = f"; give other --ages than {' '.join(map(str, code.anchors))} to use them"
     for reason, count in folder.left_out.items():
         more = remedy if reason.startswith(NO_GROUP) else ""
-        logger.info("%s: %d pictures left out: %s%s", config.dataroot, count, reason, more)
+        logger.info("%s: %d pictures left out: %s%s", shown(config.dataroot), count, reason, more)
     for line in describe(folder, code):
-        logger.info("%s: %s", config.dataroot, line)
+        logger.info("%s: %s", shown(config.dataroot), line)
     return folder
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from cyclegan_age.config import AuditConfig, LabelConfig, UserError
+from cyclegan_age.config import AuditConfig, LabelConfig, ShardsConfig, UserError
 from options.prepare import parse_prepare
 
 
@@ -20,8 +20,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         from cyclegan_age.data.prepare.audit import audit
         from cyclegan_age.data.prepare.run import prepare
+        from cyclegan_age.data.prepare.shards import write_shards
 
-        audit(config, print) if isinstance(config, AuditConfig) else prepare(config, print)
+        if isinstance(config, AuditConfig):
+            audit(config, print)
+        elif isinstance(config, ShardsConfig):
+            write_shards(config, print)
+        else:
+            folder = prepare(config, print)
+            if config.shards:
+                packed = ShardsConfig(
+                    folder=folder, output=folder / "shards", per_shard=config.shards, seed=config.seed
+                )
+                write_shards(packed, print)
     except UserError as e:
         print(e, file=sys.stderr)
         return 2

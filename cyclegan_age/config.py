@@ -104,7 +104,9 @@ class TrainConfig:
     """What every training has, whatever the model."""
 
     dataroot: Path = Path()
-    """Folder with one sub-folder per age group (see datasets/README.md)."""
+    """Folder with one sub-folder per age group, or shards, as 'train-{000..099}.tar' (see docs/data.md)."""
+    shard_cache: float = 50.0
+    """Most GB of shards fetched by http that are kept on disk; what is drawn depends on it where they take more."""
     model: str = "cyclegan"
     """System to train."""
     preset: str = "default"
@@ -188,6 +190,7 @@ class TrainConfig:
         _require("load_size", self.load_size, self.load_size >= size, "give at least --image_size")
         if self.frame not in FRAME_NAMES:
             frame_numbers(self.frame)
+        _require("shard_cache", self.shard_cache, self.shard_cache > 0, "give a number above 0")
         rising = len(self.ages) > 1 and sorted(set(self.ages)) == list(self.ages)
         _require("ages", self.ages, rising, "give two or more, rising")
         one_hot = not self.ends or self.age_vector == "onehot"
@@ -400,7 +403,9 @@ class EvaluateConfig:
     """What `evaluate.py` takes."""
 
     dataroot: Path = Path()
-    """Folder of faces of known age that no training saw, one sub-folder per age group (see datasets/README.md)."""
+    """Folder of faces of known age that no training saw, one sub-folder per age group, or shards, as of train.py."""
+    shard_cache: float = 50.0
+    """Most GB of shards fetched by http that are kept on disk."""
     weights: tuple[str, ...] = ()
     """.safetensors files or names of runs, side by side; without them the shipped weights."""
     watch: str = ""
@@ -431,6 +436,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.frame not in FRAME_NAMES:
             frame_numbers(self.frame)
+        _require("shard_cache", self.shard_cache, self.shard_cache > 0, "give a number above 0")
         _require("limit", self.limit, self.limit >= 0, "give 0 or more")
         youngest, oldest = self.sources
         _require("sources", self.sources, 0 <= youngest <= oldest, "give the youngest and the oldest age")
@@ -489,6 +495,10 @@ class PrepareConfig:
     """Set csv: its columns for file, age, sex, race, person and split, in this order; `-` for one that it has not."""
     pattern: str = ""
     """Set pattern: how names tell the labels, as '{person}A{age}'; with a slash it is for paths below --source."""
+    shards: int = 0
+    """Pack the pictures into WebDataset shards of so many, too, in OUTPUT/shards."""
+    parquet: bool = False
+    """Write labels.parquet beside labels.csv (needs pyarrow)."""
     workers: int = -1
     """Processes; -1 takes one per core, 0 works in this one."""
 
@@ -498,6 +508,7 @@ class PrepareConfig:
         if self.frame not in FRAME_NAMES:
             frame_numbers(self.frame)
         _require("size", self.size, self.size >= 32, "give at least 32")
+        _require("shards", self.shards, self.shards >= 0, "give 0 or more")
         shares = self.val >= 0 and self.test >= 0 and self.val + self.test < 1
         _require("val", self.val, shares, "give shares from 0 on, with --test below 1 together")
         _require("workers", self.workers, self.workers >= -1, "give -1 or more")
@@ -505,6 +516,23 @@ class PrepareConfig:
             if self.set and given != (self.set == name):
                 remedy = f"give the set {name} with it" if given else f"give it with the set {name}"
                 raise UserError(f"--{name}: {'only for' if given else 'missing for'} the set {name}; {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig:
+    """What `prepare.py shards` takes."""
+
+    folder: Path = Path()
+    """A prepared folder, or one with age folders, as the word after `shards`."""
+    output: Path = Path()
+    """Folder to make."""
+    per_shard: int = 10_000
+    """Pictures in a shard, at most."""
+    seed: int = 0
+    """Seed of their order."""
+
+    def __post_init__(self) -> None:
+        _require("per_shard", self.per_shard, self.per_shard > 0, "give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

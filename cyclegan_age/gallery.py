@@ -27,6 +27,7 @@ from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
 from cyclegan_age.data.folders import known_by_path, scan
 from cyclegan_age.data.names import Known, known_by_name
+from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.faces.blending import Change
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import find_layers
@@ -176,6 +177,7 @@ def _inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list
     """Path, title and output stem of every input."""
     line = ""  # on files that are not read
     if config.dataroot:
+        refuse_shards(config.dataroot, "test.py")
         found = scan(config.dataroot, ager.code, every_group=False)
         root, paths = config.dataroot, found.paths
         for reason, count in found.left_out.items():

@@ -303,3 +303,29 @@ def parse_scale(argv: Sequence[str]) -> ScaleBenchConfig:
     """
     description = "Estimate what large trainings and services take and print two tables (see docs/scale.md)."
     return parse(ScaleBenchConfig, argv, prog="benchmarks.scale", description=description, default=ScaleBenchConfig())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsBenchConfig:
+    """What `python -m benchmarks.shards` takes."""
+
+    seconds: int = 60
+    """How long the speed is measured, for each number of workers."""
+    samples: int = 1_000_000
+    """Pictures drawn to see that memory stays flat."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("seconds", self.seconds), ("samples", self.samples)):
+            if value < 1:
+                raise UserError(f"--{name} {value}: not usable; give at least 1")
+
+
+def parse_shards_bench(argv: Sequence[str]) -> ShardsBenchConfig:
+    """argv -> configuration.
+
+    Raises:
+        UserError: an unknown flag or a value that does not fit.
+    """
+    description = "Measure how fast shards are read, and the memory that takes (see docs/data.md)."
+    default = ShardsBenchConfig()
+    return parse(ShardsBenchConfig, argv, prog="benchmarks.shards", description=description, default=default)

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from cyclegan_age.config import PREPARE_SETS, AuditConfig, LabelConfig, PrepareConfig, UserError
+from cyclegan_age.config import PREPARE_SETS, AuditConfig, LabelConfig, PrepareConfig, ShardsConfig, UserError
 from options.parse import parse, value_of
 
 
-def parse_prepare(argv: Sequence[str]) -> PrepareConfig | AuditConfig | LabelConfig:
-    """argv -> configuration; the first word is the set, `audit` or `label`.
+def parse_prepare(argv: Sequence[str]) -> PrepareConfig | AuditConfig | LabelConfig | ShardsConfig:
+    """argv -> configuration; the first word is the set, `audit`, `label` or `shards`.
 
     Raises:
         UserError: an unknown set or flag, a value that does not fit, or no `--source` or `--output`.
@@ -26,12 +26,21 @@ def parse_prepare(argv: Sequence[str]) -> PrepareConfig | AuditConfig | LabelCon
         if not value_of("--folder", words, ""):
             raise UserError("FOLDER: not given; name a folder of faces after label")
         return labels
+    if argv and argv[0] == "shards":
+        words = ["--folder", *argv[1:]] if argv[1:] and not argv[1].startswith("-") else argv[1:]
+        description = "Pack a folder of faces into WebDataset shards: prepare.py shards FOLDER --output SHARDS"
+        shards = parse(ShardsConfig, words, prog="prepare.py shards", description=description, default=ShardsConfig())
+        for flag, name in (("--folder", "FOLDER"), ("--output", "--output")):
+            if not value_of(flag, words, ""):
+                raise UserError(f"{name}: not given; prepare.py shards FOLDER --output SHARDS")
+        return shards
     if argv and not argv[0].startswith("-"):
         argv = ["--set", *argv]
     description = (
         "Turn a public face-age set, as downloaded, into age folders with labels: "
-        "prepare.py SET --source DOWNLOAD --output FOLDER; or look for faults: prepare.py audit FOLDER; "
-        "or label faces that have no labels: prepare.py label FOLDER"
+        "prepare.py SET --source DOWNLOAD --output FOLDER; look for faults: prepare.py audit FOLDER; "
+        "label faces that have no labels: prepare.py label FOLDER; "
+        "or pack: prepare.py shards FOLDER --output SHARDS"
     )
     config = parse(PrepareConfig, argv, prog="prepare.py", description=description, default=PrepareConfig())
     if not config.set:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import inside, processes
+from benchmarks import inside, processes, shards
 from benchmarks.__main__ import main
 from benchmarks.plan import Row, table
 from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
@@ -151,3 +151,13 @@ def test_quick_measures_everything(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_an_unknown_flag_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--slow"]) == 2
     assert "--slow" in capsys.readouterr().err
+
+
+def test_the_benchmark_of_shards_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "PICTURES", 60)
+    monkeypatch.setattr(shards, "SIDE", 32)
+    monkeypatch.setattr(shards, "MANY", 1000)
+    assert shards.main(["--seconds", "1", "--samples", "640"]) == 0
+    assert "| after 320 " in capsys.readouterr().out
+    assert shards.main(["--seconds", "0"]) == 2
+    assert capsys.readouterr().err == "--seconds 0: not usable; give at least 1\n"

@@ -1,6 +1,7 @@
 """Where the ages of a training come from: labels.csv, names, folders; and what it says of them."""
 
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from conftest import draw_face
 
 import evaluate as evaluate_command
+import prepare as prepare_command
 import train as train_command
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.identities import scan_people
-from cyclegan_age.data.labels import read_labels
+from cyclegan_age.data.labels import PARQUET, as_parquet, read_labels, read_lines
 from cyclegan_age.data.names import Known, form_of, told
 from cyclegan_age.evaluation import records
 from cyclegan_age.evaluation.records import Faces
@@ -220,3 +222,24 @@ def test_a_group_without_pictures_is_described_as_such(tmp_path: Path) -> None:
     code = AgeCode()
     lines = describe(scan(tmp_path, code, every_group=False), code)
     assert lines[0] == "group 10, 5 to below 15 years: 0 pictures" and "1 pictures, as 20-29/a.jpg of 24.5" in lines[1]
+
+
+def test_labels_are_written_and_read_as_parquet(prepared: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: requirements-parquet.txt")
+    folder = prepared.parent
+    known = read_labels(prepared)
+    (folder / PARQUET).write_bytes(as_parquet(read_lines(folder)))
+    (folder / "labels.csv").rename(folder / "kept.csv")
+    assert known and repr(read_labels(prepared)) == repr(known)
+    (folder / PARQUET).write_bytes(b"cut off")
+    with pytest.raises(UserError, match=r"labels\.parquet: not a usable table; mend it, or take the file away$"):
+        read_labels(prepared)
+
+
+def test_without_pyarrow_parquet_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    words = ["utkface", "--source", str(tmp_path), "--output", str(tmp_path.parent / "out"), "--parquet"]
+    assert prepare_command.main(words) == 2
+    assert capsys.readouterr().err == "pyarrow: not installed; run python -m pip install pyarrow\n"

@@ -4,17 +4,21 @@ Every draw has a number n = (step * world + rank) * batch_size + i. Each block o
 holds each group once, in random order, and no picture of a group repeats before all of them were seen.
 
 On a GPU the pictures lie in its memory and the draws are computed there, see `ResidentPictures`, or, where they do not
-fit, come from other processes; on a processor they come from a thread.
+fit, come from other processes; on a processor they come from a thread, and those of shards from processes, too. Shards
+of which too few are at hand at once are drawn from one after the other, see `Windows`.
 """
 
 import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice, zip_longest
+from math import lcm
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import torch
@@ -22,13 +26,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.cache import PictureCache
+from cyclegan_age.data.cache import PictureCache, Pictures
 from cyclegan_age.data.resident import ResidentPictures
+from cyclegan_age.data.windows import Windows
 from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.images import Picture, to_float
 
 _SOURCE, _TARGET = 0, 1  # streams
-_GROUPS, _ELEMENTS, _CROP = 0, 1, 2  # what a random number is for
+_GROUPS, _ELEMENTS, _CROP, _WINDOWS = 0, 1, 2, 3  # what a random number is for
 _AHEAD = 4  # batches prepared ahead
 _MOST_PROCESSES = 16
 _MOST_REPEATS = 4  # of a picture in a balanced pool
@@ -84,12 +89,15 @@ class FaceData:
         held_out: numbers of the pictures, for each age group, that are in no pool and that `fixed` shows.
         paired: whether a target is the picture after its source in the order of one pool, as two pictures of one
             person, instead of a draw of its own.
+
+    Raises:
+        UserError: not all pictures are at hand at once, but pairs are wanted.
     """
 
     def __init__(
         self,
         *,
-        cache: PictureCache,
+        cache: Pictures,
         age_years: NDArray[np.float32],
         source_pools: Sequence[Pool],
         target_pools: Sequence[Pool],
@@ -117,6 +125,7 @@ class FaceData:
         self._seed = seed % 2**64
         self._orders: dict[tuple[int, int], tuple[int, Pool]] = {}  # (stream, pool) -> pass, order of that pass
         self._resident: dict[torch.device, tuple[Tensor, Pool]] = {}  # (M, C, C, 3) uint8, number of each
+        self._windows = self._in_windows() if cache.parts > 1 else {}
 
     def __len__(self) -> int:
         """Number of distinct source pictures."""
@@ -145,7 +154,8 @@ class FaceData:
     ) -> Generator[Batch, None, None]:
         """The batches of step `start_step` and of all that follow, without end, prepared ahead.
 
-        On a processor they are those of `batch`. On a GPU of which they take at most half of the free memory, the
+        On a processor they are those of `batch`, made by a thread, or by processes where each picture is decoded at
+        each use. On a GPU of which they take at most half of the free memory, the
         pictures are loaded there, and the order, crops and mirroring are others. Where they do not fit, several
         processes make the batches of `batch`, and each is copied while the one before it is used.
 
@@ -161,7 +171,10 @@ class FaceData:
             UserError: no picture of a group can be used.
         """
         if device is None or device.type != "cuda":
-            return self._prepared(start_step, rank, world, device or torch.device("cpu"))
+            device = device or torch.device("cpu")
+            if isinstance(self._cache, PictureCache):
+                return self._prepared(start_step, rank, world, device)
+            return self._streamed(start_step, rank, world, device)
         needed, free = len(self._used()) * self._cache.size**2 * 3, torch.cuda.mem_get_info(device)[0]
         fits = device in self._resident or needed <= free // 2
         if rank == 0:
@@ -260,7 +273,31 @@ class FaceData:
         processes = min(max(1, processors() // world), _MOST_PROCESSES)
         make = partial(self._make, rank, world)
         made = in_processes(make, count(start_step), processes, pin_memory=device.type == "cuda")
-        yield from _copied(self._named(made), device)
+        with closing(self._fetching(self._named(made), start_step, rank, world)) as whole:
+            yield from _copied(whole, device)
+
+    def _fetching(self, made: Iterable[Made], start_step: int, rank: int, world: int) -> Generator[Made, None, None]:
+        """The batches as they are; meanwhile a thread fetches the shards of the next window."""
+        if not self._windows:
+            yield from made
+            return
+        windows, stop, last = self._windows[_SOURCE], Event(), None
+
+        def fetch(shards: Pool) -> None:
+            with suppress(UserError):  # raised where they are used
+                self._cache.fetch(shards, stop.is_set)
+
+        with ThreadPoolExecutor(1, "shards") as thread:
+            try:
+                for step, batch in zip(count(start_step), made, strict=False):
+                    turn, k = place = windows.place(self._first(step, rank, world))
+                    if place != last:
+                        last = place
+                        thread.submit(fetch, windows.shards(turn, k + 1))
+                    yield batch
+            finally:
+                stop.set()
+                thread.shutdown(wait=True, cancel_futures=True)
 
     def _make(self, rank: int, world: int, step: int) -> tuple[Made, dict[Path, str]]:
         """A batch made in another process, and the bad files known there."""
@@ -272,8 +309,12 @@ class FaceData:
             yield batch
 
     def _draws(self, step: int, rank: int, world: int) -> tuple[_Draw, _Draw]:
-        first = (step * world + rank) * self._batch_size
+        first = self._first(step, rank, world)
         return self._draw(_SOURCE, first), self._draw(_TARGET, first)
+
+    def _first(self, step: int, rank: int, world: int) -> int:
+        """Number of the first draw of a batch."""
+        return (step * world + rank) * self._batch_size
 
     def _draw(self, stream: int, first: int) -> _Draw:
         """Draws first .. first + batch_size - 1 of a stream."""
@@ -281,9 +322,12 @@ class FaceData:
         ordered, ahead = (_SOURCE, stream) if self._paired else (stream, 0)
         pictures, indices = [], []
         for n in range(first, first + self._batch_size):
-            block, slot = divmod(n, len(pools))
-            pool = int(self._random(ordered, _GROUPS, block).permutation(len(pools))[slot])
-            index, picture = self._element(ordered, pool, block, ahead)
+            if self._windows:
+                index, picture = self._within(self._windows[stream], n)
+            else:
+                block, slot = divmod(n, len(pools))
+                pool = int(self._random(ordered, _GROUPS, block).permutation(len(pools))[slot])
+                index, picture = self._element(ordered, pool, block, ahead)
             random = self._random(stream, _CROP, n)
             top, left = random.integers(0, edge, 2, endpoint=True)
             crop = picture[top : top + self._image_size, left : left + self._image_size]
@@ -307,6 +351,34 @@ class FaceData:
             if (picture := self._cache.get(index)) is not None:
                 return index, picture
         raise self._none_usable(members)
+
+    def _in_windows(self) -> dict[int, Windows]:
+        """The draws of both streams, which go through the same windows."""
+        if self._paired:
+            raise UserError(
+                "--shard_cache: pairs of pictures of one person need all shards at hand at once; give as much as they "
+                "take, or copies of them in a local folder"
+            )
+        groups = lcm(*(len(pools) for pools in self._pools.values()))
+        return {
+            stream: Windows(
+                pools=pools,
+                shard_of=self._cache.part_of,
+                shards=int(self._cache.part_of.max()) + 1,
+                count=self._cache.parts,
+                length=-(-len(self) // groups) * groups,
+                random=partial(self._random, _SOURCE, _WINDOWS),
+                stream=stream,
+            )
+            for stream, pools in self._pools.items()
+        }
+
+    def _within(self, windows: Windows, n: int) -> tuple[int, Picture]:
+        """What draw n is; a bad picture is replaced by another one of its window."""
+        for index in windows.candidates(n):
+            if (picture := self._cache.get(index)) is not None:
+                return index, picture
+        raise self._none_usable(np.fromiter(windows.candidates(n), np.int64))
 
     def _random(self, stream: int, purpose: int, *numbers: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, stream, purpose, *numbers])))

@@ -17,11 +17,11 @@ import sys
 import uuid
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,44 @@ _MANY = 200  # pictures to decode that are worth starting processes
 _CHUNK = 16  # pictures that a process decodes, or a thread reads, at a time
 
 log = logging.getLogger("cyclegan_age")
+
+
+class Pictures(Protocol):
+    """Pictures by number, as `PictureCache` and `ShardPictures` give them.
+
+    Attributes:
+        size: side in pixels.
+        bad: those that could not be used so far, and why.
+        parts: in how many parts they have to be fetched one after the other; 1 where all are at hand at once.
+    """
+
+    size: int
+    bad: dict[Path, str]
+    parts: int
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Their names."""
+
+    @property
+    def part_of(self) -> NDArray[np.int32]:
+        """(N,) in which file of those that are fetched each is."""
+
+    def __len__(self) -> int: ...
+
+    def get(self, i: int) -> Picture | None:
+        """See `PictureCache.get`."""
+
+    def pieces(
+        self, indices: NDArray[np.int64], *, progress: bool = False
+    ) -> Iterator[tuple[NDArray[np.int64], Picture]]:
+        """See `PictureCache.pieces`."""
+
+    def fetch(self, parts: NDArray[np.int64], stopped: Callable[[], bool]) -> None:
+        """Have such files at hand."""
+
+    def leave_out(self, causes: Mapping[Path, str]) -> None:
+        """Count pictures as bad, and name those that are not yet among them."""
 
 
 class PictureCache:
@@ -61,6 +99,7 @@ class PictureCache:
         self.paths = list(paths)
         self.size = size
         self.bad: dict[Path, str] = {}
+        self.parts = 1
         self._row_bytes = size * size * 3
         with explained():
             self.folder = cache_folder(root, f"{size}|{_FORMAT}", cache_dir)
@@ -125,6 +164,14 @@ class PictureCache:
                     usable, pixels = self._read(piece, threads)
                     yield piece[usable], pixels[usable] if not usable.all() else pixels
                     bar.update(len(piece))
+
+    @property
+    def part_of(self) -> NDArray[np.int32]:
+        """All are at hand."""
+        return np.zeros(len(self), np.int32)
+
+    def fetch(self, parts: NDArray[np.int64], stopped: Callable[[], bool]) -> None:
+        """All are at hand."""
 
     def leave_out(self, causes: Mapping[Path, str]) -> None:
         """Count files as bad, and name those that are not yet among them."""
@@ -232,11 +279,16 @@ class PictureCache:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free", str(self.folder))
 
 
+def cache_base(cache_dir: Path | None = None) -> Path:
+    """The folder of all that is kept; it may not be there yet."""
+    base = cache_dir or os.environ.get(VARIABLE) or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "cyclegan_age"
+
+
 def cache_folder(root: Path, what: str, cache_dir: Path | None = None) -> Path:
     """Folder, made if need be, for one thing that is kept of a data folder; `PictureCache` says below what."""
-    base = cache_dir or os.environ.get(VARIABLE) or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     where = os.fsencode(root.resolve()) + f"|{what}".encode()
-    folder = Path(base) / "cyclegan_age" / hashlib.sha256(where).hexdigest()[:20]
+    folder = cache_base(cache_dir) / hashlib.sha256(where).hexdigest()[:20]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

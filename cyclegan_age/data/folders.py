@@ -1,6 +1,7 @@
 """Folders of faces to labelled files: which picture is of which age.
 
-A data folder has one sub-folder per age group, or folders such as male/ and female/ that have them.
+A data folder has one sub-folder per age group, or folders such as male/ and female/ that have them. Shards have their
+labels inside, see `Shards`.
 """
 
 import logging
@@ -20,10 +21,12 @@ from cyclegan_age.ages import AgeCode, parse_groups
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import names_all, read_labels
 from cyclegan_age.data.names import Known, form_of, known_by_name, stem_of, told
+from cyclegan_age.data.shards import CACHE_GB, KnownOf, is_shards, open_shards, refuse_shards, shown
 from cyclegan_age.images import list_images
 
 NO_FOLDER = "not in an age folder"
 NOT_LISTED = "not in labels.csv"
+NO_AGE = "no age known"
 NO_GROUP = "younger or older than the groups"
 
 _LEADING = re.compile(r"(\d{1,3})[_-]")
@@ -48,40 +51,42 @@ class FaceFolder:
 
     Attributes:
         root: the data folder.
-        paths: N files, sorted.
+        paths: N files, sorted, or the pictures of shards.
         age_years: (N,) float32, ages in years.
         group: (N,) int64, index of the age group of the `AgeCode`.
-        known: N, what `labels.csv` tells of each, or its name.
+        known: N, what `labels.csv` tells of each, or its name; or the shard.
         left_out: how many pictures were left out, by reason.
     """
 
     root: Path
-    paths: list[Path]
+    paths: Sequence[Path]
     age_years: NDArray[np.float32]
     group: NDArray[np.int64]
-    known: list[Known]
+    known: Sequence[Known]
     left_out: dict[str, int]
 
 
-def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFolder:
-    """Find and label the pictures of a data folder; no file is opened.
+def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True, cache_gb: float = CACHE_GB) -> FaceFolder:
+    """Find and label the pictures of a data folder, or of shards; no file but these is opened.
 
     Args:
-        dataroot: folder with one sub-folder per age group.
+        dataroot: folder with one sub-folder per age group, or shards.
         code: the groups that ages are sorted into.
         every_group: whether a group without a picture is an error.
+        cache_gb: as of `open_shards`.
 
     Raises:
-        UserError: no folder, no age folders, no pictures, or an empty group.
+        UserError: no folder, no age folders, no pictures, or an empty group; see `open_shards`.
     """
+    if is_shards(dataroot):
+        return _scan_shards(dataroot, code, every_group, cache_gb)
     known = read_labels(dataroot)
-    labelled, strays = _labelled(dataroot, known)
+    found, strays = _labelled(dataroot, known)
     left_out = Counter({NOT_LISTED if names_all(dataroot) else NO_FOLDER: strays})
-    end = code.ends[-1] + 1 if code.ends else code.edges[-1]
-    outside = f"{NO_GROUP} (from {code.edges[0]:g} to below {end:g} years)"
+    outside = _outside(code)
     kept: list[tuple[Path, float, int]] = []
     last = len(code) - 1
-    for path, years, opens in labelled:
+    for path, years, opens in found:
         group = code.group(years)
         if group is None and opens is not None and code.group(opens) == last:
             group = last  # all of a folder like 60+
@@ -89,13 +94,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFold
             left_out[outside] += 1
         else:
             kept.append((path, years, group))
-    counts = Counter(group for _, _, group in kept)
-    empty = [k for k in range(len(code)) if not counts[k]]
-    if empty and (every_group or not kept):
-        edges = code.edges
-        names = ", ".join(f"{code.anchors[k]} (from {edges[k]:g} to below {edges[k + 1]:g})" for k in empty)
-        ages = " ".join(map(str, code.anchors))
-        raise UserError(f"--ages {ages}: {dataroot} has no picture for the age {names}; give other --ages")
+    _check_groups(dataroot, code, Counter(group for _, _, group in kept), every_group)
     return FaceFolder(
         root=dataroot,
         paths=[path for path, _, _ in kept],
@@ -104,6 +103,41 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True) -> FaceFold
         known=[known.get(path) or known_by_name(path.name) for path, _, _ in kept],
         left_out={reason: count for reason, count in left_out.items() if count},
     )
+
+
+def _scan_shards(dataroot: Path, code: AgeCode, every_group: bool, cache_gb: float) -> FaceFolder:
+    shards = open_shards(dataroot, cache_gb)
+    years, where = np.unique(shards.age_years, return_inverse=True)
+    groups = [None if np.isnan(one) else code.group(float(one)) for one in years]
+    group = np.array([-1 if one is None else one for one in groups], np.int64)[where]
+    none = np.isnan(shards.age_years)
+    left_out = {NO_AGE: int(none.sum()), _outside(code): int((~none & (group < 0)).sum())}
+    kept = shards.take(group >= 0)
+    group = group[group >= 0]
+    _check_groups(dataroot, code, Counter(group.tolist()), every_group)
+    return FaceFolder(
+        root=dataroot,
+        paths=kept,
+        age_years=kept.age_years,
+        group=group,
+        known=KnownOf(kept),
+        left_out={reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def _outside(code: AgeCode) -> str:
+    end = code.ends[-1] + 1 if code.ends else code.edges[-1]
+    return f"{NO_GROUP} (from {code.edges[0]:g} to below {end:g} years)"
+
+
+def _check_groups(dataroot: Path, code: AgeCode, counts: Mapping[int, int], every_group: bool) -> None:
+    """See that no group is empty, or at least not all are."""
+    empty = [k for k in range(len(code)) if not counts.get(k)]
+    if empty and (every_group or not counts):
+        edges = code.edges
+        names = ", ".join(f"{code.anchors[k]} (from {edges[k]:g} to below {edges[k + 1]:g})" for k in empty)
+        ages = " ".join(map(str, code.anchors))
+        raise UserError(f"--ages {ages}: {shown(dataroot)} has no picture for the age {names}; give other --ages")
 
 
 def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], list[Path]]:
@@ -117,6 +151,7 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
     Raises:
         UserError: no folder, a group name that means no age, or a domain without pictures.
     """
+    refuse_shards(dataroot, "--model cyclegan_pair")
     folders = dataroot / "trainA", dataroot / "trainB"
     if all(folder.is_dir() for folder in folders):
         domains = list_images(folders[0]), list_images(folders[1])
@@ -130,10 +165,10 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
         if span is None:
             raise UserError(f"{flag} {name}: not an age group; give one such as 20-29 or 50s")
         spans.append((flag, name, span))
-    labelled, _ = _labelled(dataroot, read_labels(dataroot))
+    pictures, _ = _labelled(dataroot, read_labels(dataroot))
     found = []
     for flag, name, (low, high) in spans:
-        found.append([path for path, years, opens in labelled if low <= years < high + 1 or opens == low])
+        found.append([path for path, years, opens in pictures if low <= years < high + 1 or opens == low])
         if not found[-1]:
             raise UserError(f"{flag} {name}: {dataroot} has no picture of that age; give another group")
     return found[0], found[1]
@@ -152,6 +187,11 @@ def describe(faces: FaceFolder, code: AgeCode) -> list[str]:
     return lines
 
 
+def labelled(dataroot: Path) -> list[tuple[Path, float]]:
+    """Every picture of the age folders with its age in years, sorted; errors as of `scan`."""
+    return [(path, years) for path, years, _ in _labelled(dataroot, read_labels(dataroot))[0]]
+
+
 def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[Path, float, int | None]], int]:
     """Every picture of the age folders with its age in years, sorted, and the count of pictures outside of them.
 
@@ -165,13 +205,13 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
             raise UserError(f"--dataroot {dataroot}: none of its pictures is in labels.csv; run prepare.py label again")
         return listed, len(files) - len(listed)
     folders = _age_folders(dataroot)
-    labelled: list[tuple[Path, float, int | None]] = []
+    found: list[tuple[Path, float, int | None]] = []
     told_by_name, wrong = 0, []
     for folder, years in folders.items():
         opens = years[0] if folder.name.strip().endswith("+") else None
         for path in _faces(folder):
             own = known[path].age_years if path in known else label(path.name, years)
-            labelled.append((path, own, opens))
+            found.append((path, own, opens))
             if path not in known and form_of(stem_of(path)):
                 told_by_name += 1
                 if not years[0] - 1 <= own < years[1] + 2 and opens is None:
@@ -182,7 +222,7 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
             f"--dataroot {dataroot}: the folders mean no ages: {path.relative_to(dataroot)} is of {own:g} years by its "
             f"name; {_remedy(dataroot, [path for path, _ in wrong])}"
         )
-    if not labelled:
+    if not found:
         raise UserError(f"--dataroot {dataroot}: no pictures in its age folders (see datasets/README.md)")
     if wrong:
         path, own = wrong[0]
@@ -190,8 +230,8 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
             "%s: %d pictures lie in folders of other ages than their names say, as %s; the names hold",
             *(dataroot, len(wrong), path.relative_to(dataroot)),
         )
-    strays = set(_faces(dataroot)).difference(path for path, *_ in labelled)
-    return sorted(labelled, key=lambda one: one[0]), len(strays)
+    strays = set(_faces(dataroot)).difference(path for path, *_ in found)
+    return sorted(found, key=lambda one: one[0]), len(strays)
 
 
 def _faces(folder: Path) -> list[Path]:
@@ -206,6 +246,9 @@ def _remedy(dataroot: Path, paths: Sequence[Path]) -> str:
     form, number = max(forms.items(), key=lambda one: (bool(one[0]), one[1]), default=("", 0))
     if form and 2 * number > len(paths):
         return f"make age folders of them: python prepare.py {form} --source {dataroot} --output FOLDER"
+    if shard := next(dataroot.glob("*.tar"), None):
+        first = shard.stem.rstrip("0123456789")
+        return f"name its shards, as --dataroot '{dataroot / first}{{000..009}}.tar'"
     tables = {"fairface_label_*.csv": "fairface", "fold_*_data.txt": "adience", "gt_avg_*.csv": "appa_real"}
     tables |= {"ffhq_aging_labels.csv": "ffhq_aging", "imdb.mat": "imdb_wiki", "wiki.mat": "imdb_wiki"}
     for pattern, name in tables.items():
@@ -230,6 +273,7 @@ def label(name: str, years: Years) -> float:
 
 def _age_folders(dataroot: Path) -> dict[Path, Years]:
     """Age folders with the years they mean, one level down or, failing that, two."""
+    refuse_shards(dataroot, "this command")
     if not dataroot.exists():
         raise UserError(f"--dataroot {dataroot}: no such folder; give the folder that has the age folders")
     if not dataroot.is_dir():

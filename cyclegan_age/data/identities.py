@@ -5,6 +5,7 @@ whose people come at several ages, or in `labels.csv`. A folder whose name means
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cyclegan_age.config import UserError
 from cyclegan_age.data.folders import FaceFolder
 from cyclegan_age.data.labels import read_labels
 from cyclegan_age.data.names import Known, form_of, stem_of, told
+from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.images import list_images
 
 MIN_PERSONS = 4  # two to learn from and two to be tested on
@@ -53,6 +55,7 @@ def scan_people(dataroot: Path) -> People:
     Raises:
         UserError: no folder, or fewer than `MIN_PERSONS` persons with two pictures.
     """
+    refuse_shards(dataroot, "--model face_embedder")
     if not dataroot.is_dir():
         raise UserError(f"--dataroot {dataroot}: no such folder; give one that has a folder per person")
     labels = read_labels(dataroot)
@@ -108,7 +111,7 @@ class Labelled:
     """
 
     root: Path
-    paths: list[Path]
+    paths: Sequence[Path]
     age_years: NDArray[np.float32]
     labels: NDArray[np.float32]
     pools: list[NDArray[np.int64]]

@@ -1,15 +1,18 @@
-"""`labels.csv` of a prepared folder: the exact labels of its pictures."""
+"""`labels.csv` of a prepared folder, or `labels.parquet`: the exact labels of its pictures."""
 
 import csv
+import importlib
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from cyclegan_age.config import UserError
+from cyclegan_age.config import UserError, needs
 from cyclegan_age.data.names import Known
 
 NAME = "labels.csv"
+PARQUET = "labels.parquet"
 COLUMNS = ("file", "age", "sex", "race", "person", "split", "source", "fold", "exact")
 STATE = "state"  # a column that tables of `prepare.py label` have besides: they name every picture that is of use
 
@@ -32,36 +35,88 @@ def names_all(dataroot: Path) -> bool:
         return False
 
 
+def parquet() -> Any:
+    """The package that reads and writes Parquet.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    with needs("pyarrow"):
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+
+
+def as_parquet(lines: Iterable[Mapping[str, object]]) -> bytes:
+    """The same lines as Parquet: the age a float, sex, race and exact whole numbers, the rest texts."""
+    arrow, form = parquet()
+    kinds = {"age": arrow.float32(), "sex": arrow.int8(), "race": arrow.int8(), "exact": arrow.int8()}
+    rows = list(lines)
+    columns = {
+        name: arrow.array([float(str(row[name])) if name in kinds else str(row[name]) for row in rows]).cast(
+            kinds.get(name, arrow.string())
+        )
+        for name in COLUMNS
+    }
+    data = io.BytesIO()
+    form.write_table(arrow.table(columns), data)
+    return data.getvalue()
+
+
 def read_labels(dataroot: Path) -> dict[Path, Known]:
     """Labels of the pictures of a folder by their paths, from the `labels.csv` in it or in the folder above.
 
-    Of a file with other columns nothing is taken.
+    Where there is none, `labels.parquet` is read. Of a file with other columns nothing is taken.
 
     Raises:
         UserError: it cannot be read, or a line of it has no age.
     """
     for folder in (dataroot, dataroot.parent, dataroot / ".."):
-        file = folder / NAME
-        if file.is_file():
+        if (folder / NAME).is_file() or (folder / PARQUET).is_file():
             break
     else:
         return {}
     known: dict[Path, Known] = {}
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as f:
-            reader = csv.DictReader(f)
-            if not {"file", "age"} <= set(reader.fieldnames or ()):
-                return {}
-            for line in reader:
-                race, sex = (_code(line.get(column)) for column in ("race", "sex"))
-                age, person = float(line["age"]), line.get("person") or ""
-                exact = line.get("exact") != "0"
-                known[_below(dataroot, folder, line["file"])] = Known(age, sex, race, person, exact)
-    except OSError as e:
-        raise UserError(f"{file}: cannot be read: {e.strerror}; allow it, or take it away") from None
-    except (TypeError, ValueError, csv.Error):
-        raise UserError(f"{file}: line {reader.line_num}: no age in years; mend it, or take the file away") from None
+    for line in read_lines(folder):
+        race, sex = (_code(line[column]) for column in ("race", "sex"))
+        exact = line["exact"] != "0"
+        known[_below(dataroot, folder, line["file"])] = Known(float(line["age"]), sex, race, line["person"], exact)
     return known
+
+
+def read_lines(folder: Path) -> Iterator[dict[str, str]]:
+    """The lines of a folder's `labels.csv`, or `labels.parquet`, with `COLUMNS`, those that it has not empty.
+
+    None where there is neither, or no column `file` and `age`.
+
+    Raises:
+        UserError: it cannot be read, or a line of it has no age.
+    """
+    file, number = folder / NAME, 1
+    if not file.is_file():
+        file = folder / PARQUET
+    if not file.is_file():
+        return
+    try:
+        columns, lines = _read_csv(file) if file.name == NAME else _read_parquet(file)
+        for line in lines if {"file", "age"} <= columns else ():
+            number += 1
+            texts = {name: "" if line.get(name) is None else str(line[name]) for name in COLUMNS}
+            float(texts["age"])
+            yield texts
+    except OSError as e:
+        raise UserError(f"{file}: cannot be read: {e.strerror or e}; allow it, or take it away") from None
+    except (ValueError, csv.Error):  # pyarrow's are ValueErrors, too
+        where = f"line {number}: no age in years" if number > 1 else "not a usable table"
+        raise UserError(f"{file}: {where}; mend it, or take the file away") from None
+
+
+def _read_csv(file: Path) -> tuple[set[str], Iterable[Mapping[str, object]]]:
+    reader = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+    return set(reader.fieldnames or ()), reader
+
+
+def _read_parquet(file: Path) -> tuple[set[str], Iterable[Mapping[str, object]]]:
+    table = parquet()[1].read_table(file)
+    return set(table.column_names), table.to_pylist()
 
 
 def _below(dataroot: Path, folder: Path, name: str) -> Path:

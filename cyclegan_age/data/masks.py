@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from cyclegan_age.config import UserError
+from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.data.workers import processors
 from cyclegan_age.images import BadImage, decoding, list_images
 from cyclegan_age.networks.parsers import PARTS
@@ -57,6 +58,7 @@ def scan_masks(dataroot: Path) -> MaskFolder:
     Raises:
         UserError: no such folders, or fewer than two pictures with a mask.
     """
+    refuse_shards(dataroot, "a face_parser")
     images, masks = dataroot / "images", dataroot / "masks"
     for folder in (images, masks):
         if not folder.is_dir():

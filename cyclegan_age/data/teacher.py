@@ -44,8 +44,9 @@ def sface() -> Embed:
     def embed(picture: Picture) -> Embedding | None:
         bgr = np.ascontiguousarray(picture[..., ::-1])
         detector.setInputSize((bgr.shape[1], bgr.shape[0]))
-        _, faces = detector.detect(bgr)
-        if faces is None:
+        _, found = detector.detect(bgr)
+        faces = [face for face in ([] if found is None else found) if np.isfinite(face).all()]
+        if not faces:
             return None
         largest = max(faces, key=lambda face: face[2] * face[3])
         vector = recognizer.feature(recognizer.alignCrop(bgr, largest))[0]

@@ -31,9 +31,10 @@ from tqdm import tqdm
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, TrainConfig, UserError
-from cyclegan_age.data.cache import PictureCache, cache_folder
+from cyclegan_age.data.cache import cache_folder
 from cyclegan_age.data.folders import scan
 from cyclegan_age.data.names import Known
+from cyclegan_age.data.shards import open_pictures
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.judges import Judge
 from cyclegan_age.faces.frames import Frame
@@ -92,7 +93,7 @@ class Faces:
     """
 
     root: Path
-    paths: list[Path]
+    paths: Sequence[Path]
     age_years: NDArray[np.float32]
     sex: list[str]
     race: list[str]
@@ -108,7 +109,7 @@ class Faces:
         Raises:
             UserError: no folder, no age folders, or no face of the sources' ages.
         """
-        folder = scan(config.dataroot, _CODE, every_group=False)
+        folder = scan(config.dataroot, _CODE, every_group=False, cache_gb=config.shard_cache)
         marks = [hashlib.sha256(os.fsencode(path.name)).digest() for path in folder.paths]
         order = sorted(range(len(marks)), key=lambda i: marks[i])
         rank = np.empty(len(order), np.int64)
@@ -182,7 +183,7 @@ class Studio:
     def __init__(self, plan: Plan, judges: list[Judge] | None = None) -> None:
         self.plan = plan
         self.judges = plan.judges() if judges is None else judges
-        self.pictures = PictureCache(plan.faces.paths, plan.faces.root, plan.size)
+        self.pictures = open_pictures(plan.faces.paths, plan.faces.root, plan.size)
         self._row = REAL
         self._ager: Ager | None = None
         self._means: dict[float, NDArray[np.float64]] = {}

@@ -26,6 +26,7 @@ _SURE = 0.8  # score from which it then counts
 _PLAIN = 0.925  # score below which a face may be one that is turned another way; those seen so score up to 0.92
 _TURNED_SIDES = (320, 1280)  # as LONG_SIDES, for the photograph turned
 _LEAST = 16  # pixels: pictures whose shorter side is below that are not searched
+_BEYOND = 33  # pixels of a side at least: on 32 x 32 the network's answers change from call to call
 _LOOK = 200  # side in pixels of that second look
 _NEAR = FRAMES["utkface"]  # what it shows, whatever the weights' frame is
 
@@ -92,7 +93,8 @@ class Detector:
     def __init__(self) -> None:
         """Load the network; errors as `packaged`."""
         self._cv2, _ = packaged()
-        self._yunet = yunet()
+        # One for looks from near alone: a network that is shown another size than before is prepared for it anew.
+        self._whole, self._near = yunet(), yunet()
         self._lock = Lock()
 
     def find(
@@ -154,10 +156,14 @@ class Detector:
         height, width = picture.shape[:2]
         if min(height, width) < _LEAST:
             return []
-        bgr = np.ascontiguousarray(np.rot90(picture, turn)[..., ::-1])
+        bgr = self._cv2.cvtColor(np.ascontiguousarray(np.rot90(picture, turn)), self._cv2.COLOR_RGB2BGR)
+        down, right = (max(0, _BEYOND - side) for side in bgr.shape[:2])
+        if down or right:
+            bgr = self._cv2.copyMakeBorder(bgr, 0, down, 0, right, self._cv2.BORDER_CONSTANT)
+        network = self._near if bgr.shape[:2] == (_LOOK, _LOOK) else self._whole
         with self._lock:
-            self._yunet.setInputSize((bgr.shape[1], bgr.shape[0]))
-            _, rows = self._yunet.detect(bgr)
+            network.setInputSize((bgr.shape[1], bgr.shape[0]))
+            _, rows = network.detect(bgr)
         per_pixel = np.array([shape[1] / width, shape[0] / height])
         return [
             _face(row, turn, (width, height), per_pixel)

@@ -25,10 +25,11 @@ from cyclegan_age.config import (
     UserError,
 )
 from cyclegan_age.data.batches import FaceData, Pool, balanced
-from cyclegan_age.data.cache import PictureCache
+from cyclegan_age.data.cache import PictureCache, Pictures
 from cyclegan_age.data.folders import NO_GROUP, FaceFolder, describe, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
 from cyclegan_age.data.masks import MaskFolder, read_masks, scan_masks
+from cyclegan_age.data.shards import open_pictures, refuse_shards, shown
 from cyclegan_age.data.teacher import embeddings
 from cyclegan_age.faces.frames import Frame, window
 from cyclegan_age.images import to_float
@@ -175,19 +176,19 @@ def _heads(config: TrainConfig, net: CycleGANHeadsConfig) -> Model:
 
 def _faces(config: TrainConfig) -> FaceFolder:
     code = code_of(config)
-    folder = scan(config.dataroot, code)
+    folder = scan(config.dataroot, code, cache_gb=config.shard_cache)
     remedy = f"; give other --ages than {' '.join(map(str, code.anchors))} to use them"
     for reason, count in folder.left_out.items():
         more = remedy if reason.startswith(NO_GROUP) else ""
-        logger.info("%s: %d pictures left out: %s%s", config.dataroot, count, reason, more)
+        logger.info("%s: %d pictures left out: %s%s", shown(config.dataroot), count, reason, more)
     for line in describe(folder, code):
-        logger.info("%s: %s", config.dataroot, line)
+        logger.info("%s: %s", shown(config.dataroot), line)
     return folder
 
 
 def _data(
     config: TrainConfig,
-    cache: PictureCache,
+    cache: Pictures,
     age_years: NDArray[np.float32],
     pools: list[Pool],
     *,
@@ -221,7 +222,7 @@ def _cyclegan_data(config: TrainConfig, net: CycleGANConfig) -> FaceData:
         if np.isnan(sex).all():
             raise UserError(f"--balance: no file name in {config.dataroot} tells a sex and a race; leave it out")
         pools = balanced(pools, (np.nan_to_num(race, nan=5) * 3 + np.nan_to_num(sex, nan=2)).astype(np.int64))
-    cache = PictureCache(folder.paths, folder.root, config.load_size)
+    cache = open_pictures(folder.paths, folder.root, config.load_size)
     return _data(config, cache, folder.age_years, pools, labels=sex[:, None] if net.sexes else None)
 
 
@@ -235,7 +236,7 @@ def _heads_data(config: TrainConfig, net: CycleGANHeadsConfig) -> FaceData:
     if not all(len(pool) for pool in pools):
         pools = [np.flatnonzero(group) for group in groups]
     sex = np.array([[k.sex] for k in known], np.float32)
-    cache = PictureCache(folder.paths, folder.root, config.load_size)
+    cache = open_pictures(folder.paths, folder.root, config.load_size)
     return _data(config, cache, folder.age_years, pools, labels=sex)
 
 
@@ -254,7 +255,7 @@ def _age_data(config: TrainConfig, net: object) -> FaceData:
     folder = _faces(config)
     pools, held_out = _held_out([np.flatnonzero(folder.group == k) for k in range(len(config.ages))], config)
     return _data(
-        config, PictureCache(folder.paths, folder.root, config.load_size), folder.age_years, pools, held_out=held_out
+        config, open_pictures(folder.paths, folder.root, config.load_size), folder.age_years, pools, held_out=held_out
     )
 
 
@@ -280,7 +281,7 @@ def _caae_data(config: TrainConfig, net: CAAEConfig) -> FaceData:
     pools, held_out = _held_out(groups, config)
     return _data(
         config,
-        PictureCache(folder.paths, folder.root, config.load_size),
+        open_pictures(folder.paths, folder.root, config.load_size),
         folder.age_years,
         pools,
         labels=sex[:, None],
@@ -308,6 +309,7 @@ def _pair_data(config: TrainConfig, net: CycleGANPairConfig) -> FaceData:
 def _labelled(config: TrainConfig, net: FaceEmbedderConfig) -> Labelled:
     if net.teacher == "none":
         return by_person(scan_people(config.dataroot))
+    refuse_shards(config.dataroot, "--teacher")
     folder = scan(config.dataroot, code_of(config), every_group=False)
     return by_teacher(folder, embeddings(folder.paths, folder.root))
 

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cyclegan_age.config import PrepareConfig, UserError
-from cyclegan_age.data.labels import NAME, as_csv
+from cyclegan_age.data.labels import NAME, PARQUET, as_csv, as_parquet, parquet
 from cyclegan_age.data.names import stem_of
 from cyclegan_age.data.prepare import SETS
 from cyclegan_age.data.prepare.card import as_markdown, as_page
@@ -68,6 +68,8 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         UserError: no such set or folder, no usable picture, an output folder of other settings, or a full disk.
     """
     _check_folders(config)
+    if config.parquet:
+        parquet()  # a missing package is told before the work
     rows = read_rows(config)
     items = plan(rows, config)
     for reason, some in _by_reason(rows).items():
@@ -96,6 +98,8 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     card = as_markdown(config, lines, lost, copies)
     try:
         _write(config.output / NAME, as_csv(labels))
+        if config.parquet:
+            _write(config.output / PARQUET, as_parquet(labels))
         _write(config.output / "left_out.csv", _table(("file", "reason"), lost))
         _write(config.output / "README.md", card.encode(errors="replace"))
         _write(config.output / "index.html", as_page(card, lines).encode(errors="replace"))
@@ -228,7 +232,7 @@ def _check_folders(config: PrepareConfig) -> None:
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
     """What decides the pictures and their names."""
-    plain = asdict(replace(config, source=config.source.resolve(), output=Path(), workers=0))
+    plain = asdict(replace(config, source=config.source.resolve(), output=Path(), workers=0, shards=0, parquet=False))
     settings: dict[str, Any] = json.loads(json.dumps(plain, default=str))
     return settings
 
@@ -242,7 +246,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
         if journal.is_file():
             lines = list(_lines(journal))
             before = lines[0] if lines else settings
-            if other := [name for name in settings if before.get(name) != settings[name]]:
+            if other := [name for name in settings if before.get(name, settings[name]) != settings[name]]:
                 raise UserError(f"--output {config.output}: was begun with another --{other[0]}; give another folder")
             done = {line["file"]: line for line in lines[1:]}
         wanted = {item.file for item in items}
@@ -332,10 +336,11 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
     except OSError as e:
         raise UserError(f"--output {output}: cannot be written: {e.strerror}; give one with room") from None
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+    spread = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0])
     return {
         "reason": "",
         "side": min(picture.shape[:2]),
-        "sharpness": round(float(cv2.Laplacian(grey, cv2.CV_64F).var()), 1),
+        "sharpness": round(spread**2, 1),
         "hash": perceptual_hash(grey),
     }
 

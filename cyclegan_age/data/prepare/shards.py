@@ -1,0 +1,159 @@
+"""A prepared folder, or any with age folders, to WebDataset shards; see `cyclegan_age.data.shards` for their form."""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cyclegan_age.config import ShardsConfig, UserError
+from cyclegan_age.data.folders import known_by_path, labelled
+from cyclegan_age.data.labels import read_lines
+from cyclegan_age.data.names import Known
+from cyclegan_age.data.shards import as_index, known_of
+from cyclegan_age.files import write_atomically
+
+SETTINGS = ".shards.json"
+_SPLITS = frozenset({"train", "val", "test"})
+
+Line = dict[str, Any]  # of labels.csv, with numbers
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file to make.
+
+    Attributes:
+        name: of the tar file.
+        members: the key and the labels of each picture.
+    """
+
+    name: str
+    members: Sequence[tuple[str, Line]]
+
+
+def write_shards(config: ShardsConfig, say: Callable[[str], None]) -> Path:
+    """Write the shards of each split, each with its index, or go on where an interrupted run was.
+
+    Raises:
+        UserError: no folder or no pictures, an output folder of other settings, or a full disk.
+    """
+    folder, output = config.folder, config.output
+    if not folder.is_dir():
+        raise UserError(f"FOLDER {folder}: no such folder; give a prepared one, or one with age folders")
+    lines = _lines(folder)
+    shards = plan(lines, config.per_shard, config.seed)
+    try:
+        settings = {"folder": str(folder.resolve()), "per_shard": config.per_shard, "seed": config.seed}
+        settings["pictures"] = len(lines)
+        _begin(output, settings)
+        missing = [shard for shard in shards if not (output / shard.name).with_suffix(".csv").is_file()]
+        lost: list[str] = []
+        total = sum(len(shard.members) for shard in missing)
+        with tqdm(total=total, unit="img", desc="shards", disable=None) as bar:
+            for shard in missing:
+                for file, cause in _write(shard, folder, output, bar.update):
+                    lost.append(file)
+                    say(f"{folder / file}: left out: {cause}")
+    except OSError as e:
+        raise UserError(f"--output {output}: cannot be written: {e.strerror}; give one with room") from None
+    splits = sorted({shard.name.rpartition("-")[0] for shard in shards})
+    for split in splits:
+        own = [shard for shard in shards if shard.name.rpartition("-")[0] == split]
+        first, last = (Path(shard.name).stem.rpartition("-")[2] for shard in (own[0], own[-1]))
+        named = f"{split}-{{{first}..{last}}}.tar" if first != last else own[0].name
+        say(f"{sum(len(shard.members) for shard in own):,} pictures: --dataroot '{output / named}'")
+    if lost:
+        say(f"{len(lost):,} pictures are missing; they are named above")
+    return output
+
+
+def plan(lines: Sequence[Line], per_shard: int, seed: int) -> list[Shard]:
+    """Which picture comes where: each shard of a split has as many as the others, and of all ages its share.
+
+    Args:
+        lines: of all splits.
+        per_shard: pictures in a shard, at most.
+        seed: of the order.
+    """
+    shards = []
+    for split in sorted({line["split"] for line in lines}):
+        random = np.random.default_rng(seed)
+        own = [line for line in lines if line["split"] == split]
+        shuffled = [own[i] for i in random.permutation(len(own))]
+        by_age = sorted(shuffled, key=lambda line: float(line["age"]))
+        count = -(-len(own) // per_shard)
+        digits = max(3, len(str(count - 1)))
+        number = 0
+        for k in range(count):
+            members = [by_age[k::count][i] for i in random.permutation(len(by_age[k::count]))]
+            keyed = [(f"{number + i:09d}", line) for i, line in enumerate(members)]
+            shards.append(Shard(f"{split}-{k:0{digits}d}.tar", keyed))
+            number += len(members)
+    return shards
+
+
+def _lines(folder: Path) -> list[Line]:
+    """A line for each picture, as labels.csv has it; where there is none, what names and folders tell."""
+    numbers = {"age": float, "sex": int, "race": int, "exact": int}
+    lines: list[Line] = [
+        {key: numbers.get(key, str)(value) for key, value in line.items() if value not in (None, "")}
+        for line in read_lines(folder)
+    ]
+    if not lines:
+        split = folder.resolve().name if folder.resolve().name in _SPLITS else "all"
+        for path, age in labelled(folder):
+            known = known_by_path(path)
+            lines.append({"file": path.relative_to(folder).as_posix(), "age": age, "split": split} | _codes(known))
+    if not lines:
+        raise UserError(f"FOLDER {folder}: no pictures in it; give a prepared folder, or one with age folders")
+    return [{**line, "split": line.get("split") or "all"} for line in lines]
+
+
+def _codes(known: Known) -> Line:
+    line: Line = {key: int(n) for key, n in (("sex", known.sex), ("race", known.race)) if n == n}
+    return line | ({"person": known.person} if known.person else {})
+
+
+def _begin(output: Path, settings: Line) -> None:
+    file = output / SETTINGS
+    output.mkdir(parents=True, exist_ok=True)
+    if file.is_file():
+        before = json.loads(file.read_text())
+        if other := [key for key in settings if before.get(key) != settings[key]]:
+            raise UserError(f"--output {output}: its shards are of another {other[0]}; give another folder")
+    elif any(output.iterdir()):
+        raise UserError(f"--output {output}: not empty, and no shards in it; give another folder")
+    write_atomically(file, json.dumps(settings).encode())
+
+
+def _write(shard: Shard, folder: Path, output: Path, done: Callable[[], object]) -> Iterator[tuple[str, str]]:
+    """Write a shard, then its index; gives the files that cannot be read, with the cause."""
+    tar_file = output / shard.name
+    part = output / f".{shard.name}.part"
+    index: list[tuple[str, int, int, Known]] = []
+    with part.open("wb") as out, tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, line in shard.members:
+            done()
+            try:
+                picture = (folder / line["file"]).read_bytes()
+            except OSError as e:
+                yield line["file"], str(e.strerror)
+                continue
+            name = f"{key}{Path(line['file']).suffix.lower()}"
+            _add(tar, name, picture)
+            index.append((name, tar.offset - -(-len(picture) // 512) * 512, len(picture), known_of(line, name)))
+            _add(tar, f"{key}.json", json.dumps(line, ensure_ascii=False).encode(errors="replace"))
+    part.replace(tar_file)
+    write_atomically(tar_file.with_suffix(".csv"), as_index(iter(index)))
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o644
+    tar.addfile(member, BytesIO(data))

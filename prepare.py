@@ -12,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = parse_prepare(sys.argv[1:] if argv is None else argv)
         # after parsing, since they import torch
-        from cyclegan_age.data.prepare.audit import audit
+        from cyclegan_age.audit.run import audit
         from cyclegan_age.data.prepare.run import prepare
 
         audit(config, print) if isinstance(config, AuditConfig) else prepare(config, print)

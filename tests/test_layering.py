@@ -21,7 +21,7 @@ LAYERS = (
     {"losses"},
     {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},
     {"inference", "gallery", "games", "photos", "export", "monitor", "visdom_server", "evaluation"},
-    {"training"},
+    {"training", "audit"},
     {"web"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}

@@ -133,7 +133,9 @@ def test_ages_far_from_the_label_stand_beside_the_estimate_and_its_error(tmp_pat
     assert audited(root, tmp_path) == 0
     found = findings(tmp_path)
     assert [name for kind, name, _ in found if kind == "age far from label"] == ["3_1_0_x3.png", "79_1_0_x79.png"]
-    assert any(f"label 3, estimate {n} years; the estimator errs by 2.3" in d for _, _, d in found for n in range(20, 60))
+    assert any(
+        f"label 3, estimate {n} years; the estimator errs by 2.3" in d for _, _, d in found for n in range(20, 60)
+    )
     assert [name for kind, name, _ in found if kind == "age not recorded"] == ["38_1_0_x38.png"]
 
 
@@ -182,7 +184,11 @@ def planned(tmp_path: Path) -> tuple[Path, Path]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
     (root / "labels.csv").write_bytes(LABELS.encode())
-    some = [Finding("blurred", root / "a/1.png"), Finding("grey", root / "a/2.png"), Finding("turned", root / "b/3.png")]
+    some = [
+        Finding("blurred", root / "a/1.png"),
+        Finding("grey", root / "a/2.png"),
+        Finding("turned", root / "b/3.png"),
+    ]
     lines, moved = moves.plan(root, some)
     assert moved == 2
     (tmp_path / "plan.csv").write_bytes(lines)

@@ -87,9 +87,12 @@ def _straight(mask: NDArray[np.bool_], picture: Picture) -> float:
             near = np.abs(y - y[i] - slope * (x - x[i])) <= 1.5
             if abs(slope) <= 0.6 and near.sum() > fits.sum():
                 fits = near
-    if fits.sum() < max(0.2 * width, 0.6 * len(x)):
+    if fits.sum() < max(0.2 * width, 0.75 * len(x)):
         return 0.0
     x, y = x[fits], y[fits]
+    border = picture[:, x][np.arange(height)[:, None] < y - 1].astype(int)
+    if len(border) and np.abs(border - (0 if border.mean() < 128 else 255)).mean() > 3:  # a shadow, or a bright wall
+        return 0.0
     inside = picture[np.minimum(y + 3, height - 1), x].astype(int)
     step = np.abs(inside - picture[np.maximum(y - 2, 0), x]).max(axis=1)
     return float(y.sum() / (height * width)) if (step >= 20).mean() >= 0.7 else 0.0

@@ -2,12 +2,13 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cyclegan_age.ages import parse_group
 from cyclegan_age.audit.looks import Look, embedding_of, small_of
@@ -18,14 +19,15 @@ from cyclegan_age.data.names import Known, form_of, stem_of, told
 from cyclegan_age.data.prepare.copies import near_copies
 from cyclegan_age.data.prepare.rows import split_of
 
+Recognise = Callable[[Sequence[Path]], Sequence[NDArray[np.float32] | None]]
+
 _BLURRED = 15.0  # variance of the Laplacian at 200 px
 _GREY = 3.0  # mean difference of the channels
 _ROLLED = 25.0  # degrees between the eyes' line and the picture's
 _BLOCKS = 0.28  # see `defects.blocks`
-_FLAT, _MIRRORED, _REPEATED = 0.01, 0.9, 0.28  # see `defects`
-_SAME_FACE = 0.8  # cosine of the embeddings, with
-_SAME_PICTURE = 0.9  # the correlation of the aligned faces
-_PERSON = 0.9  # cosine of the embeddings alone
+_FLAT, _MIRRORED, _REPEATED = 0.018, 0.94, 0.15  # see `defects`
+_SAME_PICTURE = 0.9, 0.82  # cosine of the embeddings, and correlation of the aligned faces
+_SAME_PERSON = 0.72, 0.6  # cosines of the embeddings, and of SFace's, which is asked about these pairs alone
 _FAR = 3.0  # times the estimator's own error
 
 # Mean absolute error of `age_judge` in years, one view, by the decade of the label: 0 to 9 years, 10 to 19, .., 70 and
@@ -55,13 +57,14 @@ def own_error(age_years: float) -> float:
     return OWN_ERROR_YEARS[min(int(age_years) // 10, len(OWN_ERROR_YEARS) - 1)]
 
 
-def find(root: Path, files: Sequence[Path], seen: Sequence[Look]) -> list[Finding]:
+def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Recognise) -> list[Finding]:
     """What may be wrong, kind by kind.
 
     Args:
         root: the folder.
         files: N pictures in it.
         seen: N, as `looks.look` gives them.
+        recognise: a second recogniser, as `looks.recognise`.
 
     Raises:
         UserError: a `labels.csv` that cannot be read.
@@ -71,7 +74,7 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look]) -> list[Findin
     out = [Finding("broken file", file, one["broken"]) for file, one in both if one["broken"]]
     labels = read_labels(root)
     known = {file: _known(file, labels) for file, _ in good}
-    out += _copies(root, good, known)
+    out += _copies(root, good, known, recognise)
     splits: dict[str, set[str]] = {}
     for file, one in known.items():
         splits.setdefault(one.person, set()).add(_split(root, file))
@@ -93,7 +96,9 @@ def _known(file: Path, labels: Mapping[Path, Known]) -> Known:
     return Known(label(file.name, span)) if span else Known()
 
 
-def _copies(root: Path, good: Sequence[tuple[Path, Look]], known: Mapping[Path, Known]) -> list[Finding]:
+def _copies(
+    root: Path, good: Sequence[tuple[Path, Look]], known: Mapping[Path, Known], recognise: Recognise
+) -> list[Finding]:
     """Pictures that are there twice, and faces that are of one person on both sides of a split."""
     out = []
 
@@ -113,16 +118,25 @@ def _copies(root: Path, good: Sequence[tuple[Path, Look]], known: Mapping[Path, 
             twice("same bytes" if same else "near copy", good[group[0]][0], good[i][0])
     faces = [i for i, (_, one) in enumerate(good) if "embedding" in one and i not in named]
     embeddings = np.array([embedding_of(good[i][1]) for i in faces], np.float32).reshape(len(faces), -1)
-    for a, b, cosine in similar(embeddings, _SAME_FACE):
+    apart: list[tuple[int, int, float]] = []
+    for a, b, cosine in similar(embeddings, _SAME_PERSON[0]):
         i, j = faces[a], faces[b]
-        alike = likeness(small_of(good[i][1]), small_of(good[j][1]))
-        said = f", embeddings {cosine:.2f}, faces {alike:.2f}"
-        if alike >= _SAME_PICTURE:
+        alike = likeness(small_of(good[i][1]), small_of(good[j][1])) if cosine >= _SAME_PICTURE[0] else 0.0
+        if alike >= _SAME_PICTURE[1]:
             if j not in named:
+                said = f", embeddings {cosine:.2f}, faces {alike:.2f}"
                 twice("near copy by its face", good[i][0], good[j][0], said)
             named.add(j)
-        elif cosine >= _PERSON and _split(root, good[i][0]) != _split(root, good[j][0]):
-            detail = f"as {good[i][0].relative_to(root)}{said}"
+        elif _split(root, good[i][0]) != _split(root, good[j][0]):
+            apart.append((i, j, cosine))
+    asked = sorted({i for pair in apart for i in pair[:2]})
+    seen_as = dict(zip(asked, recognise([good[i][0] for i in asked]), strict=True))
+    for i, j, cosine in apart:
+        first, second = seen_as[i], seen_as[j]
+        if first is None or second is None or (surely := float(first @ second)) < _SAME_PERSON[1]:
+            continue
+        if not known[good[i][0]].person or known[good[i][0]].person != known[good[j][0]].person:
+            detail = f"as {good[i][0].relative_to(root)}, embeddings {cosine:.2f}, SFace {surely:.2f}"
             out.append(Finding("perhaps a person in two splits", good[j][0], detail, good[i][0]))
     return out
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from cyclegan_age.audit.defects import blocks, flat_border, grey_of, mirrored_border, repeated_border
 from cyclegan_age.config import AuditConfig, TrainConfig, UserError
 from cyclegan_age.data.prepare.copies import perceptual_hash
+from cyclegan_age.data.teacher import Embed, sface
 from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.faces.alignment import crop, opencv
 from cyclegan_age.faces.detection import detector
@@ -74,6 +75,27 @@ def look_at(config: AuditConfig, files: Sequence[Path]) -> list[Look]:
     except OSError as e:
         raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from None
     return [kept[mark] for mark in marks]
+
+
+def recognise(workers: int, files: Sequence[Path]) -> list[NDArray[np.float32] | None]:
+    """Embeddings (128,) of length 1 by SFace, which learnt from names; None where it sees no face."""
+    processes = min(processors() if workers < 0 else workers, len(files))
+    seen = in_processes(_sface, files, processes) if processes else map(_sface, files)
+    pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
+    return list(tqdm(seen, total=len(files), unit="img", desc="persons", mininterval=pause, maxinterval=pause))
+
+
+def _sface(file: Path) -> NDArray[np.float32] | None:
+    opencv().setNumThreads(1)
+    try:
+        return _recogniser()(np.asarray(open_image(file)))
+    except (BadImage, OSError):  # it was there before
+        return None
+
+
+@lru_cache(maxsize=1)
+def _recogniser() -> Embed:
+    return sface()
 
 
 def _mark(root: Path, file: Path) -> str:

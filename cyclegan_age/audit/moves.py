@@ -185,7 +185,9 @@ def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool
     path = PurePosixPath(move.file)
     if path.is_absolute() or ".." in path.parts or "\0" in move.file or "\\" in move.file or not path.parts:
         raise refuse("leaves the folder", "delete the line")
-    if path.suffix.lower() not in SUFFIXES | {".heic", ".heif", ".hif"} or any(part.startswith(".") for part in path.parts):
+    if path.suffix.lower() not in SUFFIXES | {".heic", ".heif", ".hif"} or any(
+        part.startswith(".") for part in path.parts
+    ):
         raise refuse("is not named as a picture", "delete the line")
     for base in (root.resolve(), aside.resolve()):
         if (base / path).parent.resolve() != (base / path).parent or (base / path).is_symlink():

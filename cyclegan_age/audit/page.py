@@ -34,7 +34,9 @@ def page(root: Path, number: int, findings: Sequence[Finding]) -> str:
         f"<style>{_STYLE}</style></head>",
         f"<body><h1>Audit of {escape(root.resolve().name)}</h1>",
         f"<p>{number:,} pictures; audit.csv lists all findings.</p>",
-        "<p>" + ", ".join(f'<a href="#{i}">{escape(kind)}: {kinds[kind]:,}</a>' for i, kind in enumerate(kinds)) + "</p>",
+        "<p>"
+        + ", ".join(f'<a href="#{i}">{escape(kind)}: {kinds[kind]:,}</a>' for i, kind in enumerate(kinds))
+        + "</p>",
     ]
     for i, (kind, count) in enumerate(kinds.items()):
         some = [one for one in findings if one.kind == kind]

@@ -4,10 +4,11 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cyclegan_age.audit.find import find
-from cyclegan_age.audit.looks import look_at
+from cyclegan_age.audit.looks import look_at, recognise
 from cyclegan_age.audit.moves import apply, plan, undo
 from cyclegan_age.audit.page import page
 from cyclegan_age.config import AuditConfig, UserError
@@ -41,7 +42,7 @@ def audit(config: AuditConfig, say: Say) -> Path:
     if not files:
         raise UserError(f"{config.folder}: no pictures in it; give a folder of faces")
     seen = look_at(config, files)
-    findings = find(config.folder, files, seen)
+    findings = find(config.folder, files, seen, partial(recognise, config.workers))
     for kind, number in Counter(one.kind for one in findings).items():
         first = next(one for one in findings if one.kind == kind)
         say(f"{kind}: {number:,}, as {first.file.relative_to(config.folder)}{first.detail and f' ({first.detail})'}")

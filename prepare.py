@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             serve_labels(config, print) if config.page else label(config, print)
             return 0
-        from cyclegan_age.data.prepare.audit import audit
+        from cyclegan_age.audit.run import audit
         from cyclegan_age.data.prepare.run import prepare
         from cyclegan_age.data.prepare.shards import write_shards
 

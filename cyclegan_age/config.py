@@ -540,7 +540,13 @@ class AuditConfig:
     """What `prepare.py audit` takes."""
 
     folder: Path = Path()
-    """A folder of faces, as the word after `audit`; nothing in it is changed."""
+    """A folder of faces, as the word after `audit`; without --apply and --undo nothing in it is changed."""
+    fix: bool = False
+    """Also write plan.csv: which pictures --apply would move out of the folder. Read and edit it."""
+    apply: Path | None = None
+    """A plan: move its pictures, and their lines of labels.csv, out of FOLDER to FOLDER-aside beside it."""
+    undo: Path | None = None
+    """A plan that was applied: move its pictures and lines back."""
     workers: int = -1
     """Processes; -1 takes one per core, 0 works in this one."""
     results_dir: Path = Path("results")
@@ -548,6 +554,9 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         _require("workers", self.workers, self.workers >= -1, "give -1 or more")
+        given = [flag for flag in ("fix", "apply", "undo") if getattr(self, flag)]
+        if len(given) > 1:
+            raise UserError(f"--{given[0]}: not together with --{given[1]}; give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)

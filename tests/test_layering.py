@@ -23,7 +23,7 @@ LAYERS = (
     {"hub"},
     {"inference", "labeler", "gallery", "games", "photos", "export", "export_page", "convert", "monitor"}
     | {"visdom_server", "evaluation"},
-    {"training", "batch"},
+    {"training", "batch", "audit"},
     {"web"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}

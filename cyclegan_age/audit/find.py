@@ -1,0 +1,188 @@
+"""What may be wrong: from what was seen of the pictures, and their labels, to findings."""
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclegan_age.ages import parse_group
+from cyclegan_age.audit.looks import Look, embedding_of, small_of
+from cyclegan_age.audit.pairs import likeness, similar
+from cyclegan_age.data.folders import label
+from cyclegan_age.data.labels import NAME, read_labels
+from cyclegan_age.data.names import Known, form_of, stem_of, told
+from cyclegan_age.data.prepare.copies import near_copies
+from cyclegan_age.data.prepare.rows import split_of
+
+Recognise = Callable[[Sequence[Path]], Sequence[NDArray[np.float32] | None]]
+
+_BLURRED = 15.0  # variance of the Laplacian at 200 px
+_GREY = 3.0  # mean difference of the channels
+_ROLLED = 25.0  # degrees between the eyes' line and the picture's
+_BLOCKS = 0.28  # see `defects.blocks`
+_FLAT, _MIRRORED, _REPEATED = 0.018, 0.94, 0.15  # see `defects`
+_SAME_PICTURE = 0.9, 0.82  # cosine of the embeddings, and correlation of the aligned faces
+_SAME_PERSON = 0.72, 0.6  # cosines of the embeddings, and of SFace's, which is asked about these pairs alone
+_FAR = 3.0  # times the estimator's own error
+
+# Mean absolute error of `age_judge` in years, one view, by the decade of the label: 0 to 9 years, 10 to 19, .., 70 and
+# more; on the 937 faces of 0 to 79 years of UTKFace and All-Age-Faces that it was not trained on (docs/data.md).
+OWN_ERROR_YEARS = (2.3, 3.8, 4.3, 5.5, 6.6, 6.0, 6.4, 8.0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that may be wrong.
+
+    Attributes:
+        kind: what.
+        file: the picture.
+        detail: more of it in a few words.
+        other: the picture that it is compared with.
+    """
+
+    kind: str
+    file: Path
+    detail: str = ""
+    other: Path | None = None
+
+
+def own_error(age_years: float) -> float:
+    """The estimator's mean absolute error in years on faces of that age."""
+    return OWN_ERROR_YEARS[min(int(age_years) // 10, len(OWN_ERROR_YEARS) - 1)]
+
+
+def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Recognise) -> list[Finding]:
+    """What may be wrong, kind by kind.
+
+    Args:
+        root: the folder.
+        files: N pictures in it.
+        seen: N, as `looks.look` gives them.
+        recognise: a second recogniser, as `looks.recognise`.
+
+    Raises:
+        UserError: a `labels.csv` that cannot be read.
+    """
+    both = list(zip(files, seen, strict=True))
+    good = [(file, one) for file, one in both if not one["broken"]]
+    out = [Finding("broken file", file, one["broken"]) for file, one in both if one["broken"]]
+    labels = read_labels(root)
+    known = {file: _known(file, labels) for file, _ in good}
+    out += _copies(root, good, known, recognise)
+    splits: dict[str, set[str]] = {}
+    for file, one in known.items():
+        splits.setdefault(one.person, set()).add(_split(root, file))
+    parted = {person for person, some in splits.items() if person and len(some) > 1}
+    out += [Finding("person in two splits", file, one.person) for file, one in known.items() if one.person in parted]
+    estimated = _estimated(root)
+    out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file, _ in good if file in estimated]
+    for file, one in good:
+        out += [Finding(kind, file, detail) for kind, detail in _by_itself(one, known[file].age_years).items()]
+    return sorted(out, key=lambda one: (one.kind, one.file))
+
+
+def _known(file: Path, labels: Mapping[Path, Known]) -> Known:
+    """What is known of a picture; the age is that of its folder where nothing else tells one."""
+    form = form_of(stem_of(file))
+    if known := labels.get(file) or (told(form, stem_of(file)) if form else None):
+        return known
+    span = parse_group(file.parent.name)
+    return Known(label(file.name, span)) if span else Known()
+
+
+def _copies(
+    root: Path, good: Sequence[tuple[Path, Look]], known: Mapping[Path, Known], recognise: Recognise
+) -> list[Finding]:
+    """Pictures that are there twice, and faces that are of one person on both sides of a split."""
+    out = []
+
+    def twice(kind: str, first: Path, file: Path, detail: str = "") -> None:
+        out.append(Finding(kind, file, f"of {first.relative_to(root)}{detail}", first))
+        if _split(root, file) != _split(root, first):
+            out.append(Finding("copy in another split", file, f"of {first.relative_to(root)}", first))
+        ages = known[file].age_years, known[first].age_years
+        if abs(ages[0] - ages[1]) > 1:
+            out.append(Finding("copy of another age", file, f"{ages[0]:g} and {ages[1]:g} years", first))
+
+    named: set[int] = set()  # each copy once
+    for group in near_copies([one["hash"] for _, one in good]):
+        named.update(group[1:])
+        for i in group[1:]:
+            same = good[i][1]["bytes"] == good[group[0]][1]["bytes"]
+            twice("same bytes" if same else "near copy", good[group[0]][0], good[i][0])
+    faces = [i for i, (_, one) in enumerate(good) if "embedding" in one and i not in named]
+    embeddings = np.array([embedding_of(good[i][1]) for i in faces], np.float32).reshape(len(faces), -1)
+    apart: list[tuple[int, int, float]] = []
+    for a, b, cosine in similar(embeddings, _SAME_PERSON[0]):
+        i, j = faces[a], faces[b]
+        alike = likeness(small_of(good[i][1]), small_of(good[j][1])) if cosine >= _SAME_PICTURE[0] else 0.0
+        if alike >= _SAME_PICTURE[1]:
+            if j not in named:
+                said = f", embeddings {cosine:.2f}, faces {alike:.2f}"
+                twice("near copy by its face", good[i][0], good[j][0], said)
+            named.add(j)
+        elif _split(root, good[i][0]) != _split(root, good[j][0]):
+            apart.append((i, j, cosine))
+    asked = sorted({i for pair in apart for i in pair[:2]})
+    seen_as = dict(zip(asked, recognise([good[i][0] for i in asked]), strict=True))
+    for i, j, cosine in apart:
+        first, second = seen_as[i], seen_as[j]
+        if first is None or second is None or (surely := float(first @ second)) < _SAME_PERSON[1]:
+            continue
+        if not known[good[i][0]].person or known[good[i][0]].person != known[good[j][0]].person:
+            detail = f"as {good[i][0].relative_to(root)}, embeddings {cosine:.2f}, SFace {surely:.2f}"
+            out.append(Finding("perhaps a person in two splits", good[j][0], detail, good[i][0]))
+    return out
+
+
+def _by_itself(one: Look, age_years: float) -> dict[str, str]:
+    """What may be wrong with a picture by itself, and more of it."""
+    kinds = {}
+    if not one["faces"]:
+        kinds["no face"] = ""
+    if one["faces"] > 1:
+        kinds["several faces"] = str(one["faces"])
+    if one["turn"]:
+        kinds["turned"] = f"upright once turned by {one['turn']} degrees to the left"
+    elif abs(one["roll"]) > _ROLLED:
+        kinds["turned"] = f"the eyes lie at {one['roll']:.0f} degrees"
+    if one["sharpness"] < _BLURRED:
+        kinds["blurred"] = f"sharpness {one['sharpness']:.1f}"
+    if one["blocks"][0] >= _BLOCKS:
+        kinds["pixelated"] = f"blocks of {one['blocks'][1]:.1f} pixels"
+    if one["colour"] < _GREY:
+        kinds["grey"] = ""
+    if one["border"][0] >= _FLAT:
+        kinds["made border"] = f"{one['border'][1]}, {one['border'][0]:.0%} of the picture"
+    elif one["mirrored"] >= _MIRRORED:
+        kinds["made border"] = f"mirrored, {one['mirrored']:.2f}"
+    elif one["repeated"] <= _REPEATED:
+        kinds["made border"] = f"edge repeated, {one['repeated']:.2f}"
+    if "age" in one and not math.isnan(age_years):
+        error, away = own_error(age_years), one["age"] - age_years
+        if abs(away) > _FAR * error:
+            kinds["age far from label"] = (
+                f"label {age_years:g}, estimate {one['age']:.0f} years; the estimator errs by {error} at that age"
+            )
+    return kinds
+
+
+def _estimated(root: Path) -> set[Path]:
+    """Pictures whose age `labels.csv`, in the folder or above it, says not to be exact."""
+    for folder, prefix in ((root, ""), (root.parent, f"{root.resolve().name}/")):
+        if (folder / NAME).is_file():
+            with (folder / NAME).open(encoding="utf-8-sig", newline="") as f:
+                lines: list[dict[str, Any]] = list(csv.DictReader(f))
+            inexact = [line["file"] for line in lines if line.get("exact") == "0"]
+            return {root / name.removeprefix(prefix) for name in inexact if name.startswith(prefix)}
+    return set()
+
+
+def _split(root: Path, file: Path) -> str:
+    return split_of(file.relative_to(root).parts[0])

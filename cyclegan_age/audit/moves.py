@@ -1,0 +1,294 @@
+"""A plan of what to move out of a folder of faces, moving it, and moving it back.
+
+`faces-aside/`, beside the folder `faces`, has the pictures that were moved out, at the same paths, and a journal of
+each plan. The journal is written before the first move and has `labels.csv` as it was, so that the same command goes on
+after an interruption at any moment, and `undo` gives back the same bytes.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cyclegan_age.audit.find import Finding
+from cyclegan_age.config import UserError
+from cyclegan_age.data.labels import NAME
+from cyclegan_age.files import taking_turns, write_atomically
+from cyclegan_age.images import SUFFIXES
+
+MOVE, KEEP = "move", "keep"
+COLUMNS = ("action", "file", "findings", "sha256")
+
+# What a plan moves by itself; the rest is for the reader to decide.
+_MOVED = {
+    *("broken file", "same bytes", "near copy", "near copy by its face", "copy in another split"),
+    *("no face", "several faces", "turned", "blurred", "pixelated", "age far from label"),
+}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A picture below the folder, and the mark of its content."""
+
+    file: str
+    sha256: str
+
+
+def plan(root: Path, findings: Sequence[Finding]) -> tuple[bytes, int]:
+    """A table of the pictures with findings, one a line, for a reader to edit; and how many it moves as it is.
+
+    Raises:
+        OSError: a picture cannot be read.
+    """
+    kinds: dict[Path, list[str]] = {}
+    for one in findings:
+        kinds.setdefault(one.file, []).append(f"{one.kind} ({one.detail})" if one.detail else one.kind)
+    moved = {one.file for one in findings if one.kind in _MOVED}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for file in sorted(kinds, key=lambda file: (file not in moved, file)):
+        action = MOVE if file in moved else KEEP
+        writer.writerow((action, file.relative_to(root).as_posix(), "; ".join(kinds[file]), _digest(file)))
+    return text.getvalue().encode(errors="surrogateescape"), len(moved)
+
+
+def apply(root: Path, plan_file: Path, say: Say) -> Path:
+    """Move the pictures whose action is `move` out of the folder, and their lines out of its `labels.csv`.
+
+    Nothing is moved unless all of it can be. Interrupted, the same command goes on.
+
+    Returns:
+        The folder beside this one that they are in.
+
+    Raises:
+        UserError: the plan cannot be read or names what is unsafe to move; a picture or `labels.csv` has changed; the
+            plan was applied before; or a disk cannot be written.
+    """
+    aside = _aside(root)
+    content, moves = _read(root, plan_file)
+    journal = aside / f".{hashlib.sha256(content).hexdigest()[:16]}.json"
+    try:
+        with taking_turns(aside):
+            record = _record(journal)
+            if record and record["state"] != "applying":
+                remedy = "finish that by --undo" if record["state"] == "undoing" else "nothing is left to do"
+                raise UserError(f"--apply {plan_file}: {_SAID[record['state']]}; {remedy}")
+            for move in moves:
+                _check(root, aside, move, plan_file, moved=bool(record))
+            if not record:
+                record = {"state": "applying", **_labels(root, moves)}
+                write_atomically(journal, json.dumps(record).encode())
+            for move in moves:
+                _move(root / move.file, aside / move.file)
+            _relabel(record, "before", "after")
+            write_atomically(journal, json.dumps({**record, "state": "applied"}).encode())
+    except OSError as e:
+        raise _failed("--apply", plan_file, e) from None
+    say(f"moved {len(moves):,} pictures to {aside}; back by --undo {plan_file}")
+    return aside
+
+
+def undo(root: Path, plan_file: Path, say: Say) -> Path:
+    """Move back what `apply` moved by this plan, and put `labels.csv` back as it was. Interrupted, it goes on.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the plan cannot be read, was changed since or not applied; a picture or `labels.csv` has changed; or
+            a disk cannot be written.
+    """
+    aside = _aside(root)
+    content, moves = _read(root, plan_file)
+    journal = aside / f".{hashlib.sha256(content).hexdigest()[:16]}.json"
+    try:
+        if not aside.is_dir():
+            raise UserError(f"--undo {plan_file}: was not applied, there is no {aside}; give the plan that was")
+        with taking_turns(aside):
+            record = _record(journal)
+            if not record:
+                raise UserError(f"--undo {plan_file}: was not applied as it is now; give the plan that was")
+            for move in moves:
+                _check(root, aside, move, plan_file, moved=True, flag="--undo")
+            _check_labels(record, plan_file)
+            write_atomically(journal, json.dumps({**record, "state": "undoing"}).encode())
+            _relabel(record, "after", "before")
+            for move in moves:
+                _move(aside / move.file, root / move.file)
+            _clear(aside)
+            journal.unlink()
+            with suppress(OSError):  # another plan's pictures are in it
+                aside.rmdir()
+    except OSError as e:
+        raise _failed("--undo", plan_file, e) from None
+    say(f"moved {len(moves):,} pictures back to {root}")
+    return root
+
+
+_SAID = {"applied": "is applied already", "undoing": "its undoing was interrupted"}
+
+
+def _aside(root: Path) -> Path:
+    whole = root.resolve()
+    return whole.with_name(f"{whole.name}-aside")
+
+
+def _read(root: Path, plan_file: Path) -> tuple[bytes, list[_Move]]:
+    """The plan's content, and its moves."""
+    try:
+        content = plan_file.read_bytes()
+        text = content.decode("utf-8-sig", errors="surrogateescape")
+        first = text.partition("\n")[0]
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in first else ","))
+    except OSError as e:
+        raise UserError(f"{plan_file}: cannot be read ({e.strerror}); give the plan.csv of --fix") from None
+    except csv.Error:
+        raise UserError(f"{plan_file}: no table; give the plan.csv of --fix") from None
+    if not lines or not {"action", "file", "sha256"} <= set(lines[0]):
+        raise UserError(f"{plan_file}: no columns action, file and sha256; give the plan.csv of --fix")
+    moves: dict[str, _Move] = {}
+    for number, line in enumerate(lines, 2):
+        action, file = (line["action"] or "").strip().lower(), line["file"] or ""
+        if action not in (MOVE, KEEP):
+            raise UserError(f"{plan_file}: line {number}: action {action}; give {MOVE} or {KEEP}")
+        if action == MOVE:
+            if file in moves:
+                raise UserError(f"{plan_file}: line {number}: {file} is named twice; delete one of the lines")
+            moves[file] = _Move(file, line["sha256"] or "")
+    return content, list(moves.values())
+
+
+def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool, flag: str = "--apply") -> None:
+    """Refuse what is unsafe.
+
+    Args:
+        root: the folder.
+        aside: the folder beside it.
+        move: what to move.
+        plan_file: for the error.
+        moved: whether it may be there already.
+        flag: for the error.
+    """
+
+    def refuse(cause: str, remedy: str) -> UserError:
+        return UserError(f"{flag} {plan_file}: {move.file}: {cause}; nothing was moved; {remedy}")
+
+    path = PurePosixPath(move.file)
+    if path.is_absolute() or ".." in path.parts or "\0" in move.file or "\\" in move.file or not path.parts:
+        raise refuse("leaves the folder", "delete the line")
+    if path.suffix.lower() not in SUFFIXES | {".heic", ".heif", ".hif"} or any(
+        part.startswith(".") for part in path.parts
+    ):
+        raise refuse("is not named as a picture", "delete the line")
+    for base in (root.resolve(), aside.resolve()):
+        if (base / path).parent.resolve() != (base / path).parent or (base / path).is_symlink():
+            raise refuse("is or lies behind a link", "delete the line")
+    here, there = root / path, aside / path
+    back = flag == "--undo"
+    if here.exists() and there.exists():
+        raise refuse(f"is also in {aside}", "move one of them elsewhere")
+    file = there if moved and there.exists() else here
+    if not file.is_file():
+        raise refuse("is not there any more", "put it back" if back else "run the audit again, or delete the line")
+    if _digest(file) != move.sha256:
+        raise refuse("has changed since", "put it back" if back else "run the audit again, or delete the line")
+
+
+def _labels(root: Path, moves: Sequence[_Move]) -> dict[str, Any]:
+    """`labels.csv` of the folder, or of the one above it, before and without the lines of the pictures.
+
+    Raises:
+        UserError: it is no table of files.
+    """
+    whole = root.resolve()
+    for folder, prefix in ((whole, ""), (whole.parent, f"{whole.name}/")):
+        file = folder / NAME
+        if not file.is_file():
+            continue
+        before = file.read_bytes()
+        text = before.decode(errors="surrogateescape")
+        gone = {prefix + move.file for move in moves}
+        kept, start = [], 0
+        lines = list(io.StringIO(text, newline=""))
+        reader = csv.reader(lines)
+        column = -1
+        for row in reader:
+            part = "".join(lines[start : reader.line_num])
+            start = reader.line_num
+            if column < 0:
+                names = [name.removeprefix("\ufeff") for name in row]
+                if "file" not in names:
+                    return {"labels": ""}
+                column = names.index("file")
+            elif len(row) > column and row[column] in gone:
+                continue
+            kept.append(part)
+        after = "".join(kept)
+        return {"labels": str(file), "before": text, "after": after} if after != text else {"labels": ""}
+    return {"labels": ""}
+
+
+def _check_labels(record: dict[str, Any], plan_file: Path) -> None:
+    if record["labels"] and _text(Path(record["labels"])) not in (record["before"], record["after"]):
+        raise UserError(
+            f"--undo {plan_file}: {record['labels']} has changed since; undo later plans first, or take the change back"
+        )
+
+
+def _relabel(record: dict[str, Any], old: str, new: str) -> None:
+    """Write `labels.csv` as it is to be; it is as it was, or is so already.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if not record["labels"]:
+        return
+    file = Path(record["labels"])
+    text = _text(file)
+    if text not in (record[old], record[new]):
+        raise UserError(f"{file}: has changed since; take the change back, then give the same command again")
+    if text != record[new]:
+        write_atomically(file, record[new].encode(errors="surrogateescape"))
+
+
+def _text(file: Path) -> str:
+    return file.read_bytes().decode(errors="surrogateescape") if file.is_file() else ""
+
+
+def _record(journal: Path) -> dict[str, Any] | None:
+    record: dict[str, Any] | None = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else None
+    return record
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file; one that is there already stays."""
+    if source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(source, target)  # noqa: PTH104 - never over a link or a file, see `_check`
+
+
+def _clear(aside: Path) -> None:
+    """Remove the folders in it that are empty now."""
+    for where, _, _ in sorted(os.walk(aside), reverse=True):
+        with suppress(OSError):
+            Path(where).rmdir()
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _failed(flag: str, plan_file: Path, e: OSError) -> UserError:
+    return UserError(
+        f"{flag} {plan_file}: {e.filename or 'a file'} cannot be written ({e.strerror or e}); allow it, then give the "
+        "same command again"
+    )

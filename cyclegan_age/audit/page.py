@@ -1,0 +1,66 @@
+"""Findings -> a page that opens from disk and loads nothing."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from cyclegan_age.audit.find import Finding
+from cyclegan_age.images import BadImage, open_image
+
+_SHOWN = 24  # of a kind, evenly over all of them
+_STYLE = (
+    ":root { color-scheme: light dark; } body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto;"
+    " max-width: 76rem; padding: 0 1rem; } div { display: flex; flex-wrap: wrap; gap: .75rem .5rem; }"
+    " figure { margin: 0; width: 8rem; font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }"
+    " figure.pair { width: 16.25rem; } img { width: 8rem; } .pair img + img { margin-left: .25rem; }"
+)
+
+
+def page(root: Path, number: int, findings: Sequence[Finding]) -> str:
+    """Some pictures of each kind; those that are compared stand beside each other.
+
+    Args:
+        root: the folder.
+        number: of pictures in it.
+        findings: sorted by kind.
+    """
+    kinds = Counter(one.kind for one in findings)
+    out = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Audit</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{_STYLE}</style></head>",
+        f"<body><h1>Audit of {escape(root.resolve().name)}</h1>",
+        f"<p>{number:,} pictures; audit.csv lists all findings.</p>",
+        "<p>"
+        + ", ".join(f'<a href="#{i}">{escape(kind)}: {kinds[kind]:,}</a>' for i, kind in enumerate(kinds))
+        + "</p>",
+    ]
+    for i, (kind, count) in enumerate(kinds.items()):
+        some = [one for one in findings if one.kind == kind]
+        some = [some[k * len(some) // _SHOWN] for k in range(_SHOWN)] if len(some) > _SHOWN else some
+        shown = f", of which {len(some)} here" if count > len(some) else ""
+        out.append(f'<h2 id="{i}">{escape(kind)}: {count:,}{shown}</h2><div>')
+        for one in some:
+            files = [one.file, *([one.other] if one.other else [])]
+            pictures = "".join(f'<img src="{_thumbnail(file)}" alt="">' for file in files)
+            name = escape(str(one.file.relative_to(root)))
+            detail = f"<br>{escape(one.detail)}" if one.detail else ""
+            mark = ' class="pair"' if one.other else ""
+            out.append(f"<figure{mark}>{pictures}<figcaption>{name}{detail}</figcaption></figure>")
+        out.append("</div>")
+    return "\n".join([*out, "</body></html>\n"])
+
+
+def _thumbnail(file: Path) -> str:
+    """A small JPEG as a data URL; empty for a broken file."""
+    try:
+        picture = open_image(file)
+    except (BadImage, OSError):
+        return "data:,"
+    picture.thumbnail((192, 192))
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"

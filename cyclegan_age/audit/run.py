@@ -1,0 +1,65 @@
+"""`prepare.py audit`: what may be wrong with the pictures and labels of a folder of faces."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from cyclegan_age.audit.find import find
+from cyclegan_age.audit.looks import look_at, recognise
+from cyclegan_age.audit.moves import apply, plan, undo
+from cyclegan_age.audit.page import page
+from cyclegan_age.config import AuditConfig, UserError
+from cyclegan_age.images import list_images
+from cyclegan_age.runs import next_folder, write_atomically
+
+Say = Callable[[str], None]
+
+
+def audit(config: AuditConfig, say: Say) -> Path:
+    """Look at every picture of a folder, or move those that a plan names.
+
+    Args:
+        config: which folder, and what to do.
+        say: takes lines for the user.
+
+    Returns:
+        The page, beside which `audit.csv` lists everything and, with `--fix`, `plan.csv` what would be moved; or the
+        folder that pictures were moved to or from.
+
+    Raises:
+        UserError: no such folder, no picture in it, the report cannot be written, or see `moves`.
+    """
+    if not config.folder.is_dir():
+        raise UserError(f"{config.folder}: no such folder; give one of faces")
+    if config.apply:
+        return apply(config.folder, config.apply, say)
+    if config.undo:
+        return undo(config.folder, config.undo, say)
+    files = [file for file in list_images(config.folder) if "parsings" not in file.parts]
+    if not files:
+        raise UserError(f"{config.folder}: no pictures in it; give a folder of faces")
+    seen = look_at(config, files)
+    findings = find(config.folder, files, seen, partial(recognise, config.workers))
+    for kind, number in Counter(one.kind for one in findings).items():
+        first = next(one for one in findings if one.kind == kind)
+        say(f"{kind}: {number:,}, as {first.file.relative_to(config.folder)}{first.detail and f' ({first.detail})'}")
+    say(f"{len(files):,} pictures, {len({one.file for one in findings}):,} with findings")
+    try:
+        folder = next_folder(config.results_dir, "audit")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("finding", "file", "detail"))
+        writer.writerows((one.kind, one.file.relative_to(config.folder).as_posix(), one.detail) for one in findings)
+        write_atomically(folder / "audit.csv", text.getvalue().encode(errors="surrogateescape"))
+        write_atomically(folder / "index.html", page(config.folder, len(files), findings).encode(errors="replace"))
+        if config.fix:
+            lines, moved = plan(config.folder, findings)
+            write_atomically(folder / "plan.csv", lines)
+            say(f"plan: {folder / 'plan.csv'} would move {moved:,} pictures; edit it, then give it to --apply")
+    except OSError as e:
+        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from None
+    say(f"page: {folder / 'index.html'}")
+    return folder / "index.html"

@@ -27,7 +27,7 @@ _ROLLED = 25.0  # degrees between the eyes' line and the picture's
 _BLOCKS = 0.28  # see `defects.blocks`
 _FLAT, _MIRRORED, _REPEATED = 0.018, 0.94, 0.15  # see `defects`
 _SAME_PICTURE = 0.9, 0.82  # cosine of the embeddings, and correlation of the aligned faces
-_SAME_PERSON = 0.72, 0.6  # cosines of the embeddings, and of SFace's, which is asked about these pairs alone
+_SAME_PERSON = 0.72, 0.68  # cosines of the embeddings, and of SFace's, which is asked about these pairs alone
 _FAR = 3.0  # times the estimator's own error
 
 # Mean absolute error of `age_judge` in years, one view, by the decade of the label: 0 to 9 years, 10 to 19, .., 70 and

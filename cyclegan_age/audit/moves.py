@@ -28,7 +28,7 @@ COLUMNS = ("action", "file", "findings", "sha256")
 # What a plan moves by itself; the rest is for the reader to decide.
 _MOVED = {
     *("broken file", "same bytes", "near copy", "near copy by its face", "copy in another split"),
-    *("no face", "several faces", "turned", "blurred", "pixelated", "age far from label"),
+    *("no face", "several faces", "turned", "blurred", "pixelated"),
 }
 
 Say = Callable[[str], None]

@@ -162,7 +162,7 @@ NASTY = "a <script>alert(1)</script> \"q\" 'x' & #50%25 é 顔?.jpg"
 
 def test_page_escapes_names_and_quotes_links() -> None:
     section = Section(
-        title=NASTY, input=f"{NASTY}_input.jpg", ages=[(27.5, f"sub/{NASTY}_age27.5.png")],
+        title=NASTY, input=f"{NASTY}_input.jpg", ages=[("27.5 years", f"sub/{NASTY}_age27.5.png")],
         sheets=[("strip", f"{NASTY}_strip.png")], gif=f"{NASTY}.gif", mp4=f"{NASTY}.mp4",
     )  # fmt: skip
     text = gallery_page(title="Faces", facts=["Weights: <b>", "10 images/s"], sections=[section])

@@ -82,8 +82,8 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Rec
     out += [Finding("person in two splits", file, one.person) for file, one in known.items() if one.person in parted]
     estimated = _estimated(root)
     out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file, _ in good if file in estimated]
-    for file, one in good:
-        out += [Finding(kind, file, detail) for kind, detail in _by_itself(one, known[file].age_years).items()]
+    for file, look in good:
+        out += [Finding(kind, file, detail) for kind, detail in _by_itself(look, known[file].age_years).items()]
     return sorted(out, key=lambda one: (one.kind, one.file))
 
 

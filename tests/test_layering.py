@@ -23,6 +23,7 @@ LAYERS = (
     {"inference", "gallery", "games", "photos", "export", "monitor", "visdom_server", "evaluation"},
     {"training"},
     {"web"},
+    {"__main__"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -13,10 +13,12 @@ faces in age folders and weights of a tiny run. The commands run in this process
 
 import json
 import re
+import runpy
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -166,6 +168,26 @@ def test_every_page_is_in_the_menu_of_the_site_once() -> None:
     }
     in_menu = re.findall(r": ([\w-]+\.(?:md|ipynb))$", (PROJECT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(in_menu) == sorted({*pages, "index.md", "datasets.md"})
+
+
+def test_the_check_of_the_site_sees_what_is_wrong(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hooks = runpy.run_path(str(PROJECT / "docs" / "hooks.py"))
+    (tmp_path / "a.html").write_text(
+        '<h2 id="one"></h2><a href="b.html#two"></a><a href="#one"></a><a href="https://example.org"></a>'
+        '<a href="b.html#three"></a><a href="c.html"></a><script src="https://example.org/x.js"></script>'
+    )
+    (tmp_path / "b.html").write_text('<h2 id="two"></h2><img src="d.png"><img src="data:image/png;base64,AA==">')
+    hooks["on_post_build"](SimpleNamespace(site_dir=str(tmp_path)))
+    assert sorted(r.getMessage() for r in caplog.records) == [
+        "a.html links to b.html#three, which has no such heading",
+        "a.html links to c.html, which is not there",
+        "a.html loads https://example.org/x.js from another server",
+        "b.html links to d.png, which is not there",
+    ]
+    moved = hooks["_moved"](
+        "[a](../README.md) [b](web.md#rest) ![c](strip.jpg) [d](../datasets/README.md)", "docs", hooks["OUTSIDE"]
+    )
+    assert moved == "[a](index.md) [b](web.md#rest) ![c](strip.jpg) [d](datasets.md)"
 
 
 def test_the_notebook_is_of_its_format_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ LAYERS = (
     | {"visdom_server", "evaluation"},
     {"training", "batch", "audit"},
     {"web"},
+    {"__main__"},
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

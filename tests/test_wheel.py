@@ -13,9 +13,9 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
+from cyclegan_age.__main__ import USAGE, VERBS, main
 from cyclegan_age.config import INSTALL_VISDOM
 from cyclegan_age.inference import demo_portrait
-from options.verbs import USAGE, VERBS, main
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
             shutil.copyfile(PROJECT / name, folder / "source" / name)
     build = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", build, str(folder)], cwd=folder / "source", capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", build, str(folder)], cwd=folder / "source", capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return zipfile.ZipFile(folder / done.stdout.splitlines()[-1])
@@ -57,10 +57,10 @@ def site(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def run(site: Path, folder: Path, code: str, *argv: str) -> "subprocess.CompletedProcess[str]":
     code = f"import sys; sys.path.insert(0, {str(site)!r}); {code}"
-    return subprocess.run([sys.executable, "-c", code, *argv], cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code, *argv], cwd=folder, capture_output=True, text=True, timeout=600)
 
 
-COMMAND = "from cyclegan_age.verbs.options.verbs import main; sys.exit(main())"  # as pip writes it into bin/
+COMMAND = "from cyclegan_age.__main__ import main; sys.exit(main())"  # as pip writes it into bin/
 
 
 def test_the_wheel_has_every_module_and_weight_and_no_other_top_level_name(wheel: zipfile.ZipFile) -> None:

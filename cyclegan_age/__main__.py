@@ -1,11 +1,13 @@
-"""The command `cyclegan-age VERB ...` of an installed package; in a checkout it is `python VERB.py ...`."""
+"""The command `cyclegan-age VERB ...`, or `python -m cyclegan_age VERB ...`: `python VERB.py ...` in a checkout."""
 
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# The scripts beside this folder, and what each does.
+from cyclegan_age.config import INSTALLED
+
+# The scripts, and what each does.
 VERBS = {
     "train": "train a model on a folder of faces sorted by age",
     "test": "render faces at other ages",
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"{verb or 'VERB'}: {'no verb' if verb else 'missing'}; give one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    folder = Path(__file__).resolve().parent.parent
+    here = Path(__file__).resolve().parent
+    folder = here / "verbs" if INSTALLED else here.parent
     script = str(folder / f"{verb}.py")
     sys.path.insert(0, str(folder))  # so that it finds `options`
     sys.argv = [script, *flags]

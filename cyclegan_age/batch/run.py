@@ -160,6 +160,7 @@ def _settle() -> str:
     """Set what Ray reads from the environment when it is imported; gives the address of a cluster, or nothing."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # workers that die are done again
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "600")  # a busy machine takes its time
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # without it Ray listens on every address of the machine

@@ -160,7 +160,6 @@ def _settle() -> str:
     """Set what Ray reads from the environment when it is imported; gives the address of a cluster, or nothing."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # workers that die are done again
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "600")  # a busy machine takes its time
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # without it Ray listens on every address of the machine
@@ -172,12 +171,19 @@ def _start(address: str) -> Any:
     import ray
     import ray.data
 
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
+    place: dict[str, Any] = {"address": address}
+    if not address:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ray.init(address="local", num_cpus=cores, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
+        place = {"address": "local", "num_cpus": cores, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
+    for left in (0,) if address else (2, 1, 0):
+        try:
+            ray.init(**place, log_to_driver=False, logging_level=logging.CRITICAL)
+            break
+        except Exception as e:  # of no one kind; on a busy machine Ray gives up after 30 s
+            ray.shutdown()
+            if not left:
+                what = f"RAY_ADDRESS {address}: not reached" if address else "Ray: did not start"
+                raise UserError(f"{what} ({str(e).splitlines()[0]}); check it and try again") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -183,7 +183,8 @@ def _start(address: str) -> Any:
             ray.shutdown()
             if not left:
                 what = f"RAY_ADDRESS {address}: not reached" if address else "Ray: did not start"
-                raise UserError(f"{what} ({str(e).splitlines()[0]}); check it and try again") from None
+                cause = (str(e).splitlines() or [type(e).__name__])[0]
+                raise UserError(f"{what} ({cause}); check it and try again") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

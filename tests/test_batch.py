@@ -311,67 +311,81 @@ def listening(pids: Sequence[int]) -> set[str]:
     return {line[1].partition(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_killed_processes_lose_nothing(tiny_faces: Path, weights: Path, tmp_path: Path) -> None:
-    """The command is killed, then goes on, then one of its workers is killed; all is as if nothing had happened."""
-    pytest.importorskip("ray.data", reason="ray[data] is not installed: requirements-ray.txt")
-    faces = sorted(tiny_faces.rglob("*.jpg"))
-    for i in range(1200):
-        link = tmp_path / "in" / f"{i % 3}" / f"{i:04d}.jpg"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.hardlink_to(faces[i % len(faces)])
-    (tmp_path / "in" / "0" / "broken.jpg").write_bytes(b"x")
-    out = tmp_path / "out"
-    words = ["--input", str(tmp_path / "in"), "--output", str(out), "--target_age", "20", "60", "--aligned"]
-    command = [sys.executable, "batch.py", *words, "--weights", str(weights), "--workers", "2"]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+PICTURES = 1200
 
-    def pictures() -> list[Path]:
-        return list(out.rglob("*_age*.png"))
 
-    def started(until: int) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+class Run:
+    """A folder of made-up crops, and the command on them as a process of its own."""
+
+    def __init__(self, faces: Path, weights: Path, root: Path) -> None:
+        if sys.platform != "linux":
+            pytest.skip("looks for processes in /proc")
+        pytest.importorskip("ray.data", reason="ray[data] is not installed: requirements-ray.txt")
+        self.input, self.output, drawn = root / "in", root / "out", sorted(faces.rglob("*.jpg"))
+        for i in range(PICTURES):
+            link = self.input / f"{i % 3}" / f"{i:04d}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(drawn[i % len(drawn)])
+        self.items = items_of(self.input)
+        words = ["--input", str(self.input), "--output", str(self.output), "--target_age", "20", "60", "--aligned"]
+        self.command = [sys.executable, "batch.py", *words, "--weights", str(weights), "--workers", "2"]
+
+    def pictures(self) -> list[Path]:
+        return list(self.output.rglob("*_age*.png"))
+
+    def start(self, until: int) -> "subprocess.Popen[str]":
+        """Start the command and wait until there are so many pictures."""
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(self.command, cwd=PROJECT, env=environment, text=True, **pipe)  # type: ignore[call-overload]
         last = time.monotonic() + 600
-        while process.poll() is None and time.monotonic() < last and len(pictures()) < until:
+        while process.poll() is None and time.monotonic() < last and len(self.pictures()) < until:
             time.sleep(0.05)
         assert process.poll() is None, process.communicate()[0]
-        return process
+        return process  # type: ignore[no-any-return]
 
-    first = started(200)
-    mine = processes(first.pid)
+
+def test_a_killed_command_leaves_whole_pictures_and_no_process(tiny_faces: Path, weights: Path, tmp_path: Path) -> None:
+    run = Run(tiny_faces, weights, tmp_path)
+    process = run.start(200)
+    mine = processes(process.pid)
     ports = listening(list(mine))
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     last = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid, line in mine.items() if "Worker" in line):
         assert time.monotonic() < last, "workers outlive the command"
         time.sleep(0.2)
     assert ports and ports <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1 alone
-    kept = {path: path.stat().st_mtime_ns for path in pictures()}
-    assert 200 <= len(kept) < 2400
-    for path in kept:
+    assert 200 <= len(run.pictures()) < 2 * PICTURES
+    for path in run.pictures():
         with Image.open(path) as picture:
             picture.load()
+    assert 0 < len(to_do(run.items, [20, 60], storage.below(str(run.output)))) <= PICTURES - 100
 
-    second = started(len(kept) + 200)
-    workers = [pid for pid, line in processes(second.pid).items() if "MapWorker" in line]
-    assert len(workers) == 2 and len(pictures()) < 2400
+
+def test_a_killed_worker_loses_nothing_and_the_command_goes_on_where_it_was(
+    tiny_faces: Path, weights: Path, tmp_path: Path
+) -> None:
+    run, plain = Run(tiny_faces, weights, tmp_path), tmp_path / "plain"
+    render = {"weights": weights, "config": InferConfig(aligned=True), "ages": [20, 60]}
+    Renderer(output=str(run.output), **render)(run.items[:100])  # type: ignore[arg-type]
+    kept = {path: path.stat().st_mtime_ns for path in run.pictures()}
+    (run.input / "0" / "broken.jpg").write_bytes(b"x")
+    (run.output / ".half.png.1.part").touch()
+    process = run.start(len(kept) + 200)
+    workers = [pid for pid, line in processes(process.pid).items() if "MapWorker" in line]
+    assert len(workers) == 2 and len(run.pictures()) < 2 * PICTURES
     os.kill(workers[0], signal.SIGKILL)
-    said, _ = second.communicate(timeout=600)
-    assert second.returncode == 0, said
-    assert "done before" in said and "1 file failed" in said and "pictures/s" in said
-    assert table(out / "failures.csv") == [["file", "cause"], [f"{tmp_path}/in/0/broken.jpg", "not a picture"]]
-    undone = [path for path, written in kept.items() if path.stat().st_mtime_ns != written]
-    assert len(undone) < len(kept) / 4  # but for those of which an age was missing
-    assert list(out.rglob("*.part")) == []
-
-    plain = tmp_path / "plain"
-    whole = [item for item in items_of(tmp_path / "in") if item.stem != "0/broken"]
-    Renderer(weights=weights, config=InferConfig(aligned=True), ages=[20, 60], output=str(plain))(whole)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert "100 pictures done before" in said and "1 file failed" in said and "pictures/s" in said
+    assert table(run.output / "failures.csv") == [["file", "cause"], [f"{run.input}/0/broken.jpg", "not a picture"]]
+    assert [path for path, written in kept.items() if path.stat().st_mtime_ns != written] == []
+    assert list(run.output.rglob("*.part")) == []
+    Renderer(output=str(plain), **render)(run.items)  # type: ignore[arg-type]
     wanted = sorted(path.relative_to(plain) for path in plain.rglob("*.png"))
-    assert len(wanted) == 2400 and wanted == sorted(path.relative_to(out) for path in pictures())
+    assert len(wanted) == 2 * PICTURES and wanted == sorted(path.relative_to(run.output) for path in run.pictures())
     for name in wanted:
-        both = (np.asarray(Image.open(folder / name), int) for folder in (out, plain))
+        both = (np.asarray(Image.open(folder / name), int) for folder in (run.output, plain))
         assert np.abs(np.subtract(*both)).max() <= 1

@@ -171,12 +171,20 @@ def _start(address: str) -> Any:
     import ray
     import ray.data
 
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
+    place: dict[str, Any] = {"address": address}
+    if not address:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ray.init(address="local", num_cpus=cores, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
+        place = {"address": "local", "num_cpus": cores, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
+    for left in (0,) if address else (2, 1, 0):
+        try:
+            ray.init(**place, log_to_driver=False, logging_level=logging.CRITICAL)
+            break
+        except Exception as e:  # of no one kind; on a busy machine Ray gives up after 30 s
+            ray.shutdown()
+            if not left:
+                what = f"RAY_ADDRESS {address}: not reached" if address else "Ray: did not start"
+                cause = (str(e).splitlines() or [type(e).__name__])[0]
+                raise UserError(f"{what} ({cause}); check it and try again") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -130,7 +130,7 @@ def test_whole_heads_are_the_same_at_ten_ages(heads: Path, heads_onnx: bytes) ->
     ager = Ager.load(heads)
     x, age, expected = at_ten_ages(ager)
     sizes = {}
-    for precision, most, mean in (("fp32", 1e-4, 1e-5), ("fp16", 0.02, 0.001), ("int8", 0.5, 0.02)):
+    for precision, most, mean in (("fp32", 1e-4, 1e-5), ("fp16", 0.02, 0.001), ("int8", 0.5, 0.1)):
         data = stored_as(heads_onnx, precision)
         sizes[precision] = len(data)
         (aged,) = onnxruntime.InferenceSession(data).run(["aged"], {"picture": x.numpy(), "age": age.numpy()})

@@ -25,7 +25,7 @@ from cyclegan_age.data.folders import Known
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, blend, distance, weight
-from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, packaged
+from cyclegan_age.faces.detection import Detector, Face, NoFace, chosen, detector, packaged
 from cyclegan_age.faces.files import Photo, without_thumbnail
 from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.faces.tracking import chosen_tracks, follow
@@ -178,6 +178,17 @@ def test_real_faces_are_found_at_every_turn(heads: Path, turn: int) -> None:
         (face,) = detector().find(np.ascontiguousarray(np.rot90(picture, -turn // 90)))
         assert face.turn == turn
         assert face.size == pytest.approx(upright.size, rel=0.15)
+
+
+@pytest.mark.parametrize("side", [24, 31, 32])
+def test_tiny_pictures_are_seen_alike_each_time(side: int, heads: Path) -> None:
+    large = np.asarray(open_image(sorted((heads / "val").rglob("*.webp"))[5]))
+    tiny = np.asarray(Image.fromarray(large).resize((side, side), Image.Resampling.BOX))
+    one, found = Detector(), set()
+    for rows in (0, 40, 80, 120):  # between pictures of other sizes
+        one.find(large[rows:])
+        found.add(tuple(face.landmarks.tobytes() for face in one.find(tiny)))
+    assert len(found) == 1
 
 
 def test_pictures_without_a_face_have_none() -> None:

@@ -81,14 +81,18 @@ def _taking_pictures(weights: Path) -> Ager:
 
 def program(ager: Ager) -> bytes:
     """The generator by torch.export, for `torch.export.load`, on any number of pictures."""
-    size, code = ager.image_size, ager.code
     generator: nn.Module = ager.generator.cpu().to(memory_format=torch.contiguous_format)
-    free = {0: torch.export.Dim("batch")}
-    example = (torch.zeros(2, 3, size, size), torch.full((2, len(code)), 1 / len(code)))
-    program = torch.export.export(generator, example, dynamic_shapes=(free, free), strict=False)
+    free, example = {0: torch.export.Dim("batch")}, _example(ager)
+    program = torch.export.export(generator, example, dynamic_shapes=tuple(free for _ in example), strict=False)
     out = io.BytesIO()
     torch.export.save(program, out)
     return out.getvalue()
+
+
+def _example(ager: Ager) -> tuple[torch.Tensor, ...]:
+    """What the generator takes, for two pictures: these and, but for weights of one domain, vectors (2, K)."""
+    pictures, entries = torch.zeros(2, 3, ager.image_size, ager.image_size), len(ager.code)
+    return (pictures,) if len(ager.domains) == 1 else (pictures, torch.full((2, entries), 1 / entries))
 
 
 def stored_as(model: bytes, precision: str) -> bytes:
@@ -133,13 +137,13 @@ def graph(ager: Ager) -> bytes:
     generator: nn.Module = ager.generator.cpu().to(memory_format=torch.contiguous_format)
     size, code = ager.image_size, ager.code
     free = {0: torch.export.Dim("batch")}
-    vector = [torch.full((2, len(code)), 1 / len(code))] if len(ager.domains) != 1 else []
-    names = ["picture", "domain" if ager.domains else "age"][: 1 + len(vector)]
+    example = _example(ager)
+    names = ["picture", "domain" if ager.domains else "age"][: len(example)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="# The axis name")  # both inputs share it, as they should
         program = torch.onnx.export(
             generator,
-            (torch.zeros(2, 3, size, size), *vector),
+            example,
             input_names=names,
             output_names=["translated" if ager.domains else "aged"],
             dynamic_shapes=[free for _ in names],

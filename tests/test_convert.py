@@ -465,6 +465,8 @@ def test_the_graph_of_a_translation(pair: tuple[Path, list[nn.Module]], tmp_path
         expected = pair[1][0](x).numpy()
     (made,) = session.run(["translated"], {"picture": x.numpy()})
     assert np.abs(made - expected).max() < 1e-4
+    assert export_command.main(["--weights", str(weights), "--output", str(file.with_suffix(".pt2"))]) == 0
+    assert np.abs(torch.export.load(file.with_suffix(".pt2")).module()(x).detach().numpy() - expected).max() < 1e-4
 
 
 def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], pictures: Path) -> None:

@@ -76,10 +76,10 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Rec
     known = {file: _known(file, labels) for file, _ in good}
     out += _copies(root, good, known, recognise)
     splits: dict[str, set[str]] = {}
-    for file, one in known.items():
-        splits.setdefault(one.person, set()).add(_split(root, file))
+    for file, about in known.items():
+        splits.setdefault(about.person, set()).add(_split(root, file))
     parted = {person for person, some in splits.items() if person and len(some) > 1}
-    out += [Finding("person in two splits", file, one.person) for file, one in known.items() if one.person in parted]
+    out += [Finding("person in two splits", file, who.person) for file, who in known.items() if who.person in parted]
     estimated = _estimated(root)
     out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file, _ in good if file in estimated]
     for file, look in good:

@@ -67,6 +67,8 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
                 _cluster(address, config, worker, (weights, config.rendering, ages, output), say)
             )
             done, written, seconds = _collect(waiting, reports, failures)
+            if not is_remote(output):
+                files.clear(Path(output))  # of workers that were killed
         except OSError as e:
             raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e})") from e
     result = f"{counted(written, 'picture')} of {counted(done, 'file')} in {seconds:.1f} s"

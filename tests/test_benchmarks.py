@@ -158,6 +158,6 @@ def test_the_benchmark_of_shards_runs(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr(shards, "SIDE", 32)
     monkeypatch.setattr(shards, "MANY", 1000)
     assert shards.main(["--seconds", "1", "--samples", "640"]) == 0
-    assert "| after 320 " in capsys.readouterr().out
+    assert "| after 640 " in capsys.readouterr().out
     assert shards.main(["--seconds", "0"]) == 2
     assert capsys.readouterr().err == "--seconds 0: not usable; give at least 1\n"

@@ -103,7 +103,7 @@ def test_from_the_upload_to_the_game(web: WebServer) -> None:
         page.mouse.down()
         for share in (0.1, 0.5, 0.9):
             page.mouse.move(box["x"] + share * box["width"], y, steps=3)
-            wanted = f"at {slider(page).input_value()}"
+            wanted = f"at {slider(page).input_value()} years"
             wait_for(pair.inner_text, lambda text, wanted=wanted: text == wanted, PATIENCE)  # type: ignore[misc]
             seen.append(picture(page, "#pair img:not(.before)"))
         page.mouse.up()
@@ -215,7 +215,7 @@ def test_by_keyboard_and_with_a_name_for_everything(web: WebServer) -> None:
 
         slider(page).focus()
         page.keyboard.press("Home")
-        wait_for(page.locator("#pair .then").inner_text, lambda text: text == "at 10", PATIENCE)
+        wait_for(page.locator("#pair .then").inner_text, lambda text: text == "at 10 years", PATIENCE)
         page.get_by_role("slider", name="Before and after").focus()
         page.keyboard.press("End")
         assert "100%" in page.locator(".pair").get_attribute("style")
@@ -253,7 +253,7 @@ def test_pages_of_several_people_do_not_mix(web: WebServer) -> None:
         for shown in (page, second):
             slider(shown).press("ArrowLeft")
         for shown in (page, second):
-            wait_for(shown.locator("#pair .then").inner_text, lambda text: text == "at 59", PATIENCE)
+            wait_for(shown.locator("#pair .then").inner_text, lambda text: text == "at 59 years", PATIENCE)
         first, mirrored = picture(page, "#pair img.before").astype(int), picture(second, "#pair img.before")
         assert abs(first - mirrored[:, ::-1]).mean() < 0.75 * abs(first - mirrored).mean()
 

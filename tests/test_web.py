@@ -140,7 +140,7 @@ def test_bomb_is_refused_at_once_and_without_memory(web: WebServer) -> None:
         (photo, {"target_age": "nan"}, 422, "target_age: "),
         (photo, {"target_age": "-1"}, 422, "target_age: "),
         (photo, {"target_age": "<b>"}, 422, "target_age: "),
-        (photo, {"model": "/etc/passwd"}, 422, "model: unknown; give one of cyclegan, caae"),
+        (photo, {"model": "/etc/passwd"}, 422, "model: unknown; give one of cyclegan, cyclegan_heads, caae"),
         (lambda: None, {}, 422, "image: "),
     ],
 )

@@ -30,7 +30,7 @@ from cyclegan_age.web.limits import Refused
 FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
 # Pillow's names; JPEG stands for MPO, too.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", *(("HEIF",) if reads_heif() else ()))
-SHIPPED = ("", "caae")  # weights that the page offers without others
+SHIPPED = ("", "cyclegan_heads", "caae")  # weights that the page offers without others
 KINDS = {"gif": "image/gif", "mp4": "video/mp4"}
 _SHOWN_SIDE = 384  # greatest side in pixels of a face on the page
 _LIFE_SIDE = 320  # and in an animation

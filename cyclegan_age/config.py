@@ -367,7 +367,8 @@ class DemoConfig:
     host: str = "127.0.0.1"
     """Address to listen on; other machines reach the page only where it is not the loopback one."""
     weights: tuple[str, ...] = ()
-    """.safetensors files or names of runs to choose from on the page; without them the shipped cyclegan and caae."""
+    """.safetensors files or names of runs to choose from on the page; without them the shipped cyclegan,
+    cyclegan_heads and caae."""
     results_dir: Path = Path("results")
     """Where runs are looked for."""
     megabytes: float = 20.0

@@ -317,10 +317,10 @@ def test_shipped_weights_are_in_half_precision(path: Path) -> None:
 
 
 def test_the_checkout_stays_small() -> None:
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 63 * MIB
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 60 * MIB
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True)
     if listed.returncode:
         pytest.skip("not a git work tree")
     files = [p for name in listed.stdout.decode().split("\0") if name and (p := PROJECT / name).is_file()]
     assert PROJECT / "pyproject.toml" in files
-    assert sum(path.stat().st_size for path in files) < 66 * MIB
+    assert sum(path.stat().st_size for path in files) < 64 * MIB

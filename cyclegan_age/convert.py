@@ -231,8 +231,9 @@ def _fill(generator: nn.Module, modules: Modules, net: CycleGANPairConfig, path:
         if key not in state or tensor is None or tensor.shape != state[key].shape:
             there = "is missing" if tensor is None else f"is of shape {list(tensor.shape)}"
             wanted = f"not {list(state[key].shape)}" if key in state else "which is not wanted"
-            name = f"{theirs}.{key.rpartition('.')[2]}" if tensor is not None else key
-            raise UserError(f"--cg {path}: {name} {there}, {wanted}; pictures have to be RGB, and in to be out")
+            name = f"{theirs}.{key.rpartition('.')[2]}" if tensor is not None else f"the tensor for {key}"
+            remedy = _GIVE if tensor is None else "pictures have to be RGB, in and out"
+            raise UserError(f"--cg {path}: {name} {there}, {wanted}; {remedy}")
     generator.load_state_dict({key: tensor for key, (_, tensor) in given.items()})
 
 

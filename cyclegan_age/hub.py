@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 
 from cyclegan_age.config import UserError, needs
+from cyclegan_age.models import SYSTEMS
 from cyclegan_age.runs import SHIPPED, Snapshot, known_as, load_snapshot, settings, write_atomically
 
 LIBRARY = "cyclegan-age"
@@ -19,14 +20,13 @@ library_name: $library
 pipeline_tag: $pipeline
 license: $license
 ${license_name}tags:
-- face-aging
-- $model
+${tag}- $model
 ${datasets}---
 
 # $name
 
-Weights of the model `$model` of [$library](https://pypi.org/project/$library/): faces at the ages $ages, $size px,
-frame `$frame`, after $images pictures of training. The configuration is in `config.json` and in the weights themselves.
+Weights of the model `$model` of [$library](https://pypi.org/project/$library/): $what, after $images pictures of
+training. The configuration is in `config.json` and in the weights themselves.
 
 ```python
 from cyclegan_age.inference import Ager
@@ -39,6 +39,8 @@ anybody with them, and ask people before you age their face.
 """)
 _USE = """ager = Ager.from_pretrained("$repo")
 ager.age_photo("me.jpg", years=50).save("me-at-50.png")"""
+_USE_DOMAINS = """ager = Ager.from_pretrained("$repo")
+ager.age("picture.jpg", 0).save("translated.png")  # to domain number 0"""
 _USE_NOISE = """ager = Ager.from_pretrained("$repo")
 ager.render(ager.draw(8), [30] * 8)  # uint8 (8, S, S, 3)"""
 
@@ -155,6 +157,10 @@ def _config(snapshot: Snapshot) -> dict[str, object]:
 def _readme(snapshot: Snapshot, name: str, repo: str, card: Card) -> str:
     train = snapshot.train
     noise = train.model in _FROM_NOISE
+    renderer = SYSTEMS[train.model].renderer
+    domains = renderer(snapshot).domains if renderer else ()
+    use = _USE_DOMAINS if domains else _USE_NOISE if noise else _USE
+    ages = f"faces at the ages {', '.join(map(str, train.ages))}, {train.image_size} px, frame `{train.frame}`"
     return _CARD.substitute(
         library=LIBRARY,
         pipeline="unconditional-image-generation" if noise else "image-to-image",
@@ -163,9 +169,8 @@ def _readme(snapshot: Snapshot, name: str, repo: str, card: Card) -> str:
         model=train.model,
         datasets="datasets:\n" + "".join(f"- {json.dumps(one)}\n" for one in card.datasets) if card.datasets else "",
         name=name,
-        ages=", ".join(map(str, train.ages)),
-        size=train.image_size,
-        frame=train.frame,
+        tag="" if domains else "- face-aging\n",
+        what=f"pictures of {train.image_size} px translated to {', '.join(domains)}" if domains else ages,
         images=f"{snapshot.images_seen:,}",
-        use=Template(_USE_NOISE if noise else _USE).substitute(repo=repo),
+        use=Template(use).substitute(repo=repo),
     )

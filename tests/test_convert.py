@@ -490,6 +490,12 @@ def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], picture
         studio.life(seen.whole, "gif")
 
 
+def test_a_card_of_translations_speaks_of_no_ages(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:
+    Ager.load(pair[0]).save_pretrained(tmp_path / "hub")
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "pictures of 32 px translated to A, z/ebra" in card and "- face-aging" not in card and "years" not in card
+
+
 def test_taps_see_a_converted_generator(pair: tuple[Path, list[nn.Module]]) -> None:
     """The reference's layers give the same as those of the same names here."""
     ager = Ager.load(converted(pair[0].with_name("latest_net_G_A.pth"), image_size=32))

@@ -120,6 +120,16 @@ def test_a_mask_is_the_head_in_the_middle_and_nothing_beside_it() -> None:
     assert Head.of(GREY, shares()).mask.max() == 0  # nobody
 
 
+def test_beyond_the_crop_hair_goes_on_and_a_neck_does_not() -> None:
+    long, neck = np.zeros((2, SIZE, SIZE), bool)
+    long[150:, 60:110], neck[220:, 130:190] = True, True
+    mask = Head.of(GREY, head(hair=disc(160, 150, 90) | long, neck=neck)).mask
+    edge = round(SIZE * MARGIN / (1 + 2 * MARGIN))
+    assert mask[-edge:, 140:180].max() < 0.02 and mask[-edge - 40 : -edge - 30, 140:180].min() > 0.95
+    assert mask[-edge + 2 : -edge + 8, 75:95].min() > 0.3  # it fades towards the mask's own border alone
+    assert (np.diff(mask[-edge - 30 :, 160]) <= 1e-6).all()  # without a step at the crop's border
+
+
 def test_a_mask_ends_where_the_picture_has_an_edge() -> None:
     """A parser's edge is off by a few pixels; hair is darker than what is behind it."""
     rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5

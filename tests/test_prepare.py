@@ -17,7 +17,7 @@ from cyclegan_age.config import PREPARE_SETS, PrepareConfig, UserError
 from cyclegan_age.data.names import known_by_name
 from cyclegan_age.data.prepare import SETS, run
 from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
-from cyclegan_age.data.prepare.rows import Row
+from cyclegan_age.data.prepare.rows import Row, table
 from cyclegan_age.data.prepare.run import identical, plan, split
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES
@@ -158,8 +158,16 @@ def test_splits_depend_on_the_seed_and_keep_what_is_given() -> None:
     kept = split(given, 0, 0.0, 0.2)
     assert [row.split for row in kept[:5]] == ["val"] * 5
     assert sum(row.split == "test" for row in kept) == 3 and sum(row.split == "val" for row in kept) == 5
+    nobody = [Row(Path(f"set/{i}/face.jpg"), age=20) for i in range(40)]
+    assert sum(row.split == "test" for row in split(nobody, 0, 0.0, 0.25)) == 10
     alone = split([Row(Path("a.jpg"), age=20, person="x"), Row(Path("b.jpg"), age=30, person="x")], 0, 0.4, 0.5)
     assert {row.split for row in alone} == {"train"}  # nobody else is left to train on
+
+
+def test_a_table_may_have_any_file_name(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('file,age\n"new\nline.jpg",30\nb\x85.jpg,40\n', encoding="utf-8")
+    lines = table(tmp_path / "t.csv", ["file", "age"])
+    assert lines == [{"file": "new\nline.jpg", "age": "30"}, {"file": "b\x85.jpg", "age": "40"}]
 
 
 def test_the_same_file_twice_is_not_parted(tmp_path: Path) -> None:

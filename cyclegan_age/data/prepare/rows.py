@@ -1,6 +1,7 @@
 """What the readers of public sets give: a row for every picture, and the words their tables use."""
 
 import csv
+import io
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -126,7 +127,7 @@ def table(file: Path, columns: Iterable[str], flag: str = "--source", delimiter:
         text = file.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as e:
         raise UserError(f"{flag} {file}: cannot be read: {e.strerror}; give the set's own table") from None
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=delimiter == ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter == ",")
     names = [(name or "").strip().lower() for name in reader.fieldnames or []]
     if missing := [column for column in columns if column.lower() not in names]:
         has = ", ".join(names[:12]) or "nothing"

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -182,9 +183,10 @@ def split(rows: Sequence[Row], seed: int, val: float, test: float, same: Mapping
         same: for files whose content another one has, too, a mark of the content: they are of one person.
     """
     same = same or {}
+    above = Path(os.path.commonpath([row.file.parent for row in rows])) if rows else Path()
 
     def unit_of(row: Row) -> str:
-        return row.person or same.get(row.file) or row.file.name
+        return row.person or same.get(row.file) or row.file.relative_to(above).as_posix()
 
     given = {row.person: row.split for row in rows if row.person and row.split}
     rows = [replace(row, split=row.split or given.get(row.person, "")) for row in rows]

@@ -68,7 +68,7 @@ def test_the_wheel_has_every_module_and_weight_and_no_other_top_level_name(wheel
     here = {
         p.relative_to(PROJECT).as_posix()
         for p in (PROJECT / "cyclegan_age").rglob("*")
-        if p.suffix in (".py", ".safetensors", ".js", ".css", ".typed") and p.is_file()
+        if p.suffix in (".py", ".safetensors", ".js", ".css", ".html", ".typed") and p.is_file()
     }
     here |= {f"cyclegan_age/verbs/{p.name}" for p in PROJECT.glob("*.py") if p.name != "setup.py"}
     here |= {f"cyclegan_age/verbs/options/{p.name}" for p in (PROJECT / "options").glob("*.py")}

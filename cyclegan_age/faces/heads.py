@@ -26,9 +26,7 @@ _BLUR = 2.0  # pixels: standard deviation of the Gaussian over the shares, whose
 _BORDER = 24  # pixels from the mask's border within which it fades: heads may go on even beyond
 _INNER = np.zeros((SIZE, SIZE), np.float32)  # 1 in the crop, 0 in the margin
 _INNER[_EDGE:-_EDGE, _EDGE:-_EDGE] = 1
-_WITHIN = (np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1]) - _EDGE).astype(
-    np.float32
-)  # pixels in from its border
+_WITHIN: Floats = (np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1]) - _EDGE).astype(np.float32)  # pixels in the crop
 _MIDDLE = SIZE * (FRAMES["ffhq"].template.mean(axis=0) + MARGIN) / (1 + 2 * MARGIN)  # of the face
 
 
@@ -74,7 +72,7 @@ class Head:
         mask = cv2.blur(np.maximum(edge, core), (3, 3)) * (1 - foreign).clip(0, 1)
         # Of a neck that goes on below the crop nobody has seen how it changes: it fades before the border.
         of_hair = hair / (head + 1e-6)
-        mask *= of_hair + (1 - of_hair) * smoothstep(np.minimum(_WITHIN[:, None], _WITHIN[None]) / _BORDER)
+        mask *= of_hair + (1 - of_hair) * smoothstep((np.minimum.outer(_WITHIN, _WITHIN) / _BORDER).astype(np.float32))
         return cls((mask * _FADE).astype(np.float32), of_hair.astype(np.float32))
 
     @classmethod

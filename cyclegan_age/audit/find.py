@@ -1,11 +1,9 @@
 """What may be wrong: from what was seen of the pictures, and their labels, to findings."""
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +12,7 @@ from cyclegan_age.ages import parse_group
 from cyclegan_age.audit.looks import Look, embedding_of, small_of
 from cyclegan_age.audit.pairs import likeness, similar
 from cyclegan_age.data.folders import label
-from cyclegan_age.data.labels import NAME, read_labels
+from cyclegan_age.data.labels import read_labels
 from cyclegan_age.data.names import Known, form_of, stem_of, told
 from cyclegan_age.data.prepare.copies import near_copies
 from cyclegan_age.data.prepare.rows import split_of
@@ -80,8 +78,8 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Rec
         splits.setdefault(about.person, set()).add(_split(root, file))
     parted = {person for person, some in splits.items() if person and len(some) > 1}
     out += [Finding("person in two splits", file, who.person) for file, who in known.items() if who.person in parted]
-    estimated = _estimated(root)
-    out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file, _ in good if file in estimated]
+    inexact = [file for file, about in known.items() if not about.exact]
+    out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file in inexact]
     for file, look in good:
         out += [Finding(kind, file, detail) for kind, detail in _by_itself(look, known[file].age_years).items()]
     return sorted(out, key=lambda one: (one.kind, one.file))
@@ -171,17 +169,6 @@ def _by_itself(one: Look, age_years: float) -> dict[str, str]:
                 f"label {age_years:g}, estimate {one['age']:.0f} years; the estimator errs by {error} at that age"
             )
     return kinds
-
-
-def _estimated(root: Path) -> set[Path]:
-    """Pictures whose age `labels.csv`, in the folder or above it, says not to be exact."""
-    for folder, prefix in ((root, ""), (root.parent, f"{root.resolve().name}/")):
-        if (folder / NAME).is_file():
-            with (folder / NAME).open(encoding="utf-8-sig", newline="") as f:
-                lines: list[dict[str, Any]] = list(csv.DictReader(f))
-            inexact = [line["file"] for line in lines if line.get("exact") == "0"]
-            return {root / name.removeprefix(prefix) for name in inexact if name.startswith(prefix)}
-    return set()
 
 
 def _split(root: Path, file: Path) -> str:

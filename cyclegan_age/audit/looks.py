@@ -53,7 +53,8 @@ def look_at(config: AuditConfig, files: Sequence[Path]) -> list[Look]:
     journal = config.results_dir / ".audit" / f"{name}.jsonl"
     try:
         marks = [_mark(config.folder, file) for file in files]
-        kept = {mark: one for mark, one in _read(journal) if mark in set(marks)}
+        wanted = set(marks)
+        kept = {mark: one for mark, one in _read(journal) if mark in wanted}
         write_atomically(journal, "".join(_line(mark, one) for mark, one in kept.items()).encode())
         missing = [(file, mark) for file, mark in zip(files, marks, strict=True) if mark not in kept]
         parts = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]

@@ -1,12 +1,10 @@
 """`labels.csv` of a prepared folder, or `labels.parquet`: the exact labels of its pictures."""
 
 import csv
-import importlib
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from cyclegan_age.config import UserError, needs
 from cyclegan_age.data.names import Known
@@ -35,19 +33,15 @@ def names_all(dataroot: Path) -> bool:
         return False
 
 
-def parquet() -> Any:
-    """The package that reads and writes Parquet.
+def as_parquet(lines: Iterable[Mapping[str, object]]) -> bytes:
+    """The same lines as Parquet: the age a float, sex, race and exact whole numbers, the rest texts.
 
     Raises:
-        UserError: it is not installed.
+        UserError: pyarrow is not installed.
     """
     with needs("pyarrow"):
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-
-
-def as_parquet(lines: Iterable[Mapping[str, object]]) -> bytes:
-    """The same lines as Parquet: the age a float, sex, race and exact whole numbers, the rest texts."""
-    arrow, form = parquet()
+        import pyarrow as arrow
+        from pyarrow import parquet
     kinds = {"age": arrow.float32(), "sex": arrow.int8(), "race": arrow.int8(), "exact": arrow.int8()}
     rows = list(lines)
     columns = {
@@ -57,7 +51,7 @@ def as_parquet(lines: Iterable[Mapping[str, object]]) -> bytes:
         for name in COLUMNS
     }
     data = io.BytesIO()
-    form.write_table(arrow.table(columns), data)
+    parquet.write_table(arrow.table(columns), data)
     return data.getvalue()
 
 
@@ -115,7 +109,9 @@ def _read_csv(file: Path) -> tuple[set[str], Iterable[Mapping[str, object]]]:
 
 
 def _read_parquet(file: Path) -> tuple[set[str], Iterable[Mapping[str, object]]]:
-    table = parquet()[1].read_table(file)
+    with needs("pyarrow"):
+        from pyarrow import parquet
+    table = parquet.read_table(file)
     return set(table.column_names), table.to_pylist()
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cyclegan_age.config import PrepareConfig, UserError
-from cyclegan_age.data.labels import NAME, PARQUET, as_csv, as_parquet, parquet
+from cyclegan_age.data.labels import NAME, PARQUET, as_csv, as_parquet
 from cyclegan_age.data.names import stem_of
 from cyclegan_age.data.prepare import SETS
 from cyclegan_age.data.prepare.card import as_markdown, as_page
@@ -70,7 +70,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     """
     _check_folders(config)
     if config.parquet:
-        parquet()  # a missing package is told before the work
+        as_parquet(())  # a missing package is told before the work
     rows = read_rows(config)
     items = plan(rows, config)
     for reason, some in _by_reason(rows).items():

@@ -268,6 +268,8 @@ def test_what_is_unsafe_is_refused_by_name_and_nothing_moves(
         ("move,labels.csv,,0", "labels.csv: is not named as a picture"),
         ("move,b/gone.png,,0", "b/gone.png: is not there any more"),
         ("move,a/2.png,,0", "a/2.png: has changed since"),
+        ("move,a/2.png,,", "a/2.png: has no sha256 in the plan"),
+        ('move,"a/\n2.png",,0', "'a/\\n2.png': is not there any more"),
         ("move,a/1.png,,0", "a/1.png is named twice"),
         ("delete,a/2.png,,0", "line 5: action delete; give move or keep"),
     ):
@@ -276,6 +278,9 @@ def test_what_is_unsafe_is_refused_by_name_and_nothing_moves(
         said = capsys.readouterr().err
         assert cause in said and said.count("\n") == 1
         assert contents(root) == before
+    plan.write_text(text.partition("\n")[0] + "\n")  # nothing is left to do
+    assert prepare_command.main(["audit", str(root), "--apply", str(plan)]) == 0
+    assert contents(root) == before
     plan.write_text(text)
     assert prepare_command.main(["audit", str(root), "--undo", str(plan)]) == 2
     assert prepare_command.main(["audit", str(root), "--apply", str(plan)]) == 0

@@ -78,6 +78,13 @@ def test_every_answer_is_on_disk_and_a_new_process_goes_on_least_confident_first
     assert lines(tmp_path)["b.jpg"]["state"] == "confirmed" and BAD not in (tmp_path / "left_out.csv").read_text()
 
 
+def test_lines_of_faces_that_are_not_there_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Labels(tmp_path, THREE, {}).write()
+    with caplog.at_level("WARNING", "cyclegan_age"):
+        Labels(tmp_path, {"a.jpg": THREE["a.jpg"]}, {})
+    assert "2 lines are of no face that is there, as 'b.jpg'; they are left out" in caplog.text
+
+
 def test_what_is_skipped_comes_again_at_the_end(tmp_path: Path) -> None:
     labels = Labels(tmp_path, THREE, {})
     seen = [labels.next()]

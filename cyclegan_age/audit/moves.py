@@ -74,7 +74,7 @@ def apply(root: Path, plan_file: Path, say: Say) -> Path:
             plan was applied before; or a disk cannot be written.
     """
     aside = _aside(root)
-    content, moves = _read(root, plan_file)
+    content, moves = _read(plan_file, "--apply")
     journal = aside / f".{hashlib.sha256(content).hexdigest()[:16]}.json"
     try:
         with taking_turns(aside):
@@ -108,15 +108,19 @@ def undo(root: Path, plan_file: Path, say: Say) -> Path:
             a disk cannot be written.
     """
     aside = _aside(root)
-    content, moves = _read(root, plan_file)
+    content, moves = _read(plan_file, "--undo")
     journal = aside / f".{hashlib.sha256(content).hexdigest()[:16]}.json"
     try:
         if not aside.is_dir():
-            raise UserError(f"--undo {plan_file}: was not applied, there is no {aside}; give the plan that was")
+            raise UserError(
+                f"--undo {plan_file}: not applied, or undone already: there is no {aside}; give a plan that is applied"
+            )
         with taking_turns(aside):
             record = _record(journal)
             if not record:
-                raise UserError(f"--undo {plan_file}: was not applied as it is now; give the plan that was")
+                raise UserError(
+                    f"--undo {plan_file}: not applied as it is now, or undone already; give a plan that is applied"
+                )
             for move in moves:
                 _check(root, aside, move, plan_file, moved=True, flag="--undo")
             _check_labels(record, plan_file)
@@ -142,27 +146,30 @@ def _aside(root: Path) -> Path:
     return whole.with_name(f"{whole.name}-aside")
 
 
-def _read(root: Path, plan_file: Path) -> tuple[bytes, list[_Move]]:
-    """The plan's content, and its moves."""
+def _read(plan_file: Path, flag: str) -> tuple[bytes, list[_Move]]:
+    """The plan's content, and its moves; the flag is for errors."""
     try:
         content = plan_file.read_bytes()
         text = content.decode("utf-8-sig", errors="surrogateescape")
         first = text.partition("\n")[0]
-        lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in first else ","))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in first else ",")
+        lines = list(reader)
     except OSError as e:
-        raise UserError(f"{plan_file}: cannot be read ({e.strerror}); give the plan.csv of --fix") from None
+        raise UserError(f"{flag} {plan_file}: cannot be read ({e.strerror}); give the plan.csv of --fix") from None
     except csv.Error:
-        raise UserError(f"{plan_file}: no table; give the plan.csv of --fix") from None
-    if not lines or not {"action", "file", "sha256"} <= set(lines[0]):
-        raise UserError(f"{plan_file}: no columns action, file and sha256; give the plan.csv of --fix")
+        raise UserError(f"{flag} {plan_file}: no table; give the plan.csv of --fix") from None
+    if not {"action", "file", "sha256"} <= set(reader.fieldnames or ()):
+        raise UserError(f"{flag} {plan_file}: no columns action, file and sha256; give the plan.csv of --fix")
     moves: dict[str, _Move] = {}
     for number, line in enumerate(lines, 2):
         action, file = (line["action"] or "").strip().lower(), line["file"] or ""
         if action not in (MOVE, KEEP):
-            raise UserError(f"{plan_file}: line {number}: action {action}; give {MOVE} or {KEEP}")
+            raise UserError(f"{flag} {plan_file}: line {number}: action {_printable(action)}; give {MOVE} or {KEEP}")
         if action == MOVE:
             if file in moves:
-                raise UserError(f"{plan_file}: line {number}: {file} is named twice; delete one of the lines")
+                raise UserError(
+                    f"{flag} {plan_file}: line {number}: {_printable(file)} is named twice; delete one of the lines"
+                )
             moves[file] = _Move(file, line["sha256"] or "")
     return content, list(moves.values())
 
@@ -180,7 +187,7 @@ def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool
     """
 
     def refuse(cause: str, remedy: str) -> UserError:
-        return UserError(f"{flag} {plan_file}: {move.file}: {cause}; nothing was moved; {remedy}")
+        return UserError(f"{flag} {plan_file}: {_printable(move.file)}: {cause}; nothing was moved; {remedy}")
 
     path = PurePosixPath(move.file)
     if path.is_absolute() or ".." in path.parts or "\0" in move.file or "\\" in move.file or not path.parts:
@@ -199,6 +206,8 @@ def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool
     file = there if moved and there.exists() else here
     if not file.is_file():
         raise refuse("is not there any more", "put it back" if back else "run the audit again, or delete the line")
+    if not move.sha256:
+        raise refuse("has no sha256 in the plan", "run the audit again, or delete the line")
     if _digest(file) != move.sha256:
         raise refuse("has changed since", "put it back" if back else "run the audit again, or delete the line")
 
@@ -281,6 +290,11 @@ def _clear(aside: Path) -> None:
     for where, _, _ in sorted(os.walk(aside), reverse=True):
         with suppress(OSError):
             Path(where).rmdir()
+
+
+def _printable(text: str) -> str:
+    """A name for one line of an error."""
+    return text if text.isprintable() else ascii(text)
 
 
 def _digest(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from cyclegan_age.data.names import OLDEST
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.files import write_atomically
 from cyclegan_age.labeler.estimates import Estimate, group_of
+
+log = logging.getLogger("cyclegan_age")
 
 LEFT_OUT = "left_out.csv"
 BAD = "bad picture, by hand"
@@ -65,7 +68,11 @@ class Labels:
         self.folder, self._left_out = folder, left_out
         self._lock = threading.Lock()
         self.faces = {file: Face(file, one, one.age, one.sex) for file, one in sorted(estimates.items())}
-        for line in own_lines(folder):
+        lines = own_lines(folder)
+        if gone := [line["file"] for line in lines if line["file"] not in self.faces]:
+            text = "%s: %d lines are of no face that is there, as %s; they are left out"
+            log.warning(text, folder / NAME, len(gone), ascii(gone[0]))
+        for line in lines:
             face = self.faces.get(line["file"])
             if face and line[STATE] in (CONFIRMED, CORRECTED):
                 try:

@@ -130,7 +130,12 @@ class Studio:
         Raises:
             Refused: as `open`; 422, no such face or model.
         """
-        ager, said = self.ager(model), self.said(model, years)
+        ager = self.ager(model)
+        if ager.domains and years not in range(len(ager.domains)):
+            raise Refused(
+                422, f"target_age: this model knows no ages; give a domain's number, 0 to {len(ager.domains) - 1}"
+            )
+        said = self.said(model, years)
         photo = self.open(data)
         if aligned or ager.domains:
             image = Image.fromarray(as_rgb(photo.upright))

@@ -272,8 +272,12 @@ def test_failures_are_listed_when_a_run_is_interrupted(tmp_path: Path) -> None:
 
 def test_a_missing_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"^ray\[data\]: not installed; run python -m pip install ray\[data\]$"):
-        batch_run.run(parse_batch(["--input", str(tmp_path), "--output", "o"]), nothing)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    flags = ["--output", str(tmp_path / "o"), "--aligned", "--input"]
+    with pytest.raises(UserError, match=r"^ray\[data\]: not installed; run python -m pip install -r requirements-ray"):
+        batch_run.run(parse_batch([*flags, str(tmp_path / "a.png")]), nothing)
+    with pytest.raises(UserError, match=r"^--input .*gone"):  # which is told first
+        batch_run.run(parse_batch([*flags, str(tmp_path / "gone")]), nothing)
 
 
 def processes(root: int) -> dict[int, str]:

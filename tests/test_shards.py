@@ -142,6 +142,14 @@ def test_mistakes_are_told(words: list[str], said: str, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.startswith(said)
 
 
+def test_a_folder_without_ages_is_named_as_it_was_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "faces" / "train").mkdir(parents=True)
+    (tmp_path / "faces" / "labels.csv").write_text("name,years\n")
+    assert prepare_command.main(["shards", str(tmp_path / "faces"), "--output", str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"FOLDER {tmp_path / 'faces'}") and "--dataroot" not in said
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_webdataset_package_reads_it(packed: Path) -> None:
     package = pytest.importorskip("webdataset", reason="webdataset is not installed")

@@ -15,7 +15,7 @@ from cyclegan_age import files
 from cyclegan_age.batch.items import FAILURES, Failures, Item, all_items, check_output, to_do
 from cyclegan_age.batch.storage import below, is_remote, joined
 from cyclegan_age.batch.work import Report, Worker
-from cyclegan_age.config import BatchConfig, UserError, needs
+from cyclegan_age.config import BatchConfig, UserError, install_extra, needs
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.gallery import counted, wanted_ages
 from cyclegan_age.inference import Ager
@@ -41,9 +41,6 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
     Raises:
         UserError: no input, no usable one, no such weights, a missing package, or no place to write to.
     """
-    address = _settle()
-    with needs("ray[data]"):
-        import ray.data  # noqa: F401 - before the work
     check_output(config)
     items = all_items(config, say)
     weights = find_weights(config.weights, config.results_dir).resolve()
@@ -52,6 +49,9 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
         detector()
         check_change(config.rendering, ager)
     ages = wanted_ages(config.rendering, ager, say)
+    address = _settle()
+    with needs("ray[data]", install=install_extra("ray")):
+        import ray.data  # noqa: F401 - before the work
     output = config.output if is_remote(config.output) else str(Path(config.output).resolve())
     with ExitStack() as stack:
         try:

@@ -107,7 +107,11 @@ def _lines(folder: Path) -> list[Line]:
     ]
     if not lines:
         split = folder.resolve().name if folder.resolve().name in _SPLITS else "all"
-        for path, age in labelled(folder):
+        try:
+            pictures = labelled(folder)
+        except UserError as e:
+            raise UserError(str(e).replace("--dataroot", "FOLDER", 1)) from None
+        for path, age in pictures:
             known = known_by_path(path)
             lines.append({"file": path.relative_to(folder).as_posix(), "age": age, "split": split} | _codes(known))
     if not lines:

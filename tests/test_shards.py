@@ -117,6 +117,36 @@ def test_prepared_sets_are_packed_by_split(tmp_path: Path, capsys: pytest.Captur
     assert "its shards are of another per_shard; give another folder" in capsys.readouterr().err
 
 
+def test_whether_an_age_is_recorded_is_packed_and_read(tiny_faces: Path, tmp_path: Path) -> None:
+    files = sorted(file.relative_to(tiny_faces).as_posix() for file in tiny_faces.rglob("*.jpg"))
+    estimated = set(files[::3])
+    folder = Path(shutil.copytree(tiny_faces, tmp_path / "faces"))
+    lines = [f"{file},{Path(file).name.split('_')[0]},{int(file not in estimated)}" for file in files]
+    (folder / "labels.csv").write_text("\n".join(["file,age,exact", *lines]))
+    packed = tmp_path / "shards"
+    assert prepare_command.main(["shards", str(folder), "--output", str(packed), "--per_shard", "20"]) == 0
+
+    def exact_of_shards() -> tuple[int, int]:
+        known = scan(packed / "all-{000..002}.tar", CODE).known
+        return len(known), sum(one.exact for one in known)
+
+    for shard in packed.glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            names = [name for name in tar.getnames() if name.endswith(".json")]
+            told = [json.loads(tar.extractfile(name).read()) for name in names]  # type: ignore[union-attr]
+        exact = open_shards(shard).exact
+        assert [bool(one["exact"]) for one in told] == exact.tolist() == [one["file"] not in estimated for one in told]
+    of_folder = [one.exact for one in scan(folder, CODE).known]
+    assert exact_of_shards() == (len(files), len(files) - len(estimated)) == (len(of_folder), sum(of_folder))
+    indices = {index: index.read_text().splitlines() for index in packed.glob("*.csv")}
+    for index in indices:
+        index.unlink()  # made anew from the labels beside the pictures
+    assert exact_of_shards() == (len(files), len(files) - len(estimated))
+    for index, rows in indices.items():  # as former versions wrote them
+        index.write_text("".join(f"{row.rpartition(',')[0]}\n" for row in rows))
+    assert exact_of_shards() == (len(files), len(files))
+
+
 def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: Path) -> None:
     before = (copied / "all-001.tar").stat().st_mtime_ns
     (copied / "all-002.csv").unlink()

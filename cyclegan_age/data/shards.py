@@ -34,7 +34,7 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.files import write_atomically
 from cyclegan_age.images import SUFFIXES, BadImage, Picture, open_image, to_square
 
-COLUMNS = ("file", "offset", "size", "age", "sex", "race", "person")  # of an index; offset and size in bytes
+COLUMNS = ("file", "offset", "size", "age", "sex", "race", "person", "exact")  # of an index; offset, size in bytes
 CACHE_GB = 50.0
 _BLOCK = 512  # bytes of a tar file's header, which stands before the content of each file in it
 _MOST = 100_000  # shards of a training
@@ -96,6 +96,7 @@ class Shards(Sequence[Path]):
         race: (N,) float32, as UTKFace codes it, NaN unknown.
         person: (N,) int32, place in `persons`.
         persons: names, the first of them empty for nobody known.
+        exact: (N,) bool, whether the age is recorded, and not estimated or the middle of a group.
         total: bytes of all shards, about.
         largest: bytes of the largest of them, about.
     """
@@ -112,6 +113,7 @@ class Shards(Sequence[Path]):
     race: NDArray[np.float32]
     person: NDArray[np.int32]
     persons: Sequence[str]
+    exact: NDArray[np.bool_]
     total: int
     largest: int
 
@@ -131,7 +133,7 @@ class Shards(Sequence[Path]):
 
     def take(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> "Shards":
         """Some of the pictures, by number."""
-        columns = ("shard", "names", "offset", "size", "age_years", "sex", "race", "person")
+        columns = ("shard", "names", "offset", "size", "age_years", "sex", "race", "person", "exact")
         return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
     @property
@@ -198,7 +200,8 @@ class KnownOf(Sequence[Known]):
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
         s = self.shards
-        return Known(float(s.age_years[i]), float(s.sex[i]), float(s.race[i]), s.persons[s.person[i]])
+        person, exact = s.persons[s.person[i]], bool(s.exact[i])
+        return Known(float(s.age_years[i]), float(s.sex[i]), float(s.race[i]), person, exact)
 
 
 def open_shards(dataroot: Path, cache_gb: float = CACHE_GB) -> Shards:
@@ -344,7 +347,7 @@ def as_index(pictures: Iterator[tuple[str, int, int, Known]]) -> bytes:
     writer.writerow(COLUMNS)
     for name, offset, size, known in pictures:
         age, sex, race = ("" if math.isnan(n) else f"{n:g}" for n in (known.age_years, known.sex, known.race))
-        writer.writerow((name, offset, size, age, sex or "9", race or "9", known.person))
+        writer.writerow((name, offset, size, age, sex or "9", race or "9", known.person, int(known.exact)))
     return text.getvalue().encode(errors="surrogateescape")
 
 
@@ -364,7 +367,8 @@ def known_of(labels: Mapping[str, Any], name: str) -> Known:
         form = form_of(stem)
         return (told(form, stem) if form else None) or Known()
     sex = _SEXES.get(str(labels.get("sex", labels.get("gender", ""))).lower().removesuffix(".0"), math.nan)
-    return Known(age, sex, number("race", 4), str(labels.get("person") or ""))
+    exact = number("exact", 1) != 0
+    return Known(age, sex, number("race", 4), str(labels.get("person") or ""), exact)
 
 
 def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
@@ -398,7 +402,7 @@ def _rows_of(name: str, fetched: Fetched) -> list[list[str]]:
         if own.is_file():
             return _parsed(own, shard.stat().st_size)
         with explained():
-            made = cache_folder(shard, f"index|{stamp(shard)}") / "index.csv"
+            made = cache_folder(shard, f"index of {len(COLUMNS)}|{stamp(shard)}") / "index.csv"
             if not made.is_file():
                 log.info("%s: has no index; it is read once to make one", shard)
                 write_atomically(made, index_of(shard))
@@ -417,11 +421,16 @@ def _rows_of(name: str, fetched: Fetched) -> list[list[str]]:
 
 
 def _parsed(index: Path, most: int | None = None) -> list[list[str]]:
-    """The lines of an index; `most` are the bytes of its shard, where these are to hold them all."""
+    """The lines of an index; `most` are the bytes of its shard, where these are to hold them all.
+
+    Indices of former versions have no column `exact`: all their ages count as recorded.
+    """
     try:
         with index.open(encoding="utf-8", errors="surrogateescape", newline="") as f:
             rows = list(csv.reader(f))
-        fits = bool(rows) and tuple(rows[0]) == COLUMNS and all(len(row) == len(COLUMNS) for row in rows)
+        former = bool(rows) and tuple(rows[0]) == COLUMNS[:-1]
+        rows = [[*row, "1"] for row in rows] if former else rows
+        fits = bool(rows) and (former or tuple(rows[0]) == COLUMNS) and all(len(row) == len(COLUMNS) for row in rows)
         whole = fits and (most is None or all(int(row[1]) + int(row[2]) <= most for row in rows[1:]))
     except OSError as e:
         raise UserError(f"{index}: cannot be read: {e.strerror}; allow it, or take it away") from None
@@ -446,6 +455,7 @@ def _columns(rows: Sequence[Sequence[str]], file: str, people: dict[str, int]) -
             "sex": np.where(sex == 9, np.float32("nan"), sex),
             "race": np.where(race == 9, np.float32("nan"), race),
             "person": np.array([people.setdefault(row[6], len(people)) for row in rows], np.int32),
+            "exact": np.array([row[7] != "0" for row in rows], np.bool_),
         }
     except ValueError:
         raise UserError(f"--dataroot {file}: its index has no numbers where they belong; make it anew") from None

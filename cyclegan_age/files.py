@@ -66,6 +66,20 @@ def writing(folder: Path, needed: int, *, kept: str = "") -> Iterator[None]:
         ) from None
 
 
+def unwritten(what: str, error: OSError, remedy: str) -> UserError:
+    """The error for what cannot be written: a full disk, or the cause that the system names.
+
+    Args:
+        what: the flag and its folder, or a file.
+        error: as it was raised.
+        remedy: what follows "make room" or "allow it".
+    """
+    cause = error.strerror or type(error).__name__
+    if error.errno in _NO_ROOM:
+        return UserError(f"{what}: no room on the disk ({cause}); make room, {remedy}")
+    return UserError(f"{what}: cannot be written ({cause}); allow it, {remedy}")
+
+
 def check_room(folder: Path, needed: int) -> None:
     """Check that a folder's disk has room.
 

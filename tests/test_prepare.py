@@ -1,10 +1,13 @@
 """A prepared folder: what is in it, that it is whole after an interruption, and that trainings read it."""
 
 import csv
+import errno
 import html
 import io
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -304,3 +307,52 @@ def test_persons_in_two_of_the_sets_own_splits_are_named(tmp_path: Path, capsys:
     assert run_it(*words, "--columns", *columns) == 0
     assert "In two of the set's own splits: 1 persons, as ann." in capsys.readouterr().out
     assert pictures(tmp_path / "out")[0] == "test/20-24/23_1_2_csv+ann+3.png"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EROFS, "cannot be written (Read-only file system); allow it, or give another folder"),
+        (errno.EACCES, "cannot be written (Permission denied); allow it, or give another folder"),
+        (errno.ENOSPC, "no room on the disk (No space left on device); make room, or give another folder"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["prepare", "shards", "label", "audit"])
+def test_what_cannot_be_written_is_told_from_no_room(
+    verb: str,
+    number: int,
+    said: str,
+    fgnet: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, real = tmp_path / "locked", Path.open
+    words: dict[str, tuple[str | Path, ...]] = {
+        "prepare": ("fgnet", "--source", fgnet, "--output", out, "--no_align", "--workers", "0"),
+        "shards": ("shards", tmp_path / "done", "--output", out),
+        "label": ("label", fgnet, "--output", out, "--workers", "0"),
+        "audit": ("audit", fgnet, "--results_dir", out, "--workers", "0"),
+    }
+    if verb == "shards":
+        assert run_it("fgnet", "--source", fgnet, "--output", tmp_path / "done", "--no_align") == 0
+
+    def refusing(self: Path, mode: str = "r", *args: Any, **named: Any) -> Any:
+        if out in self.parents and mode != "r":
+            raise OSError(number, os.strerror(number), str(self))
+        return real(self, mode, *args, **named)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    capsys.readouterr()
+    assert prepare_command.main([str(word) for word in words[verb]]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    flag = {"label": "", "audit": "--results_dir "}.get(verb, "--output ")
+    assert error == f"{flag}{out}: {said.replace('another folder', 'another --output') if verb == 'label' else said}"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_one_line(fgnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    assert run_it("fgnet", "--source", fgnet, "--output", tmp_path / "locked" / "out", "--no_align") == 2
+    error = f"--output {tmp_path / 'locked' / 'out'}: cannot be written (Permission denied); allow it, or give another"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(error)

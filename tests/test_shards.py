@@ -138,6 +138,12 @@ def test_whether_an_age_is_recorded_is_packed_and_read(tiny_faces: Path, tmp_pat
         assert [bool(one["exact"]) for one in told] == exact.tolist() == [one["file"] not in estimated for one in told]
     of_folder = [one.exact for one in scan(folder, CODE).known]
     assert exact_of_shards() == (len(files), len(files) - len(estimated)) == (len(of_folder), sum(of_folder))
+    above = "".join(f"faces/{line}\n" for line in lines)  # `labels.csv` in the folder above
+    (folder / "labels.csv").unlink()
+    (tmp_path / "labels.csv").write_text(f"file,age,exact\n{above}")
+    other = tmp_path / "other"
+    assert prepare_command.main(["shards", str(folder), "--output", str(other), "--per_shard", "100"]) == 0
+    assert open_shards(other / "all-000.tar").exact.sum() == len(files) - len(estimated)
     indices = {index: index.read_text().splitlines() for index in packed.glob("*.csv")}
     for index in indices:
         index.unlink()  # made anew from the labels beside the pictures

@@ -19,7 +19,7 @@ from typing import Any
 from cyclegan_age.audit.find import Finding
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import NAME
-from cyclegan_age.files import taking_turns, write_atomically
+from cyclegan_age.files import taking_turns, unwritten, write_atomically
 from cyclegan_age.images import SUFFIXES
 
 MOVE, KEEP = "move", "keep"
@@ -302,7 +302,5 @@ def _digest(file: Path) -> str:
 
 
 def _failed(flag: str, plan_file: Path, e: OSError) -> UserError:
-    return UserError(
-        f"{flag} {plan_file}: {e.filename or 'a file'} cannot be written ({e.strerror or e}); allow it, then give the "
-        "same command again"
-    )
+    what = f"{flag} {plan_file}: {_printable(str(e.filename or 'a file'))}"
+    return unwritten(what, e, "then give the same command again")

@@ -12,6 +12,7 @@ from cyclegan_age.audit.looks import look_at, recognise
 from cyclegan_age.audit.moves import apply, plan, undo
 from cyclegan_age.audit.page import page
 from cyclegan_age.config import AuditConfig, UserError
+from cyclegan_age.files import unwritten
 from cyclegan_age.images import list_images
 from cyclegan_age.runs import next_folder, write_atomically
 
@@ -60,6 +61,6 @@ def audit(config: AuditConfig, say: Say) -> Path:
             write_atomically(folder / "plan.csv", lines)
             say(f"plan: {folder / 'plan.csv'} would move {moved:,} pictures; edit it, then give it to --apply")
     except OSError as e:
-        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from None
+        raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from None
     say(f"page: {folder / 'index.html'}")
     return folder / "index.html"

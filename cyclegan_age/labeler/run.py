@@ -16,7 +16,7 @@ from cyclegan_age.config import LabelConfig, UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.files import clear, lock, write_atomically
+from cyclegan_age.files import clear, lock, unwritten, write_atomically
 from cyclegan_age.images import list_images
 from cyclegan_age.labeler.estimates import GROUPS, Estimate, group_of, look, misplaced, sex_missing
 from cyclegan_age.labeler.sheets import write_sheets
@@ -49,7 +49,7 @@ def label(config: LabelConfig, say: Say) -> Path:
         try:
             page = write_sheets(labels, next_folder(config.results_dir, "label"))
         except OSError as e:
-            raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from None
+            raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from None
     say(f"sheets: {page}")
     if labels.waiting:
         say("confirm them in the browser: the same command with --page")
@@ -76,7 +76,7 @@ def held(config: LabelConfig) -> AbstractContextManager[object]:
         clear(home)
         return closing(file)
     except OSError as e:
-        raise UserError(f"{home}: cannot be written: {e.strerror}; give --output with one that can") from None
+        raise unwritten(str(home), e, "or give another --output") from None
 
 
 def labelled(config: LabelConfig, say: Say) -> Labels:
@@ -117,7 +117,7 @@ def labelled(config: LabelConfig, say: Say) -> Labels:
     try:
         labels.write()
     except OSError as e:
-        raise UserError(f"{home / NAME}: cannot be written: {e.strerror}; make room, or allow it") from None
+        raise unwritten(str(home / NAME), e, "or give another --output") from None
     if missing:
         say(f"sex: not estimated: {missing}")
     states = Counter(face.state for face in labels.faces.values())
@@ -174,7 +174,7 @@ def _looked_at(config: LabelConfig, home: Path, names: list[str], *, again: bool
                 log.flush()
                 bar.update()
     except OSError as e:
-        raise UserError(f"{home}: cannot be written: {e.strerror}; make room, or allow it") from None
+        raise unwritten(str(home), e, "or give another --output") from None
     return {name: done[name] for name in names}
 
 

@@ -32,6 +32,7 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.faces.alignment import crop, opencv
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import Frame
+from cyclegan_age.files import unwritten
 from cyclegan_age.images import BadImage, Picture, open_image
 
 JOURNAL = ".prepare.jsonl"  # the settings, then a line for each picture that is done
@@ -66,7 +67,8 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         The output folder.
 
     Raises:
-        UserError: no such set or folder, no usable picture, an output folder of other settings, or a full disk.
+        UserError: no such set or folder, no usable picture, an output folder of other settings, or one that
+            cannot be written.
     """
     _check_folders(config)
     if config.parquet:
@@ -87,7 +89,10 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         remedy = "; give --no_align if they are aligned" if config.align else ""
         raise UserError(f"--source {config.source}: none of {len(items)} pictures can be used{remedy}")
     labels = [_label(config, item) for item in kept]
-    copies = _copies(labels, [made[item.file]["hash"] for item in kept], config.output)
+    try:
+        copies = _copies(labels, [made[item.file]["hash"] for item in kept], config.output)
+    except OSError as e:
+        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
     for sentence in copies:
         say(sentence)
     lost = [(row.file, row.reason) for row in rows if row.reason]
@@ -105,7 +110,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         _write(config.output / "README.md", card.encode(errors="replace"))
         _write(config.output / "index.html", as_page(card, lines).encode(errors="replace"))
     except OSError as e:
-        raise UserError(f"--output {config.output}: cannot be written: {e.strerror}; give one with room") from None
+        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
     splits = Counter(item.row.split for item in kept)
     told = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
     say(f"{config.output}: {_counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
@@ -228,7 +233,11 @@ def _check_folders(config: PrepareConfig) -> None:
         raise UserError(f"--output {output}: lies in --source; give a folder outside of it")
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: not a folder; give another name")
-    if output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).is_file():
+    try:
+        foreign = output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).is_file()
+    except OSError as e:
+        raise unwritten(f"--output {output}", e, "or give another folder") from None
+    if foreign:
         raise UserError(f"--output {output}: not empty, and not begun by prepare.py; give another folder")
 
 
@@ -273,7 +282,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
                 log.flush()
                 bar.update()
     except OSError as e:
-        raise UserError(f"--output {config.output}: cannot be written: {e.strerror}; give one with room") from None
+        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
     return done
 
 
@@ -336,7 +345,7 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
     try:
         _write(output / item.file, data)
     except OSError as e:
-        raise UserError(f"--output {output}: cannot be written: {e.strerror}; give one with room") from None
+        raise unwritten(f"--output {output}", e, "or give another folder") from None
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     spread = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0])
     return {

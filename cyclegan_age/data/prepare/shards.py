@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from cyclegan_age.config import ShardsConfig, UserError
 from cyclegan_age.data.folders import known_by_path, labelled
-from cyclegan_age.data.labels import read_lines
+from cyclegan_age.data.labels import read_labels, read_lines
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shards import as_index, known_of
-from cyclegan_age.files import write_atomically
+from cyclegan_age.files import unwritten, write_atomically
 
 SETTINGS = ".shards.json"
 _SPLITS = frozenset({"train", "val", "test"})
@@ -41,7 +41,7 @@ def write_shards(config: ShardsConfig, say: Callable[[str], None]) -> Path:
     """Write the shards of each split, each with its index, or go on where an interrupted run was.
 
     Raises:
-        UserError: no folder or no pictures, an output folder of other settings, or a full disk.
+        UserError: no folder or no pictures, an output folder of other settings, or one that cannot be written.
     """
     folder, output = config.folder, config.output
     if not folder.is_dir():
@@ -61,7 +61,7 @@ def write_shards(config: ShardsConfig, say: Callable[[str], None]) -> Path:
                     lost.append(file)
                     say(f"{folder / file}: left out: {cause}")
     except OSError as e:
-        raise UserError(f"--output {output}: cannot be written: {e.strerror}; give one with room") from None
+        raise unwritten(f"--output {output}", e, "or give another folder") from None
     splits = sorted({shard.name.rpartition("-")[0] for shard in shards})
     for split in splits:
         own = [shard for shard in shards if shard.name.rpartition("-")[0] == split]
@@ -108,11 +108,11 @@ def _lines(folder: Path) -> list[Line]:
     if not lines:
         split = folder.resolve().name if folder.resolve().name in _SPLITS else "all"
         try:
-            pictures = labelled(folder)
+            pictures, labels = labelled(folder), read_labels(folder)
         except UserError as e:
             raise UserError(str(e).replace("--dataroot", "FOLDER", 1)) from None
         for path, age in pictures:
-            known = known_by_path(path)
+            known = labels.get(path) or known_by_path(path)
             lines.append({"file": path.relative_to(folder).as_posix(), "age": age, "split": split} | _codes(known))
     if not lines:
         raise UserError(f"FOLDER {folder}: no pictures in it; give a prepared folder, or one with age folders")
@@ -121,7 +121,8 @@ def _lines(folder: Path) -> list[Line]:
 
 def _codes(known: Known) -> Line:
     line: Line = {key: int(n) for key, n in (("sex", known.sex), ("race", known.race)) if n == n}
-    return line | ({"person": known.person} if known.person else {})
+    line |= {"person": known.person} if known.person else {}
+    return line if known.exact else line | {"exact": 0}
 
 
 def _begin(output: Path, settings: Line) -> None:

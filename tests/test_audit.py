@@ -294,8 +294,15 @@ def test_what_is_unsafe_is_refused_by_name_and_nothing_moves(
         parse_prepare(["audit", str(root), "--fix", "--undo", str(plan)])
 
 
-def test_a_plan_is_written_to_be_edited(faulty: Path, tmp_path: Path) -> None:
+def test_a_plan_is_written_to_be_edited(faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audited(faulty, tmp_path / "results", "--fix") == 0
+    said = capsys.readouterr().out.splitlines()
+    moved = next(line for line in said if line.startswith("The plan moves pictures with: "))
+    left = next(line for line in said if line.startswith("It leaves to you those with only: "))
+    assert moved.split(": ")[1].startswith("blurred (1), broken file (1), copy in another split (")
+    # grey, too, is one that is blurred; of the two pictures of a person one is a copy
+    assert left == "It leaves to you those with only: person in two splits (1)."
+    assert f"<p>plan.csv: {moved} {left}</p>" in (tmp_path / "results/audit-001/index.html").read_text()
     with (tmp_path / "results/audit-001/plan.csv").open() as f:
         lines = {Path(line["file"]).name: line for line in csv.DictReader(f)}
     assert lines["broken.jpg"]["action"] == "move" and lines["noise.png"]["action"] == "move"

@@ -309,6 +309,31 @@ def test_persons_in_two_of_the_sets_own_splits_are_named(tmp_path: Path, capsys:
     assert pictures(tmp_path / "out")[0] == "test/20-24/23_1_2_csv+ann+3.png"
 
 
+def test_lines_outside_of_the_source_are_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mine/a/1.png", "mine/2.png", "mine/3.png", "secret/4.png", "mine-too/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        draw_face(30, size=40, seed=len(name)).save(tmp_path / name)
+    named = ["a/1.png", "a/../2.png", tmp_path / "mine/3.png", "../secret/4.png", tmp_path / "secret/4.png"]
+    named += ["a/../../mine-too/5.png", "/nowhere/6.png"]
+    (tmp_path / "t.csv").write_text("\n".join(["file,age", *(f"{name},30" for name in named)]))
+    monkeypatch.chdir(tmp_path)  # with a source that is not absolute
+    assert (
+        run_it("csv", "--source", "mine", "--output", "out", "--csv", "t.csv", "--no_align", "--columns", "file", "age")
+        == 0
+    )
+    assert [Path(line["file"]).name.rpartition("+")[2] for line in labels(tmp_path / "out")] == [
+        "1.png",
+        "2.png",
+        "3.png",
+    ]
+    assert "left out: 4 pictures: outside of --source, as 4.png" in capsys.readouterr().out
+    with (tmp_path / "out" / "left_out.csv").open() as f:
+        lost = [(Path(line["file"]).name, line["reason"]) for line in csv.DictReader(f)]
+    assert lost == [(f"{n}.png", "outside of --source") for n in (4, 4, 5, 6)]
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [

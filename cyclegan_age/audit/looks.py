@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from cyclegan_age.audit.defects import blocks, flat_border, grey_of, mirrored_border, repeated_border
-from cyclegan_age.config import AuditConfig, TrainConfig, UserError
+from cyclegan_age.config import AuditConfig, TrainConfig
 from cyclegan_age.data.prepare.copies import perceptual_hash
 from cyclegan_age.data.teacher import Embed, sface
 from cyclegan_age.data.workers import in_processes, processors

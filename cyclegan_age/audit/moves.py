@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +60,18 @@ def plan(root: Path, findings: Sequence[Finding]) -> tuple[bytes, int]:
         action = MOVE if file in moved else KEEP
         writer.writerow((action, file.relative_to(root).as_posix(), "; ".join(kinds[file]), _digest(file)))
     return text.getvalue().encode(errors="surrogateescape"), len(moved)
+
+
+def kinds_of_plan(findings: Sequence[Finding]) -> list[str]:
+    """Sentences: for which kinds of findings a plan moves pictures, and of which kinds it leaves some to the reader."""
+    gone = {one.file for one in findings if one.kind in _MOVED}
+    moved = Counter(one.kind for one in findings if one.kind in _MOVED)
+    left = Counter(one.kind for one in findings if one.file not in gone)
+
+    def listed(kinds: Counter[str]) -> str:
+        return ", ".join(f"{kind} ({kinds[kind]:,})" for kind in sorted(kinds)) or "none"
+
+    return [f"The plan moves pictures with: {listed(moved)}.", f"It leaves to you those with only: {listed(left)}."]
 
 
 def apply(root: Path, plan_file: Path, say: Say) -> Path:

@@ -19,13 +19,14 @@ _STYLE = (
 )
 
 
-def page(root: Path, number: int, findings: Sequence[Finding]) -> str:
+def page(root: Path, number: int, findings: Sequence[Finding], plan: Sequence[str] = ()) -> str:
     """Some pictures of each kind; those that are compared stand beside each other.
 
     Args:
         root: the folder.
         number: of pictures in it.
         findings: sorted by kind.
+        plan: sentences on what `plan.csv` moves, where there is one.
     """
     kinds = Counter(one.kind for one in findings)
     out = [
@@ -34,6 +35,7 @@ def page(root: Path, number: int, findings: Sequence[Finding]) -> str:
         f"<style>{_STYLE}</style></head>",
         f"<body><h1>Audit of {escape(root.resolve().name)}</h1>",
         f"<p>{number:,} pictures; audit.csv lists all findings.</p>",
+        *([f"<p>plan.csv: {escape(' '.join(plan))}</p>"] if plan else []),
         "<p>"
         + ", ".join(f'<a href="#{i}">{escape(kind)}: {kinds[kind]:,}</a>' for i, kind in enumerate(kinds))
         + "</p>",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cyclegan_age.audit.find import find
 from cyclegan_age.audit.looks import look_at, recognise
-from cyclegan_age.audit.moves import apply, plan, undo
+from cyclegan_age.audit.moves import apply, kinds_of_plan, plan, undo
 from cyclegan_age.audit.page import page
 from cyclegan_age.config import AuditConfig, UserError
 from cyclegan_age.files import unwritten
@@ -55,11 +55,15 @@ def audit(config: AuditConfig, say: Say) -> Path:
         writer.writerow(("finding", "file", "detail"))
         writer.writerows((one.kind, one.file.relative_to(config.folder).as_posix(), one.detail) for one in findings)
         write_atomically(folder / "audit.csv", text.getvalue().encode(errors="surrogateescape"))
-        write_atomically(folder / "index.html", page(config.folder, len(files), findings).encode(errors="replace"))
+        sentences = kinds_of_plan(findings) if config.fix else []
+        shown = page(config.folder, len(files), findings, sentences)
+        write_atomically(folder / "index.html", shown.encode(errors="replace"))
         if config.fix:
             lines, moved = plan(config.folder, findings)
             write_atomically(folder / "plan.csv", lines)
             say(f"plan: {folder / 'plan.csv'} would move {moved:,} pictures; edit it, then give it to --apply")
+            for sentence in sentences:
+                say(sentence)
     except OSError as e:
         raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from None
     say(f"page: {folder / 'index.html'}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cyclegan_age.config import TrainConfig, UserError, install_extra
+from cyclegan_age.config import TrainConfig, install_extra
 from cyclegan_age.data.prepare.rows import NO_FACE, UNKNOWN
 from cyclegan_age.data.prepare.run import webp
 from cyclegan_age.faces.alignment import crop, opencv, reframed

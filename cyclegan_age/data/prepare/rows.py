@@ -17,6 +17,7 @@ from cyclegan_age.images import list_images
 NO_AGE = "no age known"
 WRONG_AGE = "an age that cannot be"
 MISSING = "file missing"
+OUTSIDE = "outside of --source"
 COPY = "another copy of the same picture"
 TWO_FACES = "several faces"
 NO_FACE = "no face found"

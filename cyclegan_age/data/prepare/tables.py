@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from cyclegan_age.config import UserError
 from cyclegan_age.data.prepare.rows import (
     MISSING,
+    OUTSIDE,
     UNLISTED,
     Index,
     Row,
@@ -163,10 +165,13 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
     index: Index | None = None
     for line in table(file, named.values(), "--csv"):
         told = {role: line[name.lower()].strip() for role, name in named.items()}
-        path = source / told["file"]
-        if not path.is_file():
+        path, reason = _below(source, told["file"]), ""
+        if not path:
+            path, reason = source / told["file"], OUTSIDE
+        elif not path.is_file():
             index = index or Index(source)
             path = index.find(told["file"]) or path
+            reason = "" if path.is_file() else MISSING
         age, group = years_of(told["age"])
         row = Row(
             path,
@@ -176,10 +181,17 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
             race=race_of(told.get("race", "")),
             person=told.get("person", ""),
             split=split_of(told.get("split", "")),
-            reason="" if path.is_file() else MISSING,
+            reason=reason,
         )
         before = rows.get(path)
         if before and not (math.isclose(before.age, age) or before.reason):
             row = replace(row, reason="two ages for one file")
         rows[path] = judged(row)
     return list(rows.values())
+
+
+def _below(source: Path, name: str) -> Path | None:
+    """The path below a folder of what a table names, relative to it or not; None where that lies outside."""
+    folder = os.path.abspath(source)  # noqa: PTH100 - links stay as they are
+    path = Path(os.path.abspath(os.path.join(folder, name)))  # noqa: PTH100, PTH118
+    return source / path.relative_to(folder) if path.is_relative_to(folder) else None

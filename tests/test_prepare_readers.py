@@ -1,5 +1,6 @@
 """Every public set as it is downloaded, in small: what its reader finds, and what it leaves out and why."""
 
+import csv
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,12 +11,15 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from cyclegan_age.config import UserError
+import prepare as prepare_command
+from cyclegan_age.config import PrepareConfig, UserError
 from cyclegan_age.data.prepare import SETS
 from cyclegan_age.data.prepare.names import read_pattern
 from cyclegan_age.data.prepare.rows import Row, years_of
+from cyclegan_age.data.prepare.run import read_rows
 from cyclegan_age.data.prepare.tables import read_csv
 
+LABELS = ("age", "sex", "race", "person", "split", "fold", "exact")
 Found = dict[str, tuple[Any, ...]]
 
 
@@ -35,6 +39,34 @@ def used(rows: list[Row], root: Path, *fields: str) -> Found:
     return {row.file.relative_to(root).as_posix(): tuple(getattr(row, f) for f in fields) for row in good}
 
 
+def read(name: str, source: Path, **flags: Any) -> list[Row]:
+    """What a set's reader finds, after the command itself made `labels.csv` of it with just these labels."""
+    config = PrepareConfig(set=name, source=source, **flags)
+    rows = read_rows(config)
+    out = source.with_name(f"{source.name}-{len(list(source.parent.glob(f'{source.name}-*')))}")
+    words = [name, "--source", source, "--output", out, "--no_align", "--workers", "0", "--val", "0", "--test", "0"]
+    for flag, value in flags.items():
+        words += [f"--{flag}", *([value] if isinstance(value, str | Path) else value)]
+    assert prepare_command.main([str(word) for word in words]) == 0
+    with (out / "labels.csv").open() as f:
+        lines = [[line[column] for column in LABELS] for line in csv.DictReader(f)]
+    wanted = [
+        [
+            f"{row.age:g}",
+            str(row.sex),
+            str(row.race),
+            row.person,
+            row.split or "train",
+            row.fold,
+            str(int(not row.group)),
+        ]
+        for row in rows
+        if not row.reason
+    ]
+    assert sorted(lines) == sorted(wanted)
+    return rows
+
+
 def reasons(rows: list[Row]) -> dict[str, int]:
     return dict(Counter(row.reason for row in rows if row.reason))
 
@@ -52,7 +84,7 @@ def test_utkface(tmp_path: Path) -> None:
         "part3/120_0_0_20170105174847679.jpg",
         "part3/holiday.jpg",
     )
-    rows = SETS["utkface"].read(tmp_path)
+    rows = read("utkface", tmp_path)
     assert used(rows, tmp_path, "age", "sex", "race") == {
         "UTKFace/25_0_2_20170104165305160.jpg.chip.jpg": (25, 0, 2),
         "UTKFace/1_1_4_20161219140623097.jpg.chip.jpg": (1, 1, 4),
@@ -70,7 +102,7 @@ def test_utkface(tmp_path: Path) -> None:
 def test_fgnet_flat_or_by_person(tmp_path: Path, folder: str) -> None:
     names = ["001A02.JPG", "001A43a.JPG", "001A43b.JPG", "082a18.jpg"]
     make(tmp_path, *(folder.format(name=name, person=name[:3]) for name in names), "FGNET/points/001a02.pts")
-    rows = SETS["fgnet"].read(tmp_path)
+    rows = read("fgnet", tmp_path)
     found = {Path(k).name: v for k, v in used(rows, tmp_path, "age", "person", "fold", "sex").items()}
     assert found == {
         "001A02.JPG": (2, "001", "001", 9),
@@ -87,7 +119,7 @@ def test_morph2(tmp_path: Path) -> None:
         "id_num,picture_num,dob,doa,race,gender,facial_hair,age,age_diff,glasses,photo\n"
         "009055,1,01/30/1949,10/01/2003,B,M,,54,,,Album2/009055_1M54.JPG\n"
     )
-    rows = SETS["morph2"].read(tmp_path)
+    rows = read("morph2", tmp_path)
     assert used(rows, tmp_path, "age", "sex", "race", "person") == {
         "Album2/009055_1M54.JPG": (54, 0, 1, "009055"),
         "Album2/09055_0F20.jpg": (20, 1, 9, "09055"),
@@ -98,7 +130,7 @@ def test_morph2(tmp_path: Path) -> None:
 def test_agedb_persons_are_names(tmp_path: Path) -> None:
     make(tmp_path, "AgeDB/0_MariaCallas_35_f.jpg", "AgeDB/7_MariaCallas_40_f.jpg", "AgeDB/1000_A_101_m.jpg")
     make(tmp_path, "AgeDB/5_B_0_m.jpg")
-    rows = SETS["agedb"].read(tmp_path)
+    rows = read("agedb", tmp_path)
     assert used(rows, tmp_path, "age", "sex", "person") == {
         "AgeDB/0_MariaCallas_35_f.jpg": (35, 1, "MariaCallas"),
         "AgeDB/7_MariaCallas_40_f.jpg": (40, 1, "MariaCallas"),
@@ -113,7 +145,7 @@ def test_all_age_faces(tmp_path: Path) -> None:
     make(tmp_path, "image sets/train.txt", "image sets/val.txt")
     (tmp_path / "image sets/train.txt").write_text("00000A02.jpg 0\n07381A80.jpg 1\n")
     (tmp_path / "image sets/val.txt").write_text("07380A41.jpg 0\n")
-    rows = SETS["all_age_faces"].read(tmp_path)
+    rows = read("all_age_faces", tmp_path)
     assert used(rows, tmp_path, "age", "sex", "split") == {
         "original images/00000A02.jpg": (2, 1, "train"),
         "original images/07380A41.jpg": (41, 1, "val"),
@@ -127,7 +159,7 @@ def cacd(root: Path) -> Path:
 
 
 def test_cacd_by_name(tmp_path: Path) -> None:
-    rows = SETS["cacd"].read(cacd(tmp_path))
+    rows = read("cacd", cacd(tmp_path))
     assert used(rows, tmp_path, "age", "person", "sex") == {
         "CACD2000/14_Aaron_Johnson_0001.jpg": (14, "Aaron_Johnson", 9),
         "CACD2000/53_Robin_Williams_0010.jpg": (53, "Robin_Williams", 9),
@@ -141,7 +173,7 @@ def test_cacd_by_mat(tmp_path: Path) -> None:
     data = {"age": np.array([[14], [54], [60]]), "identity": np.array([[1], [2], [3]]), "name": cells}
     (tmp_path / "celebrity2000.mat").write_bytes(b"MATLAB 7.3 MAT-file")  # not looked at
     savemat(cacd(tmp_path) / "celebrity2000_meta.mat", {"celebrityImageData": data})
-    rows = SETS["cacd"].read(tmp_path)
+    rows = read("cacd", tmp_path)
     assert [row.age for row in rows if not row.reason] == [14, 54]
     assert reasons(rows) == {"no age known": 1, "file missing": 1}
 
@@ -172,7 +204,7 @@ def test_imdb_wiki_by_mat(tmp_path: Path) -> None:
     keys = ("dob", "photo_taken", "gender", "face_score", "second_face_score")
     columns = {key: np.array([[case[k + 1] for case in cases]], float) for k, key in enumerate(keys)}
     savemat(root / "imdb.mat", {"imdb": {**columns, "full_path": path}})
-    rows = SETS["imdb_wiki"].read(tmp_path)
+    rows = read("imdb_wiki", tmp_path)
     assert used(rows, root, "age", "sex", "person") == {
         "01/nm0000001_rm124825600_1899-5-10_1968.jpg": (69, 0, "nm0000001"),
         "02/nm0000002_rm1_1924-9-16_1974.jpg": (49, 1, "nm0000002"),  # born after the middle of the year
@@ -189,7 +221,7 @@ def test_imdb_wiki_by_mat(tmp_path: Path) -> None:
 
 def test_imdb_wiki_by_name(tmp_path: Path) -> None:
     make(tmp_path, "17/10000217_1981-05-05_2009.jpg", "17/2_1950-1-6_2005.jpg", "17/3_2005-01-06_1950.jpg", "17/x.jpg")
-    rows = SETS["imdb_wiki"].read(tmp_path)
+    rows = read("imdb_wiki", tmp_path)
     assert used(rows, tmp_path, "age", "person") == {
         "17/10000217_1981-05-05_2009.jpg": (28, "10000217"),
         "17/2_1950-1-6_2005.jpg": (55, "2"),
@@ -222,7 +254,7 @@ def test_adience(tmp_path: Path, folder: str, before: str) -> None:
         ]
     ):
         (tmp_path / f"fold_{fold}_data.txt").write_text(head + lines)
-    rows = SETS["adience"].read(tmp_path)
+    rows = read("adience", tmp_path)
     assert list(used(rows, tmp_path, "age", "group", "sex", "person", "fold").values()) == [
         (28.5, "25-32", 1, "30601258@N03", "0"),
         (35, "", 0, "30601258@N03", "0"),
@@ -241,7 +273,7 @@ def test_fairface_groups_that_a_spreadsheet_broke(tmp_path: Path) -> None:
     (tmp_path / "fairface_label_val.csv").write_text(
         f"{head}val/1.jpg,more than 70,Male,Black,True\nval/2.jpg,0-2,Female,Indian,True\nval/9.jpg,0-2,Male,White,1\n"
     )
-    rows = SETS["fairface"].read(tmp_path)
+    rows = read("fairface", tmp_path)
     assert used(rows, tmp_path, "age", "group", "sex", "race", "split") == {
         "train/1.jpg": (54.5, "50-59", 0, 2, "train"),
         "train/2.jpg": (6, "3-9", 1, 4, "train"),
@@ -259,7 +291,7 @@ def test_ffhq_aging_by_csv(tmp_path: Path) -> None:
         "image_number,age_group,age_group_confidence,gender,gender_confidence,head_pitch\n"
         "0,0-2,0.9,male,1.0,-1\n69007,70-120,0.9,female,1.0,3\n12,30-39,0.9,female,1.0,3\n"
     )
-    rows = SETS["ffhq_aging"].read(tmp_path)
+    rows = read("ffhq_aging", tmp_path)
     assert used(rows, tmp_path, "age", "group", "sex", "split") == {
         "images1024x1024/00000/00000.png": (1, "0-2", 0, "train"),
         "images1024x1024/69000/69007.png": (74.5, "70+", 1, "test"),
@@ -273,7 +305,7 @@ def test_ffhq_aging_by_json(tmp_path: Path) -> None:
     face = {"faceAttributes": {"age": 26.0, "gender": "female"}}
     for number, faces in enumerate([[face], [face, face], []]):
         (tmp_path / "json" / f"{number:05d}.json").write_text(json.dumps(faces))
-    rows = SETS["ffhq_aging"].read(tmp_path)
+    rows = read("ffhq_aging", tmp_path)
     assert used(rows, tmp_path, "age", "group", "sex") == {"images/00000.png": (26, "", 1)}
     assert reasons(rows) == {"no age known": 2}
 
@@ -288,7 +320,7 @@ def test_appa_real(tmp_path: Path) -> None:
     (tmp_path / "allcategories_train.csv").write_text(
         "file,gender,race,happiness,makeup\n000000.jpg,male,asian,happy,no\n"
     )
-    rows = SETS["appa_real"].read(tmp_path)
+    rows = read("appa_real", tmp_path)
     assert used(rows, tmp_path, "age", "sex", "race", "split") == {
         "train/000000.jpg_face.jpg": (4, 0, 2, "train"),
         "valid/004113.jpg_face.jpg": (31, 9, 9, "val"),
@@ -299,7 +331,7 @@ def test_appa_real(tmp_path: Path) -> None:
 def test_lats_masks_are_no_faces(tmp_path: Path) -> None:
     make(tmp_path, "males/train30-39/00012.png", "males/train30-39/parsings/00012.png", "females/test0-2/00001.png")
     make(tmp_path, "males/train0-2/parsings/00001.png", "sheet.png")
-    rows = SETS["lats"].read(tmp_path)
+    rows = read("lats", tmp_path)
     assert used(rows, tmp_path, "age", "group", "sex", "split") == {
         "males/train30-39/00012.png": (34.5, "30-39", 0, "train"),
         "females/test0-2/00001.png": (1, "00-02", 1, "test"),
@@ -310,7 +342,7 @@ def test_lats_masks_are_no_faces(tmp_path: Path) -> None:
 def test_agfw(tmp_path: Path) -> None:
     make(tmp_path, "cropped/128/male/age_15_19/a.jpg", "cropped/256/male/age_15_19/a.jpg", "v2/female/age_60+/b.png")
     make(tmp_path, "all/20-24/c.jpg", "all/readme/d.jpg")
-    rows = SETS["agfw"].read(tmp_path)
+    rows = read("agfw", tmp_path)
     assert used(rows, tmp_path, "age", "group", "sex") == {
         "cropped/128/male/age_15_19/a.jpg": (17, "15-19", 0),
         "v2/female/age_60+/b.png": (64.5, "60+", 1),
@@ -326,7 +358,7 @@ def test_csv_of_ones_own(tmp_path: Path) -> None:
         "Path,years,gender,id\na/1.jpg,31,M,x\n2.jpg,20-29,female,y\nb/3.jpg,-1,m,x\n4.jpg,120,f,z\n5.jpg,9,f,z\n",
         encoding="utf-8-sig",
     )
-    rows = read_csv(tmp_path, table, ("path", "years", "gender", "-", "id"))
+    rows = read("csv", tmp_path, csv=table, columns=("path", "years", "gender", "-", "id"))
     assert used(rows, tmp_path, "age", "group", "sex", "person") == {
         "a/1.jpg": (31, "", 0, "x"),
         "a/2.JPG": (24.5, "20-29", 1, "y"),
@@ -340,9 +372,9 @@ def test_csv_of_ones_own(tmp_path: Path) -> None:
 
 def test_pattern(tmp_path: Path) -> None:
     make(tmp_path, "ann A_b/A12.jpg", "bob/x.jpg", "c7A30.jpg")
-    rows = read_pattern(tmp_path, "{person}A{age}")
+    rows = read("pattern", tmp_path, pattern="{person}A{age}")
     assert used(rows, tmp_path, "age", "person") == {"c7A30.jpg": (30, "c7")}
-    rows = read_pattern(tmp_path, "{person}/{any}A{age}")
+    rows = read("pattern", tmp_path, pattern="{person}/{any}A{age}")
     assert used(rows, tmp_path, "age", "person") == {"ann A_b/A12.jpg": (12, "ann A_b")}
     for wrong in ("{person}", "{age}{age}", "{age}_{size}"):
         with pytest.raises(UserError, match=r"--pattern .*: not usable; give \{age\}"):

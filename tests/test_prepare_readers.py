@@ -58,7 +58,7 @@ def read(name: str, source: Path, **flags: Any) -> list[Row]:
             row.person,
             row.split or "train",
             row.fold,
-            str(int(not row.group)),
+            str(int(not (row.group or row.estimated))),
         ]
         for row in rows
         if not row.reason
@@ -306,7 +306,7 @@ def test_ffhq_aging_by_json(tmp_path: Path) -> None:
     for number, faces in enumerate([[face], [face, face], []]):
         (tmp_path / "json" / f"{number:05d}.json").write_text(json.dumps(faces))
     rows = read("ffhq_aging", tmp_path)
-    assert used(rows, tmp_path, "age", "group", "sex") == {"images/00000.png": (26, "", 1)}
+    assert used(rows, tmp_path, "age", "group", "sex", "estimated") == {"images/00000.png": (26, "", 1, True)}
     assert reasons(rows) == {"no age known": 2}
 
 
@@ -352,19 +352,21 @@ def test_agfw(tmp_path: Path) -> None:
 
 
 def test_csv_of_ones_own(tmp_path: Path) -> None:
-    make(tmp_path, "a/1.jpg", "a/2.JPG", "b/3.jpg", "4.jpg")
+    make(tmp_path, "a/1.jpg", "a/2.JPG", "b/3.jpg", "4.jpg", "a/6.jpg")
     table = tmp_path / "mine.csv"
     table.write_text(
-        "Path,years,gender,id\na/1.jpg,31,M,x\n2.jpg,20-29,female,y\nb/3.jpg,-1,m,x\n4.jpg,120,f,z\n5.jpg,9,f,z\n",
+        "Path,years,gender,id,exact\na/1.jpg,31,M,x,1\n2.jpg,20-29,female,y,0\nb/3.jpg,-1,m,x,1\n4.jpg,120,f,z,1\n"
+        "5.jpg,9,f,z,1\na/6.jpg,40,f,z,0\n",
         encoding="utf-8-sig",
     )
     rows = read("csv", tmp_path, csv=table, columns=("path", "years", "gender", "-", "id"))
-    assert used(rows, tmp_path, "age", "group", "sex", "person") == {
-        "a/1.jpg": (31, "", 0, "x"),
-        "a/2.JPG": (24.5, "20-29", 1, "y"),
+    assert used(rows, tmp_path, "age", "group", "sex", "person", "estimated") == {
+        "a/1.jpg": (31, "", 0, "x", False),
+        "a/2.JPG": (24.5, "20-29", 1, "y", True),
+        "a/6.jpg": (40, "", 1, "z", True),
     }
     assert reasons(rows) == {"an age that cannot be": 2, "file missing": 1}
-    with pytest.raises(UserError, match="has no column age, but path, years, gender, id"):
+    with pytest.raises(UserError, match="has no column age, but path, years, gender, id, exact"):
         read_csv(tmp_path, table, ("path", "age"))
     with pytest.raises(UserError, match="--columns path: not usable"):
         read_csv(tmp_path, table, ("path",))

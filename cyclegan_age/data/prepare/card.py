@@ -62,8 +62,8 @@ def as_markdown(
     rows.append(["all", *(f"{sum(line['split'] == split for line in lines):,}" for split in _SPLITS)])
     out += _table(["age", *_SPLITS], rows)
     exact = sum(bool(line["exact"]) for line in lines)
-    grouped = f"; of {len(lines) - exact:,} only the group is, and `age` is its middle" if exact < len(lines) else ""
-    out += [f"The exact age of {exact:,} is known{grouped}.", ""]
+    rest = f"; of {len(lines) - exact:,} an estimate is, or the group, and `age` is its middle"
+    out += [f"The exact age of {exact:,} is known{rest if exact < len(lines) else ''}.", ""]
     for title, names in (("sex", SEXES), ("race", RACES)):
         counts = Counter(names[line[title]] for line in lines)
         out += _table([title, "pictures"], [[name, f"{number:,}"] for name, number in counts.most_common()])

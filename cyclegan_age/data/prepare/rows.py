@@ -51,6 +51,7 @@ class Row:
         split: `train`, `val` or `test` where the set has splits of its own.
         fold: name of its fold where the set has folds.
         group: the age group, as a folder is named, where the exact age is not known.
+        estimated: whether the age is somebody's estimate, and not recorded.
         reason: why it is left out; empty for what is used.
     """
 
@@ -62,6 +63,7 @@ class Row:
     split: str = ""
     fold: str = ""
     group: str = ""
+    estimated: bool = False
     reason: str = ""
 
 

@@ -376,7 +376,7 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
         "split": row.split,
         "source": config.set,
         "fold": row.fold,
-        "exact": int(not row.group),
+        "exact": int(not (row.group or row.estimated)),
     }
 
 

@@ -89,13 +89,15 @@ def _size(file: Path) -> int:
 
 
 def read_ffhq_aging(source: Path) -> list[Row]:
-    """`ffhq_aging_labels.csv`, groups of age; or exact estimates in `json/00000.json` of FFHQ-Features."""
+    """`ffhq_aging_labels.csv`, groups of age; or estimates in years in `json/00000.json` of FFHQ-Features."""
     labels: dict[int, tuple[str, str]] = {}
+    estimated = False
     if files := list(below(source, r"ffhq_aging_labels\.csv")):
         for line in table(files[0], ("image_number", "age_group", "gender")):
             if line["image_number"].strip().isdecimal():
                 labels[int(line["image_number"])] = line["age_group"], line["gender"]
     else:
+        estimated = True
         for file in below(source, r"\d{5}\.json"):
             faces = _json(file)
             known = faces[0].get("faceAttributes", {}) if isinstance(faces, list) and len(faces) == 1 else {}
@@ -112,7 +114,8 @@ def read_ffhq_aging(source: Path) -> list[Row]:
             continue
         age, group = years_of(labels[number][0])
         split = "test" if number >= _TEST_FROM else "train"
-        rows.append(judged(replace(row, age=age, group=group, sex=sex_of(labels[number][1]), split=split)))
+        row = replace(row, age=age, group=group, sex=sex_of(labels[number][1]), split=split, estimated=estimated)
+        rows.append(judged(row))
     rows += [Row(source / f"{number:05d}.png", reason=MISSING) for number in labels if number not in numbers]
     return rows
 
@@ -181,6 +184,7 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
             race=race_of(told.get("race", "")),
             person=told.get("person", ""),
             split=split_of(told.get("split", "")),
+            estimated=line.get("exact", "").strip() == "0",  # as `labels.csv` has it
             reason=reason,
         )
         before = rows.get(path)

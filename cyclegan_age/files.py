@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cyclegan_age.config import UserError
 
@@ -41,6 +41,22 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
+
+
+def json_lines(journal: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file that has one a line, up to where an interruption, or something else, broke it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(found, dict):
+            return
+        yield found
 
 
 @contextmanager

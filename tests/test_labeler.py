@@ -235,3 +235,13 @@ def test_confidence_means_what_it_says_on_real_faces(faces: Path) -> None:
     assert abs(np.mean([one.sex_confidence for one in told]) - np.mean(sexes)) < 0.06
     sure = np.array([one.sex_confidence for one in told]) > 0.95
     assert np.mean(np.array(sexes)[sure]) > np.mean(np.array(sexes)[~sure])
+
+
+def test_a_name_too_long_for_crops_leaves_one_picture_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.jpg", f"{'l' * 250}.jpg"):
+        Image.fromarray(astronaut()).save(folder / name)
+    assert label(folder, "--output", str(tmp_path / "out")) == 0
+    assert list(lines(tmp_path / "out")) == ["a-1.webp"]
+    assert "left out: 1 pictures: a name that is too long for its crops; rename it, as lll" in capsys.readouterr().out

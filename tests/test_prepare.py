@@ -381,3 +381,26 @@ def test_a_read_only_folder_is_one_line(fgnet: Path, tmp_path: Path, capsys: pyt
     assert run_it("fgnet", "--source", fgnet, "--output", tmp_path / "locked" / "out", "--no_align") == 2
     error = f"--output {tmp_path / 'locked' / 'out'}: cannot be written (Permission denied); allow it, or give another"
     assert capsys.readouterr().err.splitlines()[-1].startswith(error)
+
+
+def test_names_that_are_no_text_or_very_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "cacd"
+    source.mkdir()
+    for name in (b"30_Ann\xff_0001.jpg", "31_Ann_0001.jpg", f"32_Bo_{'漢' * 70}_0001.jpg", "33_A\nb_0001.jpg"):
+        draw_face(30, size=40, seed=len(name)).save(source / os.fsdecode(name))
+    (source / os.fsdecode(b"0\xff.jpg")).write_bytes(b"broken")
+    assert run_it("cacd", "--source", source, "--output", tmp_path / "out", "--no_align", "--test", "0.3") == 0
+    found = labels(tmp_path / "out")
+    assert sorted(line["person"] for line in found)[:3] == ["A\nb", "Ann", "Ann\\udcff"]
+    assert sorted(line["file"] for line in found) == pictures(tmp_path / "out") and len(found) == 4
+    assert max(len(Path(line["file"]).name.encode()) for line in found) < 200
+    assert "left out: 1 picture: not named as this set names pictures, as 0\\udcff.jpg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[1]\n", "\ufffd\udcff\n", "\0\0\n", ""])
+def test_a_broken_journal_begins_anew(content: str, fgnet: Path, tmp_path: Path) -> None:
+    words = ("fgnet", "--source", fgnet, "--output", tmp_path / "out", "--no_align")
+    assert run_it(*words) == 0
+    before = pictures(tmp_path / "out")
+    (tmp_path / "out" / run.JOURNAL).write_bytes(content.encode(errors="surrogateescape"))
+    assert run_it(*words) == 0 and pictures(tmp_path / "out") == before

@@ -186,6 +186,39 @@ def test_a_folder_without_ages_is_named_as_it_was_given(tmp_path: Path, capsys: 
     assert said.startswith(f"FOLDER {tmp_path / 'faces'}") and "--dataroot" not in said
 
 
+@pytest.mark.parametrize(
+    ("table", "error"),
+    [
+        ("file,age,sex\n20-29/20_1_0_a.png,20,male\n", "line 2: sex 'male', which is no number (0 male, 1 female"),
+        ("file,age\n20-29/20_1_0_a.png,nan\n", "line 2: no age in years; mend it"),
+        ("file,age,split\n20-29/20_1_0_a.png,20,a/../../b\n", "split 'a/../../b' names no shards; give train, val"),
+    ],
+)
+def test_tables_that_cannot_be_packed_are_one_line(
+    table: str, error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "faces" / "20-29").mkdir(parents=True)
+    draw_face(20, size=40, seed=1).save(tmp_path / "faces" / "20-29" / "20_1_0_a.png")
+    (tmp_path / "faces" / "labels.csv").write_text(table)
+    assert prepare_command.main(["shards", str(tmp_path / "faces"), "--output", str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err
+    assert error in said and said.count("\n") == 1
+
+
+def test_only_pictures_of_the_folder_are_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "faces").mkdir()
+    for name in ("faces/a.png", "outside.png"):
+        draw_face(20, size=40, seed=1).save(tmp_path / name)
+    named = ["a.png,20,1.0,0.0", "a.png,20,1.0,0.0", "../outside.png,30,0,1", f"{tmp_path / 'outside.png'},30,0,1"]
+    named += ["labels.csv,40,0,1", ",50,0,1", "gone.png,50,0,1"]
+    (tmp_path / "faces" / "labels.csv").write_text("\n".join(["file,age,sex,exact", *named]))
+    assert prepare_command.main(["shards", str(tmp_path / "faces"), "--output", str(tmp_path / "x")]) == 0
+    found = open_shards(tmp_path / "x" / "all-000.tar")
+    assert (len(found), found.age_years[0], found.sex[0], found.exact[0]) == (1, 20, 1, False)
+    said = capsys.readouterr().out
+    assert said.count(": left out: outside of FOLDER") == 2 and said.count(": not named as a picture") == 2
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_webdataset_package_reads_it(packed: Path) -> None:
     package = pytest.importorskip("webdataset", reason="webdataset is not installed")

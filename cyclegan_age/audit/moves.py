@@ -20,7 +20,7 @@ from typing import Any
 from cyclegan_age.audit.find import Finding
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import NAME
-from cyclegan_age.files import taking_turns, unwritten, write_atomically
+from cyclegan_age.files import json_lines, taking_turns, unwritten, write_atomically
 from cyclegan_age.images import SUFFIXES
 
 MOVE, KEEP = "move", "keep"
@@ -287,7 +287,11 @@ def _text(file: Path) -> str:
 
 
 def _record(journal: Path) -> dict[str, Any] | None:
-    record: dict[str, Any] | None = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else None
+    if not journal.is_file():
+        return None
+    record = next(json_lines(journal), None)
+    if not record:
+        raise UserError(f"{journal}: broken; put it back from a backup, or the pictures beside it by hand")
     return record
 
 

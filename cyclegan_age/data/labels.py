@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -71,9 +72,24 @@ def read_labels(dataroot: Path) -> dict[Path, Known]:
     known: dict[Path, Known] = {}
     for line in read_lines(folder):
         race, sex = (_code(line[column]) for column in ("race", "sex"))
-        exact = line["exact"] != "0"
+        exact = is_exact(line["exact"])
         known[_below(dataroot, folder, line["file"])] = Known(float(line["age"]), sex, race, line["person"], exact)
     return known
+
+
+def is_exact(word: str) -> bool:
+    """Whether the column `exact` says that an age is recorded; it does unless it is 0."""
+    try:
+        return float(word) != 0
+    except ValueError:
+        return True
+
+
+def within(folder: Path, name: str) -> Path | None:
+    """The path of what a table names, relative to its folder or not; None where that lies outside of the folder."""
+    whole = os.path.abspath(folder)  # noqa: PTH100 - links stay as they are
+    path = Path(os.path.abspath(os.path.join(whole, name)))  # noqa: PTH100, PTH118
+    return folder / path.relative_to(whole) if path.is_relative_to(whole) else None
 
 
 def read_lines(folder: Path) -> Iterator[dict[str, str]]:
@@ -82,7 +98,7 @@ def read_lines(folder: Path) -> Iterator[dict[str, str]]:
     None where there is neither, or no column `file` and `age`.
 
     Raises:
-        UserError: it cannot be read, or a line of it has no age.
+        UserError: it cannot be read, or a line of it has no age, or a sex or race that is no number.
     """
     file, number = folder / NAME, 1
     if not file.is_file():
@@ -94,13 +110,31 @@ def read_lines(folder: Path) -> Iterator[dict[str, str]]:
         for line in lines if {"file", "age"} <= columns else ():
             number += 1
             texts = {name: "" if line.get(name) is None else str(line[name]) for name in COLUMNS}
-            float(texts["age"])
+            if fault := _fault(texts):
+                raise UserError(f"{file}: line {number}: {fault}; mend it, or take the file away")
             yield texts
     except OSError as e:
         raise UserError(f"{file}: cannot be read: {e.strerror or e}; allow it, or take it away") from None
     except (ValueError, csv.Error):  # pyarrow's are ValueErrors, too
-        where = f"line {number}: no age in years" if number > 1 else "not a usable table"
-        raise UserError(f"{file}: {where}; mend it, or take the file away") from None
+        raise UserError(f"{file}: not a usable table; mend it, or take the file away") from None
+
+
+def _fault(line: Mapping[str, str]) -> str:
+    """What is wrong with a line's age, sex or race; empty for nothing."""
+    try:
+        age = float(line["age"])
+    except ValueError:
+        age = math.nan
+    if not math.isfinite(age):
+        return "no age in years"
+    for column, codes in (("sex", "0 male, 1 female, 9 unknown"), ("race", "0 to 4, 9 unknown")):
+        try:
+            number = float(line[column] or "9")
+        except ValueError:
+            number = math.inf
+        if math.isinf(number):
+            return f"{column} {line[column]!a}, which is no number ({codes})"
+    return ""
 
 
 def _read_csv(file: Path) -> tuple[set[str], Iterable[Mapping[str, object]]]:

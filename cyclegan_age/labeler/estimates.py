@@ -1,5 +1,6 @@
 """A face -> its age, the group of it and its sex, each with how likely it is right."""
 
+import errno
 import importlib
 import importlib.metadata
 import math
@@ -152,6 +153,8 @@ def look(folder: Path, output: Path | None, frame: str, size: int, item: tuple[s
         try:
             write_atomically(output / file, webp(crop(picture, place, min(size, round(place.side)))))
         except OSError as e:
+            if e.errno == errno.ENAMETOOLONG:
+                return {"reason": "a name that is too long for its crops; rename it", "faces": []}
             raise unwritten(f"--output {output}", e, "or give another folder") from None
         faces.append({"file": file, **vars(estimate(crop(picture, face.place(FRAMES["utkface"]), _SIDE)))})
     return {"reason": "" if faces else SMALL if found else NO_FACE, "faces": faces}

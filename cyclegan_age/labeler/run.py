@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from cyclegan_age.config import LabelConfig, UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.files import clear, lock, unwritten, write_atomically
+from cyclegan_age.files import clear, json_lines, lock, unwritten, write_atomically
 from cyclegan_age.images import list_images
 from cyclegan_age.labeler.estimates import GROUPS, Estimate, group_of, look, misplaced, sex_missing
 from cyclegan_age.labeler.sheets import write_sheets
@@ -144,7 +144,7 @@ def _looked_at(config: LabelConfig, home: Path, names: list[str], *, again: bool
     done: dict[str, Line] = {}
     try:
         if journal.is_file():
-            lines = list(_lines(journal))
+            lines = list(json_lines(journal))
             before = lines[0] if lines else settings
             if other := [name for name in settings if before.get(name) != settings[name]]:
                 flag = "FOLDER" if other[0] == "folder" else f"--{other[0]}"
@@ -183,14 +183,6 @@ def _holds(config: LabelConfig, line: Line, again: bool) -> bool:
     if again and any(face["sex"] == UNKNOWN for face in line["faces"]):
         return False
     return not config.output or all((config.output / face["file"]).is_file() for face in line["faces"])
-
-
-def _lines(journal: Path) -> Iterator[Line]:
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # cut off
-            return
 
 
 def _stems(names: list[str]) -> dict[str, str]:

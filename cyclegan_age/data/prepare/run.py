@@ -32,7 +32,7 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.faces.alignment import crop, opencv
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.files import unwritten
+from cyclegan_age.files import json_lines, unwritten
 from cyclegan_age.images import BadImage, Picture, open_image
 
 JOURNAL = ".prepare.jsonl"  # the settings, then a line for each picture that is done
@@ -171,8 +171,9 @@ def _numbered(path: Path) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """A part of a file name: letters, digits, dots and hyphens."""
-    return re.sub(r"[^\w.-]+", "-", text).replace("_", "-").strip("-.")[:80] or "x"
+    """A part of a file name: letters, digits, dots and hyphens, at most 80 bytes."""
+    plain = re.sub(r"[^\w.-]+", "-", text).replace("_", "-").strip("-.")
+    return plain.encode()[:80].decode(errors="ignore") or "x"
 
 
 def split(rows: Sequence[Row], seed: int, val: float, test: float, same: Mapping[Path, str] | None = None) -> list[Row]:
@@ -197,7 +198,7 @@ def split(rows: Sequence[Row], seed: int, val: float, test: float, same: Mapping
     rows = [replace(row, split=row.split or given.get(row.person, "")) for row in rows]
     sizes = Counter(unit_of(row) for row in rows if not row.split)
     total = sizes.total()
-    order = sorted(sizes, key=lambda unit: hashlib.sha256(f"{seed}/{unit}".encode()).digest())
+    order = sorted(sizes, key=lambda unit: hashlib.sha256(os.fsencode(f"{seed}/{unit}")).digest())
     chosen: dict[str, str] = {}
     for name, share in (("test", test), ("val", val)):
         filled = 0
@@ -255,7 +256,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
     try:
         config.output.mkdir(parents=True, exist_ok=True)
         if journal.is_file():
-            lines = list(_lines(journal))
+            lines = list(json_lines(journal))
             before = lines[0] if lines else settings
             if other := [name for name in settings if before.get(name, settings[name]) != settings[name]]:
                 raise UserError(f"--output {config.output}: was begun with another --{other[0]}; give another folder")
@@ -284,14 +285,6 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
     except OSError as e:
         raise unwritten(f"--output {config.output}", e, "or give another folder") from None
     return done
-
-
-def _lines(journal: Path) -> Iterator[dict[str, Any]]:
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # cut off
-            return
 
 
 def _work(config: PrepareConfig, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
@@ -372,7 +365,7 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
         "age": f"{row.age:g}",
         "sex": row.sex,
         "race": row.race,
-        "person": row.person,
+        "person": row.person.encode(errors="backslashreplace").decode(),  # of a file name that is no UTF-8
         "split": row.split,
         "source": config.set,
         "fold": row.fold,

@@ -1,8 +1,10 @@
 """A prepared folder, or any with age folders, to WebDataset shards; see `cyclegan_age.data.shards` for their form."""
 
 import json
+import math
+import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,10 +15,11 @@ from tqdm import tqdm
 
 from cyclegan_age.config import ShardsConfig, UserError
 from cyclegan_age.data.folders import known_by_path, labelled
-from cyclegan_age.data.labels import read_labels, read_lines
+from cyclegan_age.data.labels import is_exact, read_labels, read_lines, within
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shards import as_index, known_of
-from cyclegan_age.files import unwritten, write_atomically
+from cyclegan_age.files import json_lines, unwritten, write_atomically
+from cyclegan_age.images import SUFFIXES
 
 SETTINGS = ".shards.json"
 _SPLITS = frozenset({"train", "val", "test"})
@@ -100,11 +103,7 @@ def plan(lines: Sequence[Line], per_shard: int, seed: int) -> list[Shard]:
 
 def _lines(folder: Path) -> list[Line]:
     """A line for each picture, as labels.csv has it; where there is none, what names and folders tell."""
-    numbers = {"age": float, "sex": int, "race": int, "exact": int}
-    lines: list[Line] = [
-        {key: numbers.get(key, str)(value) for key, value in line.items() if value not in (None, "")}
-        for line in read_lines(folder)
-    ]
+    lines = list({line["file"]: _with_numbers(line) for line in read_lines(folder)}.values())
     if not lines:
         split = folder.resolve().name if folder.resolve().name in _SPLITS else "all"
         try:
@@ -116,7 +115,22 @@ def _lines(folder: Path) -> list[Line]:
             lines.append({"file": path.relative_to(folder).as_posix(), "age": age, "split": split} | _codes(known))
     if not lines:
         raise UserError(f"FOLDER {folder}: no pictures in it; give a prepared folder, or one with age folders")
-    return [{**line, "split": line.get("split") or "all"} for line in lines]
+    for line in lines:
+        if not re.fullmatch(r"[\w-]+", line.setdefault("split", "all")):
+            raise UserError(f"FOLDER {folder}: split {line['split']!a} names no shards; give train, val or test")
+    return lines
+
+
+def _with_numbers(line: Mapping[str, str]) -> Line:
+    """What is known by a line of `labels.csv`: ages as floats, codes as whole numbers."""
+    told: Line = {key: value for key, value in line.items() if value or key == "file"}
+    told["age"] = float(line["age"])
+    for key in ("sex", "race"):
+        if key in told and math.isnan(float(told[key])):
+            del told[key]
+        elif key in told:
+            told[key] = int(float(told[key]))
+    return told | ({"exact": int(is_exact(line["exact"]))} if line["exact"] else {})
 
 
 def _codes(known: Known) -> Line:
@@ -129,7 +143,7 @@ def _begin(output: Path, settings: Line) -> None:
     file = output / SETTINGS
     output.mkdir(parents=True, exist_ok=True)
     if file.is_file():
-        before = json.loads(file.read_text())
+        before = next(json_lines(file), {})
         if other := [key for key in settings if before.get(key) != settings[key]]:
             raise UserError(f"--output {output}: its shards are of another {other[0]}; give another folder")
     elif any(output.iterdir()):
@@ -145,8 +159,12 @@ def _write(shard: Shard, folder: Path, output: Path, done: Callable[[], object])
     with part.open("wb") as out, tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, line in shard.members:
             done()
+            file = within(folder, line["file"])
+            if not file or file.suffix.lower() not in SUFFIXES | {".heic", ".heif", ".hif"}:
+                yield line["file"], "not named as a picture" if file else "outside of FOLDER"
+                continue
             try:
-                picture = (folder / line["file"]).read_bytes()
+                picture = file.read_bytes()
             except OSError as e:
                 yield line["file"], str(e.strerror)
                 continue

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cyclegan_age.config import UserError
+from cyclegan_age.data.labels import is_exact, within
 from cyclegan_age.data.prepare.rows import (
     MISSING,
     OUTSIDE,
@@ -168,7 +168,7 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
     index: Index | None = None
     for line in table(file, named.values(), "--csv"):
         told = {role: line[name.lower()].strip() for role, name in named.items()}
-        path, reason = _below(source, told["file"]), ""
+        path, reason = within(source, told["file"]), ""
         if not path:
             path, reason = source / told["file"], OUTSIDE
         elif not path.is_file():
@@ -184,7 +184,7 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
             race=race_of(told.get("race", "")),
             person=told.get("person", ""),
             split=split_of(told.get("split", "")),
-            estimated=line.get("exact", "").strip() == "0",  # as `labels.csv` has it
+            estimated=not is_exact(line.get("exact", "")),  # as `labels.csv` has it
             reason=reason,
         )
         before = rows.get(path)
@@ -192,10 +192,3 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
             row = replace(row, reason="two ages for one file")
         rows[path] = judged(row)
     return list(rows.values())
-
-
-def _below(source: Path, name: str) -> Path | None:
-    """The path below a folder of what a table names, relative to it or not; None where that lies outside."""
-    folder = os.path.abspath(source)  # noqa: PTH100 - links stay as they are
-    path = Path(os.path.abspath(os.path.join(folder, name)))  # noqa: PTH100, PTH118
-    return source / path.relative_to(folder) if path.is_relative_to(folder) else None

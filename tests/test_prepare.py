@@ -316,7 +316,7 @@ def test_lines_outside_of_the_source_are_named_and_left_out(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         draw_face(30, size=40, seed=len(name)).save(tmp_path / name)
     named = ["a/1.png", "a/../2.png", tmp_path / "mine/3.png", "../secret/4.png", tmp_path / "secret/4.png"]
-    named += ["a/../../mine-too/5.png", "/nowhere/6.png"]
+    named += ["a/../../mine-too/5.png", "/nowhere/6.png", f"{'7' * 300}.png"]
     (tmp_path / "t.csv").write_text("\n".join(["file,age", *(f"{name},30" for name in named)]))
     monkeypatch.chdir(tmp_path)  # with a source that is not absolute
     assert (
@@ -331,7 +331,7 @@ def test_lines_outside_of_the_source_are_named_and_left_out(
     assert "left out: 4 pictures: outside of --source, as 4.png" in capsys.readouterr().out
     with (tmp_path / "out" / "left_out.csv").open() as f:
         lost = [(Path(line["file"]).name, line["reason"]) for line in csv.DictReader(f)]
-    assert lost == [(f"{n}.png", "outside of --source") for n in (4, 4, 5, 6)]
+    assert lost == [(f"{n}.png", "outside of --source") for n in (4, 4, 5, 6)] + [(f"{'7' * 300}.png", "file missing")]
 
 
 @pytest.mark.parametrize(

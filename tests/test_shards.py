@@ -24,13 +24,14 @@ import prepare as prepare_command
 import test as test_command
 import train as train_command
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import UserError
+from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data import fetching
 from cyclegan_age.data.batches import FaceData
 from cyclegan_age.data.fetching import Fetched
 from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.shards import ShardPictures, Shards, expanded, index_of, is_shards, open_pictures, open_shards
 from cyclegan_age.data.windows import Windows
+from cyclegan_age.evaluation import records
 from cyclegan_age.evaluation.run import evaluate
 from options.evaluate import parse_evaluate
 
@@ -117,7 +118,9 @@ def test_prepared_sets_are_packed_by_split(tmp_path: Path, capsys: pytest.Captur
     assert "its shards are of another per_shard; give another folder" in capsys.readouterr().err
 
 
-def test_whether_an_age_is_recorded_is_packed_and_read(tiny_faces: Path, tmp_path: Path) -> None:
+def test_whether_an_age_is_recorded_is_packed_and_read(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = sorted(file.relative_to(tiny_faces).as_posix() for file in tiny_faces.rglob("*.jpg"))
     estimated = set(files[::3])
     folder = Path(shutil.copytree(tiny_faces, tmp_path / "faces"))
@@ -138,6 +141,9 @@ def test_whether_an_age_is_recorded_is_packed_and_read(tiny_faces: Path, tmp_pat
         assert [bool(one["exact"]) for one in told] == exact.tolist() == [one["file"] not in estimated for one in told]
     of_folder = [one.exact for one in scan(folder, CODE).known]
     assert exact_of_shards() == (len(files), len(files) - len(estimated)) == (len(of_folder), sum(of_folder))
+    monkeypatch.setattr(records, "_FEWEST_EXACT", 5)  # calibrations are made on these alone
+    scored = records.Faces.find(EvaluateConfig(dataroot=packed / "all-{000..002}.tar"))
+    assert len(scored.paths) == len(files) and len(scored.exact) == len(files) - len(estimated)
     above = "".join(f"faces/{line}\n" for line in lines)  # `labels.csv` in the folder above
     (folder / "labels.csv").unlink()
     (tmp_path / "labels.csv").write_text(f"file,age,exact\n{above}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -171,10 +172,10 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
         path, reason = within(source, told["file"]), ""
         if not path:
             path, reason = source / told["file"], OUTSIDE
-        elif not path.is_file():
+        elif not os.path.isfile(path):  # noqa: PTH113 - which holds for names that are too long, too
             index = index or Index(source)
-            path = index.find(told["file"]) or path
-            reason = "" if path.is_file() else MISSING
+            found = index.find(told["file"])
+            path, reason = found or path, "" if found else MISSING
         age, group = years_of(told["age"])
         row = Row(
             path,

@@ -23,6 +23,7 @@ from torch import Tensor
 Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 120_000_000  # larger files are refused before they are decoded; a telephone's have up to 108 million
+MAX_SIDE = 32_766  # what OpenCV can warp
 MIN_SIDE = 4  # pixels; nothing is seen of a face on fewer
 SUFFIXES = frozenset(
     {
@@ -114,11 +115,13 @@ def check_size(picture: Image.Image) -> None:
     """Before a picture is decoded.
 
     Raises:
-        BadImage: more than `MAX_PIXELS` pixels, or a side of less than `MIN_SIDE`.
+        BadImage: more than `MAX_PIXELS` pixels, or a side of more than `MAX_SIDE` or less than `MIN_SIDE`.
     """
     size = f"{picture.width}x{picture.height} pixels"
     if picture.width * picture.height > MAX_PIXELS:
         raise BadImage(f"{size}, more than {MAX_PIXELS:,}; scale it down")
+    if max(picture.size) > MAX_SIDE:
+        raise BadImage(f"{size}, a side of more than {MAX_SIDE:,}; cut a part out or scale it down")
     if min(picture.size) < MIN_SIDE:
         raise BadImage(f"{size}, too small for a face; each side must be at least {MIN_SIDE}")
 

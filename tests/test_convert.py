@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 from collections import OrderedDict
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import batch as batch_command
 import convert as convert_command
 import evaluate as evaluate_command
 import export as export_command
@@ -24,7 +26,9 @@ import test as test_command
 import train as train_command
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, DemoConfig, UserError
 from cyclegan_age.convert import convert
+from cyclegan_age.faces.alignment import Place
 from cyclegan_age.features import Taps
+from cyclegan_age.games import morph
 from cyclegan_age.images import to_float, to_uint8
 from cyclegan_age.inference import Ager, Fitted
 from cyclegan_age.runs import load_snapshot
@@ -452,6 +456,55 @@ def test_age_groups_stay_ages_and_named_domains_are_none(tiny_faces: Path, pictu
         assert isinstance(net, CycleGANPairConfig) and (net.group_a, net.group_b) == groups
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_without_ages_python_takes_the_number_of_a_domain_alone(
+    single: bool, pair: tuple[Path, list[nn.Module]], pictures: Path
+) -> None:
+    one = converted(pair[0].with_name("latest_net_G_A.pth"), image_size=32)
+    ager = Ager.load(one if single else pair[0])
+    picture = pictures / "testA" / "0.png"
+    with Image.open(picture) as image:
+        face = image.convert("RGB")
+    square = ager.fit(face).square[None]
+    last = len(ager.domains) - 1
+    with torch.inference_mode():
+        expected = to_uint8(pair[1][0](to_float(square)))  # of the direction to B, the last
+    kept = ager.read(square).kept
+    assert all((made == expected).all() for made in (ager.age_many(square, [last]), ager.render(kept, [last])))
+    assert ager.caption(last) == f"to {ager.domains[-1]}"
+    layer = ager.layers()[0]
+    for years in (-1, 0.5, last + 1, 50, math.nan):
+        for do in (
+            partial(ager.age, picture, years),
+            partial(ager.age_fitted, [ager.fit(face)], [years]),
+            partial(ager.age_many, square, [years]),
+            partial(ager.changes, square, [years]),
+            partial(ager.render, kept, [years]),
+            partial(ager.features, square[0], [years], [layer]),
+            partial(ager.caption, years),
+        ):
+            numbers = "0 for B" if single else "0 for A, 1 for z/ebra"
+            with pytest.raises(UserError, match=rf"^years: \S+, but the weights know no ages; .* number, {numbers}$"):
+                do()
+    for what, for_faces in (
+        ("age_photo", lambda: ager.age_photo(picture, last)),
+        ("age_places", lambda: ager.age_places(square[0], [Place(0j, 32 + 0j)], last)),
+        ("life", lambda: ager.life(picture)),
+        ("a game of two faces", lambda: morph(ager, face, face)),
+    ):
+        with pytest.raises(UserError, match=f"^{what}: not with weights that know no ages; give others"):
+            for_faces()
+
+
+def test_batch_takes_no_weights_without_ages(
+    pair: tuple[Path, list[nn.Module]], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--input", str(pictures), "--output", str(tmp_path / "out"), "--aligned", "--weights", str(pair[0])]
+    assert batch_command.main(flags) == 2
+    expected = f"--weights {pair[0]}: know no ages; give others, or translate pictures by test.py\n"
+    assert capsys.readouterr().err == expected and not (tmp_path / "out").exists()
+
+
 def test_the_graph_of_a_translation(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="make test installs requirements-export.txt")
@@ -482,7 +535,7 @@ def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], picture
     made, kind, note = studio.age(data, 0)
     with Image.open(io.BytesIO(made)) as image:
         assert kind == "image/png" and image.size == (64, 48) and note == "" and b"to A" in made
-    with pytest.raises(Refused, match="target_age: this model knows no ages; give a domain's number, 0 to 1"):
+    with pytest.raises(Refused, match="target_age: this model knows no ages; give a domain's number, 0 for A, 1 for"):
         studio.age(data, 7)
     seen = studio.look(data)
     assert seen.whole is not None and not seen.faces
@@ -490,6 +543,19 @@ def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], picture
     assert studio.maps(seen.whole, 1, "to_b.down2").startswith(b"\x89PNG")
     with pytest.raises(Refused, match="this model knows no ages"):
         studio.life(seen.whole, "gif")
+
+
+def test_the_page_asks_for_the_one_domain(pair: tuple[Path, list[nn.Module]], pictures: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
+    from cyclegan_age.web.page import _span
+    from cyclegan_age.web.work import Studio, load
+
+    config = DemoConfig(weights=(str(converted(pair[0].with_name("latest_net_G_A.pth"), image_size=32)),))
+    studio = Studio(load(config), config)
+    slider = _span(studio.ager(""))
+    data = (pictures / "testA" / "0.png").read_bytes()
+    assert not slider["visible"] and slider["minimum"] == slider["maximum"] == slider["value"]
+    assert b"to B" in studio.age(data, slider["value"])[0]
 
 
 def test_a_card_of_translations_speaks_of_no_ages(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def _picker(title: str, hint: str, config: DemoConfig, *, pastes: bool = False) 
 
 def _span(ager: Ager) -> dict[str, Any]:
     """What the slider of a model is like: over its ages, or the numbers of its domains, if they are several."""
-    low, high = ager.code.anchors[0], ager.code.anchors[-1]
+    low, high = ager.code.anchors[0], len(ager.domains) - 1 if ager.domains else ager.code.anchors[-1]
     label = ", ".join(f"{k}: to {name}" for k, name in enumerate(ager.domains)) or "Age in years"
     return {"minimum": low, "maximum": high, "value": high, "label": label, "visible": len(ager.domains) != 1}
 

@@ -24,6 +24,7 @@ import evaluate as evaluate_command
 import export as export_command
 import test as test_command
 import train as train_command
+from benchmarks import export as export_benchmark
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, DemoConfig, UserError
 from cyclegan_age.convert import convert
 from cyclegan_age.faces.alignment import Place
@@ -505,7 +506,9 @@ def test_batch_takes_no_weights_without_ages(
     assert capsys.readouterr().err == expected and not (tmp_path / "out").exists()
 
 
-def test_the_graph_of_a_translation(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:
+def test_the_graph_of_a_translation(
+    pair: tuple[Path, list[nn.Module]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="make test installs requirements-export.txt")
     onnxruntime = pytest.importorskip("onnxruntime", reason="make test installs requirements-export.txt")
@@ -522,6 +525,8 @@ def test_the_graph_of_a_translation(pair: tuple[Path, list[nn.Module]], tmp_path
     assert np.abs(made - expected).max() < 1e-4
     assert export_command.main(["--weights", str(weights), "--output", str(file.with_suffix(".pt2"))]) == 0
     assert np.abs(torch.export.load(file.with_suffix(".pt2")).module()(x).detach().numpy() - expected).max() < 1e-4
+    assert export_benchmark.main(["--weights", str(weights)]) == 2
+    assert capsys.readouterr().err == f"--weights {weights}: know no ages; give others\n"
 
 
 def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], pictures: Path) -> None:

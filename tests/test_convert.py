@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -272,7 +273,9 @@ def test_wrong_files_are_told_in_one_line(
         del resize[key]
     grey = trained("resnet 6 instance dropout").state_dict()
     grey["model.1.weight"] = grey["model.1.weight"][:, :1]
-    spoilt = {k: v * torch.inf for k, v in trained("resnet 1 none").state_dict().items()}
+    plain = trained("resnet 1 none").state_dict()
+    spoilt = {k: v * torch.inf for k, v in plain.items()}
+    floats = r"model\.1\.weight is no plain tensor of floats"
     for name, what, text in (
         (
             "D",
@@ -286,6 +289,17 @@ def test_wrong_files_are_told_in_one_line(
         ),
         ("resize", dict(resize), r"no resnet or unet of .*, by its tensors model\.1\.weight"),
         ("grey", grey, r"model\.1\.weight is of shape \[4, 1, 7, 7\], not \[4, 3, 7, 7\]; pictures have to be RGB"),
+        ("flat", {k: v.flatten() for k, v in plain.items()}, r"no resnet or unet of .*, by its tensors model\.1\.w"),
+        ("scalars", {k: v.sum() for k, v in plain.items()}, r"no resnet or unet of .*, by its tensors model\.1\.w"),
+        ("void", plain | {"model.1.weight": torch.ones(0, 3, 7, 7)}, r"no resnet or unet of .*, by its tensors mod"),
+        (
+            "wide",  # its other layers would not fit into any memory
+            plain | {"model.1.weight": torch.zeros(1).expand(10**6, 3, 7, 7)},
+            r"model\.\S+ is of shape \[16, 16, 3, 3\], not \[4000000, 4000000, 3, 3\]; give a",
+        ),
+        ("ints", {k: v.to(torch.int8) for k, v in plain.items()}, rf"{floats} \(int8, strided, on cpu\); give"),
+        ("meta", {k: v.to("meta") for k, v in plain.items()}, rf"{floats} \(float32, strided, on meta\); give"),
+        ("sparse", {k: v.to_sparse() for k, v in plain.items()}, rf"{floats} \(float32, sparse_coo, on cpu\); give"),
         ("spoilt", spoilt, "its output is not finite; the training has diverged"),
         (
             "state",
@@ -307,10 +321,22 @@ def test_wrong_files_are_told_in_one_line(
         assert re.match(rf"--cg {name}\.pth: {text}", said) and said.count("\n") == 1, said
     Path("cut.pth").write_bytes(Path("grey.pth").read_bytes()[:3000])
     Path("text.pth").write_text("horse")
+    Path("empty.pth").touch()
+    Path("folder.pth").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated
+        torch.jit.save(torch.jit.trace(nn.Identity(), torch.ones(1)), "program.pth")
+    saved(trained("resnet 1 none"), tmp_path / "good.pth")
+    pair = ["--cg", "good.pth", "good.pth", "--image_size", "32"]
     for flags, text in (
         (["--cg", "cut.pth"], "--cg cut.pth: cannot be read, perhaps cut off; copy it again"),
         (["--cg", "text.pth"], "--cg text.pth: no file of PyTorch; give"),
         (["--cg", "none.pth"], "--cg none.pth: no such file; give"),
+        (["--cg", "folder.pth"], "--cg folder.pth: a folder; give a generator's"),
+        (["--cg", "empty.pth"], "--cg empty.pth: an empty file; copy it again, or give a generator's"),
+        (["--cg", "program.pth"], "--cg program.pth: a program of TorchScript; give a generator's"),
+        ([*pair, "--group_a", "x", "--group_b", "x"], "--group_b x: not usable; give another name than that of --gr"),
+        ([*pair, "--group_a", "20-29", "--group_b", "21-28"], "--group_b 21-28: two domains of one age, 20-29 and"),
         ([], "--cg: not given; name a generator's file"),
         (["--cg", "a", "b", "c"], "--cg a b c: not usable; give one or two"),
         (["--cg", "a", "--output", "a.pth"], "--output a.pth: not usable; give a name that ends in .safetensors"),

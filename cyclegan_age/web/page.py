@@ -173,7 +173,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                 hidden = gr.Radio([], value=None, visible=False)
                 return [_said(no.text, wrong=True), None, hidden, "", None, "", *[""] * 4]
             several = len(seen.faces) > 1
-            choice = gr.Radio(list(range(1, len(seen.faces) + 1)), value=number, visible=several)
+            own_number = number if seen.faces else None  # the page sends it back, and takes none but a choice
+            choice = gr.Radio(list(range(1, len(seen.faces) + 1)), value=own_number, visible=several)
             if not upload:
                 own = seen.ages[number - 1] if seen.ages else math.nan
                 line = _said(f"An example, until you choose a photograph. {line_of(own)}")

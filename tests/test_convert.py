@@ -588,6 +588,24 @@ def test_the_page_asks_for_the_one_domain(pair: tuple[Path, list[nn.Module]], pi
     assert not slider.visible and b"to B" in studio.age(data, slider.value)[0]
 
 
+def test_the_page_works_in_a_browser(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
+    from visdom_tools import chromium
+    from web_tools import WebServer
+
+    with chromium() as tab:
+        server = WebServer(tmp_path, ("--weights", str(pair[0])))
+        try:
+            tab.goto(server.url)
+            tab.locator("#strip figcaption").first.wait_for(timeout=60_000)
+            assert tab.locator("#strip figcaption").all_inner_texts() == ["to A", "to z/ebra"]
+            tab.get_by_role("button", name="Age the photograph").click()
+            tab.locator("#photo a").wait_for(timeout=60_000)
+        finally:
+            said = server.stop()
+        assert said == ""
+
+
 def test_a_card_of_translations_speaks_of_no_ages(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:
     Ager.load(pair[0]).save_pretrained(tmp_path / "hub")
     card = (tmp_path / "hub" / "README.md").read_text()

@@ -108,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             import onnxruntime  # noqa: F401
         torch.set_num_threads(1)
         ager = Ager.load(find_weights(config.weights, config.results_dir))
+        if ager.domains:
+            raise UserError(f"--weights {config.weights}: know no ages; give others")
         ager.generator.cpu()
         print(f"{machine()}\n\n{table(ager, graph(ager))}")
     except UserError as e:

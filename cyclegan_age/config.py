@@ -792,6 +792,7 @@ class CycleGANPairConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require("group_b", self.group_b, self.group_b != self.group_a, "give another name than that of --group_a")
         own = self.generator == "default"
         for flag, plain in (("norm", "instance"), ("dropout", False), ("antialias", "none")):
             fits = not own or getattr(self, flag) == plain

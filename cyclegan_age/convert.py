@@ -5,6 +5,7 @@ instance norm, batch norm or none, with or without dropout and antialiasing. Wha
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.files import foreign
-from cyclegan_age.models.cyclegan_pair import build_generator
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.models.cyclegan_pair import build_generator, renderer
+from cyclegan_age.runs import Snapshot, save_snapshot
 
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -40,8 +41,11 @@ def convert(config: ConvertConfig) -> Path:
         net = replace(_described(modules, path), group_a=config.group_a, group_b=config.group_b)
         size = config.image_size or (128 if net.generator == "unet" and net.blocks == 7 else 256)
         train = TrainConfig(model="cyclegan_pair", image_size=size, load_size=size)
+        with torch.device("meta"):  # tensors that do not fit may be huge
+            state = build_generator(train, net).state_dict()
+        fitting = _fitting(state, modules, net, path)
         generator = build_generator(train, net).eval()
-        _fill(generator, modules, net, path)
+        generator.load_state_dict(fitting)
         _try(generator, size, path)
         tensors |= {f"{name}.{key}": tensor for key, tensor in generator.state_dict().items()}
         nets.append(net)
@@ -50,6 +54,10 @@ def convert(config: ConvertConfig) -> Path:
         raise UserError(
             f"--cg {config.cg[1]}: another {', '.join(differ)} than {config.cg[0]}; give two of one training"
         )
+    try:
+        renderer(Snapshot(train, net, 0, tensors))
+    except UserError as e:
+        raise UserError(f"--group_b {config.group_b}: {e}; give another") from None
     try:
         save_snapshot(config.output, train, net, 0, tensors)
     except OSError as e:
@@ -60,9 +68,11 @@ def convert(config: ConvertConfig) -> Path:
 def _read(path: Path) -> Modules:
     """The tensors of a file by module, the modules in the order of the file; nothing but tensors is unpickled."""
     if not path.is_file():
-        raise UserError(f"--cg {path}: no such file; {_GIVE}")
+        raise UserError(f"--cg {path}: {'a folder' if path.is_dir() else 'no such file'}; {_GIVE}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickles than PyTorch's
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds
         raise UserError(f"--cg {path}: {_why_not(path, e)}") from None
     if not isinstance(state, Mapping):
@@ -76,6 +86,10 @@ def _read(path: Path) -> Modules:
         while (prefix := next((p for p in _PREFIXES if str(key).startswith(p)), "")) and isinstance(key, str):
             key = key.removeprefix(prefix)
         module, _, name = str(key).rpartition(".")
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or not (tensor.is_floating_point() or name == "num_batches_tracked"):
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
+            raise UserError(f"--cg {path}: {key} is no plain tensor of floats ({kind}); give the weights as trained")
         modules.setdefault(module, {})[name] = tensor
     for module, held in list(modules.items()):
         if set(held) <= set(_STATISTICS):  # of an instance norm before PyTorch 0.4, which did not use them
@@ -91,9 +105,11 @@ def _why_not(path: Path, error: Exception) -> str:
         begin = f.read(2)
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"a pickle of more than tensors ({found[1]}), which could run code; give a generator's state_dict alone"
+    if "TorchScript" in str(error):
+        return f"a program of TorchScript; {_GIVE}"
     if begin[:1] == b"\x80" or begin == b"PK":
         return "cannot be read, perhaps cut off; copy it again, and give a generator's state_dict alone"
-    return foreign(path) or f"no file of PyTorch; {_GIVE}"
+    return foreign(path, _GIVE) or f"no file of PyTorch; {_GIVE}"
 
 
 def _check_blur(kernel: Tensor, module: str, path: Path) -> None:
@@ -128,12 +144,17 @@ def _norm(first: Mapping[str, Tensor], behind: Mapping[str, Tensor] | None) -> L
     return "batch" if behind else "instance" if "bias" in first else "none"
 
 
+def _width(first: Mapping[str, Tensor]) -> int:
+    """The channels that a first convolution gives; 0 where it is none."""
+    return len(first["weight"]) if "weight" in first and first["weight"].ndim == 4 else 0
+
+
 def _as_unet(modules: Modules) -> CycleGANPairConfig | None:
     first = modules["model.model.0"]
     depth = 1
     while f"model.model.1{'.model.3' * (depth - 1)}.model.1" in modules:
         depth += 1
-    if "weight" not in first or depth < 5:
+    if not _width(first) or depth < 5:
         return None
     return CycleGANPairConfig(
         generator="unet",
@@ -146,7 +167,7 @@ def _as_unet(modules: Modules) -> CycleGANPairConfig | None:
 def _as_resnet(modules: Modules) -> CycleGANPairConfig | None:
     first = modules.get("model.1", {})
     blocks = [int(m[1]) for module in modules if (m := re.fullmatch(r"model\.(\d+)\.conv_block\.1", module))]
-    if "weight" not in first or not blocks:
+    if not _width(first) or not blocks:
         return None
     blurs = ["filt" in modules.get(f"model.{at}", {}) for at in (7, max(blocks) + 1)]
     antialias: dict[tuple[bool, ...], Literal["none", "down", "up", "both"]] = {
@@ -218,30 +239,33 @@ def _names_of_unet(depth: int, normed: bool) -> Iterator[tuple[str, str]]:
     yield "model.model.3", "head.conv"
 
 
-def _fill(generator: nn.Module, modules: Modules, net: CycleGANPairConfig, path: Path) -> None:
-    """Give a generator their tensors, each of which has to fit."""
-    state = generator.state_dict()
+def _fitting(state: Mapping[str, Tensor], modules: Modules, net: CycleGANPairConfig, path: Path) -> dict[str, Tensor]:
+    """Their tensors by the names of a generator's state, each of which has to fit."""
     pairs = [(theirs, ours) for theirs, ours in _names(net) if ours]
     given = {f"{ours}.{name}": (theirs, v) for theirs, ours in pairs for name, v in modules[theirs].items()}
     for key in state:  # batch norms before PyTorch 0.4.1 counted nothing
         if key.endswith("num_batches_tracked") and key not in given:
-            given[key] = (key, state[key])
+            given[key] = (key, torch.tensor(0))
     for key in sorted(state.keys() | given.keys()):
         theirs, tensor = given.get(key, (key, None))
         if key not in state or tensor is None or tensor.shape != state[key].shape:
             there = "is missing" if tensor is None else f"is of shape {list(tensor.shape)}"
             wanted = f"not {list(state[key].shape)}" if key in state else "which is not wanted"
             name = f"{theirs}.{key.rpartition('.')[2]}" if tensor is not None else f"the tensor for {key}"
-            remedy = _GIVE if tensor is None else "pictures have to be RGB, in and out"
+            ends = key.startswith(("stem.", "head.", "downs.0.")) and tensor is not None
+            remedy = "pictures have to be RGB, in and out" if ends else _GIVE
             raise UserError(f"--cg {path}: {name} {there}, {wanted}; {remedy}")
-    generator.load_state_dict({key: tensor for key, (_, tensor) in given.items()})
+    return {key: tensor for key, (_, tensor) in given.items()}
 
 
 def _try(generator: nn.Module, size: int, path: Path) -> None:
     """Translate noise, so that weights which cannot are told of at once."""
-    with torch.inference_mode():
-        x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        if not generator(x).isfinite().all():
-            raise UserError(
-                f"--cg {path}: its output is not finite; the training has diverged, give an earlier epoch's"
-            )
+    try:
+        with torch.inference_mode():
+            x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+            finite = bool(generator(x).isfinite().all())
+    except (MemoryError, RuntimeError) as e:
+        cause = (str(e).splitlines() or [type(e).__name__])[0]
+        raise UserError(f"--image_size {size}: the generator does not run ({cause}); give a smaller one") from None
+    if not finite:
+        raise UserError(f"--cg {path}: its output is not finite; the training has diverged, give an earlier epoch's")

@@ -173,14 +173,13 @@ def clear(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def foreign(path: Path) -> str:
-    """What a file is that holds no weights of this package, and what to give instead; empty where nobody knows.
+def foreign(path: Path, give: str = "give a .safetensors file that train.py wrote, or the name of a run") -> str:
+    """What a file is that holds no weights of this package, and what to `give` instead; empty where nobody knows.
 
     It is told by its first bytes and the names in an archive. Nothing in it is unpickled.
     """
     with path.open("rb") as f:
         begin = f.read(512)
-    give = "give a .safetensors file that train.py wrote, or the name of a run"
     if not begin:
         return "an empty file; copy it again, or " + give
     if begin.startswith(b"PK\x03\x04"):

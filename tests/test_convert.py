@@ -2,8 +2,10 @@
 
 import io
 import json
+import math
 import os
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -17,14 +19,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import batch as batch_command
 import convert as convert_command
 import evaluate as evaluate_command
 import export as export_command
 import test as test_command
 import train as train_command
+from benchmarks import export as export_benchmark
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, DemoConfig, UserError
 from cyclegan_age.convert import convert
+from cyclegan_age.faces.alignment import Place
 from cyclegan_age.features import Taps
+from cyclegan_age.games import morph
 from cyclegan_age.images import to_float, to_uint8
 from cyclegan_age.inference import Ager, Fitted
 from cyclegan_age.runs import load_snapshot
@@ -267,7 +273,9 @@ def test_wrong_files_are_told_in_one_line(
         del resize[key]
     grey = trained("resnet 6 instance dropout").state_dict()
     grey["model.1.weight"] = grey["model.1.weight"][:, :1]
-    spoilt = {k: v * torch.inf for k, v in trained("resnet 1 none").state_dict().items()}
+    plain = trained("resnet 1 none").state_dict()
+    spoilt = {k: v * torch.inf for k, v in plain.items()}
+    floats = r"model\.1\.weight is no plain tensor of floats"
     for name, what, text in (
         (
             "D",
@@ -281,6 +289,17 @@ def test_wrong_files_are_told_in_one_line(
         ),
         ("resize", dict(resize), r"no resnet or unet of .*, by its tensors model\.1\.weight"),
         ("grey", grey, r"model\.1\.weight is of shape \[4, 1, 7, 7\], not \[4, 3, 7, 7\]; pictures have to be RGB"),
+        ("flat", {k: v.flatten() for k, v in plain.items()}, r"no resnet or unet of .*, by its tensors model\.1\.w"),
+        ("scalars", {k: v.sum() for k, v in plain.items()}, r"no resnet or unet of .*, by its tensors model\.1\.w"),
+        ("void", plain | {"model.1.weight": torch.ones(0, 3, 7, 7)}, r"no resnet or unet of .*, by its tensors mod"),
+        (
+            "wide",  # its other layers would not fit into any memory
+            plain | {"model.1.weight": torch.zeros(1).expand(10**6, 3, 7, 7)},
+            r"model\.\S+ is of shape \[16, 16, 3, 3\], not \[4000000, 4000000, 3, 3\]; give a",
+        ),
+        ("ints", {k: v.to(torch.int8) for k, v in plain.items()}, rf"{floats} \(int8, strided, on cpu\); give"),
+        ("meta", {k: v.to("meta") for k, v in plain.items()}, rf"{floats} \(float32, strided, on meta\); give"),
+        ("sparse", {k: v.to_sparse() for k, v in plain.items()}, rf"{floats} \(float32, sparse_coo, on cpu\); give"),
         ("spoilt", spoilt, "its output is not finite; the training has diverged"),
         (
             "state",
@@ -302,10 +321,22 @@ def test_wrong_files_are_told_in_one_line(
         assert re.match(rf"--cg {name}\.pth: {text}", said) and said.count("\n") == 1, said
     Path("cut.pth").write_bytes(Path("grey.pth").read_bytes()[:3000])
     Path("text.pth").write_text("horse")
+    Path("empty.pth").touch()
+    Path("folder.pth").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated
+        torch.jit.save(torch.jit.trace(nn.Identity(), torch.ones(1)), "program.pth")
+    saved(trained("resnet 1 none"), tmp_path / "good.pth")
+    pair = ["--cg", "good.pth", "good.pth", "--image_size", "32"]
     for flags, text in (
         (["--cg", "cut.pth"], "--cg cut.pth: cannot be read, perhaps cut off; copy it again"),
         (["--cg", "text.pth"], "--cg text.pth: no file of PyTorch; give"),
         (["--cg", "none.pth"], "--cg none.pth: no such file; give"),
+        (["--cg", "folder.pth"], "--cg folder.pth: a folder; give a generator's"),
+        (["--cg", "empty.pth"], "--cg empty.pth: an empty file; copy it again, or give a generator's"),
+        (["--cg", "program.pth"], "--cg program.pth: a program of TorchScript; give a generator's"),
+        ([*pair, "--group_a", "x", "--group_b", "x"], "--group_b x: not usable; give another name than that of --gr"),
+        ([*pair, "--group_a", "20-29", "--group_b", "21-28"], "--group_b 21-28: two domains of one age, 20-29 and"),
         ([], "--cg: not given; name a generator's file"),
         (["--cg", "a", "b", "c"], "--cg a b c: not usable; give one or two"),
         (["--cg", "a", "--output", "a.pth"], "--output a.pth: not usable; give a name that ends in .safetensors"),
@@ -452,7 +483,58 @@ def test_age_groups_stay_ages_and_named_domains_are_none(tiny_faces: Path, pictu
         assert isinstance(net, CycleGANPairConfig) and (net.group_a, net.group_b) == groups
 
 
-def test_the_graph_of_a_translation(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("single", [True, False])
+def test_without_ages_python_takes_the_number_of_a_domain_alone(
+    single: bool, pair: tuple[Path, list[nn.Module]], pictures: Path
+) -> None:
+    one = converted(pair[0].with_name("latest_net_G_A.pth"), image_size=32)
+    ager = Ager.load(one if single else pair[0])
+    picture = pictures / "testA" / "0.png"
+    with Image.open(picture) as image:
+        face = image.convert("RGB")
+    square = ager.fit(face).square[None]
+    last = len(ager.domains) - 1
+    with torch.inference_mode():
+        expected = to_uint8(pair[1][0](to_float(square)))  # of the direction to B, the last
+    kept = ager.read(square).kept
+    assert all((made == expected).all() for made in (ager.age_many(square, [last]), ager.render(kept, [last])))
+    assert ager.caption(last) == f"to {ager.domains[-1]}"
+    layer = ager.layers()[0]
+    for years in (-1, 0.5, last + 1, 50, math.nan):
+        for do in (
+            partial(ager.age, picture, years),
+            partial(ager.age_fitted, [ager.fit(face)], [years]),
+            partial(ager.age_many, square, [years]),
+            partial(ager.changes, square, [years]),
+            partial(ager.render, kept, [years]),
+            partial(ager.features, square[0], [years], [layer]),
+            partial(ager.caption, years),
+        ):
+            numbers = "0 for B" if single else "0 for A, 1 for z/ebra"
+            with pytest.raises(UserError, match=rf"^years: \S+, but the weights know no ages; .* number, {numbers}$"):
+                do()
+    for what, for_faces in (
+        ("age_photo", lambda: ager.age_photo(picture, last)),
+        ("age_places", lambda: ager.age_places(square[0], [Place(0j, 32 + 0j)], last)),
+        ("life", lambda: ager.life(picture)),
+        ("a game of two faces", lambda: morph(ager, face, face)),
+    ):
+        with pytest.raises(UserError, match=f"^{what}: not with weights that know no ages; give others"):
+            for_faces()
+
+
+def test_batch_takes_no_weights_without_ages(
+    pair: tuple[Path, list[nn.Module]], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--input", str(pictures), "--output", str(tmp_path / "out"), "--aligned", "--weights", str(pair[0])]
+    assert batch_command.main(flags) == 2
+    expected = f"--weights {pair[0]}: know no ages; give others, or translate pictures by test.py\n"
+    assert capsys.readouterr().err == expected and not (tmp_path / "out").exists()
+
+
+def test_the_graph_of_a_translation(
+    pair: tuple[Path, list[nn.Module]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="make test installs requirements-export.txt")
     onnxruntime = pytest.importorskip("onnxruntime", reason="make test installs requirements-export.txt")
@@ -469,6 +551,8 @@ def test_the_graph_of_a_translation(pair: tuple[Path, list[nn.Module]], tmp_path
     assert np.abs(made - expected).max() < 1e-4
     assert export_command.main(["--weights", str(weights), "--output", str(file.with_suffix(".pt2"))]) == 0
     assert np.abs(torch.export.load(file.with_suffix(".pt2")).module()(x).detach().numpy() - expected).max() < 1e-4
+    assert export_benchmark.main(["--weights", str(weights)]) == 2
+    assert capsys.readouterr().err == f"--weights {weights}: know no ages; give others\n"
 
 
 def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], pictures: Path) -> None:
@@ -482,7 +566,7 @@ def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], picture
     made, kind, note = studio.age(data, 0)
     with Image.open(io.BytesIO(made)) as image:
         assert kind == "image/png" and image.size == (64, 48) and note == "" and b"to A" in made
-    with pytest.raises(Refused, match="target_age: this model knows no ages; give a domain's number, 0 to 1"):
+    with pytest.raises(Refused, match="target_age: this model knows no ages; give a domain's number, 0 for A, 1 for"):
         studio.age(data, 7)
     seen = studio.look(data)
     assert seen.whole is not None and not seen.faces
@@ -490,6 +574,36 @@ def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], picture
     assert studio.maps(seen.whole, 1, "to_b.down2").startswith(b"\x89PNG")
     with pytest.raises(Refused, match="this model knows no ages"):
         studio.life(seen.whole, "gif")
+
+
+def test_the_page_asks_for_the_one_domain(pair: tuple[Path, list[nn.Module]], pictures: Path) -> None:
+    gr = pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
+    from cyclegan_age.web.page import _span
+    from cyclegan_age.web.work import Studio, load
+
+    config = DemoConfig(weights=(str(converted(pair[0].with_name("latest_net_G_A.pth"), image_size=32)),))
+    studio = Studio(load(config), config)
+    slider = gr.Slider(**_span(studio.ager("")))
+    data = (pictures / "testA" / "0.png").read_bytes()
+    assert not slider.visible and b"to B" in studio.age(data, slider.value)[0]
+
+
+def test_the_page_works_in_a_browser(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
+    from visdom_tools import chromium
+    from web_tools import WebServer
+
+    with chromium() as tab:
+        server = WebServer(tmp_path, ("--weights", str(pair[0])))
+        try:
+            tab.goto(server.url)
+            tab.locator("#strip figcaption").first.wait_for(timeout=60_000)
+            assert tab.locator("#strip figcaption").all_inner_texts() == ["to A", "to z/ebra"]
+            tab.get_by_role("button", name="Age the photograph").click()
+            tab.locator("#photo a").wait_for(timeout=60_000)
+        finally:
+            said = server.stop()
+        assert said == ""
 
 
 def test_a_card_of_translations_speaks_of_no_ages(pair: tuple[Path, list[nn.Module]], tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
     )
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
+    assert output.count("2 processes, each with batches of 4\n") == output.count("weights, samples and metrics: ") == 1
     assert load_state(tmp_path / "two" / "state-1-3.pt") is not None
     assert train_command.main([*flags, "--name", "two", "--epochs", "9"]) == 2
     assert "two: 2 processes trained it, now there are 1; start as many" in capsys.readouterr().err

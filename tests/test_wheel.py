@@ -1,12 +1,14 @@
 """The wheel: what lies in it, what it asks for, and that its command runs outside the checkout."""
 
 import email
+import importlib.util
+import json
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -131,3 +133,31 @@ def test_the_installed_command_names_itself_and_its_extras(site: Path, tmp_path:
     assert run(site, tmp_path, "import importlib.util as u; print(u.find_spec('options'))").stdout == "None\n"
     extra = "from cyclegan_age.config import install_extra; print(install_extra('web'))"
     assert run(site, tmp_path, extra).stdout == 'python -m pip install "cyclegan-age[web]"\n'
+
+
+def test_the_image_copies_what_is_there_and_starts_what_it_has() -> None:
+    """What a look without Docker shows: paths, extras, verbs, modules and flags that the two files name."""
+    yaml = pytest.importorskip("yaml", reason="accelerate brings it")
+    lines = (PROJECT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    sent = [line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copies = (line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line)
+    for pattern in (pattern for patterns in copies for pattern in patterns):
+        assert list(PROJECT.glob(pattern)), f"COPY {pattern}"
+        assert any(pattern == one or PurePath(pattern).match(one) for one in sent), f"{pattern}: not in .dockerignore"
+    (extras,) = re.findall(r"\.whl\)\[([\w,]+)\]", "\n".join(lines))
+    assert all((PROJECT / f"requirements-{extra}.txt").is_file() for extra in extras.split(","))
+    (entry,) = (json.loads(line.partition(" ")[2]) for line in lines if line.startswith("ENTRYPOINT"))
+    services = yaml.safe_load((PROJECT / "compose.yaml").read_text())["services"]
+    assert services.keys() == {"web", "visdom", "train"}
+    for service in services.values():
+        program, *flags = [*service.get("entrypoint", entry), *service["command"]]
+        if program == "python":
+            assert flags[0] == "-m" and importlib.util.find_spec(flags[1]) is not None
+        else:
+            assert program == "cyclegan-age" and flags[0] in VERBS
+            done = subprocess.run(
+                [sys.executable, f"{flags[0]}.py", *flags[1:], "--help"], cwd=PROJECT, capture_output=True, timeout=120
+            )
+            assert done.returncode == 0, done.stderr
+            said = done.stdout.decode()
+            assert all(flag in said for flag in flags if flag.startswith("--"))

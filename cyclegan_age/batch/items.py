@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cyclegan_age.batch.storage import below, is_file, is_remote, joined, read, write
 from cyclegan_age.config import BatchConfig, UserError, needs
@@ -59,15 +59,17 @@ def all_items(config: BatchConfig, say: Callable[[str], None]) -> list[Item]:
     try:
         ending = posixpath.splitext(source.partition("?")[0])[1].lower()
         if ending in (".txt", ".parquet") and is_file(source):
-            listed = _lines(read(source)) if ending == ".txt" else _column(read(source), config)
-            root = posixpath.dirname(source) or "."
-            names = list(dict.fromkeys(listed))
+            listed = _lines(read(source), f"--input {source}") if ending == ".txt" else _column(read(source), config)
+            root = posixpath.dirname(source)
+            names = list(dict.fromkeys(name if is_remote(name) else str(PurePosixPath(name)) for name in listed))
             sources = [name if is_remote(name) else joined(root, name) for name in names]
         elif is_remote(source):
             names = sorted(name for name in below(source) if posixpath.splitext(name)[1].lower() in SUFFIXES)
             sources = [joined(source, name) for name in names]
         elif Path(source).is_dir():
             paths = list_images(Path(source))
+            results = [folder for folder in {path.parent for path in paths} if _is_inside(folder, config.output)]
+            paths = [path for path in paths if path.parent not in results]  # a link led there
             names = [path.relative_to(source).as_posix() for path in paths]
             sources = list(map(str, paths))
             if line := unread(Path(source)):
@@ -86,8 +88,17 @@ def all_items(config: BatchConfig, say: Callable[[str], None]) -> list[Item]:
     return items[: config.limit or None]
 
 
-def _lines(text: bytes) -> list[str]:
-    lines = text.decode("utf-8", "surrogateescape").lstrip("\ufeff").splitlines()
+def _is_inside(folder: Path, output: str) -> bool:
+    if is_remote(output):
+        return False
+    inside, outside = (os.path.join(os.path.realpath(one), "") for one in (folder, output))  # noqa: PTH118
+    return inside.startswith(outside)
+
+
+def _lines(text: bytes, place: str) -> list[str]:
+    if b"\0" in text:
+        raise UserError(f"{place}: no list in UTF-8, a path on each line; write it so")
+    lines = re.split(r"[\r\n]+", text.decode("utf-8", "surrogateescape").lstrip("\ufeff"))
     return [line.strip() for line in lines if line.strip()]
 
 

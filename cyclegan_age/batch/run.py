@@ -45,6 +45,8 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
     items = all_items(config, say)
     weights = find_weights(config.weights, config.results_dir).resolve()
     ager = Ager.load(weights)
+    if ager.domains:
+        raise UserError(f"--weights {config.weights}: know no ages; give others, or translate pictures by test.py")
     if not config.aligned:
         detector()
         check_change(config.rendering, ager)

@@ -88,6 +88,8 @@ def _train(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
     )
     device, main, count = accelerator.device, accelerator.is_main_process, accelerator.num_processes
     per_step = config.batch_size * count  # pictures
+    if count > 1:
+        logger.info("%d processes, each with batches of %d", count, config.batch_size)
     schedule = Schedule(
         config,
         per_step=per_step,

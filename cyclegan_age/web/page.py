@@ -173,7 +173,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
                 hidden = gr.Radio([], value=None, visible=False)
                 return [_said(no.text, wrong=True), None, hidden, "", None, "", *[""] * 4]
             several = len(seen.faces) > 1
-            choice = gr.Radio(list(range(1, len(seen.faces) + 1)), value=number, visible=several)
+            own_number = number if seen.faces else None  # the page sends it back, and takes none but a choice
+            choice = gr.Radio(list(range(1, len(seen.faces) + 1)), value=own_number, visible=several)
             if not upload:
                 own = seen.ages[number - 1] if seen.ages else math.nan
                 line = _said(f"An example, until you choose a photograph. {line_of(own)}")
@@ -190,7 +191,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def other_model(name: str, at: float) -> list[Any]:
             ager = studio.ager(name)
             span = _span(ager)
-            slider = gr.Slider(**span | {"value": min(max(at, span["minimum"]), span["maximum"])})
+            slider = gr.Slider(**span | {"value": min(max(at, span["minimum"]), span["value"])})
             return [
                 "",
                 slider,
@@ -300,8 +301,9 @@ def _picker(title: str, hint: str, config: DemoConfig, *, pastes: bool = False) 
 def _span(ager: Ager) -> dict[str, Any]:
     """What the slider of a model is like: over its ages, or the numbers of its domains, if they are several."""
     low, high = ager.code.anchors[0], ager.code.anchors[-1]
+    last = len(ager.domains) - 1 if ager.domains else high  # of one domain Gradio's slider, hidden, still goes to 1
     label = ", ".join(f"{k}: to {name}" for k, name in enumerate(ager.domains)) or "Age in years"
-    return {"minimum": low, "maximum": high, "value": high, "label": label, "visible": len(ager.domains) != 1}
+    return {"minimum": low, "maximum": high, "value": last, "label": label, "visible": len(ager.domains) != 1}
 
 
 def _then(ager: Ager, years: float) -> str:

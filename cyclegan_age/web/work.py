@@ -59,7 +59,7 @@ def load(config: DemoConfig) -> dict[str, Ager]:
     for one in config.weights or SHIPPED:
         ager = Ager.load(find_weights(one, config.results_dir))
         try:
-            ager.age(demo_portrait(ager.frame), 30)
+            ager.age(demo_portrait(ager.frame), ager.code.anchors[0])
             ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
@@ -132,9 +132,8 @@ class Studio:
         """
         ager = self.ager(model)
         if ager.domains and years not in range(len(ager.domains)):
-            raise Refused(
-                422, f"target_age: this model knows no ages; give a domain's number, 0 to {len(ager.domains) - 1}"
-            )
+            numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(ager.domains))
+            raise Refused(422, f"target_age: this model knows no ages; give a domain's number, {numbers}")
         said = self.said(model, years)
         photo = self.open(data)
         if aligned or ager.domains:

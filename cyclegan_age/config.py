@@ -836,7 +836,7 @@ class CycleGANHeadsConfig:
     shift_strength: tuple[float, ...] = (2.5, 4.0, 4.0)
     """How many times that difference hair, face and neck are moved on by."""
     youth: float = 0.5
-    """What that is more for ages under 25 years, as a share that rises down to 10."""
+    """What that is more for face and neck at ages under 25 years, as a share that rises down to 10."""
     hair_ahead: float = 8.0
     """Years by which hair is taken to be older than its head from 50 on, since many of the real heads are dyed."""
     realism_share: float = 1.0

@@ -19,6 +19,7 @@ from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
+from cyclegan_age.networks.generators import bent
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
 from cyclegan_age.training.step import Step
@@ -94,6 +95,8 @@ def test_regions_cut_the_head_out() -> None:
     assert torch.allclose(cut[:, :, 12:20, 12:20], torch.tensor(0.7))
     assert (cut[:, :, :2] == 0).all() and (cut[:, :, :, -2:] == 0).all()
     assert torch.equal(regions.parts[:, :2], shares[:, [2, 1]]) and not regions.parts[:, 2].any()
+    assert torch.equal(regions.inner[0, 0].nonzero().amin(dim=0), torch.tensor([7, 7]))  # three cells from the edge
+    assert torch.equal(regions.inner[0, 0].nonzero().amax(dim=0), torch.tensor([8, 8]))
 
 
 def test_means_move_features_only_in_their_region() -> None:
@@ -170,7 +173,23 @@ def test_eyes_keep_their_colour_and_the_rest_may_change() -> None:
     assert model._eyes(x, dark) > 0.1 and model._eyes(x, elsewhere) == 0
 
 
-def test_hair_is_older_than_its_head_from_forty_on_and_the_young_move_farther() -> None:
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gradients_of_the_flow_and_of_the_eyes_are_those_of_a_processor() -> None:
+    random = torch.Generator().manual_seed(0)
+    x = (torch.rand(2, 3, 64, 64, generator=random) * 2 - 1).contiguous(memory_format=torch.channels_last)
+    flow = (torch.rand(2, 2, 8, 8, generator=random) * 0.1).contiguous(memory_format=torch.channels_last)
+    pattern, model = torch.rand(x.shape, generator=random), model_of()
+    seen = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        fake, shift = (t.to(device).detach().requires_grad_() for t in (x, flow))
+        loss = (bent(fake, shift) * pattern.to(device)).sum() + model._eyes(x.flip(0).to(device), fake)
+        seen.append([g.cpu() for g in torch.autograd.grad(loss, [fake, shift])])
+    for here, there in zip(*seen, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4 * float(here.abs().max()))
+
+
+def test_hair_is_older_than_its_head_from_forty_on_and_young_faces_move_farther() -> None:
     model = model_of(replace(NET, hair_ahead=8.0, youth=0.5, shift_strength=(1.0, 1.0, 1.0)))
     assert model._hair(torch.tensor([20.0, 40, 45, 60])).tolist() == [20, 40, 49, 68]
     batch = heads()
@@ -179,7 +198,8 @@ def test_hair_is_older_than_its_head_from_forty_on_and_the_young_move_farther() 
     assert shift[0].abs().sum() > 0 and shift[1].abs().sum() == 0  # a head at its own age is not moved
     plain = model_of(replace(NET, hair_ahead=8.0, youth=0.0, shift_strength=(1.0, 1.0, 1.0)))
     ages = torch.tensor([10.0, 30, 30, 30])
-    torch.testing.assert_close(shift[0], 1.5 * plain._shift(batch, ages)[0])
+    farther = torch.tensor([1.0, 1.5, 1.5])  # but not the hair
+    torch.testing.assert_close(shift[0], farther * plain._shift(batch, ages)[0])
 
 
 def test_within_an_age_half_of_the_heads_are_east_asian(tmp_path: Path) -> None:

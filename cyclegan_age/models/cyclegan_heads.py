@@ -118,7 +118,7 @@ class CycleGANHeads(Model):
                     regions = Regions(self.parser.shares(x.to(device), _PARSED))
                     maps = self._maps(regions.cut_out(x.to(device), 0.0))
                     vectors = self._kinds(self._vectors(age.to(device)), sex.to(device))
-                    self.means.add(maps, vectors, regions.parts)
+                    self.means.add(maps, vectors, regions.inner)
                     bar.update(len(x))
                     seen += len(x)
         if self.means.counts.min() < 1:
@@ -244,8 +244,10 @@ class CycleGANHeads(Model):
         ages = torch.stack([age_target, self._clamped(batch.age_source)])
         goal, own = (self._kinds(self._vectors(age), batch.label_source) for age in ages)
         strength = constant(net.shift_strength, age_target.device)
-        younger = 1 + net.youth * ((25 - age_target) / 15).clamp(0, 1)
-        return (goal - own) * strength * younger[:, None, None]
+        younger = net.youth * ((25 - age_target) / 15).clamp(0, 1)
+        # Hair is as dark at 20 as at 10: more of it would become a cap.
+        younger = 1 + younger[:, None] * constant((0.0, 1.0, 1.0), age_target.device)
+        return (goal - own) * strength * younger[:, None]
 
     def _kinds(self, vectors: Tensor, sex: Tensor) -> Tensor:
         """Age vectors (N, K, R) -> weights of each age and sex (N, 2 K, R), by the sex (N, 1), NaN where not known."""
@@ -264,7 +266,8 @@ class CycleGANHeads(Model):
         at = (torch.arange(size, device=x_source.device) + 0.5) / size
         eyes = sum(((at - x).square()[None, :] + (at - y).square()[:, None] < _IRIS**2).float() for x, y in self.eyes)
         kernel = max(1, size // 32)
-        change = F.avg_pool2d(x_fake - x_source, kernel, 1, kernel // 2).abs().mean(dim=1)[:, :size, :size]
+        padded = F.pad(x_fake - x_source, [kernel // 2] * 4)  # not by the pooling, as in `smoothed`
+        change = F.avg_pool2d(padded, kernel, 1).abs().mean(dim=1)[:, :size, :size]
         return (change * eyes).mean() / torch.as_tensor(eyes).mean()
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 REGIONS = ("hair", "face", "neck")
 
+_EDGE = 3  # cells of the masks beside another region, where features show that, too
+
 
 class Regions:
     """Soft masks of heads, all (N, C, s, s) float32 in [0, 1].
@@ -18,12 +20,14 @@ class Regions:
     Attributes:
         head: C = 1; hair, face and neck, grown by a pixel with a soft edge.
         parts: C = 3; `REGIONS`. What the head is grown by belongs to none of them: it shows the background.
+        inner: C = 3; the same without their edges.
     """
 
     def __init__(self, shares: Tensor) -> None:
         _, face, hair, neck, _ = shares.split(1, dim=1)
         self.head = F.avg_pool2d(F.max_pool2d(face + hair + neck, 3, 1, 1), 3, 1, 1)
         self.parts = torch.cat([hair, face, neck], dim=1)
+        self.inner = -F.max_pool2d(-self.parts, 2 * _EDGE + 1, 1, _EDGE)
 
     def cut_out(self, x: Tensor, ground: Tensor | float) -> Tensor:
         """Pictures (N, 3, S, S) with everything but the head replaced by a ground, (N, 3, 1, 1) or one number."""
@@ -73,7 +77,7 @@ class RegionMeans(nn.Module):
         Args:
             maps: (N, C, h, w) each.
             kinds: (N, kinds, 3), how far each is of each kind, for each region.
-            parts: (N, 3, s, s), see `Regions`.
+            parts: (N, 3, s, s), see `Regions`; the inner ones, or a forehead's mean would have what fringes show there.
         """
         self.counts += kinds.mean(dim=2).sum(dim=0)
         self.seen += len(kinds)

@@ -33,7 +33,12 @@ def shipped(name: str) -> tuple[dict[str, Any], str, list[tuple[str, ...]]]:
     return load_file(file) | {"": text}, key, [*ways, *((name,) for name in plain)]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@FEW
 @given(data=st.data(), name=st.sampled_from(["gan", "cyclegan_pair", "pfa_gan"]), value=JSON, gone=st.booleans())
 def test_any_configuration_loads_or_is_refused_in_one_line(
     tmp_path: Path, data: st.DataObject, name: str, value: object, gone: bool

@@ -79,6 +79,8 @@ class PhotoBenchConfig:
     """A folder of aligned face crops, as for training: how many of them are found again in photographs."""
     turned: tuple[Path, ...] = ()
     """Folders of upright pictures of faces: measure only how they are found turned by 90, 180 and 270 degrees."""
+    weights: str = "cyclegan"
+    """Weights that age: a shipped name or a file."""
     quick: bool = False
     """Small pictures and no repetitions: shows that everything runs; the numbers mean nothing."""
 

@@ -273,6 +273,20 @@ def test_a_schedule_by_the_clock_counts_from_the_start_and_over_resumes(monkeypa
     assert not longer.ended
 
 
+def test_the_first_process_saves_a_schedule_without_the_others() -> None:
+    """Each call of `agree` is a broadcast in which all processes have to take part."""
+    shares: list[float] = []
+
+    def agree(share: float) -> float:
+        shares.append(share)
+        return share
+
+    schedule = Schedule(TrainConfig(minutes=10), per_step=4, pictures=100, begun=0.0, agree=agree)
+    schedule.advance()
+    assert len(shares) == 1 and schedule.state_dict()["step"] == 1
+    assert len(shares) == 1
+
+
 def test_a_schedule_by_epochs_counts_steps() -> None:
     config = TrainConfig(epochs=2)
     schedule = Schedule(config, per_step=8, pictures=100, begun=0.0, agree=lambda share: share)

@@ -75,8 +75,10 @@ class Schedule:
 
     def state_dict(self) -> dict[str, float]:
         """What `load_state_dict` needs."""
-        timed = {"seconds": self.elapsed_s, "ended_s": self.total_s if self.ended else 0.0} if self.total_s else {}
-        return {"step": self.step, "before": self.before} | timed
+        state = {"step": self.step, "before": self.before}
+        if self.total_s:  # no new progress here: one process saves, and all would have to agree on it
+            state |= {"seconds": self.elapsed_s, "ended_s": self.total_s if self._progress >= 1 else 0.0}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""

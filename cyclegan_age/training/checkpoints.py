@@ -1,4 +1,4 @@
-"""Saves what a training has come to: weights for inference, and the checkpoint that it resumes from."""
+"""Saves the weights of a training for inference, and the checkpoint that it resumes from."""
 
 import time
 from pathlib import Path

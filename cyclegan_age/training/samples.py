@@ -1,4 +1,4 @@
-"""Draws what a training has come to, on faces that stay the same: sample sheets, feature maps, curves, and warnings."""
+"""Logs pictures of a training: samples and feature maps of the same faces each time, loss curves; warns of both."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_age.curves import draw_curves, loss_curves
-from cyclegan_age.devices import kept_random
+from cyclegan_age.devices import fork_rng
 from cyclegan_age.images import Picture, grid, to_uint8
 from cyclegan_age.monitor import log_pictures, read_metrics
 from cyclegan_age.render import difference_map, feature_grid, feature_strip, save_jpg, save_png
@@ -32,7 +32,7 @@ class Samples:
     def __init__(self, training: Training) -> None:
         self._training, self._watchdog = training, Watchdog()
         self._x, self._age_years = (t.to(training.accelerator.device) for t in training.data.fixed())
-        with torch.inference_mode(), kept_random(training.accelerator.device):
+        with torch.inference_mode(), fork_rng(training.accelerator.device):
             self._feature_maps()  # so that a wrong layer is found before the first step
         self._drawn_at = time.monotonic()
 
@@ -61,7 +61,7 @@ class Samples:
     def _draw(self) -> dict[str, Tensor]:
         """Write and show the pictures and measures; gives the columns of the sample sheet, (N, 3, H, W) in [-1, 1]."""
         training, model, networks = self._training, self._training.model, self._training.step.averaged
-        with torch.inference_mode(), kept_random(training.accelerator.device):
+        with torch.inference_mode(), fork_rng(training.accelerator.device):
             columns = model.samples(networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
             measures = model.measures(networks, self._x, self._age_years)
             maps = self._feature_maps()

@@ -1,4 +1,4 @@
-"""Builds a training: processes, data, model, run folder, trackers; then its checkpoint, or weights to begin from."""
+"""Builds a training: processes, data, model, run folder, trackers; restores its checkpoint, or loads `--init`."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ logger = logging.getLogger("cyclegan_age")
 
 
 def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack) -> Training:
-    """Build a training and restore its checkpoint; without one it begins.
+    """Build a training and restore its checkpoint; without one, load the weights of `--init`.
 
     Args:
         config: of the training.
@@ -58,10 +58,10 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
 
 
 def begin(training: Training) -> None:
-    """Check that there is room on the disk, and start the trackers; the folder of a run that cannot begin is removed.
+    """Check the room on the disk and start the trackers; where this fails, the folder of a new run is removed.
 
     Raises:
-        UserError: there is none, or a tracker does not start.
+        UserError: there is too little room, or a tracker does not start.
     """
     run, needed = training.run, room_needed(training)
     needed *= 1 if training.resumed else 2  # old files stay until new ones are whole
@@ -96,7 +96,7 @@ def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         per_step=config.batch_size * count,
         pictures=len(data),
         begun=begun,
-        agree=lambda share: _on_main(lambda: share),
+        broadcast=lambda share: _on_main(lambda: share),
     )
     step = Step(model, config, runtime_of(config, accelerator.device, count), distributed=count > 1)
     return Training(config=config, net=net, run=run, data=data, accelerator=accelerator, schedule=schedule, step=step)

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
-from cyclegan_age.devices import random_state, set_random_state
+from cyclegan_age.devices import rng_state, set_rng_state
 from cyclegan_age.models.base import Model
 from cyclegan_age.runs import load_state, save_state
 from cyclegan_age.training.schedule import Schedule
@@ -97,7 +97,7 @@ class Training:
         self.step.load_state_dict(state)
         own = load_state(self._own_file()) or {}
         if "random" in own:
-            set_random_state(own["random"])
+            set_rng_state(own["random"])
             for name, pool in own["pools"].items():  # none in a light checkpoint
                 self.model.pools[name].load_state_dict(pool)
         if not schedule.ended:
@@ -114,7 +114,7 @@ class Training:
         light, own = self.config.checkpoint == "light", self._own_file()
         pools = {} if light else {name: pool.state_dict() for name, pool in self.model.pools.items()}
         try:
-            save_state(own, {"random": random_state(self.accelerator.device), "pools": pools})
+            save_state(own, {"random": rng_state(self.accelerator.device), "pools": pools})
             self.accelerator.wait_for_everyone()
             if self.is_main:
                 counts = {"per_step": self.schedule.per_step, "seen_before": self.seen_before}

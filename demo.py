@@ -1,26 +1,18 @@
 """Serve the page on which faces are aged in the browser, and the REST service behind it (see --help)."""
 
 import sys
-from collections.abc import Sequence
 
-from cyclegan_age.config import UserError
+from cyclegan_age.config import DemoConfig
+from options.command import command
 from options.demo import parse_demo
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit status."""
-    try:
-        config = parse_demo(sys.argv[1:] if argv is None else argv)
-        # After parsing, since it imports torch and --help should not.
-        from cyclegan_age.web import serve
+@command(parse_demo)
+def main(config: DemoConfig) -> None:
+    """Serve until the process is stopped."""
+    from cyclegan_age.web import serve  # after parsing, since it imports torch
 
-        serve(config, print)
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    serve(config, print)
 
 
 if __name__ == "__main__":

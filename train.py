@@ -6,30 +6,34 @@ import sys
 import time
 from collections.abc import Sequence
 
-from cyclegan_age.config import UserError
+from cyclegan_age.config import ModelConfig, TrainConfig
+from options.command import command
 from options.train import parse_train
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+def parse(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig, float]:
+    """Set up logging and parse the flags; gives the time that `--minutes` counts from, too."""
     begun = time.monotonic()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    first = os.environ.get("RANK", "0") == "0"  # of the processes of a launcher, which would all say the same
-    logging.getLogger("cyclegan_age").setLevel(logging.INFO if first else logging.WARNING)
+    logging.getLogger("cyclegan_age").setLevel(logging.INFO if first_process() else logging.WARNING)
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
-    try:
-        train_config, net_config = parse_train(sys.argv[1:] if argv is None else argv)
-        from cyclegan_age.training.loop import train  # torch is imported only once the flags are known to be right
+    return *parse_train(argv), begun
 
-        run = train(train_config, net_config, begun=begun)
-        if first:
-            print(f"weights, samples and metrics: {run}")
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+def first_process() -> bool:
+    """Whether this is the first of a launcher's processes, which would all log the same."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@command(parse)
+def main(given: tuple[TrainConfig, ModelConfig, float]) -> None:
+    """Train, or go on training."""
+    from cyclegan_age.training.loop import train  # torch is imported only once the flags are known to be right
+
+    config, net, begun = given
+    run = train(config, net, begun=begun)
+    if first_process():
+        print(f"weights, samples and metrics: {run}")
 
 
 if __name__ == "__main__":

@@ -4,47 +4,40 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import processes
 from benchmarks.plan import QUICK, Plan, table
-from cyclegan_age.config import CycleGANConfig, UserError
-from options.bench import parse_bench
+from cyclegan_age.config import CycleGANConfig
+from options.bench import BenchConfig, parse_bench
+from options.command import command
 from options.train import parse_train
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+@command(parse_bench)
+def main(bench: BenchConfig) -> None:
+    """Measure and print the table."""
     begin = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr)
 
-    try:
-        quick = parse_bench(sys.argv[1:] if argv is None else argv).quick
-        plan = QUICK if quick else Plan()
-        config, net = parse_train(["--dataroot", "made-up", *plan.flags])
-        assert isinstance(net, CycleGANConfig)
-        with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
-            folder = Path(name)
-            # The processor alone, and all that torch.compile keeps lies here: the first training compiles anew.
-            os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
-            outside = processes.measure(plan, config, folder, say)
-            from benchmarks import inside  # torch must not be here before: see processes.py
+    plan = QUICK if bench.quick else Plan()
+    config, net = parse_train(["--dataroot", "made-up", *plan.flags])
+    assert isinstance(net, CycleGANConfig)
+    with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
+        folder = Path(name)
+        # The processor alone, and all that torch.compile keeps lies here: the first training compiles anew.
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+        outside = processes.measure(plan, config, folder, say)
+        from benchmarks import inside  # torch must not be here before: see processes.py
 
-            rows = inside.measure_training(plan, config, net, say)
-            rows += outside
-            rows += inside.measure_rendering(plan, config, net, folder, say)
-            machine = inside.machine()
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        rows = inside.measure_training(plan, config, net, say)
+        rows += outside
+        rows += inside.measure_rendering(plan, config, net, folder, say)
+        machine = inside.machine()
     recipe = f"{config.image_size} px, ngf {net.ngf}, batches of {config.batch_size} (test.py: {plan.batch_size})"
-    print(f"{machine}; {recipe}{'; --quick: the numbers mean nothing' if quick else ''}\n\n{table(rows)}")
-    return 0
+    print(f"{machine}; {recipe}{'; --quick: the numbers mean nothing' if bench.quick else ''}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":

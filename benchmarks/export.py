@@ -4,7 +4,7 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from cyclegan_age.export import graph, program, stored_as
 from cyclegan_age.images import to_float
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.runs import find_weights
+from options.command import command
 from options.export import parse_export
 
 Run = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
@@ -100,22 +101,17 @@ def table(ager: Ager, model: bytes, rounds: int = 5) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; gives the exit status."""
-    try:
-        config: ExportConfig = parse_export(sys.argv[1:] if argv is None else argv)
-        with needs("onnxruntime"):
-            import onnxruntime  # noqa: F401
-        torch.set_num_threads(1)
-        ager = Ager.load(find_weights(config.weights, config.results_dir))
-        if ager.domains:
-            raise UserError(f"--weights {config.weights}: know no ages; give others")
-        ager.generator.cpu()
-        print(f"{machine()}\n\n{table(ager, graph(ager))}")
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    return 0
+@command(parse_export)
+def main(config: ExportConfig) -> None:
+    """Print the table."""
+    with needs("onnxruntime"):
+        import onnxruntime  # noqa: F401
+    torch.set_num_threads(1)
+    ager = Ager.load(find_weights(config.weights, config.results_dir))
+    if ager.domains:
+        raise UserError(f"--weights {config.weights}: know no ages; give others")
+    ager.generator.cpu()
+    print(f"{machine()}\n\n{table(ager, graph(ager))}")
 
 
 if __name__ == "__main__":

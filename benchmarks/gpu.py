@@ -37,6 +37,7 @@ from cyclegan_age.networks.efficientnet import FeatureMeans
 from cyclegan_age.networks.regions import REGIONS, RegionMeans
 from cyclegan_age.training.step import PLAIN_STEPS, Step
 from options.bench import GPU_ROWS, GPUBenchConfig, parse_gpu_bench
+from options.command import command
 from options.train import parse_train
 
 PAIR = ("--model", "cyclegan_pair", "--preset", "zhu", "--load_size", "286", "--image_size")
@@ -462,20 +463,13 @@ def announce(rows: Sequence[str], plan: Plan) -> None:
         print(f"\n{row}: {GPU_ROWS[row]}", *(f"- {measure}" for measure in measures), sep="\n")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    try:
-        config = parse_gpu_bench(sys.argv[1:] if argv is None else argv)
-        if torch.cuda.is_available():
-            run(config, Plan(), torch.device("cuda"))
-        else:
-            announce(config.rows or tuple(GPU_ROWS), Plan())
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+@command(parse_gpu_bench)
+def main(config: GPUBenchConfig) -> None:
+    """Measure and print the table."""
+    if torch.cuda.is_available():
+        run(config, Plan(), torch.device("cuda"))
+    else:
+        announce(config.rows or tuple(GPU_ROWS), Plan())
 
 
 if __name__ == "__main__":

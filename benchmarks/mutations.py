@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from itertools import cycle
 from pathlib import Path
@@ -36,7 +36,8 @@ from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.images import BadImage
 from cyclegan_age.inference import Ager
 from cyclegan_age.runs import SHIPPED
-from options.bench import parse_mutations_bench
+from options.bench import MutationsBenchConfig, parse_mutations_bench
+from options.command import command
 
 SLOW = 30.0  # seconds
 Try = Callable[[bytes], None]  # raises what the project does not mean to raise
@@ -296,24 +297,18 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
     return rows, list(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+@command(parse_mutations_bench)
+def main(config: MutationsBenchConfig) -> int:
+    """Try the files and print the table; 1 where anything was wrong."""
     begin = time.monotonic()
-    try:
-        config = parse_mutations_bench(sys.argv[1:] if argv is None else argv)
-        with tempfile.TemporaryDirectory(prefix="cyclegan-age-mutations-") as folder:
-            rows, lines = run(
-                config.count,
-                config.seconds,
-                config.seed,
-                Path(folder),
-                lambda text: print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr),
-            )
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    with tempfile.TemporaryDirectory(prefix="cyclegan-age-mutations-") as folder:
+        rows, lines = run(
+            config.count,
+            config.seconds,
+            config.seed,
+            Path(folder),
+            lambda text: print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr),
+        )
     print("\n".join([table(rows), *lines]))
     return 1 if lines else 0
 

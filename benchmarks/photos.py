@@ -26,7 +26,8 @@ from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.images import Picture, list_images, open_image
-from options.bench import parse_photo_bench
+from options.bench import PhotoBenchConfig, parse_photo_bench
+from options.command import command
 
 FACELESS = (
     *("brick", "chelsea", "clock", "coffee", "coins", "grass", "gravel"),
@@ -315,37 +316,31 @@ def measure(plan: Plan, folder: Path, weights: str, say: Callable[[str], None]) 
     return rows + seams(shown, aged, face.place(NEAR))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+@command(parse_photo_bench)
+def main(config: PhotoBenchConfig) -> None:
+    """Measure and print the table."""
     begin = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr)
 
-    try:
-        config = parse_photo_bench(sys.argv[1:] if argv is None else argv)
-        plan = QUICK if config.quick else Plan()
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor alone
-        if config.turned:
-            print(table(turned_found(config.turned, plan)))
-            return 0
-        with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
-            rows = measure(plan, Path(name), config.weights, say)
-        say("faces found")
-        rows += portraits_found(plan)
-        if config.faces:
-            rows += crops_found(config.faces, plan)
-        others = sum(len(detector().find(faceless(name))) for name in FACELESS)
-        rows.append(Row(measure=f"faces found in {len(FACELESS)} pictures without one", value=others, unit="faces"))
-        from benchmarks.inside import machine
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    plan = QUICK if config.quick else Plan()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor alone
+    if config.turned:
+        print(table(turned_found(config.turned, plan)))
+        return
+    with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
+        rows = measure(plan, Path(name), config.weights, say)
+    say("faces found")
+    rows += portraits_found(plan)
+    if config.faces:
+        rows += crops_found(config.faces, plan)
+    others = sum(len(detector().find(faceless(name))) for name in FACELESS)
+    rows.append(Row(measure=f"faces found in {len(FACELESS)} pictures without one", value=others, unit="faces"))
+    from benchmarks.inside import machine
+
     note = "; --quick: the numbers mean nothing" if config.quick else ""
     print(f"{machine()}; {config.weights}{note}\n\n{table(rows)}")
-    return 0
 
 
 if __name__ == "__main__":

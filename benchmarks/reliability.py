@@ -27,7 +27,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ from benchmarks.processes import make_faces
 from cyclegan_age.config import UserError
 from cyclegan_age.monitor import read_metrics
 from cyclegan_age.runs import from_settings, load_snapshot, load_state
-from options.bench import parse_reliability
+from options.bench import ReliabilityConfig, parse_reliability
+from options.command import command
 
 FLAGS = [
     *("--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32", "--load_size", "32", "--batch_size", "2"),
@@ -50,24 +51,18 @@ KILL_SECONDS, AWAY_SECONDS = 4.0, 2.0  # greatest: of a server until it is kille
 PATIENCE = 300  # seconds that are waited for a process
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 1 where anything was broken."""
+@command(parse_reliability)
+def main(config: ReliabilityConfig) -> int:
+    """Run the campaign and print its table; 1 where anything was broken."""
     begin = time.monotonic()
-    try:
-        config = parse_reliability(sys.argv[1:] if argv is None else argv)
-        with tempfile.TemporaryDirectory(prefix="cyclegan-age-kills-") as name:
-            os.environ["CYCLEGAN_AGE_CACHE"] = str(Path(name) / "cache")
-            limit = config.seconds or float("inf")
-            moments = random.Random(config.seed)
-            if config.campaign == "kills":
-                rows = rows_of_kills(kills(Path(name), config.count, limit, moments, config.results_dir))
-            else:
-                rows = rows_of_visdom(visdom(Path(name), config.count, limit, moments))
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    with tempfile.TemporaryDirectory(prefix="cyclegan-age-kills-") as name:
+        os.environ["CYCLEGAN_AGE_CACHE"] = str(Path(name) / "cache")
+        limit = config.seconds or float("inf")
+        moments = random.Random(config.seed)
+        if config.campaign == "kills":
+            rows = rows_of_kills(kills(Path(name), config.count, limit, moments, config.results_dir))
+        else:
+            rows = rows_of_visdom(visdom(Path(name), config.count, limit, moments))
     print(f"{time.monotonic() - begin:.0f} s\n\n{table(rows)}")
     return int(any(row.at_most is not None and row.value > row.at_most for row in rows))
 

@@ -2,11 +2,10 @@
 
 import math
 import sys
-from collections.abc import Sequence
 
 from benchmarks.plan import digits, markdown
-from cyclegan_age.config import UserError
 from options.bench import ScaleBenchConfig, parse_scale
+from options.command import command
 
 
 def exchange_seconds(config: ScaleBenchConfig, gpus: int) -> float:
@@ -83,20 +82,15 @@ def serving(config: ScaleBenchConfig, kind: str) -> tuple[str, ...]:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    try:
-        config = parse_scale(sys.argv[1:] if argv is None else argv)
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
+@command(parse_scale)
+def main(config: ScaleBenchConfig) -> None:
+    """Print the two tables."""
     print(f"Training: {config.faces:,} faces, {config.image_size} px, {config.epochs:g} epochs\n")
     heading: tuple[str, ...] = ("GPUs", "images/s", "% of n times one", "hours", "USD", "GB/s read", "cache, TB")
     print(markdown(heading, [training(config, n) for n in config.gpus], numbers=set(range(7))))
     print(f"\nServing: {config.requests_per_s:g} faces/s, {100 * config.cache_hits:g} % of them from the cache\n")
     heading = ("input", "faces/s made", "GPUs", "cores", "cores per GPU", "mean ms", "cache, TB", "USD a day")
     print(markdown(heading, [serving(config, kind) for kind in ("crops", "photos")], numbers=set(range(1, 8))))
-    return 0
 
 
 if __name__ == "__main__":

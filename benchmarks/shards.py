@@ -4,7 +4,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from itertools import count
@@ -15,12 +15,13 @@ import numpy as np
 from benchmarks.plan import Row, table
 from benchmarks.processes import RSS_UNIT, make_faces
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import ShardsConfig, UserError
+from cyclegan_age.config import ShardsConfig
 from cyclegan_age.data.batches import FaceData
 from cyclegan_age.data.prepare.shards import write_shards
 from cyclegan_age.data.shards import open_pictures, open_shards
 from cyclegan_age.data.workers import in_processes
 from options.bench import ShardsBenchConfig, parse_shards_bench
+from options.command import command
 
 CODE = AgeCode((10, 20, 30, 40, 50, 60))
 PICTURES = 600  # made up, in six shards; larger sets are these, repeated
@@ -30,19 +31,12 @@ BATCH = 16
 MANY = 1_000_000  # pictures of a large set
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    try:
-        config = parse_shards_bench(sys.argv[1:] if argv is None else argv)
-        with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
-            rows = measure(config, Path(name), lambda text: print(text, file=sys.stderr))
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+@command(parse_shards_bench)
+def main(config: ShardsBenchConfig) -> None:
+    """Measure and print the table."""
+    with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
+        rows = measure(config, Path(name), lambda text: print(text, file=sys.stderr))
     print(table(rows))
-    return 0
 
 
 def measure(config: ShardsBenchConfig, folder: Path, say: Callable[[str], None]) -> list[Row]:

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from benchmarks.processes import PROJECT
 from cyclegan_age.config import EncoderCDCGANConfig, EvaluateConfig, UserError
 from options.bench import SystemsBenchConfig, parse_systems_bench
+from options.command import command
 from options.train import parse_train
 
 if TYPE_CHECKING:
@@ -391,30 +392,22 @@ def held(results_dir: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+@command(parse_systems_bench, interrupted="stopped; the same command goes on from here")
+def main(config: SystemsBenchConfig) -> None:
+    """Train the systems, compare them and print the table."""
 
     def say(text: str) -> None:
         print(text, file=sys.stderr)
 
-    try:
-        config = parse_systems_bench(sys.argv[1:] if argv is None else argv)
-        todo = {system: parts_of(system, config) for system in config.systems or SYSTEMS}
-        for parts in todo.values():
-            check(parts[0].flags)
-        with held(config.results_dir) as lock:
-            training = {
-                system: sum((train_part(part, config.results_dir, say, lock) for part in parts), Trained())
-                for system, parts in todo.items()
-            }
-            print(compare(config, training, say))
-    except UserError as e:
-        say(str(e))
-        return 2
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
-        return 130
-    return 0
+    todo = {system: parts_of(system, config) for system in config.systems or SYSTEMS}
+    for parts in todo.values():
+        check(parts[0].flags)
+    with held(config.results_dir) as lock:
+        training = {
+            system: sum((train_part(part, config.results_dir, say, lock) for part in parts), Trained())
+            for system, parts in todo.items()
+        }
+        print(compare(config, training, say))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ from benchmarks.plan import Row, table
 from benchmarks.processes import PROJECT
 from cyclegan_age.config import UserError
 from options.bench import WebBenchConfig, parse_web_bench
+from options.command import command
 
 AGES = (10, 25, 60)
 START_SECONDS = 900
@@ -258,18 +259,13 @@ def rows_of(load: Load, config: WebBenchConfig) -> list[Row]:
     return rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+@command(parse_web_bench)
+def main(config: WebBenchConfig) -> int:
+    """Measure and print the table; 1 where an answer was wrong or a bound is exceeded."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor alone
-    try:
-        config = parse_web_bench(sys.argv[1:] if argv is None else argv)
-        load = measure(config)
-        from benchmarks.inside import machine
-    except UserError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    load = measure(config)
+    from benchmarks.inside import machine
+
     rows = rows_of(load, config)
     print(f"{machine()}; shipped weights; {config.clients} clients, {config.seconds:g} s\n\n{table(rows)}")
     return 0 if not load.wrong and all(row.at_most is None or row.value <= row.at_most for row in rows) else 1

@@ -89,26 +89,26 @@ def exact(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Where the sequences of random numbers of the processor and of a device are, by its type."""
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """RNG state of the processor and of a device, by their types."""
     state = {"cpu": torch.get_rng_state()}
     return state if device.type == "cpu" else state | {device.type: torch.get_device_module(device).get_rng_state()}
 
 
-def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Go back to where `random_state` was."""
+def set_rng_state(state: Mapping[str, Tensor]) -> None:
+    """Restore what `rng_state` gave."""
     for kind, one in state.items():
         torch.get_device_module(kind).set_rng_state(one) if kind != "cpu" else torch.set_rng_state(one)
 
 
 @contextmanager
-def kept_random(device: torch.device) -> Iterator[None]:
-    """Around what draws no numbers from the sequences of the training."""
-    state = random_state(device)
+def fork_rng(device: torch.device) -> Iterator[None]:
+    """Around what leaves the RNG state as it was."""
+    state = rng_state(device)
     try:
         yield
     finally:
-        set_random_state(state)
+        set_rng_state(state)
 
 
 def has_compiler() -> bool:

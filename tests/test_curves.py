@@ -173,7 +173,7 @@ def test_a_training_draws_its_curves_and_knows_faces_held_out(
 def test_an_epoch_that_took_a_while_ends_with_a_sheet(
     tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyclegan_age.training.loop.EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr("cyclegan_age.training.samples.EPOCH_SECONDS", 0.0)
     assert train_command.main(_flags(tiny_faces, tmp_path, "--epochs", "3", "--sample_every", "1000")) == 0
     sheets = {int(file.stem.split("-")[-1]) for file in (tmp_path / "run" / "samples").iterdir()}
     assert sheets == {7, 13, 19}  # of 38 faces, 6 in a step

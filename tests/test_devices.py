@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train as train_command
 from cyclegan_age import devices
 from cyclegan_age.config import TrainConfig
-from cyclegan_age.devices import best_device, exact, has_bf16, kept_random, random_state, runtime_of, set_random_state
+from cyclegan_age.devices import best_device, exact, fork_rng, has_bf16, rng_state, runtime_of, set_rng_state
 from cyclegan_age.models import cyclegan
-from cyclegan_age.training import step
+from cyclegan_age.training import report
 from cyclegan_age.training.step import Step
 
 PACKAGE = Path(devices.__file__).parent
@@ -60,10 +60,10 @@ def test_precision_follows_what_the_device_can_do(monkeypatch: pytest.MonkeyPatc
 
 
 def test_random_numbers_go_on_as_if_nothing_was_drawn() -> None:
-    state = random_state(CPU)
+    state = rng_state(CPU)
     expected = torch.rand(3)
-    set_random_state(state)
-    with kept_random(CPU):
+    set_rng_state(state)
+    with fork_rng(CPU):
         torch.rand(5)
     assert torch.equal(torch.rand(3), expected)
 
@@ -82,7 +82,7 @@ def test_a_training_step_needs_no_double_precision(
     tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (exact(CPU), exact(torch.device("cuda")), exact(MPS)) == (torch.float64, torch.float64, torch.float32)
-    for module in (step, cyclegan):
+    for module in (report, cyclegan):
         monkeypatch.setattr(module, "exact", lambda device: exact(MPS))
     steps = 0
 

@@ -20,7 +20,8 @@ import train as train_command
 from cyclegan_age.config import CycleGANConfig
 from cyclegan_age.models.cyclegan import CycleGAN
 from cyclegan_age.runs import from_settings, load_snapshot, load_state
-from cyclegan_age.training import loop
+from cyclegan_age.training import log
+from cyclegan_age.training.report import Report
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -261,7 +262,8 @@ def test_a_training_begins_from_given_weights(
 def test_the_progress_bar_sums_each_phase() -> None:
     terms = {"g_age": 0.25, "d_real": 1.0, "cycle": 0.5}
     phases = {"g_age": "generator", "cycle": "generator", "d_real": "discriminator"}
-    assert loop._by_phase(terms, phases) == "generator=0.75 discriminator=1"
+    report = Report(terms, phases, skipped=0, bad_steps=0, longest=0)
+    assert log._by_phase(report) == "generator=0.75 discriminator=1"
 
 
 def test_the_same_command_resumes_and_another_gets_the_next_number(
@@ -346,7 +348,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
     capsys.readouterr()
     more = _flags(tiny_faces, tmp_path, 60, "--name", "diverged", "--save_every", "3")
     assert train_command.main(more) == 2
-    assert f"{loop.MAX_BAD_STEPS} steps in a row were not finite" in capsys.readouterr().err
+    assert f"{log.MAX_BAD_STEPS} steps in a row were not finite" in capsys.readouterr().err
     assert (run / "state.pt").read_bytes() == before
 
 

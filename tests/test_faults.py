@@ -32,7 +32,7 @@ from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models.cyclegan import build_generator
 from cyclegan_age.runs import load_snapshot, load_state, open_run
-from cyclegan_age.training import loop, progress
+from cyclegan_age.training import checkpoints, progress
 from options.train import parse_train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -389,7 +389,7 @@ def test_a_training_that_is_killed_at_its_last_weights_writes_them_later(
 
     flags = _flags(tiny_faces, tmp_path, 3, "--name", "run")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_snapshot", killed)
+        patch.setattr(checkpoints, "save_snapshot", killed)
         assert train_command.main(flags) == 130
     assert train_command.main(flags) == 0
     assert load_snapshot(tmp_path / "run" / "weights.safetensors").images_seen == 12

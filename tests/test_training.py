@@ -248,7 +248,7 @@ def test_a_schedule_by_the_clock_counts_from_the_start_and_over_resumes(monkeypa
     config = TrainConfig(minutes=10, epochs=3)
 
     def begin() -> Schedule:
-        return Schedule(config, per_step=4, pictures=100, begun=clock.now, agree=lambda share: share)
+        return Schedule(config, per_step=4, pictures=100, begun=clock.now, broadcast=lambda share: share)
 
     first = begin()
     clock.now += 300
@@ -268,14 +268,30 @@ def test_a_schedule_by_the_clock_counts_from_the_start_and_over_resumes(monkeypa
     third = begin()
     third.load_state_dict(second.state_dict() | {"seconds": 500.0})  # it ended early, for the last files
     assert third.ended
-    longer = Schedule(replace(config, minutes=11), per_step=4, pictures=100, begun=clock.now, agree=lambda share: share)
+    longer = Schedule(
+        replace(config, minutes=11), per_step=4, pictures=100, begun=clock.now, broadcast=lambda share: share
+    )
     longer.load_state_dict(second.state_dict())
     assert not longer.ended
 
 
+def test_the_first_process_saves_a_schedule_without_the_others() -> None:
+    """All processes would have to take part in a broadcast."""
+    shares: list[float] = []
+
+    def broadcast(share: float) -> float:
+        shares.append(share)
+        return share
+
+    schedule = Schedule(TrainConfig(minutes=10), per_step=4, pictures=100, begun=0.0, broadcast=broadcast)
+    schedule.advance()
+    assert len(shares) == 1 and schedule.state_dict()["step"] == 1
+    assert len(shares) == 1
+
+
 def test_a_schedule_by_epochs_counts_steps() -> None:
     config = TrainConfig(epochs=2)
-    schedule = Schedule(config, per_step=8, pictures=100, begun=0.0, agree=lambda share: share)
+    schedule = Schedule(config, per_step=8, pictures=100, begun=0.0, broadcast=lambda share: share)
     assert (schedule.total_steps, schedule.length, schedule.progress()) == (25, "25 steps", 0.0)
     assert [schedule.advance() for _ in range(25)][-1] == 1.0
     assert schedule.ended

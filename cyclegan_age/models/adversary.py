@@ -22,7 +22,7 @@ from cyclegan_age.config import (
     TrainConfig,
     UserError,
 )
-from cyclegan_age.devices import best_device, kept_random
+from cyclegan_age.devices import best_device, fork_rng
 from cyclegan_age.losses import (
     augmented,
     deception,
@@ -65,7 +65,7 @@ def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], before: f
     """
     if not net.d_reset or int(before / net.d_reset) == int(epoch / net.d_reset):
         return False
-    with kept_random(best_device()):
+    with fork_rng(best_device()):
         torch.manual_seed(seed + int(epoch / net.d_reset))
         for discriminator in discriminators:
             discriminator.start()

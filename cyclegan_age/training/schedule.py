@@ -18,7 +18,7 @@ class Schedule:
         per_step: pictures drawn in a step by all processes.
         pictures: pictures in an epoch.
         begun: `time.monotonic()` at the start of the process.
-        agree: gives the first process's number in all of them.
+        broadcast: the first process's number -> the same in all processes; all have to call it.
 
     Attributes:
         step: steps done.
@@ -27,13 +27,13 @@ class Schedule:
     """
 
     def __init__(
-        self, config: TrainConfig, *, per_step: int, pictures: int, begun: float, agree: Callable[[float], float]
+        self, config: TrainConfig, *, per_step: int, pictures: int, begun: float, broadcast: Callable[[float], float]
     ) -> None:
         self.per_step, self.pictures = per_step, pictures
         self.total_steps = 0 if config.minutes else math.ceil(config.epochs * pictures / per_step)
         self.total_s = 60 * config.minutes
         self.step, self.seconds, self.before = 0, 0.0, 0.0
-        self._begun, self._agree = begun, agree
+        self._begun, self._broadcast = begun, broadcast
         self._reserved = {"start": min(_LEAST_RESERVE_S, 0.1 * self.total_s)}  # seconds
         self._advanced, self._progress = begun, 0.0  # when the last step was counted, and what was given last
 
@@ -57,7 +57,7 @@ class Schedule:
         if not self.total_s:
             return self.step / self.total_steps if self.total_steps else 1.0
         usable = self.total_s - min(sum(self._reserved.values()), 0.5 * self.total_s)
-        self._progress = max(self._progress, self._agree(min(1.0, self.elapsed_s / usable)))
+        self._progress = max(self._progress, self._broadcast(min(1.0, self.elapsed_s / usable)))
         return self._progress
 
     def advance(self) -> float:
@@ -75,8 +75,10 @@ class Schedule:
 
     def state_dict(self) -> dict[str, float]:
         """What `load_state_dict` needs."""
-        timed = {"seconds": self.elapsed_s, "ended_s": self.total_s if self.ended else 0.0} if self.total_s else {}
-        return {"step": self.step, "before": self.before} | timed
+        state = {"step": self.step, "before": self.before}
+        if self.total_s:  # no new progress here: one process saves, and all would have to take part
+            state |= {"seconds": self.elapsed_s, "ended_s": self.total_s if self._progress >= 1 else 0.0}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""

@@ -7,8 +7,7 @@ CUDA graph after a few plain ones, and replayed.
 
 import logging
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,45 +15,17 @@ from torch import Tensor, nn
 
 from cyclegan_age.config import TrainConfig
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.devices import Runtime, exact
+from cyclegan_age.devices import Runtime
 from cyclegan_age.models.base import Model
 from cyclegan_age.training.averaging import GradientAverager
+from cyclegan_age.training.ema import EMA
+from cyclegan_age.training.report import Counts, Report
 
 PLAIN_STEPS = 3  # before a step is captured: they tune convolutions, compile, and allocate what stays
 
 logger = logging.getLogger("cyclegan_age")
 
 Resting = frozenset[str]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What happened since the last report.
-
-    Attributes:
-        terms: mean of each loss term over the steps that were finite.
-        phases: for each term the phase that it belongs to.
-        skipped: steps that were not finite, since the training began.
-        bad_steps: the same in a row, up to the last step.
-        longest: the most of them in a row since the last report.
-    """
-
-    terms: dict[str, float]
-    phases: dict[str, str]
-    skipped: int
-    bad_steps: int
-    longest: int
-
-
-class _Sums:
-    """Sums of the loss terms of all steps that had the same phases at rest."""
-
-    def __init__(self, names: Mapping[str, str], device: torch.device) -> None:
-        self.phases = dict(names)
-        self.values = torch.zeros(len(names) + 1, device=device)  # the last one counts steps
-
-    def add(self, values: Tensor, bad: Tensor) -> None:
-        self.values += torch.cat([values, values.new_ones(1)]).masked_fill(bad, 0)
 
 
 class Step:
@@ -78,8 +49,8 @@ class Step:
             network.to(device).to(memory_format=torch.channels_last)
         for network in model.frozen.values():
             runtime.settle(network)
-        self.averaged = {n: deepcopy(model.networks[n]).eval().requires_grad_(False) for n in model.shipped}
-        model.averaged = self.averaged
+        self.ema = EMA({name: model.networks[name] for name in model.shipped}, config.ema, device)
+        self.averaged = model.averaged = self.ema.networks
         self.parameters = {
             phase: [w for name in names for w in model.networks[name].parameters()]
             for phase, names in model.phases.items()
@@ -89,14 +60,8 @@ class Step:
         if runtime.compile_networks:
             for network in networks.values():
                 network.compile(dynamic=False)
-
-        def count(kind: torch.dtype = torch.int64) -> Tensor:
-            return torch.zeros((), dtype=kind, device=device)
-
-        self.progress = count(torch.float32)
-        self.moves = {name: count(torch.float32) for name in self.averaged}  # steps that moved each of them
-        self.skipped, self.bad_steps, self.longest = count(), count(), count()
-        self._sums: dict[Resting, _Sums] = {}
+        self.progress = torch.zeros((), device=device)
+        self.counts = Counts(device)
         self._capture = runtime.capture
         self._graphs: dict[Resting, torch.cuda.CUDAGraph] = {}
         self._plain: dict[Resting, int] = {}  # steps done before capturing
@@ -133,24 +98,7 @@ class Step:
 
     def read(self) -> Report:
         """What happened since the last call; waits for the device."""
-        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).to(exact(self.runtime.device))
-        all_sums = list(self._sums.values())
-        flat = torch.cat([counts, *(sums.values.to(counts.dtype) for sums in all_sums)]).tolist()
-        totals: dict[str, tuple[float, float]] = {}
-        phases: dict[str, str] = {}
-        at = len(counts)
-        for sums in all_sums:
-            values, steps = flat[at : at + len(sums.phases)], flat[at + len(sums.phases)]
-            at += len(sums.phases) + 1
-            if steps:
-                phases |= sums.phases
-                for name, value in zip(sums.phases, values, strict=True):
-                    total, of = totals.get(name, (0.0, 0.0))
-                    totals[name] = total + value, of + steps
-            sums.values.zero_()
-        self.longest.zero_()
-        terms = {name: total / of for name, (total, of) in totals.items()}
-        return Report(terms, phases, *(int(n) for n in flat[:3]))
+        return self.counts.read()
 
     def state_dict(self, *, light: bool = False) -> dict[str, Any]:
         """What `load_state_dict` needs.
@@ -162,8 +110,8 @@ class Step:
         state: dict[str, Any] = {
             "networks": {name: _weights(network, light) for name, network in networks.items()},
             "ema": {name: _weights(network, light) for name, network in self.averaged.items()},
-            "moves": {name: int(n) for name, n in self.moves.items()},
-            "skipped": int(self.skipped),
+            "moves": {name: int(n) for name, n in self.ema.updates.items()},
+            "skipped": int(self.counts.skipped),
         }
         if not light:
             state["optimizers"] = {name: _plain_state(optimizer) for name, optimizer in self.optimizers.items()}
@@ -175,9 +123,9 @@ class Step:
             network.load_state_dict(state["networks"][name])
         for name, network in self.averaged.items():
             network.load_state_dict(state["ema"][name])
-        for name, n in self.moves.items():
+        for name, n in self.ema.updates.items():
             n.fill_(state["moves"][name] if "moves" in state else state["step"])
-        self.skipped.fill_(state["skipped"])
+        self.counts.skipped.fill_(state["skipped"])
         for name, optimizer in self.optimizers.items():
             if "optimizers" in state:
                 own = [dict(group) for group in optimizer.param_groups]
@@ -266,30 +214,9 @@ class Step:
             moved |= set(model.phases[phase])
         if not values:
             return
-        if resting not in self._sums:
-            self._sums[resting] = _Sums(phase_of, device)
-        self._sums[resting].add(torch.cat(values), bad)
-        self.skipped += bad
-        self.bad_steps.copy_((self.bad_steps + 1) * bad)
-        torch.maximum(self.longest, self.bad_steps, out=self.longest)
+        self.counts.add(resting, phase_of, torch.cat(values), bad)
         for name in moved & self.averaged.keys():
-            self._average(name, bad)
-
-    @torch.no_grad()
-    def _average(self, name: str, bad: Tensor) -> None:
-        """Move averaged weights on to the new ones, by a share that falls with the number of moves."""
-        moves = self.moves[name]
-        moves += ~bad
-        share = (1 - (moves / (moves + 10)).clamp_max(self.config.ema)) * ~bad
-        new = self.model.networks[name].state_dict()
-        pairs = [(a, new[k]) for k, a in self.averaged[name].state_dict().items()]
-        floats = [(a, b) for a, b in pairs if a.is_floating_point()]
-        steps = torch._foreach_sub([b for _, b in floats], [a for a, _ in floats])
-        torch._foreach_mul_(steps, share)
-        torch._foreach_add_([a for a, _ in floats], steps)
-        for a, b in pairs:
-            if not a.is_floating_point():
-                a.copy_(b)
+            self.ema.update(name, model.networks[name], bad)
 
 
 def _split(batch: Batch, parts: int) -> Iterator[Batch]:

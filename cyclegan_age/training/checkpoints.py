@@ -1,0 +1,65 @@
+"""Saves the weights of a training for inference, and the checkpoint that it resumes from."""
+
+import time
+from pathlib import Path
+
+from torch import nn
+
+from cyclegan_age.runs import save_snapshot
+from cyclegan_age.training.state import Training
+
+_PICTURES_BYTES = 1_000_000  # of sheets, curves and metrics, about
+
+
+class Checkpoints:
+    """To be called after each step."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._due = False  # a checkpoint is to be saved once the steps are finite
+
+    def __call__(self, *, last: bool) -> None:
+        """Save what is due after this step.
+
+        Args:
+            last: whether the process ends after it.
+        """
+        training, config, step = self._training, self._training.config, self._training.schedule.step
+        if training.is_main and (step % config.snapshot_every == 0 or training.ended):
+            self._save_weights(training.run / "snapshots" / f"step-{step:07d}.safetensors")
+        self._due |= step % config.save_every == 0
+        if last or (self._due and not training.step.counts.bad_steps):
+            self._due, started = False, time.monotonic()
+            self.save()
+            training.schedule.reserve("files", time.monotonic() - started)
+
+    def save(self) -> None:
+        """Save weights and checkpoint."""
+        if self._training.is_main:  # first: with the checkpoint of the last step nothing is left to write
+            self._save_weights(self._training.run / "weights.safetensors")
+        self._training.save()
+
+    def _save_weights(self, path: Path) -> None:
+        training = self._training
+        averaged = training.step.averaged.items()
+        tensors = {f"{name}.{k}": v for name, network in averaged for k, v in network.state_dict().items()}
+        save_snapshot(path, training.config, training.net, training.images_seen, tensors, training.model.parts)
+
+
+def room_needed(training: Training) -> int:
+    """Bytes of what is written at a save, some pictures included."""
+    config, step = training.config, training.step
+    averaged, state = (sum(map(_bytes, networks.values())) for networks in (step.averaged, step.model.networks))
+    state += averaged
+    if config.checkpoint == "light":
+        state //= 2
+    else:
+        parameters = sum(w.numel() * w.element_size() for weights in step.parameters.values() for w in weights)
+        state += 2 * parameters if config.optimizer == "adam" else 0
+        one = 4 * (3 * config.image_size**2 + len(config.ages))  # a picture in a history buffer, and its age vector
+        state += sum(pool.size * one for pool in step.model.pools.values())
+    return state + 2 * averaged + _PICTURES_BYTES
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in network.state_dict().values())

@@ -1,0 +1,70 @@
+"""The weights that a training begins from: `--init`, or its mean with `--init_average`."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cyclegan_age.config import TrainConfig, UserError
+from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
+from cyclegan_age.training.step import Step
+
+logger = logging.getLogger("cyclegan_age")
+
+
+def load_initial_weights(config: TrainConfig, step: Step) -> int:
+    """Load the weights of `--init` into the networks that are trained and shipped, and into their EMA.
+
+    Returns:
+        images that they were trained on.
+
+    Raises:
+        UserError: they cannot be read or do not fit.
+    """
+    model = step.model
+    trained = {name for names in model.phases.values() for name in names}
+    names = [name for name in model.shipped if name in trained]
+    snapshot = _snapshot(config, "init")
+    given = {name: snapshot.network(name) for name in names}
+    if config.init_average:
+        other = _snapshot(config, "init_average")
+        given = {name: _interpolated(config, name, tensors, other.network(name)) for name, tensors in given.items()}
+    for name in names:
+        network = model.networks[name]
+        if not given[name] and any(given.values()):  # of an earlier stage
+            logger.info("--init %s: begins as it is: %s", config.init, name)
+            continue
+        try:
+            missing, foreign = network.load_state_dict(given[name], strict=False)
+        except RuntimeError as e:
+            cause = str(e).splitlines()[-1].strip(" \t.")
+            raise UserError(f"--init {config.init}: {cause}; give the same settings, as --ngf") from None
+        if foreign or len(missing) == len(network.state_dict()):
+            raise UserError(f"--init {config.init}: its {name} is of another kind; give its own settings")
+        if missing:
+            logger.info("--init %s: begins anew: %s", config.init, ", ".join(missing))
+        step.averaged[name].load_state_dict(network.state_dict())
+    return snapshot.images_seen
+
+
+def _interpolated(
+    config: TrainConfig, name: str, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Weights of a network of `--init` and `--init_average`, linearly interpolated by `--init_share`."""
+    sizes, of_others = ({k: list(v.shape) for k, v in one.items()} for one in (tensors, others))
+    if wrong := next((k for k in sizes | of_others if sizes.get(k) != of_others.get(k)), None):
+        raise UserError(
+            f"--init_average {config.init_average}: its {name} is of another kind than that of --init: "
+            f"{wrong} is {of_others.get(wrong, 'missing')} and not {sizes.get(wrong, 'there')}; "
+            "give weights of the same settings"
+        )
+    return {k: torch.lerp(v.float(), others[k].float(), config.init_share) for k, v in tensors.items()}
+
+
+def _snapshot(config: TrainConfig, flag: str) -> Snapshot:
+    """What the weights of a flag are."""
+    try:
+        return load_snapshot(find_weights(getattr(config, flag), config.results_dir, config.model))
+    except UserError as e:
+        raise UserError(str(e).replace("--weights", f"--{flag}", 1)) from None

@@ -1,0 +1,91 @@
+"""Means of the loss terms since the last log line, and steps that were not finite, counted on the device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cyclegan_age.devices import exact
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened since the last report.
+
+    Attributes:
+        terms: mean of each loss term over the steps that were finite.
+        phases: for each term the phase that it belongs to.
+        skipped: steps that were not finite, since the training began.
+        bad_steps: the same in a row, up to the last step.
+        longest: the most of them in a row since the last report.
+    """
+
+    terms: dict[str, float]
+    phases: dict[str, str]
+    skipped: int
+    bad_steps: int
+    longest: int
+
+
+class _Sums:
+    """Sums of the loss terms of all steps that had the same phases at rest."""
+
+    def __init__(self, phases: Mapping[str, str], device: torch.device) -> None:
+        self.phases = dict(phases)
+        self.values = torch.zeros(len(phases) + 1, device=device)  # the last one counts steps
+
+    def add(self, values: Tensor, bad: Tensor) -> None:
+        self.values += torch.cat([values, values.new_ones(1)]).masked_fill(bad, 0)
+
+
+class Counts:
+    """Sums and counts of steps, without a synchronisation but in `read`.
+
+    Attributes:
+        skipped, bad_steps, longest: () int64 on the device; see `Report`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.skipped, self.bad_steps, self.longest = (
+            torch.zeros((), dtype=torch.int64, device=device) for _ in range(3)
+        )
+        self._sums: dict[frozenset[str], _Sums] = {}
+
+    def add(self, resting: frozenset[str], phases: Mapping[str, str], values: Tensor, bad: Tensor) -> None:
+        """Count a step.
+
+        Args:
+            resting: phases that rested in it.
+            phases: for each loss term, in order, its phase.
+            values: (terms,) float32, the loss terms.
+            bad: () bool, whether the step was not finite.
+        """
+        if resting not in self._sums:
+            self._sums[resting] = _Sums(phases, self._device)
+        self._sums[resting].add(values, bad)
+        self.skipped += bad
+        self.bad_steps.copy_((self.bad_steps + 1) * bad)
+        torch.maximum(self.longest, self.bad_steps, out=self.longest)
+
+    def read(self) -> Report:
+        """What happened since the last call; waits for the device."""
+        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).to(exact(self._device))
+        all_sums = list(self._sums.values())
+        flat = torch.cat([counts, *(sums.values.to(counts.dtype) for sums in all_sums)]).tolist()
+        totals: dict[str, tuple[float, float]] = {}
+        phases: dict[str, str] = {}
+        at = len(counts)
+        for sums in all_sums:
+            values, steps = flat[at : at + len(sums.phases)], flat[at + len(sums.phases)]
+            at += len(sums.phases) + 1
+            if steps:
+                phases |= sums.phases
+                for name, value in zip(sums.phases, values, strict=True):
+                    total, of = totals.get(name, (0.0, 0.0))
+                    totals[name] = total + value, of + steps
+            sums.values.zero_()
+        self.longest.zero_()
+        terms = {name: total / of for name, (total, of) in totals.items()}
+        return Report(terms, phases, *(int(n) for n in flat[:3]))

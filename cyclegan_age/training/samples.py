@@ -1,0 +1,101 @@
+"""Logs pictures of a training: samples and feature maps of the same faces each time, loss curves; warns of both."""
+
+import logging
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cyclegan_age.curves import draw_curves, loss_curves
+from cyclegan_age.devices import fork_rng
+from cyclegan_age.images import Picture, grid, to_uint8
+from cyclegan_age.monitor import log_pictures, read_metrics
+from cyclegan_age.render import difference_map, feature_grid, feature_strip, save_jpg, save_png
+from cyclegan_age.training.log import log_numbers
+from cyclegan_age.training.state import Training
+from cyclegan_age.watchdog import Watchdog
+
+SHEET_ROWS = 16
+EPOCH_SECONDS = 10.0  # at least, from the last pictures to those at the end of an epoch
+
+logger = logging.getLogger("cyclegan_age")
+
+
+class Samples:
+    """To be called after each step.
+
+    Raises:
+        UserError: the network has no layer of `--feature_layers`.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self._training, self._watchdog = training, Watchdog()
+        self._x, self._age_years = (t.to(training.accelerator.device) for t in training.data.fixed())
+        with torch.inference_mode(), fork_rng(training.accelerator.device):
+            self._feature_maps()  # so that a wrong layer is found before the first step
+        self._drawn_at = time.monotonic()
+
+    def __call__(self) -> None:
+        """Draw, if it is due: every so many steps and at the end of an epoch; the first process does it."""
+        training, schedule = self._training, self._training.schedule
+        if not (training.is_main and self._due()):
+            return
+        started = time.monotonic()
+        columns = self._draw()
+        warnings = self._watchdog.samples(columns)
+        curves, self._drawn_at = loss_curves(read_metrics(training.run / "metrics.jsonl")), time.monotonic()
+        title = f"{training.run.name}, step {schedule.step:,} of {schedule.length}"
+        save_png(draw_curves(curves, title), training.run / "curves.png")
+        for warning in [*warnings, *self._watchdog.curves(curves, training.progress)]:
+            logger.warning("step %d: %s", schedule.step, warning)
+        schedule.reserve("pictures", self._drawn_at - started)
+
+    def _due(self) -> bool:
+        schedule, pictures = self._training.schedule, len(self._training.data)
+        step, per_step = schedule.step, schedule.per_step
+        epoch_ended = step * per_step // pictures > (step - 1) * per_step // pictures
+        stale = epoch_ended and time.monotonic() - self._drawn_at > EPOCH_SECONDS
+        return stale or step % self._training.config.sample_every == 0 or self._training.ended
+
+    def _draw(self) -> dict[str, Tensor]:
+        """Write and show the pictures and measures; gives the columns of the sample sheet, (N, 3, H, W) in [-1, 1]."""
+        training, model, networks = self._training, self._training.model, self._training.step.averaged
+        with torch.inference_mode(), fork_rng(training.accelerator.device):
+            columns = model.samples(networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
+            measures = model.measures(networks, self._x, self._age_years)
+            maps = self._feature_maps()
+            life = model.life(networks, self._x[:1])
+        pictures = _sheets({name: to_uint8(column) for name, column in columns.items()}, maps)
+        if life is not None:
+            pictures["life"] = grid([list(to_uint8(life))])
+        for name, picture in pictures.items():
+            file = f"{name.replace(' ', '-')}-{training.schedule.step:07d}.jpg"
+            save_jpg(picture, training.run / "samples" / file)
+        log_pictures(training.accelerator, pictures, training.schedule.step)
+        if measures:
+            log_numbers(training, {f"measure/{name}": value for name, value in measures.items()})
+        return columns
+
+    def _feature_maps(self) -> dict[str, dict[str, Tensor]]:
+        training = self._training
+        return training.model.feature_maps(training.step.averaged, self._x[:1], training.config.feature_layers)
+
+
+def _sheets(columns: Mapping[str, Picture], maps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Picture]:
+    """What is shown of a training: the samples, and of the first face its feature maps and what changed in it.
+
+    Args:
+        columns: of the samples, uint8 (N, H, W, 3) by name, the faces themselves first.
+        maps: layer -> column -> (C, h, w).
+    """
+    sheets = {"samples": grid(list(zip(*columns.values(), strict=True)), columns=list(columns))}
+    changed: list[str] = []
+    for layer, by_column in maps.items():
+        changed = [name for name in by_column if name in columns]
+        sheets[f"features {layer}"] = feature_strip(list(by_column.values()), list(by_column))
+        sheets[f"channels {layer}"] = feature_grid(list(by_column.values())[-1])
+    if changed:
+        before, *_ = columns.values()
+        sheets["change"] = grid([[difference_map(before[0], columns[k][0]) for k in changed]], columns=changed)
+    return sheets

@@ -1,0 +1,132 @@
+"""Builds a training: processes, data, model, run folder, trackers; restores its checkpoint, or loads `--init`."""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
+
+from cyclegan_age.config import ModelConfig, TrainConfig, UserError
+from cyclegan_age.devices import best_device, runtime_of
+from cyclegan_age.files import check_room, writing
+from cyclegan_age.models import SYSTEMS
+from cyclegan_age.monitor import start, trackers
+from cyclegan_age.runs import forget_run, open_run, settings, trim_metrics
+from cyclegan_age.training.checkpoints import room_needed
+from cyclegan_age.training.initial import load_initial_weights
+from cyclegan_age.training.schedule import Schedule
+from cyclegan_age.training.state import Training
+from cyclegan_age.training.step import Step
+
+T = TypeVar("T")
+
+logger = logging.getLogger("cyclegan_age")
+
+
+def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack) -> Training:
+    """Build a training and restore its checkpoint; without one, load the weights of `--init`.
+
+    Args:
+        config: of the training.
+        net: of the model.
+        begun: `time.monotonic()` at the start of the process.
+        held: takes the run's lock, and what makes a UserError of a file that cannot be written.
+
+    Raises:
+        UserError: what the user can mend: data, flags, a run of other settings.
+    """
+    training = _build(config, net, begun, held)
+    training.restore()
+    if not training.resumed:
+        training.model.prepare(training.data, training.accelerator.device, progress=training.is_main)
+        if config.init:
+            try:
+                training.seen_before = load_initial_weights(config, training.step)
+            except UserError:
+                if training.is_main:
+                    forget_run(training.run)
+                raise
+    held.enter_context(writing(training.run, room_needed(training), kept="; the last saved state is kept"))
+    if training.is_main:
+        trim_metrics(training.run / "metrics.jsonl", training.schedule.step)
+        training.remove_old_files()
+    return training
+
+
+def begin(training: Training) -> None:
+    """Check the room on the disk and start the trackers; where this fails, the folder of a new run is removed.
+
+    Raises:
+        UserError: there is too little room, or a tracker does not start.
+    """
+    run, needed = training.run, room_needed(training)
+    needed *= 1 if training.resumed else 2  # old files stay until new ones are whole
+    _on_main(lambda: _or_forget(run, lambda: check_room(run, needed)))
+    shown = _flat(settings(training.config, training.net))
+    _on_main(lambda: _or_forget(run, lambda: start(training.accelerator, shown)))
+
+
+def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack) -> Training:
+    cpu = best_device().type == "cpu"
+    processes = PartialState(cpu=cpu)
+    system = SYSTEMS[config.model]
+    data = system.data(config, net)  # first: a folder without the labels that a model needs is reported at once
+    torch.manual_seed(config.seed)  # the same initial weights in every process
+    model = system.build(config, net)
+    torch.manual_seed(config.seed + processes.process_index)
+    run = _on_main(lambda: open_run(config, net, held))
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision="no",  # --precision decides; fp16 in accelerate's configuration would scale the losses
+        project_dir=run,
+        log_with=trackers(
+            config.monitor, run_dir=run, name=run.name, server=config.visdom_server, port=config.visdom_port
+        )
+        or None,
+    )
+    count = processes.num_processes
+    if count > 1:
+        logger.info("%d processes, each with batches of %d", count, config.batch_size)
+    schedule = Schedule(
+        config,
+        per_step=config.batch_size * count,
+        pictures=len(data),
+        begun=begun,
+        broadcast=lambda share: _on_main(lambda: share),
+    )
+    step = Step(model, config, runtime_of(config, accelerator.device, count), distributed=count > 1)
+    return Training(config=config, net=net, run=run, data=data, accelerator=accelerator, schedule=schedule, step=step)
+
+
+def _on_main(do: Callable[[], T]) -> T:
+    """Call a function in the first process alone; all processes get what it returned, or its UserError."""
+    processes = PartialState()
+    answer: list[Any] = [None, None]
+    if processes.is_main_process:
+        try:
+            answer[0] = do()
+        except UserError as e:
+            answer[1] = str(e)
+    if processes.num_processes > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise UserError(answer[1])
+    result: T = answer[0]
+    return result
+
+
+def _or_forget(run: Path, do: Callable[[], None]) -> None:
+    """Call a function; where it raises a UserError the run's folder is removed if nothing else is in it."""
+    try:
+        do()
+    except UserError:
+        forget_run(run)
+        raise
+
+
+def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {k: v if isinstance(v, int | float | str) else str(v) for part in plain.values() for k, v in part.items()}

@@ -1,0 +1,136 @@
+"""A training: what it works with, and its state, which saves and restores itself."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from cyclegan_age.config import ModelConfig, TrainConfig, UserError
+from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.devices import rng_state, set_rng_state
+from cyclegan_age.models.base import Model
+from cyclegan_age.runs import load_state, save_state
+from cyclegan_age.training.schedule import Schedule
+from cyclegan_age.training.step import Step
+
+logger = logging.getLogger("cyclegan_age")
+
+
+@dataclass(kw_only=True, eq=False)
+class Training:
+    """A training in one of its processes.
+
+    Its checkpoint is `state.pt` in the run's folder, which the first process writes, and for each process a
+    `state-RANK-STEP.pt` with its RNG state and history buffers.
+
+    Attributes:
+        config: of the training.
+        net: of the model.
+        run: the run's folder.
+        data: batches.
+        accelerator: device, processes and trackers.
+        schedule: counts the steps.
+        step: runs them; has the model, its optimisers and the EMA of its weights.
+        seen_before: images that the weights of `--init` were trained on.
+        resumed: whether the training goes on from a checkpoint.
+        progress: share of the training that is done, 0 to 1, as of the last step.
+        lr: learning rate of the last step.
+    """
+
+    config: TrainConfig
+    net: ModelConfig
+    run: Path
+    data: FaceData
+    accelerator: Accelerator
+    schedule: Schedule
+    step: Step
+    seen_before: int = 0
+    resumed: bool = False
+    progress: float = 0.0
+    lr: float = 0.0
+
+    @property
+    def model(self) -> Model:
+        """What is trained."""
+        return self.step.model
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes the files of all."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def images_seen(self) -> int:
+        """Images that the weights were trained on."""
+        return self.seen_before + self.schedule.step * self.schedule.per_step
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last step was that of the training's end."""
+        return self.progress >= 1
+
+    def train_step(self, batch: Batch) -> None:
+        """Do and count a step."""
+        self.step(batch, self.schedule.before, self.progress)
+        self.lr = self.step.rate(self.progress)
+        self.schedule.before, self.progress = self.progress, self.schedule.advance()
+
+    def restore(self) -> None:
+        """Go on from the run's checkpoint, if it has one.
+
+        Raises:
+            UserError: it cannot be read, or is of another number of processes.
+        """
+        state = load_state(self.run / "state.pt")
+        if not state:
+            return
+        schedule, per_step = self.schedule, self.schedule.per_step
+        if state.get("per_step", per_step) != per_step:
+            raise UserError(
+                f"{self.run}: {state['per_step'] // self.config.batch_size} processes trained it, "
+                f"now there are {self.accelerator.num_processes}; "
+                f"start as many, or begin from it by --init {self.run.name} with another --name"
+            )
+        self.resumed, self.seen_before = True, state.get("seen_before", 0)
+        schedule.load_state_dict(state)
+        self.step.load_state_dict(state)
+        own = load_state(self._own_file()) or {}
+        if "random" in own:
+            set_rng_state(own["random"])
+            for name, pool in own["pools"].items():  # none in a light checkpoint
+                self.model.pools[name].load_state_dict(pool)
+        if not schedule.ended:
+            logger.info("%s: goes on at step %d of %s", self.run, schedule.step, schedule.length)
+            if "optimizers" not in state:
+                logger.info("%s: a light checkpoint: the optimisers begin anew", self.run)
+
+    def save(self) -> None:
+        """Write the checkpoint. Until all of it is written, the one before stays.
+
+        Raises:
+            OSError: it cannot be written; the one before is kept.
+        """
+        light, own = self.config.checkpoint == "light", self._own_file()
+        pools = {} if light else {name: pool.state_dict() for name, pool in self.model.pools.items()}
+        try:
+            save_state(own, {"random": rng_state(self.accelerator.device), "pools": pools})
+            self.accelerator.wait_for_everyone()
+            if self.is_main:
+                counts = {"per_step": self.schedule.per_step, "seen_before": self.seen_before}
+                state = counts | self.schedule.state_dict() | self.step.state_dict(light=light)
+                save_state(self.run / "state.pt", state)
+        except OSError:  # it belongs to no checkpoint
+            own.unlink(missing_ok=True)
+            raise
+        if self.is_main:
+            self.remove_old_files()
+
+    def remove_old_files(self) -> None:
+        """Remove the processes' files of other checkpoints, also of a save that was killed."""
+        for file in self.run.glob("state-*.pt"):
+            if not file.stem.endswith(f"-{self.schedule.step}"):
+                file.unlink()
+
+    def _own_file(self) -> Path:
+        return self.run / f"state-{self.accelerator.process_index}-{self.schedule.step}.pt"

@@ -1,0 +1,47 @@
+"""What every command has in common: flags in, exit status out, errors in one line."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from cyclegan_age.config import UserError
+
+T = TypeVar("T")
+
+
+class Main(Protocol):
+    """A command."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run it with flags, by default those of the process; returns the exit status."""
+
+
+def command(
+    parse: Callable[[Sequence[str]], T], *, interrupted: str = ""
+) -> Callable[[Callable[[T], int | None]], Main]:
+    """Make a function that takes a configuration the `main` of a script.
+
+    Its exit status is what the function returns (None is 0), 2 after a UserError, whose line goes to stderr, and 130
+    after a KeyboardInterrupt.
+
+    Args:
+        parse: flags -> configuration. The function imports torch, so that --help answers without it.
+        interrupted: line for stderr after a KeyboardInterrupt.
+    """
+
+    def decorate(run: Callable[[T], int | None]) -> Main:
+        def main(argv: Sequence[str] | None = None) -> int:
+            try:
+                return run(parse(sys.argv[1:] if argv is None else argv)) or 0
+            except UserError as e:
+                print(e, file=sys.stderr)
+                return 2
+            except KeyboardInterrupt:
+                if interrupted:
+                    print(interrupted, file=sys.stderr)
+                return 130
+
+        main.__doc__ = run.__doc__
+        return main
+
+    return decorate

@@ -113,7 +113,10 @@ def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
     for name, value in values.items():
         if types[name] is Path or isinstance(value, list):
             values[name] = Path(value) if types[name] is Path else tuple(value)
-    return kind(**values)
+    try:
+        return kind(**values)
+    except UserError as e:
+        raise UserError(f"{source}: {e}") from None
 
 
 def save_snapshot(

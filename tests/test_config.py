@@ -26,7 +26,7 @@ from options.train import parse_train
         (Option(choices=(3, 4, 5)), (3, 5), (6,), "one of 3, 4, 5"),
         (
             Option(endings=(".a", ".b")),
-            (None, Path("x.a")),
+            (Path("x.a"), Path("b.b")),
             (Path("a"),),
             "a file name that ends in .a, .b",
         ),
@@ -141,6 +141,8 @@ def test_no_setting_of_a_file_is_left_out_in_silence(caplog: pytest.LogCaptureFi
         from_settings(plain | {"net": plain["net"] | {"lambda_new": 1.0}}, "config.json")
     with pytest.raises(UserError, match=r"setting lambda_cycle: unknown"):  # of the model, and no setting of a training
         from_settings(plain | {"train": plain["train"] | {"lambda_cycle": 1.0}})
+    with pytest.raises(UserError, match=r"^settings: --lambda_cycle -1: must be at least 0$"):
+        from_settings(plain | {"net": plain["net"] | {"lambda_cycle": -1.0}})
     with caplog.at_level(logging.WARNING, logger="cyclegan_age"):
         assert from_settings(plain | {"net": plain["net"] | {"age_warmup": 1.0}}) == (train, net)
     assert "setting age_warmup: has no effect" in caplog.text

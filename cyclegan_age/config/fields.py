@@ -55,7 +55,7 @@ class Option:
     def holds(self, value: Any) -> bool:
         """Whether a value is right by itself."""
         many = value if isinstance(value, tuple) else (value,)
-        return value is None or (
+        return (
             (self.length is None or len(value) == self.length)
             and (not self.min_length or len(value) >= self.min_length)
             and (self.max_length is None or len(value) <= self.max_length)
@@ -128,6 +128,8 @@ def check(config: Any) -> None:
     """
     for declared in fields(config):
         option, value = option_of(declared), getattr(config, declared.name)
+        if value is None and declared.default is None:
+            continue
         require(config, declared.name, option.holds(value), option.words(isinstance(value, tuple)))
     for declared in fields(config):
         if (needs := option_of(declared).needs) and getattr(config, declared.name) != declared.default:

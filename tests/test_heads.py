@@ -226,13 +226,13 @@ def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
         ager.age_photo(PORTRAIT, 60, change={"skin": 3})
     assert InferConfig(input=tmp_path, change=("hair=.5", "shape=2")).strengths == {"hair": 0.5, "shape": 2}
     for words, said in (
-        (("hair",), r"--change hair: not a part and a number; give it as hair=0.5"),
+        (("hair",), r"--change hair: must be a part and a number, as hair=0.5"),
         (("beard=1",), r"--change beard: must be a part"),
         (("hair=nan",), r"--change hair=nan: must be from 0 to 2"),
     ):
         with pytest.raises(UserError, match=said):
             InferConfig(input=tmp_path, change=words)
-    with pytest.raises(UserError, match=r"^--change hair=1: for photographs alone"):
+    with pytest.raises(UserError, match=r"^--change hair=1: must be used with photographs"):
         InferConfig(change=("hair=1",))
 
 

@@ -60,13 +60,13 @@ class InferConfig:
         if self.input and self.dataroot:
             raise UserError("--input and --dataroot: must not both be given")
         alone = self.face == "all" or not (self.aligned or self.dataroot)
-        require(self, "face", alone, "left out where pictures are aligned, which show one face each")
+        require(self, "face", alone, "all for aligned pictures, which show one face each")
         if self.sample and self.game:
             raise UserError("--sample and --game: must not both be given")
         if (self.input or self.dataroot) and (self.sample or self.game):
             raise UserError("--input and --dataroot: must be left out with --sample and --game")
         photographs = not self.change or (self.input and not self.aligned)
-        require(self, "change", photographs, "used with photographs: with --input, without --aligned")
+        require(self, "change", photographs, "used with photographs, by --input without --aligned")
         check_strengths(self.strengths)
 
     @property
@@ -82,5 +82,5 @@ class InferConfig:
             try:
                 strengths[part] = float(number)
             except ValueError:
-                raise UserError(f"--change {word}: not a part and a number; give it as hair=0.5") from None
+                raise UserError(f"--change {word}: must be a part and a number, as hair=0.5") from None
         return strengths

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from benchmarks.processes import PROJECT
-from cyclegan_age.config import EncoderCDCGANConfig, EvaluateConfig, UserError
+from cyclegan_age.config import EncodedConfig, EvaluateConfig, UserError
 from options.bench import SystemsBenchConfig, parse_systems_bench
 from options.command import command
 from options.train import parse_train
@@ -104,14 +104,14 @@ def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
         UserError: no such system.
     """
     if system not in SYSTEMS:
-        raise UserError(f"--systems {system}: unknown; the systems are {', '.join(SYSTEMS)}")
+        raise UserError(f"--systems {system}: must be among {', '.join(SYSTEMS)}")
     name = f"{system}-{config.minutes:g}-minutes"
     flags = ["--model", system, *SYSTEMS[system], *ALIKE, "--dataroot", str(config.dataroot)]
     flags += ["--results_dir", str(config.results_dir)] + ([] if config.compile else ["--no_compile"])
     train, net = parse_train(flags)
-    if isinstance(net, EncoderCDCGANConfig):
+    if isinstance(net, EncodedConfig):
         flags += ["--embedder", config.embedder]
-    if not isinstance(net, EncoderCDCGANConfig):
+    if not isinstance(net, EncodedConfig):
         return [Part(name, flags, train.batch_size, config.minutes)]
     generator, share = f"{name}-generator", net.gan_share
     return [

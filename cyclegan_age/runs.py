@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,8 +51,10 @@ _TUNED = {
     *("label_smoothing", "d_rate", "d_reset", "d_pause", "head_start"),
 }
 
-# Terms that were once used in every k-th step, now on a k-th of the batch.
+# Terms that were once used in every k-th step, now on a k-th of the batch; old weights hold both.
 _SHARES = {"cycle_every": "cycle_share", "identity_every": "identity_share"}
+# Settings of early versions that have no successor.
+_DROPPED = {"keep_hue", "asked", "age_warmup"}
 
 
 @dataclass(frozen=True)
@@ -81,28 +83,40 @@ def settings(train: TrainConfig, net: ModelConfig) -> dict[str, Any]:
     return plain
 
 
-def from_settings(plain: Mapping[str, Any]) -> tuple[TrainConfig, ModelConfig]:
-    """The configurations that `settings` wrote. Settings that this version does not know are left out.
+def from_settings(plain: Mapping[str, Any], source: object = "settings") -> tuple[TrainConfig, ModelConfig]:
+    """The configurations that `settings` wrote; settings that did not exist yet are at their defaults.
+
+    Args:
+        plain: what it wrote.
+        source: the file that it is from, for errors.
 
     Raises:
-        UserError: an unknown model.
+        UserError: an unknown model or setting, or a value that does not fit.
     """
     model = plain["train"]["model"]
     if model not in MODEL_CONFIGS:
-        raise UserError(f"model {model}: unknown here; this version knows {', '.join(MODEL_CONFIGS)}")
-    return _restore(TrainConfig, plain["train"]), _restore(MODEL_CONFIGS[model], plain["net"])
+        raise UserError(f"{source}: model {model}: must be one of {', '.join(MODEL_CONFIGS)}; update cyclegan-age")
+    return _restore(TrainConfig, plain["train"], source), _restore(MODEL_CONFIGS[model], plain["net"], source)
 
 
-def _restore(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    values = {**values, **{new: 1 / values[old] for old, new in _SHARES.items() if old in values}}
-    known = {}
-    for known_field in fields(kind):
-        if known_field.name in values:
-            value = values[known_field.name]
-            known[known_field.name] = (
-                Path(value) if known_field.type is Path else tuple(value) if isinstance(value, list) else value
-            )
-    return kind(**known)
+def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
+    values = dict(values)
+    for old, new in _SHARES.items():
+        if old in values:
+            values[new] = 1 / values.pop(old)
+    types = {one.name: get_args(one.type)[0] if get_origin(one.type) is Annotated else one.type for one in fields(kind)}
+    for name in sorted(values.keys() - types.keys()):
+        if name not in _DROPPED:
+            raise UserError(f"{source}: setting {name}: unknown to this version; update cyclegan-age")
+        logger.warning("%s: setting %s: has no effect in this version", source, name)
+        del values[name]
+    for name, value in values.items():
+        if types[name] is Path or isinstance(value, list):
+            values[name] = Path(value) if types[name] is Path else tuple(value)
+    try:
+        return kind(**values)
+    except UserError as e:
+        raise UserError(f"{source}: {e}") from None
 
 
 def save_snapshot(
@@ -136,12 +150,16 @@ def load_snapshot(path: Path) -> Snapshot:
     """Read a snapshot; its tensors are in fp32 (counters aside), also where the file is in half precision.
 
     Raises:
-        UserError: the file is missing, is no safetensors file, or has no configuration inside.
+        UserError: the file is missing, is no safetensors file, or has no configuration inside that this version knows.
     """
     tensors, text = _read(path)
     plain = json.loads(text)
-    train, net = from_settings(plain)
-    parts = {name: _restore(MODEL_CONFIGS[part["model"]], part["net"]) for name, part in plain.get("parts", {}).items()}
+    source = f"--weights {path}"
+    train, net = from_settings(plain, source)
+    parts = {
+        name: _restore(MODEL_CONFIGS[part["model"]], part["net"], source)
+        for name, part in plain.get("parts", {}).items()
+    }
     single = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     return Snapshot(train, net, plain["images_seen"], single, parts)
 
@@ -226,9 +244,9 @@ def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:
         return folder
 
 
-def _recipe(plain: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe(plain: Mapping[str, Any], source: object = "settings") -> dict[str, Any]:
     """Settings that must agree for a run to go on; what its version did not have yet is at its default."""
-    whole = settings(*from_settings(plain))
+    whole = settings(*from_settings(plain, source))
     return {k: v for part in ("train", "net") for k, v in whole[part].items() if k not in _FREE}
 
 
@@ -291,7 +309,8 @@ def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
 
 def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
     """Say what a named run goes on with that it was not begun with, where that may change."""
-    there, here = _recipe(json.loads((folder / "config.json").read_text())), _recipe(plain)
+    path = folder / "config.json"
+    there, here = _recipe(json.loads(path.read_text()), path), _recipe(plain)
     changed = [flag for flag in sorted(here) if here[flag] != there.get(flag) and flag not in _LENGTH]
     for flag in changed:
         old, new = there.get(flag), here[flag]

@@ -152,7 +152,7 @@ def start(port: int, env_dir: Path, host: str = "127.0.0.1") -> None:
         env_dir.mkdir(parents=True, exist_ok=True)
         app = Application(port=port, env_path=str(env_dir), eager_data_loading=True)  # type: ignore[no-untyped-call]
     except OSError as error:
-        raise UserError(f"VISDOM_ENV {env_dir}: not usable ({error.strerror}); give a folder to write to") from None
+        raise UserError(f"VISDOM_ENV {env_dir}: must be a folder to write to ({error.strerror})") from None
 
     try:
         listening = socket.create_server((host, port))

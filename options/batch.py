@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from cyclegan_age.config import BatchConfig, UserError
-from options.parse import parse, value_of
+from cyclegan_age.config import BatchConfig
+from options.parse import parse
 
 
 def parse_batch(argv: Sequence[str]) -> BatchConfig:
@@ -13,8 +13,4 @@ def parse_batch(argv: Sequence[str]) -> BatchConfig:
         UserError: an unknown flag, a value that does not fit, or no `--input` or `--output`.
     """
     description = "Age many pictures, on this machine or on the Ray cluster that RAY_ADDRESS names."
-    config = parse(BatchConfig, argv, prog="batch.py", description=description, default=BatchConfig())
-    for flag, use in (("--input", "the pictures"), ("--output", "the folder of the results")):
-        if not value_of(flag, argv, ""):
-            raise UserError(f"{flag}: not given; name {use}")
-    return config
+    return parse(BatchConfig, argv, prog="batch.py", description=description, default=BatchConfig())

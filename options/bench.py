@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import tyro
-
-from cyclegan_age.config import UserError
-from options.parse import parse, value_of
+from cyclegan_age.config.fields import Option, check
+from options.parse import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +42,22 @@ GPU_ROWS = {
 class GPUBenchConfig:
     """What `python -m benchmarks.gpu` takes."""
 
-    rows: tuple[str, ...] = ()
+    rows: Annotated[
+        tuple[str, ...],
+        Option(valid=lambda rows: set(rows) <= set(GPU_ROWS), must_be=f"among {', '.join(GPU_ROWS)}"),
+    ] = ()
     """What to measure: matrix, data, pair, full, start, render, heads; without it all."""
     compile: bool = True
     """As train.py does; --no_compile shows what that gives."""
     profile: bool = False
     """Print what a training step spends its time in, kernel by kernel, too."""
-    json: Path | None = None
+    json: Annotated[
+        Path | None, Option(valid=lambda file: file.parent.is_dir(), must_be="in a folder that is there")
+    ] = None
     """Write the results to this file, too."""
 
     def __post_init__(self) -> None:
-        for row in self.rows:
-            if row not in GPU_ROWS:
-                raise UserError(f"--rows {row}: unknown; the rows are {', '.join(GPU_ROWS)}")
-        if self.json and not self.json.parent.is_dir():
-            raise UserError(f"--json {self.json}: no such folder; make it, or name another file")
+        check(self)
 
 
 def parse_gpu_bench(argv: Sequence[str]) -> GPUBenchConfig:
@@ -99,7 +98,7 @@ def parse_photo_bench(argv: Sequence[str]) -> PhotoBenchConfig:
 class MutationsBenchConfig:
     """What `python -m benchmarks.mutations` takes."""
 
-    count: int = 10_000
+    count: Annotated[int, Option(at_least=1)] = 10_000
     """Mutated files to try."""
     seconds: float = 3600.0
     """Time after which no more are tried."""
@@ -107,8 +106,7 @@ class MutationsBenchConfig:
     """Seed of the mutations."""
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UserError(f"--count {self.count}: not usable; give at least 1")
+        check(self)
 
 
 def parse_mutations_bench(argv: Sequence[str]) -> MutationsBenchConfig:
@@ -126,11 +124,11 @@ def parse_mutations_bench(argv: Sequence[str]) -> MutationsBenchConfig:
 class SystemsBenchConfig:
     """What `python -m benchmarks.systems` takes."""
 
-    dataroot: Path = Path()
+    dataroot: Annotated[Path, Option(required="the folder of faces to train on")] = Path()
     """Folder of faces to train on, one sub-folder per age group (see datasets/README.md)."""
-    test: Path = Path()
+    test: Annotated[Path, Option(required="the folder of faces to compare on")] = Path()
     """Folder of faces to compare on, which no training saw."""
-    minutes: float = 20.0
+    minutes: Annotated[float, Option(above=0)] = 20.0
     """Minutes that each system is trained for, from its first step on."""
     systems: tuple[str, ...] = ()
     """Systems to compare; without it all."""
@@ -143,6 +141,9 @@ class SystemsBenchConfig:
     results_dir: Path = Path("results")
     """Where the runs and the comparison are kept."""
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 def parse_systems_bench(argv: Sequence[str]) -> SystemsBenchConfig:
     """argv -> configuration.
@@ -151,15 +152,9 @@ def parse_systems_bench(argv: Sequence[str]) -> SystemsBenchConfig:
         UserError: an unknown flag, a value that does not fit, or a folder that is not given.
     """
     description = "Train each system for the same time and compare them (see docs/systems.md)."
-    config = parse(
+    return parse(
         SystemsBenchConfig, argv, prog="benchmarks.systems", description=description, default=SystemsBenchConfig()
     )
-    for flag, use in (("--dataroot", "train on"), ("--test", "compare on")):
-        if not value_of(flag, argv, ""):
-            raise UserError(f"{flag}: not given; name the folder of faces to {use}")
-    if config.minutes <= 0:
-        raise UserError(f"--minutes {config.minutes:g}: not usable; give a number above 0")
-    return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,18 +165,15 @@ class WebBenchConfig:
     """Address of a server that runs already, with the shipped weights; without it one is started."""
     pid: int = 0
     """Its process, for its memory; 0 leaves that out."""
-    clients: int = 50
+    clients: Annotated[int, Option(at_least=1)] = 50
     """Clients that ask at the same time."""
-    seconds: float = 60.0
+    seconds: Annotated[float, Option(above=0)] = 60.0
     """How long they ask."""
     rough: bool = False
     """Beside them one that reads slowly, one that sends 400 MB and one that vanishes, again and again."""
 
     def __post_init__(self) -> None:
-        if self.clients < 1:
-            raise UserError(f"--clients {self.clients}: not usable; give at least 1")
-        if not self.seconds > 0:
-            raise UserError(f"--seconds {self.seconds:g}: not usable; give a number above 0")
+        check(self)
 
 
 def parse_web_bench(argv: Sequence[str]) -> WebBenchConfig:
@@ -198,12 +190,12 @@ def parse_web_bench(argv: Sequence[str]) -> WebBenchConfig:
 class ReliabilityConfig:
     """What `python -m benchmarks.reliability` takes."""
 
-    campaign: tyro.conf.Positional[Literal["kills", "visdom"]]
+    campaign: Annotated[Literal["kills", "visdom"], Option(positional=True, required="kills or visdom")] = "kills"
     """kills: a training is killed at any moment, again and again, and must end as if it had not been. visdom: the
     Visdom server of a training is, and must have every point at the end."""
-    count: int = 200
+    count: Annotated[int, Option(at_least=1)] = 200
     """How often."""
-    seconds: float = 0.0
+    seconds: Annotated[float, Option(at_least=0)] = 0.0
     """Stop after this time, too; 0 sets no limit."""
     seed: int = 0
     """Seed of the moments."""
@@ -211,10 +203,7 @@ class ReliabilityConfig:
     """Where a run that differs or is not whole is kept."""
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UserError(f"--count {self.count}: not usable; give at least 1")
-        if not self.seconds >= 0:
-            raise UserError(f"--seconds {self.seconds:g}: not usable; give 0 or more")
+        check(self)
 
 
 def parse_reliability(argv: Sequence[str]) -> ReliabilityConfig:
@@ -224,7 +213,7 @@ def parse_reliability(argv: Sequence[str]) -> ReliabilityConfig:
         UserError: an unknown flag or a value that does not fit.
     """
     description = "Break trainings on purpose and print a table (see docs/reliability.md)."
-    default = ReliabilityConfig(campaign="kills")
+    default = ReliabilityConfig()
     return parse(ReliabilityConfig, argv, prog="benchmarks.reliability", description=description, default=default)
 
 
@@ -232,69 +221,63 @@ def parse_reliability(argv: Sequence[str]) -> ReliabilityConfig:
 class ScaleBenchConfig:
     """What `python -m benchmarks.scale` takes. Measured: docs/scale.md says where. Assumed: put in your own."""
 
-    faces: int = 1_000_000
+    faces: Annotated[int, Option(above=0)] = 1_000_000
     """Faces of the training set."""
-    image_size: int = 512
+    image_size: Annotated[int, Option(above=0)] = 512
     """Side in pixels of what is trained on."""
-    epochs: float = 15.0
+    epochs: Annotated[float, Option(above=0)] = 15.0
     """Times that each face is aged in the training; the default of the model for whole heads."""
-    gpus: tuple[int, ...] = (1, 8, 64)
+    gpus: Annotated[tuple[int, ...], Option(above=0)] = (1, 8, 64)
     """Numbers of GPUs to train on."""
-    measured_per_s: float = 500.0
+    measured_per_s: Annotated[float, Option(above=0)] = 500.0
     """Measured: images/s of a training on one GPU."""
-    measured_size: int = 256
+    measured_size: Annotated[int, Option(above=0)] = 256
     """Measured: the side in pixels of these."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Option(above=0)] = 32
     """Images per step and GPU."""
-    parameters: float = 12e6
+    parameters: Annotated[float, Option(above=0)] = 12e6
     """Measured: numbers in the networks that are trained, generator and discriminators."""
-    gpus_per_machine: int = 8
+    gpus_per_machine: Annotated[int, Option(above=0)] = 8
     """Assumed: GPUs that one machine has."""
-    link_gb_s: float = 300.0
+    link_gb_s: Annotated[float, Option(above=0)] = 300.0
     """Assumed: GB/s between the GPUs of a machine (NVLink)."""
-    network_gb_s: float = 6.0
+    network_gb_s: Annotated[float, Option(above=0)] = 6.0
     """Assumed: GB/s of each GPU between machines (400 Gbit/s for eight)."""
-    overlap: float = 0.7
+    overlap: Annotated[float, Option(at_least=0, below=1)] = 0.7
     """Assumed: share of the exchange that runs while gradients are still computed."""
-    uncaptured: float = 0.85
+    uncaptured: Annotated[float, Option(above=0)] = 0.85
     """Assumed: speed without CUDA graphs, which several processes do not have, over the speed with them."""
-    pictures_per_image: float = 2.0
+    pictures_per_image: Annotated[float, Option(above=0)] = 2.0
     """Pictures read for each image that is aged: itself and a real one of the target age."""
-    cached_size: int = 528
+    cached_size: Annotated[int, Option(above=0)] = 528
     """Side in pixels of the decoded pictures in the cache; crops are taken of them."""
-    gpu_hour: float = 3.5
+    gpu_hour: Annotated[float, Option(above=0)] = 3.5
     """Assumed: price of a GPU in USD per hour, its share of the machine included."""
-    core_hour: float = 0.04
+    core_hour: Annotated[float, Option(above=0)] = 0.04
     """Assumed: price of a core in USD per hour."""
-    requests_per_s: float = 1000.0
+    requests_per_s: Annotated[float, Option(above=0)] = 1000.0
     """Faces per second that are asked for."""
-    cache_hits: float = 0.3
+    cache_hits: Annotated[float, Option(at_least=0, below=1)] = 0.3
     """Assumed: share of them that were asked for before."""
-    cache_hours: float = 24.0
+    cache_hours: Annotated[float, Option(above=0)] = 24.0
     """How long answers are kept."""
-    answer_kb: float = 250.0
+    answer_kb: Annotated[float, Option(above=0)] = 250.0
     """Assumed: size of an answer in kB."""
-    gflop: float = 35.9
+    gflop: Annotated[float, Option(above=0)] = 35.9
     """Measured: operations of the generator for one face."""
-    serving_tflops: float = 60.0
+    serving_tflops: Annotated[float, Option(above=0)] = 60.0
     """Assumed: operations per second that a GPU reaches meanwhile."""
-    serving_batch: int = 16
+    serving_batch: Annotated[int, Option(above=0)] = 16
     """Faces per forward pass."""
-    load: float = 0.6
+    load: Annotated[float, Option(above=0, below=1)] = 0.6
     """Share of the time that GPUs and cores are busy; the rest is for peaks."""
-    crop_ms: float = 10.0
+    crop_ms: Annotated[float, Option(above=0)] = 10.0
     """Assumed: time of a core to decode, check, enlarge and encode an aligned crop."""
-    photo_ms: float = 1100.0
+    photo_ms: Annotated[float, Option(above=0)] = 1100.0
     """Measured: time of a core for a photograph of 12 megapixels, without the network."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            for one in value if isinstance(value, tuple) else (value,):
-                if one <= 0 and name not in ("cache_hits", "overlap"):
-                    raise UserError(f"--{name} {one:g}: not usable; give a number above 0")
-        for name in ("cache_hits", "overlap", "load"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name):g}: not usable; give a number from 0 to below 1")
+        check(self)
 
 
 def parse_scale(argv: Sequence[str]) -> ScaleBenchConfig:
@@ -311,15 +294,13 @@ def parse_scale(argv: Sequence[str]) -> ScaleBenchConfig:
 class ShardsBenchConfig:
     """What `python -m benchmarks.shards` takes."""
 
-    seconds: int = 60
+    seconds: Annotated[int, Option(at_least=1)] = 60
     """How long the speed is measured, for each number of workers."""
-    samples: int = 1_000_000
+    samples: Annotated[int, Option(at_least=1)] = 1_000_000
     """Pictures drawn to see that memory stays flat."""
 
     def __post_init__(self) -> None:
-        for name, value in (("seconds", self.seconds), ("samples", self.samples)):
-            if value < 1:
-                raise UserError(f"--{name} {value}: not usable; give at least 1")
+        check(self)
 
 
 def parse_shards_bench(argv: Sequence[str]) -> ShardsBenchConfig:

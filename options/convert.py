@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cyclegan_age.config import ConvertConfig, UserError
+from cyclegan_age.config import ConvertConfig
 from options.parse import parse
 
 
@@ -13,7 +13,4 @@ def parse_convert(argv: Sequence[str]) -> ConvertConfig:
         UserError: an unknown flag, a value that does not fit, or no `--cg`.
     """
     description = "Read a generator of CycleGAN, pix2pix or CUT, and write it as weights for the other commands."
-    config = parse(ConvertConfig, argv, prog="convert.py", description=description, default=ConvertConfig())
-    if not config.cg:
-        raise UserError("--cg: not given; name a generator's file, such as latest_net_G.pth")
-    return config
+    return parse(ConvertConfig, argv, prog="convert.py", description=description, default=ConvertConfig())

@@ -1,78 +1,194 @@
-"""Flags to dataclasses, by tyro, with errors of one line."""
+"""Flags to dataclasses, by tyro, with errors of one line.
 
-import contextlib
-import io
+tyro reports a wrong value by printing it. Every field is therefore given a constructor of its own, which takes any
+number of words and raises the error itself; flags that tyro does not know come back as a list.
+"""
+
+import ast
+import inspect
 import os
-import re
 import sys
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from textwrap import dedent
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from cyclegan_age.config import INSTALLED, UserError
+from cyclegan_age.config.fields import GROUPS, RARE, flag_of, option_of
 
 T = TypeVar("T")
 
-_IN_WORDS = {"INT": "a whole number", "FLOAT": "a number", "INT ...": "whole numbers", "FLOAT ...": "numbers"}
+_WORDS = {int: "whole number", float: "number", str: "word", Path: "path"}
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a command line says.
+
+    Attributes:
+        configs: one for each of the defaults, in their order.
+        given: names of the fields that it has values for.
+        rest: words that belong to none of them.
+    """
+
+    configs: list[Any]
+    given: set[str]
+    rest: list[str]
 
 
 def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, default: T) -> T:
     """Read flags into a dataclass; both `--target_age` and `--target-age` are understood.
 
     Raises:
-        UserError: an unknown flag or a value that does not fit.
+        UserError: an unknown flag, a value that does not fit, or a required flag that is not given.
         SystemExit: `--help` was asked for.
     """
-    if INSTALLED:
-        prog = f"cyclegan-age {prog.replace('.py', '')}"
-    said = io.StringIO()
+    return cast("T", read([default], argv, prog=prog, description=description).configs[0])
+
+
+def read(
+    defaults: Sequence[Any],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    choices: Mapping[str, Sequence[str]] | None = None,
+) -> Parsed:
+    """As `parse`, with all that the command line says.
+
+    Args:
+        defaults: instances of dataclasses without a name in common.
+        argv: the command line.
+        prog: the command, for help and errors.
+        description: for the help.
+        choices: the values that the fields of some names have.
+
+    Raises:
+        UserError: as of `parse`.
+        SystemExit: as of `parse`.
+    """
+    prog = f"cyclegan-age {prog.replace('.py', '')}" if INSTALLED else prog
+    parsed = take(defaults, argv, prog=prog, description=description, choices=choices)
+    declared = {one.name: one for config in defaults for one in fields(config)}
+    if parsed.rest:
+        word = parsed.rest[0].partition("=")[0]
+        if not word.startswith("-"):
+            raise UserError(f"{word}: belongs to no flag; put it directly behind the flag that it is for")
+        names = [*declared, *(f"no_{name}" for name, one in declared.items() if isinstance(one.default, bool))]
+        meant = get_close_matches(word.lstrip("-").replace("-", "_"), names, n=1)
+        remedy = f"is --{meant[0]} meant?" if meant else f"{prog} --help lists the flags"
+        raise UserError(f"{word}: unknown; {remedy}")
+    for name, one in declared.items():
+        if (what := option_of(one).required) and name not in parsed.given:
+            raise UserError(f"{flag_of(one)}: required; give {what}")
+    return parsed
+
+
+def take(
+    defaults: Sequence[Any],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    choices: Mapping[str, Sequence[str]] | None = None,
+    add_help: bool = True,
+) -> Parsed:
+    """As `read`, but what is unknown is left over, and what is required may be missing.
+
+    Raises:
+        UserError: a value that does not fit.
+        SystemExit: as of `parse`.
+    """
+    given: set[str] = set()
+    members: dict[str, list[tuple[str, Any, Any]]] = {}
+    for config in defaults:
+        texts = _texts(type(config))
+        for one in fields(config):
+            annotation = _argument(one, texts.get(one.name, ""), (choices or {}).get(one.name, ()), given)
+            default = field(default=getattr(config, one.name))
+            members.setdefault(option_of(one).group, []).append((one.name, annotation, default))
+    root = members.pop("", [])
+    for group in GROUPS:
+        if group in members:
+            part = make_dataclass(group, members[group])
+            part.__doc__ = "Flags that single recipes need." if group == RARE else ""
+            root.append((group, part, field(default_factory=part)))
+    kind: Any = make_dataclass("Flags", root)
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                kind,
-                prog=prog,
-                description=description,
-                args=list(argv),
-                default=default,
-                use_underscores=True,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
+        found, rest = tyro.cli(
+            kind,
+            prog=prog,
+            description=description,
+            args=list(argv),
+            use_underscores=True,
+            return_unknown_args=True,
+            add_help=add_help,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
     except BrokenPipeError:  # --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at the end either
         raise SystemExit(0) from None
-    except SystemExit as e:
-        if e.code == 0:
-            raise
-        text = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯─│]|-{5,}", " ", said.getvalue())
-        raise UserError(_short(re.sub(r"\s+", " ", text).strip(), prog)) from None
+    values = vars(found)
+    for group in members:
+        values |= vars(values[group])
+    return Parsed([type(c)(**{one.name: values[one.name] for one in fields(c)}) for c in defaults], given, rest)
 
 
-def _short(said: str, prog: str) -> str:
-    """What tyro says of wrong flags, in the form of this package's errors; as it is where it is of no known kind."""
-    if m := re.search(r"Unrecognized options: ([^\s,]+)", said):
-        meant = re.search(r"Perhaps you meant: (--\w+)", said)
-        if not m[1].startswith("-"):
-            return f"{m[1]}: belongs to no flag; put it directly behind the flag that it is for (see {prog} --help)"
-        return f"{m[1]}: unknown; " + (f"is {meant[1]} meant?" if meant else f"{prog} --help lists the flags")
-    if m := re.search(r"Error parsing (--\w+): (.+?) (?:Argument helptext|For full)", said):
-        wanted = re.search(r"Argument helptext: --\w+ (\S.*?) [A-Z][a-z]", said)
-        given = re.search(r": \[?'(.*)'\]?$", m[2].replace("', '", " "))
-        fault = f" {given[1]}: not understood" if given else f": {m[2].rstrip('.')}"
-        takes = re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1 ...", wanted[1]) if wanted else f"what {prog} --help says"
-        return f"{m[1]}{fault}; give {_IN_WORDS.get(takes, takes)}"
-    if m := re.search(r"invalid choice ('.*?') for argument '(--\w+)'. Expected one of \((.*?)\)", said):
-        return f"{m[2]} {m[1].strip(chr(39))}: unknown; give one of {m[3].replace(chr(39), '')}"
-    if m := re.search(r"Missing value for argument '(--\w+)'", said):
-        return f"{m[1]}: a value of it is missing; {prog} --help says what it takes"
-    return said
+def _argument(declared: "Field[Any]", text: str, choices: Sequence[str], given: set[str]) -> Any:
+    """The type of a field for tyro: its own, with the help and a constructor that raises errors of one line."""
+    option, flag = option_of(declared), flag_of(declared)
+    hint: Any = get_args(declared.type)[0] if get_origin(declared.type) is Annotated else declared.type
+    hint = Literal[tuple(choices)] if choices else hint
+    about = tyro.conf.arg(help=text, help_behavior_hint="(required)" if option.required else None)
+    if hint is bool:
+        return Annotated[hint, about]
+    usual = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(hint, set()))
+    assert isinstance(usual, PrimitiveConstructorSpec)
+
+    def construct(words: list[str]) -> Any:
+        given.add(declared.name)
+        shown = " ".join([flag, *words])
+        if isinstance(usual.nargs, int) and len(words) != usual.nargs:
+            raise UserError(f"{shown}: must be {'' if words else 'followed by '}{_wanted(hint)}")
+        if usual.choices and words[0] not in usual.choices:
+            raise UserError(f"{shown}: must be {_wanted(hint)}")
+        try:
+            return usual.instance_from_str(words)
+        except ValueError:
+            raise UserError(f"{shown}: must be {_wanted(hint)}") from None
+
+    spec = replace(usual, nargs="*", instance_from_str=construct, choices=None)
+    if option.positional:
+        return Annotated[hint, replace(spec, metavar=flag), about, tyro.conf.Positional]
+    return Annotated[hint, spec, about]
 
 
-def value_of(flag: str, argv: Sequence[str], default: str) -> str:
-    """Value of one flag, read before the others because it decides what these are."""
-    for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(flag + "="):
-            return word.split("=", 1)[1]
-    return default
+def _wanted(hint: Any) -> str:
+    """The values that a type has, in words."""
+    kinds = get_args(hint)
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(kinds)}"
+    if isinstance(hint, UnionType):
+        return _wanted(kinds[0])
+    if get_origin(hint) is tuple:
+        return f"{_WORDS[kinds[0]]}s" if Ellipsis in kinds else f"{len(kinds)} {_WORDS[kinds[0]]}s"
+    return f"one {_WORDS[hint]}"
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Docstrings of the fields of a dataclass and of its bases."""
+    texts = {}
+    for base in kind.__mro__[-2::-1]:
+        (tree,) = ast.parse(dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for one, after in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and isinstance(after, ast.Expr):
+                assert isinstance(after.value, ast.Constant)
+                texts[one.target.id] = " ".join(str(after.value.value).split())
+    return texts

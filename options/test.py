@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cyclegan_age.config import InferConfig, UserError
-from options.parse import parse
+from options.parse import read
 
 
 def parse_test(argv: Sequence[str]) -> InferConfig:
@@ -13,13 +13,14 @@ def parse_test(argv: Sequence[str]) -> InferConfig:
         UserError: an unknown flag or a value that does not fit.
     """
     description = "Age faces to any year, on a page you can open."
-    config = parse(InferConfig, argv, prog="test.py", description=description, default=InferConfig())
-    for flag, values, remedy in (
-        ("--features", config.features, "name layers (--features list tells them)"),
-        ("--target_age", config.target_age, "give ages in years, or leave the flag out for every decade"),
+    parsed = read([InferConfig()], argv, prog="test.py", description=description)
+    (config,) = parsed.configs
+    assert isinstance(config, InferConfig)
+    for flag, values, words in (
+        ("features", config.features, "layers (--features list names them)"),
+        ("target_age", config.target_age, "ages in years, or be left out for every decade"),
+        ("game", config.game, "aging A, morph A B or kids A B, A and B being photographs"),
     ):
-        if not values and flag in argv:
-            raise UserError(f"{flag}: no value given; {remedy}")
-    if not config.game and "--game" in argv:
-        raise UserError("--game: no value given; give aging A, morph A B or kids A B, A and B being photographs")
+        if flag in parsed.given and not values:
+            raise UserError(f"--{flag}: must be followed by {words}")
     return config

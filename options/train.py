@@ -5,11 +5,25 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from cyclegan_age.config import MODEL_CONFIGS, CycleGANPairConfig, ModelConfig, TrainConfig, UserError
-from options.parse import parse, value_of
+from cyclegan_age.config import MODEL_CONFIGS, CycleGANPairConfig, ModelConfig, TrainConfig
+from options.parse import read, take
 from options.presets import LATER_STAGES, PRESETS
 
 logger = logging.getLogger("cyclegan_age")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """The flag that decides which others there are."""
+
+    model: str = TrainConfig.model
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preset:
+    """The flag that decides the defaults of the others."""
+
+    preset: str = TrainConfig.preset
 
 
 def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
@@ -18,24 +32,24 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
     Raises:
         UserError: an unknown name or flag, a value that does not fit, or no `--dataroot`.
     """
-    model = value_of("--model", argv, TrainConfig.model)
-    if model not in MODEL_CONFIGS:
-        raise UserError(f"--model {model}: unknown; the models are {', '.join(MODEL_CONFIGS)}")
-    preset = value_of("--preset", argv, TrainConfig.preset)
-    if preset not in PRESETS[model]:
-        raise UserError(f"--preset {preset}: unknown for {model}; the presets are {', '.join(PRESETS[model])}")
+    # Each reading takes its own flags out of the words, and the next one reads what is left.
+    known: dict[str, Any] = {"model": tuple(MODEL_CONFIGS)}
+    first = take([_Model()], argv, prog="train.py", description="", choices=known, add_help=False)
+    model = first.configs[0].model
+    known["preset"] = tuple(PRESETS[model])
+    second = take([_Preset()], first.rest, prog="train.py", description="", choices=known, add_help=False)
+    preset = second.configs[0].preset
     train_defaults, net_defaults = PRESETS[model][preset]
-    kind = MODEL_CONFIGS[model]
-    both: Any = dataclasses.make_dataclass("Both", [("train", TrainConfig), ("net", kind)])
-    default = both(TrainConfig(model=model, preset=preset, **train_defaults), kind(**net_defaults))
-    out = parse(both, argv, prog="train.py", description=f"Train {model} on a folder of age groups.", default=default)
-    train, net = out.train, out.net
-    if not value_of("--dataroot", argv, ""):
-        raise UserError("--dataroot: not given; name the folder that holds one sub-folder per age group")
+    defaults = (
+        TrainConfig(model=model, preset=preset, **train_defaults),
+        MODEL_CONFIGS[model](**net_defaults),
+    )
+    description = f"Train {model} on a folder of age groups."
+    parsed = read(defaults, second.rest, prog="train.py", description=description, choices=known)
+    train, net = parsed.configs
     if isinstance(net, CycleGANPairConfig) and all((train.dataroot / name).is_dir() for name in ("trainA", "trainB")):
-        given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in argv}
         names: dict[str, Any] = {"group_a": "A", "group_b": "B"}  # of pictures of any kind
-        names = {flag: name for flag, name in names.items() if flag not in given}
+        names = {flag: name for flag, name in names.items() if flag not in parsed.given}
         net = dataclasses.replace(net, **names)
     if preset in LATER_STAGES.get(model, ()) and not train.init:
         logger.warning(

@@ -90,7 +90,7 @@ def test_a_folder_without_pictures_is_one_line(tmp_path: Path, capsys: pytest.Ca
         "no pictures in it; give a folder of faces",
         "no such folder; give one of faces",
     ]
-    with pytest.raises(UserError, match=r"^FOLDER: not given"):
+    with pytest.raises(UserError, match=r"^FOLDER: required; give a folder"):
         parse_prepare(["audit"])
 
 
@@ -290,7 +290,7 @@ def test_what_is_unsafe_is_refused_by_name_and_nothing_moves(
     assert prepare_command.main(["audit", str(root), "--undo", str(plan)]) == 2
     assert "labels.csv has changed since" in capsys.readouterr().err
     assert (root.parent / "set-aside/a/1.png").is_file()
-    with pytest.raises(UserError, match=r"^--fix: not together with --undo"):
+    with pytest.raises(UserError, match=r"^--fix and --undo: must not both be given"):
         parse_prepare(["audit", str(root), "--fix", "--undo", str(plan)])
 
 

@@ -147,11 +147,11 @@ def test_object_stores_are_read_listed_and_written(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--output o", "--input: not given; name the pictures"),
-        ("--input i", "--output: not given; name the folder of the results"),
-        ("--input i --output o --workers -1", "--workers -1: not usable; give 0 or more"),
-        ("--input i --output o --target_age 200", "--target_age 200: not an age in years"),
-        ("--input i --output o --aligned --face 2", "--face 2: aligned pictures show one face each"),
+        ("--output o", "--input: required; give the pictures"),
+        ("--input i", "--output: required; give the folder of the results"),
+        ("--input i --output o --workers -1", "--workers -1: must be at least 0"),
+        ("--input i --output o --target_age 200", "--target_age 200: must be numbers, each from 0 to 120"),
+        ("--input i --output o --aligned --face 2", "--face 2: must be all for aligned pictures"),
     ],
 )
 def test_wrong_flags_are_told_in_a_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

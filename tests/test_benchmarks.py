@@ -160,4 +160,4 @@ def test_the_benchmark_of_shards_runs(capsys: pytest.CaptureFixture[str], monkey
     assert shards.main(["--seconds", "1", "--samples", "640"]) == 0
     assert "| after 640 " in capsys.readouterr().out
     assert shards.main(["--seconds", "0"]) == 2
-    assert capsys.readouterr().err == "--seconds 0: not usable; give at least 1\n"
+    assert capsys.readouterr().err == "--seconds 0: must be at least 1\n"

@@ -335,12 +335,12 @@ def test_wrong_files_are_told_in_one_line(
         (["--cg", "folder.pth"], "--cg folder.pth: a folder; give a generator's"),
         (["--cg", "empty.pth"], "--cg empty.pth: an empty file; copy it again, or give a generator's"),
         (["--cg", "program.pth"], "--cg program.pth: a program of TorchScript; give a generator's"),
-        ([*pair, "--group_a", "x", "--group_b", "x"], "--group_b x: not usable; give another name than that of --gr"),
+        ([*pair, "--group_a", "x", "--group_b", "x"], "--group_b x: must be another name than that of --group_a"),
         ([*pair, "--group_a", "20-29", "--group_b", "21-28"], "--group_b 21-28: two domains of one age, 20-29 and"),
-        ([], "--cg: not given; name a generator's file"),
-        (["--cg", "a", "b", "c"], "--cg a b c: not usable; give one or two"),
-        (["--cg", "a", "--output", "a.pth"], "--output a.pth: not usable; give a name that ends in .safetensors"),
-        (["--cg", "a", "--image_size", "30"], "--image_size 30: not usable; give a multiple of 4"),
+        ([], "--cg: required; give a generator's file"),
+        (["--cg", "a", "b", "c"], "--cg a b c: must be one or two .pth files"),
+        (["--cg", "a", "--output", "a.pth"], "--output a.pth: must be a file name that ends in .safetensors"),
+        (["--cg", "a", "--image_size", "30"], "--image_size 30: must be a multiple of 4"),
     ):
         assert convert_command.main(flags) == 2
         said = capsys.readouterr().err
@@ -468,7 +468,7 @@ def test_a_unet_with_batch_norm_and_dropout_trains(pictures: Path, tmp_path: Pat
     assert train_command.main([*flags, "--precision", "fp32"]) == 0
     assert list((tmp_path / "unet" / "samples").glob("features-downs.1-*"))
     assert Ager.load(tmp_path / "unet" / "weights.safetensors").layers()[:2] == ["to_a.downs.0", "to_a.downs.1"]
-    with pytest.raises(UserError, match="--dropout True: not usable; give --generator resnet with it"):
+    with pytest.raises(UserError, match="--dropout: must be used with --generator resnet or unet"):
         parse_train(["--dataroot", str(pictures), "--model", "cyclegan_pair", "--dropout"])
 
 

@@ -256,7 +256,7 @@ def test_a_training_begins_from_given_weights(
     assert error.startswith("--init_average first: its generator is of another kind than that of --init: bend.conv.")
     assert not (tmp_path / "other").exists()
     assert train_command.main([*common, "--init", "first", "--init_share", "0.3", "--name", "other"]) == 2
-    assert "give --init_average" in capsys.readouterr().err
+    assert "must be used with --init_average" in capsys.readouterr().err
 
 
 def test_the_progress_bar_sums_each_phase() -> None:
@@ -355,21 +355,25 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "--dataroot: not given"),
+        ([], "--dataroot: required; give the folder that holds one sub-folder per age group"),
         (["--dataroot", "/nowhere"], "--dataroot /nowhere"),
-        (["--dataroot", ".", "--model", "nothing"], "--model nothing: unknown; the models are cyclegan"),
-        (["--dataroot", ".", "--preset", "nothing"], "--preset nothing: unknown for cyclegan; the presets are default"),
-        (["--dataroot", ".", "--batch_size", "0"], "--batch_size 0: not usable; give at least 1"),
-        (["--dataroot", ".", "--batch_size", "many"], "--batch_size many: not understood; give a whole number"),
-        (["--dataroot", ".", "--ages", "20", "old"], "--ages 20 old: not understood; give whole numbers"),
-        (["--dataroot", ".", "--batch_size"], "--batch_size: a value of it is missing; "),
+        (["--dataroot", ".", "--model", "nothing"], "--model nothing: must be one of cyclegan, cyclegan_pair"),
+        (["--dataroot", ".", "--preset", "nothing"], "--preset nothing: must be one of default, detail, shift"),
+        (["--dataroot", ".", "--batch_size", "0"], "--batch_size 0: must be at least 1"),
+        (["--dataroot", ".", "--batch_size", "many"], "--batch_size many: must be one whole number"),
+        (["--dataroot", ".", "--ages", "20", "old"], "--ages 20 old: must be whole numbers"),
+        (["--dataroot", ".", "--batch_size"], "--batch_size: must be followed by one whole number"),
         (["--dataroot", ".", "--bogus", "1"], "--bogus: unknown; "),
-        (["--dataroot", ".", "faces"], "faces: belongs to no flag; put it directly behind the flag that it is for"),
+        (["--dataroot", ".", "faces"], "--dataroot . faces: must be one path"),
+        (
+            ["--dataroot", ".", "--flip", "faces"],
+            "faces: belongs to no flag; put it directly behind the flag",
+        ),
         (["--dataroot", ".", "--batch_sise", "1"], "--batch_sise: unknown; is --batch_size meant?"),
-        (["--dataroot", ".", "--monitor", "foo"], "--monitor foo: unknown; give one of auto, visdom, tensorboard, "),
-        (["--dataroot", ".", "--ages", "20", "10"], "--ages 20 10: not usable"),
+        (["--dataroot", ".", "--monitor", "foo"], "--monitor foo: must be one of auto, visdom, tensorboard, "),
+        (["--dataroot", ".", "--ages", "20", "10"], "--ages 20 10: must be 2 or more numbers, rising"),
         (["--dataroot", ".", "--lambda_age", "0", "--monitor", "none"], "no age folders found"),
-        (["--dataroot", ".", "--lambda_age", "-1"], "--lambda_age -1.0: not usable"),
+        (["--dataroot", ".", "--lambda_age", "-1"], "--lambda_age -1: must be at least 0"),
         (["--dataroot", ".", "--name", "../out", "--lambda_age", "0"], "--"),
     ],
 )

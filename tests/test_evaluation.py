@@ -567,15 +567,15 @@ def test_mistakes_are_told_in_one_line(
     config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, words in (
-        ([], "--dataroot: not given"),
+        ([], "--dataroot: required; give a folder of faces"),
         (["--dataroot", str(tiny_faces), "--weights", "nothing"], "--weights nothing: neither a file nor a run"),
-        (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: both given"),
-        (["--dataroot", str(tiny_faces), "--target_age", "30"], "--target_age 30: not usable; give two or more ages"),
+        (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: must not both"),
+        (["--dataroot", str(tiny_faces), "--target_age", "30"], "--target_age 30: must be two or more ages"),
         (["--dataroot", str(tiny_faces), "--weights", "gan"], "gan.safetensors: weights of a model that ages no given"),
         (["--dataroot", str(tiny_faces), "--judge", "no"], "--judge no: no weights no; train some: "),
-        (["--dataroot", str(tiny_faces), "--watch_minutes", "1"], "--watch_minutes 1.0: not usable; give --watch"),
-        (["--dataroot", str(tiny_faces), "--sources", "20"], "--sources: a value of it is missing; "),
-        (["--dataroot", str(tiny_faces), "--name", "../x"], "--name ../x: not a plain folder name"),
+        (["--dataroot", str(tiny_faces), "--watch_minutes", "1"], "--watch_minutes 1: must be used with --watch"),
+        (["--dataroot", str(tiny_faces), "--sources", "20"], "--sources 20: must be 2 whole numbers"),
+        (["--dataroot", str(tiny_faces), "--name", "../x"], "--name ../x: must be a plain folder name"),
     ):
         assert command.main([*flags, "--results_dir", str(tmp_path)]) == 2
         err = capsys.readouterr().err
@@ -667,7 +667,7 @@ def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
         UserError, match=r"^--weights .*: made for faces in the frame utkface, not in that of --dataroot"
     ):
         run.evaluate(config(frame="ffhq"), print, Panel(tmp_path / "log"))
-    with pytest.raises(UserError, match=r"^--frame head: not usable"):
+    with pytest.raises(UserError, match=r"^--frame head: must be utkface, ffhq"):
         config(frame="head")
     snapshot = runs.load_snapshot(weights)
     heads = tmp_path / "heads.safetensors"

@@ -150,7 +150,7 @@ def test_programs_of_torch_export_give_the_same(heads: Path, tmp_path: Path) -> 
     with torch.inference_mode():
         assert np.abs(module(x, age).numpy() - expected).max() < 1e-4
         assert module(x[:1], age[:1]).shape == x[:1].shape
-    with pytest.raises(UserError, match=r"^--precision fp16: not usable; for \.onnx and \.html alone"):
+    with pytest.raises(UserError, match=r"^--precision fp16: must be used with \.onnx or \.html"):
         ExportConfig(output=file, precision="fp16")
 
 
@@ -249,7 +249,7 @@ def test_missing_packages_and_wrong_names_are_told(
     assert export_command.main(["--output", "age.pt"]) == 2
     assert (
         capsys.readouterr().err
-        == "--output age.pt: not usable; give a file name that ends in .onnx, .html, .pt2, .safetensors\n"
+        == "--output age.pt: must be a file name that ends in .onnx, .html, .pt2, .safetensors\n"
     )
 
 

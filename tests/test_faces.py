@@ -869,7 +869,7 @@ def test_mistakes_are_told_in_one_line(weights: Path, tmp_path: Path, capsys: py
         (["--input", str(cup)], f"--input {cup}: no face found"),
         (["--input", str(me), "--face", "2"], f"--input {me}: no face 2; 1 face found"),
         (["--input", str(me), "--face", "left"], "--face left"),
-        (["--input", str(me), "--face", "2", "--aligned"], "--face 2: aligned pictures show one face each; "),
+        (["--input", str(me), "--face", "2", "--aligned"], "--face 2: must be all for aligned pictures, which "),
         (["--input", str(text)], f"--input {text}: not a picture; give another file\n"),
         (["--input", str(tmp_path / "none")], f"--input {tmp_path / 'none'}: no such file"),
     ):

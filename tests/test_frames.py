@@ -26,7 +26,7 @@ def test_frames_have_names_and_numbers() -> None:
     assert own.points == ((0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8))
     assert Frame.of(TEN.replace(",", " ")) == own
     for wrong in ("fhq", "0.3,0.4", TEN.replace("0.7", "1.7"), TEN.replace("0.7", "0.2"), TEN.replace("0.7", "nan")):
-        with pytest.raises(UserError, match=r"^--frame .*give utkface, ffhq, or x and y of five points"):
+        with pytest.raises(UserError, match=r"^--frame .*: must be utkface, ffhq, or x and y of five points"):
             Frame.of(wrong)
         with pytest.raises(UserError, match=r"^--frame"):
             TrainConfig(frame=wrong)
@@ -72,5 +72,5 @@ def test_weights_keep_their_frame(tmp_path: Path) -> None:
     del old["train"]["frame"]
     assert from_settings(old)[0].frame == "utkface"
     assert settings(*from_settings(old))["train"]["frame"] == "utkface"
-    with pytest.raises(UserError, match=r"^--frame tight: not usable"):
+    with pytest.raises(UserError, match=r"^--frame tight: must be utkface, ffhq, or x and y"):
         parse_train(["--dataroot", "faces", "--frame", "tight"])

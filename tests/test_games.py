@@ -213,10 +213,10 @@ def test_files_that_are_no_faces_are_told(ager: Ager, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
-        ({"sample": 2, "game": ("aging", "a")}, "both given"),
-        ({"sample": -1}, "how many"),
+        ({"sample": 2, "game": ("aging", "a")}, "must not both be given"),
+        ({"sample": -1}, "--sample -1: must be at least 0"),
         ({"steps": 0}, "at least 1"),
-        ({"game": ("aging", "a"), "input": Path("b")}, "leave them out"),
+        ({"game": ("aging", "a"), "input": Path("b")}, "must be left out with --sample and --game"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(flags: dict[str, Any], match: str) -> None:

@@ -220,19 +220,19 @@ def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
         scaled(change, {"hair": 1})
     with pytest.raises(UserError, match=r"^--change: these weights make faces anew"):
         scaled(replace(change, replaces=True), {"shape": 1})
-    with pytest.raises(UserError, match=r"^--change nose: unknown part; the parts are hair, skin, shape$"):
+    with pytest.raises(UserError, match=r"^--change nose: must be a part, one of hair, skin, shape$"):
         ager.age_photo(PORTRAIT, 60, change={"nose": 1})
-    with pytest.raises(UserError, match=r"^--change skin=3: not usable; give a number from 0 to 2$"):
+    with pytest.raises(UserError, match=r"^--change skin=3: must be from 0 to 2$"):
         ager.age_photo(PORTRAIT, 60, change={"skin": 3})
     assert InferConfig(input=tmp_path, change=("hair=.5", "shape=2")).strengths == {"hair": 0.5, "shape": 2}
     for words, said in (
-        (("hair",), r"--change hair: not a part and a number; give it as hair=0.5"),
-        (("beard=1",), r"--change beard: unknown part"),
-        (("hair=nan",), r"--change hair=nan: not usable"),
+        (("hair",), r"--change hair: must be a part and a number, as hair=0.5"),
+        (("beard=1",), r"--change beard: must be a part"),
+        (("hair=nan",), r"--change hair=nan: must be from 0 to 2"),
     ):
         with pytest.raises(UserError, match=said):
             InferConfig(input=tmp_path, change=words)
-    with pytest.raises(UserError, match=r"^--change hair=1: for photographs alone"):
+    with pytest.raises(UserError, match=r"^--change hair=1: must be used with photographs"):
         InferConfig(change=("hair=1",))
 
 
@@ -340,7 +340,7 @@ def test_photographs_and_videos_by_weights_of_heads(
     near = tiny(tmp_path / "near.safetensors", "utkface")
     for more, said in (
         (["--weights", str(near), "--change", "hair=0.5"], "--change hair: only weights with --frame ffhq know hair"),
-        (["--change", "ears=1"], "--change ears: unknown part; the parts are hair, skin, shape"),
+        (["--change", "ears=1"], "--change ears: must be a part, one of hair, skin, shape"),
     ):
         assert main([*place, "--input", str(tmp_path / "in"), *more]) == 2
         assert said in capsys.readouterr().err
@@ -399,7 +399,7 @@ def test_networks_of_heads_cannot_look_at_tight_faces(tmp_path: Path) -> None:
     assert load_estimator(str(file), TrainConfig(), "ffhq").window == ()
     with pytest.raises(UserError, match=r"^--estimators .*: looks at more \(ffhq\) than the frame utkface shows"):
         load_estimator(str(file), TrainConfig(), "utkface")
-    with pytest.raises(UserError, match=r"^--window 0.5 0.5 0.6: not usable"):
+    with pytest.raises(UserError, match=r"^--window 0.5 0.5 0.6: must be left, top and side"):
         AgeEstimatorConfig(window=(0.5, 0.5, 0.6))
 
 

@@ -217,7 +217,7 @@ def test_labels_of_others_are_left_alone(numbered: Path, capsys: pytest.CaptureF
     assert label(numbered) == 2
     assert "not written by prepare.py label" in capsys.readouterr().err
     assert (numbered / "labels.csv").read_text() == "file,age\n0.jpg,7\n"
-    with pytest.raises(UserError, match=r"^FOLDER: not given"):
+    with pytest.raises(UserError, match=r"^FOLDER: required; give a folder"):
         parse_prepare(["label"])
 
 

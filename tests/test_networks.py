@@ -251,7 +251,7 @@ def test_strength_multiplies_field_and_change() -> None:
 )
 def test_what_belongs_to_the_residual_form_is_refused_without_it(flags: dict[str, Any]) -> None:
     (flag,) = flags
-    with pytest.raises(UserError, match=f"--{flag} .*give --residual with it"):
+    with pytest.raises(UserError, match=f"--{flag}.*: must be used with --residual"):
         CycleGANConfig(residual=False, **flags)
 
 

@@ -269,7 +269,7 @@ def test_the_remedies_for_a_strong_discriminator_are_taken() -> None:
 
 
 def test_features_without_a_network_are_refused() -> None:
-    with pytest.raises(UserError, match=r"--alpha_feature 0\.5: not usable; give 0, or --embedder, or --lambda_age"):
+    with pytest.raises(UserError, match=r"--alpha_feature 0\.5: must be 0 without --embedder and --lambda_age"):
         PFAGANConfig(lambda_age=0)
     PFAGANConfig(lambda_age=0, embedder="mine")
 

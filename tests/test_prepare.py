@@ -136,14 +136,20 @@ def test_other_settings_need_another_folder(fgnet: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "SET: not given; give one as the first word: utkface"),
-        (["fgnt", "--source", "a", "--output", "b"], "fgnt: no set of that name; the sets are utkface"),
-        (["fgnet", "--output", "b"], "--source: not given"),
-        (["fgnet", "--source", "a"], "--output: not given"),
-        (["csv", "--source", "a", "--output", "b"], "--csv: missing for the set csv"),
-        (["fgnet", "--source", "a", "--output", "b", "--pattern", "{age}"], "--pattern: only for the set pattern"),
-        (["fgnet", "--source", "a", "--output", "b", "--val", "0.6", "--test", "0.4"], "--val 0.6: not usable"),
-        (["fgnet", "--source", "a", "--output", "b", "--frame", "tight"], "--frame tight: not usable"),
+        ([], "SET: required; give one of utkface"),
+        (["fgnt", "--source", "a", "--output", "b"], "SET fgnt: must be one of utkface"),
+        (["fgnet", "--output", "b"], "--source: required; give"),
+        (["fgnet", "--source", "a"], "--output: required; give"),
+        (["csv", "--source", "a", "--output", "b"], "--csv: must be given with the set csv"),
+        (
+            ["fgnet", "--source", "a", "--output", "b", "--pattern", "{age}"],
+            "--pattern: must be used with the set",
+        ),
+        (
+            ["fgnet", "--source", "a", "--output", "b", "--val", "0.6", "--test", "0.4"],
+            "--val 0.6: must be below 1",
+        ),
+        (["fgnet", "--source", "a", "--output", "b", "--frame", "tight"], "--frame tight: must be utkface, ffhq"),
     ],
 )
 def test_wrong_flags_are_one_line(words: list[str], error: str) -> None:

@@ -368,7 +368,7 @@ def test_csv_of_ones_own(tmp_path: Path) -> None:
     assert reasons(rows) == {"an age that cannot be": 2, "file missing": 1}
     with pytest.raises(UserError, match="has no column age, but path, years, gender, id, exact"):
         read_csv(tmp_path, table, ("path", "age"))
-    with pytest.raises(UserError, match="--columns path: not usable"):
+    with pytest.raises(UserError, match="--columns path: must be names of"):
         read_csv(tmp_path, table, ("path",))
 
 
@@ -379,7 +379,7 @@ def test_pattern(tmp_path: Path) -> None:
     rows = read("pattern", tmp_path, pattern="{person}/{any}A{age}")
     assert used(rows, tmp_path, "age", "person") == {"ann A_b/A12.jpg": (12, "ann A_b")}
     for wrong in ("{person}", "{age}{age}", "{age}_{size}"):
-        with pytest.raises(UserError, match=r"--pattern .*: not usable; give \{age\}"):
+        with pytest.raises(UserError, match=r"--pattern .*: must have \{age\}"):
             read_pattern(tmp_path, wrong)
 
 

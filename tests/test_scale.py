@@ -56,9 +56,9 @@ def test_a_service_has_room_for_its_load() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--faces 0", "--faces 0: not usable; give a number above 0"),
-        ("--gpus 8 0", "--gpus 0: not usable; give a number above 0"),
-        ("--load 1", "--load 1: not usable; give a number from 0 to below 1"),
+        ("--faces 0", "--faces 0: must be above 0"),
+        ("--gpus 8 0", "--gpus 8 0: must be numbers, each above 0"),
+        ("--load 1", "--load 1: must be above 0 and below 1"),
     ],
 )
 def test_inputs_that_mean_nothing_are_told(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

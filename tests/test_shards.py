@@ -174,9 +174,9 @@ def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: 
     ("words", "said"),
     [
         (["shards", "nowhere", "--output", "x"], "FOLDER nowhere: no such folder; give a prepared one"),
-        (["shards", "nowhere"], "--output: not given; prepare.py shards FOLDER --output SHARDS"),
-        (["shards", "--output", "x"], "FOLDER: not given; prepare.py shards FOLDER --output SHARDS"),
-        (["shards", "x", "--output", "y", "--per_shard", "0"], "--per_shard 0: not usable; give at least 1"),
+        (["shards", "nowhere"], "--output: required; give the folder to make"),
+        (["shards", "--output", "x"], "FOLDER: required; give a folder of faces"),
+        (["shards", "x", "--output", "y", "--per_shard", "0"], "--per_shard 0: must be at least 1"),
     ],
 )
 def test_mistakes_are_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,10 +220,10 @@ def test_parameters_are_what_was_learnt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--test", "x"], "--dataroot: not given"),
-        (["--dataroot", "x"], "--test: not given"),
-        (["--dataroot", "x", "--test", "y", "--minutes", "0"], "--minutes 0: not usable"),
-        (["--dataroot", "x", "--test", "y", "--systems", "nothing"], "--systems nothing: unknown; the systems are"),
+        (["--test", "x"], "--dataroot: required; give"),
+        (["--dataroot", "x"], "--test: required; give"),
+        (["--dataroot", "x", "--test", "y", "--minutes", "0"], "--minutes 0: must be above 0"),
+        (["--dataroot", "x", "--test", "y", "--systems", "nothing"], "--systems nothing: must be among"),
     ],
 )
 def test_mistakes_are_told(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -458,9 +458,9 @@ def test_paths_are_those_below_the_proxys() -> None:
 
 def test_proxies_and_origins_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     for flags, told in (
-        (["--root_path", "aging"], "--root_path aging: not usable; give a path like /aging\n"),
-        (["--allow_origin", "example.org"], "--allow_origin example.org: not usable; give a scheme and a host like"),
-        (["--allow_origin", "https://example.org/a"], "--allow_origin https://example.org/a: not usable; "),
+        (["--root_path", "aging"], "--root_path aging: must be a path like /aging\n"),
+        (["--allow_origin", "example.org"], "--allow_origin example.org: must be a scheme and a host like"),
+        (["--allow_origin", "https://example.org/a"], "--allow_origin https://example.org/a: must be a scheme"),
     ):
         assert demo_command.main(flags) == 2
         assert capsys.readouterr().err.startswith(told)

@@ -16,7 +16,7 @@ from cyclegan_age.ages import AgeCode, code_of, constant
 from cyclegan_age.config import (
     AdversaryConfig,
     CAAEConfig,
-    EncoderCDCGANConfig,
+    EncodedConfig,
     LatentConfig,
     NoiseConfig,
     TrainConfig,
@@ -118,7 +118,7 @@ class Likeness:
     """
 
     def __init__(
-        self, net: CAAEConfig | EncoderCDCGANConfig, judge: FeatureJudge | None, embedder: FaceEmbedder | None
+        self, net: CAAEConfig | EncodedConfig, judge: FeatureJudge | None, embedder: FaceEmbedder | None
     ) -> None:
         self.net = net
         self.features: nn.Module | None = judge.features if judge else None

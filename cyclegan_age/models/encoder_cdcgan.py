@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import code_of
-from cyclegan_age.config import EncoderCDCGANConfig, TrainConfig, UserError
+from cyclegan_age.config import EncodedConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
 from cyclegan_age.models.adversary import (
@@ -44,7 +44,7 @@ from cyclegan_age.runs import Snapshot
 KERNEL = 5  # side in pixels of the encoder's
 
 
-def build_encoder(config: TrainConfig, net: EncoderCDCGANConfig) -> Encoder:
+def build_encoder(config: TrainConfig, net: EncodedConfig) -> Encoder:
     """The encoder that a configuration describes; no activation ends it, since the noise may be normal.
 
     Raises:
@@ -60,7 +60,7 @@ def build_encoder(config: TrainConfig, net: EncoderCDCGANConfig) -> Encoder:
 class EncoderReader(Reader):
     """Keeps what the encoder tells."""
 
-    def __init__(self, *, encoder: Encoder, net: EncoderCDCGANConfig) -> None:
+    def __init__(self, *, encoder: Encoder, net: EncodedConfig) -> None:
         super().__init__()
         self.encoder, self.net = encoder, net
         self.latent = net.z
@@ -75,7 +75,7 @@ class EncoderReader(Reader):
 def load_networks(snapshot: Snapshot) -> tuple[NoiseGenerator | ResidualGenerator, Encoder]:
     """The generator and the encoder of a snapshot."""
     train, net = snapshot.train, snapshot.net
-    assert isinstance(net, EncoderCDCGANConfig)
+    assert isinstance(net, EncodedConfig)
     generator, encoder = build_generator(train, net, labels=len(train.ages)), build_encoder(train, net)
     generator.load_state_dict(snapshot.network("generator"))
     encoder.load_state_dict(snapshot.network("encoder"))
@@ -84,7 +84,7 @@ def load_networks(snapshot: Snapshot) -> tuple[NoiseGenerator | ResidualGenerato
 
 def renderer(snapshot: Snapshot) -> Renderer:
     """The generator and the encoder of a snapshot."""
-    assert isinstance(snapshot.net, EncoderCDCGANConfig)
+    assert isinstance(snapshot.net, EncodedConfig)
     generator, encoder = load_networks(snapshot)
     reader = EncoderReader(encoder=encoder, net=snapshot.net)
     return Renderer(generator=generator, code=code_of(snapshot.train), reader=reader)
@@ -97,7 +97,7 @@ class EncoderCDCGAN(Model):
         self,
         *,
         config: TrainConfig,
-        net: EncoderCDCGANConfig,
+        net: EncodedConfig,
         embedder: FaceEmbedder | None = None,  # trained; for `lambda_identity`
     ) -> None:
         self.config, self.net = config, net

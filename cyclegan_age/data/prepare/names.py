@@ -105,7 +105,7 @@ def pattern_of(text: str) -> re.Pattern[str]:
     wrong = [field for field in fields if field not in _FIELDS or (field != "any" and fields.count(field) > 1)]
     if wrong or "age" not in fields:
         names = ", ".join(f"{{{field}}}" for field in _FIELDS)
-        raise UserError(f"--pattern {text}: not usable; give {{age}} and at most one of each of the rest of {names}")
+        raise UserError(f"--pattern {text}: must have {{age}}, and at most one of each of the rest of {names}")
     made = "".join(_FIELDS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts))
     return re.compile(made)
 

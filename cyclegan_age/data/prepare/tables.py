@@ -164,7 +164,7 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
     """
     named = {role: name for role, name in zip(ROLES, columns, strict=False) if name != "-"}
     if "file" not in named or "age" not in named or len(columns) > len(ROLES):
-        raise UserError(f"--columns {' '.join(columns)}: not usable; name those of {', '.join(ROLES)}, in this order")
+        raise UserError(f"--columns {' '.join(columns)}: must be names of {', '.join(ROLES)}, in this order")
     rows: dict[Path, Row] = {}
     index: Index | None = None
     for line in table(file, named.values(), "--csv"):

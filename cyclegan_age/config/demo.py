@@ -1,0 +1,51 @@
+"""What `demo.py` takes."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclegan_age.config.fields import Option, check
+from cyclegan_age.config.values import PORT
+
+
+def _below_root(path: str) -> bool:
+    return re.fullmatch(r"((/[\w.~-]+)+/?|/?)", path, re.ASCII) is not None
+
+
+def _origins(origins: tuple[str, ...]) -> bool:
+    return all(re.fullmatch(r"\*|https?://[\w.:\[\]-]+", origin, re.ASCII) for origin in origins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """What `demo.py` takes."""
+
+    port: Annotated[int, PORT] = 7860
+    """Port of the page and of the REST service."""
+    host: str = "127.0.0.1"
+    """Address to listen on; other machines reach the page only where it is not the loopback one."""
+    weights: tuple[str, ...] = ()
+    """.safetensors files or names of runs to choose from on the page; without them the shipped cyclegan,
+    cyclegan_heads and caae."""
+    results_dir: Path = Path("results")
+    """Where runs are looked for."""
+    megabytes: Annotated[float, Option(above=0, at_most=1000)] = 20.0
+    """Largest file taken, in millions of bytes."""
+    megapixels: Annotated[float, Option(above=0, at_most=120)] = 50.0
+    """Largest picture taken, in millions of pixels."""
+    waiting: Annotated[int, Option(at_least=1)] = 16
+    """Requests that may wait while one is worked on; more are refused."""
+    seconds: Annotated[float, Option(above=0)] = 30.0
+    """Time that a request may take, waiting included."""
+    root_path: Annotated[str, Option(valid=_below_root, must_be="a path like /aging")] = ""
+    """Path below which a proxy shows the page, as /aging, where it does not say so by X-Forwarded-Prefix."""
+    allow_origin: Annotated[
+        tuple[str, ...], Option(valid=_origins, must_be="a scheme and a host like https://example.org, or *")
+    ] = ()
+    """Origins whose pages may use the service from the browser, as https://example.org; * allows all."""
+    provenance: bool = True
+    """Say in the answers that a network aged them; --no_provenance leaves it out."""
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -1,0 +1,44 @@
+"""Errors of the user's, and the commands that install what is missing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. Its text is one line: the flag or file, the cause, the remedy."""
+
+
+INSTALLED = (Path(__file__).parent.parent / "verbs").is_dir()
+"""Whether this is an installed wheel, in which the verbs lie, and no checkout."""
+
+
+def install_extra(name: str) -> str:
+    """The command that installs what requirements-NAME.txt lists."""
+    return "python -m pip install " + (f'"cyclegan-age[{name}]"' if INSTALLED else f"-r requirements-{name}.txt")
+
+
+# Its setup.py needs pkg_resources, which setuptools 81 removed. The ranges are those of requirements-visdom.txt.
+INSTALL_VISDOM = (
+    'python -m pip install "setuptools<81" wheel && '
+    'python -m pip install --no-build-isolation "visdom<0.3" "tornado<6.6"'
+)
+
+
+@contextmanager
+def needs(package: str, version: str = "", install: str = "") -> Iterator[None]:
+    """Around the import of a package that not every command needs.
+
+    Args:
+        package: its name for pip.
+        version: what pip is to be told of its version, as `<5`.
+        install: the command that installs it, where plain pip does not.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError:
+        wanted = f'"{package}{version}"' if version else package
+        raise UserError(f"{package}: not installed; run {install or f'python -m pip install {wanted}'}") from None

@@ -1,0 +1,158 @@
+"""Fields of configurations: each declares what its value must be, and one function checks them all."""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, Field, dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+from cyclegan_age.config.errors import UserError
+
+# Groups of flags in the help, in its order.
+DATA, MODEL, LOSS, OPTIMISATION, RUNTIME, LOGGING, RARE = GROUPS = (
+    *("data", "model", "loss", "optimisation", "runtime", "logging", "rare"),
+)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field's value must be, as `lr: Annotated[float, Option(above=0)]`; bounds are of each number of a tuple.
+
+    Attributes:
+        group: of the flag in the help, one of `GROUPS`.
+        required: what to give, where the command line does not go on without the flag.
+        positional: on the command line it is a word without a flag.
+        length: numbers of a tuple.
+        min_length: the fewest values of a tuple.
+        max_length: the most.
+        rising: each number of a tuple is above the one before.
+        choices: the values that there are.
+        endings: suffixes of a file name.
+        valid: whether a value is right, where the others cannot say; it comes with `must_be`.
+        must_be: the words for the error, where those of the bounds say too little.
+        needs: another flag that a value other than the default is used with, and the values that this one must have
+            then; without values any but an empty one or 0.
+    """
+
+    group: str = ""
+    _: KW_ONLY
+    required: str = ""
+    positional: bool = False
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    multiple_of: int = 1
+    length: int | None = None
+    min_length: int = 0
+    max_length: int | None = None
+    rising: bool = False
+    choices: tuple[Any, ...] = ()
+    endings: tuple[str, ...] = ()
+    valid: Callable[[Any], bool] | None = None
+    must_be: str = ""
+    needs: tuple[str, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is right by itself."""
+        many = value if isinstance(value, tuple) else (value,)
+        return (
+            (self.length is None or len(value) == self.length)
+            and (not self.min_length or len(value) >= self.min_length)
+            and (self.max_length is None or len(value) <= self.max_length)
+            and (not self.rising or all(a < b for a, b in pairwise(value)))
+            and (not self.choices or value in self.choices)
+            and (not self.endings or value.suffix in self.endings)
+            and (self.valid is None or self.valid(value))
+            and all(self._within(one) for one in many)
+        )
+
+    def _within(self, value: Any) -> bool:
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+            and (self.multiple_of == 1 or value % self.multiple_of == 0)
+        )
+
+    def words(self, many: bool) -> str:
+        """What a value must be, as it follows "must be".
+
+        Args:
+            many: it is a tuple.
+        """
+        if self.must_be:
+            return self.must_be
+        if self.choices or self.endings:
+            given = ", ".join(filter(None, map(str, self.choices or self.endings)))
+            return f"one of {given}" if self.choices else f"a file name that ends in {given}"
+        low = f"at least {self.at_least:g}" if self.at_least is not None else ""
+        low = f"above {self.above:g}" if self.above is not None else low
+        high = f"at most {self.at_most:g}" if self.at_most is not None else ""
+        high = f"below {self.below:g}" if self.below is not None else high
+        bounds = " and ".join(filter(None, (low, high)))
+        if self.at_least is not None and self.at_most is not None:
+            bounds = f"from {self.at_least:g} to {self.at_most:g}"
+        multiple = f"a multiple of {self.multiple_of}" if self.multiple_of > 1 else ""
+        bounds = ", ".join(filter(None, (multiple, bounds)))
+        if not many:
+            return bounds
+        count = f"{self.length} numbers" if self.length else "numbers"
+        count = f"{self.min_length} or more numbers" if self.min_length else count
+        return ", ".join(filter(None, (count, "rising" if self.rising else "", bounds and f"each {bounds}")))
+
+
+def option_of(declared: "Field[Any]") -> Option:
+    """What a field declares."""
+    return next((one for one in getattr(declared.type, "__metadata__", ()) if isinstance(one, Option)), Option())
+
+
+def flag_of(declared: "Field[Any]") -> str:
+    """What a field is called on the command line."""
+    return declared.name.upper() if option_of(declared).positional else f"--{declared.name}"
+
+
+def _given(declared: "Field[Any]", value: Any) -> str:
+    """A flag with its value, as one types it."""
+    if isinstance(value, bool):
+        return f"--{declared.name}" if value else f"--no_{declared.name}"
+    many = value if isinstance(value, tuple) else (value,)
+    return " ".join([flag_of(declared), *(f"{v:.12g}" if isinstance(v, float) else str(v) for v in many)])
+
+
+def check(config: Any) -> None:
+    """Check every field by what it declares, then the fields together, by `check_together` of each class.
+
+    Raises:
+        UserError: one is wrong.
+    """
+    for declared in fields(config):
+        option, value = option_of(declared), getattr(config, declared.name)
+        if value is None and declared.default is None:
+            continue
+        require(config, declared.name, option.holds(value), option.words(isinstance(value, tuple)))
+    for declared in fields(config):
+        if (needs := option_of(declared).needs) and getattr(config, declared.name) != declared.default:
+            found, values = getattr(config, needs[0]), needs[1:]
+            words = f"used with --{needs[0]} {' or '.join(values)}".strip()
+            require(config, declared.name, found in values if values else found, words)
+    for kind in type(config).__mro__:
+        if together := vars(kind).get("check_together"):
+            together(config)
+
+
+def require(config: Any, name: str, good: object, must_be: str) -> None:
+    """Refuse a field of a configuration, where it is wrong.
+
+    Args:
+        config: the configuration.
+        name: of the field.
+        good: whether it is right.
+        must_be: what follows "must be" in the error.
+
+    Raises:
+        UserError: it is wrong.
+    """
+    if not good:
+        (declared,) = (one for one in fields(config) if one.name == name)
+        raise UserError(f"{_given(declared, getattr(config, name))}: must be {must_be}")

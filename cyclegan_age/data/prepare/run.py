@@ -33,7 +33,7 @@ from cyclegan_age.faces.alignment import Place, crop, opencv
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.files import json_lines, unwritten
-from cyclegan_age.images import BadImage, Picture, open_image
+from cyclegan_age.images import BadImage, Picture, counted, open_image
 
 JOURNAL = ".prepare.jsonl"  # the settings, then a line for each picture that is done
 _BESIDE = 0.5  # a second face of at least that share of the first one's size makes it unclear whose label it is
@@ -78,7 +78,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     rows = read_rows(config)
     items = plan(rows, config)
     for reason, some in _by_reason(rows).items():
-        say(f"left out: {_counted(len(some))}: {reason}, as {some[0].file.name}")
+        say(f"left out: {counted(len(some))}: {reason}, as {some[0].file.name}")
     if not items:
         raise UserError(f"--source {config.source}: no picture of {config.set} in it that can be used; see above")
     made = _made(config, items)
@@ -86,7 +86,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     kept = [item for item in items if item.file not in refused]
     for reason, number in Counter(refused.values()).items():
         first = next(item.row.file for item in items if refused.get(item.file) == reason)
-        say(f"left out: {_counted(number)}: {reason}, as {first.name}")
+        say(f"left out: {counted(number)}: {reason}, as {first.name}")
     if not kept:
         remedy = "; give --no_align if they are aligned" if config.align else ""
         raise UserError(f"--source {config.source}: none of {len(items)} pictures can be used{remedy}")
@@ -118,7 +118,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         raise unwritten(f"--output {config.output}", e, "or give another folder") from None
     splits = Counter(item.row.split for item in kept)
     told = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
-    say(f"{config.output}: {_counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
+    say(f"{config.output}: {counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
     return config.output
 
 
@@ -388,10 +388,6 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
     }
 
 
-def _counted(number: int) -> str:
-    return f"{number:,} picture{'s' if number != 1 else ''}"
-
-
 def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], output: Path) -> list[str]:
     """What is to be said of near copies, and of persons in two splits; `copies.csv` lists the copies."""
     groups = near_copies(hashes)
@@ -405,7 +401,7 @@ def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], outpu
     ages = [[float(str(labels[i]["age"])) for i in group] for group in groups]
     conflicting = sum(max(some) - min(some) > 1 for some in ages)
     sentences = [
-        f"Near copies: {_counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with "
+        f"Near copies: {counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with "
         f"ages more than a year apart: {conflicting:,}; copies.csv names them."
     ]
     splits: dict[object, set[object]] = {}
@@ -423,11 +419,11 @@ def _edges(config: PrepareConfig, lines: Sequence[Mapping[str, Any]]) -> list[st
         return []
     sentences = []
     if kept := sum(line.get("kept", False) for line in lines):
-        sentences.append(f"Aligned already, and not turned or cut: {kept:,} of {_counted(len(lines))}.")
+        sentences.append(f"Aligned already, and not turned or cut: {kept:,} of {counted(len(lines))}.")
     if made := sum(line.get("beyond", 0) >= _MADE for line in lines):
         how = "mirrored" if Frame.of(config.frame).mirrored else "repeated"
         sentences.append(
-            f"Edges {how}, as the frame is wider than the picture: {made:,} of {_counted(len(lines))}; "
+            f"Edges {how}, as the frame is wider than the picture: {made:,} of {counted(len(lines))}; "
             "--no_align keeps pictures as they are."
         )
     return sentences

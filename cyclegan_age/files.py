@@ -151,11 +151,21 @@ def lock(folder: Path, does: str = "is training it", other: str = ", or give ano
         said = file.read()
         file.close()
         raise UserError(f"{folder}: {_owner(said)} {does}; wait for its end or stop it{other}") from None
+    if not os.fstat(file.fileno()).st_nlink:  # `unlock` removed it meanwhile
+        file.close()
+        return lock(folder, does, other)
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
     file.truncate(0)
     file.write(json.dumps(owner).encode())
     file.flush()
     return file
+
+
+def unlock(folder: Path, file: BinaryIO) -> None:
+    """Give a folder that `lock` keeps free, and leave nothing of that in it."""
+    with suppress(OSError):
+        (folder / _LOCK).unlink()
+    file.close()
 
 
 def _owner(said: bytes) -> str:

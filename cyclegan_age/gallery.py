@@ -32,7 +32,7 @@ from cyclegan_age.faces.blending import Change
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import find_layers
 from cyclegan_age.games import age_warning, estimated_age, play, samples, write_made
-from cyclegan_age.images import BadImage, Picture, list_images, open_image, unread
+from cyclegan_age.images import BadImage, Picture, counted, list_images, open_image, unread
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.page import Section, gallery_page
 from cyclegan_age.provenance import Mark
@@ -163,7 +163,7 @@ def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) ->
         page = write_made(output_folder(config), made, title=title, facts=_facts(config), mark=mark)
     except OSError as e:
         raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
-    say(f"{len(made.pictures)} pictures")
+    say(f"{counted(len(made.pictures))}")
     say(f"gallery: {page}")
     return page
 
@@ -181,7 +181,7 @@ def _inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list
         found = scan(config.dataroot, ager.code, every_group=False)
         root, paths = config.dataroot, found.paths
         for reason, count in found.left_out.items():
-            say(f"{root}: {count} pictures left out: {reason}")
+            say(f"{root}: {counted(count)} left out: {reason}")
     elif not config.input:
         return [(None, "portrait", "portrait")]
     elif config.input.is_dir():
@@ -202,11 +202,6 @@ def _inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list
 def clean_name(name: str) -> str:
     """A name without what HTML or a file system cannot hold."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\\]", "_", name.encode("utf-8", "replace").decode())
-
-
-def counted(number: int, what: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def sentence(line: str) -> str:

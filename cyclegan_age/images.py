@@ -182,6 +182,11 @@ def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return sorted(found)
 
 
+def counted(number: int, what: str = "picture") -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def list_images(folder: Path) -> list[Path]:
     """Files below a folder whose name ends like a picture's; see `list_files`."""
     return list_files(folder, SUFFIXES | (_HEIF if reads_heif() else set()))

@@ -124,6 +124,26 @@ def test_copies_that_the_hash_misses_are_found_by_the_face(tmp_path: Path) -> No
     assert page.count('<figure class="pair"><img') == 2
 
 
+def test_of_copies_the_one_that_most_is_known_of_stays(tmp_path: Path) -> None:
+    root = tmp_path / "faces"
+    photo = Image.fromarray(astronaut())
+    names = ("train/40-49/a.png", "val/40-49/b.png", "train/60-69/c.png", "train/40-49/d.png")
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.crop((100, 0, 356, 256)).resize((256 - i, 256 - i)).save(root / name)
+    # of a, the cut-out e and c only the group is known, of d an estimate, of b all
+    photo.crop((130, 10, 340, 220)).resize((200, 200)).save(root / "train/40-49/Cut.png")
+    (root / "labels.csv").write_text("file,age,sex,exact\nval/40-49/b.png,48,1,1\ntrain/40-49/d.png,41,1,0\n")
+    assert audited(root, tmp_path, "--fix") == 0
+    found = findings(tmp_path)
+    copies = [(name, detail.partition(",")[0]) for kind, name, detail in found if "near copy" in kind]
+    assert sorted(copies) == [(name, "of val/40-49/b.png") for name in ("Cut.png", "a.png", "c.png", "d.png")]
+    assert [name for kind, name, _ in found if kind == "copy of another age"] == ["c.png"]
+    with (tmp_path / "audit-001" / "plan.csv").open() as f:
+        moved = {line["file"] for line in csv.DictReader(f) if line["action"] == "move"}
+    assert moved == {*names, "train/40-49/Cut.png"} - {"val/40-49/b.png"}
+
+
 def test_ages_far_from_the_label_stand_beside_the_estimate_and_its_error(tmp_path: Path) -> None:
     root = tmp_path / "faces"
     for age in (3, 38, 79):

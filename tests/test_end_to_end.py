@@ -308,7 +308,7 @@ def test_a_broken_file_is_named_counted_and_replaced(
     assert "20_0_0_empty.jpg: left out: empty file" in caplog.text
     assert "1 files could not be used" in caplog.text
     assert (
-        "1 pictures left out: younger or older than the groups "
+        "1 picture left out: younger or older than the groups "
         "(from 5 to below 70 years); give other --ages than 10 20 30 40 50 60 to use them" in caplog.text
     )
 

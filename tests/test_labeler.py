@@ -56,7 +56,9 @@ def test_every_answer_is_on_disk_and_a_new_process_goes_on_least_confident_first
     labels.write()
     first = labels.next()
     assert first and first.file == "c, <i>.jpg", "0.4, before 0.45 and 0.54"
-    labels.answer(first.file, 64, 9)
+    labels.answer(first.file, first.age + 1, 9)
+    assert lines(tmp_path)[first.file]["state"] == "corrected", "within the group, too"
+    labels.answer(first.file, first.age, 9)
     assert lines(tmp_path)[first.file]["state"] == "confirmed"
     second = labels.next(first.file)
     assert second and second.file == "a.jpg"
@@ -120,7 +122,7 @@ def test_a_folder_is_estimated_and_trained_on(
     (numbered / "broken.jpg").write_bytes(b"none")
     assert label(numbered) == 0
     said = capsys.readouterr().out
-    assert "left out: 1 pictures: not a picture, as broken.jpg" in said and "11 faces: 11 estimated" in said
+    assert "left out: 1 picture: not a picture, as broken.jpg" in said and "11 faces: 11 estimated" in said
     found = lines(numbered)
     assert set(found) == {f"{i}.jpg" for i in range(11)}
     assert all(0.05 < float(line["age_confidence"]) <= 1 and line["group"] == group_of(int(line["age"]))
@@ -244,4 +246,4 @@ def test_a_name_too_long_for_crops_leaves_one_picture_out(tmp_path: Path, capsys
         Image.fromarray(astronaut()).save(folder / name)
     assert label(folder, "--output", str(tmp_path / "out")) == 0
     assert list(lines(tmp_path / "out")) == ["a-1.webp"]
-    assert "left out: 1 pictures: a name that is too long for its crops; rename it, as lll" in capsys.readouterr().out
+    assert "left out: 1 picture: a name that is too long for its crops; rename it, as lll" in capsys.readouterr().out

@@ -1,8 +1,10 @@
 """Where the ages of a training come from: labels.csv, names, folders; and what it says of them."""
 
 import logging
+import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -34,6 +36,9 @@ def touch(root: Path, *names: str) -> None:
         ("25_0_2_morph2+009055+1M54", "utkface", 25, "009055"),
         ("1_0_0_20161219140623097", "utkface", 1, ""),
         ("14_Aaron_Johnson_0001", "cacd", 14, "Aaron_Johnson"),
+        ("24_50_Cent_0004", "cacd", 24, "50_Cent"),
+        ("24_2Chainz_0004", "cacd", 24, "2Chainz"),
+        ("24_1_0_x_0004", "utkface", 24, ""),
         ("0_MariaCallas_35_f", "agedb", 35, "MariaCallas"),
         ("001A08", "fgnet", 8, "001"),
         ("001A43b", "fgnet", 43, "001"),
@@ -50,7 +55,19 @@ def test_names_tell_ages(stem: str, form: str, age: float, person: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stem", ["0001", "20170104", "23_anna", "IMG_2019", "12_Holiday_2019", "DSC00023", "A12", "1_2"]
+    "stem",
+    [
+        "0001",
+        "20170104",
+        "23_anna",
+        "IMG_2019",
+        "12_Holiday_2019",
+        "DSC00023",
+        "A12",
+        "1_2",
+        "24_12_0004",
+        "24_1_20170116_0004",
+    ],
 )
 def test_other_names_tell_none(stem: str) -> None:
     assert form_of(stem) == ""
@@ -107,7 +124,7 @@ def test_names_hold_where_few_folders_contradict_them(tmp_path: Path, caplog: py
         faces = scan(tmp_path, AgeCode())
     assert faces.age_years[[p.name == "12_1_0_wrong.jpg" for p in faces.paths]] == [12]
     (said,) = [r.getMessage() for r in caplog.records]
-    assert "1 pictures lie in folders of other ages than their names say, as 60-69/12_1_0_wrong.jpg" in said
+    assert "1 picture in folders of other ages than their names say, as 60-69/12_1_0_wrong.jpg" in said
 
 
 @pytest.mark.parametrize("below", ["", "males/"])
@@ -125,7 +142,7 @@ def test_lats_masks_and_tests_are_not_trained_on(tmp_path: Path, below: str) -> 
     )
     faces = scan(tmp_path, AgeCode((1, 5, 8, 17, 35, 60)))
     assert len(faces.paths) == 12 and all("train" in p.parent.name for p in faces.paths)
-    assert faces.left_out == {"not in an age folder": 12}  # those for testing
+    assert faces.left_out == {"in folders for testing": 12}
     assert set(faces.age_years.tolist()) == {1, 4.5, 8, 17, 34.5, 59.5}
 
 
@@ -221,7 +238,49 @@ def test_a_group_without_pictures_is_described_as_such(tmp_path: Path) -> None:
     touch(tmp_path, "20-29/a.jpg")
     code = AgeCode()
     lines = describe(scan(tmp_path, code, every_group=False), code)
-    assert lines[0] == "group 10, 5 to below 15 years: 0 pictures" and "1 pictures, as 20-29/a.jpg of 24.5" in lines[1]
+    assert (
+        lines[0] == "group 10, 5 to below 15 years: 0 pictures"
+        and "1 picture, as 20-29/a.jpg of 24.5 years" in lines[1]
+    )
+    touch(tmp_path, "1/b.jpg")
+    code = AgeCode((1, 5, 24))
+    assert describe(scan(tmp_path, code, every_group=False), code)[0] == (
+        "group 1, 0 to below 3 years: 1 picture, as 1/b.jpg of 1 year"
+    )
+
+
+@pytest.mark.parametrize("form", ["linear", "onehot"])
+def test_ages_that_work_are_offered(tmp_path: Path, form: Literal["linear", "onehot"]) -> None:
+    touch(tmp_path, *(f"{group}/a.jpg" for group in ("0-2", "3-6", "7-9", "15-19", "30-39", "50-69")))
+    with pytest.raises(UserError, match=r"give other --ages, as --ages 1 4 8 17 34 59$"):
+        scan(tmp_path, AgeCode(form=form))
+    assert len(scan(tmp_path, AgeCode((1, 4, 8, 17, 34, 59), form)).paths) == 6
+    many = tmp_path / "many"
+    touch(many, *(f"{years}/{years}_0_0_a.jpg" for years in range(5, 37)))
+    with pytest.raises(UserError, match=r"the age 45 .*; give other --ages, as --ages 10 20 30$"):
+        scan(many, AgeCode((10, 20, 30, 45), form))
+
+
+def test_flat_folders_of_unknown_names_are_led_on(tmp_path: Path) -> None:
+    folder = tmp_path / "it's mine"
+    touch(folder, "a.jpg", "b.jpg")
+    with pytest.raises(UserError) as error:
+        scan(folder, AgeCode())
+    for part in (
+        "prepare.py csv makes them of a table",
+        "prepare.py pattern of ages in file names",
+        "python prepare.py label ",
+    ):
+        assert part in str(error.value)
+    assert shlex.split(str(error.value).rpartition("label ")[2]) == [str(folder)]
+    for years in (20, 21):
+        (folder / f"{years}_0_0_2017.jpg").touch()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).unlink()
+    with pytest.raises(UserError) as error:
+        scan(folder, AgeCode())
+    line = shlex.split(str(error.value).partition("make age folders of them: ")[2])
+    assert line == ["python", "prepare.py", "utkface", "--source", str(folder), "--output", "FOLDER"]
 
 
 def test_labels_are_written_and_read_as_parquet(prepared: Path) -> None:

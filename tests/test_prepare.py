@@ -22,6 +22,7 @@ from cyclegan_age.data.prepare import SETS, run
 from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
 from cyclegan_age.data.prepare.rows import Row, table
 from cyclegan_age.data.prepare.run import identical, plan, split
+from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES
 from options.prepare import parse_prepare
@@ -230,10 +231,28 @@ def test_faces_are_found_and_aligned(tmp_path: Path, frame: str) -> None:
     assert pictures(out) == ["train/40-44/44_1_0_utkface+20170101.webp"]
     lines = [json.loads(line) for line in (out / run.JOURNAL).read_text().splitlines()[1:]]
     assert sorted(line["reason"] for line in lines) == ["", "no face found", "several faces"]
-    crop = np.asarray(Image.open(out / pictures(out)[0]).convert("RGB"))
-    assert crop.shape == (100, 100, 3)
-    (face,) = detector().find(crop)
+    made = np.asarray(Image.open(out / pictures(out)[0]).convert("RGB"))
+    assert made.shape == (100, 100, 3)
+    (face,) = detector().find(made)
     assert np.abs(face.landmarks / 100 - FRAMES[frame].template).max() < 0.06
+
+
+def test_a_picture_that_is_aligned_already_stays_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = astronaut()
+    place = detector().find(photo)[0].place(FRAMES["utkface"])
+    for name, shift, side in (("near", 0.04, 1.06), ("far", 0.0, 0.6)):
+        folder = tmp_path / name
+        folder.mkdir()
+        there = Place(place.corner + place.edge * (shift + (1 - side) / 2 * (1 + 1j)), place.edge * side)
+        square = crop(photo, there, 120)
+        Image.fromarray(square).save(folder / "44_1_0_20170101.png")
+        assert run_it("utkface", "--source", folder, "--output", tmp_path / f"{name}-out") == 0
+        said, (made,) = capsys.readouterr().out, pictures(tmp_path / f"{name}-out")
+        written = np.asarray(Image.open(tmp_path / f"{name}-out" / made).convert("RGB")).astype(int)
+        kept = written.shape == square.shape and float(np.abs(written - square).mean()) < 4  # coded as WebP
+        assert kept == (name == "near")
+        assert ("Aligned already, and not turned or cut: 1 of 1 picture." in said) == (name == "near")
+        assert ("Edges repeated, as the frame is wider than the picture: 1 of 1 picture;" in said) == (name == "far")
 
 
 def varied(name: str, picture: Image.Image) -> Image.Image:
@@ -286,10 +305,10 @@ def test_the_card_says_what_is_there(fgnet: Path, tmp_path: Path, capsys: pytest
         "# FG-NET, prepared",
         "41 pictures, kept as they were. Splits are by person (--val 0.05 --test 0.1 --seed 0).",
         "| 00-04 | ",
-        "The exact age of 41 is known.",
+        "All ages are exact.",
         "| unknown | 41 |",
         "10 persons: 4 pictures each (median), at most 5.",
-        "Shorter side: 40 px",
+        "Shorter side: median 40 px",
         "of which in two splits: 0, with ages more than a year apart: 1; copies.csv names them.",
         "| not named as this set names pictures | 1 | notes.jpg |",
         "Lanitis, Taylor, Cootes",

@@ -366,10 +366,20 @@ def test_csv_of_ones_own(tmp_path: Path) -> None:
         "a/6.jpg": (40, "", 1, "z", True),
     }
     assert reasons(rows) == {"an age that cannot be": 2, "file missing": 1}
-    with pytest.raises(UserError, match="has no column age, but path, years, gender, id, exact"):
+    wrong = "has no column age, but path, years, gender, id, exact; name those for .*, as --columns path age sex$"
+    with pytest.raises(UserError, match=wrong):
         read_csv(tmp_path, table, ("path", "age"))
     with pytest.raises(UserError, match="--columns path: must be names of"):
         read_csv(tmp_path, table, ("path",))
+
+
+def test_one_age_and_empty_lines_for_a_file_are_that_age(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    table = tmp_path / "mine.csv"
+    table.write_text("file,age\na.jpg,31\na.jpg,\nb.jpg,\nb.jpg,40\nc.jpg,20\nc.jpg,30\nc.jpg,20\nd.jpg,\nd.jpg,-1\n")
+    rows = read_csv(tmp_path, table, ("file", "age"))
+    assert {row.file.name: row.age for row in rows if not row.reason} == {"a.jpg": 31, "b.jpg": 40}
+    assert reasons(rows) == {"two ages for one file": 1, "an age that cannot be": 1}
 
 
 def test_pattern(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cyclegan_age.audit.looks import Look, embedding_of, small_of
 from cyclegan_age.audit.pairs import likeness, similar
 from cyclegan_age.data.folders import label
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import Known, form_of, stem_of, told
+from cyclegan_age.data.names import OLDEST, Known, form_of, stem_of, told
 from cyclegan_age.data.prepare.copies import near_copies
 from cyclegan_age.data.prepare.rows import split_of
 
@@ -72,13 +72,15 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Rec
     out = [Finding("broken file", file, one["broken"]) for file, one in both if one["broken"]]
     labels = read_labels(root)
     known = {file: _known(file, labels) for file, _ in good}
-    out += _copies(root, good, known, recognise)
+    # of copies the first is kept: an age of its own counts most, then a line of labels.csv, then what else is known
+    best = sorted(good, key=lambda one: _unknown(known[one[0]], one[0] in labels))
+    out += _copies(root, best, known, recognise)
     splits: dict[str, set[str]] = {}
     for file, about in known.items():
         splits.setdefault(about.person, set()).add(_split(root, file))
     parted = {person for person, some in splits.items() if person and len(some) > 1}
     out += [Finding("person in two splits", file, who.person) for file, who in known.items() if who.person in parted]
-    inexact = [file for file, about in known.items() if not about.exact]
+    inexact = [file for file, about in known.items() if file in labels and not about.exact]
     out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file in inexact]
     for file, look in good:
         out += [Finding(kind, file, detail) for kind, detail in _by_itself(look, known[file].age_years).items()]
@@ -91,22 +93,41 @@ def _known(file: Path, labels: Mapping[Path, Known]) -> Known:
     if known := labels.get(file) or (told(form, stem_of(file)) if form else None):
         return known
     span = parse_group(file.parent.name)
-    return Known(label(file.name, span)) if span else Known()
+    if not span:
+        return Known()
+    age = label(file.name, span)
+    return Known(age, exact=age != sum(span) / 2)
+
+
+def _unknown(about: Known, listed: bool) -> tuple[bool, bool, int]:
+    """What is not known of a picture, to sort by."""
+    unsure = not about.exact or math.isnan(about.age_years)
+    return unsure, not listed, math.isnan(about.sex) + math.isnan(about.race) + (not about.person)
+
+
+def _years(file: Path, about: Known) -> tuple[float, float]:
+    """First and last age that a picture may be of: those of its folder where only its group is known."""
+    age, name = about.age_years, file.parent.name.strip()
+    span = parse_group(name)
+    if not span or not span[0] <= age <= span[1] + 1 or about.exact:
+        return age, age
+    return span[0], OLDEST if name.endswith("+") else span[1]
 
 
 def _copies(
     root: Path, good: Sequence[tuple[Path, Look]], known: Mapping[Path, Known], recognise: Recognise
 ) -> list[Finding]:
-    """Pictures that are there twice, and faces that are of one person on both sides of a split."""
+    """Pictures that are there twice, of which the first is kept, and faces of one person on both sides of a split."""
     out = []
 
     def twice(kind: str, first: Path, file: Path, detail: str = "") -> None:
         out.append(Finding(kind, file, f"of {first.relative_to(root)}{detail}", first))
         if _split(root, file) != _split(root, first):
             out.append(Finding("copy in another split", file, f"of {first.relative_to(root)}", first))
-        ages = known[file].age_years, known[first].age_years
-        if abs(ages[0] - ages[1]) > 1:
-            out.append(Finding("copy of another age", file, f"{ages[0]:g} and {ages[1]:g} years", first))
+        one, other = _years(file, known[file]), _years(first, known[first])
+        if max(one[0] - other[1], other[0] - one[1]) > 1:
+            ages = f"{known[file].age_years:g} and {known[first].age_years:g} years"
+            out.append(Finding("copy of another age", file, ages, first))
 
     named: set[int] = set()  # each copy once
     for group in near_copies([one["hash"] for _, one in good]):

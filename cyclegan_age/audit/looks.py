@@ -80,6 +80,8 @@ def look_at(config: AuditConfig, files: Sequence[Path]) -> list[Look]:
 
 def recognise(workers: int, files: Sequence[Path]) -> list[NDArray[np.float32] | None]:
     """Embeddings (128,) of length 1 by SFace, which learnt from names; None where it sees no face."""
+    if not files:
+        return []
     processes = min(processors() if workers < 0 else workers, len(files))
     seen = in_processes(_sface, files, processes) if processes else map(_sface, files)
     pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS

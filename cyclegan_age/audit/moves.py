@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from cyclegan_age.audit.find import Finding
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.files import json_lines, taking_turns, unwritten, write_atomically
-from cyclegan_age.images import SUFFIXES
+from cyclegan_age.images import SUFFIXES, counted
 
 MOVE, KEEP = "move", "keep"
 COLUMNS = ("action", "file", "findings", "sha256")
@@ -106,7 +107,7 @@ def apply(root: Path, plan_file: Path, say: Say) -> Path:
             write_atomically(journal, json.dumps({**record, "state": "applied"}).encode())
     except OSError as e:
         raise _failed("--apply", plan_file, e) from None
-    say(f"moved {len(moves):,} pictures to {aside}; back by --undo {plan_file}")
+    say(f"moved {counted(len(moves))} to {aside}; back by --undo {shlex.quote(str(plan_file))}")
     return aside
 
 
@@ -147,7 +148,7 @@ def undo(root: Path, plan_file: Path, say: Say) -> Path:
                 aside.rmdir()
     except OSError as e:
         raise _failed("--undo", plan_file, e) from None
-    say(f"moved {len(moves):,} pictures back to {root}")
+    say(f"moved {counted(len(moves))} back to {root}")
     return root
 
 

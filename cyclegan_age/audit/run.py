@@ -13,7 +13,7 @@ from cyclegan_age.audit.moves import apply, kinds_of_plan, plan, undo
 from cyclegan_age.audit.page import page
 from cyclegan_age.config import AuditConfig, UserError
 from cyclegan_age.files import unwritten
-from cyclegan_age.images import list_images
+from cyclegan_age.images import counted, list_images
 from cyclegan_age.runs import next_folder, write_atomically
 
 Say = Callable[[str], None]
@@ -47,7 +47,7 @@ def audit(config: AuditConfig, say: Say) -> Path:
     for kind, number in Counter(one.kind for one in findings).items():
         first = next(one for one in findings if one.kind == kind)
         say(f"{kind}: {number:,}, as {first.file.relative_to(config.folder)}{first.detail and f' ({first.detail})'}")
-    say(f"{len(files):,} pictures, {len({one.file for one in findings}):,} with findings")
+    say(f"{counted(len(files))}, {len({one.file for one in findings}):,} with findings")
     try:
         folder = next_folder(config.results_dir, "audit")
         text = io.StringIO()
@@ -61,7 +61,7 @@ def audit(config: AuditConfig, say: Say) -> Path:
         if config.fix:
             lines, moved = plan(config.folder, findings)
             write_atomically(folder / "plan.csv", lines)
-            say(f"plan: {folder / 'plan.csv'} would move {moved:,} pictures; edit it, then give it to --apply")
+            say(f"plan: {folder / 'plan.csv'} would move {counted(moved)}; edit it, then give it to --apply")
             for sentence in sentences:
                 say(sentence)
     except OSError as e:

@@ -8,8 +8,9 @@ import logging
 import math
 import os
 import re
+import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,20 +18,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclegan_age.ages import AgeCode, parse_groups
+from cyclegan_age.ages import AgeCode, parse_group, parse_groups
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import names_all, read_labels
 from cyclegan_age.data.names import Known, form_of, known_by_name, stem_of, told
 from cyclegan_age.data.shards import CACHE_GB, KnownOf, is_shards, open_shards, refuse_shards, shown
-from cyclegan_age.images import list_images
+from cyclegan_age.images import counted, list_images
 
 NO_FOLDER = "not in an age folder"
+FOR_TESTING = "in folders for testing"
 NOT_LISTED = "not in labels.csv"
 NO_AGE = "no age known"
 NO_GROUP = "younger or older than the groups"
 
 _LEADING = re.compile(r"(\d{1,3})[_-]")
 _MASKS = "parsings"
+_FEW = 12  # different ages in years, as the middles of groups are
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 Years = tuple[int, int]
@@ -81,8 +84,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True, cache_gb: f
     if is_shards(dataroot):
         return _scan_shards(dataroot, code, every_group, cache_gb)
     known = read_labels(dataroot)
-    found, strays = _labelled(dataroot, known)
-    left_out = Counter({NOT_LISTED if names_all(dataroot) else NO_FOLDER: strays})
+    found, left_out = _labelled(dataroot, known)
     outside = _outside(code)
     kept: list[tuple[Path, float, int]] = []
     last = len(code) - 1
@@ -94,7 +96,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True, cache_gb: f
             left_out[outside] += 1
         else:
             kept.append((path, years, group))
-    _check_groups(dataroot, code, Counter(group for _, _, group in kept), every_group)
+    _check_groups(dataroot, code, Counter(group for _, _, group in kept), [years for _, years, _ in found], every_group)
     return FaceFolder(
         root=dataroot,
         paths=[path for path, _, _ in kept],
@@ -114,7 +116,7 @@ def _scan_shards(dataroot: Path, code: AgeCode, every_group: bool, cache_gb: flo
     left_out = {NO_AGE: int(none.sum()), _outside(code): int((~none & (group < 0)).sum())}
     kept = shards.take(group >= 0)
     group = group[group >= 0]
-    _check_groups(dataroot, code, Counter(group.tolist()), every_group)
+    _check_groups(dataroot, code, Counter(group.tolist()), years[~np.isnan(years)].tolist(), every_group)
     return FaceFolder(
         root=dataroot,
         paths=kept,
@@ -127,17 +129,40 @@ def _scan_shards(dataroot: Path, code: AgeCode, every_group: bool, cache_gb: flo
 
 def _outside(code: AgeCode) -> str:
     end = code.ends[-1] + 1 if code.ends else code.edges[-1]
-    return f"{NO_GROUP} (from {code.edges[0]:g} to below {end:g} years)"
+    return f"{NO_GROUP} ({_span(code.edges[0], end)} years)"
 
 
-def _check_groups(dataroot: Path, code: AgeCode, counts: Mapping[int, int], every_group: bool) -> None:
+def _check_groups(
+    dataroot: Path, code: AgeCode, counts: Mapping[int, int], age_years: Sequence[float], every_group: bool
+) -> None:
     """See that no group is empty, or at least not all are."""
     empty = [k for k in range(len(code)) if not counts.get(k)]
     if empty and (every_group or not counts):
         edges = code.edges
-        names = ", ".join(f"{code.anchors[k]} (from {edges[k]:g} to below {edges[k + 1]:g})" for k in empty)
-        ages = " ".join(map(str, code.anchors))
-        raise UserError(f"--ages {ages}: {shown(dataroot)} has no picture for the age {names}; give other --ages")
+        names = ", ".join(f"{code.anchors[k]} ({_span(edges[k], edges[k + 1])})" for k in empty)
+        ages, other = " ".join(map(str, code.anchors)), " ".join(map(str, _other_ages(code, age_years)))
+        remedy = f"give other --ages{other and f', as --ages {other}'}"
+        raise UserError(f"--ages {ages}: {shown(dataroot)} has no picture for the age {names}; {remedy}")
+
+
+def _other_ages(code: AgeCode, age_years: Sequence[float]) -> tuple[int, ...]:
+    """Ages for all of whose groups there are pictures: those that there are, if they are few, or some of the code's."""
+    there = {float(years) for years in age_years}
+    some = tuple(sorted({int(years) for years in there}))
+    if len(some) > _FEW:
+        some = tuple(anchor for k, anchor in enumerate(code.anchors) if _any(code, k, there))
+    if len(some) < 2 or code.ends:
+        return ()
+    other = AgeCode(some, code.form)
+    return some if all(_any(other, k, there) for k in range(len(other))) else ()
+
+
+def _any(code: AgeCode, k: int, age_years: Iterable[float]) -> bool:
+    return any(code.group(years) == k for years in age_years)
+
+
+def _span(begin: float, end: float) -> str:
+    return f"from {max(begin, 0):g} to below {end:g}"
 
 
 def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], list[Path]]:
@@ -179,10 +204,11 @@ def describe(faces: FaceFolder, code: AgeCode) -> list[str]:
     lines = []
     for k, (low, high) in enumerate(pairwise(code.edges)):
         chosen = np.flatnonzero(faces.group == k)
-        years = f"group {code.anchors[k]}, {low:g} to below {high:g} years: {len(chosen):,} pictures"
+        years = f"group {code.anchors[k]}, {max(low, 0):g} to below {high:g} years: {counted(len(chosen))}"
         if len(chosen):
             i = int(chosen[len(chosen) // 2])
-            years += f", as {faces.paths[i].relative_to(faces.root)} of {faces.age_years[i]:g} years"
+            age = f"{faces.age_years[i]:g}"
+            years += f", as {faces.paths[i].relative_to(faces.root)} of {age} year{'' if age == '1' else 's'}"
         lines.append(years)
     return lines
 
@@ -192,8 +218,8 @@ def labelled(dataroot: Path) -> list[tuple[Path, float]]:
     return [(path, years) for path, years, _ in _labelled(dataroot, read_labels(dataroot))[0]]
 
 
-def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[Path, float, int | None]], int]:
-    """Every picture of the age folders with its age in years, sorted, and the count of pictures outside of them.
+def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[Path, float, int | None]], Counter[str]]:
+    """Every picture of the age folders with its age in years, sorted, and the counts of the others by reason.
 
     In folders that are open above, like `60+`, the first year stands beside it. Where `labels.csv` names every picture
     that is of use, no age folders are needed.
@@ -203,7 +229,7 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
         listed: list[tuple[Path, float, int | None]] = [(f, known[f].age_years, None) for f in files if f in known]
         if not listed:
             raise UserError(f"--dataroot {dataroot}: none of its pictures is in labels.csv; run prepare.py label again")
-        return listed, len(files) - len(listed)
+        return listed, Counter({NOT_LISTED: len(files) - len(listed)})
     folders = _age_folders(dataroot)
     found: list[tuple[Path, float, int | None]] = []
     told_by_name, wrong = 0, []
@@ -227,11 +253,12 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
     if wrong:
         path, own = wrong[0]
         log.warning(
-            "%s: %d pictures lie in folders of other ages than their names say, as %s; the names hold",
-            *(dataroot, len(wrong), path.relative_to(dataroot)),
+            "%s: %s in folders of other ages than their names say, as %s; the names hold",
+            *(dataroot, counted(len(wrong)), path.relative_to(dataroot)),
         )
     strays = set(_faces(dataroot)).difference(path for path, *_ in found)
-    return sorted(found, key=lambda one: one[0]), len(strays)
+    left_out = Counter(FOR_TESTING if _for_testing(path.parent) else NO_FOLDER for path in strays)
+    return sorted(found, key=lambda one: one[0]), left_out
 
 
 def _faces(folder: Path) -> list[Path]:
@@ -243,18 +270,25 @@ def _faces(folder: Path) -> list[Path]:
 def _remedy(dataroot: Path, paths: Sequence[Path]) -> str:
     """How to make age folders of pictures, by the form of their names."""
     forms = Counter(form_of(stem_of(path)) for path in paths)
+    source = shlex.quote(str(dataroot))
     form, number = max(forms.items(), key=lambda one: (bool(one[0]), one[1]), default=("", 0))
     if form and 2 * number > len(paths):
-        return f"make age folders of them: python prepare.py {form} --source {dataroot} --output FOLDER"
+        return f"make age folders of them: python prepare.py {form} --source {source} --output FOLDER"
     if shard := next(dataroot.glob("*.tar"), None):
         first = shard.stem.rstrip("0123456789")
-        return f"name its shards, as --dataroot '{dataroot / first}{{000..009}}.tar'"
+        return f"name its shards, as --dataroot {shlex.quote(f'{dataroot / first}{{000..009}}.tar')}"
     tables = {"fairface_label_*.csv": "fairface", "fold_*_data.txt": "adience", "gt_avg_*.csv": "appa_real"}
     tables |= {"ffhq_aging_labels.csv": "ffhq_aging", "imdb.mat": "imdb_wiki", "wiki.mat": "imdb_wiki"}
     for pattern, name in tables.items():
         if next(dataroot.glob(pattern), None):
-            return f"make age folders of them: python prepare.py {name} --source {dataroot} --output FOLDER"
-    return "expected names like 20, 20s, 20-29 or 60+ (see datasets/README.md)"
+            return f"make age folders of them: python prepare.py {name} --source {source} --output FOLDER"
+    expected = "expected names like 20, 20s, 20-29 or 60+ (see datasets/README.md)"
+    if not paths:
+        return expected
+    return (
+        f"{expected}; prepare.py csv makes them of a table of ages, prepare.py pattern of ages in file names; "
+        f"for faces of unknown age: python prepare.py label {source}"
+    )
 
 
 def label(name: str, years: Years) -> float:
@@ -297,8 +331,12 @@ def _age_folders(dataroot: Path) -> dict[Path, Years]:
 def _for_training(folders: dict[Path, Years]) -> dict[Path, Years]:
     """Without LATS's folders for testing, `test30-39`, where there are some for training beside."""
     if any(folder.name.lower().startswith("train") for folder in folders):
-        return {folder: years for folder, years in folders.items() if not folder.name.lower().startswith("test")}
+        return {folder: years for folder, years in folders.items() if not _for_testing(folder)}
     return folders
+
+
+def _for_testing(folder: Path) -> bool:
+    return folder.name.lower().startswith("test") and parse_group(folder.name) is not None
 
 
 def _subfolders(folder: Path) -> list[Path]:

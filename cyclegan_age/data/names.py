@@ -33,7 +33,7 @@ FORMS: dict[str, re.Pattern[str]] = {
     "utkface": re.compile(
         r"(?P<age>\d{1,3})_(?P<sex>[019])_(?P<race>[0-49])_(?:\w+\+(?P<person>[^+]+)\+)?.*", re.DOTALL
     ),
-    "cacd": re.compile(r"(?P<age>\d{1,3})_(?P<person>[^\W\d_].*)_00\d{2}", re.DOTALL),  # 53_Ann_Example_0001
+    "cacd": re.compile(r"(?P<age>\d{1,3})_(?P<person>(?:\d+_?)?[^\W\d_].*)_00\d{2}", re.DOTALL),  # 53_Ann_Example_0001
     "agedb": re.compile(r"\d+_(?P<person>[^\W\d_].*)_(?P<age>\d{1,3})_(?P<sex>[mf])"),  # 17_AnnExample_53_f
     "fgnet": re.compile(r"(?P<person>\d{3})[Aa](?P<age>\d{2})[a-z]?"),  # 001A53, 001A53b
     "all_age_faces": re.compile(r"(?P<number>\d{5})[Aa](?P<age>\d{2})"),  # 00000A02

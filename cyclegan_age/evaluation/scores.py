@@ -11,6 +11,7 @@ from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.evaluation.judges import Judge, load_judges
 from cyclegan_age.evaluation.records import COPY, REAL, Bench, Judges, Plan, Record, Row
 from cyclegan_age.evaluation.table import Goal, Values, Yardstick, columns, compare, goals, score
+from cyclegan_age.images import counted
 
 Say = Callable[[str], None]
 
@@ -47,7 +48,7 @@ class Scores:
         """
         plan = Plan.of(config, judges or partial(load_judges, config.judge, config.results_dir, config.frame))
         for reason, count in plan.faces.left_out.items():
-            say(f"{config.dataroot}: {count} pictures left out: {reason}")
+            say(f"{config.dataroot}: {counted(count)} left out: {reason}")
         bench = Bench(plan, (os.cpu_count() or 1) if config.workers < 0 else config.workers)
         judged = bench.studio.judges
         try:

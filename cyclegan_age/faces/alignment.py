@@ -49,6 +49,18 @@ class Place:
         height, width = shape[:2]
         return max(0, int(left)), max(0, int(top)), min(width, int(right)), min(height, int(bottom))
 
+    def off(self, shape: tuple[int, ...]) -> float:
+        """Farthest distance, along an axis, of a corner from a photograph's (H, W, ...); a share of its longer side."""
+        height, width = shape[:2]
+        corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)], dtype=np.float64)
+        return float(np.abs(self.to_photo(corners) - corners * (width, height)).max()) / max(height, width)
+
+    def beyond(self, shape: tuple[int, ...]) -> float:
+        """Share of the square that lies outside of a photograph (H, W, ...)."""
+        middles = (np.arange(64) + 0.5) / 64
+        points = self.to_photo(np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2))
+        return 1 - float(((points >= 0) & (points < (shape[1], shape[0]))).all(axis=1).mean())
+
     def touches(self, shape: tuple[int, ...]) -> bool:
         """Whether any of the square lies in a photograph (H, W, ...), and it is of use: 8 px or more."""
         left, top, right, bottom = self.bounds(shape)

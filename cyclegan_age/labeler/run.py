@@ -4,8 +4,8 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from cyclegan_age.config import LabelConfig, UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.files import clear, json_lines, lock, unwritten, write_atomically
-from cyclegan_age.images import list_images
+from cyclegan_age.files import clear, json_lines, lock, unlock, unwritten, write_atomically
+from cyclegan_age.images import counted, list_images
 from cyclegan_age.labeler.estimates import GROUPS, Estimate, group_of, look, misplaced, sex_missing
 from cyclegan_age.labeler.sheets import write_sheets
 from cyclegan_age.labeler.table import BAD, Labels, own_lines
@@ -56,7 +56,8 @@ def label(config: LabelConfig, say: Say) -> Path:
     return page
 
 
-def held(config: LabelConfig) -> AbstractContextManager[object]:
+@contextmanager
+def held(config: LabelConfig) -> Iterator[None]:
     """Keep the labelled folder to this process.
 
     Raises:
@@ -74,9 +75,12 @@ def held(config: LabelConfig) -> AbstractContextManager[object]:
         home.mkdir(parents=True, exist_ok=True)
         file = lock(home, "is labelling it", "")
         clear(home)
-        return closing(file)
     except OSError as e:
         raise unwritten(str(home), e, "or give another --output") from None
+    try:
+        yield
+    finally:
+        unlock(home, file)
 
 
 def labelled(config: LabelConfig, say: Say) -> Labels:
@@ -110,7 +114,7 @@ def labelled(config: LabelConfig, say: Say) -> Labels:
     estimates = {face.pop("file"): Estimate(**face) for line in seen.values() for face in line["faces"]}
     for reason, number in Counter(left_out.values()).items():
         first = next(name for name, why in left_out.items() if why == reason)
-        say(f"left out: {number:,} pictures: {reason}, as {first}")
+        say(f"left out: {counted(number)}: {reason}, as {first}")
     if not estimates:
         raise UserError(f"{config.folder}: no face in any of {len(names)} pictures; give others")
     labels = Labels(home, estimates, left_out)

@@ -170,7 +170,7 @@ def _text(face: Face) -> bytes:
 
 
 def _answered(face: Face, age: int, sex: int) -> Face:
-    same = (group_of(age), sex) == (group_of(face.estimate.age), face.estimate.sex)
+    same = (age, sex) == (face.estimate.age, face.estimate.sex)
     return replace(face, age=age, sex=sex, state=CONFIRMED if same else CORRECTED)
 
 

@@ -32,7 +32,7 @@ from cyclegan_age.data.masks import MaskFolder, read_masks, scan_masks
 from cyclegan_age.data.shards import open_pictures, refuse_shards, shown
 from cyclegan_age.data.teacher import embeddings
 from cyclegan_age.faces.frames import Frame, window
-from cyclegan_age.images import to_float
+from cyclegan_age.images import counted, to_float
 from cyclegan_age.models import (
     age_cgan,
     caae,
@@ -180,7 +180,7 @@ def _faces(config: TrainConfig) -> FaceFolder:
     remedy = f"; give other --ages than {' '.join(map(str, code.anchors))} to use them"
     for reason, count in folder.left_out.items():
         more = remedy if reason.startswith(NO_GROUP) else ""
-        logger.info("%s: %d pictures left out: %s%s", shown(config.dataroot), count, reason, more)
+        logger.info("%s: %s left out: %s%s", shown(config.dataroot), counted(count), reason, more)
     for line in describe(folder, code):
         logger.info("%s: %s", shown(config.dataroot), line)
     return folder
@@ -352,7 +352,7 @@ def _masked(config: TrainConfig) -> tuple[MaskFolder, PictureCache, Pool]:
         raise UserError("--load_size and --flip: the masks fit whole pictures; give --image_size's, and --no_flip")
     folder = scan_masks(config.dataroot)
     if folder.left_out:
-        logger.info("%s: %d pictures left out: no mask", config.dataroot, folder.left_out)
+        logger.info("%s: %s left out: no mask", config.dataroot, counted(folder.left_out))
     cache = PictureCache(folder.pictures, folder.root, config.load_size)
     return folder, cache, np.arange(0, len(cache), max(10, len(cache) // 100))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from cyclegan_age.config import PrepareConfig
 from cyclegan_age.data.prepare import SETS
+from cyclegan_age.images import counted
 
 SEXES = {0: "male", 1: "female", 9: "unknown"}
 RACES = {0: "White", 1: "Black", 2: "Asian", 3: "Indian", 4: "other", 9: "unknown"}
@@ -22,8 +23,8 @@ _STYLE = """
 body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 76rem; padding: 0 1rem; }
 table { border-collapse: collapse; margin: .5rem 0 1rem; }
 td { padding: .1rem .8rem .1rem 0; overflow-wrap: anywhere; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; flex: 1 1 26rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
+figure { margin: 0; }
 svg { width: 100%; }
 svg text { font-size: 11px; fill: currentColor; }
 """
@@ -32,7 +33,11 @@ Line = Mapping[str, Any]
 
 
 def as_markdown(
-    config: PrepareConfig, lines: Sequence[Line], lost: Sequence[tuple[Path, str]], copies: Sequence[str]
+    config: PrepareConfig,
+    lines: Sequence[Line],
+    lost: Sequence[tuple[Path, str]],
+    copies: Sequence[str],
+    edges: Sequence[str] = (),
 ) -> str:
     """The card.
 
@@ -41,18 +46,22 @@ def as_markdown(
         lines: of labels.csv, each with `side` in pixels and `sharpness`, too.
         lost: files left out, and why.
         copies: what was found of near copies, in sentences.
+        edges: what alignment did to the pictures, in sentences.
     """
     public = SETS.get(config.set)
     test = f"--fold {config.fold}" if config.fold else f"--test {config.test:g}"
     shares = f" (--val {config.val:g} {test} --seed {config.seed})"
-    splits = "the set's own" if all(line["given"] for line in lines) else f"by person{shares}"
+    unit = "by person" if any(line["person"] for line in lines) else "by picture, as persons are not known"
+    splits = "the set's own" if all(line["given"] for line in lines) else f"{unit}{shares}"
     how = f"aligned to --frame {config.frame}, at most {config.size} px" if config.align else "kept as they were"
     out = [
         f"# {public.title if public else config.source.name}, prepared",
         "",
-        f"{len(lines):,} pictures, {how}. Splits are {splits}. `labels.csv` has a line for each picture, "
+        f"{counted(len(lines))}, {how}. Splits are {splits}. `labels.csv` has a line for each picture, "
         "`left_out.csv` names what is not here.",
         "",
+        *edges,
+        *[""][: len(edges)],
     ]
     folders = Counter((Path(line["file"]).parts[1], line["split"]) for line in lines)
     years = {Path(line["file"]).parts[1]: float(line["age"]) for line in lines}
@@ -62,8 +71,8 @@ def as_markdown(
     rows.append(["all", *(f"{sum(line['split'] == split for line in lines):,}" for split in _SPLITS)])
     out += _table(["age", *_SPLITS], rows)
     exact = sum(bool(line["exact"]) for line in lines)
-    rest = f"; of {len(lines) - exact:,} an estimate is, or the group, and `age` is its middle"
-    out += [f"The exact age of {exact:,} is known{rest if exact < len(lines) else ''}.", ""]
+    rest = f"{exact:,} ages are exact. {len(lines) - exact:,} are estimates, or the middle of a group."
+    out += ["All ages are exact." if exact == len(lines) else rest, ""]
     for title, names in (("sex", SEXES), ("race", RACES)):
         counts = Counter(names[line[title]] for line in lines)
         out += _table([title, "pictures"], [[name, f"{number:,}"] for name, number in counts.most_common()])
@@ -71,7 +80,8 @@ def as_markdown(
     if persons:
         most = persons.most_common(1)[0][1]
         alone = sum(not line["person"] for line in lines)
-        out += [f"{len(persons):,} persons: {median(persons.values()):g} pictures each (median), at most {most:,}."]
+        number = counted(len(persons), "person")
+        out += [f"{number}: {median(persons.values()):g} pictures each (median), at most {most:,}."]
         out += [f"Of nobody known: {alone:,}.", ""] if alone else [""]
     else:
         out += ["Persons are not known: pictures of one may be in several splits.", ""]
@@ -79,7 +89,7 @@ def as_markdown(
         values = sorted(line[name] for line in lines)
         low, middle, high = (values[round(share * (len(values) - 1))] for share in (0.05, 0.5, 0.95))
         what = "Shorter side" if name == "side" else "Sharpness (variance of the Laplacian)"
-        out += [f"{what}: {middle:g}{unit}; 5 % have at most {low:g}, 5 % at least {high:g}.", ""]
+        out += [f"{what}: median {middle:g}{unit}; 5 % have at most {low:g}, 5 % at least {high:g}.", ""]
     out += ["## Copies", "", *copies, ""]
     if lost:
         reasons = Counter(reason for _, reason in lost)

@@ -126,15 +126,18 @@ def table(file: Path, columns: Iterable[str], flag: str = "--source", delimiter:
     Raises:
         UserError: it cannot be read, or has not all of the columns.
     """
+    own = flag == "--csv"  # not of a public set
     try:
         text = file.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as e:
-        raise UserError(f"{flag} {file}: cannot be read: {e.strerror}; give the set's own table") from None
+        remedy = "give a table of yours" if own else "give the set's own table"
+        raise UserError(f"{flag} {file}: cannot be read: {e.strerror}; {remedy}") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter == ",")
     names = [(name or "").strip().lower() for name in reader.fieldnames or []]
     if missing := [column for column in columns if column.lower() not in names]:
         has = ", ".join(names[:12]) or "nothing"
-        raise UserError(f"{flag} {file}: has no column {missing[0]}, but {has}; give the set's own table")
+        remedy = "name those for file, age and sex, as --columns path age sex" if own else "give the set's own table"
+        raise UserError(f"{flag} {file}: has no column {missing[0]}, but {has}; {remedy}")
     reader.fieldnames = names
     return [{k: v or "" for k, v in line.items() if isinstance(k, str) and not isinstance(v, list)} for line in reader]
 

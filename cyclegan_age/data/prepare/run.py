@@ -29,15 +29,17 @@ from cyclegan_age.data.prepare.names import read_pattern
 from cyclegan_age.data.prepare.rows import NO_FACE, TWO_FACES, Row
 from cyclegan_age.data.prepare.tables import read_csv
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.faces.alignment import crop, opencv
+from cyclegan_age.faces.alignment import Place, crop, opencv
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.files import json_lines, unwritten
-from cyclegan_age.images import BadImage, Picture, open_image
+from cyclegan_age.images import BadImage, Picture, counted, open_image
 
 JOURNAL = ".prepare.jsonl"  # the settings, then a line for each picture that is done
 _BESIDE = 0.5  # a second face of at least that share of the first one's size makes it unclear whose label it is
 _QUALITY = 90  # of WebP
+_ALIGNED = 0.12  # farthest that a corner of the crop lies from the picture's, in sides, where that is aligned already
+_MADE = 0.02  # least share of a crop beyond its picture that is counted
 _PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
 
 Say = Callable[[str], None]
@@ -76,7 +78,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     rows = read_rows(config)
     items = plan(rows, config)
     for reason, some in _by_reason(rows).items():
-        say(f"left out: {_counted(len(some))}: {reason}, as {some[0].file.name}")
+        say(f"left out: {counted(len(some))}: {reason}, as {some[0].file.name}")
     if not items:
         raise UserError(f"--source {config.source}: no picture of {config.set} in it that can be used; see above")
     made = _made(config, items)
@@ -84,7 +86,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     kept = [item for item in items if item.file not in refused]
     for reason, number in Counter(refused.values()).items():
         first = next(item.row.file for item in items if refused.get(item.file) == reason)
-        say(f"left out: {_counted(number)}: {reason}, as {first.name}")
+        say(f"left out: {counted(number)}: {reason}, as {first.name}")
     if not kept:
         remedy = "; give --no_align if they are aligned" if config.align else ""
         raise UserError(f"--source {config.source}: none of {len(items)} pictures can be used{remedy}")
@@ -101,7 +103,10 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     lines = [
         {**label, **made[item.file], "given": item.row.file in given} for label, item in zip(labels, kept, strict=True)
     ]
-    card = as_markdown(config, lines, lost, copies)
+    edges = _edges(config, lines)
+    for sentence in edges:
+        say(sentence)
+    card = as_markdown(config, lines, lost, copies, edges)
     try:
         _write(config.output / NAME, as_csv(labels))
         if config.parquet:
@@ -113,7 +118,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         raise unwritten(f"--output {config.output}", e, "or give another folder") from None
     splits = Counter(item.row.split for item in kept)
     told = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
-    say(f"{config.output}: {_counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
+    say(f"{config.output}: {counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
     return config.output
 
 
@@ -313,12 +318,14 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
 
     Returns:
         `reason` why it was left out, or empty; the shorter `side` in pixels, `sharpness` (variance of the Laplacian)
-        and the perceptual `hash` of what was written, in hexadecimal.
+        and the perceptual `hash` of what was written, in hexadecimal; whether the picture was `kept` whole and upright,
+        and the share of the crop that lies `beyond` it.
 
     Raises:
         UserError: it cannot be written.
     """
     cv2 = _cv2()
+    kept, beyond = not frame, 0.0
     try:
         data = item.row.file.read_bytes()
         picture: Picture = np.asarray(open_image(data))
@@ -333,7 +340,13 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
         if len(faces) > 1 and faces[1].size >= _BESIDE * faces[0].size:
             return {"reason": TWO_FACES}
         place = faces[0].place(Frame.of(frame))
-        picture = crop(picture, place, min(size, max(32, round(place.side))))
+        height, width = picture.shape[:2]
+        kept = height == width and place.off(picture.shape) <= _ALIGNED
+        if kept:
+            place = Place(0j, complex(width))
+        beyond = place.beyond(picture.shape)
+        if not kept or width > size:
+            picture = crop(picture, place, min(size, max(32, round(place.side))))
         data = webp(picture)
     try:
         _write(output / item.file, data)
@@ -346,6 +359,8 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
         "side": min(picture.shape[:2]),
         "sharpness": round(spread**2, 1),
         "hash": perceptual_hash(grey),
+        "kept": kept,
+        "beyond": round(beyond, 3),
     }
 
 
@@ -373,10 +388,6 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
     }
 
 
-def _counted(number: int) -> str:
-    return f"{number:,} picture{'s' if number != 1 else ''}"
-
-
 def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], output: Path) -> list[str]:
     """What is to be said of near copies, and of persons in two splits; `copies.csv` lists the copies."""
     groups = near_copies(hashes)
@@ -390,7 +401,7 @@ def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], outpu
     ages = [[float(str(labels[i]["age"])) for i in group] for group in groups]
     conflicting = sum(max(some) - min(some) > 1 for some in ages)
     sentences = [
-        f"Near copies: {_counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with "
+        f"Near copies: {counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with "
         f"ages more than a year apart: {conflicting:,}; copies.csv names them."
     ]
     splits: dict[object, set[object]] = {}
@@ -399,6 +410,22 @@ def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], outpu
             splits.setdefault(label["person"], set()).add(label["split"])
     if parted := sorted(str(person) for person, some in splits.items() if len(some) > 1):
         sentences.append(f"In two of the set's own splits: {len(parted):,} persons, as {parted[0]}.")
+    return sentences
+
+
+def _edges(config: PrepareConfig, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is to be said of pictures that were aligned already, and of crops that reach beyond their pictures."""
+    if not config.align:
+        return []
+    sentences = []
+    if kept := sum(line.get("kept", False) for line in lines):
+        sentences.append(f"Aligned already, and not turned or cut: {kept:,} of {counted(len(lines))}.")
+    if made := sum(line.get("beyond", 0) >= _MADE for line in lines):
+        how = "mirrored" if Frame.of(config.frame).mirrored else "repeated"
+        sentences.append(
+            f"Edges {how}, as the frame is wider than the picture: {made:,} of {counted(len(lines))}; "
+            "--no_align keeps pictures as they are."
+        )
     return sentences
 
 

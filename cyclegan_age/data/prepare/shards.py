@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from cyclegan_age.data.labels import is_exact, read_labels, read_lines, within
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shards import as_index, known_of
 from cyclegan_age.files import json_lines, unwritten, write_atomically
-from cyclegan_age.images import SUFFIXES
+from cyclegan_age.images import SUFFIXES, counted
 
 SETTINGS = ".shards.json"
 _SPLITS = frozenset({"train", "val", "test"})
@@ -70,9 +71,9 @@ def write_shards(config: ShardsConfig, say: Callable[[str], None]) -> Path:
         own = [shard for shard in shards if shard.name.rpartition("-")[0] == split]
         first, last = (Path(shard.name).stem.rpartition("-")[2] for shard in (own[0], own[-1]))
         named = f"{split}-{{{first}..{last}}}.tar" if first != last else own[0].name
-        say(f"{sum(len(shard.members) for shard in own):,} pictures: --dataroot '{output / named}'")
+        say(f"{counted(sum(len(shard.members) for shard in own))}: --dataroot {shlex.quote(str(output / named))}")
     if lost:
-        say(f"{len(lost):,} pictures are missing; they are named above")
+        say(f"{counted(len(lost))} missing, as named above")
     return output
 
 

@@ -12,8 +12,10 @@ from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import is_exact, within
 from cyclegan_age.data.prepare.rows import (
     MISSING,
+    NO_AGE,
     OUTSIDE,
     UNLISTED,
+    WRONG_AGE,
     Index,
     Row,
     below,
@@ -151,6 +153,7 @@ def read_appa_real(source: Path) -> list[Row]:
     return listed(source, rows, [path for path in pictures.files if path.name not in used])
 
 
+_TWO_AGES = "two ages for one file"
 ROLES = ("file", "age", "sex", "race", "person", "split")
 
 
@@ -188,8 +191,10 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
             estimated=not is_exact(line.get("exact", "")),  # as `labels.csv` has it
             reason=reason,
         )
-        before = rows.get(path)
-        if before and not (math.isclose(before.age, age) or before.reason):
-            row = replace(row, reason="two ages for one file")
-        rows[path] = judged(row)
+        row, before = judged(row), rows.get(path)
+        if before and (before.reason == _TWO_AGES or (not before.reason and row.reason in (NO_AGE, WRONG_AGE))):
+            continue
+        if before and not (before.reason or math.isclose(before.age, age)):
+            row = replace(row, reason=_TWO_AGES)
+        rows[path] = row
     return list(rows.values())

@@ -215,4 +215,6 @@ def test_frozen_networks_in_bf16_are_near_those_in_fp32(name: str) -> None:
     halves, gradient_of_halves = seen(True)
     for one, other in zip(halves, outs, strict=True):
         assert (one.float() - other).norm() < 0.05 * other.norm()
-    assert F.cosine_similarity(gradient_of_halves.flatten(), gradient.flatten(), dim=0) > 0.85  # as bf16 does without kernels, too: 0.88
+    assert (
+        F.cosine_similarity(gradient_of_halves.flatten(), gradient.flatten(), dim=0) > 0.85
+    )  # as bf16 does without kernels, too: 0.88

@@ -288,7 +288,7 @@ def bent(x: Tensor, shift: Tensor) -> Tensor:
 
 def smoothed(shift: Tensor) -> Tensor:
     """A field (N, 2, h, w) averaged over 5x5 of its cells; beyond the edge it is 0."""
-    # One after the other, or else 25 cells are compiled into each of the many pixels that need them. Padded apart, since
+    # One after the other, or else 25 cells are compiled into each of the many pixels that need them. Padded apart:
     # of a pooling that pads PyTorch 2.11 gives a wrong gradient on CUDA (github.com/pytorch/pytorch/issues/188344).
     rows = F.avg_pool2d(F.pad(shift, (2, 2, 0, 0)), (1, 5), stride=1)
     return F.avg_pool2d(F.pad(rows, (0, 0, 2, 2)), (5, 1), stride=1)

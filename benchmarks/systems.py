@@ -318,22 +318,56 @@ def from_noise(ager: "Ager") -> bool:
     return isinstance(ager.reader, NoiseReader)
 
 
-def picture(weights: Mapping[str, Path]) -> Image.Image:
-    """The built-in portrait at `AGES` by each system, a row each; faces from noise where a system knows no other."""
-    from cyclegan_age.images import grid
-    from cyclegan_age.inference import Ager, demo_portrait
+def portraits(photos: Sequence[Path]) -> list[Image.Image]:
+    """The largest face of each photograph, or else the built-in one: aligned crops of `SIDE` pixels.
 
-    portrait = Image.fromarray(scaled(np.asarray(demo_portrait()), SIDE))
+    Raises:
+        UserError: a file that is no photograph of a face.
+    """
+    from cyclegan_age.faces.alignment import crop
+    from cyclegan_age.faces.detection import detector
+    from cyclegan_age.faces.files import Photo, as_rgb
+    from cyclegan_age.faces.frames import FRAMES
+    from cyclegan_age.images import BadImage
+    from cyclegan_age.inference import demo_portrait
+
+    squares = []
+    for file in photos:
+        try:
+            upright = as_rgb(Photo.read(file).upright)
+        except (BadImage, OSError) as e:
+            raise UserError(f"--faces {file}: {e}; give photographs") from None
+        found = detector().find(upright)
+        if not found:
+            raise UserError(f"--faces {file}: no face found; give another photograph")
+        squares.append(crop(upright, max(found, key=lambda face: face.size).place(FRAMES["utkface"]), SIDE))
+    return [Image.fromarray(one) for one in squares or [scaled(np.asarray(demo_portrait()), SIDE)]]
+
+
+def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.Image:
+    """Faces at other ages by each system, a row each; faces from noise where a system knows no other.
+
+    Args:
+        weights: of each system.
+        photos: whose faces are shown at three ages; without them the built-in one is, at `AGES`.
+    """
+    from cyclegan_age.images import grid
+    from cyclegan_age.inference import Ager
+
+    inputs, ages = portraits(photos), AGES[1::2] if photos else AGES
+    blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
     rows = []
     for path in weights.values():
-        ager = Ager.load(path)
-        if from_noise(ager):
-            kept = ager.draw(1 if ager.conditional else len(AGES)).expand(len(AGES), -1)
-            faces = [np.full((SIDE, SIDE, 3), 255, np.uint8), *(scaled(one, SIDE) for one in ager.render(kept, AGES))]
-        else:
-            faces = [np.asarray(one) for one in (portrait, *(ager.age(portrait, years) for years in AGES))]
-        rows.append(faces)
-    return Image.fromarray(grid(rows, columns=["input", *map(str, AGES)], row_names=list(weights)))
+        ager, row = Ager.load(path), []
+        for i, portrait in enumerate(inputs):
+            if from_noise(ager):
+                drawn = ager.draw(len(inputs) * (1 if ager.conditional else len(ages)))
+                kept = drawn[i : i + 1].expand(len(ages), -1) if ager.conditional else drawn[i :: len(inputs)]
+                row += [blank, *(scaled(one, SIDE) for one in ager.render(kept, ages))]
+            else:
+                row += [np.asarray(one) for one in (portrait, *(ager.age(portrait, years) for years in ages))]
+        rows.append(row)
+    return Image.fromarray(grid(rows, columns=["input", *map(str, ages)] * len(inputs), row_names=list(weights)))
 
 
 def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Say) -> str:
@@ -371,7 +405,7 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
         rows.append(row_of(system, values, judges, (done, parameters(weights[system]))))
     text = table(rows)
     save_text(text + "\n", folder / "systems.md")
-    sheet = picture(weights)
+    sheet = picture(weights, config.faces)
     for quality in range(90, 20, -5):
         save_jpg(sheet, folder / "systems.jpg", quality)
         if (folder / "systems.jpg").stat().st_size <= PICTURE_BYTES:

@@ -138,6 +138,8 @@ class SystemsBenchConfig:
     """Compile the networks with torch.compile, which takes no part of the minutes."""
     limit: int = 300
     """Faces that are aged to compare the systems; 0 takes all."""
+    faces: tuple[Path, ...] = ()
+    """Photographs whose faces the picture shows; without them it shows the built-in one."""
     results_dir: Path = Path("results")
     """Where the runs and the comparison are kept."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -209,6 +210,18 @@ def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         assert sheet.width > 7 * systems.SIDE and sheet.height > 3 * systems.SIDE
         corner = np.asarray(sheet)[-systems.SIDE :, -7 * (systems.SIDE + 2) :][4:-4, 4 : systems.SIDE - 4]
         assert corner.min() > 250  # a cgan has no input
+
+
+def test_faces_of_photographs_are_shown(tmp_path: Path) -> None:
+    Image.fromarray(skimage.data.astronaut()).save(tmp_path / "photo.png")
+    (square,) = systems.portraits([tmp_path / "photo.png"])
+    (built_in,) = systems.portraits([])
+    assert square.size == built_in.size == (systems.SIDE, systems.SIDE)
+    assert np.corrcoef(np.ravel(square), np.ravel(built_in))[0, 1] > 0.6  # the same face, framed a little otherwise
+    Image.new("RGB", (64, 64)).save(tmp_path / "grey.png")
+    for name, cause in (("grey.png", "no face found"), ("none.png", "No such file")):
+        with pytest.raises(UserError, match=f"--faces .*{name}: .*{cause}"):
+            systems.portraits([tmp_path / name])
 
 
 def test_parameters_are_what_was_learnt(tmp_path: Path) -> None:

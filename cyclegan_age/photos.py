@@ -29,7 +29,6 @@ from cyclegan_age.features import find_layers
 from cyclegan_age.gallery import (
     ahead,
     clean_name,
-    counted,
     notes_on,
     output_folder,
     output_stems,
@@ -40,7 +39,7 @@ from cyclegan_age.gallery import (
     write_sheets,
 )
 from cyclegan_age.games import age_warning, estimated_age
-from cyclegan_age.images import BadImage, Picture, list_files, list_images, unread
+from cyclegan_age.images import BadImage, Picture, counted, list_files, list_images, unread
 from cyclegan_age.inference import Ager
 from cyclegan_age.page import Section
 from cyclegan_age.provenance import marked, packet

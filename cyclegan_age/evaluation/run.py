@@ -20,7 +20,7 @@ from cyclegan_age.evaluation.records import BLEND, Judges, Row
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import FEWEST, Goal, Values, ages_read, as_csv, as_text, by_label
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.gallery import counted
+from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
 from cyclegan_age.runs import SHIPPED, find_weights, load_snapshot, next_folder, write_atomically

@@ -1,5 +1,6 @@
 """What goes wrong around a training: two of them in one run, foreign files, changed settings, full disks, links."""
 
+import fcntl
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from collections import OrderedDict
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from cyclegan_age import visdom_server
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.faces.files import Photo
-from cyclegan_age.files import foreign, lock
+from cyclegan_age.files import foreign, lock, unlock
 from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models.cyclegan import build_generator
@@ -113,6 +114,22 @@ def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
         other = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
         assert f"process {os.getpid()}" in other.stderr
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
+def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = fcntl.lockf, []
+
+    def late(file: BinaryIO, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:  # between opening the file and locking it
+            (tmp_path / ".lock").unlink()
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    with lock(tmp_path) as file:
+        assert len(calls) == 2 and os.fstat(file.fileno()).st_ino == (tmp_path / ".lock").stat().st_ino
+        unlock(tmp_path, file)
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_file_of_another_kind_is_told_by_what_it_is(

@@ -123,6 +123,7 @@ def test_a_folder_is_estimated_and_trained_on(
     assert label(numbered) == 0
     said = capsys.readouterr().out
     assert "left out: 1 picture: not a picture, as broken.jpg" in said and "11 faces: 11 estimated" in said
+    assert not (numbered / ".lock").exists()
     found = lines(numbered)
     assert set(found) == {f"{i}.jpg" for i in range(11)}
     assert all(0.05 < float(line["age_confidence"]) <= 1 and line["group"] == group_of(int(line["age"]))

@@ -237,6 +237,19 @@ def test_faces_are_found_and_aligned(tmp_path: Path, frame: str) -> None:
     assert np.abs(face.landmarks / 100 - FRAMES[frame].template).max() < 0.06
 
 
+def test_the_card_of_a_set_of_groups_without_persons(tmp_path: Path) -> None:
+    source = tmp_path / "mine"
+    source.mkdir()
+    for years in (20, 30, 40):
+        draw_face(years, size=40, seed=years).save(source / f"{years}.png")
+    (source / "t.csv").write_text("path,age\n20.png,20-29\n30.png,30-39\n40.png,40\n")
+    words = ("csv", "--source", source, "--csv", source / "t.csv", "--output", tmp_path / "out", "--no_align")
+    assert run_it(*words, "--columns", "path", "age") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Splits are by picture, as persons are not known (--val" in card
+    assert "Exact ages: 1. Estimates, or middles of groups: 2." in card
+
+
 def test_a_picture_that_is_aligned_already_stays_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = astronaut()
     place = detector().find(photo)[0].place(FRAMES["utkface"])

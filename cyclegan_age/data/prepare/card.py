@@ -71,7 +71,7 @@ def as_markdown(
     rows.append(["all", *(f"{sum(line['split'] == split for line in lines):,}" for split in _SPLITS)])
     out += _table(["age", *_SPLITS], rows)
     exact = sum(bool(line["exact"]) for line in lines)
-    rest = f"{exact:,} ages are exact. {len(lines) - exact:,} are estimates, or the middle of a group."
+    rest = f"Exact ages: {exact:,}. Estimates, or middles of groups: {len(lines) - exact:,}."
     out += ["All ages are exact." if exact == len(lines) else rest, ""]
     for title, names in (("sex", SEXES), ("race", RACES)):
         counts = Counter(names[line[title]] for line in lines)

@@ -52,9 +52,16 @@ class Option:
     must_be: str = ""
     needs: tuple[str, ...] = ()
 
-    def holds(self, value: Any) -> bool:
-        """Whether a value is right by itself."""
-        many = value if isinstance(value, tuple) else (value,)
+    def holds(self, value: Any, many: bool) -> bool:
+        """Whether a value is right by itself.
+
+        Args:
+            value: of the field.
+            many: it is a tuple.
+
+        Raises:
+            TypeError: it is of another type than the field.
+        """
         return (
             (self.length is None or len(value) == self.length)
             and (not self.min_length or len(value) >= self.min_length)
@@ -63,7 +70,7 @@ class Option:
             and (not self.choices or value in self.choices)
             and (not self.endings or value.suffix in self.endings)
             and (self.valid is None or self.valid(value))
-            and all(self._within(one) for one in many)
+            and all(self._within(one) for one in (value if many else (value,)))
         )
 
     def _within(self, value: Any) -> bool:
@@ -130,7 +137,8 @@ def check(config: Any) -> None:
         option, value = option_of(declared), getattr(config, declared.name)
         if value is None and declared.default is None:
             continue
-        require(config, declared.name, option.holds(value), option.words(isinstance(value, tuple)))
+        many = isinstance(declared.default, tuple)
+        require(config, declared.name, option.holds(value, many), option.words(many))
     for declared in fields(config):
         if (needs := option_of(declared).needs) and getattr(config, declared.name) != declared.default:
             found, values = getattr(config, needs[0]), needs[1:]

@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -637,6 +638,9 @@ class Ager:
         if count != len(years):
             raise ValueError(f"{count} pictures and {len(years)} ages")
         for one in years:
+            given: object = one
+            if not isinstance(given, Real):
+                raise ValueError(f"years: {one!r} is not an age; give a number")
             if self.domains and one not in range(len(self.domains)):
                 numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(self.domains))
                 raise UserError(f"years: {one:g}, but the weights know no ages; give a domain's number, {numbers}")

@@ -49,6 +49,9 @@ def test_a_field_says_what_its_value_must_be(option: Option, right: Any, wrong: 
         (TrainConfig, {"ends": (5, 6)}, "--ends 5 6: must be used with --age_vector onehot"),
         (TrainConfig, {"load_size": 64}, "--load_size 64: must be at least --image_size"),
         (TrainConfig, {"lr": 0.0}, "--lr 0: must be above 0"),
+        (TrainConfig, {"lr": float("inf")}, "--lr inf: must be finite"),
+        (TrainConfig, {"betas": (0.5, 1.5)}, "--betas 0.5 1.5: must be numbers, each at least 0 and below 1"),
+        (TrainConfig, {"seed": 10**19}, "--seed 10000000000000000000: must be from 0 to 2^63 - 1"),
         (CycleGANConfig, {"residual": False, "symmetric": True}, "--symmetric: must be used with --residual"),
         (CycleGANConfig, {"estimators": ()}, "--estimators: must be at least one, where --lambda_age is above 0"),
         (CGANConfig, {"label_at": 5}, "--label_at 5: must be at most the number of --d_channels"),  # of LabelFields

@@ -151,6 +151,7 @@ def test_odd_names_do_not_matter(tmp_path: Path) -> None:
         ([], "none", "--dataroot .*none: no such folder"),
         (["file"], "file", "--dataroot .*file: not a folder"),
         (["a/b/x.jpg", "x.jpg"], "", r"--dataroot .*/: no age folders found; expected names like 20, .* or 60\+"),
+        (["10/x.heic", "20/x.cr2"], "", "no pictures in its age folders; not read: 1 .cr2"),
         (["10/x.txt", "20/x.txt"], "", "--dataroot .*: no pictures in its age folders"),
         (["train/10/x.jpg", "val/10/x.jpg"], "", "--dataroot .*: no age folders of its own; give .*train or .*val"),
         (["10s/x.jpg", "30s/x.jpg", "70s/x.jpg"], "", r"--ages 10 20 40: .* the age 20 \(from 15 to below 30\); give "),

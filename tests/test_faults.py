@@ -348,6 +348,9 @@ def test_ages_pictures_and_paths_that_cannot_be_used_are_refused(tmp_path: Path)
     for years in (-1, -0.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="is not an age; give 0 or more"):
             ager.age(face, years)
+    for odd in ("50", None, [50]):
+        with pytest.raises(ValueError, match="is not an age; give a number"):
+            ager.age(face, odd)  # type: ignore[arg-type]
     for size in ((1, 1), (3, 300)):
         Image.new("RGB", size).save(tmp_path / "small.png")
         for picture in (Image.new("RGB", size), tmp_path / "small.png"):

@@ -1,5 +1,6 @@
 """Fields of configurations: each declares what its value must be, and one function checks them all."""
 
+import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, Field, dataclass, fields
 from itertools import pairwise
@@ -138,6 +139,8 @@ def check(config: Any) -> None:
         if value is None and declared.default is None:
             continue
         many = isinstance(declared.default, tuple)
+        numbers = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, float)]
+        require(config, declared.name, value == declared.default or all(map(math.isfinite, numbers)), "finite")
         require(config, declared.name, option.holds(value, many), option.words(many))
     for declared in fields(config):
         if (needs := option_of(declared).needs) and getattr(config, declared.name) != declared.default:

@@ -37,7 +37,7 @@ class InferConfig:
     """Play a game with faces instead: `aging A`, `morph A B` or `kids A B`, A and B being photographs."""
     steps: Annotated[int, Option(at_least=1)] = 8
     """Steps of a morph, or how many kids."""
-    seed: int = 0
+    seed: Annotated[int, Option(at_least=0, below=2**63, must_be="from 0 to 2^63 - 1")] = 0
     """Seed of --sample and of the kids."""
     life: bool = False
     """Render the life from the first to the last anchor age as GIF and MP4."""

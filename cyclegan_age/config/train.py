@@ -53,7 +53,7 @@ class TrainConfig:
     """Share of the training at the full learning rate; it then falls linearly to 0."""
     optimizer: Annotated[Literal["adam", "sgd"], Option(OPTIMISATION)] = "adam"
     """Optimiser of every network."""
-    betas: Annotated[tuple[float, float], Option(OPTIMISATION)] = (0.5, 0.999)
+    betas: Annotated[tuple[float, float], Option(OPTIMISATION, at_least=0, below=1)] = (0.5, 0.999)
     """Adam's decay rates."""
     clip: Annotated[float, Option(OPTIMISATION, at_least=0)] = 0.0
     """Largest norm of a phase's gradient; a longer one is shortened to it. 0 sets no limit."""
@@ -65,7 +65,7 @@ class TrainConfig:
     """Run name; without it the run is numbered, and the same command again goes on with it."""
     results_dir: Annotated[Path, Option(RUNTIME)] = Path("results")
     """Where the run's folder is made."""
-    seed: Annotated[int, Option(RUNTIME)] = 0
+    seed: Annotated[int, Option(RUNTIME, at_least=0, below=2**63, must_be="from 0 to 2^63 - 1")] = 0
     """Seed of everything random."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Option(RUNTIME)] = "auto"
     """auto takes bf16 where the processor computes it natively."""

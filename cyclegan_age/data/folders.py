@@ -23,7 +23,7 @@ from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import names_all, read_labels
 from cyclegan_age.data.names import Known, form_of, known_by_name, stem_of, told
 from cyclegan_age.data.shards import CACHE_GB, KnownOf, is_shards, open_shards, refuse_shards, shown
-from cyclegan_age.images import counted, list_images
+from cyclegan_age.images import counted, list_images, unread
 
 NO_FOLDER = "not in an age folder"
 FOR_TESTING = "in folders for testing"
@@ -248,8 +248,12 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
             f"--dataroot {dataroot}: the folders mean no ages: {path.relative_to(dataroot)} is of {own:g} years by its "
             f"name; {_remedy(dataroot, [path for path, _ in wrong])}"
         )
+    line = unread(dataroot)
     if not found:
-        raise UserError(f"--dataroot {dataroot}: no pictures in its age folders (see datasets/README.md)")
+        why = f"; {line}" if line else " (see datasets/README.md)"
+        raise UserError(f"--dataroot {dataroot}: no pictures in its age folders{why}")
+    if line:
+        log.warning("%s: %s", dataroot, line)
     if wrong:
         path, own = wrong[0]
         log.warning(

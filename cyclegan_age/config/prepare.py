@@ -105,7 +105,7 @@ class AuditConfig:
 
     def check_together(self) -> None:
         """Refuse more than one action."""
-        given = [flag for flag in ("fix", "apply", "undo") if getattr(self, flag)]
+        given = [f for f, value in (("fix", self.fix), ("apply", self.apply), ("undo", self.undo)) if value]
         if len(given) > 1:
             raise UserError(f"--{given[0]} and --{given[1]}: must not both be given")
 

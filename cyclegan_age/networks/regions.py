@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 REGIONS = ("hair", "face", "neck")
 
-_EDGE = 3  # cells of the masks beside another region, where features show that, too
+_EDGE = 3  # width of a region's edge, in cells of its mask
 
 
 class Regions:
@@ -20,14 +20,17 @@ class Regions:
     Attributes:
         head: C = 1; hair, face and neck, grown by a pixel with a soft edge.
         parts: C = 3; `REGIONS`. What the head is grown by belongs to none of them: it shows the background.
-        inner: C = 3; the same without their edges.
     """
 
     def __init__(self, shares: Tensor) -> None:
         _, face, hair, neck, _ = shares.split(1, dim=1)
         self.head = F.avg_pool2d(F.max_pool2d(face + hair + neck, 3, 1, 1), 3, 1, 1)
         self.parts = torch.cat([hair, face, neck], dim=1)
-        self.inner = -F.max_pool2d(-self.parts, 2 * _EDGE + 1, 1, _EDGE)
+
+    @property
+    def inner(self) -> Tensor:
+        """`parts` without their edges, where features show the region beside."""
+        return -F.max_pool2d(-self.parts, 2 * _EDGE + 1, 1, _EDGE)
 
     def cut_out(self, x: Tensor, ground: Tensor | float) -> Tensor:
         """Pictures (N, 3, S, S) with everything but the head replaced by a ground, (N, 3, 1, 1) or one number."""

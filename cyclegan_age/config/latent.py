@@ -70,8 +70,8 @@ class NoiseFields:
     generator_loss: Annotated[Literal["non_saturating", "saturating"], Option(RARE)] = "non_saturating"
     """What the generator lowers: -log D(G(z)), or log(1 - D(G(z)))."""
     lambda_r1: Annotated[float, Option(LOSS, at_least=0, needs=("residual",))] = 0.0
-    """Weight of R1, a penalty on the discriminator's gradient at real pictures (Mescheder et al., ICML 2018). Above 0 it
-    replaces spectral norm, and the discriminator sees the standard deviation over the batch."""
+    """Weight of R1, a penalty on the discriminator's gradient at real pictures (Mescheder et al., ICML 2018). Above 0
+    it replaces spectral norm, and the discriminator sees the standard deviation over the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,8 +127,8 @@ class ProjectionDiscriminator(nn.Module):
     """Picture and label -> logit (N,) of "real": how real the picture is, plus how well it fits the label.
 
     4x4 convolutions of stride 2 and one that takes what is left to a vector; the label's own vector is multiplied with
-    it (Miyato and Koyama, equation 4). With spectral norm, which the label's weights do not have, the logit is ten times
-    what they give.
+    it (Miyato and Koyama, equation 4). All but the label's weights have spectral norm 1, or none; with it the logit is
+    ten times what they give.
     """
 
     def __init__(

@@ -250,7 +250,7 @@ def _recipe(plain: Mapping[str, Any], source: object = "settings") -> dict[str, 
     return {k: v for part in ("train", "net") for k, v in whole[part].items() if k not in _FREE}
 
 
-def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
+def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int = 0) -> Path:
     """The folder of the run that this command means, made if it is new, and kept to this process.
 
     Without `--name` it is the newest run of the same data and settings, else a new number.
@@ -259,6 +259,7 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
         train: of the training.
         net: of the model.
         held: takes the run's lock.
+        needed: bytes that the run will take, for the error of a full disk.
 
     Raises:
         UserError: `--name` is taken by a run with other settings, or is not a plain name; another process trains the
@@ -267,7 +268,7 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
     plain = settings(train, net)
     if train.name and (Path(train.name).name != train.name or train.name.startswith(".")):
         raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
-    with writing(train.results_dir, 0), taking_turns(train.results_dir):
+    with writing(train.results_dir, needed), taking_turns(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name
             folder.mkdir(exist_ok=True)
@@ -339,6 +340,11 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, whole.getbuffer())
 
 
+def has_state(run: Path) -> bool:
+    """Whether a run's folder has a state to resume from."""
+    return (run / "state.pt").is_file()
+
+
 def load_state(path: Path) -> dict[str, Any] | None:
     """Read a resume state; None where there is none.
 
@@ -360,7 +366,7 @@ def trim_metrics(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)

@@ -33,7 +33,7 @@ from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models.cyclegan import build_generator
 from cyclegan_age.runs import load_snapshot, load_state, open_run
-from cyclegan_age.training import checkpoints, progress
+from cyclegan_age.training import checkpoints, log, progress
 from options.train import parse_train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -240,6 +240,50 @@ def test_a_state_that_finds_no_room_ends_the_training_and_the_last_one_is_kept(
     assert train_command.main(_flags(tiny_faces, tmp_path, 9, *blocks)) == 0
     state = load_state(run / "state.pt")
     assert state is not None and state["step"] == 9
+
+
+def test_a_disk_that_is_full_before_the_first_save_leaves_whole_lines_and_says_that_nothing_was_saved(
+    tiny_faces: Path, tmp_path: Path
+) -> None:
+    flags = _flags(tiny_faces, tmp_path, 40, "--name", "run", "--log_every", "1", "--save_every", "1000")
+    assert train_command.main(_flags(tiny_faces, tmp_path, 1, "--name", "other")) == 0  # the pictures are cached
+    limited = LIMITED.replace("400_000", "6_000")
+    command = [sys.executable, "-c", limited, *flags]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    run, last = tmp_path / "run", done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    needed = re.match(rf"{run}: no room on the disk, ([\d.]+) MB needed and ", last)
+    assert needed and float(needed[1]) > 1
+    assert last.endswith("another --results_dir; no state was saved before") and "is kept" not in last
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 3
+    assert metrics.read_text().endswith("\n")
+    with metrics.open("ab") as f:  # as a crash of the machine may leave it
+        f.write(b'{"step": 9, "lo\xff\x00')
+    assert train_command.main(flags) == 0
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 41))
+
+
+def test_a_disk_that_is_full_when_the_run_begins_names_what_a_training_needs(tiny_faces: Path, tmp_path: Path) -> None:
+    limited = LIMITED.replace("400_000", "100")  # config.json is larger
+    command = [sys.executable, "-c", limited, *_flags(tiny_faces, tmp_path, 40, "--name", "run")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    needed = re.fullmatch(rf"{tmp_path}: no room on the disk, ([\d.]+) MB needed and .*", done.stderr.splitlines()[-1])
+    assert needed and float(needed[1]) > 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_is_not_finite_before_its_first_save_names_no_state(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log, "MAX_BAD_STEPS", 2)
+    assert (
+        train_command.main(_flags(tiny_faces, tmp_path, 8, "--name", "new", "--lr", "1e38", "--save_every", "9")) == 2
+    )
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "; no state was saved before them: begin again with a lower --lr" in error and "--init" not in error
 
 
 def test_room_and_a_folder_that_can_be_written_are_looked_for_before_the_first_step(

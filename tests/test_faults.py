@@ -26,11 +26,12 @@ import train as train_command
 from benchmarks import reliability
 from cyclegan_age import visdom_server
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
+from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.faces.files import Photo
 from cyclegan_age.files import foreign, lock, unlock
 from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.cyclegan import build_generator
 from cyclegan_age.runs import load_snapshot, load_state, open_run
 from cyclegan_age.training import checkpoints, log, progress
@@ -82,6 +83,28 @@ def test_a_training_that_runs_is_not_joined_and_one_that_was_killed_is(
         assert state is not None
         if not launcher:
             assert train_command.main([*flags, "--name", run.name, "--epochs", str((state["step"] + 10) * 4 / 44)]) == 0
+
+
+def test_a_generator_that_is_larger_inside_than_its_pictures_is_refused(
+    tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_command.main(_flags(tiny_faces, tmp_path, 2, "--inner_size", "36")) == 2
+    assert capsys.readouterr().err == "--inner_size 36: must be at most --image_size, 32\n"
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="--inner_size 36: must be at most --image_size, 32"):
+        SYSTEMS["cyclegan_pair"].build(TrainConfig(image_size=32), CycleGANPairConfig(inner_size=36))
+
+
+@pytest.mark.parametrize("flag", ["--estimators", "--embedder"])
+def test_weights_that_are_not_there_are_named_by_their_own_flag(
+    flag: str, tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    for value, said in (("nosuch", "neither a file nor a run"), (str(tmp_path / "torn.safetensors"), "not a readable")):
+        needed = ["--lambda_age", "1", "--lambda_embedding", "1", flag, value]
+        assert train_command.main(_flags(tiny_faces, tmp_path / "out", 2, *needed)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"{flag} {value}: {said}") and error.count("\n") == 1 and "--weights" not in error
 
 
 def test_two_that_start_at_once_do_not_get_one_folder(tiny_faces: Path, tmp_path: Path) -> None:
@@ -389,11 +412,12 @@ def test_ages_pictures_and_paths_that_cannot_be_used_are_refused(tmp_path: Path)
         ager.age(tmp_path / "text.png", 50)
     with pytest.raises(TypeError, match="ndarray: neither a picture of Pillow nor a path"):
         ager.age(np.zeros((8, 8, 3), np.uint8), 50)  # type: ignore[arg-type]
-    for years in (-1, -0.5, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="is not an age; give 0 or more"):
+    for years in (-1, -0.5, 120.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"^years {years:g}: must be from 0 to 120$"):
             ager.age(face, years)
+    ager.age(face, 0), ager.age(face, 120)
     for odd in ("50", None, [50]):
-        with pytest.raises(ValueError, match="is not an age; give a number"):
+        with pytest.raises(ValueError, match="must be a number from 0 to 120"):
             ager.age(face, odd)  # type: ignore[arg-type]
     for size in ((1, 1), (3, 300)):
         Image.new("RGB", size).save(tmp_path / "small.png")

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.routing import Mount
 
-from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.config import OLDEST, DemoConfig, UserError
 from cyclegan_age.web.limits import Gate, Refused, Worker
 from cyclegan_age.web.page import HERE, Sessions, build, theme
 from cyclegan_age.web.work import KINDS, Studio, load, png
@@ -79,8 +79,12 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     async def wrong_field(_: Request, wrong: RequestValidationError) -> Response:
         first = wrong.errors()[0]
         field, text = first["loc"][-1], first["msg"]
-        if field == "image" and first["type"] != "missing":
+        if first["type"] == "missing":
+            text = "required"
+        elif field == "image":
             text = "not a file; curl sends one as image=@photo.jpg"
+        elif field == "target_age":
+            text = f"must be a number from 0 to {OLDEST}"
         return JSONResponse({"error": f"{field}: {text}"}, 422)
 
     @app.exception_handler(HTTPException)
@@ -94,7 +98,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     @app.post("/api/age", response_class=Response, responses=_answers("the picture, in its own format", "image/*"))
     async def age(
         image: Image_,
-        target_age: Annotated[float, Form(ge=0, le=120, allow_inf_nan=False, description="years")],
+        target_age: Annotated[float, Form(ge=0, le=OLDEST, allow_inf_nan=False, description="years")],
         face: Face = "all",
         aligned: Aligned = False,
         model: Model = "",

@@ -53,10 +53,10 @@ async def _known_fields(request: Request) -> None:
     kind = request.headers.get("content-type", _FORMS[0]).partition(";")[0].strip().lower()
     if names and kind not in _FORMS:
         kind = re.sub(r"[^\w/.+-]", "", kind, flags=re.ASCII)[:40]
-        raise Refused(415, f"{kind}: not a form; send multipart/form-data, as curl -F image=@photo.jpg does")
+        raise Refused(415, f"{kind}: expected multipart/form-data, as curl -F image=@photo.jpg sends it")
     odd = next((name for name in await request.form() if name not in names), None) if names else None
     if odd is not None:
-        raise Refused(422, f"{odd[:40]}: no such field; there are {', '.join(names)}")
+        raise Refused(422, f"{odd[:40]}: unknown field; expected {', '.join(names)}")
 
 
 def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
@@ -82,7 +82,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         if first["type"] == "missing":
             text = "required"
         elif field == "image":
-            text = "not a file; curl sends one as image=@photo.jpg"
+            text = "must be a file, as curl -F image=@photo.jpg sends it"
         elif field == "target_age":
             text = f"must be a number from 0 to {OLDEST}"
         return JSONResponse({"error": f"{field}: {text}"}, 422)
@@ -144,13 +144,13 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
 
     @app.api_route("/openapi.json", methods=["POST", *others], include_in_schema=False)
     async def readable() -> Response:
-        return JSONResponse({"error": "read it by GET"}, 405, {"Allow": "GET"})
+        return JSONResponse({"error": "must be read by GET"}, 405, {"Allow": "GET"})
 
     @app.api_route("/api/{rest:path}", methods=["GET", "HEAD", "POST", *others], include_in_schema=False)
     async def nothing(request: Request) -> Response:
         if request.url.path in posts:
-            return JSONResponse({"error": "send it by POST"}, 405, {"Allow": "POST"})
-        return JSONResponse({"error": f"no such request; there are {', '.join(sorted(posts))}"}, 404)
+            return JSONResponse({"error": "must be sent by POST"}, 405, {"Allow": "POST"})
+        return JSONResponse({"error": f"no such request; expected one of {', '.join(sorted(posts))}"}, 404)
 
     return app
 

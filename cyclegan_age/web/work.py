@@ -91,7 +91,7 @@ class Studio:
             Refused: 422, no such model.
         """
         if model and model not in self.agers:
-            raise Refused(422, f"model: unknown; give one of {', '.join(self.agers)}")
+            raise Refused(422, f"model: must be one of {', '.join(self.agers)}")
         return self.agers[model or next(iter(self.agers))]
 
     def mark(self, model: str = "") -> Mark | None:
@@ -133,7 +133,7 @@ class Studio:
         ager = self.ager(model)
         if ager.domains and years not in range(len(ager.domains)):
             numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(ager.domains))
-            raise Refused(422, f"target_age: this model knows no ages; give a domain's number, {numbers}")
+            raise Refused(422, f"target_age: must be a domain's number, {numbers}, as this model knows no ages")
         said = self.said(model, years)
         photo = self.open(data)
         if aligned or ager.domains:
@@ -158,7 +158,7 @@ class Studio:
             Refused: as `age`.
         """
         if face == "all":
-            raise Refused(422, "face: one is wanted; give largest or a number from 1 on, counted from the left")
+            raise Refused(422, "face: must be largest or a number from 1 on, counted from the left")
         frame = self.ager(model).frame
         photo = self.open(data)
         if not (aligned or self.ager(model).domains):
@@ -252,13 +252,13 @@ class Studio:
     def _found(self, photo: Photo, face: str) -> tuple[list[Face], list[Face]]:
         """All faces of a photograph, and those that a choice names."""
         if not FACE.fullmatch(face):
-            raise Refused(422, "face: not a choice; give all, largest or a number from 1 on, counted from the left")
+            raise Refused(422, "face: must be all, largest or a number from 1 on, counted from the left")
+        found = detector().find(as_rgb(photo.upright))
         try:
-            found = detector().find(as_rgb(photo.upright))
             return found, chosen(found, face)
-        except NoFace as e:
-            if face.isdigit() and "counted" in str(e):
-                raise Refused(422, f"{e}; give another number") from None
+        except NoFace:
+            if face.isdigit() and found:
+                raise Refused(422, f"face: must be at most {len(found)}, the number of faces found") from None
             raise Refused(422, f"no face found; {_REMEDY}") from None  # without the flags of test.py
 
     def _crop(self, photo: Photo, face: Face, frame: Frame, side: int) -> Image.Image:
@@ -285,7 +285,7 @@ def _size(data: bytes) -> tuple[int, int] | None:
     except Image.DecompressionBombError:
         return None
     except Exception:  # Pillow raises many kinds on broken data
-        raise Refused(422, "not a picture; send a JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM file") from None
+        raise Refused(422, "not a picture; expected a JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM file") from None
 
 
 def png(picture: Image.Image | np.typing.NDArray[np.uint8], mark: Mark | None = None) -> bytes:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from cyclegan_age.config import install_extra
+
 Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 120_000_000  # larger files are refused before they are decoded; a telephone's have up to 108 million
@@ -34,7 +36,7 @@ SUFFIXES = frozenset(
 _HEIF = frozenset({".heic", ".heif", ".hif"})  # read where pillow-heif is installed
 _UNREAD = frozenset({".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"})
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # by their 8th byte on
-_GET_HEIF = "python -m pip install pillow-heif"
+_GET_HEIF = install_extra("heif")
 
 
 class BadImage(ValueError):
@@ -73,6 +75,7 @@ def opened(source: Image.Image | Path | str) -> Image.Image:
     if not isinstance(source, Path | str):
         raise TypeError(f"{type(source).__name__}: neither a picture of Pillow nor a path")
     data = Path(source).read_bytes()
+    check_kind(data)
     with decoding():
         picture = Image.open(io.BytesIO(data))
         check_size(picture)
@@ -106,9 +109,13 @@ def check_kind(data: bytes) -> None:
     """
     if not data:
         raise BadImage("empty file")
-    heif = data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]
-    if heif and not reads_heif():
+    if is_heif(data) and not reads_heif():
         raise BadImage(f"a HEIC picture, which needs pillow-heif; {_GET_HEIF}, or save it as JPEG")
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether the bytes of a file begin as those of HEIC and HEIF do."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]
 
 
 def check_size(picture: Image.Image) -> None:

@@ -289,6 +289,7 @@ def test_a_disk_that_is_full_before_the_first_save_leaves_whole_lines_and_says_t
 
 
 def test_a_disk_that_is_full_when_the_run_begins_names_what_a_training_needs(tiny_faces: Path, tmp_path: Path) -> None:
+    assert train_command.main(_flags(tiny_faces, tmp_path / "other", 1)) == 0  # the pictures are cached
     limited = LIMITED.replace("400_000", "100")  # config.json is larger
     command = [sys.executable, "-c", limited, *_flags(tiny_faces, tmp_path, 40, "--name", "run")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)

@@ -245,6 +245,13 @@ def unread(folder: Path) -> str:
     return "; ".join(parts)
 
 
+def absent(path: Path) -> str:
+    """What to say of a file or folder of the user's that is not there."""
+    if path.is_symlink():
+        return f"a link to {path.readlink()}, which is not there; mend it"
+    return "no such file or folder; check the name"
+
+
 def to_float(pictures: Picture | Tensor) -> Tensor:
     """uint8 (N, H, W, 3) or (H, W, 3), 0..255 -> float32 (N, 3, H, W) in [-1, 1]."""
     x = pictures if isinstance(pictures, Tensor) else torch.from_numpy(np.array(pictures))  # may be read-only

@@ -581,6 +581,10 @@ def test_mistakes_are_told_in_one_line(
         err = capsys.readouterr().err
         assert words in err
         assert err.count("\n") == 1
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--results_dir .*file: cannot be written \(File exists\); allow it"):
+        run.evaluate(config(results_dir=tmp_path / "file"), print, Panel(tmp_path / "log"))
+    assert not (tmp_path / "log").exists()  # no judge was asked
     with pytest.raises(UserError, match=r"--sources 90 99: .* has no face of that age"):
         run.evaluate(config(sources=(90, 99)), print, Panel(tmp_path / "log"))
     with pytest.raises(UserError, match="--watch gone: no such run"):

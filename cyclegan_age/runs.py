@@ -93,10 +93,13 @@ def from_settings(plain: Mapping[str, Any], source: object = "settings") -> tupl
     Raises:
         UserError: an unknown model or setting, or a value that does not fit.
     """
-    model = plain["train"]["model"]
+    try:
+        model, train, net = plain["train"]["model"], dict(plain["train"]), dict(plain["net"])
+    except (LookupError, TypeError, ValueError):
+        raise UserError(f"{source}: holds no settings of a training; restore it, or train again") from None
     if model not in MODEL_CONFIGS:
         raise UserError(f"{source}: model {model}: must be one of {', '.join(MODEL_CONFIGS)}; update cyclegan-age")
-    return _restore(TrainConfig, plain["train"], source), _restore(MODEL_CONFIGS[model], plain["net"], source)
+    return _restore(TrainConfig, train, source), _restore(MODEL_CONFIGS[model], net, source)
 
 
 def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
@@ -117,6 +120,8 @@ def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
         return kind(**values)
     except UserError as e:
         raise UserError(f"{source}: {e}") from None
+    except TypeError as e:  # a value of another type
+        raise UserError(f"{source}: a setting is not as train.py wrote it ({e}); restore it, or train again") from None
 
 
 def save_snapshot(
@@ -301,17 +306,30 @@ def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
         return None
     for folder in sorted(train.results_dir.glob(f"[0-9]*-{train.model}-{train.preset}"), reverse=True):
         if (folder / "config.json").is_file():
-            there = json.loads((folder / "config.json").read_text())
             with suppress(UserError):  # settings that are not possible any more
+                there = _read_settings(folder / "config.json")
                 if _recipe(there) == _recipe(plain) and there["train"]["dataroot"] == plain["train"]["dataroot"]:
                     return folder
     return None
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    """What a run's `config.json` holds.
+
+    Raises:
+        UserError: it is no JSON, as after a crash of the machine or an edit.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{path}: not readable as JSON ({e}); restore it, or give another --name") from None
+    return plain
+
+
 def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
     """Say what a named run goes on with that it was not begun with, where that may change."""
     path = folder / "config.json"
-    there, here = _recipe(json.loads(path.read_text()), path), _recipe(plain)
+    there, here = _recipe(_read_settings(path), path), _recipe(plain)
     changed = [flag for flag in sorted(here) if here[flag] != there.get(flag) and flag not in _LENGTH]
     for flag in changed:
         old, new = there.get(flag), here[flag]

@@ -155,6 +155,28 @@ def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path: Path, monke
     assert not (tmp_path / ".lock").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not readable as JSON"),
+        ("{}", "holds no settings of a training; restore it"),
+        ('{"train": 1, "net": {}}', "holds no settings of a training; restore it"),
+        ('{"train": {"model": "cyclegan", "lr": "fast"}, "net": {}}', "a setting is not as train.py wrote it"),
+    ],
+)
+def test_a_config_that_was_broken_is_one_line_and_another_run_begins(
+    text: str, said: str, tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, net = parse_train(_flags(tiny_faces, tmp_path, 2))
+    (tmp_path / "001-cyclegan-default").mkdir()
+    (tmp_path / "001-cyclegan-default" / "config.json").write_text(text)
+    with ExitStack() as held:
+        assert open_run(config, net, held).name == "002-cyclegan-default"
+    assert train_command.main(_flags(tiny_faces, tmp_path, 2, "--name", "001-cyclegan-default")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{tmp_path / '001-cyclegan-default' / 'config.json'}: {said}") and error.count("\n") == 1
+
+
 def test_a_file_of_another_kind_is_told_by_what_it_is(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

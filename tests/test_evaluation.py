@@ -561,6 +561,10 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     assert "2 snapshots scored before" in said[-2]
     assert not any("nan" in line for line in said), "what cannot be told is left out"
     assert len((folder.parent / "evaluation.jsonl").read_text().splitlines()) == 2
+    with (folder.parent / "evaluation.jsonl").open("ab") as f:
+        f.write(b'{"snapshot": "st')  # as a crash of the machine may leave it
+    run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
+    assert "2 snapshots scored before" in said[-2]
 
 
 def test_mistakes_are_told_in_one_line(

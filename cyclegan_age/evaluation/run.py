@@ -20,7 +20,7 @@ from cyclegan_age.evaluation.records import BLEND, Judges, Row
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import FEWEST, Goal, Values, ages_read, as_csv, as_text, by_label
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.files import unwritten
+from cyclegan_age.files import json_lines, unwritten
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
@@ -272,6 +272,4 @@ def _line(name: str, values: Values, aims: list[Goal], best: bool) -> str:
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:
-    if not log.is_file():
-        return []
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list(json_lines(log)) if log.is_file() else []

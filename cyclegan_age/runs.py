@@ -373,9 +373,9 @@ def load_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds on a broken file
-        cause = str(e).splitlines()[0]
-        raise UserError(f"{path}: cannot be read ({cause}); delete it to begin the run again") from None
+    except Exception as e:  # torch raises many kinds on a broken file, with advice that is none here
+        cause = (isinstance(e, OSError) and e.strerror) or "broken, or not written by train.py"
+        raise UserError(f"{path}: cannot be read ({cause}); restore it, or delete it to begin the run again") from None
     return state
 
 

@@ -177,6 +177,15 @@ def test_a_config_that_was_broken_is_one_line_and_another_run_begins(
     assert error.startswith(f"{tmp_path / '001-cyclegan-default' / 'config.json'}: {said}") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("data", [b"x", b"PK\x03\x04torn", b"\x80\x02}q\x00."])
+def test_a_state_that_is_broken_is_one_short_line(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(data)
+    with pytest.raises(UserError) as raised:
+        load_state(tmp_path / "state.pt")
+    remedy = "restore it, or delete it to begin the run again"
+    assert str(raised.value) == f"{tmp_path}/state.pt: cannot be read (broken, or not written by train.py); {remedy}"
+
+
 def test_a_file_of_another_kind_is_told_by_what_it_is(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

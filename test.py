@@ -12,11 +12,11 @@ def main(config: InferConfig) -> None:
     """Render the faces."""
     # After parsing, since these import torch and --help should not.
     if config.input and not config.aligned and "list" not in config.features:
-        from cyclegan_age.photos import render_photos
+        from cyclegan_age.rendering.photos import render_photos
 
         render_photos(config, print)
     else:
-        from cyclegan_age.gallery import render_all
+        from cyclegan_age.rendering.gallery import render_all
 
         render_all(config, print)
 

@@ -18,10 +18,10 @@ from benchmarks.processes import make_faces
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import has_bf16
-from cyclegan_age.gallery import render_all
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.networks.discriminators import AgeCritic
+from cyclegan_age.rendering.gallery import render_all
 from cyclegan_age.runs import save_snapshot
 
 CPU = torch.device("cpu")

@@ -30,9 +30,9 @@ from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, DemoConfig, U
 from cyclegan_age.convert import convert
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.features import Taps
-from cyclegan_age.games import morph
 from cyclegan_age.images import to_float, to_uint8
 from cyclegan_age.inference import Ager, Fitted
+from cyclegan_age.rendering.games import morph
 from cyclegan_age.runs import load_snapshot
 from options.train import parse_train
 

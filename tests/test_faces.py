@@ -18,7 +18,7 @@ from skimage.data import astronaut, coffee
 from torch import nn
 
 from benchmarks import photos as measurement
-from cyclegan_age import images, photos, runs
+from cyclegan_age import images, runs
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.data.folders import Known
@@ -29,12 +29,13 @@ from cyclegan_age.faces.detection import Detector, Face, NoFace, chosen, detecto
 from cyclegan_age.faces.files import Photo, without_thumbnail
 from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.faces.tracking import chosen_tracks, follow
-from cyclegan_age.gallery import render_all
 from cyclegan_age.images import BadImage, Picture, list_images, open_image
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
 from cyclegan_age.networks.generators import ResnetGenerator
-from cyclegan_age.photos import render_photos
+from cyclegan_age.rendering import photos
+from cyclegan_age.rendering.gallery import render_all
+from cyclegan_age.rendering.photos import render_photos
 
 NEAR = FRAMES["utkface"]
 TEMPLATE = NEAR.template

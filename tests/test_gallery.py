@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cyclegan_age import gallery, render, runs
+from cyclegan_age import runs
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
+from cyclegan_age.rendering import gallery
+from cyclegan_age.rendering import pictures as render
 
 PROJECT = Path(__file__).resolve().parent.parent
 AGES = (10, 20, 40)

@@ -11,17 +11,17 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import test as test_command
-from cyclegan_age import games
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.data.folders import Known
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import CENTRE, Change, blend
 from cyclegan_age.faces.frames import FRAMES
-from cyclegan_age.games import FRAME, aging, estimated_age, kids, morph, play, samples
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
 from cyclegan_age.models.base import About, Reader, Reading
+from cyclegan_age.rendering import games
+from cyclegan_age.rendering.games import FRAME, aging, estimated_age, kids, morph, play, samples
 from cyclegan_age.runs import save_snapshot
 
 CODE = AgeCode((10, 20, 30))

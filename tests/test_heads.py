@@ -15,7 +15,7 @@ from scipy.ndimage import binary_dilation
 from skimage.data import astronaut
 from torch import Tensor, nn
 
-from cyclegan_age import inference, runs
+from cyclegan_age import runs
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.faces.alignment import Place, crop, reframed
@@ -24,6 +24,7 @@ from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.faces.heads import GROWN, MARGIN, SIZE, Head, Steady, scaled
 from cyclegan_age.images import to_float
 from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.inference import ager as inference
 from cyclegan_age.models import cyclegan, load_embedder, load_estimator
 from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.networks.adain import AdaINGenerator

@@ -17,11 +17,11 @@ from cyclegan_age.config import InferConfig, UserError
 from cyclegan_age.data.names import known_by_name
 from cyclegan_age.faces.detection import NoFace
 from cyclegan_age.faces.files import Photo
-from cyclegan_age.gallery import Face, ahead, clean_name, rendered
 from cyclegan_age.images import BadImage
 from cyclegan_age.inference import Ager
-from cyclegan_age.photos import age_faces
 from cyclegan_age.provenance import marked
+from cyclegan_age.rendering.gallery import Face, ahead, clean_name, rendered
+from cyclegan_age.rendering.photos import age_faces
 
 _AHEAD = 2  # pictures that each thread is ahead of the network, or behind it
 

@@ -15,7 +15,7 @@ from cyclegan_age.evaluation.records import BLEND, COPY, Row
 from cyclegan_age.evaluation.scores import Scores
 from cyclegan_age.evaluation.table import FARS, GAPS, Goal, Values, cell, near
 from cyclegan_age.images import Picture, grid
-from cyclegan_age.render import save_jpg, save_text
+from cyclegan_age.rendering.pictures import save_jpg, save_text
 
 with needs("dominate"):
     import dominate

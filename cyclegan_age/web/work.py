@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cyclegan_age import render
 from cyclegan_age.config import DemoConfig, UserError
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.gallery import clean_name
-from cyclegan_age.games import Made, age_warning, aging, estimated_age, kids, morph
 from cyclegan_age.images import BadImage, reads_heif
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
-from cyclegan_age.photos import preview, warnings_of
 from cyclegan_age.provenance import Mark, marked
+from cyclegan_age.rendering import pictures as render
+from cyclegan_age.rendering.gallery import clean_name
+from cyclegan_age.rendering.games import Made, age_warning, aging, estimated_age, kids, morph
+from cyclegan_age.rendering.photos import preview, warnings_of
 from cyclegan_age.runs import find_weights, known_as
 from cyclegan_age.web.limits import Refused
 

@@ -16,7 +16,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from cyclegan_age import render
 from cyclegan_age.config import TrainConfig, UserError
 from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces.alignment import crop, reframed
@@ -29,6 +28,7 @@ from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator, expected_age
 from cyclegan_age.networks.generators import both_ways
 from cyclegan_age.provenance import Mark
+from cyclegan_age.rendering import pictures as render
 
 RELIABLE = (10, 70)  # estimated years of faces between which there were enough to learn from
 FRAME = (255, 140, 0)  # of the own age group
@@ -266,7 +266,10 @@ def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str], ma
     Raises:
         UserError: a package is missing: dominate, or for an animation av.
     """
-    from cyclegan_age.page import Section, gallery_page  # here: the browser application plays and writes no page
+    from cyclegan_age.rendering.page import (  # here: the browser application plays and writes no page
+        Section,
+        gallery_page,
+    )
 
     for name, picture in made.pictures:
         render.save_png(picture, folder / f"{name}.png", mark=mark and mark.of(name))

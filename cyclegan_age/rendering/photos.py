@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
 from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces import video
@@ -26,7 +25,11 @@ from cyclegan_age.faces.frames import FRAMES, Points
 from cyclegan_age.faces.heads import Head, Steady
 from cyclegan_age.faces.tracking import Track, chosen_tracks, follow
 from cyclegan_age.features import find_layers
-from cyclegan_age.gallery import (
+from cyclegan_age.images import BadImage, Picture, counted, list_files, list_images, unread
+from cyclegan_age.inference import Ager
+from cyclegan_age.provenance import marked, packet
+from cyclegan_age.rendering import pictures as render
+from cyclegan_age.rendering.gallery import (
     ahead,
     clean_name,
     notes_on,
@@ -38,11 +41,8 @@ from cyclegan_age.gallery import (
     write_pages,
     write_sheets,
 )
-from cyclegan_age.games import age_warning, estimated_age
-from cyclegan_age.images import BadImage, Picture, counted, list_files, list_images, unread
-from cyclegan_age.inference import Ager
-from cyclegan_age.page import Section
-from cyclegan_age.provenance import marked, packet
+from cyclegan_age.rendering.games import age_warning, estimated_age
+from cyclegan_age.rendering.page import Section
 from cyclegan_age.runs import find_weights, write_atomically
 
 _PREVIEW = 1024  # greatest side in pixels of the input on the page

@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cyclegan_age import render
 from cyclegan_age.config import InferConfig, UserError
 from cyclegan_age.data.folders import known_by_path, scan
 from cyclegan_age.data.names import Known, known_by_name
@@ -31,11 +30,12 @@ from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.faces.blending import Change
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import find_layers
-from cyclegan_age.games import age_warning, estimated_age, play, samples, write_made
 from cyclegan_age.images import BadImage, Picture, counted, list_images, open_image, unread
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
-from cyclegan_age.page import Section, gallery_page
 from cyclegan_age.provenance import Mark
+from cyclegan_age.rendering import pictures as render
+from cyclegan_age.rendering.games import age_warning, estimated_age, play, samples, write_made
+from cyclegan_age.rendering.page import Section, gallery_page
 from cyclegan_age.runs import find_weights, next_folder
 
 FACES_PER_PAGE = 100

@@ -496,16 +496,16 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
     last = len(ager.domains) - 1
     with torch.inference_mode():
         expected = to_uint8(pair[1][0](to_float(square)))  # of the direction to B, the last
-    kept = ager.read(square).kept
+    kept = ager.engine.read(square).kept
     assert all((made == expected).all() for made in (ager.age_many(square, [last]), ager.render(kept, [last])))
     assert ager.caption(last) == f"to {ager.domains[-1]}"
     layer = ager.layers()[0]
     for years in (-1, 0.5, last + 1, 50, math.nan):
         for do in (
             partial(ager.age, picture, years),
-            partial(ager.age_fitted, [ager.fit(face)], [years]),
+            partial(ager.engine.age_fitted, [ager.fit(face)], [years]),
             partial(ager.age_many, square, [years]),
-            partial(ager.changes, square, [years]),
+            partial(ager.engine.changes, square, [years]),
             partial(ager.render, kept, [years]),
             partial(ager.features, square[0], [years], [layer]),
             partial(ager.caption, years),

@@ -1,116 +1,89 @@
-"""Face crops on disk -> their pictures at other ages and a page that shows them; `photos` does it for photographs.
+"""Faces on disk -> the same ones at other ages, and a page that shows them: sources, faces, ages, outputs.
 
-Reading, rendering and writing overlap, and only some faces are in memory at a time. Every file is written whole, so
-that an interrupted run leaves valid pictures and the same command again replaces them.
+An aligned crop is a photograph whose face is where the frame says. Reading, rendering and writing overlap, and only
+some inputs are in memory at a time. Every file is written whole, so that an interrupted run leaves valid pictures and
+the same command again replaces them.
 """
 
+import errno
 import json
-import math
-import re
+import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import numpy as np
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.folders import known_by_path, scan
-from cyclegan_age.data.names import Known, known_by_name
-from cyclegan_age.data.shards import refuse_shards
-from cyclegan_age.faces.blending import Change
-from cyclegan_age.faces.frames import Frame
+from cyclegan_age.faces import video
+from cyclegan_age.faces.detection import NoFace, detector
+from cyclegan_age.faces.files import Photo
 from cyclegan_age.features import find_layers
-from cyclegan_age.images import BadImage, Picture, counted, list_images, open_image, unread
-from cyclegan_age.inference import Ager, Fitted, demo_portrait
-from cyclegan_age.provenance import Mark
-from cyclegan_age.rendering import pictures as render
-from cyclegan_age.rendering.games import age_warning, estimated_age, play, samples, write_made
-from cyclegan_age.rendering.page import Section, gallery_page
+from cyclegan_age.images import BadImage, counted
+from cyclegan_age.inference import Ager
+from cyclegan_age.rendering import pictures
+from cyclegan_age.rendering.crops import Crop, rendered, warned
+from cyclegan_age.rendering.games import play, samples
+from cyclegan_age.rendering.outputs import Output, notes_on
+from cyclegan_age.rendering.page import Section, write_made, write_pages
+from cyclegan_age.rendering.photos import AgedPhoto
+from cyclegan_age.rendering.sources import Source, ahead, clean_name, sources
+from cyclegan_age.rendering.videos import AgedVideo
 from cyclegan_age.runs import find_weights, next_folder
 
-FACES_PER_PAGE = 100
-_STRIP_SIDE = 256  # greatest side in pixels of one picture in a strip
-_LIFE_SIDE = 512  # and of an animation
-_KEPT_PIXELS = 4_000_000  # larger pictures are decoded a second time instead of being kept in memory
 _NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
-_NAME_BYTES = 200  # longest output name before the ending
-
-A = TypeVar("A")
-B = TypeVar("B")
+_PER_AGE = 1.5  # bytes of the output for each byte of an input and each age, about
 
 
-@dataclass(kw_only=True)
-class Face:
-    """One face on its way from its file to its pictures."""
-
-    title: str
-    stem: str  # of its output files, relative to the output folder
-    source: Path | bytes | None  # a file, or what it holds; None for the built-in portrait
-    image: Image.Image | None  # None where it is too large to be kept
-    fitted: Fitted
-    frame: Frame  # of the weights
-    known: Known = field(default_factory=Known)
-    aged: list[Picture | Change] = field(default_factory=list)  # for `fitted.unfit`
-    measures: dict[str, float] = field(default_factory=dict)
-    warning: str = ""  # of an age that is not reliable
-    maps: dict[str, Tensor] = field(default_factory=dict)
-    life: list[Image.Image] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, source: Path | bytes | None, ager: Ager, *, title: str, stem: str, known: Known) -> "Face":
-        """Decode an aligned crop and fit it into the generator's square.
-
-        Raises:
-            BadImage: see `images.open_image`.
-            OSError: the file cannot be read.
-        """
-        image = _open(source, ager.frame)
-        kept = image if image.width * image.height <= _KEPT_PIXELS else None
-        fitted = ager.fit(image)
-        return cls(title=title, stem=stem, source=source, image=kept, fitted=fitted, frame=ager.frame, known=known)
-
-    def picture(self) -> Image.Image:
-        """The crop as it was read."""
-        return _open(self.source, self.frame) if self.image is None else self.image
-
-
-def render_all(config: InferConfig, say: Callable[[str], None], ager: Ager | None = None) -> Path:
+def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
     """Render every input at every target age into a new output folder and write its gallery page.
 
     Args:
         config: what to render and where to.
         say: takes lines for the user.
-        ager: the weights, if they are loaded already.
 
     Returns:
         The page; the results folder where the layers were only listed.
 
     Raises:
-        UserError: no input, no usable picture, no such weights or layer, or the output cannot be written.
+        UserError: no input, no usable one, no such weights or layer, a missing package, or no place to write to.
     """
-    ager = ager or Ager.load(find_weights(config.weights, config.results_dir))
+    ager = Ager.load(find_weights(config.weights, config.results_dir))
     if "list" in config.features:
         say("layers: " + " ".join(ager.layers()))
         return config.results_dir
     if config.sample or config.game:
         return _render_game(config, ager, say)
+    aligned = config.aligned or not config.input or bool(ager.domains)  # without ages, pictures of any kind
+    inputs = sources(config, ager.code, say, videos=not aligned)
     find_layers(ager.generator, config.features, "--features: ")
+    if not aligned:
+        detector()
+        ager.blender.check(config.strengths)
     ages = wanted_ages(config, ager, say)
-    inputs = _inputs(config, ager, say)
     try:
-        return _render_into(output_folder(config), config, ager, inputs, ages, say)
+        folder = output_folder(config)
+        return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=folder)(inputs)
     except OSError as e:
-        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+        raise UserError(_unwritable(config, inputs, len(ages), e)) from e
+
+
+def _unwritable(config: InferConfig, inputs: Sequence[Source], ages: int, error: OSError) -> str:
+    """A line on why nothing can be written; of a full disk with what there is room for and what is needed, about."""
+    place = f"--results_dir {config.results_dir}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}: cannot be written ({error.strerror or error})"
+    files = [one.file for one in inputs if isinstance(one.file, Path) and one.file.exists()]
+    need = _PER_AGE * ages * sum(file.stat().st_size for file in files) / 1e6
+    room = 0.0
+    with suppress(OSError):
+        room = shutil.disk_usage(config.results_dir).free / 1e6
+    return f"{place}: disk full, {room:.3g} MB free and about {need:.3g} MB needed; make room or name another folder"
 
 
 def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list[float]:
@@ -162,7 +135,7 @@ def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) ->
         mark = replace(ager.mark, whole=bool(config.sample)) if config.provenance else None
         page = write_made(output_folder(config), made, title=title, facts=_facts(config), mark=mark)
     except OSError as e:
-        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+        raise UserError(_unwritable(config, [], 0, e)) from e
     say(f"{counted(len(made.pictures))}")
     say(f"gallery: {page}")
     return page
@@ -171,60 +144,6 @@ def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) ->
 def _facts(config: InferConfig) -> list[str]:
     weights = clean_name("/".join(Path(config.weights).parts[-2:])) or "shipped"
     return [f"Weights: {weights}", f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"]
-
-
-def _inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list[tuple[Path | None, str, str]]:
-    """Path, title and output stem of every input."""
-    line = ""  # on files that are not read
-    if config.dataroot:
-        refuse_shards(config.dataroot, "test.py")
-        found = scan(config.dataroot, ager.code, every_group=False)
-        root, paths = config.dataroot, found.paths
-        for reason, count in found.left_out.items():
-            say(f"{root}: {counted(count)} left out: {reason}")
-    elif not config.input:
-        return [(None, "portrait", "portrait")]
-    elif config.input.is_dir():
-        root, paths, line = config.input, list_images(config.input), unread(config.input)
-    elif config.input.exists():
-        root, paths = config.input.parent, [config.input]
-    else:
-        raise UserError(f"--input {config.input}: no such file or folder; check the name")
-    if not paths:
-        raise UserError(f"--input {config.input}: no pictures in it; {line or 'give a folder with .jpg or .png files'}")
-    if line:
-        say(line)
-    paths = paths[: config.limit or None]
-    relative = [p.relative_to(root) for p in paths]
-    return list(zip(paths, [clean_name(p.as_posix()) for p in relative], output_stems(relative), strict=True))
-
-
-def clean_name(name: str) -> str:
-    """A name without what HTML or a file system cannot hold."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\\]", "_", name.encode("utf-8", "replace").decode())
-
-
-def sentence(line: str) -> str:
-    """A line as a sentence of the page."""
-    return f"{line[0].upper()}{line[1:]}."
-
-
-def output_stems(paths: Sequence[Path]) -> list[str]:
-    """A stem of output names for each path: its own without the ending, numbered where another one has it already.
-
-    Names that differ in case alone count as one, since some file systems take them so.
-    """
-    taken: set[str] = set()
-    stems = []
-    for path in paths:
-        name = clean_name(path.stem).encode()[:_NAME_BYTES].decode(errors="ignore")
-        base = "/".join([*(clean_name(part) for part in path.parent.parts), name])
-        stem, number = base, 2
-        while stem.casefold() in taken:
-            stem, number = f"{base}-{number}", number + 1
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
 
 
 def output_folder(config: InferConfig) -> Path:
@@ -240,220 +159,141 @@ def output_folder(config: InferConfig) -> Path:
     return folder
 
 
-def _render_into(
-    folder: Path,
-    config: InferConfig,
-    ager: Ager,
-    inputs: list[tuple[Path | None, str, str]],
-    ages: list[float],
-    say: Callable[[str], None],
-) -> Path:
-    single = config.input is not None and config.input.is_file()
-    skipped: list[str] = []
-    measures: dict[str, dict[str, float]] = {}
-    warnings: list[str] = []
-
-    def read(item: tuple[Path | None, str, str]) -> Face | str:
-        path, title, stem = item
-        tells = known_by_path if config.dataroot else lambda file: known_by_name(file.name)
-        try:
-            return Face.read(path, ager, title=title, stem=stem, known=tells(path) if path else Known())
-        except (BadImage, OSError) as e:
-            return f"skipped {title}: {e.strerror if isinstance(e, OSError) else e}"
-
-    def usable(found: Iterable[Face | str]) -> Iterator[Face]:
-        for face in found:
-            if isinstance(face, Face):
-                yield face
-            else:
-                skipped.append(face)
-                bar.update(len(ages))
-                if len(skipped) <= _NAMED_SKIPS and not single:
-                    say(face)
-
-    def warned(found: Iterable[Face]) -> Iterator[Face]:
-        for face in found:
-            if face.source is not None and not ager.domains:
-                own = face.known.age_years
-                face.warning = age_warning([estimated_age(face.picture(), ager.frame) if math.isnan(own) else own])
-            yield face
-
-    def write(face: Face) -> Section:
-        if face.measures:
-            measures[face.title] = face.measures
-        if face.warning:
-            warnings.append(f"{face.title}: {face.warning}")
-        return _write(folder, face, [ager.caption(years) for years in ages], ager.mark if config.provenance else None)
-
-    begin = time.perf_counter()
-    with (
-        ThreadPoolExecutor(1) as reader,
-        ThreadPoolExecutor(1) as writer,
-        tqdm(total=len(inputs) * len(ages), unit="img", disable=None) as bar,
-    ):
-        faces = usable(ahead(reader, read, inputs, 8))
-        done = warned(rendered(ager, faces, ages, config, bar.update))
-        sections = list(ahead(writer, write, done, 4))
-    seconds = time.perf_counter() - begin
-    if not sections:
-        with suppress(OSError):  # what a run of before left stays
-            folder.rmdir()
-        place = f"--input {config.input}" if config.input else f"--dataroot {config.dataroot}"
-        if single:
-            fault = skipped[0].removeprefix(f"skipped {inputs[0][1]}: ")
-            raise UserError(f"{place}: {fault}; give another file")
-        raise UserError(f"{place}: no usable picture; {counted(len(skipped), 'file')} skipped, give others")
-    count = len(sections) * len(ages)
-    kind = "input" if ager.domains else "face"
-    result = f"{counted(count, 'picture')} of {counted(len(sections), kind)} in {seconds:.1f} s"
-    result += f", {count / seconds:.1f} images/s"
-    if skipped:
-        result += f"; {counted(len(skipped), 'file')} skipped"
-    if measures:
-        render.save_text(json.dumps(measures, indent=1), folder / "measures.json")
-        for name in next(iter(measures.values())):
-            mean = sum(values[name] for values in measures.values()) / len(measures)
-            result += "; " + "".join(notes_on({name: mean}))
-    if len(warnings) == 1:
-        say(warnings[0])
-    elif warnings:
-        say(f"{len(warnings)} such faces; the page says which, the first is {warnings[0]}")
-    page = write_pages(folder, config, sections, result)
-    say(result)
-    say(f"gallery: {page}")
-    return page
+_Read = tuple[Source, Crop | Photo | Exception | None]  # None for a video, which is read frame by frame
 
 
-def _open(source: Path | bytes | None, frame: Frame) -> Image.Image:
-    return demo_portrait(frame) if source is None else open_image(source)
+@dataclass(kw_only=True)
+class _Run:
+    """Inputs on their way to the page.
 
-
-def ahead(pool: ThreadPoolExecutor, do: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:
-    """`map(do, items)` in a thread, at most `most` items ahead of what was taken."""
-    waiting: deque[Future[B]] = deque()
-    for item in items:
-        waiting.append(pool.submit(do, item))
-        if len(waiting) >= most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def rendered(
-    ager: Ager, faces: Iterable[Face], ages: list[float], config: InferConfig, advance: Callable[[int], object]
-) -> Iterator[Face]:
-    """Fill in what the generator makes of each face, in batches of one size across faces and ages."""
-    pairs = ((face, years) for face in faces for years in ages)
-    while batch := list(islice(pairs, config.batch_size)):
-        fits, known = [face.fitted for face, _ in batch], [face.known for face, _ in batch]
-        pictures = ager.age_fitted(fits, [years for _, years in batch], config.batch_size, known)
-        advance(len(batch))
-        for (face, _), picture in zip(batch, pictures, strict=True):
-            face.aged.append(picture)
-            if len(face.aged) == len(ages):
-                measures = ager.read(face.fitted.square[None], [face.known]).measures
-                face.measures = {name: float(values[0]) for name, values in measures.items()}
-                if config.features:
-                    face.maps = ager.features(face.fitted.square, ages, config.features, face.known)
-                if config.life:
-                    small = face.picture().copy()
-                    small.thumbnail((_LIFE_SIDE, _LIFE_SIDE))
-                    face.life = ager.life(small, known=face.known)
-                yield face
-
-
-def _write(folder: Path, face: Face, captions: list[str], mark: Mark | None) -> Section:
-    """Write the files of one face, a picture for each caption; gives its section of the page."""
-    image = face.picture()
-    section = Section(title=face.title, input=f"{face.stem}_input.jpg")
-    section.notes = [*([sentence(face.warning)] if face.warning else []), *notes_on(face.measures)]
-    render.save_jpg(image, folder / section.input, quality=95)
-    names = [caption.removesuffix(" years") for caption in captions]
-    row = [_small(image)]
-    for caption, name, square in zip(captions, names, face.aged, strict=True):
-        aged = face.fitted.unfit(square, image)
-        ending = re.sub(r"[^\w.-]+", "_", caption) if caption.startswith("to ") else f"age{name}"
-        section.ages.append((caption, f"{face.stem}_{ending}.png"))
-        render.save_png(aged, folder / section.ages[-1][1], mark=_said(mark, name))
-        row.append(_small(aged))
-    write_sheets(folder, face.stem, section, row, names, face.maps, face.life, mark)
-    return section
-
-
-def notes_on(measures: Mapping[str, float | Tensor]) -> list[str]:
-    """What a model measured on one face, as lines of text."""
-    return [f"{name.replace('_', ' ')} {float(value):.3f}" for name, value in measures.items()]
-
-
-def write_sheets(
-    folder: Path,
-    stem: str,
-    section: Section,
-    row: list[Picture],
-    names: list[str],
-    maps: dict[str, Tensor],
-    life: list[Image.Image],
-    mark: Mark | None = None,
-) -> None:
-    """Write the strip of a face, its feature maps and its life, and add them to its section.
-
-    Args:
-        folder: the output folder.
-        stem: of the files, relative to it.
-        section: where they are entered.
-        row: the input and, for each name, the aged face, all of one size.
-        names: of the ages, in years, or of what else there is.
-        maps: layer -> (N, C, H, W), a map for each name; may be empty.
-        life: frames; may be empty.
-        mark: what the strip and the life say of themselves.
+    Attributes:
+        aligned: whether they are aligned crops; otherwise faces are looked for.
+        folder: where the files go.
+        faults: of the inputs that were skipped.
     """
 
-    def sheet(caption: str, ending: str, picture: Picture, said: Mark | None = None) -> None:
-        section.sheets.append((caption, f"{stem}_{ending}.png"))
-        render.save_png(picture, folder / section.sheets[-1][1], mark=said)
+    config: InferConfig
+    ager: Ager
+    ages: list[float]
+    say: Callable[[str], None]
+    aligned: bool
+    folder: Path
+    sections: list[Section] = field(default_factory=list)
+    measures: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    files: int = 0
+    faces: int = 0
 
-    sheet("strip", "strip", render.strip(row, ["input", *names]), _said(mark, *names))
-    if maps:
-        changes = [render.difference_map(row[0], aged) for aged in row[1:]]
-        sheet("change: red is lighter, blue is darker than the input", "change", render.strip(changes, names))
-    for layer, channels_by_age in maps.items():
-        channels = render.feature_grid(channels_by_age[-1])
-        domain = names[-1].startswith("to ")
-        last = names[-1] if domain else f"at {names[-1]} years"
-        sheet(f"{layer}: channels {last}, each on its own scale", f"features-{layer}", channels)
-        if not domain:
-            by_age = render.feature_strip(channels_by_age.unbind(), names)
-            sheet(f"{layer}: the channels that change most, by age", f"ages-{layer}", by_age)
-    if life:
-        section.gif, section.mp4 = f"{stem}_life.gif", f"{stem}_life.mp4"
-        of_life = mark and mark.of("life")
-        render.save_gif(life, folder / section.gif, mark=of_life)
-        render.save_mp4(life, folder / section.mp4, mark=of_life)
+    @property
+    def single(self) -> bool:
+        """Whether one file was named, whose fault ends the run."""
+        return self.config.input is not None and self.config.input.is_file()
 
+    def __call__(self, inputs: Sequence[Source]) -> Path:
+        """Render the inputs; gives the page."""
+        begin = time.perf_counter()
+        with (
+            ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(1) as writer,
+            tqdm(total=len(inputs) * len(self.ages), unit="img", disable=None) as bar,
+        ):
+            if self.aligned:
+                found = ahead(reader, self._read, inputs, 8)
+                crops = rendered(self.ager, self._crops(found, bar), self.ages, self.config, bar.update)
+                done = ahead(writer, self._write, warned(self.ager, crops), 4)
+            else:
+                done = self._photos(ahead(reader, self._read, inputs, 2), bar)
+            for output, sections in done:
+                self._add(output, sections)
+        return self._page(time.perf_counter() - begin)
 
-def _said(mark: Mark | None, *names: str) -> Mark | None:
-    """What a picture says of itself that shows these ages, in years, or `to B`."""
-    if mark is None:
-        return None
-    return mark.of(", ".join(names)) if names[0].startswith("to ") else mark.at(*map(float, names))
+    def _read(self, source: Source) -> _Read:
+        try:
+            if self.aligned:
+                return source, Crop.read(source, self.ager)
+            assert isinstance(source.file, Path)
+            return source, None if source.file.suffix.lower() in video.SUFFIXES else Photo.read(source.file)
+        except (BadImage, OSError) as e:
+            return source, e
 
+    def _crops(self, found: Iterable[_Read], bar: Any) -> Iterator[Crop]:
+        for source, one in found:
+            if isinstance(one, Crop):
+                yield one
+            elif isinstance(one, Exception):
+                self._skip(source, one)
+                bar.update(len(self.ages))
 
-def _small(image: Image.Image) -> Picture:
-    small = image.copy()
-    small.thumbnail((_STRIP_SIDE, _STRIP_SIDE))
-    return np.asarray(small)
+    def _photos(self, found: Iterable[_Read], bar: Any) -> Iterator[tuple[Output, list[Section]]]:
+        for source, one in found:
+            try:
+                yield self._write(self._aged(source, one))
+            except (BadImage, NoFace, FileNotFoundError, PermissionError) as e:
+                if isinstance(e, OSError) and (e.filename is None or Path(e.filename) != source.file):
+                    raise
+                self._skip(source, e)
+            bar.update(len(self.ages))
 
+    def _aged(self, source: Source, one: Crop | Photo | Exception | None) -> Output:
+        if isinstance(one, Exception):
+            raise one
+        if isinstance(one, Photo):
+            return AgedPhoto(source, one, self.ager, self.ages, self.config)
+        assert isinstance(source.file, Path)
+        return AgedVideo(source, source.file, self.config, self.say)
 
-def write_pages(folder: Path, config: InferConfig, sections: list[Section], result: str) -> Path:
-    """Write the gallery, `FACES_PER_PAGE` sections to a page; gives its first page."""
-    count = math.ceil(len(sections) / FACES_PER_PAGE)
-    names = ["index.html", *(f"page-{i}.html" for i in range(2, count + 1))]
-    for old in folder.glob("page-*.html"):
-        if old.name not in names:
-            old.unlink()
-    facts = [*_facts(config), result]
-    for i, name in reversed(list(enumerate(names))):
-        part = sections[i * FACES_PER_PAGE : (i + 1) * FACES_PER_PAGE]
-        text = gallery_page(title="Faces by age", facts=facts, sections=part, pages=names, current=i)
-        render.save_text(text, folder / name)
-    return folder / "index.html"
+    def _write(self, output: Output) -> tuple[Output, list[Section]]:
+        mark = self.ager.mark if self.config.provenance else None
+        return output, output.write(self.folder, self.ager, self.ages, mark)
+
+    def _skip(self, source: Source, error: Exception) -> None:
+        self.faults.append(str((error.strerror or error) if isinstance(error, OSError) else error))
+        if len(self.faults) <= _NAMED_SKIPS and not self.single:
+            self.say(f"skipped {source.title}: {self.faults[-1]}")
+
+    def _add(self, output: Output, sections: Sequence[Section]) -> None:
+        self.sections += sections
+        self.files += 1
+        self.faces += output.count
+        lines = [f"{output.source.title}: {line}" for line in output.warnings]
+        self.warnings += lines
+        for line in () if self.aligned else lines:  # of crops there may be very many
+            self.say(line)
+        if output.measures:
+            self.measures[output.source.title] = output.measures
+
+    def _page(self, seconds: float) -> Path:
+        """Write the page, and say what there is."""
+        skipped = f"{counted(len(self.faults), 'file')} skipped"
+        if not self.sections:
+            with suppress(OSError):  # what a run of before left stays
+                self.folder.rmdir()
+            place = f"--input {self.config.input}" if self.config.input else f"--dataroot {self.config.dataroot}"
+            if self.single:
+                raise UserError(f"{place}: {self.faults[0]}{'' if ';' in self.faults[0] else '; give another file'}")
+            raise UserError(f"{place}: no usable {'picture' if self.aligned else 'face'}; {skipped}, give others")
+        result = self._result(seconds)
+        if self.faults:
+            result += f"; {skipped}"
+        if self.measures:
+            pictures.save_text(json.dumps(self.measures, indent=1), self.folder / "measures.json")
+            for name in next(iter(self.measures.values())):
+                mean = sum(values[name] for values in self.measures.values()) / len(self.measures)
+                result += "; " + "".join(notes_on({name: mean}))
+        if self.aligned and len(self.warnings) == 1:
+            self.say(self.warnings[0])
+        elif self.aligned and self.warnings:
+            self.say(f"{len(self.warnings)} such faces; the page says which, the first is {self.warnings[0]}")
+        page = write_pages(self.folder, self.sections, [*_facts(self.config), result])
+        self.say(result)
+        self.say(f"gallery: {page}")
+        return page
+
+    def _result(self, seconds: float) -> str:
+        ages = len(self.ages)
+        if not self.aligned:
+            of = f"{counted(self.faces, 'face')} in {counted(self.files, 'file')}, at {counted(ages, 'age')}"
+            return f"{of} in {seconds:.1f} s"
+        of = f"{counted(self.files * ages)} of {counted(self.files, 'input' if self.ager.domains else 'face')}"
+        return f"{of} in {seconds:.1f} s, {self.files * ages / seconds:.1f} images/s"

@@ -185,13 +185,13 @@ class _Run:
     files: int = 0
     faces: int = 0
 
-    @property
-    def single(self) -> bool:
-        """Whether one file was named, whose fault ends the run."""
-        return self.config.input is not None and self.config.input.is_file()
+    only: Path | None = None  # the one input that there is
 
     def __call__(self, inputs: Sequence[Source]) -> Path:
         """Render the inputs; gives the page."""
+        named = self.config.input is not None and self.config.input.is_file()
+        if isinstance(inputs[0].file, Path) and (named or (len(inputs) == 1 and not self.aligned)):
+            self.only = inputs[0].file
         begin = time.perf_counter()
         with (
             ThreadPoolExecutor(1) as reader,
@@ -249,7 +249,7 @@ class _Run:
 
     def _skip(self, source: Source, error: Exception) -> None:
         self.faults.append(str((error.strerror or error) if isinstance(error, OSError) else error))
-        if len(self.faults) <= _NAMED_SKIPS and not self.single:
+        if len(self.faults) <= _NAMED_SKIPS and not self.only:
             self.say(f"skipped {source.title}: {self.faults[-1]}")
 
     def _add(self, output: Output, sections: Sequence[Section]) -> None:
@@ -269,9 +269,10 @@ class _Run:
         if not self.sections:
             with suppress(OSError):  # what a run of before left stays
                 self.folder.rmdir()
+            if self.only:
+                fault = self.faults[0] if ";" in self.faults[0] else f"{self.faults[0]}; give another file"
+                raise UserError(f"--input {self.only}: {fault}")
             place = f"--input {self.config.input}" if self.config.input else f"--dataroot {self.config.dataroot}"
-            if self.single:
-                raise UserError(f"{place}: {self.faults[0]}{'' if ';' in self.faults[0] else '; give another file'}")
             raise UserError(f"{place}: no usable {'picture' if self.aligned else 'face'}; {skipped}, give others")
         result = self._result(seconds)
         if self.faults:

@@ -83,6 +83,16 @@ def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str], ma
     return page
 
 
+def document(title: str, style: str) -> dominate.document:
+    """An empty page with its style sheet."""
+    page = dominate.document(title=title, lang="en")
+    with page.head:
+        tags.meta(charset="utf-8")
+        tags.meta(name="viewport", content="width=device-width, initial-scale=1")
+        tags.style(raw(style))
+    return page
+
+
 def gallery_page(
     *,
     title: str,
@@ -92,11 +102,7 @@ def gallery_page(
     current: int = 0,  # index of this page in `pages`
 ) -> str:
     """The text of a page that opens from disk: relative links, no scripts, nothing loaded from elsewhere."""
-    page = dominate.document(title=title, lang="en")
-    with page.head:
-        tags.meta(charset="utf-8")
-        tags.meta(name="viewport", content="width=device-width, initial-scale=1")
-        tags.style(raw(_STYLE))
+    page = document(title, _STYLE)
     with page, tags.main():
         with tags.header():
             tags.h1(title)

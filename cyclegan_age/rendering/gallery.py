@@ -60,12 +60,12 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
     if config.sample or config.game:
         return _render_game(config, ager, say)
     aligned = config.aligned or not config.input or bool(ager.domains)  # without ages, pictures of any kind
-    inputs = sources(config, ager.code, say, videos=not aligned)
     find_layers(ager.generator, config.features, "--features: ")
+    ages = wanted_ages(config, ager, say)
+    inputs = sources(config, ager.code, say, videos=not aligned)
     if not aligned:
         detector()
         ager.blender.check(config.strengths)
-    ages = wanted_ages(config, ager, say)
     try:
         folder = output_folder(config)
         return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=folder)(inputs)

@@ -13,6 +13,7 @@ from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import ModelConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.networks.estimators import AgeCorrection
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
 
@@ -175,6 +176,7 @@ class Renderer:
         reader: how it takes faces in.
         conditional: whether the age vector makes a difference.
         domains: what pictures are translated to, if not to ages: number k stands for k years.
+        calibration: of the age vectors, before the generator takes them, if `evaluate.py --fit_ages` fitted one.
     """
 
     generator: nn.Module
@@ -182,3 +184,4 @@ class Renderer:
     reader: Reader = field(default_factory=PictureReader)
     conditional: bool = True
     domains: tuple[str, ...] = ()
+    calibration: AgeCorrection | None = None

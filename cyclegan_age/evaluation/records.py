@@ -1,8 +1,8 @@
-"""Faces of a data folder -> what the judges say of each rendering of them: computed once, in parallel, and kept.
+"""Outputs of the evaluation's networks for each rendering of the faces: computed once, in parallel, and kept.
 
-What is known of one face rendered by one row is a file in the cache, named after the row's weights, the face's pixels
-and the ages. It holds an array per judge. A later evaluation renders only what is not known yet, so that a stopped one
-goes on, and a new judge or a changed one is asked alone.
+The outputs for one face and one row are a file in the cache, named after the row's weights, the face's pixels and the
+ages. It holds an array per network. A later evaluation renders only what is missing, so that a stopped one resumes. A
+new or changed network runs alone.
 """
 
 import hashlib
@@ -44,11 +44,11 @@ from cyclegan_age.models import load_parser
 from cyclegan_age.networks.parsers import PARTS
 from cyclegan_age.runs import write_atomically
 
-REACH_YEARS = 5.0  # how far a real face of a target's group is from it
+REACH_YEARS = 5.0  # half width of the group of real faces around a target
 _CODE = AgeCode((10, 20, 30, 40, 50, 60, 70))  # real faces of 5 to 79 years are used
-_PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
-_FEWEST_EXACT = 100  # faces of recorded age that calibrations are made on alone
-_FORMAT = "1"  # changes when records of before mean something else
+_PAUSE_SECONDS = 20.0  # between two lines of the progress bar in a file
+_FEWEST_EXACT = 100  # minimum number of faces of recorded age to calibrate on these alone
+_FORMAT = "1"  # changed to invalidate earlier records
 _SEXES = ("male", "female")
 _RACES = ("White", "Black", "Asian", "Indian", "other")
 
@@ -58,12 +58,12 @@ Judges = Callable[[], list[Judge]]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the table: what renders.
+    """A row of the table: a source of renderings.
 
     Attributes:
         name: as in the table.
-        key: changes whenever its pictures may.
-        weights: what `Ager.load` reads; None for the rows without a model.
+        key: changes whenever its pictures may change.
+        weights: file for `Ager.load`; None for the rows without a model.
     """
 
     name: str
@@ -82,14 +82,14 @@ class Faces:
 
     Attributes:
         root: the data folder.
-        paths: N files whose names tell or whose folders mean an age.
+        paths: N files with an age in their name or folder.
         age_years: (N,).
-        sex: N names, empty where the file's name does not tell.
+        sex: N names, empty if unknown.
         race: as `sex`.
-        rank: (N,) place of each in the order of the hashes of their names: a fixed shuffling.
-        sources: numbers of the faces that are aged.
-        left_out: how many pictures were left out, by reason.
-        exact: numbers of the faces whose age is recorded; of all where `labels.csv` says so of fewer than 100.
+        rank: (N,) rank of each by the hash of its name: a fixed shuffling.
+        sources: indices of the faces to age.
+        left_out: number of excluded pictures, by reason.
+        exact: indices of the faces with a recorded age; all faces if there are fewer than 100.
     """
 
     root: Path
@@ -118,7 +118,7 @@ class Faces:
         youngest, oldest = config.sources
         fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not fitting:
-            raise UserError(f"--sources {youngest} {oldest}: {config.dataroot} has no face of that age; give others")
+            raise UserError(f"--sources {youngest} {oldest}: {config.dataroot} has no face of that age; choose others")
         exact = frozenset(i for i, one in enumerate(known) if one.exact)
         return cls(
             root=folder.root,
@@ -133,13 +133,13 @@ class Faces:
         )
 
     def known(self, i: int) -> Known:
-        """What a model may be told of face i."""
+        """The labels of face i that a model may use."""
         sex = float(_SEXES.index(self.sex[i])) if self.sex[i] else math.nan
         return Known(float(self.age_years[i]), sex)
 
 
 def evenly(order: Sequence[int], age_years: NDArray[np.float32], limit: int) -> list[int]:
-    """The first `limit` faces of an order, as many of each decade as can be; all of them with limit 0."""
+    """The first `limit` faces of an order, balanced over the decades; all of them with limit 0."""
     decades: dict[int, list[int]] = {}
     for i in order:
         decades.setdefault(int(age_years[i] // 10), []).append(i)
@@ -150,10 +150,10 @@ def evenly(order: Sequence[int], age_years: NDArray[np.float32], limit: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a process needs to know to make records; can be sent to it."""
+    """The settings that a process needs to make records; picklable."""
 
     faces: Faces
-    size: int  # side in pixels of the pictures that are compared
+    size: int  # side in pixels of the compared pictures
     targets: tuple[int, ...]  # ages in years, rising
     slider: tuple[int, ...]  # every fifth year, and the targets
     judges: Judges
@@ -178,7 +178,7 @@ class Plan:
 
 
 class Studio:
-    """Renders and judges faces, one at a time, in one process."""
+    """Renders faces and runs the networks on them, one at a time, in one process."""
 
     def __init__(self, plan: Plan, judges: list[Judge] | None = None) -> None:
         self.plan = plan
@@ -190,12 +190,12 @@ class Studio:
         self._parser = load_parser("face_parser", TrainConfig()) if plan.frame == "ffhq" else None
 
     def use(self, row: Row) -> None:
-        """Take a row's weights up."""
+        """Load a row's weights."""
         if row != self._row:
             self._row, self._ager = row, Ager.load(row.weights) if row.weights else None
 
     def render(self, picture: Picture, years: Sequence[float], known: Known) -> Picture:
-        """A face (S, S, 3) at N ages by the row in use: uint8 (N, S, S, 3)."""
+        """A face (S, S, 3) at N ages by the current row: uint8 (N, S, S, 3)."""
         if self._ager:
             return render(self._ager, picture, years, known)
         if self._row == BLEND:
@@ -221,11 +221,11 @@ class Studio:
         return self._means[years]
 
     def wanted(self, i: int) -> list[Judge]:
-        """The judges that are shown face i."""
+        """The networks that run on face i."""
         return [judge for judge in self.judges if judge.look and _shown(judge, self.plan.faces, i)]
 
     def complete(self, row: Row, i: int) -> Record | None:
-        """The record of a face, if all of it is known; empty where the picture cannot be used."""
+        """The record of a face, if it is complete; empty if the picture cannot be read."""
         picture = self.pictures.get(i)
         if picture is None:
             return {}
@@ -236,7 +236,7 @@ class Studio:
         return known if all(name in known for name in names) else None
 
     def record(self, row: Row, i: int) -> Record:
-        """Make what is missing of the record of a face, and keep it."""
+        """Complete the record of a face, and store it."""
         picture = self.pictures.get(i)
         if picture is None:
             return {}
@@ -247,7 +247,7 @@ class Studio:
             known |= {judge.key: _asked(judge, picture[None]) for judge in missing}
         else:
             self.use(row)
-            # What is said of the face itself holds for its copies.
+            # The outputs for the input face apply to its copies.
             said = self.complete(REAL, i) or self.record(REAL, i) if row == COPY else None
             known_face = self.plan.faces.known(i)
             pictures = self.render(picture, self.plan.slider, known_face)
@@ -263,7 +263,7 @@ class Studio:
         return known
 
     def _keeping(self, picture: Picture, decades: Picture, known: Known) -> NDArray[np.float32]:
-        """What stays as it was; see `keeping_names`."""
+        """Measures of preservation; see `keeping_names`."""
         own, ends = [known.age_years], (0, len(decades) - 1)
         same = self.render(picture, own, known)[0]
         back = [self.render(decades[k], own, Known(self.plan.targets[k], known.sex))[0] for k in ends]
@@ -278,8 +278,8 @@ class Studio:
         return np.array(values, np.float32)
 
     def _outside(self, picture: Picture) -> NDArray[np.bool_]:
-        """The mask (S, S) of what shall stay as it is: beyond the head grown by 1/32 of the side in FFHQ's frame, in
-        others beyond the face."""
+        """The mask (S, S) of pixels that must not change: outside the head grown by 1/32 of the side in FFHQ's frame,
+        in others outside the face."""
         if not self._parser:
             return measures.outside(self.plan.size, Frame.of(self.plan.frame))
         parts = self._parts(picture)
@@ -288,8 +288,8 @@ class Studio:
         return ~grown
 
     def _hair(self, picture: Picture, decades: Picture) -> NDArray[np.float32]:
-        """The share of a picture (S, S, 3) that is hair, and the mean lightness of CIELAB (0 to 100) there in each of N
-        renderings: (1 + N,); NaN where there is no hair."""
+        """The share of hair in a picture (S, S, 3), and its mean CIELAB lightness (0 to 100) in each of N
+        renderings: (1 + N,); NaN without hair."""
         hair = self._parts(picture)[PARTS.index("hair")] > 0.5
         lightness = [rgb2lab(one)[..., 0][hair].mean() if hair.any() else np.nan for one in decades]
         return np.array([hair.mean(), *lightness], np.float32)
@@ -331,7 +331,7 @@ def _shown(judge: Judge, faces: Faces, i: int) -> bool:
 
 
 def _asked(judge: Judge, pictures: Picture) -> NDArray[np.float32]:
-    """What a judge says (N, width); pictures that are the same are shown to it once."""
+    """Outputs (N, width) of a network; equal pictures are evaluated once."""
     assert judge.look
     first: dict[bytes, int] = {}
     place = [first.setdefault(picture.tobytes(), len(first)) for picture in pictures]
@@ -352,11 +352,11 @@ def _read(file: Path) -> Record:
 
 @dataclass(eq=False)
 class Bench:
-    """Makes the records of whole rows, in several processes where that is asked for.
+    """Makes the records of whole rows, in several processes if requested.
 
     Attributes:
-        studio: this process's own.
-        workers: processes beside this one; 0 does it all here.
+        studio: of this process.
+        workers: number of other processes; 0 uses only this one.
     """
 
     plan: Plan
@@ -368,7 +368,7 @@ class Bench:
         self.studio = Studio(self.plan)
 
     def records(self, row: Row, numbers: Sequence[int]) -> dict[int, Record]:
-        """Records of faces by number; those whose picture cannot be used are left out."""
+        """Records of faces by index, without unreadable pictures."""
         found = {i: self.studio.complete(row, i) for i in numbers}
         missing = [i for i in numbers if found[i] is None]
         if missing:
@@ -392,22 +392,20 @@ class Bench:
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
         except BrokenProcessPool:
-            raise UserError(
-                f"--workers {self.workers}: one of them was killed; give fewer if memory is short"
-            ) from None
+            raise UserError(f"--workers {self.workers}: one of them was killed; use fewer if memory is short") from None
 
     def close(self) -> None:
-        """End the processes; what they were at is lost, what they had done is kept."""
+        """End the processes; unfinished records are lost, finished ones are kept."""
         pool, self._pool = self._pool, None
         if pool:
-            for process in [*pool._processes.values()]:  # after an interruption they may never hear of an end
+            for process in [*pool._processes.values()]:  # after an interruption they may not receive a shutdown
                 process.kill()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums come out the same to the last bit however many processes there are."""
+    """Context with one thread, so that sums do not depend on the number of processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -421,14 +419,14 @@ _studio: Studio | None = None  # of a process of the pool
 
 def _begin(plan: Plan) -> None:
     global _studio
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that began this one ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _studio = Studio(plan)
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that began it was killed."""
+    """End this process if its parent was killed."""
     parent = parent_process()
     if parent:
         parent.join()

@@ -1,4 +1,4 @@
-"""What `evaluate.py` does: score weights side by side, or each snapshot of a training as it comes."""
+"""`evaluate.py`: score weights side by side, or each new snapshot of a training."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
     """Score weights side by side and write the table (text, JSON, CSV) and the page.
 
     Args:
-        config: what to score.
-        say: takes lines for the user.
-        judges: makes the judges, in each process anew; by default all that are at hand.
+        config: weights, faces and ages.
+        say: called with progress lines for the user.
+        judges: creates the networks, once per process; by default all that are installed.
 
     Returns:
         The output folder.
@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
         evaluate_parsers(config, weights, folder, say)
         return folder
     rows = [row_of(name, path) for name, path in weights.items()]
-    for row in rows:  # mistakes are told before the work
+    for row in rows:  # report errors before the work
         ager = Ager.load(row.weights)
         _check_frame(ager, row, config)
         try:
@@ -94,16 +94,16 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
 
 def _check_frame(ager: Ager, row: Row, config: EvaluateConfig) -> None:
     if ager.domains:
-        raise UserError(f"--weights {row.weights}: know no ages to score; give weights that age faces")
+        raise UserError(f"--weights {row.weights}: have no ages; expected weights that age faces")
     if ager.frame != Frame.of(config.frame):
         raise UserError(
             f"--weights {row.weights}: made for faces in the frame {ager.frame}, not in that of --dataroot; "
-            f"give it pictures of --frame {ager.frame}, or other weights than these to --frame {config.frame}"
+            f"use pictures of --frame {ager.frame}, or other weights than these to --frame {config.frame}"
         )
 
 
 def _weights(config: EvaluateConfig) -> dict[str, Path]:
-    """The files of `--weights` by the names that they have in the table."""
+    """The files of `--weights` by their names in the table."""
     paths = [find_weights(weights, config.results_dir) for weights in config.weights or ("",)]
     names: list[str] = []
     for weights, path in zip(config.weights or ("",), paths, strict=True):
@@ -121,7 +121,7 @@ def _name(weights: str, path: Path) -> str:
 
 
 def _notes(scores: Scores, rows: list[Row]) -> list[str]:
-    """What one must know to read the table."""
+    """Notes below the table."""
     plan, yard = scores.bench.plan, scores.yard
     youngest, oldest = (int(f(yard.faces.age_years[plan.faces.sources])) for f in (min, max))
     notes = [
@@ -130,15 +130,15 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
     ]
     if estimated := len(set(yard.real) - yard.faces.exact):
         told = f"the ages of {counted(estimated, 'real face')} are estimated or of groups"
-        notes.append(f"{told}: age judges are calibrated and measured on the others")
+        notes.append(f"{told}: age estimators are calibrated and evaluated on the others")
     for judge in yard.judges:
         if judge.look and judge.kind == "age" and len(yard.calibration[judge.name].true_years) == 0:
-            notes.append(f"{judge.name}: too few real faces to calibrate on, so calibrated ages are as they were read")
+            notes.append(f"{judge.name}: too few real faces for a calibration, so calibrated ages equal the estimates")
         blind = [i for i in yard.real if judge.look and np.isnan(yard.real[i].get(judge.key, np.zeros(1))).any()]
         if blind:
-            notes.append(f"{judge.name} sees no face in {len(blind)} of the {counted(len(yard.real), 'real face')}")
+            notes.append(f"{judge.name} finds no face in {len(blind)} of the {counted(len(yard.real), 'real face')}")
         if judge.look and judge.share > 1:
-            notes.append(f"{judge.name} is slow and was shown one face of {judge.share}")
+            notes.append(f"{judge.name} is slow and runs on one face of {judge.share}")
         if judge.look and judge.kind == "features":
             notes.append(f"realism: KID x 1000 and FID in the features of {judge.name} (ImageNet), not of Inception")
     for row in rows:
@@ -147,14 +147,14 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
     people = by_label(yard.faces, plan.faces.sources)
     if any(people.values()):
         years = plan.targets[-1] - plan.targets[0]
-        notes.append(f"fairness: a span of {years} years is asked for; of real faces it is the slope of what is read")
+        notes.append(f"fairness: the target span is {years} years; for real faces it is the slope of the estimates")
     if few := [label for labels in people.values() for label, some in labels.items() if len(some) < FEWEST]:
-        notes.append(f"fairness: too few faces, so left out: {', '.join(few)}")
+        notes.append(f"fairness: omitted for lack of faces: {', '.join(few)}")
     untold = [
         aim.column for aim in scores.aims if all(math.isnan(v.get(aim.column, math.nan)) for v in scores.rows.values())
     ]
     if untold:
-        notes.append(f"score: cannot be told here, so left out: {', '.join(untold)}")
+        notes.append(f"score: omitted because undefined here: {', '.join(untold)}")
     return [*notes, *absent(yard.judges)]
 
 
@@ -168,7 +168,7 @@ def _estimators(weights: Path) -> list[str]:
 
 
 def _plain(scores: Scores, real: Values, notes: list[str]) -> dict[str, Any]:
-    """The evaluation as JSON holds it; null for what cannot be told."""
+    """The evaluation as JSON; null for undefined values."""
 
     def told(values: Values) -> dict[str, float | None]:
         return {name: None if math.isnan(v) else round(v, 6) for name, v in values.items()}
@@ -200,22 +200,21 @@ def _folder(config: EvaluateConfig) -> Path:
 def watch(
     config: EvaluateConfig, say: Say, judges: Judges | None = None, pause: Callable[[float], None] = time.sleep
 ) -> Path:
-    """Score each snapshot of a run, those still to come as they come; the best is kept as `best.safetensors`.
+    """Score each snapshot of a run, including future ones; the best is kept as `best.safetensors`.
 
-    Each gets a line in the run's `evaluation.jsonl`. Stopped and begun again, it goes on with the snapshots that have
-    none yet.
+    Each gets a line in the run's `evaluation.jsonl`. After an interruption it resumes with the missing snapshots.
 
     Args:
         config: `watch` names the run.
-        say: takes lines for the user.
+        say: called with progress lines for the user.
         judges: as in `evaluate`.
-        pause: waits so many seconds.
+        pause: sleeps for that many seconds.
 
     Returns:
         The best snapshot's copy.
 
     Raises:
-        UserError: no such run, or no snapshot came in `watch_minutes`.
+        UserError: no such run, or no new snapshot in `watch_minutes`.
     """
     run = next((p for p in (config.results_dir / config.watch, Path(config.watch)) if p.is_dir()), None)
     if run is None:
@@ -223,10 +222,10 @@ def watch(
     log, best_file = run / "evaluation.jsonl", run / "best.safetensors"
     scores = Scores.begin(config, judges, say)
     mark = hashlib.sha256(repr((_plain(scores, {}, []), scores.bench.plan.slider)).encode()).hexdigest()[:16]
-    lines = [line for line in _lines(log) if line.get("mark") == mark]  # of the same faces and judges
+    lines = [line for line in _lines(log) if line.get("mark") == mark]  # of the same faces and networks
     others = [line for line in _lines(log) if line.get("mark") != mark]
     quiet = 0.0
-    say(f"{run}: {len(lines)} snapshots scored before; looks for new ones every {_POLL_SECONDS:.0f} s, Ctrl-C ends it")
+    say(f"{run}: {len(lines)} snapshots scored already; checks for new ones every {_POLL_SECONDS:.0f} s until Ctrl-C")
     try:
         while True:
             known = {line["snapshot"] for line in lines}
@@ -256,7 +255,7 @@ def watch(
 
 
 def _line(name: str, values: Values, aims: list[Goal], best: bool) -> str:
-    """One snapshot's scores: those with a goal, by short names."""
+    """One snapshot's scores with a goal, by short names."""
     told = [goal.column for goal in aims if not math.isnan(values.get(goal.column, math.nan))]
     parts = [f"{column.rpartition('.')[2]} {values[column]:.3g}" for column in told]
     return f"{name}: score {values['score']:.3f}{' (best so far)' if best else ''}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Rows scored one after the other against the same real faces."""
+"""Rows scored against the same real faces."""
 
 import hashlib
 import os
@@ -21,11 +21,11 @@ class Scores:
     """An evaluation.
 
     Attributes:
-        bench: renders and judges.
-        yard: what was taken from the real faces.
+        bench: renders and runs the networks.
+        yard: reference values of the real faces.
         rows: columns of each row by name, `copy input` first.
-        records: record of each face by row and number.
-        aims: what the rows are held to.
+        records: record of each face by row and index.
+        aims: goals of the rows.
     """
 
     bench: Bench
@@ -36,15 +36,15 @@ class Scores:
 
     @classmethod
     def begin(cls, config: EvaluateConfig, judges: Judges | None, say: Say) -> "Scores":
-        """Judge the real faces and the copied input.
+        """Evaluate the real faces and the copied input.
 
         Args:
-            config: which faces, ages and judges.
-            judges: makes the judges, in each process anew; by default all that are at hand.
-            say: takes lines for the user.
+            config: faces, ages and networks.
+            judges: creates the networks, once per process; by default all that are installed.
+            say: called with progress lines for the user.
 
         Raises:
-            UserError: no such data, no usable face, or no such `--judge`.
+            UserError: no such data, no readable face, or no such `--judge`.
         """
         plan = Plan.of(config, judges or partial(load_judges, config.judge, config.results_dir, config.frame))
         for reason, count in plan.faces.left_out.items():
@@ -72,11 +72,11 @@ class Scores:
         """Score one more row.
 
         Raises:
-            UserError: no usable face.
+            UserError: no readable face.
         """
         made = self.bench.records(row, self.bench.plan.faces.sources)
         if not made:
-            raise UserError(f"--dataroot {self.yard.faces.root}: none of the chosen faces is a usable picture")
+            raise UserError(f"--dataroot {self.yard.faces.root}: none of the chosen faces is a readable picture")
         values = columns(self.yard, made)
         compare(values, self.rows.get(COPY.name, values), self.yard.targets)
         values = {"score": score(values, self.aims)} | values
@@ -85,16 +85,16 @@ class Scores:
 
 
 def _first(judges: list[Judge], *kinds: str) -> str:
-    """Name of the first judge of some kinds, one that is there before one that is not."""
+    """Name of the first network of some kinds, available ones before missing ones."""
     fitting = [judge for judge in judges if judge.kind in kinds]
     return next((judge.name for judge in sorted(fitting, key=lambda judge: not judge.look)), "")
 
 
 def absent(judges: list[Judge]) -> list[str]:
-    """A line for each judge that is not there."""
-    return [f"{judge.name} is absent, its columns are empty: {judge.why}" for judge in judges if not judge.look]
+    """A line for each missing network."""
+    return [f"{judge.name} is missing, its columns are empty: {judge.why}" for judge in judges if not judge.look]
 
 
 def row_of(name: str, weights: Path) -> Row:
-    """The row of a file of weights; what it holds is what counts, not where it lies."""
+    """The row of a file of weights, identified by its content, not its path."""
     return Row(name=name, key=hashlib.sha256(weights.read_bytes()).hexdigest(), weights=weights)

@@ -1,4 +1,4 @@
-"""Records -> the columns of the table, their text and CSV, and how far a row is from the goals."""
+"""Records -> the columns of the table, its text and CSV, and the score against the goals."""
 
 import csv
 import io
@@ -16,20 +16,20 @@ from cyclegan_age.evaluation.records import REACH_YEARS, Faces, Record, keeping_
 
 FARS = (0.01, 0.001)
 GAPS = (0, 10, 20, 30, 40, 101)  # bounds in years
-FAR_AWAY_YEARS = 15  # realism is told of faces at least so far from the target
-FEWEST = 10  # faces that a number of a group of people must rest on
-HAIR_SHARE = 0.02  # of the picture, above which its hair is measured
+FAR_AWAY_YEARS = 15  # realism is measured on faces at least this far from the target
+FEWEST = 10  # minimum number of faces for a statistic of a group of people
+HAIR_SHARE = 0.02  # minimum share of the picture to measure its hair
 DARK_HAIR = 35.0  # lightness of CIELAB, from 0 to 100, at the first target, below which hair counts as dark
-LIGHTER_HAIR = 12.0  # what it gains from 20 to 70 years, if it turns grey
-SAME_DLIB = 0.6  # distance below which dlib's authors take two faces for one person's
-_SETTLED_YEARS = 5  # an estimate so near to the target counts as hit
+LIGHTER_HAIR = 12.0  # increase from 20 to 70 years that counts as greying
+SAME_DLIB = 0.6  # threshold of dlib's authors for two faces of one person
+_SETTLED_YEARS = 5  # tolerance of a hit
 
 Values = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A number that good weights reach: `column` at least `low` and at most `high`."""
+    """A goal for good weights: `column` at least `low` and at most `high`."""
 
     column: str
     low: float = -math.inf
@@ -39,7 +39,7 @@ class Goal:
         return self.low <= value <= self.high
 
     def share(self, value: float) -> float:
-        """How far a value is on the way: 1 where it is reached, 0 where nothing is."""
+        """Progress of a value towards the goal: 1 if it is reached, 0 for none."""
         if math.isnan(value):
             return math.nan
         if value < self.low:
@@ -53,7 +53,7 @@ class Goal:
 
 
 def goals(age: str, identity: str, targets: Sequence[int]) -> list[Goal]:
-    """What good weights reach, by an estimator and an embedder, where the targets are the decades from 10 to 60."""
+    """The goals, by an estimator and an embedder, if the targets are the decades from 10 to 60."""
     out = [
         Goal(f"{age}.calibrated_mae", high=7.5),
         Goal(f"{age}.spearman", low=0.96),
@@ -74,24 +74,24 @@ def goals(age: str, identity: str, targets: Sequence[int]) -> list[Goal]:
 
 
 def score(values: Mapping[str, float], aims: Sequence[Goal]) -> float:
-    """From 0 to 1: the geometric mean of the shares of the goals; what cannot be told is left out."""
+    """From 0 to 1: the geometric mean of the shares of the goals, without undefined values."""
     shares = [share for goal in aims if not math.isnan(share := goal.share(values.get(goal.column, math.nan)))]
     return math.exp(sum(math.log(max(s, 1e-3)) for s in shares) / len(shares)) if shares else math.nan
 
 
 @dataclass(frozen=True, eq=False)
 class Yardstick:
-    """What is taken from the real faces, once for all rows.
+    """Reference values of the real faces, computed once for all rows.
 
     Attributes:
         faces: the faces.
-        judges: all of them; of those that are absent every column is NaN.
+        judges: all networks; the columns of missing ones are NaN.
         targets: ages in years.
-        slider: ages in years, rising, the targets among them.
-        calibration: of each age judge by name.
+        slider: ages in years, rising, including the targets.
+        calibration: of each age estimator by name.
         regression: the same.
-        real: record of each real face by number.
-        least: for each embedder and false accept rate, the closeness that two pictures of one person have.
+        real: record of each real face by index.
+        least: verification threshold for each embedder and false accept rate.
     """
 
     faces: Faces
@@ -128,15 +128,15 @@ class Yardstick:
         return cls(faces, judges, targets, slider, real, calibration, regression, least)
 
     def readings(self, judge: Judge, raw: Array) -> dict[str, Array]:
-        """What an age judge said, as it is and put right in both ways, by the prefixes of the columns."""
+        """An age estimator's outputs, raw and corrected in both ways, by the prefixes of the columns."""
         name = judge.name
         return {"": raw, "calibrated_": self.calibration[name](raw), "regressed_": self.regression[name](raw)}
 
     def real_faces(self) -> Values:
-        """How the age judges do on the real faces from five years below the first target to five above the last.
+        """Errors of the age estimators on real faces, from 5 years below the first target to 5 above the last.
 
-        A span here is the slope of what they read over true ages, times the years between the first target and the
-        last: what faces that are as old as they are asked to be would show by a judge that errs by sex or race.
+        A span here is the slope of the estimates over true ages, times the years between the first target and the last.
+        It shows the estimator's own bias by sex or race, at perfect rendering.
         """
         low, high = self.targets[0] - REACH_YEARS, self.targets[-1] + REACH_YEARS
         ages = self.faces.age_years.astype(np.float64)
@@ -161,7 +161,7 @@ class Yardstick:
 
 
 def _said(judge: Judge, records: Mapping[int, Record], numbers: Sequence[int], count: int) -> Array:
-    """What a judge said of each face's pictures: (N, count, width), NaN where it was not asked."""
+    """A network's outputs for each face's pictures: (N, count, width), NaN where it did not run."""
     nothing = np.full((count, judge.width), np.nan)
     said = [(records[i].get(judge.key, nothing) if judge.look else nothing).astype(np.float64) for i in numbers]
     return np.stack(said) if said else np.empty((0, count, judge.width))
@@ -172,11 +172,11 @@ def _share(hits: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", values: Arra
 
 
 def columns(yard: Yardstick, row: dict[int, Record]) -> Values:
-    """Every column of one row; the names say theme or judge, measure, and the target age where there is one.
+    """Every column of one row, named by theme or network, measure, and target age if there is one.
 
     Args:
         yard: from the real faces.
-        row: record of each aged face by number.
+        row: record of each aged face by index.
     """
     numbers = sorted(row)
     own = yard.faces.age_years[numbers].astype(np.float64)
@@ -219,7 +219,7 @@ def _age(judge: Judge, yard: Yardstick, slider: Array) -> Values:
 
 
 def ages_read(yard: Yardstick, judge: Judge, row: Mapping[int, Record]) -> Array:
-    """Calibrated estimates of each face, in the order of their numbers, at each age of the slider: (N, Y)."""
+    """Calibrated estimates of each face, in the order of their indices, at each age of the slider: (N, Y)."""
     return yard.calibration[judge.name](_said(judge, row, sorted(row), len(yard.slider))[..., 0])
 
 
@@ -229,7 +229,8 @@ def _sd(values: Array) -> float:
 
 
 def _spans(targets: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of targets whose difference is told: the last, and 60 where it is one, minus the second and the first."""
+    """Pairs of targets whose difference is reported: the last, and 60 if it is a target, minus the second and the
+    first."""
     ends = dict.fromkeys((targets[-1], *(t for t in targets[2:] if t == 60)))
     return [(high, low) for high in ends for low in dict.fromkeys((targets[1], targets[0])) if low < high]
 
@@ -239,7 +240,7 @@ def _compared(judge: Judge, yard: Yardstick, row: Mapping[int, Record], i: int) 
 
 
 def near(judge: Judge, yard: Yardstick, row: Mapping[int, Record], numbers: Sequence[int]) -> Array:
-    """Closeness of each aged face to its input (N, T) by one embedder; the faces it was not shown are left out."""
+    """Similarity of each aged face to its input (N, T) by one embedder, without the faces that it did not run on."""
     asked = [i for i in numbers if _compared(judge, yard, row, i)]
     before = _said(judge, yard.real, asked, 1)
     after = _said(judge, row, asked, len(yard.targets))
@@ -280,7 +281,8 @@ def _identity(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: li
 
 
 def _realism(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: list[int], own: Array) -> Values:
-    """KID (x 1000) and FID of the faces at least 15 years away from a target, against the real faces around it."""
+    """KID (x 1000) and FID of the faces at least 15 years away from a target, against the real faces of about that
+    age."""
     out: Values = {}
     real = [i for i in sorted(yard.real) if judge.key in yard.real[i]]
     years = yard.faces.age_years[real]
@@ -323,7 +325,7 @@ def _keeping(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Val
 
 
 def _hair(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
-    """How light hair is at each target, and how often dark hair turns grey; of rows in FFHQ's frame."""
+    """Lightness of hair at each target, and how often dark hair turns grey; for rows in FFHQ's frame."""
     if not all("hair" in row[i] for i in numbers):
         return {}
     share, *lightness = np.stack([row[i]["hair"].astype(np.float64) for i in numbers], axis=1)
@@ -344,7 +346,7 @@ def _middle(values: Array) -> float:
 
 
 def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
-    """Span reached (each age judge) and share verified (first embedder at hand) by sex and race label."""
+    """Span reached (each age estimator) and share verified (first available embedder) by sex and race label."""
 
     def read(judge: Judge, some: list[int]) -> Array:
         return yard.calibration[judge.name](_said(judge, row, some, len(yard.slider))[:, [0, -1], 0])
@@ -368,7 +370,7 @@ def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Va
 
 
 def by_label(faces: Faces, numbers: Sequence[int]) -> dict[str, dict[str, list[int]]]:
-    """Faces by theme and label; labels that the folder has and these faces have not are empty."""
+    """Faces by theme and label; labels of the folder that these faces lack are empty."""
     return {
         theme: {label: [i for i in numbers if labels[i] == label] for label in sorted(set(labels) - {""})}
         for theme, labels in (("sex", faces.sex), ("race", faces.race))
@@ -381,15 +383,16 @@ def _spans_by_label(
     read: Callable[[Judge, list[int]], Array],
     span: Callable[[Array], float],
 ) -> Values:
-    """Years by sex and race label by each age judge at hand, the first without its name, and how even they are.
+    """Spans in years by sex and race label for each available age estimator, and their evenness.
 
-    A label that few of the faces to be aged have is left out, also where more real faces have it.
+    The columns of the first estimator do not have its name. A label that few of the source faces have is omitted, even
+    if more real faces have it.
 
     Args:
-        yard: the judges and the faces.
-        numbers: the faces to tell of.
-        read: what a judge reads of N of them, (N, D).
-        span: the years in that.
+        yard: networks and faces.
+        numbers: indices of the faces.
+        read: a network's estimates for N faces, (N, D).
+        span: the span in years from these.
     """
     people, sources = by_label(yard.faces, numbers), by_label(yard.faces, yard.faces.sources)
     out = {f"fairness.{theme}_{label}_n": float(len(some)) for theme in people for label, some in people[theme].items()}
@@ -413,16 +416,16 @@ HEADS = ("goal", "real faces")
 
 
 def cell(value: float) -> str:
-    """A number in a few characters; a dash for what cannot be told."""
+    """A number in a few characters; a dash if undefined."""
     if math.isnan(value):
         return "-"
     if value == int(value) and abs(value) < 1e6:
-        return f"{value + 0.0:.0f}"  # no minus before a 0
+        return f"{value + 0.0:.0f}"  # avoids -0
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def as_text(rows: Mapping[str, Values], real: Values, aims: Sequence[Goal], notes: Sequence[str]) -> str:
-    """The table as text: a line per column, what has a goal first, and the notes under it."""
+    """The table as text: a line per column, those with a goal first, and the notes below."""
     wanted = {goal.column: goal for goal in aims}
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     order = [*(n for n in wanted if n in names), *(n for n in names if n not in wanted)]
@@ -449,7 +452,7 @@ def as_text(rows: Mapping[str, Values], real: Values, aims: Sequence[Goal], note
 
 
 def as_csv(rows: Mapping[str, Values]) -> str:
-    """The table as CSV: a line per row, empty where nothing can be told."""
+    """The table as CSV: a line per row, empty where undefined."""
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Validation sheets: for each age group a grid of its faces with label and estimate, and a page with all of them."""
+"""Contact sheets: for each age group a grid of its faces with label and estimate, and a page with all of them."""
 
 import math
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ _SIDE, _LINE = 124, 15  # pixels of a face and of a line below it
 _COLUMNS, _ROWS = 8, 6
 _COLOURS = {ESTIMATED: "#777777", CONFIRMED: "#007a5e", CORRECTED: "#c2410c"}
 _BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of confidence
-_LEAST = 5  # answers that a line of the table must rest on
+_LEAST = 5  # minimum number of answers in a line of the table
 
 
 def write_sheets(labels: Labels, folder: Path) -> Path:
-    """Write `GROUP.png` for each group that has faces, and `index.html`, which shows them and how right estimates were.
+    """Write `GROUP.png` for each group with faces, and `index.html` with these and the accuracy of the estimates.
 
-    A group that has more faces than a sheet shows some, evenly from the least to the most confident.
+    A larger group shows a selection, evenly spaced from the least to the most confident.
 
     Raises:
         OSError: they cannot be written.
@@ -66,7 +66,7 @@ def _tile(folder: Path, face: Face) -> Picture:
         picture = Image.fromarray(to_square(open_image(folder / face.file), _SIDE - 6))
         ImageDraw.Draw(tile).rectangle((0, 0, _SIDE - 1, _SIDE - 1), fill=_COLOURS[face.state])
         tile.paste(picture, (3, 3))
-    except (BadImage, OSError):  # it went since
+    except (BadImage, OSError):  # deleted meanwhile
         pass
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
     one = face.estimate
@@ -78,7 +78,7 @@ def _tile(folder: Path, face: Face) -> Picture:
 
 
 def _measured(faces: Sequence[Face]) -> list[str]:
-    """How right the estimates were, by the faces that were confirmed or corrected: HTML."""
+    """Accuracy of the estimates on the confirmed or corrected faces: HTML."""
     known = [face for face in faces if face.state != ESTIMATED]
     if len(known) < _LEAST:
         return []
@@ -89,7 +89,7 @@ def _measured(faces: Sequence[Face]) -> list[str]:
         if face.sex in (0, 1) and face.estimate.sex in (0, 1)
     ]
     out = [
-        f"<p>How right the estimates were, by the {len(known):,} faces that were confirmed or corrected:</p>",
+        f"<p>Accuracy of the estimates on the {len(known):,} confirmed or corrected faces:</p>",
         "<table><tr><th>confidence</th><th>faces</th><th>group right</th><th>faces</th><th>sex right</th></tr>",
     ]
     for low, high in [*pairwise(_BINS), (0.0, 1.0)]:

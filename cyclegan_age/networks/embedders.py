@@ -1,4 +1,4 @@
-"""Face embedding: a face -> a point on a sphere, where pictures of one person lie close together."""
+"""Face embedding: a face -> a unit vector, similar for pictures of one person."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.slope(convolved(self.norm(x), self.conv1, self.norm1))
-        # No stride of the 1x1 convolution: its backward pass in oneDNN spoils memory on processors without AVX-512.
+        # The 1x1 convolution has no stride: its backward pass in oneDNN corrupts memory on CPUs without AVX-512.
         seen = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
         if isinstance(self.short, nn.Sequential):
             conv, norm = self.short
@@ -41,9 +41,9 @@ class _Block(nn.Module):
 class FaceEmbedder(nn.Module):
     """A small residual network: (N, 3, H, W) in [-1, 1] -> (N, dimensions), each of length 1, float32.
 
-    Children in the order they run: `stem`, `stages.0` .., `norm`, `head`. The last map is not averaged over its places:
+    Children in execution order: `stem`, `stages.0` .., `norm`, `head`. The last map is not averaged over its positions:
     each channel has a weight for each, `place`, since eyes and mouth differ (Chen et al., "MobileFaceNets", CCBR 2018,
-    section 3.1). It is no depthwise convolution, whose backward pass in oneDNN writes past the end of its memory.
+    section 3.1). It is no depthwise convolution, whose backward pass in oneDNN writes out of bounds.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FaceEmbedder(nn.Module):
         blocks: tuple[int, ...] = (1, 2, 2, 2),  # residual blocks per stage
         input_size: int = 64,  # faces are resized to this many pixels first
         dimensions: int = 128,  # numbers in an embedding
-        window: Sequence[float] = (),  # part of the pictures that it looks at; see `blocks.seen`
+        window: Sequence[float] = (),  # crop of the pictures that it uses; see `blocks.seen`
     ) -> None:
         super().__init__()
         self.input_size, self.window = input_size, tuple(window)
@@ -81,7 +81,7 @@ class FaceEmbedder(nn.Module):
         return F.normalize(self.head(h).float(), dim=1)
 
     def freeze(self) -> None:
-        """For good: no gradients of its weights, and only bf16 by autocast; the same output in less time."""
+        """Irreversible: no gradients of its weights, and only bf16 by autocast; the same output in less time."""
         self.stem[0], self.stem[1] = fused(self.stem[0], self.stem[1])
         for block in self.stages:
             assert isinstance(block, _Block)

@@ -17,10 +17,10 @@ logger = logging.getLogger("cyclegan_age")
 
 
 class Log:
-    """To be called after each step.
+    """Callback after each step.
 
     Args:
-        training: what is logged.
+        training: the training.
         bar: shows the sums of the loss terms.
     """
 
@@ -32,7 +32,7 @@ class Log:
         """Log the means since the last line, if one is due.
 
         Raises:
-            UserError: too many steps in a row were not finite.
+            UserError: too many consecutive steps were not finite.
         """
         training, config, schedule = self._training, self._training.config, self._training.schedule
         if schedule.step % config.log_every and not training.ended:
@@ -58,8 +58,8 @@ class Log:
             logger.warning("up to step %d: a loss or gradient is not finite; the steps are skipped", step)
         if report.longest >= MAX_BAD_STEPS:
             raise UserError(
-                f"{run}: {MAX_BAD_STEPS} steps in a row were not finite; the state before them is kept: "
-                f"give --init {run.name} with a lower --lr or --precision fp32 and another --name"
+                f"{run}: {MAX_BAD_STEPS} consecutive steps were not finite; the checkpoint before them is kept: "
+                f"use --init {run.name} with a lower --lr or --precision fp32 and another --name"
             )
 
 
@@ -73,7 +73,7 @@ def log_numbers(training: Training, numbers: Mapping[str, float]) -> None:
 
 
 def _by_phase(report: Report) -> str:
-    """The sum of each phase's loss terms, for the progress bar, which has no room for them all."""
+    """The sum of each phase's loss terms, for the progress bar."""
     totals: dict[str, float] = {}
     for name, value in report.terms.items():
         phase = report.phases[name]

@@ -34,10 +34,10 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         config: of the training.
         net: of the model.
         begun: `time.monotonic()` at the start of the process.
-        held: takes the run's lock, and what makes a UserError of a file that cannot be written.
+        held: receives the run's lock, and the context that converts write errors to a UserError.
 
     Raises:
-        UserError: what the user can mend: data, flags, a run of other settings.
+        UserError: errors that the user can correct: data, flags, a run with other settings.
     """
     training = _build(config, net, begun, held)
     training.restore()
@@ -50,7 +50,7 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
                 if training.is_main:
                     forget_run(training.run)
                 raise
-    held.enter_context(writing(training.run, room_needed(training), kept="; the last saved state is kept"))
+    held.enter_context(writing(training.run, room_needed(training), kept="; the last checkpoint is kept"))
     if training.is_main:
         trim_metrics(training.run / "metrics.jsonl", training.schedule.step)
         training.remove_old_files()
@@ -58,13 +58,13 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
 
 
 def begin(training: Training) -> None:
-    """Check the room on the disk and start the trackers; where this fails, the folder of a new run is removed.
+    """Check the free disk space and start the trackers; on failure the folder of a new run is removed.
 
     Raises:
-        UserError: there is too little room, or a tracker does not start.
+        UserError: there is too little space, or a tracker does not start.
     """
     run, needed = training.run, room_needed(training)
-    needed *= 1 if training.resumed else 2  # old files stay until new ones are whole
+    needed *= 1 if training.resumed else 2  # old files stay until new ones are complete
     _on_main(lambda: _or_forget(run, lambda: check_room(run, needed)))
     shown = _flat(settings(training.config, training.net))
     _on_main(lambda: _or_forget(run, lambda: start(training.accelerator, shown)))
@@ -103,7 +103,7 @@ def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
 
 
 def _on_main(do: Callable[[], T]) -> T:
-    """Call a function in the first process alone; all processes get what it returned, or its UserError."""
+    """Call a function only in the first process; all processes get its result, or its UserError."""
     processes = PartialState()
     answer: list[Any] = [None, None]
     if processes.is_main_process:
@@ -120,7 +120,7 @@ def _on_main(do: Callable[[], T]) -> T:
 
 
 def _or_forget(run: Path, do: Callable[[], None]) -> None:
-    """Call a function; where it raises a UserError the run's folder is removed if nothing else is in it."""
+    """Call a function; if it raises a UserError, remove the run's folder unless it has other files."""
     try:
         do()
     except UserError:

@@ -42,11 +42,11 @@ def as_markdown(
     """The card.
 
     Args:
-        config: what was asked for.
-        lines: of labels.csv, each with `side` in pixels and `sharpness`, too.
-        lost: files left out, and why.
-        copies: what was found of near copies, in sentences.
-        edges: what alignment did to the pictures, in sentences.
+        config: the settings of `prepare.py`.
+        lines: of labels.csv, each also with `side` in pixels and `sharpness`.
+        lost: excluded files, and why.
+        copies: sentences on near duplicates.
+        edges: sentences on the effect of the alignment.
     """
     public = SETS.get(config.set)
     test = f"--fold {config.fold}" if config.fold else f"--test {config.test:g}"
@@ -58,7 +58,7 @@ def as_markdown(
         f"# {public.title if public else config.source.name}, prepared",
         "",
         f"{counted(len(lines))}, {how}. Splits are {splits}. `labels.csv` has a line for each picture, "
-        "`left_out.csv` names what is not here.",
+        "`left_out.csv` lists the excluded files.",
         "",
         *edges,
         *[""][: len(edges)],
@@ -98,14 +98,19 @@ def as_markdown(
         out += _table(["reason", "pictures", "as"], [[r, f"{n:,}", first[r]] for r, n in reasons.most_common()])
     out += ["## Terms", ""]
     if public:
-        out += [f"Terms: {public.terms}. What comes with the download is what counts.", "", public.citation + ".", ""]
+        out += [
+            f"Terms: {public.terms}. The terms that come with the download are binding.",
+            "",
+            public.citation + ".",
+            "",
+        ]
     else:
-        out += ["Write here under which terms these pictures may be used, and whom to cite.", ""]
+        out += ["Write here the terms of use of these pictures, and the citation.", ""]
     return "\n".join(out)
 
 
 def as_page(card: str, lines: Sequence[Line]) -> str:
-    """The card as an HTML page with plots, that opens from disk and loads nothing."""
+    """The card as a self-contained HTML page with plots."""
     plots = [
         _bars("pictures by age and sex", *_by_age(lines, "sex", SEXES)),
         _bars("pictures by age and race", *_by_age(lines, "race", RACES)),
@@ -127,7 +132,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _html(card: str) -> str:
-    """The few forms of Markdown that the card has."""
+    """HTML of the Markdown subset that the card uses."""
     out, open_table = [], False
     for line in card.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("|") else []
@@ -146,7 +151,7 @@ def _html(card: str) -> str:
 
 
 def _by_age(lines: Sequence[Line], column: str, names: Mapping[Any, str]) -> tuple[list[str], dict[str, list[int]]]:
-    """Five-year steps, and the pictures in each by a label."""
+    """Five-year bins, and the number of pictures in each by a label."""
     counts = Counter((int(float(line["age"])) // 5, names[line[column]]) for line in lines)
     steps = range(min(step for step, _ in counts), max(step for step, _ in counts) + 1)
     there = [name for name in names.values() if any(counts[step, name] for step in steps)]
@@ -162,7 +167,7 @@ def _histogram(values: Sequence[float], bins: int = 20) -> tuple[list[str], dict
 
 
 def _bars(title: str, names: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
-    """Bars over names, the series on top of each other, as an `svg` element in a figure."""
+    """Stacked bars over names, as an `svg` element in a figure."""
     totals = [sum(column) for column in zip(*series.values(), strict=True)]
     high, wide = max([*totals, 1]), (_WIDTH - _LEFT) / len(names)
     tall = _HEIGHT - _BOTTOM - 16

@@ -1,4 +1,4 @@
-"""What `prepare.py` does: a public set, as downloaded, to `train`, `val` and `test` with age folders and labels."""
+"""`prepare.py`: a public set, as downloaded, to `train`, `val` and `test` with age folders and labels."""
 
 import contextlib
 import csv
@@ -35,22 +35,22 @@ from cyclegan_age.faces.frames import Frame
 from cyclegan_age.files import json_lines, unwritten
 from cyclegan_age.images import BadImage, Picture, counted, open_image
 
-JOURNAL = ".prepare.jsonl"  # the settings, then a line for each picture that is done
-_BESIDE = 0.5  # a second face of at least that share of the first one's size makes it unclear whose label it is
+JOURNAL = ".prepare.jsonl"  # the settings, then a line for each finished picture
+_BESIDE = 0.5  # relative size from which a second face makes the label ambiguous
 _QUALITY = 90  # of WebP
-_ALIGNED = 0.12  # farthest that a corner of the crop lies from the picture's, in sides, where that is aligned already
-_MADE = 0.02  # least share of a crop beyond its picture that is counted
-_PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
+_ALIGNED = 0.12  # largest distance between corners of the crop and of a picture that is aligned already, in sides
+_MADE = 0.02  # minimum share of a crop outside its picture that is counted
+_PAUSE_SECONDS = 20.0  # between two lines of the progress bar in a file
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture that is to be made.
+    """An output picture.
 
     Attributes:
-        row: what is known of it; its split is decided.
+        row: its labels, with the split.
         file: path below the output folder.
     """
 
@@ -59,42 +59,42 @@ class Item:
 
 
 def prepare(config: PrepareConfig, say: Say) -> Path:
-    """Prepare a set, or go on where an interrupted run was.
+    """Prepare a set, or resume an interrupted run.
 
     Args:
-        config: what and how.
-        say: takes lines for the user.
+        config: set and settings.
+        say: called with progress lines for the user.
 
     Returns:
         The output folder.
 
     Raises:
-        UserError: no such set or folder, no usable picture, an output folder of other settings, or one that
-            cannot be written.
+        UserError: no such set or folder, no readable picture, an output folder with other settings, or one that cannot
+            be written.
     """
     _check_folders(config)
     if config.parquet:
-        as_parquet(())  # a missing package is told before the work
+        as_parquet(())  # a missing package is reported before the work
     rows = read_rows(config)
     items = plan(rows, config)
     for reason, some in _by_reason(rows).items():
-        say(f"left out: {counted(len(some))}: {reason}, as {some[0].file.name}")
+        say(f"left out: {counted(len(some))}: {reason}, such as {some[0].file.name}")
     if not items:
-        raise UserError(f"--source {config.source}: no picture of {config.set} in it that can be used; see above")
+        raise UserError(f"--source {config.source}: no valid picture of {config.set} in it; see the reasons above")
     made = _made(config, items)
     refused = {item.file: made[item.file]["reason"] for item in items if made[item.file]["reason"]}
     kept = [item for item in items if item.file not in refused]
     for reason, number in Counter(refused.values()).items():
         first = next(item.row.file for item in items if refused.get(item.file) == reason)
-        say(f"left out: {counted(number)}: {reason}, as {first.name}")
+        say(f"left out: {counted(number)}: {reason}, such as {first.name}")
     if not kept:
-        remedy = "; give --no_align if they are aligned" if config.align else ""
-        raise UserError(f"--source {config.source}: none of {len(items)} pictures can be used{remedy}")
+        remedy = "; use --no_align if they are aligned" if config.align else ""
+        raise UserError(f"--source {config.source}: none of {len(items)} pictures are valid{remedy}")
     labels = [_label(config, item) for item in kept]
     try:
         copies = _copies(labels, [made[item.file]["hash"] for item in kept], config.output)
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
+        raise unwritten(f"--output {config.output}", e, "or choose another folder") from None
     for sentence in copies:
         say(sentence)
     lost = [(row.file, row.reason) for row in rows if row.reason]
@@ -115,15 +115,15 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         _write(config.output / "README.md", card.encode(errors="replace"))
         _write(config.output / "index.html", as_page(card, lines).encode(errors="replace"))
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
+        raise unwritten(f"--output {config.output}", e, "or choose another folder") from None
     splits = Counter(item.row.split for item in kept)
     told = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
-    say(f"{config.output}: {counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
+    say(f"{config.output}: {counted(len(kept))}: {told}; {len(lost):,} left out, listed in left_out.csv")
     return config.output
 
 
 def read_rows(config: PrepareConfig) -> list[Row]:
-    """What the set's reader finds."""
+    """The rows from the set's reader."""
     if config.set == "csv" and config.csv:
         return read_csv(config.source, config.csv, config.columns)
     if config.set == "pattern":
@@ -132,7 +132,7 @@ def read_rows(config: PrepareConfig) -> list[Row]:
 
 
 def plan(rows: Sequence[Row], config: PrepareConfig) -> list[Item]:
-    """The usable rows with their splits and the names of the files to make, in the order of these."""
+    """The valid rows with their splits and output file names, sorted by these."""
     usable = [row for row in rows if not row.reason]
     if config.fold:
         folds = sorted({row.fold for row in usable if row.fold})
@@ -148,8 +148,8 @@ def plan(rows: Sequence[Row], config: PrepareConfig) -> list[Item]:
     items = []
     for row in usable:
         own = stem_of(row.file)
-        own = own.split("_", 3)[-1] if config.set == "utkface" else own  # the rest is said before it
-        if names[own.lower()] > 1:  # as train/1.jpg and val/1.jpg
+        own = own.split("_", 3)[-1] if config.set == "utkface" else own  # the labels are before it
+        if names[own.lower()] > 1:  # such as train/1.jpg and val/1.jpg
             own = "-".join(row.file.relative_to(config.source).with_suffix("").parts)
         who = f"{_plain(row.person)}+" if row.person else ""
         low = int(row.age) // 5 * 5
@@ -161,7 +161,7 @@ def plan(rows: Sequence[Row], config: PrepareConfig) -> list[Item]:
 
 
 def _unique(items: Iterable[Item]) -> list[Item]:
-    """Names that became the same get a number."""
+    """Add a number to names that have become equal."""
     taken: set[str] = set()
     out = []
     for item in items:
@@ -182,16 +182,16 @@ def _plain(text: str) -> str:
 
 
 def split(rows: Sequence[Row], seed: int, val: float, test: float, same: Mapping[Path, str] | None = None) -> list[Row]:
-    """Rows with their split: the set's own, else by person, in an order that the seed decides.
+    """Rows with their split: the set's own, else by person, in an order that depends on the seed.
 
-    A picture of nobody known is a person of its own. A person in one of the set's own splits stays there.
+    A picture of an unknown person counts as a separate person. A person in one of the set's own splits stays there.
 
     Args:
         rows: of one set.
         seed: of the order.
-        val: share of the pictures without a split of their own.
+        val: share of the pictures without a given split.
         test: as `val`.
-        same: for files whose content another one has, too, a mark of the content: they are of one person.
+        same: a digest of the content of files with identical copies: they belong to one person.
     """
     same = same or {}
     above = Path(os.path.commonpath([row.file.parent for row in rows])) if rows else Path()
@@ -215,12 +215,12 @@ def split(rows: Sequence[Row], seed: int, val: float, test: float, same: Mapping
 
 
 def identical(files: Iterable[Path]) -> dict[Path, str]:
-    """Marks of the files that are the same to the byte as another one; only those of one size are read."""
+    """Digests of the files with identical copies; only files of equal size are read."""
     sizes: dict[int, list[Path]] = {}
     for file in files:
         try:
             sizes.setdefault(file.stat().st_size, []).append(file)
-        except OSError:  # what is wrong with it is told when it is made
+        except OSError:  # the error is reported when the picture is made
             continue
     marks: dict[Path, str] = {}
     for some in sizes.values():
@@ -234,28 +234,28 @@ def identical(files: Iterable[Path]) -> dict[Path, str]:
 def _check_folders(config: PrepareConfig) -> None:
     source, output = config.source, config.output
     if not source.is_dir():
-        raise UserError(f"--source {source}: no such folder; give the set as downloaded and unpacked")
+        raise UserError(f"--source {source}: no such folder; expected the set as downloaded and unpacked")
     if output.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"--output {output}: lies in --source; give a folder outside of it")
+        raise UserError(f"--output {output}: inside --source; choose a folder outside of it")
     if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: not a folder; give another name")
+        raise UserError(f"--output {output}: not a folder; choose another name")
     try:
         foreign = output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).is_file()
     except OSError as e:
-        raise unwritten(f"--output {output}", e, "or give another folder") from None
+        raise unwritten(f"--output {output}", e, "or choose another folder") from None
     if foreign:
-        raise UserError(f"--output {output}: not empty, and not begun by prepare.py; give another folder")
+        raise UserError(f"--output {output}: not empty, and not made by prepare.py; choose another folder")
 
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
-    """What decides the pictures and their names."""
+    """The settings that determine the pictures and their names."""
     plain = asdict(replace(config, source=config.source.resolve(), output=Path(), workers=0, shards=0, parquet=False))
     settings: dict[str, Any] = json.loads(json.dumps(plain, default=str))
     return settings
 
 
 def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
-    """What became of each item, by its file; those not done yet are made now."""
+    """The outcome of each item, by its file; makes the missing ones."""
     journal, settings = config.output / JOURNAL, _settings(config)
     done: dict[str, dict[str, Any]] = {}
     try:
@@ -264,7 +264,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
             lines = list(json_lines(journal))
             before = lines[0] if lines else settings
             if other := [name for name in settings if before.get(name, settings[name]) != settings[name]]:
-                raise UserError(f"--output {config.output}: was begun with another --{other[0]}; give another folder")
+                raise UserError(f"--output {config.output}: was made with another --{other[0]}; choose another folder")
             done = {line["file"]: line for line in lines[1:]}
         wanted = {item.file for item in items}
         done = {
@@ -273,7 +273,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
             if file in wanted and (line["reason"] or (config.output / file).is_file())
         }
         text = "".join(json.dumps(line) + "\n" for line in (settings, *done.values()))
-        _write(journal, text.encode())  # without what an interruption left of a line
+        _write(journal, text.encode())  # without an incomplete last line
         missing = [item for item in items if item.file not in done]
         pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
         with (
@@ -288,7 +288,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
                 log.flush()
                 bar.update()
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
+        raise unwritten(f"--output {config.output}", e, "or choose another folder") from None
     return done
 
 
@@ -303,7 +303,7 @@ def _work(config: PrepareConfig, items: Sequence[Item]) -> Iterator[dict[str, An
 @lru_cache(maxsize=1)
 def _cv2() -> Any:
     cv2 = opencv()
-    cv2.setNumThreads(1)  # the processes are as many as the processors
+    cv2.setNumThreads(1)  # there is one process per core
     return cv2
 
 
@@ -312,14 +312,14 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
 
     Args:
         output: the folder.
-        frame: of the crop; empty to keep the picture as it is.
+        frame: of the crop; empty to keep the picture unchanged.
         size: largest side of the crop in pixels.
-        item: which.
+        item: the picture.
 
     Returns:
-        `reason` why it was left out, or empty; the shorter `side` in pixels, `sharpness` (variance of the Laplacian)
-        and the perceptual `hash` of what was written, in hexadecimal; whether the picture was `kept` whole and upright,
-        and the share of the crop that lies `beyond` it.
+        `reason` for its exclusion, or empty; the shorter `side` in pixels, `sharpness` (variance of the Laplacian) and
+        the perceptual `hash` of the output, in hexadecimal; whether the picture was `kept` whole and upright, and the
+        share of the crop that lies `beyond` it.
 
     Raises:
         UserError: it cannot be written.
@@ -351,7 +351,7 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
     try:
         _write(output / item.file, data)
     except OSError as e:
-        raise unwritten(f"--output {output}", e, "or give another folder") from None
+        raise unwritten(f"--output {output}", e, "or choose another folder") from None
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     spread = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0])
     return {
@@ -365,7 +365,7 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
 
 
 def webp(picture: Picture) -> bytes:
-    """The bytes of a crop's file."""
+    """A crop, encoded as WebP."""
     from PIL import Image
 
     data = io.BytesIO()
@@ -380,7 +380,7 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
         "age": f"{row.age:g}",
         "sex": row.sex,
         "race": row.race,
-        "person": row.person.encode(errors="backslashreplace").decode(),  # of a file name that is no UTF-8
+        "person": row.person.encode(errors="backslashreplace").decode(),  # for file names that are not UTF-8
         "split": row.split,
         "source": config.set,
         "fold": row.fold,
@@ -389,7 +389,7 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
 
 
 def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], output: Path) -> list[str]:
-    """What is to be said of near copies, and of persons in two splits; `copies.csv` lists the copies."""
+    """Sentences on near duplicates, and on persons in two splits; writes `copies.csv`."""
     groups = near_copies(hashes)
     listed = [
         (number, *(labels[i][column] for column in ("file", "age", "person", "split")))
@@ -402,19 +402,19 @@ def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], outpu
     conflicting = sum(max(some) - min(some) > 1 for some in ages)
     sentences = [
         f"Near copies: {counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with "
-        f"ages more than a year apart: {conflicting:,}; copies.csv names them."
+        f"ages more than a year apart: {conflicting:,}; copies.csv lists them."
     ]
     splits: dict[object, set[object]] = {}
     for label in labels:
         if label["person"]:
             splits.setdefault(label["person"], set()).add(label["split"])
     if parted := sorted(str(person) for person, some in splits.items() if len(some) > 1):
-        sentences.append(f"In two of the set's own splits: {len(parted):,} persons, as {parted[0]}.")
+        sentences.append(f"In two of the set's own splits: {len(parted):,} persons, such as {parted[0]}.")
     return sentences
 
 
 def _edges(config: PrepareConfig, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is to be said of pictures that were aligned already, and of crops that reach beyond their pictures."""
+    """Sentences on pictures that were aligned already, and on crops that reach beyond their pictures."""
     if not config.align:
         return []
     sentences = []
@@ -424,7 +424,7 @@ def _edges(config: PrepareConfig, lines: Sequence[Mapping[str, Any]]) -> list[st
         how = "mirrored" if Frame.of(config.frame).mirrored else "repeated"
         sentences.append(
             f"Edges {how}, as the frame is wider than the picture: {made:,} of {counted(len(lines))}; "
-            "--no_align keeps pictures as they are."
+            "--no_align keeps pictures unchanged."
         )
     return sentences
 
@@ -446,7 +446,7 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole or not there."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:

@@ -1,4 +1,4 @@
-"""Sets that bring a table of labels as text."""
+"""Sets with labels in text tables."""
 
 import json
 import math
@@ -31,11 +31,11 @@ from cyclegan_age.data.prepare.rows import (
 )
 from cyclegan_age.images import list_images
 
-_TEST_FROM = 69_000  # FFHQ-Aging: the last thousand pictures are for testing
+_TEST_FROM = 69_000  # FFHQ-Aging: the last thousand pictures are the test set
 
 
 def read_adience(source: Path) -> list[Row]:
-    """`fold_*_data.txt` with `faces/` or `aligned/`; a person is one album (`user_id`), which the folds keep whole."""
+    """`fold_*_data.txt` with `faces/` or `aligned/`; a person is one album (`user_id`), which lies in one fold."""
     files = list(below(source, r"fold_\d+_data\.txt")) or list(below(source, r"fold_frontal_\d+_data\.txt"))
     only(files, source, "fold_0_data.txt")
     pictures = Index(source)
@@ -63,7 +63,7 @@ def read_adience(source: Path) -> list[Row]:
 
 
 def read_fairface(source: Path) -> list[Row]:
-    """`fairface_label_train.csv` and `_val.csv`; only groups of age are known, and no persons."""
+    """`fairface_label_train.csv` and `_val.csv`; with age groups only, and without persons."""
     files = list(below(source, r"fairface_label_(train|val)\.csv"))
     only(files, source, "fairface_label_train.csv")
     pictures = Index(source)
@@ -86,13 +86,13 @@ def read_fairface(source: Path) -> list[Row]:
 
 
 def _size(file: Path) -> int:
-    """Larger pictures of FFHQ first, those in the wild, where others may stand beside, last."""
+    """Sort key: larger pictures of FFHQ first; those in the wild, which may show others, last."""
     folders = " ".join(part.lower() for part in file.parts)
     return 2 if "in-the-wild" in folders else 1 if "thumbnails" in folders else 0
 
 
 def read_ffhq_aging(source: Path) -> list[Row]:
-    """`ffhq_aging_labels.csv`, groups of age; or estimates in years in `json/00000.json` of FFHQ-Features."""
+    """`ffhq_aging_labels.csv`, age groups; or estimates in years in `json/00000.json` of FFHQ-Features."""
     labels: dict[int, tuple[str, str]] = {}
     estimated = False
     if files := list(below(source, r"ffhq_aging_labels\.csv")):
@@ -131,7 +131,7 @@ def _json(file: Path) -> object:
 
 
 def read_appa_real(source: Path) -> list[Row]:
-    """Real ages of `gt_avg_*.csv`; the crop `X.jpg_face.jpg` is preferred to X, as it says which face is meant."""
+    """Real ages of `gt_avg_*.csv`; the crop `X.jpg_face.jpg` is preferred to X, since it identifies the face."""
     files = list(below(source, r"gt_avg_(train|valid|test)\.csv"))
     only(files, source, "gt_avg_train.csv")
     pictures = Index(source)
@@ -158,12 +158,12 @@ ROLES = ("file", "age", "sex", "race", "person", "split")
 
 
 def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
-    """Any set with a table of one's own.
+    """Any set with a table of labels by the user.
 
     Args:
-        source: the folder that the names of files in the table begin from.
+        source: the folder that file names in the table are relative to.
         file: the table, with a header.
-        columns: its columns for file, age, sex, race, person and split, in this order; `-` leaves one out.
+        columns: its columns for file, age, sex, race, person and split, in this order; `-` for a missing one.
     """
     named = {role: name for role, name in zip(ROLES, columns, strict=False) if name != "-"}
     if "file" not in named or "age" not in named or len(columns) > len(ROLES):
@@ -175,7 +175,7 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
         path, reason = within(source, told["file"]), ""
         if not path:
             path, reason = source / told["file"], OUTSIDE
-        elif not os.path.isfile(path):  # noqa: PTH113 - which holds for names that are too long, too
+        elif not os.path.isfile(path):  # noqa: PTH113 - also false for names that are too long
             index = index or Index(source)
             found = index.find(told["file"])
             path, reason = found or path, "" if found else MISSING
@@ -188,7 +188,7 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
             race=race_of(told.get("race", "")),
             person=told.get("person", ""),
             split=split_of(told.get("split", "")),
-            estimated=not is_exact(line.get("exact", "")),  # as `labels.csv` has it
+            estimated=not is_exact(line.get("exact", "")),  # as in `labels.csv`
             reason=reason,
         )
         row, before = judged(row), rows.get(path)

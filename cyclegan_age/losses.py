@@ -50,6 +50,17 @@ def label_distribution(logits: Tensor, age_years: Tensor, sigma_years: float) ->
     return F.cross_entropy(logits.float(), target) + 0.3 * F.smooth_l1_loss(expected_age(logits), age_years)
 
 
+def r1(logits: Tensor, x_real: Tensor) -> Tensor:
+    """R1 gradient penalty (Mescheder et al., ICML 2018, equation 9): half the mean of |dD(x)/dx|^2 over pictures.
+
+    Args:
+        logits: (N,), of a discriminator that is not compiled: the penalty is differentiated a second time.
+        x_real: (N, 3, H, W), what they are of; it requires its gradient.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), x_real, create_graph=True)
+    return 0.5 * gradient.float().square().flatten(1).sum(dim=1).mean()
+
+
 class _Carry(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:

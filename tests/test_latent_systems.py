@@ -32,7 +32,7 @@ from cyclegan_age.config import (
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.folders import Known, known_by_name
 from cyclegan_age.inference import Ager
-from cyclegan_age.losses import augmented, deception, identity_distance, perceptual, real_or_fake, total_variation
+from cyclegan_age.losses import augmented, deception, identity_distance, perceptual, r1, real_or_fake, total_variation
 from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
 from cyclegan_age.models.adversary import renewed, rests
 from cyclegan_age.models.age_cgan import AgeCGAN, IdentityReader
@@ -431,6 +431,24 @@ def test_a_new_projection_discriminator_tells_pictures_apart() -> None:
     for _ in range(10):  # until the spectral norms are known
         logits = net(x)
     assert logits.std() > 0.05  # a loss of -log(sigmoid) hardly has a gradient that tells them apart below that
+
+
+def test_r1_of_a_quadratic_score_is_half_its_squared_gradient() -> None:
+    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+    scale = torch.tensor(3.0, requires_grad=True)
+    penalty = r1((scale * x.square()).flatten(1).sum(dim=1), x)
+    assert penalty.item() == pytest.approx(0.5 * (6 * x).square().flatten(1).sum(dim=1).mean().item())
+    penalty.backward()
+    assert scale.grad is not None and scale.grad.item() == pytest.approx(2 * penalty.item() / 3, rel=1e-4)
+
+
+def test_a_discriminator_that_sees_the_deviation_knows_a_collapsed_batch() -> None:
+    torch.manual_seed(0)
+    net = ProjectionDiscriminator(image_size=32, labels=0, channels=(4, 8), slope=0.2, deviation=True).eval()
+    x = torch.randn(4, 3, 32, 32)
+    alone = net(x[:1].expand(4, -1, -1, -1))
+    assert alone.std(correction=0).item() == pytest.approx(0, abs=1e-6)
+    assert not torch.isclose(alone[0], net(x)[0], atol=1e-5)
 
 
 def test_a_projection_is_linear_in_the_label() -> None:

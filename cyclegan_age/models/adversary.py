@@ -29,6 +29,7 @@ from cyclegan_age.losses import (
     identity_distance,
     lsgan,
     perceptual,
+    r1,
     real_or_fake,
     wrong_age_weights,
 )
@@ -245,9 +246,17 @@ def play(
         yield "discriminator", {}
         return
     x_real, x_fake = seen(net, x_real), seen(net, x_fake.detach())
-    real = discriminator(x_real, label_real)
+    penalty = {}
+    if net.lambda_r1:
+        x_real = x_real.detach().requires_grad_()
+        real = discriminator.forward(x_real, label_real)  # not compiled: compiled networks have no second derivative
+        penalty["r1"] = net.lambda_r1 * r1(real, x_real)
+        x_real = x_real.detach()
+    else:
+        real = discriminator(x_real, label_real)
     fake = discriminator(x_fake, label_fake)
     terms = {"d_real": 0.5 * real_or_fake(real, 1 - net.label_smoothing), "d_fake": 0.5 * real_or_fake(fake, 0)}
+    terms |= penalty
     if judge:
         terms |= judge.told(x_real, x_fake, label_real, label_fake, label_wrong)
     yield "discriminator", terms

@@ -58,7 +58,11 @@ def build_discriminator(
         )
     if net.residual:
         return ProjectionDiscriminator(
-            image_size=config.image_size, labels=labels, channels=net.d_channels, slope=net.slope
+            image_size=config.image_size,
+            labels=labels,
+            channels=net.d_channels,
+            slope=net.slope,
+            deviation=net.batch_deviation,
         )
     return NoiseDiscriminator(
         image_size=config.image_size,

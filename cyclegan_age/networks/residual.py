@@ -138,11 +138,12 @@ class ProjectionDiscriminator(nn.Module):
         labels: int,  # numbers in a label; 0 for none
         channels: tuple[int, ...],  # of the convolutions
         slope: float,  # of the leaky ReLU
+        deviation: bool = False,  # one more map: the standard deviation over the batch, as a mean
     ) -> None:
         super().__init__()
-        self.slope = slope
+        self.slope, self.deviation = slope, deviation
         self.stages = nn.ModuleList(SpectralConv(a, b, 4, 2, 1) for a, b in pairwise([3, *channels]))
-        self.whole = SpectralConv(channels[-1], channels[-1], image_size >> len(channels))
+        self.whole = SpectralConv(channels[-1] + deviation, channels[-1], image_size >> len(channels))
         self.head = SpectralConv(channels[-1], 1, 1)
         self.embed = nn.Linear(labels, channels[-1], bias=False) if labels else None
 
@@ -154,8 +155,12 @@ class ProjectionDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         h = x
-        for stage in (*self.stages, self.whole):
+        for stage in self.stages:
             h = F.leaky_relu(stage(h), self.slope)
+        if self.deviation:
+            spread = (h.float().var(dim=0, correction=0) + 1e-8).sqrt().mean().to(h.dtype)
+            h = torch.cat([h, spread.expand(len(h), 1, *h.shape[2:])], dim=1)
+        h = F.leaky_relu(self.whole(h), self.slope)
         logits: Tensor = self.head(h).flatten().float()
         if self.embed is None or label is None:
             return _GAIN * logits

@@ -139,7 +139,7 @@ class ProjectionDiscriminator(nn.Module):
         labels: int,  # numbers in a label; 0 for none
         channels: tuple[int, ...],  # of the convolutions
         slope: float,  # of the leaky ReLU
-        deviation: bool = False,  # one more map: the standard deviation over the batch, as a mean
+        deviation: bool = False,  # add a constant map: the mean standard deviation over the batch
     ) -> None:
         super().__init__()
         self.slope, self.deviation = slope, deviation

@@ -90,7 +90,7 @@ def test_lists_of_other_programs_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     names = [item.source for item in items_of("list.txt")]
     assert names == ["a/1.jpg", "a/../a/1.jpg", "b/1.jpg\x0c2.jpg"]  # where a is a link, .. is elsewhere
     Path("wide.txt").write_bytes("a/1.jpg\nb/1.jpg\n".encode("utf-16"))
-    with pytest.raises(UserError, match=r"^--input wide\.txt: no list in UTF-8, a path on each line"):
+    with pytest.raises(UserError, match=r"^--input wide\.txt: expected a list in UTF-8, a path on each line"):
         items_of("wide.txt")
 
 
@@ -166,7 +166,7 @@ def test_inputs_that_give_nothing_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pictures in it"):
         items_of(tmp_path)
     for output in (tmp_path / "in" / "out", tmp_path / "in"):
-        with pytest.raises(UserError, match="in the folder of --input"):
+        with pytest.raises(UserError, match="inside the folder of --input"):
             check_output(BatchConfig(input=f"{tmp_path}/in", output=str(output)))
     check_output(BatchConfig(input=f"{tmp_path}/in", output=f"{tmp_path}/in2"))
 
@@ -405,7 +405,7 @@ def test_a_killed_worker_loses_nothing_and_the_command_goes_on_where_it_was(
     os.kill(workers[0], signal.SIGKILL)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
-    assert "100 pictures done before" in said and "1 file failed" in said and "pictures/s" in said
+    assert "100 pictures done already" in said and "1 file failed" in said and "pictures/s" in said
     assert table(run.output / "failures.csv") == [["file", "cause"], [f"{run.input}/0/broken.jpg", "not a picture"]]
     assert [path for path, written in kept.items() if path.stat().st_mtime_ns != written] == []
     assert list(run.output.rglob("*.part")) == []

@@ -88,7 +88,7 @@ def test_a_healthy_training_is_not_warned_of() -> None:
 def test_over_fitting_is_a_rise_on_faces_held_out_while_the_loss_falls() -> None:
     curves = {"age": _curve(3, 1, 0.7, 0.5, 0.3), "held_out_age": _curve(3, 1, 1.2, 1.4, 1.6, points=20)}
     (warning,) = _warned(curves)
-    assert warning.startswith("over-fitting: age on faces held out has risen by ")
+    assert warning.startswith("over-fitting: age on held-out faces has risen by ")
     step = int(warning.split("since step ")[1].split(",")[0])
     assert 800 <= step <= 1200  # the snapshot to take
     assert 30 <= int(warning.split("risen by ")[1].split("%")[0]) <= 65
@@ -102,7 +102,7 @@ def test_over_fitting_is_a_rise_on_faces_held_out_while_the_loss_falls() -> None
 def test_under_fitting_is_a_loss_that_stays_where_it_began() -> None:
     stuck = {"age": _curve(3, 2.9, 2.95), "held_out_age": _curve(3, 3, points=20)}
     (warning,) = _warned(stuck, 0.3)
-    assert warning.startswith("under-fitting: age is where it began (") and "try another --lr" in warning
+    assert warning.startswith("under-fitting: age is at its initial value (") and "try another --lr" in warning
     assert _warned(stuck, 0.2) == []  # it may still come
     assert _warned({"g_adversarial": stuck["age"]}, 0.3) == []  # two networks that keep each other in balance
     even = {"d_real": stuck["age"], "d_fake": stuck["age"], "held_out_d_real": stuck["held_out_age"]}
@@ -112,7 +112,7 @@ def test_under_fitting_is_a_loss_that_stays_where_it_began() -> None:
 def test_drift_is_a_climb_over_the_whole_second_half() -> None:
     climbing = {"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.7)}
     (warning,) = _warned(climbing)
-    assert warning.startswith("drift: cycle has climbed by ") and "give a lower --lr" in warning
+    assert warning.startswith("drift: cycle has risen by ") and "or a lower --lr" in warning
     assert _warned(climbing, 0.4) == []
     assert _warned({"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.4)}) == []  # it came down again
 

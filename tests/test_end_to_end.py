@@ -109,7 +109,7 @@ def test_resuming_from_a_corner_of_the_schedule_keeps_every_number(tiny_faces: P
         time.sleep(0.002)
     output, _ = process.communicate()
     assert process.returncode == 130, output
-    assert "the same command goes on from here" in output
+    assert "the same command resumes" in output
     assert train_command.main(flags) == 0
     whole, halves = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "halves"))
     assert _equal(whole, halves)
@@ -253,7 +253,9 @@ def test_a_training_begins_from_given_weights(
     average[3] = "first"  # bends nothing
     assert train_command.main([*common, *average, "--deform", "0.1", "--name", "other"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("--init_average first: its generator is of another kind than that of --init: bend.conv.")
+    assert error.startswith(
+        "--init_average first: its generator has another architecture than that of --init: bend.conv."
+    )
     assert not (tmp_path / "other").exists()
     assert train_command.main([*common, "--init", "first", "--init_share", "0.3", "--name", "other"]) == 2
     assert "must be used with --init_average" in capsys.readouterr().err
@@ -309,7 +311,7 @@ def test_a_broken_file_is_named_counted_and_replaced(
     assert "1 files could not be used" in caplog.text
     assert (
         "1 picture left out: younger or older than the groups "
-        "(from 5 to below 70 years); give other --ages than 10 20 30 40 50 60 to use them" in caplog.text
+        "(from 5 to below 70 years); choose other --ages than 10 20 30 40 50 60 to use them" in caplog.text
     )
 
 
@@ -348,14 +350,14 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
     capsys.readouterr()
     more = _flags(tiny_faces, tmp_path, 60, "--name", "diverged", "--save_every", "3")
     assert train_command.main(more) == 2
-    assert f"{log.MAX_BAD_STEPS} steps in a row were not finite" in capsys.readouterr().err
+    assert f"{log.MAX_BAD_STEPS} consecutive steps were not finite" in capsys.readouterr().err
     assert (run / "state.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "--dataroot: required; give the folder that holds one sub-folder per age group"),
+        ([], "--dataroot: required; must be followed by the folder with one sub-folder per age group"),
         (["--dataroot", "/nowhere"], "--dataroot /nowhere"),
         (["--dataroot", ".", "--model", "nothing"], "--model nothing: must be one of cyclegan, cyclegan_pair"),
         (["--dataroot", ".", "--preset", "nothing"], "--preset nothing: must be one of default, detail, shift"),

@@ -403,8 +403,8 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
     text = (folder / "table.txt").read_text()
     assert text in said[-2] + "\n"
     assert "group mean blend" in text.splitlines()[0]
-    assert "fairness: too few faces, so left out: female, male, White\n" in text
-    assert "score: cannot be told here, so left out: " in text and "fairness.race_span_ratio" in text.splitlines()[-1]
+    assert "fairness: omitted for lack of faces: female, male, White\n" in text
+    assert "score: omitted because undefined here: " in text and "fairness.race_span_ratio" in text.splitlines()[-1]
     page = (folder / "index.html").read_text()
     pictures = sorted(p.relative_to(folder).as_posix() for p in (folder / "faces").iterdir())
     assert len(pictures) == 6 + 6  # the same faces by every row, and all six among the worst
@@ -471,7 +471,7 @@ def test_pictures_without_a_face_are_told(config: Callable[..., EvaluateConfig],
     folder = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log", blind=True))
     told = json.loads((folder / "table.json").read_text())
     real = int(re.search(r"real faces: (\d+)", told["notes"][0])[1])  # type: ignore[index]
-    assert f"who sees no face in {real} of the {real} real faces" in told["notes"]
+    assert f"who finds no face in {real} of the {real} real faces" in told["notes"]
     assert not any("too few real faces" in note for note in told["notes"])
     assert told["rows"]["copy input"]["who.no_face"] == 1
     assert told["rows"]["copy input"]["who.verified_far1"] is None
@@ -483,7 +483,7 @@ def test_too_few_real_faces_are_told(config: Callable[..., EvaluateConfig], tiny
     folder = run.evaluate(config(dataroot=tmp_path / "one"), lambda line: None, Panel(tmp_path / "log"))
     text = (folder / "table.txt").read_text()
     assert "1 face of 20 to 20 years" in text
-    assert "guess: too few real faces to calibrate on" in text
+    assert "guess: too few real faces for a calibration" in text
 
 
 def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
@@ -558,7 +558,7 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     shown = (tmp_path / "log").read_text()
     run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
     assert (tmp_path / "log").read_text() == shown
-    assert "2 snapshots scored before" in said[-2]
+    assert "2 snapshots scored already" in said[-2]
     assert not any("nan" in line for line in said), "what cannot be told is left out"
     assert len((folder.parent / "evaluation.jsonl").read_text().splitlines()) == 2
 
@@ -567,7 +567,7 @@ def test_mistakes_are_told_in_one_line(
     config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, words in (
-        ([], "--dataroot: required; give a folder of faces"),
+        ([], "--dataroot: required; must be followed by a folder of faces"),
         (["--dataroot", str(tiny_faces), "--weights", "nothing"], "--weights nothing: neither a file nor a run"),
         (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: must not both"),
         (["--dataroot", str(tiny_faces), "--target_age", "30"], "--target_age 30: must be two or more ages"),

@@ -236,7 +236,7 @@ def test_weights_that_take_no_pictures_are_refused(tmp_path: Path, monkeypatch: 
     generator = gan.build_generator(train, net)
     path = tmp_path / "gan.safetensors"
     save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
-    with pytest.raises(UserError, match=r"^--weights .*gan\.safetensors: no network from picture to picture; give"):
+    with pytest.raises(UserError, match=r"^--weights .*gan\.safetensors: no image-to-image network; expected"):
         export(ExportConfig(weights=str(path), output=tmp_path / "a.onnx"))
 
 

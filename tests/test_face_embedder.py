@@ -164,7 +164,8 @@ def test_age_folders_without_names_are_refused_before_anything_is_built(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert (
-        "0 persons have two pictures, at least 4 are needed; give a folder for each person, or --preset distil" in error
+        "0 persons have two pictures, at least 4 are needed; make a folder for each person, or use --preset distil"
+        in error
     )
     assert not list(tmp_path.iterdir())
 

@@ -325,7 +325,7 @@ def test_a_turned_face_is_named_in_the_log(ager: Ager, caplog: pytest.LogCapture
     ager.age_photo(image, 40)
     assert caplog.messages == []
     ager.age_photo(image.transpose(Image.Transpose.ROTATE_180), 40)
-    assert caplog.messages == ["the face is turned by 180 degrees with the clock; the picture stays as it is"]
+    assert caplog.messages == ["the face is rotated clockwise by 180 degrees; the picture is not rotated"]
 
 
 def test_a_generator_that_bends_gives_its_field_apart() -> None:
@@ -676,7 +676,7 @@ def test_a_turned_photograph_comes_back_as_it_was_and_that_is_said(weights: Path
     said: list[str] = []
     settings = {"input": tmp_path / "me.png", "weights": str(weights), "results_dir": tmp_path / "out"}
     page = render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
-    line = "the face is turned by 180 degrees with the clock; the picture stays as it is"
+    line = "the face is rotated clockwise by 180 degrees; the picture is not rotated"
     assert f"me.png: {line}" in said
     assert line[1:] in page.read_text(encoding="utf-8")
     before = np.asarray(turned)
@@ -708,7 +708,7 @@ def test_a_turned_face_and_its_age_are_said_of_a_video(
     said: list[str] = []
     settings = {"input": clip, "weights": str(weights), "results_dir": tmp_path / "out"}
     page = render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
-    assert "clip.mp4: the face is turned by 180 degrees with the clock; the picture stays as it is" in said
+    assert "clip.mp4: the face is rotated clockwise by 180 degrees; the picture is not rotated" in said
     assert any(line.startswith("clip.mp4: a face of about 5 years; under 10") for line in said)
     assert "A face of about 5 years; under 10" in page.read_text(encoding="utf-8")
 
@@ -746,7 +746,7 @@ def test_kinds_that_are_not_read_are_counted(weights: Path, tmp_path: Path, monk
         (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
     said: list[str] = []
     settings = {"weights": str(weights), "results_dir": tmp_path / "out", "target_age": (40,)}
-    line = "not read: 2 .heic, 1 .jxl; python -m pip install pillow-heif has .heic and .heif read"
+    line = "not read: 2 .heic, 1 .jxl; python -m pip install pillow-heif enables .heic and .heif"
     with pytest.raises(UserError, match=f"no pictures in it; {line}"):
         render_photos(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"a\.HEIC: a HEIC picture, which needs pillow-heif; python -m pip install"):

@@ -159,11 +159,11 @@ def test_a_file_of_another_kind_is_told_by_what_it_is(
     monkeypatch.setattr(torch, "load", refused)
     capsys.readouterr()
     for name, said in {
-        "run/state.pt": f"the state that a run resumes from, and not its weights; give {run}/weights.safetensors",
-        "run/state-0-2.pt": "the state that a run resumes from",
+        "run/state.pt": f"the checkpoint of a run, not its weights; use {run}/weights.safetensors",
+        "run/state-0-2.pt": "the checkpoint of a run",
         "latest_net_G.pth": "a pickle of PyTorch (.pth), as other projects write, which could run code",
         "old.pth": "a pickle, as PyTorch wrote .pth files before 1.6",
-        "cut.pth": "a broken zip archive",
+        "cut.pth": "a corrupt zip archive",
         "faces.zip": "a zip archive and no weights",
         "empty.safetensors": "an empty file",
         "pointer.safetensors": "a pointer of Git LFS and not the file itself; run git lfs pull",
@@ -199,7 +199,7 @@ def test_a_named_run_goes_on_with_another_learning_rate(
     for flag, value, before in (("ngf", "8", "4"), ("image_size", "36", "32"), ("batch_size", "8", "4")):
         assert train_command.main(_flags(tiny_faces, tmp_path, 44, "--name", "run", *tuned, f"--{flag}", value)) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"--{flag} {value}: the run {tmp_path / 'run'} was begun with {before};")
+        assert error.startswith(f"--{flag} {value}: the run {tmp_path / 'run'} was started with {before};")
         assert "another --name with --init run" in error
     # A weight of 0 may be of a network that is not there.
     assert train_command.main(_flags(tiny_faces, tmp_path, 44, "--name", "run", *tuned, "--lambda_age", "1")) == 2
@@ -232,8 +232,8 @@ def test_a_state_that_finds_no_room_ends_the_training_and_the_last_one_is_kept(
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"{run}: no room on the disk, ") and " MB needed and " in last
-    assert last.endswith("the last saved state is kept") and "Traceback" not in done.stderr
+    assert last.startswith(f"{run}: disk full, ") and " MB needed and " in last
+    assert last.endswith("the last checkpoint is kept") and "Traceback" not in done.stderr
     del kept["weights.safetensors"]  # the last ones are written before the state
     assert {name: (run / name).read_bytes() for name in kept} == kept
     assert not list(run.rglob(".*.part")) and [p.name for p in run.glob("state-*")] == ["state-0-3.pt"]
@@ -253,8 +253,8 @@ def test_room_and_a_folder_that_can_be_written_are_looked_for_before_the_first_s
         )
         assert train_command.main(_flags(tiny_faces, tmp_path / "out", 3, "--name", "run")) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"{tmp_path / 'out' / 'run'}: no room on the disk, ") and error.count("\n") == 1
-    assert "and 1.0 MB free; make room, or give another --results_dir" in error
+    assert error.startswith(f"{tmp_path / 'out' / 'run'}: disk full, ") and error.count("\n") == 1
+    assert "and 1.0 MB free; free space, or choose another --results_dir" in error
     assert not (tmp_path / "out" / "run").exists()
     (tmp_path / "file").touch()
     assert train_command.main(_flags(tiny_faces, tmp_path / "file" / "out", 3)) == 2

@@ -128,7 +128,7 @@ def test_a_line_that_fails_says_so_and_the_rest_goes_on() -> None:
     ("flags", "told"),
     [
         (["--rows", "pears"], "matrix, data, pair"),
-        (["--json", "nowhere/gpu.json"], "must be in a folder that is there"),
+        (["--json", "nowhere/gpu.json"], "must be in an existing folder"),
     ],
 )
 def test_wrong_flags_of_the_gpu_benchmark(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

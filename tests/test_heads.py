@@ -216,9 +216,9 @@ def test_parts_are_changed_as_strongly_as_asked_for() -> None:
 
 def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
     change = Change(np.zeros((4, 4, 3), np.float32))
-    with pytest.raises(UserError, match=r"^--change hair: only weights with --frame ffhq know hair"):
+    with pytest.raises(UserError, match=r"^--change hair: only weights with --frame ffhq distinguish hair"):
         scaled(change, {"hair": 1})
-    with pytest.raises(UserError, match=r"^--change: these weights make faces anew"):
+    with pytest.raises(UserError, match=r"^--change: these weights generate whole faces"):
         scaled(replace(change, replaces=True), {"shape": 1})
     with pytest.raises(UserError, match=r"^--change nose: must be a part, one of hair, skin, shape$"):
         ager.age_photo(PORTRAIT, 60, change={"nose": 1})
@@ -339,7 +339,10 @@ def test_photographs_and_videos_by_weights_of_heads(
     capsys.readouterr()
     near = tiny(tmp_path / "near.safetensors", "utkface")
     for more, said in (
-        (["--weights", str(near), "--change", "hair=0.5"], "--change hair: only weights with --frame ffhq know hair"),
+        (
+            ["--weights", str(near), "--change", "hair=0.5"],
+            "--change hair: only weights with --frame ffhq distinguish hair",
+        ),
         (["--change", "ears=1"], "--change ears: must be a part, one of hair, skin, shape"),
     ):
         assert main([*place, "--input", str(tmp_path / "in"), *more]) == 2

@@ -209,7 +209,7 @@ def test_faces_of_photographs_are_cut_out(tmp_path: Path, capsys: pytest.Capture
     assert all(20 <= known[output / name].age_years <= 50 for name in lines(output))
     assert open_image(output / "one-1.webp").size[0] > 100
     assert label(folder, "--output", str(output), "--frame", "ffhq") == 2
-    assert "was begun with another --frame" in capsys.readouterr().err
+    assert "was made with another --frame" in capsys.readouterr().err
     (output / "one-1.webp").unlink()
     assert label(folder, "--output", str(output)) == 0, "what went is made again"
     assert (output / "one-1.webp").is_file()
@@ -247,4 +247,7 @@ def test_a_name_too_long_for_crops_leaves_one_picture_out(tmp_path: Path, capsys
         Image.fromarray(astronaut()).save(folder / name)
     assert label(folder, "--output", str(tmp_path / "out")) == 0
     assert list(lines(tmp_path / "out")) == ["a-1.webp"]
-    assert "left out: 1 picture: a name that is too long for its crops; rename it, as lll" in capsys.readouterr().out
+    assert (
+        "left out: 1 picture: the file name is too long for its crops; rename it, such as lll"
+        in capsys.readouterr().out
+    )

@@ -212,7 +212,7 @@ def test_labels_without_an_age_are_one_line(prepared: Path, capsys: pytest.Captu
     file = prepared.parent / "labels.csv"
     file.write_text(file.read_text().replace(",7.5,", ",young,", 1))
     assert evaluate_command.main(["--dataroot", str(prepared)]) == 2
-    assert capsys.readouterr().err == f"{file}: line 2: no age in years; mend it, or take the file away\n"
+    assert capsys.readouterr().err == f"{file}: line 2: no age in years; correct it, or remove the file\n"
 
 
 def test_a_table_of_another_kind_is_not_read(prepared: Path) -> None:
@@ -252,12 +252,12 @@ def test_a_group_without_pictures_is_described_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["linear", "onehot"])
 def test_ages_that_work_are_offered(tmp_path: Path, form: Literal["linear", "onehot"]) -> None:
     touch(tmp_path, *(f"{group}/a.jpg" for group in ("0-2", "3-6", "7-9", "15-19", "30-39", "50-69")))
-    with pytest.raises(UserError, match=r"give other --ages, as --ages 1 4 8 17 34 59$"):
+    with pytest.raises(UserError, match=r"choose other --ages, such as --ages 1 4 8 17 34 59$"):
         scan(tmp_path, AgeCode(form=form))
     assert len(scan(tmp_path, AgeCode((1, 4, 8, 17, 34, 59), form)).paths) == 6
     many = tmp_path / "many"
     touch(many, *(f"{years}/{years}_0_0_a.jpg" for years in range(5, 37)))
-    with pytest.raises(UserError, match=r"the age 45 .*; give other --ages, as --ages 10 20 30$"):
+    with pytest.raises(UserError, match=r"the age 45 .*; choose other --ages, such as --ages 10 20 30$"):
         scan(many, AgeCode((10, 20, 30, 45), form))
 
 
@@ -268,7 +268,7 @@ def test_flat_folders_of_unknown_names_are_led_on(tmp_path: Path) -> None:
         scan(folder, AgeCode())
     for part in (
         "prepare.py csv makes them of a table",
-        "prepare.py pattern of ages in file names",
+        "prepare.py pattern from ages in file names",
         "python prepare.py label ",
     ):
         assert part in str(error.value)
@@ -291,7 +291,7 @@ def test_labels_are_written_and_read_as_parquet(prepared: Path) -> None:
     (folder / "labels.csv").rename(folder / "kept.csv")
     assert known and repr(read_labels(prepared)) == repr(known)
     (folder / PARQUET).write_bytes(b"cut off")
-    with pytest.raises(UserError, match=r"labels\.parquet: not a usable table; mend it, or take the file away$"):
+    with pytest.raises(UserError, match=r"labels\.parquet: not a valid table; correct it, or remove the file$"):
         read_labels(prepared)
 
 

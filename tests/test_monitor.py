@@ -356,5 +356,5 @@ def test_wandb_without_a_login_is_told_in_one_line(tiny_faces: Path, tmp_path: P
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("--monitor wandb: No API key configured")
-    assert done.stderr.endswith("; set WANDB_MODE=offline, or give another --monitor\n")
+    assert done.stderr.endswith("; set WANDB_MODE=offline, or choose another --monitor\n")
     assert "Traceback" not in done.stderr and not (tmp_path / "out" / "run" / "config.json").exists()

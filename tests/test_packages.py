@@ -108,7 +108,7 @@ def test_a_training_runs_with_seven_packages(tiny_faces: Path, tmp_path: Path) -
         (
             "visdom",
             "train.py --dataroot {faces} --results_dir {results} --lambda_age 0 --monitor visdom",
-            f"--monitor visdom: the package is not installed; run {INSTALL_VISDOM}, or give --monitor none",
+            f"--monitor visdom: the package is not installed; run {INSTALL_VISDOM}, or use --monitor none",
         ),
     ],
 )

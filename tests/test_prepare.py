@@ -125,11 +125,11 @@ def test_other_settings_need_another_folder(fgnet: Path, tmp_path: Path, capsys:
     assert run_it("fgnet", "--source", tmp_path / "none", "--output", tmp_path / "other") == 2
     said = capsys.readouterr().err
     for part in (
-        "was begun with another --seed; give another folder",
-        "lies in --source; give a folder outside of it",
-        "not empty, and not begun by prepare.py",
-        "no picture of utkface in it that can be used",
-        "no such folder; give the set as downloaded and unpacked",
+        "was made with another --seed; choose another folder",
+        "inside --source; choose a folder outside of it",
+        "not empty, and not made by prepare.py",
+        "no valid picture of utkface in it",
+        "no such folder; expected the set as downloaded and unpacked",
     ):
         assert part in said
 
@@ -322,8 +322,8 @@ def test_the_card_says_what_is_there(fgnet: Path, tmp_path: Path, capsys: pytest
         "| unknown | 41 |",
         "10 persons: 4 pictures each (median), at most 5.",
         "Shorter side: median 40 px",
-        "of which in two splits: 0, with ages more than a year apart: 1; copies.csv names them.",
-        "| not named as this set names pictures | 1 | notes.jpg |",
+        "of which in two splits: 0, with ages more than a year apart: 1; copies.csv lists them.",
+        "| a file name of another form | 1 | notes.jpg |",
         "Lanitis, Taylor, Cootes",
     ):
         assert part in card and (part.startswith(("#", "|")) or part in html.unescape(page)), part
@@ -375,9 +375,9 @@ def test_lines_outside_of_the_source_are_named_and_left_out(
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.EROFS, "cannot be written (Read-only file system); allow it, or give another folder"),
-        (errno.EACCES, "cannot be written (Permission denied); allow it, or give another folder"),
-        (errno.ENOSPC, "no room on the disk (No space left on device); make room, or give another folder"),
+        (errno.EROFS, "cannot be written (Read-only file system); grant permission, or choose another folder"),
+        (errno.EACCES, "cannot be written (Permission denied); grant permission, or choose another folder"),
+        (errno.ENOSPC, "disk full (No space left on device); free space, or choose another folder"),
     ],
 )
 @pytest.mark.parametrize("verb", ["prepare", "shards", "label", "audit"])
@@ -417,7 +417,7 @@ def test_what_cannot_be_written_is_told_from_no_room(
 def test_a_read_only_folder_is_one_line(fgnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "locked").mkdir(mode=0o555)
     assert run_it("fgnet", "--source", fgnet, "--output", tmp_path / "locked" / "out", "--no_align") == 2
-    error = f"--output {tmp_path / 'locked' / 'out'}: cannot be written (Permission denied); allow it, or give another"
+    error = f"--output {tmp_path / 'locked' / 'out'}: cannot be written (Permission denied); grant permission, or choose another"
     assert capsys.readouterr().err.splitlines()[-1].startswith(error)
 
 
@@ -432,7 +432,7 @@ def test_names_that_are_no_text_or_very_long(tmp_path: Path, capsys: pytest.Capt
     assert sorted(line["person"] for line in found)[:3] == ["A\nb", "Ann", "Ann\\udcff"]
     assert sorted(line["file"] for line in found) == pictures(tmp_path / "out") and len(found) == 4
     assert max(len(Path(line["file"]).name.encode()) for line in found) < 200
-    assert "left out: 1 picture: not named as this set names pictures, as 0\\udcff.jpg" in capsys.readouterr().out
+    assert "left out: 1 picture: a file name of another form, such as 0\\udcff.jpg" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["[1]\n", "\ufffd\udcff\n", "\0\0\n", ""])

@@ -115,7 +115,7 @@ def test_prepared_sets_are_packed_by_split(tmp_path: Path, capsys: pytest.Captur
     assert np.isnan(found.sex).all()
     assert prepare_command.main([*words.split(), "--shards", "3"]) == 0  # nothing is made twice
     assert prepare_command.main([*words.split(), "--shards", "4"]) == 2
-    assert "its shards are of another per_shard; give another folder" in capsys.readouterr().err
+    assert "its shards are of another per_shard; choose another folder" in capsys.readouterr().err
 
 
 def test_whether_an_age_is_recorded_is_packed_and_read(
@@ -173,9 +173,9 @@ def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["shards", "nowhere", "--output", "x"], "FOLDER nowhere: no such folder; give a prepared one"),
+        (["shards", "nowhere", "--output", "x"], "FOLDER nowhere: no such folder; expected a prepared one"),
         (["shards", "nowhere"], "--output: required; give the folder to make"),
-        (["shards", "--output", "x"], "FOLDER: required; give a folder of faces"),
+        (["shards", "--output", "x"], "FOLDER: required; must be followed by a folder of faces"),
         (["shards", "x", "--output", "y", "--per_shard", "0"], "--per_shard 0: must be at least 1"),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_folder_without_ages_is_named_as_it_was_given(tmp_path: Path, capsys: 
     [
         ("file,age,sex\n20-29/20_1_0_a.png,20,male\n", "line 2: sex 'male', which is no number (0 male, 1 female"),
         ("file,age\n20-29/20_1_0_a.png,nan\n", "line 2: no age in years; mend it"),
-        ("file,age,split\n20-29/20_1_0_a.png,20,a/../../b\n", "split 'a/../../b' names no shards; give train, val"),
+        ("file,age,split\n20-29/20_1_0_a.png,20,a/../../b\n", "split 'a/../../b' is unknown; must be train, val"),
     ],
 )
 def test_tables_that_cannot_be_packed_are_one_line(
@@ -222,7 +222,9 @@ def test_only_pictures_of_the_folder_are_packed(tmp_path: Path, capsys: pytest.C
     found = open_shards(tmp_path / "x" / "all-000.tar")
     assert (len(found), found.age_years[0], found.sex[0], found.exact[0]) == (1, 20, 1, False)
     said = capsys.readouterr().out
-    assert said.count(": left out: outside of FOLDER") == 2 and said.count(": not named as a picture") == 2
+    assert (
+        said.count(": left out: outside of FOLDER") == 2 and said.count(": file name without a picture's suffix") == 2
+    )
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -241,7 +243,7 @@ def test_names_with_ranges() -> None:
     assert expanded("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expanded("{0..1}/{1..2}") == ["0/1", "0/2", "1/1", "1/2"]
     assert expanded("one.tar") == ["one.tar"]
-    with pytest.raises(UserError, match=r"--dataroot a\{3\.\.1\}: \{3\.\.1\} counts down; give the smaller number"):
+    with pytest.raises(UserError, match=r"--dataroot a\{3\.\.1\}: \{3\.\.1\} is descending; put the smaller number"):
         expanded("a{3..1}")
     with pytest.raises(UserError, match="more than 100,000 shards"):
         expanded("a{0..999999999999}")
@@ -286,9 +288,12 @@ def test_shards_of_others_have_no_index(copied: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("all-{000..009}.tar", r"all-005\.tar: no such shard; check the name, and put quotes around braces$"),
-        ("packed.tar", r"packed\.tar: no uncompressed tar file; unpack it, or pack it anew$"),
-        ("bad.tar", r"bad\.csv: not the index of its shard, or that is cut off; copy that anew, or take the index"),
+        ("all-{000..009}.tar", r"all-005\.tar: no such shard; check the name, and quote the braces$"),
+        ("packed.tar", r"packed\.tar: not an uncompressed tar file; decompress it, or make it again$"),
+        (
+            "bad.tar",
+            r"bad\.csv: not the index of its shard, or the shard is truncated; copy the shard again, or remove the index",
+        ),
     ],
 )
 def test_what_is_no_shard_is_told(copied: Path, name: str, said: str) -> None:
@@ -298,7 +303,9 @@ def test_what_is_no_shard_is_told(copied: Path, name: str, said: str) -> None:
     shutil.copy(copied / "all-000.csv", copied / "bad.csv")
     with pytest.raises(UserError, match=said):
         scan(copied / name, CODE)
-    with pytest.raises(UserError, match=r"no age folders found; name its shards, as --dataroot '.*\{000..009\}\.tar'$"):
+    with pytest.raises(
+        UserError, match=r"no age folders found; pass its shards, such as --dataroot '.*\{000..009\}\.tar'$"
+    ):
         scan(copied, CODE)
 
 
@@ -325,7 +332,7 @@ def test_broken_members_are_named_and_left_out(copied: Path, caplog: pytest.LogC
     assert said[0].startswith(f"{copied / 'all-004.tar'}: broken after ")
     name = Path(str(faces.paths[bad[0]])).name
     assert f"all-002.tar/{name}: left out: not a picture" in said
-    assert any(one.endswith("not where the shard's index says; make the index anew") for one in said)
+    assert any(one.endswith("not at its position in the shard's index; delete the index to rebuild it") for one in said)
     assert len(said) == 3
 
 
@@ -358,7 +365,7 @@ def test_what_reads_no_shards_says_so(
     given = ["--dataroot", str(spec(packed)), "--results_dir", str(tmp_path), *words.split()]
     assert command.main(given) == 2  # type: ignore[attr-defined]
     err = capsys.readouterr().err
-    assert f"--dataroot {spec(packed)}: shards are not read by {by}; give a folder of pictures" in err
+    assert f"--dataroot {spec(packed)}: {by} does not read shards; expected a folder of pictures" in err
 
 
 # Windows
@@ -568,7 +575,9 @@ def test_more_than_fits_is_drawn_part_after_part(server: Server, tmp_path: Path)
     assert len(set(names)) == 5 and len(names) <= 5 + 6
     for shards in (data_of(dataroot, cache_gb=gb), data_of(dataroot)):  # all of them in the memory of a device
         assert len(shards._load(torch.device("cpu"), progress=False)[1]) == 44
-    with pytest.raises(UserError, match=r"^--shard_cache .*: a shard has .* GB, and two must fit; give at least 0\.01"):
+    with pytest.raises(
+        UserError, match=r"^--shard_cache .*: a shard has .* GB, and two must fit; raise it to at least 0\.01"
+    ):
         data_of(dataroot, cache_gb=gb / 4)
     with pytest.raises(UserError, match=r"^--shard_cache: pairs of pictures of one person need all shards"):
         data_of(dataroot, cache_gb=gb, paired=True)

@@ -311,7 +311,7 @@ def test_a_training_of_some_seconds_ends_on_time_and_goes_on(
     assert state is not None and state["step"] > 0 and 0 < state["seconds"] < 60
     assert load_snapshot(tmp_path / "timed" / "weights.safetensors").images_seen == 4 * state["step"]
     assert train_command.main([*flags, "--minutes", "0.1"]) == 0
-    assert "finished; another --name begins anew, with --name more --minutes go on" in caplog.text
+    assert "finished; use another --name to start again, or --name with more --minutes to continue" in caplog.text
     longer = state["seconds"] / 60 + 0.1
     assert train_command.main([*flags, "--minutes", f"{longer}"]) == 0
     more = load_state(tmp_path / "timed" / "state.pt")
@@ -330,7 +330,7 @@ def test_a_light_run_moves_to_another_place_and_goes_on_there(
     (tmp_path / "here" / "run").rename(tmp_path / "there" / "run")
     (tmp_path / "faces").symlink_to(tiny_faces)
     assert train_command.main([*_flags(tmp_path / "faces", tmp_path / "there"), *sgd, "0.4"]) == 0
-    assert "a light checkpoint: the optimisers begin anew" in caplog.text
+    assert "a light checkpoint: the optimisers start without state" in caplog.text
     assert load_snapshot(tmp_path / "there" / "run" / "weights.safetensors").images_seen == 20
 
 

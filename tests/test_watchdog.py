@@ -26,5 +26,5 @@ def test_collapse_names_the_column() -> None:
 
 def test_a_dead_loss_is_named() -> None:
     dog = Watchdog(patience=1)
-    assert dog.losses({"d_real": 0.2, "cycle": 0.0}) == ["loss cycle has died (0.0e+00)"]
+    assert dog.losses({"d_real": 0.2, "cycle": 0.0}) == ["loss cycle has vanished (0.0e+00)"]
     assert dog.losses({"d_real": 0.2, "cycle": 0.1}) == []

@@ -218,7 +218,7 @@ COLUMNS = (
 def row_of(
     name: str,
     values: Mapping[str, float | None],
-    judges: Sequence[str],
+    evaluators: Sequence[str],
     training: tuple[Trained, int] | None = None,
 ) -> list[str]:
     """The cells of one row.
@@ -227,7 +227,7 @@ def row_of(
         name: of the system.
         values: its columns of evaluate.py's JSON; a missing or null value becomes a dash. `noise.kid` is the KID of
             faces from noise, a different measure, in brackets.
-        judges: names of the estimators of age and of identity.
+        evaluators: names of the estimators of age and of identity.
         training: training time, and number of parameters.
     """
 
@@ -235,7 +235,7 @@ def row_of(
         value = values.get(column)
         return "-" if value is None or math.isnan(value) else f"{value * factor:.{digits}f}"
 
-    age, identity = judges
+    age, identity = evaluators
     means = [number(f"{age}.calibrated_mean_{years}", 0) for years in (20, 40, 60)]
     verified = number(f"{identity}.verified_far1", 1, 100)
     noise = number("noise.kid", 1)
@@ -267,18 +267,18 @@ def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
     With a choice of age: the mean over the target ages, each against the real faces of about that age. Otherwise
     against the union of these, with the same number per age.
     """
-    from cyclegan_age.evaluation.judges import load_judges
+    from cyclegan_age.evaluation.evaluators import load_evaluators
     from cyclegan_age.evaluation.measures import kid
-    from cyclegan_age.evaluation.records import REACH_YEARS, REAL, Bench, Plan
+    from cyclegan_age.evaluation.records import REACH_YEARS, REAL, Plan, Recorder
     from cyclegan_age.inference import Ager
 
-    bench = Bench(Plan.of(config, partial(load_judges, config.judge, config.results_dir)), workers=0)
-    faces, size = bench.plan.faces, bench.plan.size
-    judge = next((j for j in bench.studio.judges if j.kind == "features" and j.look), None)
-    if judge is None or judge.look is None:
+    recorder = Recorder(Plan.of(config, partial(load_evaluators, config.judge, config.results_dir)), workers=0)
+    faces, size = recorder.plan.faces, recorder.plan.size
+    evaluator = next((j for j in recorder.renderer.evaluators if j.kind == "features" and j.look), None)
+    if evaluator is None or evaluator.look is None:
         return float("nan")
-    known = bench.records(REAL, range(len(faces.paths)))
-    shuffled = sorted((i for i in known if judge.key in known[i]), key=lambda i: faces.rank[i])
+    known = recorder.records(REAL, range(len(faces.paths)))
+    shuffled = sorted((i for i in known if evaluator.key in known[i]), key=lambda i: faces.rank[i])
     groups = [[i for i in shuffled if -REACH_YEARS <= faces.age_years[i] - years < REACH_YEARS] for years in AGES]
     fewest = min(map(len, groups))
     if fewest < FEWEST:
@@ -293,8 +293,10 @@ def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
     values = []
     for wanted, real in pairs:
         made = [scaled(one, size) for one in ager.render(kept, wanted)]
-        a = np.concatenate([judge.look(np.stack(made[k : k + 16])) for k in range(0, SAMPLES, 16)]).astype(np.float64)
-        b = np.concatenate([known[i][judge.key] for i in real]).astype(np.float64)
+        a = np.concatenate([evaluator.look(np.stack(made[k : k + 16])) for k in range(0, SAMPLES, 16)]).astype(
+            np.float64
+        )
+        b = np.concatenate([known[i][evaluator.key] for i in real]).astype(np.float64)
         values.append(kid(a, b) * 1000)
     return float(np.mean(values))
 
@@ -395,14 +397,14 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
     )
     folder = evaluate(plan, say)
     told = json.loads((folder / "table.json").read_text())
-    judges = [next((n for n in names if told["judges"].get(n)), names[0]) for names in JUDGES]
-    rows = [row_of(name, told["rows"][name], judges) for name in (COPY.name, BLEND.name)]
+    evaluators = [next((n for n in names if told["judges"].get(n)), names[0]) for names in JUDGES]
+    rows = [row_of(name, told["rows"][name], evaluators) for name in (COPY.name, BLEND.name)]
     for system, done in training.items():
         values = told["rows"].get(weights[system].parent.name, {})
         if system not in aging:
             say(f"{system}: realism of {SAMPLES} faces")
             values = {"noise.kid": kid_of_samples(weights[system], plan)}
-        rows.append(row_of(system, values, judges, (done, parameters(weights[system]))))
+        rows.append(row_of(system, values, evaluators, (done, parameters(weights[system]))))
     text = table(rows)
     save_text(text + "\n", folder / "systems.md")
     sheet = picture(weights, config.faces)

@@ -46,7 +46,7 @@ class Runtime:
     capture: bool = False
     kernels: bool = False
 
-    def settle(self, network: nn.Module) -> None:
+    def to_inference_form(self, network: nn.Module) -> None:
         """Convert a frozen network, already on the device, to the fastest inference form, irreversibly."""
         if self.kernels and self.bf16 and isinstance(network, Freezable):
             network.freeze()
@@ -84,7 +84,7 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def exact(device: torch.device) -> torch.dtype:
+def widest_float(device: torch.device) -> torch.dtype:
     """The widest floating-point type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
 

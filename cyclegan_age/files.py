@@ -82,7 +82,7 @@ def writing(folder: Path, needed: int, *, kept: str = "") -> Iterator[None]:
         ) from None
 
 
-def unwritten(what: str, error: OSError, remedy: str) -> UserError:
+def write_error(what: str, error: OSError, remedy: str) -> UserError:
     """The error of a failed write: a full disk, or the cause given by the system.
 
     Args:
@@ -116,7 +116,7 @@ def _no_room(folder: Path, needed: int) -> str:
 
 
 @contextmanager
-def taking_turns(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Context that processes enter one after the other, per folder."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)

@@ -10,7 +10,7 @@ from string import Template
 
 from cyclegan_age.config import UserError, needs
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.runs import SHIPPED, Snapshot, known_as, load_snapshot, settings, write_atomically
+from cyclegan_age.runs import SHIPPED, Snapshot, load_snapshot, settings, weights_name, write_atomically
 
 LIBRARY = "cyclegan-age"
 _FILES = "model.safetensors", "weights.safetensors"  # of the Hub, and of a run
@@ -106,7 +106,7 @@ def write_folder(weights: Path, folder: Path, card: Card | None = None, *, repo:
     """
     snapshot = load_snapshot(weights)
     card = card or (_OF_SHIPPED if weights.resolve().parent == SHIPPED else Card())
-    name = known_as(weights)
+    name = weights_name(weights)
     try:
         write_atomically(folder / _FILES[0], weights.read_bytes())
         write_atomically(folder / "config.json", (json.dumps(_config(snapshot), indent=2) + "\n").encode())

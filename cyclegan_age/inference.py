@@ -31,10 +31,10 @@ from cyclegan_age.images import Picture, check_size, opened, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
 from cyclegan_age.models import SYSTEMS, load_parser
 from cyclegan_age.models.base import About, PictureReader, Reader, Reading
-from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
+from cyclegan_age.networks.generators import WarpingGenerator, smooth_flow, warp
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.provenance import Mark
-from cyclegan_age.runs import find_weights, known_as, load_snapshot
+from cyclegan_age.runs import find_weights, load_snapshot, weights_name
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -146,7 +146,7 @@ class Ager:
         self.domains = domains
         self.weights = weights
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights else ""
-        self.mark = Mark(f"{known_as(weights)} {digest}" if weights else "")
+        self.mark = Mark(f"{weights_name(weights)} {digest}" if weights else "")
         self._device = next(generator.parameters()).device
         self._parser = parser
         self._readings: OrderedDict[str, Reading] = OrderedDict()
@@ -275,9 +275,9 @@ class Ager:
         return aged
 
     @property
-    def _bending(self) -> BendingGenerator | None:
+    def _bending(self) -> WarpingGenerator | None:
         generator = self.generator
-        return generator if isinstance(generator, BendingGenerator) and generator.deform else None
+        return generator if isinstance(generator, WarpingGenerator) and generator.deform else None
 
     def fit(self, image: Image.Image) -> Fitted:
         """Fit an RGB picture into the generator's square.
@@ -438,8 +438,8 @@ class Ager:
                 shifts: list[Floats | None] = [None] * len(out)
                 if bending:
                     raw = bending.shift(taps.outputs["bend"])
-                    base = bent(base, raw)
-                    shifts = list(smoothed(raw).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+                    base = warp(base, raw)
+                    shifts = list(smooth_flow(raw).permute(0, 2, 3, 1).contiguous().cpu().numpy())
                 anew = bool(self.reader.latent)
                 both = out + 1 if anew else out - base, base + 1
                 levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]

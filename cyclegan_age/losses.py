@@ -73,13 +73,13 @@ class _Carry(torch.autograd.Function):
         return ctx.saved_tensors[0] * outer[0], None, None
 
 
-def carry(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     """A scalar with a given value and a given gradient with respect to x, of the shape of x."""
     carried: Tensor = _Carry.apply(x, value, gradient)
     return carried
 
 
-def at_most(gradient: Tensor, length: Tensor) -> Tensor:
+def clip_gradients(gradient: Tensor, length: Tensor) -> Tensor:
     """Gradients (N, ...), each clipped to a norm (N,)."""
     share = (length / norms(gradient).clamp_min(1e-12)).clamp_max(1)
     return gradient * share.view(-1, *[1] * (gradient.dim() - 1))
@@ -185,7 +185,7 @@ def real_or_fake(logits: Tensor, goal: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, goal, dtype=torch.float32))
 
 
-def deception(logits: Tensor, *, saturating: bool = False) -> Tensor:
+def generator_adversarial(logits: Tensor, *, saturating: bool = False) -> Tensor:
     """The generator's adversarial loss, from the discriminator's logits (N,) of its pictures.
 
     -log D(G(z)), or `saturating` log(1 - D(G(z))), whose gradient vanishes when the discriminator is confident

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
-from cyclegan_age.files import clear, foreign, lock, taking_turns, writing
+from cyclegan_age.files import clear, exclusive, foreign, lock, writing
 from cyclegan_age.files import write_atomically as write_atomically
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -224,7 +224,7 @@ def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Pa
     raise UserError(f"--weights {weights}: {places}; check the name")
 
 
-def known_as(weights: Path) -> str:
+def weights_name(weights: Path) -> str:
     """Name of weights: that of their run, or of their file; no other part of their path."""
     return weights.parent.name if weights.stem == "weights" else weights.stem
 
@@ -267,7 +267,7 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
     plain = settings(train, net)
     if train.name and (Path(train.name).name != train.name or train.name.startswith(".")):
         raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
-    with writing(train.results_dir, 0), taking_turns(train.results_dir):
+    with writing(train.results_dir, 0), exclusive(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name
             folder.mkdir(exist_ok=True)
@@ -281,12 +281,12 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
             write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
         except OSError:
             with suppress(OSError):
-                forget_run(folder)
+                remove_new_run(folder)
             raise
     return folder
 
 
-def forget_run(folder: Path) -> None:
+def remove_new_run(folder: Path) -> None:
     """Remove a run that could not start, so that its name is free; a folder with other files stays."""
     own = [folder / ".lock", folder / "config.json"]
     if set(folder.iterdir()) <= set(own):

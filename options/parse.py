@@ -86,7 +86,7 @@ def read(
         raise UserError(f"{word}: unknown; {remedy}")
     for name, one in declared.items():
         if (what := option_of(one).required) and name not in parsed.given:
-            raise UserError(f"{flag_of(one)}: required; must be followed by {what}")
+            raise UserError(f"{flag_of(one)}: required; expected {what}")
     return parsed
 
 

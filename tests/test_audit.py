@@ -90,7 +90,7 @@ def test_a_folder_without_pictures_is_one_line(tmp_path: Path, capsys: pytest.Ca
         "no pictures in it; expected a folder of faces",
         "no such folder; expected a folder of faces",
     ]
-    with pytest.raises(UserError, match=r"^FOLDER: required; give a folder"):
+    with pytest.raises(UserError, match=r"^FOLDER: required; expected a folder"):
         parse_prepare(["audit"])
 
 
@@ -291,7 +291,7 @@ def test_what_is_unsafe_is_refused_by_name_and_nothing_moves(
         ("move,a/2.png,,", "a/2.png: has no sha256 in the plan"),
         ('move,"a/\n2.png",,0', "'a/\\n2.png': is missing"),
         ("move,a/1.png,,0", "a/1.png is listed twice"),
-        ("delete,a/2.png,,0", "line 5: action delete; give move or keep"),
+        ("delete,a/2.png,,0", "line 5: action delete; must be move or keep"),
     ):
         plan.write_text(text + line + "\n")
         assert prepare_command.main(["audit", str(root), "--apply", str(plan)]) == 2

@@ -147,8 +147,8 @@ def test_object_stores_are_read_listed_and_written(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--output o", "--input: required; give the pictures"),
-        ("--input i", "--output: required; give the folder of the results"),
+        ("--output o", "--input: required; expected the pictures"),
+        ("--input i", "--output: required; expected the folder of the results"),
         ("--input i --output o --workers -1", "--workers -1: must be at least 0"),
         ("--input i --output o --target_age 200", "--target_age 200: must be numbers, each from 0 to 120"),
         ("--input i --output o --aligned --face 2", "--face 2: must be all for aligned pictures"),

@@ -275,7 +275,7 @@ def test_wrong_files_are_told_in_one_line(
     grey["model.1.weight"] = grey["model.1.weight"][:, :1]
     plain = trained("resnet 1 none").state_dict()
     spoilt = {k: v * torch.inf for k, v in plain.items()}
-    floats = r"model\.1\.weight is no plain tensor of floats"
+    floats = r"model\.1\.weight is not a dense float tensor"
     for name, what, text in (
         (
             "D",
@@ -285,7 +285,7 @@ def test_wrong_files_are_told_in_one_line(
         (
             "style",
             {"style.1.weight": torch.ones(2)},
-            r"no resnet or unet of .*, by its tensors style\.1\.weight; give a",
+            r"no resnet or unet of .*, by its tensors style\.1\.weight; expected a",
         ),
         ("resize", dict(resize), r"no resnet or unet of .*, by its tensors model\.1\.weight"),
         ("grey", grey, r"model\.1\.weight is of shape \[4, 1, 7, 7\], not \[4, 3, 7, 7\]; expected RGB pictures"),
@@ -295,11 +295,15 @@ def test_wrong_files_are_told_in_one_line(
         (
             "wide",  # its other layers would not fit into any memory
             plain | {"model.1.weight": torch.zeros(1).expand(10**6, 3, 7, 7)},
-            r"model\.\S+ is of shape \[16, 16, 3, 3\], not \[4000000, 4000000, 3, 3\]; give a",
+            r"model\.\S+ is of shape \[16, 16, 3, 3\], not \[4000000, 4000000, 3, 3\]; expected a",
         ),
-        ("ints", {k: v.to(torch.int8) for k, v in plain.items()}, rf"{floats} \(int8, strided, on cpu\); give"),
-        ("meta", {k: v.to("meta") for k, v in plain.items()}, rf"{floats} \(float32, strided, on meta\); give"),
-        ("sparse", {k: v.to_sparse() for k, v in plain.items()}, rf"{floats} \(float32, sparse_coo, on cpu\); give"),
+        ("ints", {k: v.to(torch.int8) for k, v in plain.items()}, rf"{floats} \(int8, strided, on cpu\); exp"),
+        ("meta", {k: v.to("meta") for k, v in plain.items()}, rf"{floats} \(float32, strided, on meta\); exp"),
+        (
+            "sparse",
+            {k: v.to_sparse() for k, v in plain.items()},
+            rf"{floats} \(float32, sparse_coo, on cpu\); expected",
+        ),
         ("spoilt", spoilt, "its output is not finite; the training has diverged"),
         (
             "state",
@@ -331,13 +335,13 @@ def test_wrong_files_are_told_in_one_line(
     for flags, text in (
         (["--cg", "cut.pth"], "--cg cut.pth: cannot be read, perhaps truncated; copy it again"),
         (["--cg", "text.pth"], "--cg text.pth: not a file of PyTorch; expected"),
-        (["--cg", "none.pth"], "--cg none.pth: no such file; give"),
-        (["--cg", "folder.pth"], "--cg folder.pth: a folder; give a generator's"),
-        (["--cg", "empty.pth"], "--cg empty.pth: an empty file; copy it again, or give a generator's"),
-        (["--cg", "program.pth"], "--cg program.pth: a program of TorchScript; give a generator's"),
+        (["--cg", "none.pth"], "--cg none.pth: no such file; expected"),
+        (["--cg", "folder.pth"], "--cg folder.pth: a folder; expected a generator's"),
+        (["--cg", "empty.pth"], "--cg empty.pth: an empty file; copy it again; expected a generator's"),
+        (["--cg", "program.pth"], "--cg program.pth: a program of TorchScript; expected a generator's"),
         ([*pair, "--group_a", "x", "--group_b", "x"], "--group_b x: must be different from --group_a"),
         ([*pair, "--group_a", "20-29", "--group_b", "21-28"], "--group_b 21-28: two domains of one age, 20-29 and"),
-        ([], "--cg: required; must be followed by a generator's file"),
+        ([], "--cg: required; expected a generator's file"),
         (["--cg", "a", "b", "c"], "--cg a b c: must be one or two .pth files"),
         (["--cg", "a", "--output", "a.pth"], "--output a.pth: must be a file name that ends in .safetensors"),
         (["--cg", "a", "--image_size", "30"], "--image_size 30: must be a multiple of 4"),
@@ -351,7 +355,7 @@ def test_wrong_files_are_told_in_one_line(
     assert "--image_size 192: a unet that halves pictures 7 times takes multiples of 128" in capsys.readouterr().err
     saved(trained("resnet 1 none"), tmp_path / "resnet.pth")
     assert convert_command.main(["--cg", "unet.pth", "resnet.pth"]) == 2
-    assert "--cg resnet.pth: another blocks, generator than unet.pth; give two of one" in capsys.readouterr().err
+    assert "--cg resnet.pth: its blocks, generator differ from unet.pth; expected two of one" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

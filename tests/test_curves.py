@@ -96,7 +96,7 @@ def test_over_fitting_is_a_rise_on_faces_held_out_while_the_loss_falls() -> None
     assert not any("over-fitting" in w for w in _warned(both_rise))
     assert _warned({"age": curves["age"], "held_out_age": _curve(3, 1, 0.9, points=20)}) == []
     by_heart = {"d_real": curves["age"], "d_fake": _curve(1, 1), "held_out_d_real": curves["held_out_age"]}
-    assert [w.split(" has risen")[0] for w in _warned(by_heart)] == ["over-fitting: d_real on faces held out"]
+    assert [w.split(" has risen")[0] for w in _warned(by_heart)] == ["over-fitting: d_real on held-out faces"]
 
 
 def test_under_fitting_is_a_loss_that_stays_where_it_began() -> None:

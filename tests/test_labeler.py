@@ -122,7 +122,7 @@ def test_a_folder_is_estimated_and_trained_on(
     (numbered / "broken.jpg").write_bytes(b"none")
     assert label(numbered) == 0
     said = capsys.readouterr().out
-    assert "left out: 1 picture: not a picture, as broken.jpg" in said and "11 faces: 11 estimated" in said
+    assert "left out: 1 picture: not a picture, such as broken.jpg" in said and "11 faces: 11 estimated" in said
     assert not (numbered / ".lock").exists()
     found = lines(numbered)
     assert set(found) == {f"{i}.jpg" for i in range(11)}
@@ -204,7 +204,7 @@ def test_faces_of_photographs_are_cut_out(tmp_path: Path, capsys: pytest.Capture
     assert "no aligned crops in the frame utkface" in capsys.readouterr().err and not (folder / "labels.csv").exists()
     assert label(folder, "--output", str(output)) == 0
     assert set(lines(output)) == {"one-1.webp", "x/two-1.webp", "x/two-2.webp"}
-    assert "no face found, as none.png" in capsys.readouterr().out
+    assert "no face found, such as none.png" in capsys.readouterr().out
     known = read_labels(output)
     assert all(20 <= known[output / name].age_years <= 50 for name in lines(output))
     assert open_image(output / "one-1.webp").size[0] > 100
@@ -220,7 +220,7 @@ def test_labels_of_others_are_left_alone(numbered: Path, capsys: pytest.CaptureF
     assert label(numbered) == 2
     assert "not written by prepare.py label" in capsys.readouterr().err
     assert (numbered / "labels.csv").read_text() == "file,age\n0.jpg,7\n"
-    with pytest.raises(UserError, match=r"^FOLDER: required; give a folder"):
+    with pytest.raises(UserError, match=r"^FOLDER: required; expected a folder"):
         parse_prepare(["label"])
 
 

@@ -18,7 +18,7 @@ from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.identities import scan_people
 from cyclegan_age.data.labels import PARQUET, as_parquet, read_labels, read_lines
-from cyclegan_age.data.names import Known, form_of, told
+from cyclegan_age.data.names import Known, form_of, labels_in_name
 from cyclegan_age.evaluation import records
 from cyclegan_age.evaluation.records import Faces
 
@@ -50,7 +50,7 @@ def touch(root: Path, *names: str) -> None:
 )
 def test_names_tell_ages(stem: str, form: str, age: float, person: str) -> None:
     assert form_of(stem) == form
-    known = told(form, stem)
+    known = labels_in_name(form, stem)
     assert known and (known.age_years, known.person) == (age, person)
 
 
@@ -124,7 +124,7 @@ def test_names_hold_where_few_folders_contradict_them(tmp_path: Path, caplog: py
         faces = scan(tmp_path, AgeCode())
     assert faces.age_years[[p.name == "12_1_0_wrong.jpg" for p in faces.paths]] == [12]
     (said,) = [r.getMessage() for r in caplog.records]
-    assert "1 picture in folders of other ages than their names say, as 60-69/12_1_0_wrong.jpg" in said
+    assert "1 picture in folders of other ages than in their names, such as 60-69/12_1_0_wrong.jpg" in said
 
 
 @pytest.mark.parametrize("below", ["", "males/"])
@@ -267,7 +267,7 @@ def test_flat_folders_of_unknown_names_are_led_on(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         scan(folder, AgeCode())
     for part in (
-        "prepare.py csv makes them of a table",
+        "prepare.py csv makes them from a table",
         "prepare.py pattern from ages in file names",
         "python prepare.py label ",
     ):

@@ -32,7 +32,15 @@ from cyclegan_age.config import (
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.folders import Known, known_by_name
 from cyclegan_age.inference import Ager
-from cyclegan_age.losses import augmented, deception, identity_distance, perceptual, r1, real_or_fake, total_variation
+from cyclegan_age.losses import (
+    augmented,
+    generator_adversarial,
+    identity_distance,
+    perceptual,
+    r1,
+    real_or_fake,
+    total_variation,
+)
 from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
 from cyclegan_age.models.adversary import renewed, rests
 from cyclegan_age.models.age_cgan import AgeCGAN, IdentityReader
@@ -282,15 +290,17 @@ def test_cross_entropies_by_hand() -> None:
     assert real_or_fake(logits, 0).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
     smooth = (math.log(2) + 0.9 * math.log(4 / 3) + 0.1 * math.log(4)) / 2
     assert real_or_fake(logits, 0.9).item() == pytest.approx(smooth)
-    assert deception(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-    assert deception(logits, saturating=True).item() == pytest.approx((math.log(1 / 2) + math.log(1 / 4)) / 2)
+    assert generator_adversarial(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert generator_adversarial(logits, saturating=True).item() == pytest.approx(
+        (math.log(1 / 2) + math.log(1 / 4)) / 2
+    )
 
 
 def test_only_the_saturating_generator_stops_learning_from_a_sure_discriminator() -> None:
     slopes = {}
     for saturating in (False, True):
         logits = torch.tensor([-10.0], requires_grad=True)
-        deception(logits, saturating=saturating).backward()
+        generator_adversarial(logits, saturating=saturating).backward()
         assert logits.grad is not None
         slopes[saturating] = abs(float(logits.grad))
     assert slopes[True] < 1e-4 < 0.99 < slopes[False]
@@ -459,7 +469,7 @@ def test_a_projection_is_linear_in_the_label() -> None:
     assert not torch.allclose(net(x, young), net(x, old))
     torch.testing.assert_close(net(x, between), 0.75 * net(x, young) + 0.25 * net(x, old))
     before = net(x, young)
-    net.start()
+    net.reset_parameters()
     assert not torch.allclose(before, net(x, young))
 
 

@@ -278,9 +278,9 @@ def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert [tracker.name for tracker in make("auto")] == ["visdom"]
     (visdom,) = make("visdom", "https://user@example.org/seen/")
     assert visdom.url == "https://example.org:8097/seen"
-    with pytest.raises(UserError, match=r"^--monitor tensorbord: unknown; give auto, visdom"):
+    with pytest.raises(UserError, match=r"^--monitor tensorbord: unknown; must be auto, visdom"):
         make("tensorbord")
-    with pytest.raises(UserError, match=r"^--visdom_server ftp://x: not an address; give"):
+    with pytest.raises(UserError, match=r"^--visdom_server ftp://x: not an address; expected"):
         make("visdom", "ftp://x")
     monkeypatch.setitem(sys.modules, "visdom", None)
     monkeypatch.setattr(monitor, "is_wandb_available", lambda: False)

@@ -14,7 +14,7 @@ from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, UpConv
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCorrection, LiteAgeEstimator, ResnetAgeEstimator, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator, bent, generator_of, smoothed
+from cyclegan_age.networks.generators import ResnetGenerator, generator_of, smooth_flow, warp
 
 
 def _count(network: torch.nn.Module) -> int:
@@ -80,10 +80,10 @@ def test_clipping_the_residual_output_keeps_the_gradient_while_training() -> Non
 
 def test_a_constant_field_moves_the_picture_and_none_leaves_it() -> None:
     x = torch.rand(1, 3, 32, 32)
-    torch.testing.assert_close(bent(x, torch.zeros(1, 2, 8, 8)), x)
+    torch.testing.assert_close(warp(x, torch.zeros(1, 2, 8, 8)), x)
     right = torch.stack([torch.full((8, 8), 0.25), torch.zeros(8, 8)])[None]
     inner = slice(12, 20)  # the averaging of the field sees zeros beyond its edge
-    torch.testing.assert_close(bent(x, right)[:, :, inner, inner], x[:, :, inner, 20:28])
+    torch.testing.assert_close(warp(x, right)[:, :, inner, inner], x[:, :, inner, 20:28])
 
 
 def test_a_bending_generator_starts_without_bending_and_learns_to() -> None:
@@ -135,11 +135,11 @@ def test_a_critic_learns_but_for_the_features_that_it_began_with() -> None:
     scores, logits = critic(x, x)
     assert (scores.shape, logits.shape) == ((3, 6, 2), (3, 101))
     torch.testing.assert_close(logits, estimator(x))
-    critic.learn(True)
+    critic.set_trainable(True)
     (critic(x, x)[0] - 1).square().sum().backward()
     assert all(p.grad is None for p in critic.features.parameters())
     assert any(p.grad.abs().max() > 0 for p in critic.heads.parameters() if p.grad is not None)
-    critic.learn(False)
+    critic.set_trainable(False)
     assert not any(p.requires_grad for p in critic.parameters())
 
 
@@ -461,7 +461,7 @@ def test_an_exported_network_resizes_by_one_operation() -> None:
 
 def test_a_field_is_averaged_over_5x5_of_its_cells() -> None:
     shift = torch.randn(2, 2, 8, 8)
-    torch.testing.assert_close(smoothed(shift), F.avg_pool2d(shift, 5, stride=1, padding=2))
+    torch.testing.assert_close(smooth_flow(shift), F.avg_pool2d(shift, 5, stride=1, padding=2))
 
 
 def test_norm_with_relu_and_residual_is_both_after_it() -> None:

@@ -366,7 +366,7 @@ def test_csv_of_ones_own(tmp_path: Path) -> None:
         "a/6.jpg": (40, "", 1, "z", True),
     }
     assert reasons(rows) == {"an impossible age": 2, "file missing": 1}
-    wrong = "has no column age, but path, years, gender, id, exact; name those for .*, as --columns path age sex$"
+    wrong = "has no column age, but path, years, gender, id, exact; name those for .*, such as --columns path age sex$"
     with pytest.raises(UserError, match=wrong):
         read_csv(tmp_path, table, ("path", "age"))
     with pytest.raises(UserError, match="--columns path: must be names of"):
@@ -396,7 +396,7 @@ def test_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["adience", "fairface", "ffhq_aging", "appa_real"])
 def test_a_folder_without_the_table_is_one_line(tmp_path: Path, name: str) -> None:
     make(tmp_path, "a.jpg")
-    with pytest.raises(UserError, match=r"--source .*: no .* in it; give the folder as it was downloaded"):
+    with pytest.raises(UserError, match=r"--source .*: no .* in it; expected the folder as downloaded"):
         SETS[name].read(tmp_path)
 
 

@@ -175,7 +175,7 @@ def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: 
     [
         (["shards", "nowhere", "--output", "x"], "FOLDER nowhere: no such folder; expected a prepared one"),
         (["shards", "nowhere"], "--output: required; give the folder to make"),
-        (["shards", "--output", "x"], "FOLDER: required; must be followed by a folder of faces"),
+        (["shards", "--output", "x"], "FOLDER: required; expected a folder of faces"),
         (["shards", "x", "--output", "y", "--per_shard", "0"], "--per_shard 0: must be at least 1"),
     ],
 )
@@ -292,7 +292,7 @@ def test_shards_of_others_have_no_index(copied: Path, tmp_path: Path) -> None:
         ("packed.tar", r"packed\.tar: not an uncompressed tar file; decompress it, or make it again$"),
         (
             "bad.tar",
-            r"bad\.csv: not the index of its shard, or the shard is truncated; copy the shard again, or remove the index",
+            r"bad\.csv: not the index of its shard, or the shard is truncated; copy the shard again",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import skimage.data
 import torch
 from numpy.typing import NDArray
+from options.recorder import SystemsBenchConfig, parse_systems_bench
 from PIL import Image
 
 from benchmarks import systems
@@ -25,11 +26,10 @@ from cyclegan_age.config import (
     TrainConfig,
     UserError,
 )
-from cyclegan_age.evaluation.judges import Judge
+from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.images import Picture
 from cyclegan_age.models import SYSTEMS as MODELS
 from cyclegan_age.runs import save_snapshot, save_state
-from options.bench import SystemsBenchConfig, parse_systems_bench
 from options.train import parse_train
 
 
@@ -187,7 +187,8 @@ def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("cyclegan_age.evaluation.run.evaluate", evaluate)
     monkeypatch.setattr(
-        "cyclegan_age.evaluation.judges.load_judges", lambda judge, results: [Judge("f", "features", "f", 4, look)]
+        "cyclegan_age.evaluation.evaluators.load_evaluators",
+        lambda evaluator, results: [Evaluator("f", "features", "f", 4, look)],
     )
     monkeypatch.setattr(systems, "SAMPLES", 20)
     config = SystemsBenchConfig(dataroot=tiny_faces, test=tiny_faces, results_dir=tmp_path)

@@ -21,7 +21,7 @@ def test_copying_is_told_once_and_again_only_after_it_was_over() -> None:
 
 def test_collapse_names_the_column() -> None:
     (warning,) = Watchdog(patience=1).samples(_sheet("collapse"))
-    assert "alike at 60" in warning
+    assert "outputs at 60" in warning
 
 
 def test_a_dead_loss_is_named() -> None:

@@ -13,7 +13,7 @@ from cyclegan_age.audit.looks import Look, embedding_of, small_of
 from cyclegan_age.audit.pairs import likeness, similar
 from cyclegan_age.data.folders import label
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import OLDEST, Known, form_of, stem_of, told
+from cyclegan_age.data.names import OLDEST, Known, form_of, labels_in_name, stem_of
 from cyclegan_age.data.prepare.copies import near_copies
 from cyclegan_age.data.prepare.rows import split_of
 
@@ -90,7 +90,7 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Rec
 def _known(file: Path, labels: Mapping[Path, Known]) -> Known:
     """Labels of a picture; the age is that of its folder if nothing else gives one."""
     form = form_of(stem_of(file))
-    if known := labels.get(file) or (told(form, stem_of(file)) if form else None):
+    if known := labels.get(file) or (labels_in_name(form, stem_of(file)) if form else None):
         return known
     span = parse_group(file.parent.name)
     if not span:

@@ -25,7 +25,7 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.faces.alignment import crop, opencv
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES
-from cyclegan_age.files import unwritten, write_atomically
+from cyclegan_age.files import write_atomically, write_error
 from cyclegan_age.images import BadImage, Picture, open_image, to_float
 from cyclegan_age.models import load_embedder, load_estimator
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -74,7 +74,7 @@ def look_at(config: AuditConfig, files: Sequence[Path]) -> list[Look]:
                 log.flush()
                 bar.update(len(part))
     except OSError as e:
-        raise unwritten(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
+        raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
     return [kept[mark] for mark in marks]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from cyclegan_age.audit.find import Finding
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import NAME
-from cyclegan_age.files import json_lines, taking_turns, unwritten, write_atomically
+from cyclegan_age.files import exclusive, json_lines, write_atomically, write_error
 from cyclegan_age.images import SUFFIXES, counted
 
 MOVE, KEEP = "move", "keep"
@@ -91,7 +91,7 @@ def apply(root: Path, plan_file: Path, say: Say) -> Path:
     content, moves = _read(plan_file, "--apply")
     journal = aside / f".{hashlib.sha256(content).hexdigest()[:16]}.json"
     try:
-        with taking_turns(aside):
+        with exclusive(aside):
             record = _record(journal)
             if record and record["state"] != "applying":
                 remedy = "run --undo to finish" if record["state"] == "undoing" else "nothing is left to do"
@@ -129,7 +129,7 @@ def undo(root: Path, plan_file: Path, say: Say) -> Path:
             raise UserError(
                 f"--undo {plan_file}: not applied, or undone already: there is no {aside}; expected an applied plan"
             )
-        with taking_turns(aside):
+        with exclusive(aside):
             record = _record(journal)
             if not record:
                 raise UserError(
@@ -321,4 +321,4 @@ def _digest(file: Path) -> str:
 
 def _failed(flag: str, plan_file: Path, e: OSError) -> UserError:
     what = f"{flag} {plan_file}: {_printable(str(e.filename or 'a file'))}"
-    return unwritten(what, e, "then repeat the same command")
+    return write_error(what, e, "then repeat the same command")

@@ -12,7 +12,7 @@ from cyclegan_age.audit.looks import look_at, recognise
 from cyclegan_age.audit.moves import apply, kinds_of_plan, plan, undo
 from cyclegan_age.audit.page import page
 from cyclegan_age.config import AuditConfig, UserError
-from cyclegan_age.files import unwritten
+from cyclegan_age.files import write_error
 from cyclegan_age.images import counted, list_images
 from cyclegan_age.runs import next_folder, write_atomically
 
@@ -65,6 +65,6 @@ def audit(config: AuditConfig, say: Say) -> Path:
             for sentence in sentences:
                 say(sentence)
     except OSError as e:
-        raise unwritten(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
+        raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
     say(f"page: {folder / 'index.html'}")
     return folder / "index.html"

@@ -81,7 +81,7 @@ class Renderer:
             except (BadImage, OSError) as e:
                 return Report(item.stem, cause=_line(e))
 
-        def usable(found: Iterator[Face | Report]) -> Iterator[Face]:
+        def readable(found: Iterator[Face | Report]) -> Iterator[Face]:
             for one in found:
                 if isinstance(one, Face):
                     yield one
@@ -95,7 +95,7 @@ class Renderer:
             return Report(face.stem, len(self._ages))
 
         with ThreadPoolExecutor(self._threads) as readers, ThreadPoolExecutor(self._threads) as writers:
-            faces = usable(ahead(readers, start, items, self._config.batch_size + _AHEAD * self._threads))
+            faces = readable(ahead(readers, start, items, self._config.batch_size + _AHEAD * self._threads))
             done = rendered(self._ager, faces, self._ages, self._config, lambda _: None)
             yield from ahead(writers, finish, done, self._config.batch_size + _AHEAD * self._threads)
         yield from failed

@@ -199,10 +199,10 @@ class FaceData:
         place = np.full(len(self._cache), -1)
         place[loaded] = np.arange(len(loaded))
         pools = {s: [place[pool][place[pool] >= 0] for pool in pools] for s, pools in self._pools.items()}
-        for stream, usable in pools.items():
-            for k, pool in enumerate(usable):
+        for stream, readable in pools.items():
+            for k, pool in enumerate(readable):
                 if not len(pool):
-                    raise self._none_usable(self._pools[stream][k])
+                    raise self._none_readable(self._pools[stream][k])
         return ResidentPictures(
             pictures=pictures,
             age_years=torch.from_numpy(self._age_years[loaded]).to(device),
@@ -230,10 +230,10 @@ class FaceData:
         middle = slice(edge, edge + self._image_size)
         found = []
         for pool in self._held_out or self._pools[_SOURCE][:most]:
-            usable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)
-            found.append(list(islice(usable, None if self._held_out else per_pool)))
+            readable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)
+            found.append(list(islice(readable, None if self._held_out else per_pool)))
             if not found[-1]:
-                raise self._none_usable(pool)
+                raise self._none_readable(pool)
         if self._held_out:
             found = [[face for face in turn if face] for turn in zip_longest(*found)]
         pictures = [picture[middle, middle] for turn in found for _, picture in turn]
@@ -350,7 +350,7 @@ class FaceData:
             index = int(order[(position + ahead + k) % len(order)])
             if (picture := self._cache.get(index)) is not None:
                 return index, picture
-        raise self._none_usable(members)
+        raise self._none_readable(members)
 
     def _in_windows(self) -> dict[int, Windows]:
         """The draws of both streams, which use the same windows."""
@@ -378,12 +378,12 @@ class FaceData:
         for index in windows.candidates(n):
             if (picture := self._cache.get(index)) is not None:
                 return index, picture
-        raise self._none_usable(np.fromiter(windows.candidates(n), np.int64))
+        raise self._none_readable(np.fromiter(windows.candidates(n), np.int64))
 
     def _random(self, stream: int, purpose: int, *numbers: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, stream, purpose, *numbers])))
 
-    def _none_usable(self, pool: Pool) -> UserError:
+    def _none_readable(self, pool: Pool) -> UserError:
         path = self._cache.paths[int(pool[0])]
         cause = f"{path.name}: {self._cache.bad[path]}"
         return UserError(f"{path.parent}: none of {len(pool)} pictures can be read ({cause}); replace them")

@@ -161,8 +161,8 @@ class PictureCache:
         with ThreadPoolExecutor(min(processors(), 8), "reading") as threads, bar:
             for run in np.split(indices, breaks):
                 for piece in (run[k : k + most] for k in range(0, len(run), most)):
-                    usable, pixels = self._read(piece, threads)
-                    yield piece[usable], pixels[usable] if not usable.all() else pixels
+                    readable, pixels = self._read(piece, threads)
+                    yield piece[readable], pixels[readable] if not readable.all() else pixels
                     bar.update(len(piece))
 
     @property
@@ -235,12 +235,12 @@ class PictureCache:
             return b"".join(_mark(row.data) for row in part)
 
         found = np.frombuffer(b"".join(threads.map(read, range(0, len(indices), _CHUNK))), np.uint32)
-        usable = np.array([self.paths[i] not in self.bad for i in indices])
-        for k in np.flatnonzero(usable & (found != marks)):
+        readable = np.array([self.paths[i] not in self.bad for i in indices])
+        for k in np.flatnonzero(readable & (found != marks)):
             picture = self.get(int(indices[k]))
-            usable[k] = picture is not None
+            readable[k] = picture is not None
             pixels[k] = 0 if picture is None else picture.reshape(-1)
-        return usable, pixels.reshape(-1, self.size, self.size, 3)
+        return readable, pixels.reshape(-1, self.size, self.size, 3)
 
     def _update(self, root: Path) -> tuple[str, NDArray[np.int64]]:
         """Update the index for the files; returns its generation and the row of each picture."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cyclegan_age.ages import AgeCode, parse_group, parse_groups
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import names_all, read_labels
-from cyclegan_age.data.names import Known, form_of, known_by_name, stem_of, told
+from cyclegan_age.data.names import Known, form_of, known_by_name, labels_in_name, stem_of
 from cyclegan_age.data.shards import CACHE_GB, KnownOf, is_shards, open_shards, refuse_shards, shown
 from cyclegan_age.images import counted, list_images, unread
 
@@ -302,7 +302,7 @@ def label(name: str, years: Years) -> float:
     is within the folder's years.
     """
     stem = stem_of(Path(name))
-    if (form := form_of(stem)) and (own := told(form, stem)) and not math.isnan(own.age_years):
+    if (form := form_of(stem)) and (own := labels_in_name(form, stem)) and not math.isnan(own.age_years):
         return own.age_years
     if (m := _LEADING.match(name)) and years[0] <= int(m[1]) <= years[1]:
         return float(m[1])

@@ -16,7 +16,7 @@ from cyclegan_age.ages import parse_group
 from cyclegan_age.config import UserError
 from cyclegan_age.data.folders import FaceFolder
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import Known, form_of, stem_of, told
+from cyclegan_age.data.names import Known, form_of, labels_in_name, stem_of
 from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.images import list_images
 
@@ -88,7 +88,7 @@ def _who(path: Path, root: Path, known: Known | None) -> tuple[str, float]:
         known: its labels in `labels.csv`.
     """
     form = form_of(stem_of(path))
-    known = known or (told(form, stem_of(path)) if form else None)
+    known = known or (labels_in_name(form, stem_of(path)) if form else None)
     if known and known.person:
         return known.person, known.age_years
     folder = path.parent
@@ -139,13 +139,13 @@ def by_teacher(faces: FaceFolder, embeddings: NDArray[np.float32]) -> Labelled:
     Raises:
         UserError: hardly any face has an embedding.
     """
-    usable = np.flatnonzero(~np.isnan(embeddings[:, 0]))
-    if len(usable) < MIN_PERSONS:
+    readable = np.flatnonzero(~np.isnan(embeddings[:, 0]))
+    if len(readable) < MIN_PERSONS:
         raise UserError(
-            f"--dataroot {faces.root}: the teacher finds {len(usable)} faces; expected upright, cropped ones"
+            f"--dataroot {faces.root}: the teacher finds {len(readable)} faces; expected upright, cropped ones"
         )
-    held = usable[:: max(20, len(usable) // 500)] if len(usable) >= 40 else usable[:2]
-    learnt = np.setdiff1d(usable, held)
+    held = readable[:: max(20, len(readable) // 500)] if len(readable) >= 40 else readable[:2]
+    learnt = np.setdiff1d(readable, held)
     pools = [learnt[faces.group[learnt] == k] for k in np.unique(faces.group[learnt])]
     return Labelled(
         root=faces.root,

@@ -55,7 +55,7 @@ def form_of(stem: str) -> str:
     return next((name for name, form in FORMS.items() if form.fullmatch(stem)), "")
 
 
-def told(form: str, stem: str) -> Known | None:
+def labels_in_name(form: str, stem: str) -> Known | None:
     """The labels in a file name, without its suffix, of a set's form; None if it does not match.
 
     The age is NaN if it is invalid: below 0, or above `OLDEST`.
@@ -90,4 +90,4 @@ def known_by_name(name: str) -> Known:
 
     A sex or race of 9 is unknown.
     """
-    return told("utkface", stem_of(Path(name))) or Known()
+    return labels_in_name("utkface", stem_of(Path(name))) or Known()

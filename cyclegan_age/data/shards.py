@@ -29,7 +29,7 @@ from tqdm import tqdm
 from cyclegan_age.config import UserError
 from cyclegan_age.data.cache import PictureCache, Pictures, cache_base, cache_folder, explained, stamp
 from cyclegan_age.data.fetching import Absent, Fetched
-from cyclegan_age.data.names import OLDEST, Known, form_of, stem_of, told
+from cyclegan_age.data.names import OLDEST, Known, form_of, labels_in_name, stem_of
 from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.files import write_atomically
 from cyclegan_age.images import SUFFIXES, BadImage, Picture, open_image, to_square
@@ -283,9 +283,9 @@ class ShardPictures:
             total=len(indices), unit="img", desc="decoding", dynamic_ncols=True, disable=None if progress else True
         )
         with bar:
-            for chunk, (usable, pixels, bad) in zip(chunks, decoded, strict=True):
+            for chunk, (readable, pixels, bad) in zip(chunks, decoded, strict=True):
                 self.leave_out(bad)
-                yield usable, pixels.numpy()
+                yield readable, pixels.numpy()
                 bar.update(len(chunk))
 
     def fetch(self, parts: NDArray[np.int64], stopped: Callable[[], bool]) -> None:
@@ -367,7 +367,7 @@ def known_of(labels: Mapping[str, Any], name: str) -> Known:
     if math.isnan(age):
         stem = stem_of(Path(name))
         form = form_of(stem)
-        return (told(form, stem) if form else None) or Known()
+        return (labels_in_name(form, stem) if form else None) or Known()
     sex = _SEXES.get(str(labels.get("sex", labels.get("gender", ""))).lower().removesuffix(".0"), math.nan)
     exact = number("exact", 1) != 0
     return Known(age, sex, number("race", 4), str(labels.get("person") or ""), exact)

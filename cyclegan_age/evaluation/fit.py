@@ -13,7 +13,7 @@ from cyclegan_age.evaluation.records import Row
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import SYSTEMS, trained_estimator
 from cyclegan_age.networks.estimators import AgeCorrection, expected_age
-from cyclegan_age.networks.generators import BendingGenerator
+from cyclegan_age.networks.generators import WarpingGenerator
 from cyclegan_age.runs import Snapshot, load_snapshot, save_snapshot
 
 _STEP_YEARS = 0.5
@@ -48,7 +48,7 @@ def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path
     render = SYSTEMS[snapshot.train.model].renderer
     assert render is not None and isinstance(snapshot.net, CycleGANConfig | CycleGANHeadsConfig)
     generator = render(snapshot).generator
-    assert isinstance(generator, BendingGenerator)
+    assert isinstance(generator, WarpingGenerator)
     correction = generator.correction
     if correction is None:
         train, name = snapshot.train, (*snapshot.net.estimators, "age_loss_a")[0]
@@ -60,14 +60,14 @@ def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path
         looks = torch.cat([expected_age(correction.estimator(part)) for part in to_float(pictures).split(16)])
         vectors = code_of(snapshot.train).encode(slider.tolist())
         asked = np.stack([correction.years(looks, one.expand(len(looks), -1)).numpy() for one in vectors], axis=1)
-    ends, years = asked_by_looks(looks.numpy(), asked, read, np.array(snapshot.train.ages))
+    ends, years = calibrated_inputs(looks.numpy(), asked, read, np.array(snapshot.train.ages))
     correction.looks, correction.asked = (torch.tensor(v, dtype=torch.float32) for v in (ends, years))
     tensors = snapshot.tensors | {f"correction.{name}": v for name, v in correction.state_dict().items()}
     save_snapshot(file, snapshot.train, snapshot.net, snapshot.images_seen, tensors, snapshot.parts)
     return correction
 
 
-def asked_by_looks(looks: Array, asked: Array, read: Array, anchors: Array) -> tuple[Array, Array]:
+def calibrated_inputs(looks: Array, asked: Array, read: Array, anchors: Array) -> tuple[Array, Array]:
     """Calibrated age inputs by the apparent age of a face.
 
     At each of some input ages, a straight line is fitted to the estimated ages over the apparent ages of the sources.

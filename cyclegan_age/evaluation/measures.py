@@ -97,8 +97,8 @@ def rising(values: Array, weights: Array) -> Array:
 
 def mean(values: Array) -> float:
     """Mean of the defined values; NaN without any."""
-    told = values[np.isfinite(values)]
-    return float(told.mean()) if len(told) else float("nan")
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -248,10 +248,10 @@ def sharpness(picture: Picture) -> float:
 
 def evenness(values: Iterable[float]) -> float:
     """Smallest over largest, of values that should be equal; 0 if the smallest is not above 0; NaN below two."""
-    told = [v for v in values if np.isfinite(v)]
-    if len(told) < 2:
+    defined = [v for v in values if np.isfinite(v)]
+    if len(defined) < 2:
         return float("nan")
-    return max(0.0, min(told) / max(told)) if max(told) > 0 else 0.0
+    return max(0.0, min(defined) / max(defined)) if max(defined) > 0 else 0.0
 
 
 def chance_evenness(

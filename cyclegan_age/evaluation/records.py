@@ -36,7 +36,7 @@ from cyclegan_age.data.folders import scan
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shards import open_pictures
 from cyclegan_age.evaluation import measures
-from cyclegan_age.evaluation.judges import Judge
+from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.inference import Ager
@@ -53,7 +53,7 @@ _SEXES = ("male", "female")
 _RACES = ("White", "Black", "Asian", "Indian", "other")
 
 Record = dict[str, NDArray[np.float32]]
-Judges = Callable[[], list[Judge]]
+Evaluators = Callable[[], list[Evaluator]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +156,12 @@ class Plan:
     size: int  # side in pixels of the compared pictures
     targets: tuple[int, ...]  # ages in years, rising
     slider: tuple[int, ...]  # every fifth year, and the targets
-    judges: Judges
+    evaluators: Evaluators
     folder: Path  # of the cache
     frame: str = "utkface"  # of the pictures
 
     @classmethod
-    def of(cls, config: EvaluateConfig, judges: Judges) -> "Plan":
+    def of(cls, config: EvaluateConfig, evaluators: Evaluators) -> "Plan":
         targets = tuple(sorted(set(config.target_age)))
         slider = sorted({*range(targets[0], targets[-1] + 1, 5), *targets})
         folder = cache_folder(config.dataroot, "evaluation")
@@ -171,18 +171,18 @@ class Plan:
             size=config.image_size,
             targets=targets,
             slider=tuple(slider),
-            judges=judges,
+            evaluators=evaluators,
             folder=folder,
             frame=config.frame,
         )
 
 
-class Studio:
+class Renderer:
     """Renders faces and runs the networks on them, one at a time, in one process."""
 
-    def __init__(self, plan: Plan, judges: list[Judge] | None = None) -> None:
+    def __init__(self, plan: Plan, evaluators: list[Evaluator] | None = None) -> None:
         self.plan = plan
-        self.judges = plan.judges() if judges is None else judges
+        self.evaluators = plan.evaluators() if evaluators is None else evaluators
         self.pictures = open_pictures(plan.faces.paths, plan.faces.root, plan.size)
         self._row = REAL
         self._ager: Ager | None = None
@@ -220,9 +220,9 @@ class Studio:
             self._means[years] = np.mean(pictures, axis=0, dtype=np.float64)
         return self._means[years]
 
-    def wanted(self, i: int) -> list[Judge]:
+    def wanted(self, i: int) -> list[Evaluator]:
         """The networks that run on face i."""
-        return [judge for judge in self.judges if judge.look and _shown(judge, self.plan.faces, i)]
+        return [evaluator for evaluator in self.evaluators if evaluator.look and _shown(evaluator, self.plan.faces, i)]
 
     def complete(self, row: Row, i: int) -> Record | None:
         """The record of a face, if it is complete; empty if the picture cannot be read."""
@@ -230,7 +230,7 @@ class Studio:
         if picture is None:
             return {}
         known = _read(self._file(row, picture, i))
-        names = [judge.key for judge in self.wanted(i)]
+        names = [evaluator.key for evaluator in self.wanted(i)]
         if row != REAL:
             names += ["keeping", "hair"] if self._parser else ["keeping"]
         return known if all(name in known for name in names) else None
@@ -242,9 +242,9 @@ class Studio:
             return {}
         file = self._file(row, picture, i)
         known = _read(file)
-        missing = [judge for judge in self.wanted(i) if judge.key not in known]
+        missing = [evaluator for evaluator in self.wanted(i) if evaluator.key not in known]
         if row == REAL:
-            known |= {judge.key: _asked(judge, picture[None]) for judge in missing}
+            known |= {evaluator.key: _outputs(evaluator, picture[None]) for evaluator in missing}
         else:
             self.use(row)
             # The outputs for the input face apply to its copies.
@@ -252,9 +252,11 @@ class Studio:
             known_face = self.plan.faces.known(i)
             pictures = self.render(picture, self.plan.slider, known_face)
             decades = pictures[[self.plan.slider.index(years) for years in self.plan.targets]]
-            for judge in missing:
-                shown = pictures if judge.kind == "age" else decades
-                known[judge.key] = said[judge.key].repeat(len(shown), axis=0) if said else _asked(judge, shown)
+            for evaluator in missing:
+                shown = pictures if evaluator.kind == "age" else decades
+                known[evaluator.key] = (
+                    said[evaluator.key].repeat(len(shown), axis=0) if said else _outputs(evaluator, shown)
+                )
             if "keeping" not in known:
                 known["keeping"] = self._keeping(picture, decades, known_face)
             if self._parser and "hair" not in known:
@@ -326,18 +328,18 @@ def render(ager: Ager, picture: Picture, years: Sequence[float], known: Known) -
     return np.stack([np.asarray(fitted.unfit(one, image)) for one in aged])
 
 
-def _shown(judge: Judge, faces: Faces, i: int) -> bool:
-    return judge.share == 1 or int(faces.rank[i]) % judge.share == 0
+def _shown(evaluator: Evaluator, faces: Faces, i: int) -> bool:
+    return evaluator.share == 1 or int(faces.rank[i]) % evaluator.share == 0
 
 
-def _asked(judge: Judge, pictures: Picture) -> NDArray[np.float32]:
+def _outputs(evaluator: Evaluator, pictures: Picture) -> NDArray[np.float32]:
     """Outputs (N, width) of a network; equal pictures are evaluated once."""
-    assert judge.look
+    assert evaluator.look
     first: dict[bytes, int] = {}
     place = [first.setdefault(picture.tobytes(), len(first)) for picture in pictures]
     unique = np.stack([pictures[place.index(k)] for k in range(len(first))])
-    said = judge.look(unique)[place]
-    return said.astype(np.float16) if judge.kind == "features" else said
+    said = evaluator.look(unique)[place]
+    return said.astype(np.float16) if evaluator.kind == "features" else said
 
 
 def _read(file: Path) -> Record:
@@ -351,7 +353,7 @@ def _read(file: Path) -> Record:
 
 
 @dataclass(eq=False)
-class Bench:
+class Recorder:
     """Makes the records of whole rows, in several processes if requested.
 
     Attributes:
@@ -361,15 +363,15 @@ class Bench:
 
     plan: Plan
     workers: int
-    studio: Studio = field(init=False)
+    renderer: Renderer = field(init=False)
     _pool: ProcessPoolExecutor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.studio = Studio(self.plan)
+        self.renderer = Renderer(self.plan)
 
     def records(self, row: Row, numbers: Sequence[int]) -> dict[int, Record]:
         """Records of faces by index, without unreadable pictures."""
-        found = {i: self.studio.complete(row, i) for i in numbers}
+        found = {i: self.renderer.complete(row, i) for i in numbers}
         missing = [i for i in numbers if found[i] is None]
         if missing:
             pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
@@ -383,7 +385,7 @@ class Bench:
         if not self.workers:
             with _one_thread():
                 for i in missing:
-                    yield i, self.studio.record(row, i)
+                    yield i, self.renderer.record(row, i)
             return
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (self.plan,))
@@ -414,15 +416,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_studio: Studio | None = None  # of a process of the pool
+_renderer: Renderer | None = None  # of a process of the pool
 
 
 def _begin(plan: Plan) -> None:
-    global _studio
+    global _renderer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _studio = Studio(plan)
+    _renderer = Renderer(plan)
 
 
 def _end_with_parent() -> None:
@@ -434,5 +436,5 @@ def _end_with_parent() -> None:
 
 
 def _work(row: Row, i: int) -> Record:
-    assert _studio
-    return _studio.record(row, i)
+    assert _renderer
+    return _renderer.record(row, i)

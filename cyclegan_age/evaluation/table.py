@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from cyclegan_age.evaluation import measures
-from cyclegan_age.evaluation.judges import Judge
+from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.evaluation.measures import Array, Calibration, Regression
 from cyclegan_age.evaluation.records import REACH_YEARS, Faces, Record, keeping_names
 
@@ -80,12 +80,12 @@ def score(values: Mapping[str, float], aims: Sequence[Goal]) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Yardstick:
+class Reference:
     """Reference values of the real faces, computed once for all rows.
 
     Attributes:
         faces: the faces.
-        judges: all networks; the columns of missing ones are NaN.
+        evaluators: all networks; the columns of missing ones are NaN.
         targets: ages in years.
         slider: ages in years, rising, including the targets.
         calibration: of each age estimator by name.
@@ -95,7 +95,7 @@ class Yardstick:
     """
 
     faces: Faces
-    judges: list[Judge]
+    evaluators: list[Evaluator]
     targets: tuple[int, ...]
     slider: tuple[int, ...]
     real: dict[int, Record]
@@ -107,29 +107,29 @@ class Yardstick:
     def take(
         cls,
         faces: Faces,
-        judges: list[Judge],
+        evaluators: list[Evaluator],
         targets: tuple[int, ...],
         slider: tuple[int, ...],
         real: dict[int, Record],
-    ) -> "Yardstick":
+    ) -> "Reference":
         """Fit the calibrations and the thresholds."""
         numbers = sorted(real)
         true = np.where([i in faces.exact for i in numbers], faces.age_years[numbers].astype(np.float64), np.nan)
         calibration: dict[str, Calibration] = {}
         regression: dict[str, Regression] = {}
         least: dict[tuple[str, float], float] = {}
-        for judge in judges:
-            said = _said(judge, real, numbers, 1)[:, 0]
-            if judge.kind == "age":
-                calibration[judge.name] = Calibration.fit(true, said[:, 0])
-                regression[judge.name] = Regression.fit(true, said[:, 0])
-            elif judge.kind != "features":
-                least |= {(judge.name, far): measures.threshold(said, judge.kind, far) for far in FARS}
-        return cls(faces, judges, targets, slider, real, calibration, regression, least)
+        for evaluator in evaluators:
+            outputs = _outputs(evaluator, real, numbers, 1)[:, 0]
+            if evaluator.kind == "age":
+                calibration[evaluator.name] = Calibration.fit(true, outputs[:, 0])
+                regression[evaluator.name] = Regression.fit(true, outputs[:, 0])
+            elif evaluator.kind != "features":
+                least |= {(evaluator.name, far): measures.threshold(outputs, evaluator.kind, far) for far in FARS}
+        return cls(faces, evaluators, targets, slider, real, calibration, regression, least)
 
-    def readings(self, judge: Judge, raw: Array) -> dict[str, Array]:
+    def corrected(self, evaluator: Evaluator, raw: Array) -> dict[str, Array]:
         """An age estimator's outputs, raw and corrected in both ways, by the prefixes of the columns."""
-        name = judge.name
+        name = evaluator.name
         return {"": raw, "calibrated_": self.calibration[name](raw), "regressed_": self.regression[name](raw)}
 
     def real_faces(self) -> Values:
@@ -143,71 +143,75 @@ class Yardstick:
         numbers = [i for i in sorted(self.real) if low <= ages[i] < high and i in self.faces.exact]
         true = ages[numbers]
         out: Values = {}
-        for judge in (j for j in self.judges if j.kind == "age"):
-            said = _said(judge, self.real, numbers, 1)[:, 0, 0]
-            for name, values in self.readings(judge, said).items():
-                out[f"{judge.name}.{name}mae"] = measures.mean(np.abs(values - true))
-                out[f"{judge.name}.{name}bias"] = measures.mean(values - true)
-                out[f"{judge.name}.{name}within_5"] = _share(np.abs(values - true) <= _SETTLED_YEARS, values)
+        for evaluator in (j for j in self.evaluators if j.kind == "age"):
+            outputs = _outputs(evaluator, self.real, numbers, 1)[:, 0, 0]
+            for name, values in self.corrected(evaluator, outputs).items():
+                out[f"{evaluator.name}.{name}mae"] = measures.mean(np.abs(values - true))
+                out[f"{evaluator.name}.{name}bias"] = measures.mean(values - true)
+                out[f"{evaluator.name}.{name}within_5"] = _share(np.abs(values - true) <= _SETTLED_YEARS, values)
         out["n"] = len(numbers)
 
-        def read(judge: Judge, some: list[int]) -> Array:
-            return np.stack([ages[some], self.calibration[judge.name](_said(judge, self.real, some, 1)[:, 0, 0])], 1)
+        def estimates(evaluator: Evaluator, some: list[int]) -> Array:
+            return np.stack(
+                [ages[some], self.calibration[evaluator.name](_outputs(evaluator, self.real, some, 1)[:, 0, 0])], 1
+            )
 
         def span(true_and_read: Array) -> float:
             return measures.slope(*true_and_read.T) * (self.targets[-1] - self.targets[0])
 
-        return out | _spans_by_label(self, numbers, read, span)
+        return out | _spans_by_label(self, numbers, estimates, span)
 
 
-def _said(judge: Judge, records: Mapping[int, Record], numbers: Sequence[int], count: int) -> Array:
+def _outputs(evaluator: Evaluator, records: Mapping[int, Record], numbers: Sequence[int], count: int) -> Array:
     """A network's outputs for each face's pictures: (N, count, width), NaN where it did not run."""
-    nothing = np.full((count, judge.width), np.nan)
-    said = [(records[i].get(judge.key, nothing) if judge.look else nothing).astype(np.float64) for i in numbers]
-    return np.stack(said) if said else np.empty((0, count, judge.width))
+    nothing = np.full((count, evaluator.width), np.nan)
+    outputs = [
+        (records[i].get(evaluator.key, nothing) if evaluator.look else nothing).astype(np.float64) for i in numbers
+    ]
+    return np.stack(outputs) if outputs else np.empty((0, count, evaluator.width))
 
 
 def _share(hits: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", values: Array) -> float:
     return measures.mean(np.where(np.isfinite(values), hits.astype(np.float64), np.nan))
 
 
-def columns(yard: Yardstick, row: dict[int, Record]) -> Values:
+def columns(reference: Reference, row: dict[int, Record]) -> Values:
     """Every column of one row, named by theme or network, measure, and target age if there is one.
 
     Args:
-        yard: from the real faces.
+        reference: from the real faces.
         row: record of each aged face by index.
     """
     numbers = sorted(row)
-    own = yard.faces.age_years[numbers].astype(np.float64)
+    own = reference.faces.age_years[numbers].astype(np.float64)
     out: Values = {"faces": float(len(numbers))}
-    for judge in yard.judges:
-        if judge.kind == "age":
-            out |= _age(judge, yard, _said(judge, row, numbers, len(yard.slider))[..., 0])
-    for judge in yard.judges:
-        if judge.kind in ("cosine", "distance"):
-            out |= _identity(judge, yard, row, numbers, own)
-        elif judge.kind == "features":
-            out |= _realism(judge, yard, row, numbers, own)
-    out |= _keeping(yard, row, numbers)
-    out |= _hair(yard, row, numbers)
-    out |= _fairness(yard, row, numbers)
+    for evaluator in reference.evaluators:
+        if evaluator.kind == "age":
+            out |= _age(evaluator, reference, _outputs(evaluator, row, numbers, len(reference.slider))[..., 0])
+    for evaluator in reference.evaluators:
+        if evaluator.kind in ("cosine", "distance"):
+            out |= _identity(evaluator, reference, row, numbers, own)
+        elif evaluator.kind == "features":
+            out |= _realism(evaluator, reference, row, numbers, own)
+    out |= _keeping(reference, row, numbers)
+    out |= _hair(reference, row, numbers)
+    out |= _fairness(reference, row, numbers)
     return out
 
 
-def _age(judge: Judge, yard: Yardstick, slider: Array) -> Values:
+def _age(evaluator: Evaluator, reference: Reference, slider: Array) -> Values:
     """Age and order by one estimator, from its estimates (N, Y)."""
-    targets, name = np.array(yard.targets, np.float64), judge.name
-    at = [yard.slider.index(t) for t in yard.targets]
+    targets, name = np.array(reference.targets, np.float64), evaluator.name
+    at = [reference.slider.index(t) for t in reference.targets]
     raw = slider[:, at]  # (N, T)
     out: Values = {}
-    for kind, values in yard.readings(judge, raw).items():
+    for kind, values in reference.corrected(evaluator, raw).items():
         error = np.abs(values - targets)
-        for k, target in enumerate(yard.targets):
+        for k, target in enumerate(reference.targets):
             out[f"{name}.{kind}mean_{target}"] = measures.mean(values[:, k])
             out[f"{name}.{kind}sd_{target}"] = _sd(values[:, k])
-        for high, low in _spans(yard.targets):
-            difference = values[:, yard.targets.index(high)] - values[:, yard.targets.index(low)]
+        for high, low in _spans(reference.targets):
+            difference = values[:, reference.targets.index(high)] - values[:, reference.targets.index(low)]
             out[f"{name}.{kind}{high}_minus_{low}"] = measures.mean(difference)
         out[f"{name}.{kind}mae"] = measures.mean(error)
         out[f"{name}.{kind}within_5"] = _share(error <= _SETTLED_YEARS, values)
@@ -218,14 +222,14 @@ def _age(judge: Judge, yard: Yardstick, slider: Array) -> Values:
     return out
 
 
-def ages_read(yard: Yardstick, judge: Judge, row: Mapping[int, Record]) -> Array:
+def estimated_ages(reference: Reference, evaluator: Evaluator, row: Mapping[int, Record]) -> Array:
     """Calibrated estimates of each face, in the order of their indices, at each age of the slider: (N, Y)."""
-    return yard.calibration[judge.name](_said(judge, row, sorted(row), len(yard.slider))[..., 0])
+    return reference.calibration[evaluator.name](_outputs(evaluator, row, sorted(row), len(reference.slider))[..., 0])
 
 
 def _sd(values: Array) -> float:
-    told = values[np.isfinite(values)]
-    return float(told.std(ddof=1)) if len(told) > 1 else math.nan
+    defined = values[np.isfinite(values)]
+    return float(defined.std(ddof=1)) if len(defined) > 1 else math.nan
 
 
 def _spans(targets: Sequence[int]) -> list[tuple[int, int]]:
@@ -235,34 +239,36 @@ def _spans(targets: Sequence[int]) -> list[tuple[int, int]]:
     return [(high, low) for high in ends for low in dict.fromkeys((targets[1], targets[0])) if low < high]
 
 
-def _compared(judge: Judge, yard: Yardstick, row: Mapping[int, Record], i: int) -> bool:
-    return judge.look is not None and judge.key in row[i] and judge.key in yard.real.get(i, {})
+def _compared(evaluator: Evaluator, reference: Reference, row: Mapping[int, Record], i: int) -> bool:
+    return evaluator.look is not None and evaluator.key in row[i] and evaluator.key in reference.real.get(i, {})
 
 
-def near(judge: Judge, yard: Yardstick, row: Mapping[int, Record], numbers: Sequence[int]) -> Array:
+def near(evaluator: Evaluator, reference: Reference, row: Mapping[int, Record], numbers: Sequence[int]) -> Array:
     """Similarity of each aged face to its input (N, T) by one embedder, without the faces that it did not run on."""
-    asked = [i for i in numbers if _compared(judge, yard, row, i)]
-    before = _said(judge, yard.real, asked, 1)
-    after = _said(judge, row, asked, len(yard.targets))
-    return measures.closeness(before, after, judge.kind)
+    asked = [i for i in numbers if _compared(evaluator, reference, row, i)]
+    before = _outputs(evaluator, reference.real, asked, 1)
+    after = _outputs(evaluator, row, asked, len(reference.targets))
+    return measures.closeness(before, after, evaluator.kind)
 
 
-def _identity(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: list[int], own: Array) -> Values:
-    name = judge.name
-    asked = [k for k, i in enumerate(numbers) if _compared(judge, yard, row, i)]
-    close = near(judge, yard, row, numbers)
-    gap = np.abs(np.array(yard.targets) - own[asked, None])
-    sign = -1 if judge.kind == "distance" else 1
-    what = "distance" if judge.kind == "distance" else "similarity"
+def _identity(
+    evaluator: Evaluator, reference: Reference, row: dict[int, Record], numbers: list[int], own: Array
+) -> Values:
+    name = evaluator.name
+    asked = [k for k, i in enumerate(numbers) if _compared(evaluator, reference, row, i)]
+    close = near(evaluator, reference, row, numbers)
+    gap = np.abs(np.array(reference.targets) - own[asked, None])
+    sign = -1 if evaluator.kind == "distance" else 1
+    what = "distance" if evaluator.kind == "distance" else "similarity"
     out: Values = {f"{name}.n": float(len(asked))}
     for far in FARS:
-        least = yard.least[name, far]
+        least = reference.least[name, far]
         mark = f"far{far * 100:g}"
         same = measures.verified(close, least)
         out[f"{name}.threshold_{mark}"] = sign * least
         out[f"{name}.verified_{mark}"] = measures.mean(same)
         out[f"{name}.verified_{mark}_within_20"] = measures.mean(same[gap <= 20])
-        for k, target in enumerate(yard.targets):
+        for k, target in enumerate(reference.targets):
             out[f"{name}.verified_{mark}_{target}"] = measures.mean(same[:, k])
         for low, high in pairwise(GAPS):
             some = same[(gap >= low) & (gap < high)]
@@ -272,7 +278,7 @@ def _identity(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: li
         out[f"{name}.same_person"] = measures.mean(same)
         out[f"{name}.same_person_within_20"] = measures.mean(same[gap <= 20])
     out[f"{name}.{what}"] = sign * measures.mean(close)
-    for k, target in enumerate(yard.targets):
+    for k, target in enumerate(reference.targets):
         out[f"{name}.{what}_{target}"] = sign * measures.mean(close[:, k])
     for low, high in pairwise(GAPS):
         out[f"{name}.{what}_gap_{low}"] = sign * measures.mean(close[(gap >= low) & (gap < high)])
@@ -280,26 +286,28 @@ def _identity(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: li
     return out
 
 
-def _realism(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: list[int], own: Array) -> Values:
+def _realism(
+    evaluator: Evaluator, reference: Reference, row: dict[int, Record], numbers: list[int], own: Array
+) -> Values:
     """KID (x 1000) and FID of the faces at least 15 years away from a target, against the real faces of about that
     age."""
     out: Values = {}
-    real = [i for i in sorted(yard.real) if judge.key in yard.real[i]]
-    years = yard.faces.age_years[real]
+    real = [i for i in sorted(reference.real) if evaluator.key in reference.real[i]]
+    years = reference.faces.age_years[real]
     away = 0
-    for k, target in enumerate(yard.targets):
+    for k, target in enumerate(reference.targets):
         chosen = [i for i, age in zip(numbers, own, strict=True) if abs(age - target) >= FAR_AWAY_YEARS]
         group = [i for i, age in zip(real, years, strict=True) if -REACH_YEARS <= age - target < REACH_YEARS]
-        a = _said(judge, row, chosen, len(yard.targets))[:, k]
-        b = _said(judge, yard.real, group, 1)[:, 0]
-        enough = judge.look is not None and min(len(a), len(b)) >= FEWEST
+        a = _outputs(evaluator, row, chosen, len(reference.targets))[:, k]
+        b = _outputs(evaluator, reference.real, group, 1)[:, 0]
+        enough = evaluator.look is not None and min(len(a), len(b)) >= FEWEST
         out[f"realism.kid_{target}"] = measures.kid(a, b) * 1000 if enough else math.nan
         out[f"realism.fid_{target}"] = measures.fid(a, b) if enough else math.nan
         out[f"realism.n_{target}"] = float(len(chosen))
         out[f"realism.n_real_{target}"] = float(len(group))
         away += enough
     for what in ("kid", "fid"):
-        out[f"realism.{what}"] = measures.mean(np.array([out[f"realism.{what}_{t}"] for t in yard.targets]))
+        out[f"realism.{what}"] = measures.mean(np.array([out[f"realism.{what}_{t}"] for t in reference.targets]))
     out["realism.beats_copy"] = math.nan  # see `compare`
     return out
 
@@ -311,26 +319,28 @@ def compare(values: Values, copy: Values, targets: Sequence[int]) -> None:
     values["realism.beats_copy"] = measures.mean(better)
 
 
-def _keeping(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
-    names = keeping_names(yard.targets)
+def _keeping(reference: Reference, row: dict[int, Record], numbers: list[int]) -> Values:
+    names = keeping_names(reference.targets)
     table = np.stack([row[i]["keeping"].astype(np.float64) for i in numbers])
     by = {name: table[:, k] for k, name in enumerate(names)}
     out = {f"keeping.{name}": measures.mean(by[name]) for name in ("own_ssim", "own_l1", "cycle_ssim", "cycle_l1")}
     for what, of in (("outside_l1", "outside"), ("sharpness", "sharpness")):
-        told = np.stack([by[f"{of}_{t}"] for t in yard.targets], axis=1)
-        out[f"keeping.{what}"] = measures.mean(told) if of == "outside" else _middle(told)
-        for k, target in enumerate(yard.targets):
-            out[f"keeping.{what}_{target}"] = measures.mean(told[:, k]) if of == "outside" else _middle(told[:, k])
+        defined = np.stack([by[f"{of}_{t}"] for t in reference.targets], axis=1)
+        out[f"keeping.{what}"] = measures.mean(defined) if of == "outside" else _middle(defined)
+        for k, target in enumerate(reference.targets):
+            out[f"keeping.{what}_{target}"] = (
+                measures.mean(defined[:, k]) if of == "outside" else _middle(defined[:, k])
+            )
     return out
 
 
-def _hair(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
+def _hair(reference: Reference, row: dict[int, Record], numbers: list[int]) -> Values:
     """Lightness of hair at each target, and how often dark hair turns grey; for rows in FFHQ's frame."""
     if not all("hair" in row[i] for i in numbers):
         return {}
     share, *lightness = np.stack([row[i]["hair"].astype(np.float64) for i in numbers], axis=1)
     seen = share > HAIR_SHARE
-    by = dict(zip(yard.targets, lightness, strict=True))
+    by = dict(zip(reference.targets, lightness, strict=True))
     out = {f"hair.lightness_{target}": measures.mean(values[seen]) for target, values in by.items()}
     dark = seen & (lightness[0] < DARK_HAIR)
     out["hair.dark"] = float(dark.sum())
@@ -341,28 +351,30 @@ def _hair(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values
 
 
 def _middle(values: Array) -> float:
-    told = values[np.isfinite(values)]
-    return float(np.median(told)) if len(told) else math.nan
+    defined = values[np.isfinite(values)]
+    return float(np.median(defined)) if len(defined) else math.nan
 
 
-def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
+def _fairness(reference: Reference, row: dict[int, Record], numbers: list[int]) -> Values:
     """Span reached (each age estimator) and share verified (first available embedder) by sex and race label."""
 
-    def read(judge: Judge, some: list[int]) -> Array:
-        return yard.calibration[judge.name](_said(judge, row, some, len(yard.slider))[:, [0, -1], 0])
+    def estimates(evaluator: Evaluator, some: list[int]) -> Array:
+        return reference.calibration[evaluator.name](
+            _outputs(evaluator, row, some, len(reference.slider))[:, [0, -1], 0]
+        )
 
     def span(ends: Array) -> float:
         return measures.mean(ends[:, 1] - ends[:, 0])
 
-    embedder = next((j for j in yard.judges if j.kind in ("cosine", "distance") and j.look), None)
-    out = _spans_by_label(yard, numbers, read, span)
-    for theme, people in by_label(yard.faces, numbers).items():
+    embedder = next((j for j in reference.evaluators if j.kind in ("cosine", "distance") and j.look), None)
+    out = _spans_by_label(reference, numbers, estimates, span)
+    for theme, people in by_label(reference.faces, numbers).items():
         kept = []
         for label, some in people.items():
             same = math.nan
             if embedder and len(some) >= FEWEST:
-                close = near(embedder, yard, row, some)
-                same = measures.mean(measures.verified(close, yard.least[embedder.name, FARS[0]]))
+                close = near(embedder, reference, row, some)
+                same = measures.mean(measures.verified(close, reference.least[embedder.name, FARS[0]]))
             out[f"fairness.{theme}_{label}_verified"] = same
             kept.append(same)
         out[f"fairness.{theme}_verified_ratio"] = measures.evenness(kept)
@@ -378,9 +390,9 @@ def by_label(faces: Faces, numbers: Sequence[int]) -> dict[str, dict[str, list[i
 
 
 def _spans_by_label(
-    yard: Yardstick,
+    reference: Reference,
     numbers: Sequence[int],
-    read: Callable[[Judge, list[int]], Array],
+    estimates: Callable[[Evaluator, list[int]], Array],
     span: Callable[[Array], float],
 ) -> Values:
     """Spans in years by sex and race label for each available age estimator, and their evenness.
@@ -389,18 +401,18 @@ def _spans_by_label(
     if more real faces have it.
 
     Args:
-        yard: networks and faces.
+        reference: networks and faces.
         numbers: indices of the faces.
         read: a network's estimates for N faces, (N, D).
         span: the span in years from these.
     """
-    people, sources = by_label(yard.faces, numbers), by_label(yard.faces, yard.faces.sources)
+    people, sources = by_label(reference.faces, numbers), by_label(reference.faces, reference.faces.sources)
     out = {f"fairness.{theme}_{label}_n": float(len(some)) for theme in people for label, some in people[theme].items()}
-    for k, judge in enumerate(j for j in yard.judges if j.kind == "age" and j.look):
-        by = f"_{judge.name}" if k else ""
+    for k, evaluator in enumerate(j for j in reference.evaluators if j.kind == "age" and j.look):
+        by = f"_{evaluator.name}" if k else ""
         for theme, labels in people.items():
             enough = {
-                label: read(judge, some)
+                label: estimates(evaluator, some)
                 for label, some in labels.items()
                 if min(len(some), len(sources[theme][label])) >= FEWEST
             }
@@ -458,6 +470,6 @@ def as_csv(rows: Mapping[str, Values]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["row", *names])
     for row, values in rows.items():
-        told = [values.get(name, math.nan) for name in names]
-        writer.writerow([row, *("" if math.isnan(v) else f"{v:.6g}" for v in told)])
+        defined = [values.get(name, math.nan) for name in names]
+        writer.writerow([row, *("" if math.isnan(v) else f"{v:.6g}" for v in defined)])
     return out.getvalue()

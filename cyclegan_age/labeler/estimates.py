@@ -20,7 +20,7 @@ from cyclegan_age.data.prepare.run import webp
 from cyclegan_age.faces.alignment import crop, opencv, reframed
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.files import unwritten, write_atomically
+from cyclegan_age.files import write_atomically, write_error
 from cyclegan_age.images import BadImage, Picture, open_image, to_float, to_square
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator
@@ -155,7 +155,7 @@ def look(folder: Path, output: Path | None, frame: str, size: int, item: tuple[s
         except OSError as e:
             if e.errno == errno.ENAMETOOLONG:
                 return {"reason": "the file name is too long for its crops; rename it", "faces": []}
-            raise unwritten(f"--output {output}", e, "or choose another folder") from None
+            raise write_error(f"--output {output}", e, "or choose another folder") from None
         faces.append({"file": file, **vars(estimate(crop(picture, face.place(FRAMES["utkface"]), _SIDE)))})
     return {"reason": "" if faces else SMALL if found else NO_FACE, "faces": faces}
 

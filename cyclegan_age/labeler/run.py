@@ -16,7 +16,7 @@ from cyclegan_age.config import LabelConfig, UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.files import clear, json_lines, lock, unlock, unwritten, write_atomically
+from cyclegan_age.files import clear, json_lines, lock, unlock, write_atomically, write_error
 from cyclegan_age.images import counted, list_images
 from cyclegan_age.labeler.estimates import GROUPS, Estimate, group_of, look, misplaced, sex_missing
 from cyclegan_age.labeler.sheets import write_sheets
@@ -49,7 +49,7 @@ def label(config: LabelConfig, say: Say) -> Path:
         try:
             page = write_sheets(labels, next_folder(config.results_dir, "label"))
         except OSError as e:
-            raise unwritten(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
+            raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
     say(f"sheets: {page}")
     if labels.waiting:
         say("confirm them in the browser: the same command with --page")
@@ -76,7 +76,7 @@ def held(config: LabelConfig) -> Iterator[None]:
         file = lock(home, "is labelling it", "")
         clear(home)
     except OSError as e:
-        raise unwritten(str(home), e, "or choose another --output") from None
+        raise write_error(str(home), e, "or choose another --output") from None
     try:
         yield
     finally:
@@ -121,7 +121,7 @@ def labelled(config: LabelConfig, say: Say) -> Labels:
     try:
         labels.write()
     except OSError as e:
-        raise unwritten(str(home / NAME), e, "or choose another --output") from None
+        raise write_error(str(home / NAME), e, "or choose another --output") from None
     if missing:
         say(f"sex: not estimated: {missing}")
     states = Counter(face.state for face in labels.faces.values())
@@ -178,7 +178,7 @@ def _looked_at(config: LabelConfig, home: Path, names: list[str], *, again: bool
                 log.flush()
                 bar.update()
     except OSError as e:
-        raise unwritten(str(home), e, "or choose another --output") from None
+        raise write_error(str(home), e, "or choose another --output") from None
     return {name: done[name] for name in names}
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
-from cyclegan_age.networks.blocks import InstanceNorm, doubled
-from cyclegan_age.networks.generators import BendingGenerator, bent
+from cyclegan_age.networks.blocks import InstanceNorm, upsample
+from cyclegan_age.networks.generators import WarpingGenerator, warp
 
 _EMBEDDING = 64  # dimensions of the age embedding
 
@@ -76,11 +76,11 @@ class _Decode(nn.Module):
         self.norm = AdaIN(channels=channels_out)
 
     def forward(self, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.conv(doubled(x)) + skip, embedding, slope=0.0)
+        out: Tensor = self.norm(self.conv(upsample(x)) + skip, embedding, slope=0.0)
         return out
 
 
-class AdaINGenerator(BendingGenerator):
+class AdaINGenerator(WarpingGenerator):
     """Picture and age vector -> picture: out = warp(x, flow) + 2 sigmoid(mask) tanh(residual), clipped to [-1, 1].
 
     Children in execution order: `embed` (age vector -> embedding), `stem` (7x7), `down1`, `down2`, `middle.0` ..
@@ -143,7 +143,7 @@ class AdaINGenerator(BendingGenerator):
         for block in self.blocks:
             h = block(h, e)
         h = self.up3(h, h2, e)
-        warped = bent(x, self.shift(self.bend(h))) if self.deform else x
+        warped = warp(x, self.shift(self.bend(h))) if self.deform else x
         h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)
         residual = _residual(self.head(h))
         if self.detail:

@@ -37,7 +37,7 @@ class InstanceNorm(nn.Module):
 
             fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, slope, affine)
             return fused
-        if compiled_to_learn():
+        if traced_for_training():
             variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
             out = (x.float() - mean) * torch.rsqrt(variance + self.eps)
         else:
@@ -80,7 +80,7 @@ def leaky(x: Tensor, slope: float) -> Tensor:
         return x
     if slope == 0:
         return F.relu(x)
-    if not compiled_to_learn():
+    if not traced_for_training():
         return F.leaky_relu(x, slope)
     # Equivalent, but the gradient stores no boolean mask: compiled code writes masks one by one.
     return x * ((1 + slope) / 2 + (1 - slope) / 2 * x.detach().sign())
@@ -101,7 +101,7 @@ def affine(network: nn.Module) -> Affine:
     return dict(zip(norms, zip(scales.split(sizes), biases.split(sizes), strict=True), strict=True))
 
 
-def convolved(
+def conv_norm(
     x: Tensor,
     conv: nn.Conv2d,
     norm: nn.Module | None = None,
@@ -152,7 +152,7 @@ def biased(
     return out
 
 
-def fused(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+def fold_norm(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     """A convolution with a batch norm in eval mode folded into it, and the identity that replaces the batch norm."""
     assert isinstance(conv, nn.Conv2d)
     if not isinstance(norm, nn.BatchNorm2d):
@@ -160,7 +160,7 @@ def fused(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def widened(conv: nn.Module, more_in: int, more_out: int) -> nn.Conv2d:
+def pad_channels(conv: nn.Module, more_in: int, more_out: int) -> nn.Conv2d:
     """A convolution with additional input channels, which it ignores, and output channels, which are 0."""
     assert isinstance(conv, nn.Conv2d)
     wide = deepcopy(conv)
@@ -171,7 +171,7 @@ def widened(conv: nn.Module, more_in: int, more_out: int) -> nn.Conv2d:
     return wide
 
 
-def halve(network: nn.Module) -> None:
+def to_bf16(network: nn.Module) -> None:
     """Convert the weights of a frozen network's convolutions and matrices to bf16, as autocast would."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -205,12 +205,12 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.reflect:
-            x = reflected(x, self.reflect)
+            x = reflection_pad(x, self.reflect)
         out: Tensor = self.conv(x)
         return out
 
 
-def reflected(x: Tensor, pad: int) -> Tensor:
+def reflection_pad(x: Tensor, pad: int) -> Tensor:
     """Reflection padding: (N, C, H, W) -> (N, C, H + 2 pad, W + 2 pad)."""
     if on_kernels(x):
         from cyclegan_age.networks.kernels import ReflectionPadFunction  # needs Triton
@@ -248,7 +248,7 @@ class UpConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(doubled(x) if self.resize else x)
+        out: Tensor = self.conv(upsample(x) if self.resize else x)
         return out
 
     def before_norm(self, x: Tensor) -> Tensor:
@@ -257,12 +257,12 @@ class UpConv(nn.Module):
             out: Tensor = self(x)
             return out
         if self.resize:
-            return F.conv_transpose2d(x, doubling(self.conv.weight), stride=2, padding=1)
+            return F.conv_transpose2d(x, upsample_weight(self.conv.weight), stride=2, padding=1)
         return F.conv_transpose2d(x, self.conv.weight, stride=2, padding=1, output_padding=1)
 
 
-def doubling(weight: Tensor) -> Tensor:
-    """Weight of a transposed convolution of stride 2 that equals `doubled` and a 3x3 one: (O, C, 3, 3) -> (C, O, 4, 4).
+def upsample_weight(weight: Tensor) -> Tensor:
+    """Weight of a transposed convolution of stride 2 equal to `upsample` and a 3x3 one: (O, C, 3, 3) -> (C, O, 4, 4).
 
     Each pixel takes 4 multiplications instead of 9.
     """
@@ -271,9 +271,9 @@ def doubling(weight: Tensor) -> Tensor:
     return (rows[..., 1:] + rows[..., :-1]).flip(2, 3).transpose(0, 1)
 
 
-def doubled(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     """Nearest-neighbour upsampling by 2: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
-    if not compiled_to_learn():
+    if not traced_for_training():
         if x.is_cuda:
             with torch.autocast("cuda", enabled=False):  # which would cast it to fp32
                 return F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -284,7 +284,7 @@ def doubled(x: Tensor) -> Tensor:
     return spread.reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
-def compiled_to_learn() -> bool:
+def traced_for_training() -> bool:
     """Whether `torch.compile` traces this with gradients; false during an export."""
     return torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled()
 
@@ -298,7 +298,7 @@ def init_weights(network: nn.Module, std: float = 0.02) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def seen(x: Tensor, window: Sequence[float], size: int) -> Tensor:
+def crop_input(x: Tensor, window: Sequence[float], size: int) -> Tensor:
     """Input of a network for square pictures: a crop of x (N, C, S, S), resized to (N, C, size, size).
 
     Args:

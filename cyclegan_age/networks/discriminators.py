@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, convolved, halve, init_weights, on_kernels
+from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, conv_norm, init_weights, on_kernels, to_bf16
 from cyclegan_age.networks.estimators import AgeEstimator
 
 
@@ -48,9 +48,9 @@ class PatchDiscriminator(nn.Module):
             ]
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Conv2d(8 * ndf, heads + (heads > 1), 4, padding=1)
-        self.start()
+        self.reset_parameters()
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         """Initialise the weights, or reset them."""
         init_weights(self)
         nn.init.zeros_(self.head.weight)  # a random head adds noise for hundreds of steps
@@ -60,7 +60,7 @@ class PatchDiscriminator(nn.Module):
             return shared(self.head(self.trunk(x)).float())
         first, _, *layers = self.trunk
         assert isinstance(first, nn.Conv2d)
-        h = convolved(x, first, slope=LeakyReLU.slope)
+        h = conv_norm(x, first, slope=LeakyReLU.slope)
         for conv, norm in zip(layers[::3], layers[1::3], strict=True):
             h = norm(conv(h), slope=LeakyReLU.slope)
         return shared(self.head(h).float())
@@ -87,7 +87,7 @@ def _scores(head: nn.Module, h: Tensor) -> Tensor:
     assert isinstance(head, nn.Sequential)
     first, _, last = head
     assert isinstance(first, nn.Conv2d)
-    return shared(last(convolved(h, first, slope=LeakyReLU.slope)).float())
+    return shared(last(conv_norm(h, first, slope=LeakyReLU.slope)).float())
 
 
 class FeatureCritic(nn.Module):
@@ -137,12 +137,12 @@ class AgeCritic(nn.Module):
         self._halves: list[AgeEstimator] = []  # the GPU's form of the features; not part of the state
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
-    def learn(self, on: bool) -> None:
+    def set_trainable(self, on: bool) -> None:
         """Enable or disable gradients of the estimator and the heads."""
         self.estimator.requires_grad_(on)
         self.heads.requires_grad_(on)
 
-    def forward(self, x: Tensor, x_seen: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, x_augmented: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures, and augmented pictures for the estimator, both (N, 3, H, W) in [-1, 1] -> scores and logits.
 
         The scores (N, heads, M), one for each of M feature maps, are unbounded; the logits (N, 101) are over years.
@@ -152,14 +152,14 @@ class AgeCritic(nn.Module):
                 self._halves.append(deepcopy(self.features))
                 self._halves[0].fuse()
                 self._halves[0].widen()
-                halve(self._halves[0].to(memory_format=torch.channels_last))
+                to_bf16(self._halves[0].to(memory_format=torch.channels_last))
             maps = self._halves[0].maps(x)
         else:
             maps = self.features.maps(x)
         scores = []
         for head, h in zip(self.heads, maps, strict=True):
             scores.append(_scores(head, h).mean(dim=(2, 3)))
-        return torch.stack(scores, dim=2), self.estimator(x_seen)
+        return torch.stack(scores, dim=2), self.estimator(x_augmented)
 
 
 def _forget(critic: nn.Module, _: object) -> None:

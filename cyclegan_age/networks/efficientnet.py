@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.config import UserError
-from cyclegan_age.networks.blocks import fused, halve
+from cyclegan_age.networks.blocks import fold_norm, to_bf16
 
 # For each stage: kernel, stride, expansion, channels.
 _STAGES = ((3, 1, 1, 16), (3, 2, 6, 24), (5, 2, 6, 40), (3, 2, 6, 80), (5, 1, 6, 112), (5, 2, 6, 192), (3, 1, 6, 320))
@@ -174,14 +174,14 @@ class EfficientNetLite(nn.Module):
         for module in self.modules():
             if isinstance(module, _Conv) and module is not self.stem:
                 module.freeze()
-        halve(self.stem)
+        to_bf16(self.stem)
         self.frozen = True
 
     def fuse(self) -> None:
         """Fold each batch norm into its convolution, irreversibly: the same output in eval mode, in less time."""
         for module in list(self.modules()):
             if isinstance(module, _Conv) and isinstance(module.norm, nn.BatchNorm2d):
-                module.conv, module.norm = fused(module.conv, module.norm)
+                module.conv, module.norm = fold_norm(module.conv, module.norm)
 
 
 class LiteFeatures(nn.Module):

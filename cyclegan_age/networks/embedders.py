@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import convolved, fused, halve, seen
+from cyclegan_age.networks.blocks import conv_norm, crop_input, fold_norm, to_bf16
 
 
 class _Block(nn.Module):
@@ -28,14 +28,14 @@ class _Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.slope(convolved(self.norm(x), self.conv1, self.norm1))
+        h = self.slope(conv_norm(self.norm(x), self.conv1, self.norm1))
         # The 1x1 convolution has no stride: its backward pass in oneDNN corrupts memory on CPUs without AVX-512.
         seen = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
         if isinstance(self.short, nn.Sequential):
             conv, norm = self.short
             assert isinstance(conv, nn.Conv2d)
-            seen = convolved(seen, conv, norm)
-        return convolved(h, self.conv2, self.norm2, residual=seen)
+            seen = conv_norm(seen, conv, norm)
+        return conv_norm(h, self.conv2, self.norm2, residual=seen)
 
 
 class FaceEmbedder(nn.Module):
@@ -73,20 +73,20 @@ class FaceEmbedder(nn.Module):
         self.head = nn.Linear(channels, dimensions)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = seen(x, self.window, self.input_size)
+        x = crop_input(x, self.window, self.input_size)
         conv, norm, slope = self.stem
         assert isinstance(conv, nn.Conv2d)
-        h = self.stages(slope(convolved(x, conv, norm)))  # (N, channels, side, side)
+        h = self.stages(slope(conv_norm(x, conv, norm)))  # (N, channels, side, side)
         h = self.norm((h * self.place).sum(dim=(2, 3)))
         return F.normalize(self.head(h).float(), dim=1)
 
     def freeze(self) -> None:
         """Irreversible: no gradients of its weights, and only bf16 by autocast; the same output in less time."""
-        self.stem[0], self.stem[1] = fused(self.stem[0], self.stem[1])
+        self.stem[0], self.stem[1] = fold_norm(self.stem[0], self.stem[1])
         for block in self.stages:
             assert isinstance(block, _Block)
-            block.conv1, block.norm1 = fused(block.conv1, block.norm1)
-            block.conv2, block.norm2 = fused(block.conv2, block.norm2)
+            block.conv1, block.norm1 = fold_norm(block.conv1, block.norm1)
+            block.conv2, block.norm2 = fold_norm(block.conv2, block.norm2)
             if isinstance(block.short, nn.Sequential):
-                block.short[0], block.short[1] = fused(block.short[0], block.short[1])
-        halve(self)
+                block.short[0], block.short[1] = fold_norm(block.short[0], block.short[1])
+        to_bf16(self)

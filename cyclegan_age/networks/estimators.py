@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import between
-from cyclegan_age.networks.blocks import Affine, MeanPool, affine, convolved, fused, on_kernels, seen, widened
+from cyclegan_age.networks.blocks import (
+    Affine,
+    MeanPool,
+    affine,
+    conv_norm,
+    crop_input,
+    fold_norm,
+    on_kernels,
+    pad_channels,
+)
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 
 MAX_AGE_YEARS = 100
@@ -36,19 +45,19 @@ class _Block(nn.Module):
             )
 
     def forward(self, x: Tensor, norms: Affine | None = None) -> Tensor:
-        h = convolved(x, self.conv1, self.norm1, slope=0.0, norms=norms)
+        h = conv_norm(x, self.conv1, self.norm1, slope=0.0, norms=norms)
         if isinstance(self.short, nn.Sequential):
             reduce, conv, norm = self.short
             assert isinstance(conv, nn.Conv2d)
-            x = convolved(reduce(x), conv, norm, norms=norms)
-        return convolved(h, self.conv2, self.norm2, slope=0.0, residual=x, norms=norms)
+            x = conv_norm(reduce(x), conv, norm, norms=norms)
+        return conv_norm(h, self.conv2, self.norm2, slope=0.0, residual=x, norms=norms)
 
     def fuse(self) -> None:
         """Fold each batch norm into its convolution, irreversibly: the same output in eval mode, in less time."""
-        self.conv1, self.norm1 = fused(self.conv1, self.norm1)
-        self.conv2, self.norm2 = fused(self.conv2, self.norm2)
+        self.conv1, self.norm1 = fold_norm(self.conv1, self.norm1)
+        self.conv2, self.norm2 = fold_norm(self.conv2, self.norm2)
         if isinstance(self.short, nn.Sequential):
-            self.short[1], self.short[2] = fused(self.short[1], self.short[2])
+            self.short[1], self.short[2] = fold_norm(self.short[1], self.short[2])
 
 
 class AgeEstimator(nn.Module, ABC):
@@ -57,7 +66,7 @@ class AgeEstimator(nn.Module, ABC):
     Attributes:
         input_size: side in pixels that faces are resized to first.
         window: crop of the pictures that it uses, left, top and side as shares of theirs; empty for everything.
-        map_channels: channels of the feature maps of `judge`.
+        map_channels: channels of the feature maps of `logits_and_maps`.
         dropout: on the pooled features, while training.
         head: from them to the logits.
     """
@@ -84,18 +93,18 @@ class AgeEstimator(nn.Module, ABC):
     def first_half(self) -> nn.Module:
         """The layers up to half of the depth: pictures of `input_size` -> a feature map (N, C, h, w)."""
 
-    def judge(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def logits_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (N, 101), and the feature maps (N, C, h, w)."""
-        h, maps = self.features(seen(x, self.window, self.input_size))
+        h, maps = self.features(crop_input(x, self.window, self.input_size))
         logits: Tensor = self.head(self.dropout(h.mean(dim=(2, 3))))
         return logits, maps
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Only the feature maps."""
-        return self.features(seen(x, self.window, self.input_size))[1]
+        return self.features(crop_input(x, self.window, self.input_size))[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.judge(x)[0]
+        return self.logits_and_maps(x)[0]
 
 
 class LiteAgeEstimator(AgeEstimator):
@@ -160,7 +169,7 @@ class ResnetAgeEstimator(AgeEstimator):
         conv, norm, _ = self.stem
         assert isinstance(conv, nn.Conv2d)
         norms = affine(self) if on_kernels(x) else None
-        h, maps = convolved(x, conv, norm, slope=0.0, norms=norms), []
+        h, maps = conv_norm(x, conv, norm, slope=0.0, norms=norms), []
         for i, block in enumerate(self.stages):
             h = block(h, norms)
             if i in self.ends:
@@ -168,7 +177,7 @@ class ResnetAgeEstimator(AgeEstimator):
         return h, maps
 
     def fuse(self) -> None:
-        self.stem[0], self.stem[1] = fused(self.stem[0], self.stem[1])
+        self.stem[0], self.stem[1] = fold_norm(self.stem[0], self.stem[1])
         for block in self.stages:
             assert isinstance(block, _Block)
             block.fuse()
@@ -180,14 +189,14 @@ class ResnetAgeEstimator(AgeEstimator):
         more = -conv.out_channels % 8
         if not more or all(isinstance(block.short, nn.Identity) for block in self.stages):
             return
-        self.stem[0] = widened(conv, 0, more)
+        self.stem[0] = pad_channels(conv, 0, more)
         for block in self.stages[: end + 1]:
             assert isinstance(block, _Block)
             if isinstance(block.short, nn.Sequential):  # the first block of the next stage
-                block.conv1 = widened(block.conv1, more, 0)
-                block.short[1] = widened(block.short[1], more, 0)
+                block.conv1 = pad_channels(block.conv1, more, 0)
+                block.short[1] = pad_channels(block.short[1], more, 0)
                 break
-            block.conv1, block.conv2 = (widened(conv, more, more) for conv in (block.conv1, block.conv2))
+            block.conv1, block.conv2 = (pad_channels(conv, more, more) for conv in (block.conv1, block.conv2))
 
     def first_half(self) -> nn.Module:
         return nn.Sequential(self.stem, *self.stages[: len(self.stages) // 2])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
 from cyclegan_age.config import GeneratorConfig, UserError
-from cyclegan_age.networks.blocks import Conv, InstanceNorm, UpConv, biased, init_weights, on_kernels, reflected
+from cyclegan_age.networks.blocks import Conv, InstanceNorm, UpConv, biased, init_weights, on_kernels, reflection_pad
 from cyclegan_age.networks.estimators import AgeCorrection
 
 
@@ -58,7 +58,7 @@ class _Encode(nn.Module):
             if self.conv.reflect:
                 biases, first, last = biases[:, pad : pad + 1, pad : pad + 1], 0, 0
         if self.conv.reflect:
-            h = reflected(h, pad)
+            h = reflection_pad(h, pad)
         h = F.conv2d(h, weight, None, conv.stride, 0 if self.conv.reflect else pad)
         return biased(h, biases, slope=0.0, first=first, last=last)
 
@@ -92,7 +92,7 @@ class _Decode(nn.Module):
         return out
 
 
-class BendingGenerator(nn.Module):
+class WarpingGenerator(nn.Module):
     """A generator that warps the picture by a smooth flow and then changes its colours.
 
     Attributes:
@@ -112,12 +112,12 @@ class BendingGenerator(nn.Module):
         """Output of the child `bend` -> flow (N, 2, h, w): displacements of the sampling points (right, down), shares
         of the side.
 
-        `bent` smooths the flow and warps the picture by it.
+        `warp` smooths the flow and warps the picture by it.
         """
         raise NotImplementedError
 
 
-class ResnetGenerator(BendingGenerator):
+class ResnetGenerator(WarpingGenerator):
     """Picture and age vector -> picture.
 
     Children in execution order: `stem` (7x7), `down1`, `down2`, `join` (with ages only: concatenates the planes with
@@ -222,7 +222,7 @@ class ResnetGenerator(BendingGenerator):
             h = self.join(h, age)
         h = self.blocks(h)
         if self.deform:
-            x = bent(x, self.shift(self.bend(h)))
+            x = warp(x, self.shift(self.bend(h)))
         h = self.up2(self.up1(h))
         if not self.residual:
             return torch.tanh(self.head(h).float())
@@ -272,13 +272,13 @@ def scaled(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=list(size), mode="bilinear", antialias=x.shape[2] > size[0])
 
 
-def bent(x: Tensor, shift: Tensor) -> Tensor:
+def warp(x: Tensor, shift: Tensor) -> Tensor:
     """Warp x (N, 3, H, W) by a coarse flow (N, 2, h, w) of displacements (right, down) of the sampling points.
 
     Displacements are shares of the side. The flow is smoothed over 5x5 cells and interpolated; beyond its edge the
     picture is repeated.
     """
-    field = F.interpolate(smoothed(shift), size=x.shape[2:], mode="bilinear", align_corners=False)
+    field = F.interpolate(smooth_flow(shift), size=x.shape[2:], mode="bilinear", align_corners=False)
     rows = torch.linspace(-1 + 1 / x.shape[2], 1 - 1 / x.shape[2], x.shape[2], device=x.device)
     columns = torch.linspace(-1 + 1 / x.shape[3], 1 - 1 / x.shape[3], x.shape[3], device=x.device)
     places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)  # (H, W, 2)
@@ -286,7 +286,7 @@ def bent(x: Tensor, shift: Tensor) -> Tensor:
     return F.grid_sample(x.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def smoothed(shift: Tensor) -> Tensor:
+def smooth_flow(shift: Tensor) -> Tensor:
     """A flow (N, 2, h, w) averaged over 5x5 cells; beyond the edge it is 0."""
     # Two separable passes: otherwise compiled code averages 25 cells for each of the many pixels. Padded separately: a
     # padding pool of PyTorch 2.11 has a wrong gradient on CUDA (github.com/pytorch/pytorch/issues/188344).

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import doubled
+from cyclegan_age.networks.blocks import upsample
 from cyclegan_age.networks.latent import joint_label
 
 _START = 4  # side in pixels of the first map
@@ -48,9 +48,9 @@ class _Block(nn.Module):
             self.short = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        h = self.conv1(doubled(self.norm1(x, vector)))
+        h = self.conv1(upsample(self.norm1(x, vector)))
         h = self.conv2(self.norm2(h, vector))
-        out: Tensor = h + doubled(self.short(x))
+        out: Tensor = h + upsample(self.short(x))
         return out
 
 
@@ -148,7 +148,7 @@ class ProjectionDiscriminator(nn.Module):
         self.head = SpectralConv(channels[-1], 1, 1)
         self.embed = nn.Linear(labels, channels[-1], bias=False) if labels else None
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         """Reset all weights to random values."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

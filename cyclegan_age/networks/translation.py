@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import Conv, InstanceNorm, init_weights, leaky, reflected
+from cyclegan_age.networks.blocks import Conv, InstanceNorm, init_weights, leaky, reflection_pad
 
 _DROPOUT = 0.5
 
@@ -45,7 +45,7 @@ class Halve(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, 3, 3)
-        return F.conv2d(reflected(x, 1), kernel, stride=2, groups=channels)
+        return F.conv2d(reflection_pad(x, 1), kernel, stride=2, groups=channels)
 
 
 class Double(nn.Module):

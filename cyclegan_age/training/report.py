@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cyclegan_age.devices import exact
+from cyclegan_age.devices import widest_float
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Counts:
         )
         self._sums: dict[frozenset[str], _Sums] = {}
 
-    def add(self, resting: frozenset[str], phases: Mapping[str, str], values: Tensor, bad: Tensor) -> None:
+    def add(self, paused: frozenset[str], phases: Mapping[str, str], values: Tensor, bad: Tensor) -> None:
         """Count a step.
 
         Args:
@@ -62,16 +62,16 @@ class Counts:
             values: (terms,) float32, the loss terms.
             bad: () bool, whether the step was not finite.
         """
-        if resting not in self._sums:
-            self._sums[resting] = _Sums(phases, self._device)
-        self._sums[resting].add(values, bad)
+        if paused not in self._sums:
+            self._sums[paused] = _Sums(phases, self._device)
+        self._sums[paused].add(values, bad)
         self.skipped += bad
         self.bad_steps.copy_((self.bad_steps + 1) * bad)
         torch.maximum(self.longest, self.bad_steps, out=self.longest)
 
     def read(self) -> Report:
         """Statistics since the last call; waits for the device."""
-        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).to(exact(self._device))
+        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).to(widest_float(self._device))
         all_sums = list(self._sums.values())
         flat = torch.cat([counts, *(sums.values.to(counts.dtype) for sums in all_sums)]).tolist()
         totals: dict[str, tuple[float, float]] = {}

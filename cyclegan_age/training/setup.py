@@ -15,7 +15,7 @@ from cyclegan_age.devices import best_device, runtime_of
 from cyclegan_age.files import check_room, writing
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.monitor import start, trackers
-from cyclegan_age.runs import forget_run, open_run, settings, trim_metrics
+from cyclegan_age.runs import open_run, remove_new_run, settings, trim_metrics
 from cyclegan_age.training.checkpoints import room_needed
 from cyclegan_age.training.initial import load_initial_weights
 from cyclegan_age.training.schedule import Schedule
@@ -48,7 +48,7 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
                 training.seen_before = load_initial_weights(config, training.step)
             except UserError:
                 if training.is_main:
-                    forget_run(training.run)
+                    remove_new_run(training.run)
                 raise
     held.enter_context(writing(training.run, room_needed(training), kept="; the last checkpoint is kept"))
     if training.is_main:
@@ -124,7 +124,7 @@ def _or_forget(run: Path, do: Callable[[], None]) -> None:
     try:
         do()
     except UserError:
-        forget_run(run)
+        remove_new_run(run)
         raise
 
 

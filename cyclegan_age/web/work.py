@@ -24,7 +24,7 @@ from cyclegan_age.images import BadImage, reads_heif
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.photos import preview, warnings_of
 from cyclegan_age.provenance import Mark, marked
-from cyclegan_age.runs import find_weights, known_as
+from cyclegan_age.runs import find_weights, weights_name
 from cyclegan_age.web.limits import Refused
 
 FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
@@ -63,7 +63,7 @@ def load(config: DemoConfig) -> dict[str, Ager]:
             ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
-        name = clean_name(known_as(Path(one))) or "cyclegan"
+        name = clean_name(weights_name(Path(one))) or "cyclegan"
         number, plain = 2, name
         while name in agers:
             name, number = f"{plain}-{number}", number + 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cyclegan_age.config import UserError, needs
-from cyclegan_age.data.names import taken_at, told
+from cyclegan_age.data.names import labels_in_name, taken_at
 from cyclegan_age.data.prepare.rows import (
     FOREIGN,
     MISSING,
@@ -21,8 +21,8 @@ from cyclegan_age.data.prepare.rows import (
     Index,
     Row,
     below,
+    checked,
     code,
-    judged,
     once,
 )
 from cyclegan_age.images import list_images
@@ -88,10 +88,10 @@ def read_imdb_wiki(source: Path) -> list[Row]:
         for name, dob, taken, gender, score, second in zip(names, *map(_numbers, columns), strict=True):
             found = pictures.find(name)
             year, month = born(dob)
-            usable = year > 0 and not math.isnan(taken)
+            valid = year > 0 and not math.isnan(taken)
             row = Row(
                 found or file.parent / name,
-                age=float(taken_at(year, month, int(taken))) if usable else math.nan,
+                age=float(taken_at(year, month, int(taken))) if valid else math.nan,
                 sex=9 if math.isnan(gender) else 1 - int(gender),  # 0 is female here
                 person=_person(Path(name).stem),
             )
@@ -104,12 +104,12 @@ def read_imdb_wiki(source: Path) -> list[Row]:
                 row = replace(row, reason=TWO_FACES)
             elif row.age > 100:
                 row = replace(row, reason=WRONG_AGE)
-            rows.append(judged(row, youngest=1))
+            rows.append(checked(row, youngest=1))
     tabled = bool(rows)
     for path in list_images(source):
         if path in seen:
             continue
-        known = told("imdb_wiki", path.stem)
+        known = labels_in_name("imdb_wiki", path.stem)
         if tabled or known is None:
             rows.append(Row(path, reason=UNLISTED if tabled else FOREIGN))
         else:
@@ -120,7 +120,7 @@ def read_imdb_wiki(source: Path) -> list[Row]:
 
 
 def _person(stem: str) -> str:
-    known = told("imdb_wiki", stem)
+    known = labels_in_name("imdb_wiki", stem)
     return known.person if known else ""
 
 
@@ -136,7 +136,7 @@ def read_cacd(source: Path) -> list[Row]:
         ages |= dict(zip(map(_text, fields["name"]), _numbers(fields["age"]), strict=True))
     rows = []
     for row in once(list_images(source), lambda file: file.name.lower(), lambda file: 0):
-        known = told("cacd", row.file.stem)
+        known = labels_in_name("cacd", row.file.stem)
         if row.reason:
             pass
         elif known is None:
@@ -145,7 +145,7 @@ def read_cacd(source: Path) -> list[Row]:
         else:
             age = ages.get(row.file.name, known.age_years)
             row = replace(row, age=age, sex=code(known.sex), person=known.person)
-            row = replace(row, reason=WRONG_AGE) if math.isnan(age) else judged(row, youngest=1)
+            row = replace(row, reason=WRONG_AGE) if math.isnan(age) else checked(row, youngest=1)
         rows.append(row)
     there = {row.file.name for row in rows}
     rows += [Row(source / name, reason=MISSING) for name in ages if name not in there]

@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.names import stem_of, told
+from cyclegan_age.data.names import labels_in_name, stem_of
 from cyclegan_age.data.prepare.rows import (
     FOREIGN,
     WRONG_AGE,
     Row,
     below,
+    checked,
     code,
-    judged,
     once,
     race_of,
     sex_of,
@@ -30,11 +30,11 @@ def _named(form: str, row: Row, youngest: float = 0) -> Row:
     """A row with the labels in its file name, for a given form."""
     if row.reason:
         return row
-    known = told(form, stem_of(row.file))
+    known = labels_in_name(form, stem_of(row.file))
     if known is None:
         return replace(row, reason=FOREIGN)
     row = replace(row, age=known.age_years, sex=code(known.sex), race=code(known.race), person=known.person)
-    return replace(row, reason=WRONG_AGE) if row.age != row.age else judged(row, youngest)
+    return replace(row, reason=WRONG_AGE) if row.age != row.age else checked(row, youngest)
 
 
 def _all(source: Path, last: Callable[[Path], int] = lambda file: 0) -> list[Row]:
@@ -46,7 +46,7 @@ def read_utkface(source: Path) -> list[Row]:
     rows = []
     for row in _all(source, lambda file: ".chip." not in file.name.lower()):
         short = _NO_RACE.fullmatch(stem_of(row.file)) if not row.reason else None
-        known = judged(replace(row, age=float(short[1]), sex=int(short[2]))) if short else _named("utkface", row)
+        known = checked(replace(row, age=float(short[1]), sex=int(short[2]))) if short else _named("utkface", row)
         rows.append(known)
     return rows
 
@@ -136,5 +136,5 @@ def read_pattern(source: Path, pattern: str) -> list[Row]:
             person=parts.get("person") or "",
             split=split_of(parts.get("split") or ""),
         )
-        rows.append(judged(row))
+        rows.append(checked(row))
     return rows

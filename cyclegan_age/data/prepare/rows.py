@@ -67,7 +67,7 @@ class Row:
     reason: str = ""
 
 
-def judged(row: Row, youngest: float = 0) -> Row:
+def checked(row: Row, youngest: float = 0) -> Row:
     """The row, with a reason for exclusion if its age is invalid."""
     if row.reason:
         return row

@@ -32,7 +32,7 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.faces.alignment import Place, crop, opencv
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.files import json_lines, unwritten
+from cyclegan_age.files import json_lines, write_error
 from cyclegan_age.images import BadImage, Picture, counted, open_image
 
 JOURNAL = ".prepare.jsonl"  # the settings, then a line for each finished picture
@@ -94,7 +94,7 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
     try:
         copies = _copies(labels, [made[item.file]["hash"] for item in kept], config.output)
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or choose another folder") from None
+        raise write_error(f"--output {config.output}", e, "or choose another folder") from None
     for sentence in copies:
         say(sentence)
     lost = [(row.file, row.reason) for row in rows if row.reason]
@@ -115,10 +115,10 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         _write(config.output / "README.md", card.encode(errors="replace"))
         _write(config.output / "index.html", as_page(card, lines).encode(errors="replace"))
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or choose another folder") from None
+        raise write_error(f"--output {config.output}", e, "or choose another folder") from None
     splits = Counter(item.row.split for item in kept)
-    told = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
-    say(f"{config.output}: {counted(len(kept))}: {told}; {len(lost):,} left out, listed in left_out.csv")
+    counts = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
+    say(f"{config.output}: {counted(len(kept))}: {counts}; {len(lost):,} left out, listed in left_out.csv")
     return config.output
 
 
@@ -133,20 +133,20 @@ def read_rows(config: PrepareConfig) -> list[Row]:
 
 def plan(rows: Sequence[Row], config: PrepareConfig) -> list[Item]:
     """The valid rows with their splits and output file names, sorted by these."""
-    usable = [row for row in rows if not row.reason]
+    valid = [row for row in rows if not row.reason]
     if config.fold:
-        folds = sorted({row.fold for row in usable if row.fold})
+        folds = sorted({row.fold for row in valid if row.fold})
         if config.fold not in folds:
             has = (
                 f"its folds are {', '.join(folds[:10])}{', ..' if len(folds) > 10 else ''}" if folds else "it has none"
             )
             raise UserError(f"--fold {config.fold}: {config.set} has no such fold; {has}")
-        usable = [replace(row, split="test" if row.fold == config.fold else "") for row in usable]
+        valid = [replace(row, split="test" if row.fold == config.fold else "") for row in valid]
     test = 0.0 if config.fold else config.test
-    usable = split(usable, config.seed, config.val, test, identical(row.file for row in usable if not row.person))
-    names = Counter(row.file.stem.lower() for row in usable)
+    valid = split(valid, config.seed, config.val, test, identical(row.file for row in valid if not row.person))
+    names = Counter(row.file.stem.lower() for row in valid)
     items = []
-    for row in usable:
+    for row in valid:
         own = stem_of(row.file)
         own = own.split("_", 3)[-1] if config.set == "utkface" else own  # the labels are before it
         if names[own.lower()] > 1:  # such as train/1.jpg and val/1.jpg
@@ -242,7 +242,7 @@ def _check_folders(config: PrepareConfig) -> None:
     try:
         foreign = output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).is_file()
     except OSError as e:
-        raise unwritten(f"--output {output}", e, "or choose another folder") from None
+        raise write_error(f"--output {output}", e, "or choose another folder") from None
     if foreign:
         raise UserError(f"--output {output}: not empty, and not made by prepare.py; choose another folder")
 
@@ -288,7 +288,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
                 log.flush()
                 bar.update()
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or choose another folder") from None
+        raise write_error(f"--output {config.output}", e, "or choose another folder") from None
     return done
 
 
@@ -351,7 +351,7 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
     try:
         _write(output / item.file, data)
     except OSError as e:
-        raise unwritten(f"--output {output}", e, "or choose another folder") from None
+        raise write_error(f"--output {output}", e, "or choose another folder") from None
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
     spread = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0])
     return {

@@ -19,7 +19,7 @@ from cyclegan_age.data.folders import known_by_path, labelled
 from cyclegan_age.data.labels import is_exact, read_labels, read_lines, within
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shards import as_index, known_of
-from cyclegan_age.files import json_lines, unwritten, write_atomically
+from cyclegan_age.files import json_lines, write_atomically, write_error
 from cyclegan_age.images import SUFFIXES, counted
 
 SETTINGS = ".shards.json"
@@ -65,7 +65,7 @@ def write_shards(config: ShardsConfig, say: Callable[[str], None]) -> Path:
                     lost.append(file)
                     say(f"{folder / file}: left out: {cause}")
     except OSError as e:
-        raise unwritten(f"--output {output}", e, "or choose another folder") from None
+        raise write_error(f"--output {output}", e, "or choose another folder") from None
     splits = sorted({shard.name.rpartition("-")[0] for shard in shards})
     for split in splits:
         own = [shard for shard in shards if shard.name.rpartition("-")[0] == split]
@@ -124,14 +124,14 @@ def _lines(folder: Path) -> list[Line]:
 
 def _with_numbers(line: Mapping[str, str]) -> Line:
     """The known labels in a line of `labels.csv`: ages as floats, codes as integers."""
-    told: Line = {key: value for key, value in line.items() if value or key == "file"}
-    told["age"] = float(line["age"])
+    labels: Line = {key: value for key, value in line.items() if value or key == "file"}
+    labels["age"] = float(line["age"])
     for key in ("sex", "race"):
-        if key in told and math.isnan(float(told[key])):
-            del told[key]
-        elif key in told:
-            told[key] = int(float(told[key]))
-    return told | ({"exact": int(is_exact(line["exact"]))} if line["exact"] else {})
+        if key in labels and math.isnan(float(labels[key])):
+            del labels[key]
+        elif key in labels:
+            labels[key] = int(float(labels[key]))
+    return labels | ({"exact": int(is_exact(line["exact"]))} if line["exact"] else {})
 
 
 def _codes(known: Known) -> Line:

@@ -19,7 +19,7 @@ from cyclegan_age.data.prepare.rows import (
     Index,
     Row,
     below,
-    judged,
+    checked,
     listed,
     once,
     only,
@@ -58,7 +58,7 @@ def read_adience(source: Path) -> list[Row]:
                 fold=fold,
                 reason="" if found else MISSING,
             )
-            rows[row.file] = judged(row)
+            rows[row.file] = checked(row)
     return listed(source, rows, pictures.files)
 
 
@@ -81,7 +81,7 @@ def read_fairface(source: Path) -> list[Row]:
                 split=split_of(Path(line["file"]).parts[0]) or split_of(file.stem.rpartition("_")[2]),
                 reason="" if found else MISSING,
             )
-            rows[row.file] = judged(row)
+            rows[row.file] = checked(row)
     return listed(source, rows, pictures.files)
 
 
@@ -107,9 +107,9 @@ def read_ffhq_aging(source: Path) -> list[Row]:
             labels[int(file.stem)] = str(known.get("age", "")), str(known.get("gender", ""))
         if not labels:
             only([], source, "ffhq_aging_labels.csv or json/00000.json")
-    usable = [path for path in list_images(source) if path.stem.isdecimal() and "parsings" not in path.parts]
+    valid = [path for path in list_images(source) if path.stem.isdecimal() and "parsings" not in path.parts]
     rows, numbers = [], set()
-    for row in once(usable, lambda path: str(int(path.stem)), _size):
+    for row in once(valid, lambda path: str(int(path.stem)), _size):
         number = int(row.file.stem)
         numbers.add(number)
         if number not in labels:
@@ -118,7 +118,7 @@ def read_ffhq_aging(source: Path) -> list[Row]:
         age, group = years_of(labels[number][0])
         split = "test" if number >= _TEST_FROM else "train"
         row = replace(row, age=age, group=group, sex=sex_of(labels[number][1]), split=split, estimated=estimated)
-        rows.append(judged(row))
+        rows.append(checked(row))
     rows += [Row(source / f"{number:05d}.png", reason=MISSING) for number in labels if number not in numbers]
     return rows
 
@@ -148,7 +148,7 @@ def read_appa_real(source: Path) -> list[Row]:
             age, _ = years_of(line["real_age"])
             sex, race = people.get(name.lower(), (9, 9))
             row = Row(found or source / part / name, age=age, sex=sex, race=race, split=split_of(part))
-            rows[row.file] = judged(replace(row, reason="" if found else MISSING))
+            rows[row.file] = checked(replace(row, reason="" if found else MISSING))
     used = {path.name.removesuffix("_face.jpg") for path in rows}
     return listed(source, rows, [path for path in pictures.files if path.name not in used])
 
@@ -171,27 +171,27 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
     rows: dict[Path, Row] = {}
     index: Index | None = None
     for line in table(file, named.values(), "--csv"):
-        told = {role: line[name.lower()].strip() for role, name in named.items()}
-        path, reason = within(source, told["file"]), ""
+        values = {role: line[name.lower()].strip() for role, name in named.items()}
+        path, reason = within(source, values["file"]), ""
         if not path:
-            path, reason = source / told["file"], OUTSIDE
+            path, reason = source / values["file"], OUTSIDE
         elif not os.path.isfile(path):  # noqa: PTH113 - also false for names that are too long
             index = index or Index(source)
-            found = index.find(told["file"])
+            found = index.find(values["file"])
             path, reason = found or path, "" if found else MISSING
-        age, group = years_of(told["age"])
+        age, group = years_of(values["age"])
         row = Row(
             path,
             age=age,
             group=group,
-            sex=sex_of(told.get("sex", "")),
-            race=race_of(told.get("race", "")),
-            person=told.get("person", ""),
-            split=split_of(told.get("split", "")),
+            sex=sex_of(values.get("sex", "")),
+            race=race_of(values.get("race", "")),
+            person=values.get("person", ""),
+            split=split_of(values.get("split", "")),
             estimated=not is_exact(line.get("exact", "")),  # as in `labels.csv`
             reason=reason,
         )
-        row, before = judged(row), rows.get(path)
+        row, before = checked(row), rows.get(path)
         if before and (before.reason == _TWO_AGES or (not before.reason and row.reason in (NO_AGE, WRONG_AGE))):
             continue
         if before and not (before.reason or math.isclose(before.age, age)):

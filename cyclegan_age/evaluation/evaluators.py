@@ -180,6 +180,7 @@ def _dlib() -> Look:
 
 
 def _efficientnet() -> Look:
+    importlib.import_module("torchmetrics")  # for FID
     network = EfficientNetLite(0).eval().to(memory_format=torch.channels_last)
     network.load_imagenet()
     network.fuse()

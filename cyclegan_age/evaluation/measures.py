@@ -1,11 +1,14 @@
 """The metrics: arrays -> numbers. This module knows no models, files or networks. NaN means "undefined"."""
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
 from cyclegan_age.config import needs
 from cyclegan_age.faces.frames import FRAMES, Frame, window
@@ -200,19 +203,31 @@ def kid(a: Array, b: Array) -> float:
     return float(within - 2 * ab.mean())
 
 
-def fid(a: Array, b: Array) -> float:
-    """Frechet inception distance of features (N, D) and (M, D) (Heusel et al., NIPS 2017).
+class _Identity(nn.Module):
+    """Features as they are, in the form that torchmetrics takes a feature network."""
 
-    |mean difference|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) of the covariances A and B; the last is the sum of the
-    singular values of the centred features' product, which is exact also where there are fewer faces than features.
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.num_features = count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def fid(a: Array, b: Array) -> float:
+    """Frechet inception distance of features (N, D) and (M, D) (Heusel et al., NIPS 2017), by torchmetrics.
+
+    NaN with fewer than two faces, or without that package.
     """
-    if len(a) < 2 or len(b) < 2:
+    if min(len(a), len(b)) < 2 or importlib.util.find_spec("torchmetrics") is None:
         return float("nan")
-    x = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
-    y = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)
-    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
-    apart = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
-    return float(apart + (x**2).sum() + (y**2).sum() - 2 * cross)
+    from torchmetrics.image.fid import FrechetInceptionDistance  # takes seconds to import
+
+    distance = FrechetInceptionDistance(feature=_Identity(a.shape[1]))
+    distance.set_dtype(torch.float64)
+    distance.update(torch.from_numpy(a), real=True)
+    distance.update(torch.from_numpy(b), real=False)
+    return float(distance.compute())
 
 
 def ssim(a: Picture, b: Picture) -> float:

@@ -165,7 +165,7 @@ def test_a_training_draws_its_curves_and_knows_faces_held_out(
     assert _has(np.asarray(picture.convert("RGB")), ORANGE)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert len(loss_curves(rows)["held_out_age"][0]) == rows[-1]["step"] // 3 + (rows[-1]["step"] % 3 > 0)
-    assert len([m for m in caplog.messages if "under-fitting: age is where it began" in m]) == 1
+    assert len([m for m in caplog.messages if "under-fitting: age is at its initial value" in m]) == 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert rows[-1]["step"] < config["train"]["epochs"] * 44 / 6  # the faces held out are not in the epochs
 

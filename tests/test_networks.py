@@ -372,18 +372,18 @@ def test_a_widened_age_estimator_gives_the_same(width: int, blocks: tuple[int, .
             assert isinstance(values, Tensor)
             values.uniform_(0.5, 1.5)
     x = torch.rand(2, 3, 16, 16) * 2 - 1
-    logits, maps = estimator.judge(x)
+    logits, maps = estimator.logits_and_maps(x)
     estimator.fuse()
     estimator.widen()
     assert estimator.stem[0].out_channels == wide
-    torch.testing.assert_close(estimator.judge(x), (logits, maps), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(estimator.logits_and_maps(x), (logits, maps), rtol=1e-4, atol=1e-4)
     assert [h.shape for h in estimator.maps(x)] == [h.shape for h in maps]
 
 
 @pytest.mark.parametrize("input_size", [32, 64])
 def test_an_age_estimator_on_efficientnet_gives_years_and_maps(input_size: int) -> None:
     estimator = LiteAgeEstimator(version=0, input_size=input_size).eval()
-    logits, maps = estimator.judge(torch.zeros(2, 3, 40, 40))
+    logits, maps = estimator.logits_and_maps(torch.zeros(2, 3, 40, 40))
     assert logits.shape == (2, 101)
     assert [m.shape[1] for m in maps] == list(estimator.map_channels)
     assert maps[0].shape[2] == input_size // 4

@@ -29,7 +29,8 @@ from cyclegan_age.data import fetching
 from cyclegan_age.data.batches import FaceData
 from cyclegan_age.data.fetching import Fetched
 from cyclegan_age.data.folders import describe, scan
-from cyclegan_age.data.shards import ShardPictures, Shards, expanded, index_of, is_shards, open_pictures, open_shards
+from cyclegan_age.data.shard_index import expanded, index_of
+from cyclegan_age.data.shards import ShardPictures, Shards, is_shards, open_pictures, open_shards
 from cyclegan_age.data.windows import Windows
 from cyclegan_age.evaluation import records
 from cyclegan_age.evaluation.run import evaluate

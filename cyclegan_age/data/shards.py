@@ -5,20 +5,14 @@ A shard contains a picture and its labels under one name, such as `000000042.web
 the position and labels of each picture. A shard without an index is read once to make it.
 """
 
-import csv
-import io
-import json
 import logging
-import math
 import os
 import re
-import tarfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -27,28 +21,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.cache import PictureCache, Pictures, cache_base, cache_folder, explained, stamp
-from cyclegan_age.data.fetching import Absent, Fetched
-from cyclegan_age.data.names import OLDEST, Known, form_of, labels_in_name, stem_of
+from cyclegan_age.data.cache import PictureCache, Pictures, cache_base
+from cyclegan_age.data.fetching import Fetched
+from cyclegan_age.data.names import Known
+from cyclegan_age.data.shard_index import columns_of, expanded, is_url, rows_of
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.files import write_atomically
-from cyclegan_age.images import SUFFIXES, BadImage, Picture, open_image, to_square
+from cyclegan_age.images import BadImage, Picture, open_image, to_square
 
-COLUMNS = ("file", "offset", "size", "age", "sex", "race", "person", "exact")  # of an index; offset and size in bytes
 CACHE_GB = 50.0
 _BLOCK = 512  # bytes of the header before each member of a tar file
-_MOST = 100_000  # maximum number of shards of a training
 _MANY = 200  # minimum number of pictures to decode with processes
 _CHUNK = 64  # pictures per task of a process
 _AT_ONCE = 8  # indices fetched in parallel
-_SEXES = {"0": 0.0, "male": 0.0, "m": 0.0, "man": 0.0, "1": 1.0, "female": 1.0, "f": 1.0, "woman": 1.0}
 
 log = logging.getLogger("cyclegan_age")
 
 
 def is_shards(dataroot: Path) -> bool:
     """Whether `--dataroot` is a pattern of shards and not a folder."""
-    return _is_url(shown(dataroot)) or (dataroot.suffix == ".tar" and not dataroot.is_dir())
+    return is_url(shown(dataroot)) or (dataroot.suffix == ".tar" and not dataroot.is_dir())
 
 
 def refuse_shards(dataroot: Path, what: str) -> None:
@@ -59,24 +50,6 @@ def refuse_shards(dataroot: Path, what: str) -> None:
     """
     if is_shards(dataroot):
         raise UserError(f"--dataroot {shown(dataroot)}: {what} does not read shards; expected a folder of pictures")
-
-
-def expanded(text: str) -> list[str]:
-    """The names of a pattern with number ranges in braces: `a-{08..10}` is a-08, a-09, a-10.
-
-    Raises:
-        UserError: a descending range, or too many names.
-    """
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
-    if not found:
-        return [text]
-    first, last = int(found[1]), int(found[2])
-    if first > last:
-        raise UserError(f"--dataroot {text}: {found[0]} is descending; put the smaller number first")
-    if last - first >= _MOST:
-        raise UserError(f"--dataroot {text}: more than {_MOST:,} shards; make fewer and larger ones")
-    names = [f"{text[: found.start()]}{i:0{len(found[1])}}{text[found.end() :]}" for i in range(first, last + 1)]
-    return [name for one in names for name in expanded(one)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +116,7 @@ class Shards(Sequence[Path]):
         Raises:
             UserError: not even two shards are.
         """
-        if not any(map(_is_url, self.files)) or self.total <= self.fetched.limit:
+        if not any(map(is_url, self.files)) or self.total <= self.fetched.limit:
             return 1
         together = int(self.fetched.limit // 2 // self.largest)  # as many are fetched meanwhile
         if not together:
@@ -156,7 +129,7 @@ class Shards(Sequence[Path]):
     def local(self, shard: int, stopped: Callable[[], bool] = lambda: False) -> Path:
         """A shard's file, fetched if needed; errors as of `Fetched.path`."""
         name = self.files[shard]
-        return self.fetched.path(name, stopped) if _is_url(name) else Path(name)
+        return self.fetched.path(name, stopped) if is_url(name) else Path(name)
 
     def read(self, i: int) -> bytes:
         """The file of picture i.
@@ -217,11 +190,11 @@ def open_shards(dataroot: Path, cache_gb: float = CACHE_GB) -> Shards:
     files = expanded(shown(dataroot))
     fetched = Fetched(cache_base() / "shards", int(cache_gb * 1e9))
     with ThreadPoolExecutor(_AT_ONCE, "indices") as threads:
-        read = threads.map(lambda name: _rows_of(name, fetched), files)
+        read = threads.map(lambda name: rows_of(name, fetched), files)
         whole = tqdm(read, total=len(files), unit="shard", desc="indices", disable=None if len(files) > 99 else True)
         lines = list(whole)
     people: dict[str, int] = {"": 0}
-    columns = [_columns(rows, file, people) for rows, file in zip(lines, files, strict=True)]
+    columns = [columns_of(rows, file, people) for rows, file in zip(lines, files, strict=True)]
     joined = {name: np.concatenate([one[name] for one in columns]) for name in columns[0]}
     ends = [int((one["offset"] + one["size"]).max(initial=0)) for one in columns]
     return Shards(
@@ -314,159 +287,6 @@ def open_pictures(paths: Sequence[Path], root: Path, size: int) -> Pictures:
     return ShardPictures(paths, size) if isinstance(paths, Shards) else PictureCache(paths, root, size)
 
 
-def index_of(shard: Path) -> bytes:
-    """The index of a shard, as the content of its file.
-
-    Raises:
-        UserError: it is no uncompressed tar file, or cannot be read.
-    """
-    pictures: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, dict[str, Any]] = {}
-    try:
-        with warnings.catch_warnings(), tarfile.open(shard, "r:") as tar:
-            warnings.simplefilter("ignore")
-            for member in _members(tar, shard):
-                folder, _, name = member.name.rpartition("/")
-                key, _, ending = name.partition(".")
-                key = f"{folder}/{key}"
-                if f".{ending.rpartition('.')[2].lower()}" in SUFFIXES:
-                    pictures.setdefault(key, (member.name, member.offset_data, member.size))
-                elif ending.lower() == "json" and (file := tar.extractfile(member)):
-                    labels[key] = _json(file.read())
-    except tarfile.ReadError:
-        raise UserError(f"--dataroot {shard}: not an uncompressed tar file; decompress it, or make it again") from None
-    except OSError as e:
-        raise UserError(
-            f"--dataroot {shard}: cannot be read: {e.strerror}; grant permission or choose another"
-        ) from None
-    return as_index((*place, known_of(labels.get(key, {}), place[0])) for key, place in pictures.items())
-
-
-def as_index(pictures: Iterator[tuple[str, int, int, Known]]) -> bytes:
-    """An index of name, offset, size in bytes and labels of each picture of a shard."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, offset, size, known in pictures:
-        age, sex, race = ("" if math.isnan(n) else f"{n:g}" for n in (known.age_years, known.sex, known.race))
-        writer.writerow((name, offset, size, age, sex or "9", race or "9", known.person, int(known.exact)))
-    return text.getvalue().encode(errors="surrogateescape")
-
-
-def known_of(labels: Mapping[str, Any], name: str) -> Known:
-    """The labels of a picture; without an age in them, those in its name in a public set's form."""
-
-    def number(key: str, most: float) -> float:
-        try:
-            value = float(labels.get(key, math.nan))
-        except (TypeError, ValueError):
-            return math.nan
-        return value if 0 <= value <= most else math.nan
-
-    age = number("age", OLDEST)
-    if math.isnan(age):
-        stem = stem_of(Path(name))
-        form = form_of(stem)
-        return (labels_in_name(form, stem) if form else None) or Known()
-    sex = _SEXES.get(str(labels.get("sex", labels.get("gender", ""))).lower().removesuffix(".0"), math.nan)
-    exact = number("exact", 1) != 0
-    return Known(age, sex, number("race", 4), str(labels.get("person") or ""), exact)
-
-
-def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
-    """The members of a shard, up to the first corrupt one."""
-    count = 0
-    try:
-        for member in tar:
-            vars(tar)["members"].clear()  # which would keep one for each file
-            if member.isfile():
-                count += 1
-                yield member
-    except tarfile.ReadError as e:
-        log.warning("%s: corrupt after %d files, the rest is left out: %s", shard, count, e)
-
-
-def _json(data: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _rows_of(name: str, fetched: Fetched) -> list[list[str]]:
-    """The lines of a shard's index."""
-    if not _is_url(name):
-        shard = Path(name)
-        if not shard.is_file():
-            raise UserError(f"--dataroot {name}: no such shard; check the name, and quote the braces")
-        own = shard.with_suffix(".csv")
-        if own.is_file():
-            return _parsed(own, shard.stat().st_size)
-        with explained():
-            made = cache_folder(shard, f"index of {len(COLUMNS)}|{stamp(shard)}") / "index.csv"
-            if not made.is_file():
-                log.info("%s: has no index; it is read once to make one", shard)
-                write_atomically(made, index_of(shard))
-        return _parsed(made)
-    address, mark, query = name.partition("?")
-    url = address.removesuffix(".tar") + ".csv" + mark + query
-    if not (index := fetched.place(url)).is_file():
-        try:
-            fetched.path(url)
-        except Absent:
-            log.info("%s: has no index; it is fetched to make one", name)
-            content = index_of(fetched.path(name))
-            with explained():
-                write_atomically(index, content)
-    return _parsed(index)
-
-
-def _parsed(index: Path, most: int | None = None) -> list[list[str]]:
-    """The lines of an index; `most` is the size in bytes of its shard, to check the positions.
-
-    Indices of former versions have no column `exact`: all their ages count as recorded.
-    """
-    try:
-        with index.open(encoding="utf-8", errors="surrogateescape", newline="") as f:
-            rows = list(csv.reader(f))
-        former = bool(rows) and tuple(rows[0]) == COLUMNS[:-1]
-        rows = [[*row, "1"] for row in rows] if former else rows
-        fits = bool(rows) and (former or tuple(rows[0]) == COLUMNS) and all(len(row) == len(COLUMNS) for row in rows)
-        whole = fits and (most is None or all(int(row[1]) + int(row[2]) <= most for row in rows[1:]))
-    except OSError as e:
-        raise UserError(f"{index}: cannot be read: {e.strerror}; grant permission, or remove it") from None
-    except (ValueError, csv.Error):
-        whole = False
-    if not whole:
-        remedy = "copy the shard again, or remove the index: it is rebuilt"
-        raise UserError(f"{index}: not the index of its shard, or the shard is truncated; {remedy}")
-    return rows[1:]
-
-
-def _columns(rows: Sequence[Sequence[str]], file: str, people: dict[str, int]) -> dict[str, NDArray[Any]]:
-    """Lines of an index as the columns of `Shards`; persons get an index."""
-    try:
-        numbers = [[float(row[k] or "nan") for row in rows] for k in (3, 4, 5)]
-        age, sex, race = (np.array(column, np.float32) for column in numbers)
-        return {
-            "names": np.array([row[0].encode(errors="surrogateescape") for row in rows], np.bytes_),
-            "offset": np.array([int(row[1]) for row in rows], np.int64),
-            "size": np.array([int(row[2]) for row in rows], np.int64),
-            "age_years": age,
-            "sex": np.where(sex == 9, np.float32("nan"), sex),
-            "race": np.where(race == 9, np.float32("nan"), race),
-            "person": np.array([people.setdefault(row[6], len(people)) for row in rows], np.int32),
-            "exact": np.array([row[7] != "0" for row in rows], np.bool_),
-        }
-    except ValueError:
-        raise UserError(f"--dataroot {file}: its index has invalid numbers; delete it to rebuild it") from None
-
-
 def shown(dataroot: Path) -> str:
     """The original spelling: a Path collapses double slashes."""
     return re.sub(r"^(https?:)/(?=[^/])", r"\1//", str(dataroot))
-
-
-def _is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://"))

@@ -18,7 +18,7 @@ from cyclegan_age.config import ShardsConfig, UserError
 from cyclegan_age.data.folders import known_by_path, labelled
 from cyclegan_age.data.labels import is_exact, read_labels, read_lines, within
 from cyclegan_age.data.names import Known
-from cyclegan_age.data.shards import as_index, known_of
+from cyclegan_age.data.shard_index import as_index, known_of
 from cyclegan_age.files import json_lines, write_atomically, write_error
 from cyclegan_age.images import SUFFIXES, counted
 

@@ -173,7 +173,7 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
     Raises:
         UserError: train.py fails.
     """
-    from cyclegan_age.monitor import read_metrics
+    from cyclegan_age.curves import read_metrics
     from cyclegan_age.runs import trim_metrics, write_atomically
 
     run = results_dir / part.name
@@ -268,8 +268,10 @@ def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
     against the union of these, with the same number per age.
     """
     from cyclegan_age.evaluation.evaluators import load_evaluators
+    from cyclegan_age.evaluation.faces import REACH_YEARS, REAL
     from cyclegan_age.evaluation.measures import kid
-    from cyclegan_age.evaluation.records import REACH_YEARS, REAL, Plan, Recorder
+    from cyclegan_age.evaluation.recorder import Recorder
+    from cyclegan_age.evaluation.records import Plan
     from cyclegan_age.inference import Ager
 
     recorder = Recorder(Plan.of(config, partial(load_evaluators, config.judge, config.results_dir)), workers=0)
@@ -380,7 +382,7 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
         training: training time of each system.
         say: called with progress lines for the user.
     """
-    from cyclegan_age.evaluation.records import BLEND, COPY
+    from cyclegan_age.evaluation.faces import BLEND, COPY
     from cyclegan_age.evaluation.run import evaluate
     from cyclegan_age.inference import Ager
     from cyclegan_age.render import save_jpg, save_text

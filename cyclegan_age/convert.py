@@ -77,7 +77,7 @@ def _read(path: Path) -> Modules:
     except Exception as e:  # torch raises many types
         raise UserError(f"--cg {path}: {_why_not(path, e)}") from None
     if not isinstance(state, Mapping):
-        raise UserError(f"--cg {path}: a {type(state).__name__} , expected a network's state_dict; {_GIVE}")
+        raise UserError(f"--cg {path}: a {type(state).__name__}, expected a network's state_dict; {_GIVE}")
     if {"networks", "ema"} <= state.keys():
         raise UserError(f"--cg {path}: a checkpoint of this package, which needs no conversion; {_GIVE}")
     if not state or not all(isinstance(v, Tensor) for v in state.values()):

@@ -1,6 +1,8 @@
 """Loss curves: from the lines of a metrics.jsonl, and as a picture with a panel for each loss."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from cyclegan_age.images import Picture
 
 Curve = tuple[list[int], list[float]]  # steps, values
 Curves = dict[str, Curve]
+Points = Iterable[tuple[int, Mapping[str, float]]]  # (step, values by name)
 
 HELD_OUT = "held_out_"  # prefix of a loss on faces outside the training set
 
@@ -22,11 +25,52 @@ _INK, _GREY, _LINE = "#222222", "#777777", "#e3e3e3"
 _PALE, _BLUE, _ORANGE = "#bcd3ea", "#1f6fb4", "#d9730d"
 
 
+def as_curves(points: Points) -> Curves:
+    """Points as curves; the last value of a step counts."""
+    curves: Curves = {}
+    for step, values in points:
+        for name, value in values.items():
+            steps, numbers = curves.setdefault(name, ([], []))
+            while steps and steps[-1] >= step:
+                steps.pop()
+                numbers.pop()
+            steps.append(step)
+            numbers.append(value)
+    return curves
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl by rising step; [] without the file.
+
+    Incomplete or foreign lines are skipped. A line with a lower step than one before it (a run resumed from its last
+    checkpoint) replaces everything from that step on; lines of the same step are merged.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return rows
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            continue
+        while rows and rows[-1]["step"] > row["step"]:
+            rows.pop()
+        if rows and rows[-1]["step"] == row["step"]:
+            rows[-1] |= row
+        else:
+            rows.append(row)
+    return rows
+
+
 def loss_curves(rows: Iterable[Mapping[str, Any]]) -> Curves:
     """The losses of a training by name, and those on held-out faces as `held_out_NAME`.
 
     Args:
-        rows: `step` and `loss/NAME` or `measure/held_out_NAME`, by rising step, as `monitor.read_metrics` reads them.
+        rows: `step` and `loss/NAME` or `measure/held_out_NAME`, by rising step, as `read_metrics` reads them.
     """
     curves: Curves = {}
     for row in rows:

@@ -23,8 +23,13 @@ _MOST_READ = 1 << 24  # bytes of a pickle that are scanned
 _CONVERT = "convert.py reads generators of CycleGAN and CUT"
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
+def write_atomically(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
     """Write a file so that at any moment either the old or the new one is complete; an error leaves no partial file.
+
+    Args:
+        path: its folder is created if needed.
+        data: the content.
+        sync: wait for the disk; without it a crash of the machine may lose the file.
 
     Raises:
         OSError: it cannot be written.
@@ -34,8 +39,9 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     try:
         with part.open("wb") as f:
             f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+            if sync:
+                f.flush()
+                os.fsync(f.fileno())
         part.replace(path)
     except BaseException:
         with suppress(OSError):

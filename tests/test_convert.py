@@ -227,7 +227,7 @@ def test_another_filter_is_refused(tmp_path: Path) -> None:
     key = next(key for key in state if key.endswith("filt"))
     path = tmp_path / "latest_net_G.pth"
     torch.save(state | {key: torch.ones_like(state[key]) / 9}, path)
-    with pytest.raises(UserError, match=re.escape(key) + " is another filter than CUT's"):
+    with pytest.raises(UserError, match=re.escape(key) + " is not CUT's filter"):
         converted(path)
 
 

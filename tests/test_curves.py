@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 import train as train_command
-from cyclegan_age.curves import Curves, draw_curves, loss_curves, smooth
-from cyclegan_age.monitor import read_metrics
+from cyclegan_age.curves import Curves, draw_curves, loss_curves, read_metrics, smooth
 from cyclegan_age.watchdog import Watchdog
 
 ORANGE, BLUE = (217, 115, 13), (31, 111, 180)

@@ -26,8 +26,11 @@ from safetensors.torch import load_file
 import evaluate as command
 from cyclegan_age import runs
 from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, EvaluateConfig, TrainConfig, UserError
+from cyclegan_age.evaluation import columns, fit, measures, plots, records, run, scores, table
 from cyclegan_age.evaluation import evaluators as judges_module
-from cyclegan_age.evaluation import fit, measures, plots, records, run, scores, table
+from cyclegan_age.evaluation import faces as evaluation_faces
+from cyclegan_age.evaluation import recorder as recorder_module
+from cyclegan_age.evaluation import reference as reference_module
 from cyclegan_age.evaluation.evaluators import Evaluator, load_evaluators
 from cyclegan_age.evaluation.measures import Calibration
 from cyclegan_age.faces.frames import FRAMES, Frame, window
@@ -188,7 +191,7 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
     harsh = np.where(np.array(sex) == "male", 35 + (ages - 35) / 2, ages)
     evaluators = [Evaluator(name, "age", name, 1, np.asarray) for name in ("fair", "harsh")]
     names = [Path(f"{k}.png") for k in range(len(ages))]
-    faces = records.Faces(
+    faces = evaluation_faces.Faces(
         Path(),
         names,
         ages,
@@ -200,7 +203,7 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
         frozenset(range(len(ages))),
     )
     real = {i: {"fair": ages[i].reshape(1, 1), "harsh": harsh[i].reshape(1, 1)} for i in range(len(ages))}
-    reference = table.Reference.take(faces, evaluators, (10, 60), (10, 60), real)
+    reference = reference_module.Reference.take(faces, evaluators, (10, 60), (10, 60), real)
 
     told = reference.real_faces()
     assert told["fairness.sex_male_span"] == pytest.approx(50) and told["fairness.sex_span_ratio"] == pytest.approx(1)
@@ -211,11 +214,11 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
 
     lasting = array(20, 50).reshape(2, 1)  # every aged face is read as 20 and as 50 years old
     row = {i: {"fair": lasting, "harsh": lasting, "keeping": np.zeros(8)} for i in range(len(ages))}
-    told = table.columns(reference, row)
+    told = columns.columns(reference, row)
     assert told["fairness.sex_male_span"] == told["fairness.sex_female_span"] == pytest.approx(30)
     assert told["fairness.sex_male_span_harsh"] == pytest.approx(30 / 0.75)
     assert told["fairness.sex_span_ratio"] == told["fairness.sex_span_ratio_harsh"] == pytest.approx(1)
-    few = table.columns(reference, {i: row[i] for i in range(19)})  # ten women and nine men
+    few = columns.columns(reference, {i: row[i] for i in range(19)})  # ten women and nine men
     assert few["fairness.sex_female_span"] == pytest.approx(30) and math.isnan(few["fairness.sex_male_span"])
     assert math.isnan(few["fairness.sex_span_ratio"])
     women = replace(faces, sources=[i for i in range(len(ages)) if sex[i] == "female"])
@@ -240,9 +243,9 @@ def test_goals_and_score() -> None:
 
 def test_sources_are_even_over_decades_and_do_not_depend_on_the_folder() -> None:
     ages = np.array([20, 21, 22, 23, 31, 45, 44], np.float32)
-    chosen = records.evenly([3, 0, 6, 1, 5, 4, 2], ages, 5)
+    chosen = evaluation_faces.evenly([3, 0, 6, 1, 5, 4, 2], ages, 5)
     assert sorted(chosen) == [0, 3, 4, 5, 6]
-    assert records.evenly([3, 0, 6, 1, 5, 4, 2], ages, 0) == [3, 6, 4, 0, 5, 1, 2]
+    assert evaluation_faces.evenly([3, 0, 6, 1, 5, 4, 2], ages, 0) == [3, 6, 4, 0, 5, 1, 2]
 
 
 def test_line_plot_has_gaps_bars_and_escaped_names() -> None:
@@ -449,7 +452,7 @@ def test_a_stopped_evaluation_goes_on(
 ) -> None:
     make, made = records.Renderer.record, []
 
-    def stopping(self: records.Renderer, row: records.Row, i: int) -> records.Record:
+    def stopping(self: records.Renderer, row: evaluation_faces.Row, i: int) -> records.Record:
         if row.weights and len(made) == 3:
             raise KeyboardInterrupt
         made.append(i) if row.weights else None
@@ -470,11 +473,11 @@ def test_an_absent_judge_is_named_and_its_columns_are_empty(
     for without, column in (("guess", "guess.calibrated_mae"), ("who", "who.verified_far1"), ("what", "realism.kid")):
         said: list[str] = []
         folder = run.evaluate(config(), said.append, Panel(tmp_path / "log", without))
-        assert f"{without} is absent, its columns are empty: lost" in said
+        assert f"{without} is missing, its columns are empty: lost" in said
         rows = json.loads((folder / "table.json").read_text())["rows"]
         assert [values[column] for values in rows.values()] == [None] * 3
-        assert f"{without} is absent" in (folder / "table.txt").read_text()
-        assert f"{without} is absent" in (folder / "index.html").read_text()
+        assert f"{without} is missing" in (folder / "table.txt").read_text()
+        assert f"{without} is missing" in (folder / "index.html").read_text()
 
 
 def test_pictures_without_a_face_are_told(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
@@ -505,7 +508,7 @@ def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tm
 
 def test_the_end_does_not_wait_for_a_process_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "Studio", lambda plan: None)
-    recorder = records.Recorder(None, 1)  # type: ignore[arg-type]
+    recorder = recorder_module.Recorder(None, 1)  # type: ignore[arg-type]
     recorder._pool = ProcessPoolExecutor(1, get_context("spawn"))
     worker = recorder._pool.submit(os.getpid).result()
     hanging = recorder._pool.submit(time.sleep, 300)
@@ -524,10 +527,10 @@ def test_no_process_outlives_a_killed_evaluation(tmp_path: Path) -> None:
         "import os, pathlib, signal, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from multiprocessing import get_context\n"
-        "from cyclegan_age.evaluation import records\n"
-        "records.Studio = lambda plan: None\n"
+        "from cyclegan_age.evaluation import recorder\n"
+        "recorder.Renderer = lambda plan: None\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, get_context('spawn'), records._begin, (None,))\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), recorder._begin, (None,))\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -643,15 +646,17 @@ def test_a_regression_guesses_true_ages_and_estimated_ones_are_no_part_of_it() -
     read = 20 + 0.5 * ages + np.tile([-6.0, 6.0], 60)  # half the spread, and an error of six years
     ages = np.append(ages, 90.0)  # as some estimator said
     names = [Path(f"{k}.png") for k in range(len(ages))]
-    faces = records.Faces(
+    faces = evaluation_faces.Faces(
         Path(), names, ages.astype(np.float32), [""] * len(ages), [""] * len(ages), np.arange(len(ages)), [0], {},
         frozenset(range(120)),
     )  # fmt: skip
     real = {i: {"age": np.array([[value]])} for i, value in enumerate([*read, 0.0])}
-    reference = table.Reference.take(faces, [Evaluator("age", "age", "age", 1, np.asarray)], (10, 60), (10, 60), real)
+    reference = reference_module.Reference.take(
+        faces, [Evaluator("age", "age", "age", 1, np.asarray)], (10, 60), (10, 60), real
+    )
     rise = np.polyfit(read, ages[:120], 1)[0]
     row = {0: {"age": np.array([[25.0], [45.0]]), "keeping": np.zeros(8)}}
-    told = table.columns(reference, row)
+    told = columns.columns(reference, row)
     assert told["age.regressed_60_minus_10"] == pytest.approx(20 * rise)
     assert told["age.calibrated_60_minus_10"] == pytest.approx(40) and 20 < 20 * rise < 40
     real_told = reference.real_faces()
@@ -725,16 +730,16 @@ def test_dark_hair_that_turns_grey_is_counted() -> None:
         4: (0.0, NAN, NAN, NAN),
     }
     row = {i: {"hair": np.array(values, np.float32)} for i, values in hair.items()}
-    values = table._hair(reference, row, sorted(row))  # type: ignore[arg-type]
+    values = columns._hair(reference, row, sorted(row))  # type: ignore[arg-type]
     assert values["hair.dark"] == 2 and values["hair.lighter"] == 0.5
     assert values["hair.lightness_70"] == pytest.approx((40 + 31 + 90) / 3)
-    assert table._hair(reference, {0: {}}, [0]) == {}  # type: ignore[arg-type]
+    assert columns._hair(reference, {0: {}}, [0]) == {}  # type: ignore[arg-type]
 
 
 def test_spans_end_at_the_last_target_and_at_sixty() -> None:
-    assert table._spans((10, 20, 60)) == [(60, 20), (60, 10)]
-    assert table._spans((10, 20, 30, 60, 70)) == [(70, 20), (70, 10), (60, 20), (60, 10)]
-    assert table._spans((20, 60)) == [(60, 20)]
+    assert columns._spans((10, 20, 60)) == [(60, 20), (60, 10)]
+    assert columns._spans((10, 20, 30, 60, 70)) == [(70, 20), (70, 10), (60, 20), (60, 10)]
+    assert columns._spans((20, 60)) == [(60, 20)]
 
 
 def test_judges_of_faces_are_shown_the_face_of_a_head() -> None:

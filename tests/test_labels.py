@@ -19,8 +19,8 @@ from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.identities import scan_people
 from cyclegan_age.data.labels import PARQUET, as_parquet, read_labels, read_lines
 from cyclegan_age.data.names import Known, form_of, labels_in_name
-from cyclegan_age.evaluation import records
-from cyclegan_age.evaluation.records import Faces
+from cyclegan_age.evaluation import faces as evaluation_faces
+from cyclegan_age.evaluation.faces import Faces
 
 
 def touch(root: Path, *names: str) -> None:
@@ -203,7 +203,7 @@ def test_estimated_ages_are_told_where_enough_are_recorded(prepared: Path, monke
     file.write_text("\n".join([lines[0], *estimated, *lines[4:]]))
     faces = Faces.find(EvaluateConfig(dataroot=prepared))
     assert len(faces.exact) == len(faces.paths)
-    monkeypatch.setattr(records, "_FEWEST_EXACT", 5)
+    monkeypatch.setattr(evaluation_faces, "_FEWEST_EXACT", 5)
     faces = Faces.find(EvaluateConfig(dataroot=prepared))
     assert len(faces.exact) == len(faces.paths) - 3
 

@@ -16,12 +16,23 @@ PACKAGE = "cyclegan_age"
 # Lowest first. A unit is a module or a folder of the package; it may import its own layer and those above it here.
 LAYERS = (
     {"config"},
-    {"ages", "files", "images", "provenance"},
+    {"ages", "files", "html_page", "images", "provenance"},
     {"networks"},
     {"losses"},
     {"models", "data", "faces", "render", "page", "runs", "features", "watchdog", "curves", "devices"},
     {"hub"},
-    {"inference", "labeler", "gallery", "games", "photos", "export", "export_page", "convert", "monitor"}
+    {
+        "inference",
+        "labeler",
+        "gallery",
+        "games",
+        "photos",
+        "export",
+        "export_page",
+        "convert",
+        "monitor",
+        "visdom_tracker",
+    }
     | {"visdom_server", "evaluation"},
     {"training", "batch", "audit"},
     {"web"},

@@ -21,9 +21,11 @@ from accelerate import Accelerator
 from PIL import Image
 from visdom_tools import free_port, wait_for
 
-from cyclegan_age import monitor
+from cyclegan_age import monitor, visdom_tracker
 from cyclegan_age.config import INSTALL_VISDOM, UserError
-from cyclegan_age.monitor import VisdomTracker, log_pictures, read_metrics, trackers
+from cyclegan_age.curves import read_metrics
+from cyclegan_age.monitor import log_pictures, trackers
+from cyclegan_age.visdom_tracker import VisdomTracker
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -102,9 +104,9 @@ Begin = Callable[..., VisdomTracker]
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     """Starts trackers of a fast tick and finishes them."""
-    monkeypatch.setattr(monitor, "TICK_SECONDS", 0.02)
-    monkeypatch.setattr(monitor, "LONGEST_PAUSE", 0.1)
-    monkeypatch.setattr(monitor, "LONGEST_REST", 0.1)
+    monkeypatch.setattr(visdom_tracker, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(visdom_tracker, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(visdom_tracker, "LONGEST_REST", 0.1)
     started: list[VisdomTracker] = []
 
     def start(port: int, name: str = "run") -> VisdomTracker:
@@ -218,7 +220,7 @@ def test_closed_window_and_a_run_that_went_back_are_drawn_anew(
 
 
 def test_pending_is_bounded(server: FakeServer, begin: Begin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(monitor, "PENDING_POINTS", 5)
+    monkeypatch.setattr(visdom_tracker, "PENDING_POINTS", 5)
     port = free_port()
     tracker = begin(port)
     for step in range(100):
@@ -237,8 +239,8 @@ def test_pending_is_bounded(server: FakeServer, begin: Begin, monkeypatch: pytes
 def test_server_that_never_answers_holds_nothing_up(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(monitor, "FLUSH_SECONDS", 0.2)
-    monkeypatch.setattr(monitor, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(visdom_tracker, "FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(visdom_tracker, "ANSWER_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         tracker = begin(silent.getsockname()[1])
         for step in range(1000):

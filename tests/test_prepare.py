@@ -20,8 +20,8 @@ from cyclegan_age.config import PREPARE_SETS, PrepareConfig, UserError
 from cyclegan_age.data.names import known_by_name
 from cyclegan_age.data.prepare import SETS, run
 from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
+from cyclegan_age.data.prepare.plan import identical, plan, split
 from cyclegan_age.data.prepare.rows import Row, table
-from cyclegan_age.data.prepare.run import identical, plan, split
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES

@@ -32,7 +32,7 @@ from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.shard_index import expanded, index_of
 from cyclegan_age.data.shards import ShardPictures, Shards, is_shards, open_pictures, open_shards
 from cyclegan_age.data.windows import Windows
-from cyclegan_age.evaluation import records
+from cyclegan_age.evaluation import faces as evaluation_faces
 from cyclegan_age.evaluation.run import evaluate
 from options.evaluate import parse_evaluate
 
@@ -142,8 +142,8 @@ def test_whether_an_age_is_recorded_is_packed_and_read(
         assert [bool(one["exact"]) for one in told] == exact.tolist() == [one["file"] not in estimated for one in told]
     of_folder = [one.exact for one in scan(folder, CODE).known]
     assert exact_of_shards() == (len(files), len(files) - len(estimated)) == (len(of_folder), sum(of_folder))
-    monkeypatch.setattr(records, "_FEWEST_EXACT", 5)  # calibrations are made on these alone
-    scored = records.Faces.find(EvaluateConfig(dataroot=packed / "all-{000..002}.tar"))
+    monkeypatch.setattr(evaluation_faces, "_FEWEST_EXACT", 5)  # calibrations are made on these alone
+    scored = evaluation_faces.Faces.find(EvaluateConfig(dataroot=packed / "all-{000..002}.tar"))
     assert len(scored.paths) == len(files) and len(scored.exact) == len(files) - len(estimated)
     above = "".join(f"faces/{line}\n" for line in lines)  # `labels.csv` in the folder above
     (folder / "labels.csv").unlink()

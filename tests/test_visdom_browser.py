@@ -23,8 +23,9 @@ from visdom_tools import (
 )
 
 from cyclegan_age.config import UserError
-from cyclegan_age.monitor import VisdomTracker, read_metrics
+from cyclegan_age.curves import read_metrics
 from cyclegan_age.visdom_server import build_assets
+from cyclegan_age.visdom_tracker import VisdomTracker
 
 PROJECT = Path(__file__).resolve().parent.parent
 

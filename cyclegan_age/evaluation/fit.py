@@ -8,8 +8,8 @@ import torch
 from cyclegan_age.ages import code_of
 from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, UserError
 from cyclegan_age.evaluation import measures
+from cyclegan_age.evaluation.faces import Row
 from cyclegan_age.evaluation.measures import Array
-from cyclegan_age.evaluation.records import Row
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import SYSTEMS, trained_estimator
 from cyclegan_age.networks.estimators import AgeCorrection, expected_age

@@ -10,10 +10,12 @@ import numpy as np
 
 from cyclegan_age.config import needs
 from cyclegan_age.evaluation import measures
+from cyclegan_age.evaluation.columns import GAPS, near
+from cyclegan_age.evaluation.faces import BLEND, COPY, Row
 from cyclegan_age.evaluation.plots import colour, line_plot
-from cyclegan_age.evaluation.records import BLEND, COPY, Row
+from cyclegan_age.evaluation.reference import FARS, Values
 from cyclegan_age.evaluation.scores import Scores
-from cyclegan_age.evaluation.table import FARS, GAPS, Goal, Values, cell, near
+from cyclegan_age.evaluation.table import Goal, cell
 from cyclegan_age.images import Picture, grid
 from cyclegan_age.render import save_jpg, save_text
 

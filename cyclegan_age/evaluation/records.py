@@ -6,17 +6,8 @@ new or changed network runs alone.
 """
 
 import hashlib
-import math
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from skimage.color import rgb2lab
 from skimage.morphology import dilation, disk
-from tqdm import tqdm
 
-from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import EvaluateConfig, TrainConfig, UserError
+from cyclegan_age.config import EvaluateConfig, TrainConfig
 from cyclegan_age.data.cache import cache_folder
-from cyclegan_age.data.folders import scan
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shards import open_pictures
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.evaluators import Evaluator
+from cyclegan_age.evaluation.faces import BLEND, COPY, REACH_YEARS, REAL, Faces, Row
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.inference import Ager
@@ -44,108 +33,10 @@ from cyclegan_age.models import load_parser
 from cyclegan_age.networks.parsers import PARTS
 from cyclegan_age.runs import write_atomically
 
-REACH_YEARS = 5.0  # half width of the group of real faces around a target
-_CODE = AgeCode((10, 20, 30, 40, 50, 60, 70))  # real faces of 5 to 79 years are used
-_PAUSE_SECONDS = 20.0  # between two lines of the progress bar in a file
-_FEWEST_EXACT = 100  # minimum number of faces of recorded age to calibrate on these alone
 _FORMAT = "1"  # changed to invalidate earlier records
-_SEXES = ("male", "female")
-_RACES = ("White", "Black", "Asian", "Indian", "other")
 
 Record = dict[str, NDArray[np.float32]]
 Evaluators = Callable[[], list[Evaluator]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A row of the table: a source of renderings.
-
-    Attributes:
-        name: as in the table.
-        key: changes whenever its pictures may change.
-        weights: file for `Ager.load`; None for the rows without a model.
-    """
-
-    name: str
-    key: str
-    weights: Path | None = None
-
-
-REAL = Row(name="real faces", key="real")
-COPY = Row(name="copy input", key="copy")
-BLEND = Row(name="group mean blend", key="blend")
-
-
-@dataclass(frozen=True, eq=False)
-class Faces:
-    """The faces of an evaluation.
-
-    Attributes:
-        root: the data folder.
-        paths: N files with an age in their name or folder.
-        age_years: (N,).
-        sex: N names, empty if unknown.
-        race: as `sex`.
-        rank: (N,) rank of each by the hash of its name: a fixed shuffling.
-        sources: indices of the faces to age.
-        left_out: number of excluded pictures, by reason.
-        exact: indices of the faces with a recorded age; all faces if there are fewer than 100.
-    """
-
-    root: Path
-    paths: Sequence[Path]
-    age_years: NDArray[np.float32]
-    sex: list[str]
-    race: list[str]
-    rank: NDArray[np.int64]
-    sources: list[int]
-    left_out: dict[str, int]
-    exact: frozenset[int]
-
-    @classmethod
-    def find(cls, config: EvaluateConfig) -> "Faces":
-        """Scan the data folder and choose the sources.
-
-        Raises:
-            UserError: no folder, no age folders, or no face of the sources' ages.
-        """
-        folder = scan(config.dataroot, _CODE, every_group=False, cache_gb=config.shard_cache)
-        marks = [hashlib.sha256(os.fsencode(path.name)).digest() for path in folder.paths]
-        order = sorted(range(len(marks)), key=lambda i: marks[i])
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        known = folder.known
-        youngest, oldest = config.sources
-        fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
-        if not fitting:
-            raise UserError(f"--sources {youngest} {oldest}: {config.dataroot} has no face of that age; choose others")
-        exact = frozenset(i for i, one in enumerate(known) if one.exact)
-        return cls(
-            root=folder.root,
-            paths=folder.paths,
-            age_years=folder.age_years,
-            sex=["" if math.isnan(one.sex) else _SEXES[int(one.sex)] for one in known],
-            race=["" if math.isnan(one.race) else _RACES[int(one.race)] for one in known],
-            rank=rank,
-            sources=sorted(evenly(fitting, folder.age_years, config.limit)),
-            left_out=folder.left_out,
-            exact=exact if len(exact) >= _FEWEST_EXACT else frozenset(range(len(known))),
-        )
-
-    def known(self, i: int) -> Known:
-        """The labels of face i that a model may use."""
-        sex = float(_SEXES.index(self.sex[i])) if self.sex[i] else math.nan
-        return Known(float(self.age_years[i]), sex)
-
-
-def evenly(order: Sequence[int], age_years: NDArray[np.float32], limit: int) -> list[int]:
-    """The first `limit` faces of an order, balanced over the decades; all of them with limit 0."""
-    decades: dict[int, list[int]] = {}
-    for i in order:
-        decades.setdefault(int(age_years[i] // 10), []).append(i)
-    rounds = [group[k : k + 1] for k in range(len(order)) for group in decades.values()]
-    chosen = [i for part in rounds for i in part]
-    return chosen[: limit or None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,91 +241,3 @@ def _read(file: Path) -> Record:
             return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError):
         return {}
-
-
-@dataclass(eq=False)
-class Recorder:
-    """Makes the records of whole rows, in several processes if requested.
-
-    Attributes:
-        studio: of this process.
-        workers: number of other processes; 0 uses only this one.
-    """
-
-    plan: Plan
-    workers: int
-    renderer: Renderer = field(init=False)
-    _pool: ProcessPoolExecutor | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self.renderer = Renderer(self.plan)
-
-    def records(self, row: Row, numbers: Sequence[int]) -> dict[int, Record]:
-        """Records of faces by index, without unreadable pictures."""
-        found = {i: self.renderer.complete(row, i) for i in numbers}
-        missing = [i for i in numbers if found[i] is None]
-        if missing:
-            pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
-            with tqdm(total=len(missing), desc=row.name, unit="face", mininterval=pause, maxinterval=pause) as bar:
-                for i, record in self._made(row, missing):
-                    found[i] = record
-                    bar.update()
-        return {i: record for i, record in found.items() if record}
-
-    def _made(self, row: Row, missing: Sequence[int]) -> Iterator[tuple[int, Record]]:
-        if not self.workers:
-            with _one_thread():
-                for i in missing:
-                    yield i, self.renderer.record(row, i)
-            return
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (self.plan,))
-        waiting = {self._pool.submit(_work, row, i): i for i in missing}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        except BrokenProcessPool:
-            raise UserError(f"--workers {self.workers}: one of them was killed; use fewer if memory is short") from None
-
-    def close(self) -> None:
-        """End the processes; unfinished records are lost, finished ones are kept."""
-        pool, self._pool = self._pool, None
-        if pool:
-            for process in [*pool._processes.values()]:  # after an interruption they may not receive a shutdown
-                process.kill()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Context with one thread, so that sums do not depend on the number of processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-_renderer: Renderer | None = None  # of a process of the pool
-
-
-def _begin(plan: Plan) -> None:
-    global _renderer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    _renderer = Renderer(plan)
-
-
-def _end_with_parent() -> None:
-    """End this process if its parent was killed."""
-    parent = parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
-
-
-def _work(row: Row, i: int) -> Record:
-    assert _renderer
-    return _renderer.record(row, i)

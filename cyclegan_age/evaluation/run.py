@@ -13,12 +13,15 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.evaluation.columns import estimated_ages
+from cyclegan_age.evaluation.faces import BLEND, Row
 from cyclegan_age.evaluation.fit import fit_ages, fitting
 from cyclegan_age.evaluation.page import write_page
 from cyclegan_age.evaluation.parsing import evaluate_parsers
-from cyclegan_age.evaluation.records import BLEND, Evaluators, Row
+from cyclegan_age.evaluation.records import Evaluators
+from cyclegan_age.evaluation.reference import FEWEST, Values, by_label
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
-from cyclegan_age.evaluation.table import FEWEST, Goal, Values, as_csv, as_text, by_label, estimated_ages
+from cyclegan_age.evaluation.table import Goal, as_csv, as_text
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager

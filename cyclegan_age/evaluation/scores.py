@@ -8,9 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.evaluation.columns import columns, compare
 from cyclegan_age.evaluation.evaluators import Evaluator, load_evaluators
-from cyclegan_age.evaluation.records import COPY, REAL, Evaluators, Plan, Record, Recorder, Row
-from cyclegan_age.evaluation.table import Goal, Reference, Values, columns, compare, goals, score
+from cyclegan_age.evaluation.faces import COPY, REAL, Row
+from cyclegan_age.evaluation.recorder import Recorder
+from cyclegan_age.evaluation.records import Evaluators, Plan, Record
+from cyclegan_age.evaluation.reference import Reference, Values
+from cyclegan_age.evaluation.table import Goal, goals, score
 from cyclegan_age.images import counted
 
 Say = Callable[[str], None]

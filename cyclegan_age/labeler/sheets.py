@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cyclegan_age.files import write_atomically
+from cyclegan_age.html_page import html_page
 from cyclegan_age.images import BadImage, Picture, grid, open_image, to_square
 from cyclegan_age.labeler.estimates import GROUPS, group_of
 from cyclegan_age.labeler.table import BAD, CONFIRMED, CORRECTED, ESTIMATED, Face, Labels
@@ -32,14 +33,10 @@ def write_sheets(labels: Labels, folder: Path) -> Path:
         OSError: they cannot be written.
     """
     faces = [face for face in labels.faces.values() if face.state != BAD]
-    style = (
-        "body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 62rem; padding: 0 1rem; }"
-        " img { max-width: 100%; } td, th { padding: .1rem .8rem .1rem 0; text-align: left; }"
-    )
-    name = escape(labels.folder.resolve().name)
+    style = "img { max-width: 100%; } td, th { padding: .1rem .8rem .1rem 0; text-align: left; }"
+    title = f"Labels of {labels.folder.resolve().name}"
     out = [
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Labels of {name}</title>',
-        f"<style>{style}</style></head><body><h1>Labels of {name}</h1>",
+        f"<h1>{escape(title)}</h1>",
         f"<p>{len(faces):,} faces, {labels.waiting:,} of them not confirmed. Below each: its label, then the estimate "
         "with its confidence. Frames: grey estimated, green confirmed, orange corrected.</p>",
         *_measured(faces),
@@ -55,7 +52,7 @@ def write_sheets(labels: Labels, folder: Path) -> Path:
         number = f"{len(some):,}" + (f", {len(shown)} of them shown" if len(shown) < len(some) else "")
         out.append(f'<h2>{group} years: {number}</h2><img src="{group}.png" alt="Faces of {group} years">')
     page = folder / "index.html"
-    write_atomically(page, "\n".join([*out, "</body></html>\n"]).encode(errors="replace"))
+    write_atomically(page, html_page(title, "\n".join(out), style).encode(errors="replace"))
     return page
 
 

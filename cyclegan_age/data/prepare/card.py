@@ -10,6 +10,7 @@ from typing import Any
 
 from cyclegan_age.config import PrepareConfig
 from cyclegan_age.data.prepare import SETS
+from cyclegan_age.html_page import html_page
 from cyclegan_age.images import counted
 
 SEXES = {0: "male", 1: "female", 9: "unknown"}
@@ -19,8 +20,6 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#8a8a8a")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 220, 50, 36
 
 _STYLE = """
-:root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 76rem; padding: 0 1rem; }
 table { border-collapse: collapse; margin: .5rem 0 1rem; }
 td { padding: .1rem .8rem .1rem 0; overflow-wrap: anywhere; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
@@ -120,10 +119,9 @@ def as_page(card: str, lines: Sequence[Line]) -> str:
     ]
     if persons := Counter(line["person"] for line in lines if line["person"]):
         plots.append(_bars("persons by number of pictures", *_histogram(list(persons.values()))))
-    title = escape(card.partition("\n")[0].lstrip("# "))
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    title = card.partition("\n")[0].lstrip("# ")
     body = f'{_html(card)}\n<h2>Plots</h2><div class="plots">{"".join(plots)}</div>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
+    return html_page(title, body, _STYLE)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,18 +1,13 @@
 """`prepare.py`: a public set, as downloaded, to `train`, `val` and `test` with age folders and labels."""
 
-import contextlib
 import csv
-import hashlib
 import io
 import json
-import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +16,18 @@ from tqdm import tqdm
 
 from cyclegan_age.config import PrepareConfig, UserError
 from cyclegan_age.data.labels import NAME, PARQUET, as_csv, as_parquet
-from cyclegan_age.data.names import stem_of
 from cyclegan_age.data.prepare import SETS
 from cyclegan_age.data.prepare.card import as_markdown, as_page
 from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
 from cyclegan_age.data.prepare.names import read_pattern
+from cyclegan_age.data.prepare.plan import Item, plan
 from cyclegan_age.data.prepare.rows import NO_FACE, TWO_FACES, Row
 from cyclegan_age.data.prepare.tables import read_csv
 from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.faces.alignment import Place, crop, opencv
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.files import json_lines, write_error
+from cyclegan_age.files import json_lines, write_atomically, write_error
 from cyclegan_age.images import BadImage, Picture, counted, open_image
 
 JOURNAL = ".prepare.jsonl"  # the settings, then a line for each finished picture
@@ -43,19 +38,6 @@ _MADE = 0.02  # minimum share of a crop outside its picture that is counted
 _PAUSE_SECONDS = 20.0  # between two lines of the progress bar in a file
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Item:
-    """An output picture.
-
-    Attributes:
-        row: its labels, with the split.
-        file: path below the output folder.
-    """
-
-    row: Row
-    file: str
 
 
 def prepare(config: PrepareConfig, say: Say) -> Path:
@@ -108,12 +90,12 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         say(sentence)
     card = as_markdown(config, lines, lost, copies, edges)
     try:
-        _write(config.output / NAME, as_csv(labels))
+        write_atomically(config.output / NAME, as_csv(labels), sync=False)
         if config.parquet:
-            _write(config.output / PARQUET, as_parquet(labels))
-        _write(config.output / "left_out.csv", _table(("file", "reason"), lost))
-        _write(config.output / "README.md", card.encode(errors="replace"))
-        _write(config.output / "index.html", as_page(card, lines).encode(errors="replace"))
+            write_atomically(config.output / PARQUET, as_parquet(labels), sync=False)
+        write_atomically(config.output / "left_out.csv", _table(("file", "reason"), lost), sync=False)
+        write_atomically(config.output / "README.md", card.encode(errors="replace"), sync=False)
+        write_atomically(config.output / "index.html", as_page(card, lines).encode(errors="replace"), sync=False)
     except OSError as e:
         raise write_error(f"--output {config.output}", e, "or choose another folder") from None
     splits = Counter(item.row.split for item in kept)
@@ -129,106 +111,6 @@ def read_rows(config: PrepareConfig) -> list[Row]:
     if config.set == "pattern":
         return read_pattern(config.source, config.pattern)
     return SETS[config.set].read(config.source)
-
-
-def plan(rows: Sequence[Row], config: PrepareConfig) -> list[Item]:
-    """The valid rows with their splits and output file names, sorted by these."""
-    valid = [row for row in rows if not row.reason]
-    if config.fold:
-        folds = sorted({row.fold for row in valid if row.fold})
-        if config.fold not in folds:
-            has = (
-                f"its folds are {', '.join(folds[:10])}{', ..' if len(folds) > 10 else ''}" if folds else "it has none"
-            )
-            raise UserError(f"--fold {config.fold}: {config.set} has no such fold; {has}")
-        valid = [replace(row, split="test" if row.fold == config.fold else "") for row in valid]
-    test = 0.0 if config.fold else config.test
-    valid = split(valid, config.seed, config.val, test, identical(row.file for row in valid if not row.person))
-    names = Counter(row.file.stem.lower() for row in valid)
-    items = []
-    for row in valid:
-        own = stem_of(row.file)
-        own = own.split("_", 3)[-1] if config.set == "utkface" else own  # the labels are before it
-        if names[own.lower()] > 1:  # such as train/1.jpg and val/1.jpg
-            own = "-".join(row.file.relative_to(config.source).with_suffix("").parts)
-        who = f"{_plain(row.person)}+" if row.person else ""
-        low = int(row.age) // 5 * 5
-        folder = f"{row.split}/{row.group or f'{low:02d}-{low + 4:02d}'}"
-        suffix = ".webp" if config.align else row.file.suffix.lower()
-        name = f"{int(row.age)}_{row.sex}_{row.race}_{config.set}+{who}{_plain(own)}"
-        items.append(Item(row, f"{folder}/{name}{suffix}"))
-    return _unique(sorted(items, key=lambda item: item.file))
-
-
-def _unique(items: Iterable[Item]) -> list[Item]:
-    """Add a number to names that have become equal."""
-    taken: set[str] = set()
-    out = []
-    for item in items:
-        name = next(name for name in chain([item.file], _numbered(Path(item.file))) if name.lower() not in taken)
-        taken.add(name.lower())
-        out.append(replace(item, file=name))
-    return out
-
-
-def _numbered(path: Path) -> Iterator[str]:
-    return (f"{path.parent.as_posix()}/{path.stem}-{i}{path.suffix}" for i in count(2))
-
-
-def _plain(text: str) -> str:
-    """A part of a file name: letters, digits, dots and hyphens, at most 80 bytes."""
-    plain = re.sub(r"[^\w.-]+", "-", text).replace("_", "-").strip("-.")
-    return plain.encode()[:80].decode(errors="ignore") or "x"
-
-
-def split(rows: Sequence[Row], seed: int, val: float, test: float, same: Mapping[Path, str] | None = None) -> list[Row]:
-    """Rows with their split: the set's own, else by person, in an order that depends on the seed.
-
-    A picture of an unknown person counts as a separate person. A person in one of the set's own splits stays there.
-
-    Args:
-        rows: of one set.
-        seed: of the order.
-        val: share of the pictures without a given split.
-        test: as `val`.
-        same: a digest of the content of files with identical copies: they belong to one person.
-    """
-    same = same or {}
-    above = Path(os.path.commonpath([row.file.parent for row in rows])) if rows else Path()
-
-    def unit_of(row: Row) -> str:
-        return row.person or same.get(row.file) or row.file.relative_to(above).as_posix()
-
-    given = {row.person: row.split for row in rows if row.person and row.split}
-    rows = [replace(row, split=row.split or given.get(row.person, "")) for row in rows]
-    sizes = Counter(unit_of(row) for row in rows if not row.split)
-    total = sizes.total()
-    order = sorted(sizes, key=lambda unit: hashlib.sha256(os.fsencode(f"{seed}/{unit}")).digest())
-    chosen: dict[str, str] = {}
-    for name, share in (("test", test), ("val", val)):
-        filled = 0
-        for unit in order:
-            if unit not in chosen and filled < share * total - 0.5 and len(chosen) < len(order) - 1:
-                chosen[unit] = name
-                filled += sizes[unit]
-    return [replace(row, split=row.split or chosen.get(unit_of(row), "train")) for row in rows]
-
-
-def identical(files: Iterable[Path]) -> dict[Path, str]:
-    """Digests of the files with identical copies; only files of equal size are read."""
-    sizes: dict[int, list[Path]] = {}
-    for file in files:
-        try:
-            sizes.setdefault(file.stat().st_size, []).append(file)
-        except OSError:  # the error is reported when the picture is made
-            continue
-    marks: dict[Path, str] = {}
-    for some in sizes.values():
-        for file in some if len(some) > 1 else ():
-            with contextlib.suppress(OSError):
-                marks[file] = hashlib.sha256(file.read_bytes()).hexdigest()
-    counts = Counter(marks.values())
-    return {file: mark for file, mark in marks.items() if counts[mark] > 1}
 
 
 def _check_folders(config: PrepareConfig) -> None:
@@ -273,7 +155,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
             if file in wanted and (line["reason"] or (config.output / file).is_file())
         }
         text = "".join(json.dumps(line) + "\n" for line in (settings, *done.values()))
-        _write(journal, text.encode())  # without an incomplete last line
+        write_atomically(journal, text.encode(), sync=False)  # without an incomplete last line
         missing = [item for item in items if item.file not in done]
         pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
         with (
@@ -349,7 +231,7 @@ def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
             picture = crop(picture, place, min(size, max(32, round(place.side))))
         data = webp(picture)
     try:
-        _write(output / item.file, data)
+        write_atomically(output / item.file, data, sync=False)
     except OSError as e:
         raise write_error(f"--output {output}", e, "or choose another folder") from None
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
@@ -396,7 +278,7 @@ def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], outpu
         for number, group in enumerate(groups, 1)
         for i in group
     ]
-    _write(output / "copies.csv", _table(("group", "file", "age", "person", "split"), listed))
+    write_atomically(output / "copies.csv", _table(("group", "file", "age", "person", "split"), listed), sync=False)
     across = sum(len({labels[i]["split"] for i in group}) > 1 for group in groups)
     ages = [[float(str(labels[i]["age"])) for i in group] for group in groups]
     conflicting = sum(max(some) - min(some) > 1 for some in ages)
@@ -443,15 +325,3 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> bytes:
     writer.writerow(columns)
     writer.writerows(lines)
     return text.getvalue().encode(errors="surrogateescape")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

@@ -76,7 +76,7 @@ def test_a_set_becomes_age_folders_with_labels(fgnet: Path, tmp_path: Path, caps
     assert (out / "left_out.csv").read_text().splitlines()[1].startswith(str(fgnet / "003" / "003A20.JPG,"))
     said = capsys.readouterr().out
     assert (
-        "left out: 1 picture: not a picture, as 003A20.JPG" in said and "40 pictures: 28 train, 4 val, 8 test" in said
+        "left out: 1 picture: not a picture, such as 003A20.JPG" in said and "40 pictures: 28 train, 4 val, 8 test" in said
     )
     assert (out / one["file"]).read_bytes() == (fgnet / "007" / "007A33.JPG").read_bytes()
 
@@ -137,10 +137,10 @@ def test_other_settings_need_another_folder(fgnet: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "SET: required; give one of utkface"),
+        ([], "SET: required; expected one of utkface"),
         (["fgnt", "--source", "a", "--output", "b"], "SET fgnt: must be one of utkface"),
-        (["fgnet", "--output", "b"], "--source: required; give"),
-        (["fgnet", "--source", "a"], "--output: required; give"),
+        (["fgnet", "--output", "b"], "--source: required; expected"),
+        (["fgnet", "--source", "a"], "--output: required; expected"),
         (["csv", "--source", "a", "--output", "b"], "--csv: must be given with the set csv"),
         (
             ["fgnet", "--source", "a", "--output", "b", "--pattern", "{age}"],
@@ -343,7 +343,7 @@ def test_persons_in_two_of_the_sets_own_splits_are_named(tmp_path: Path, capsys:
     columns = ["path", "age", "sex", "race", "person", "split"]
     words = ("csv", "--source", source, "--output", tmp_path / "out", "--csv", tmp_path / "mine.csv", "--no_align")
     assert run_it(*words, "--columns", *columns) == 0
-    assert "In two of the set's own splits: 1 persons, as ann." in capsys.readouterr().out
+    assert "In two of the set's own splits: 1 persons, such as ann." in capsys.readouterr().out
     assert pictures(tmp_path / "out")[0] == "test/20-24/23_1_2_csv+ann+3.png"
 
 
@@ -366,7 +366,7 @@ def test_lines_outside_of_the_source_are_named_and_left_out(
         "2.png",
         "3.png",
     ]
-    assert "left out: 4 pictures: outside of --source, as 4.png" in capsys.readouterr().out
+    assert "left out: 4 pictures: outside of --source, such as 4.png" in capsys.readouterr().out
     with (tmp_path / "out" / "left_out.csv").open() as f:
         lost = [(Path(line["file"]).name, line["reason"]) for line in csv.DictReader(f)]
     assert lost == [(f"{n}.png", "outside of --source") for n in (4, 4, 5, 6)] + [(f"{'7' * 300}.png", "file missing")]

@@ -175,7 +175,7 @@ def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: 
     ("words", "said"),
     [
         (["shards", "nowhere", "--output", "x"], "FOLDER nowhere: no such folder; expected a prepared one"),
-        (["shards", "nowhere"], "--output: required; give the folder to make"),
+        (["shards", "nowhere"], "--output: required; expected the folder to make"),
         (["shards", "--output", "x"], "FOLDER: required; expected a folder of faces"),
         (["shards", "x", "--output", "y", "--per_shard", "0"], "--per_shard 0: must be at least 1"),
     ],

@@ -234,8 +234,8 @@ def test_parameters_are_what_was_learnt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--test", "x"], "--dataroot: required; give"),
-        (["--dataroot", "x"], "--test: required; give"),
+        (["--test", "x"], "--dataroot: required; expected"),
+        (["--dataroot", "x"], "--test: required; expected"),
         (["--dataroot", "x", "--test", "y", "--minutes", "0"], "--minutes 0: must be above 0"),
         (["--dataroot", "x", "--test", "y", "--systems", "nothing"], "--systems nothing: must be among"),
     ],

@@ -352,7 +352,7 @@ class Bench:
         return [Line(measure=measure, value=each_ms, unit="ms/face", ms=seconds * 1000, gib=self.peak_gib())]
 
     def clear(self) -> None:
-        """Give back memory and what was compiled for the shapes before."""
+        """Free memory and the code compiled for previous shapes."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -378,7 +378,7 @@ class _Notes(logging.Handler):
 
 
 def measure(jobs: Sequence[Job], plan: Plan, begin: float, say: Callable[[str], None]) -> list[Line]:
-    """Do the jobs, one after the other; what fails says why in its own line.
+    """Do the jobs, one after the other; errors are reported in their own lines.
 
     Args:
         begin: `time.monotonic()` when all this began.
@@ -417,7 +417,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def start(kind: str, begin: float, flags: Sequence[str]) -> None:
-    """For a process of its own: print how long after `begin` (`time.time()`) its first and its captured step end."""
+    """Run in a separate process: print how long after `begin` (`time.time()`) its first and its captured step end."""
     config, net = parse_train(flags)
     step, batch = trainee(config, net, torch.device(kind))
     seconds = {}
@@ -455,7 +455,7 @@ def run(config: GPUBenchConfig, plan: Plan, device: torch.device) -> None:
 
 
 def announce(rows: Sequence[str], plan: Plan) -> None:
-    """Print what would be measured."""
+    """Print the planned measurements."""
     print("no CUDA device, so nothing is measured; with one it would be")
     for row in rows:
         measures = [job.measure for job in Bench(torch.device("cpu"), plan).jobs() if job.row == row]

@@ -189,35 +189,35 @@ def clear(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def foreign(path: Path, give: str = "expected a .safetensors file that train.py wrote, or the name of a run") -> str:
-    """Description of a file without weights of this package, and the remedy `give`; empty if unknown.
+def foreign(path: Path, remedy: str = "expected a .safetensors file that train.py wrote, or the name of a run") -> str:
+    """Description of a file without weights of this package, and the remedy `remedy`; empty if unknown.
 
     It is recognised by its first bytes and the names in an archive. Nothing is unpickled.
     """
     with path.open("rb") as f:
         begin = f.read(512)
     if not begin:
-        return "an empty file; copy it again; " + give
+        return "an empty file; copy it again; " + remedy
     if begin.startswith(b"PK\x03\x04"):
-        return _of_archive(path, give)
+        return _of_archive(path, remedy)
     if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
         kind = "a pickle, as PyTorch wrote .pth files before 1.6, which could run code and is not opened"
-        return f"{kind}; {_CONVERT}; {give}"
+        return f"{kind}; {_CONVERT}; {remedy}"
     if begin.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS and not the file itself; run git lfs pull"
     if begin.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
         return "a web page instead of the file; download the file itself"
     if begin.startswith(b"\x89HDF\r\n\x1a\n"):
-        return f"an HDF5 file, as Keras writes weights; {give}"
+        return f"an HDF5 file, as Keras writes weights; {remedy}"
     if begin.startswith((b"\x93NUMPY", b"\x1f\x8b", b"\xff\xd8\xff", b"\x89PNG")):
         kinds = {0x93: "an array of NumPy", 0x1F: "a gzip archive", 0xFF: "a picture", 0x89: "a picture"}
-        return f"{kinds[begin[0]]} and no weights; {give}"
+        return f"{kinds[begin[0]]} and no weights; {remedy}"
     if path.suffix.lower() == ".onnx":
-        return f"an ONNX file, which other programs run; {give}"
+        return f"an ONNX file, which other programs run; {remedy}"
     return ""
 
 
-def _of_archive(path: Path, give: str) -> str:
+def _of_archive(path: Path, remedy: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -229,12 +229,12 @@ def _of_archive(path: Path, give: str) -> str:
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
         return "a corrupt zip archive, perhaps truncated; copy it again"
     if not pickled:
-        return f"a zip archive and no weights; unpack it; {give}"
+        return f"a zip archive and no weights; unpack it; {remedy}"
     if any("/code/" in name for name in names):
-        return f"a program of TorchScript; {give}"
+        return f"a program of TorchScript; {remedy}"
     if all(key in said for key in (b"networks", b"ema", b"skipped")) or all(
         key in said for key in (b"random", b"pools")
     ):
         return f"the checkpoint of a run, not its weights; use {path.parent / 'weights.safetensors'}"
     kind = "a pickle of PyTorch (.pth), as other projects write, which could run code and is not opened"
-    return f"{kind}; {_CONVERT}; {give}"
+    return f"{kind}; {_CONVERT}; {remedy}"

@@ -437,7 +437,7 @@ class Ager:
                 out = generator(kept, self._vectors(years[part])).float()
                 shifts: list[Floats | None] = [None] * len(out)
                 if bending:
-                    raw = bending.shift(taps.outputs["bend"])
+                    raw = bending.flow(taps.outputs["bend"])
                     base = warp(base, raw)
                     shifts = list(smooth_flow(raw).permute(0, 2, 3, 1).contiguous().cpu().numpy())
                 anew = bool(self.reader.latent)

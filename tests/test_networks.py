@@ -234,7 +234,7 @@ def test_strength_multiplies_field_and_change() -> None:
     assert change.abs().max() > 0.01
     torch.testing.assert_close(strong.eval()(x, age) - x, 1.5 * change)  # the field begins at nothing
     field = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(strong.shift(field), 1.5 * weak.shift(field))
+    torch.testing.assert_close(strong.flow(field), 1.5 * weak.flow(field))
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_a_symmetric_generator_gives_a_mirror_image_the_mirror_image_of_its_face
     with Taps(both, ["bend"]) as taps:
         both(same, age)
     assert taps.outputs["bend"].shape[0] == 4
-    shift = both.shift(taps.outputs["bend"])
+    shift = both.flow(taps.outputs["bend"])
     torch.testing.assert_close(shift, torch.cat([-shift[:, :1], shift[:, 1:]], dim=1).flip(3))
     assert shift.abs().max() > 0.001
 

@@ -76,7 +76,8 @@ def test_a_set_becomes_age_folders_with_labels(fgnet: Path, tmp_path: Path, caps
     assert (out / "left_out.csv").read_text().splitlines()[1].startswith(str(fgnet / "003" / "003A20.JPG,"))
     said = capsys.readouterr().out
     assert (
-        "left out: 1 picture: not a picture, such as 003A20.JPG" in said and "40 pictures: 28 train, 4 val, 8 test" in said
+        "left out: 1 picture: not a picture, such as 003A20.JPG" in said
+        and "40 pictures: 28 train, 4 val, 8 test" in said
     )
     assert (out / one["file"]).read_bytes() == (fgnet / "007" / "007A33.JPG").read_bytes()
 

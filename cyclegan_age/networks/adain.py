@@ -143,7 +143,7 @@ class AdaINGenerator(WarpingGenerator):
         for block in self.blocks:
             h = block(h, e)
         h = self.up3(h, h2, e)
-        warped = warp(x, self.shift(self.bend(h))) if self.deform else x
+        warped = warp(x, self.flow(self.bend(h))) if self.deform else x
         h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)
         residual = _residual(self.head(h))
         if self.detail:
@@ -155,7 +155,7 @@ class AdaINGenerator(WarpingGenerator):
         # Straight-through gradient of the clipping, so that it does not vanish there.
         return out + (clipped - out).detach() if self.training else clipped
 
-    def shift(self, h: Tensor) -> Tensor:
+    def flow(self, h: Tensor) -> Tensor:
         """Output of the child `bend` -> flow (N, 2, h, w): displacement of each sampling point, right and down, in
         shares of the side."""
         return self.deform * torch.tanh(h.float())

@@ -97,7 +97,7 @@ class WarpingGenerator(nn.Module):
 
     Attributes:
         deform: largest displacement, as a share of the side; 0 disables warping, and there is no `bend` then.
-        bend: child whose output (N, 2, h, w), or (2 N, 2, h, w) with mirror images, `shift` converts to a flow.
+        bend: child whose output (N, 2, h, w), or (2 N, 2, h, w) with mirror images, `flow` converts to a flow.
         correction: calibration of the age input, for weights by `evaluate.py --fit_ages`; else None.
     """
 
@@ -108,7 +108,7 @@ class WarpingGenerator(nn.Module):
         super().__init__()
         self.correction: AgeCorrection | None = None
 
-    def shift(self, h: Tensor) -> Tensor:
+    def flow(self, h: Tensor) -> Tensor:
         """Output of the child `bend` -> flow (N, 2, h, w): displacements of the sampling points (right, down), shares
         of the side.
 
@@ -222,7 +222,7 @@ class ResnetGenerator(WarpingGenerator):
             h = self.join(h, age)
         h = self.blocks(h)
         if self.deform:
-            x = warp(x, self.shift(self.bend(h)))
+            x = warp(x, self.flow(self.bend(h)))
         h = self.up2(self.up1(h))
         if not self.residual:
             return torch.tanh(self.head(h).float())
@@ -251,13 +251,13 @@ class ResnetGenerator(WarpingGenerator):
             colours = torch.lerp(colours.mean(dim=1, keepdim=True), colours, self.chroma)
         return torch.sigmoid(h[:, 3:]) * colours * (2 * self.strength)
 
-    def shift(self, h: Tensor) -> Tensor:
-        field: Tensor = self.strength * self.deform * torch.tanh(h.float())
+    def flow(self, h: Tensor) -> Tensor:
+        flow: Tensor = self.strength * self.deform * torch.tanh(h.float())
         if not self.symmetric:
-            return field
-        there, mirrored = field.unflatten(0, (2, -1)).unbind()
-        field = (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
-        return field
+            return flow
+        there, mirrored = flow.unflatten(0, (2, -1)).unbind()
+        flow = (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
+        return flow
 
 
 def both_ways(x: Tensor) -> Tensor:
@@ -272,25 +272,25 @@ def scaled(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=list(size), mode="bilinear", antialias=x.shape[2] > size[0])
 
 
-def warp(x: Tensor, shift: Tensor) -> Tensor:
+def warp(x: Tensor, flow: Tensor) -> Tensor:
     """Warp x (N, 3, H, W) by a coarse flow (N, 2, h, w) of displacements (right, down) of the sampling points.
 
     Displacements are shares of the side. The flow is smoothed over 5x5 cells and interpolated; beyond its edge the
     picture is repeated.
     """
-    field = F.interpolate(smooth_flow(shift), size=x.shape[2:], mode="bilinear", align_corners=False)
+    flow = F.interpolate(smooth_flow(flow), size=x.shape[2:], mode="bilinear", align_corners=False)
     rows = torch.linspace(-1 + 1 / x.shape[2], 1 - 1 / x.shape[2], x.shape[2], device=x.device)
     columns = torch.linspace(-1 + 1 / x.shape[3], 1 - 1 / x.shape[3], x.shape[3], device=x.device)
     places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)  # (H, W, 2)
-    places = (places + 2 * field.permute(0, 2, 3, 1)).nan_to_num()  # the CPU kernel would compute addresses from NaN
+    places = (places + 2 * flow.permute(0, 2, 3, 1)).nan_to_num()  # the CPU kernel would compute addresses from NaN
     return F.grid_sample(x.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def smooth_flow(shift: Tensor) -> Tensor:
+def smooth_flow(flow: Tensor) -> Tensor:
     """A flow (N, 2, h, w) averaged over 5x5 cells; beyond the edge it is 0."""
     # Two separable passes: otherwise compiled code averages 25 cells for each of the many pixels. Padded separately: a
     # padding pool of PyTorch 2.11 has a wrong gradient on CUDA (github.com/pytorch/pytorch/issues/188344).
-    rows = F.avg_pool2d(F.pad(shift, (2, 2, 0, 0)), (1, 5), stride=1)
+    rows = F.avg_pool2d(F.pad(flow, (2, 2, 0, 0)), (1, 5), stride=1)
     return F.avg_pool2d(F.pad(rows, (0, 0, 2, 2)), (5, 1), stride=1)
 
 

@@ -70,10 +70,9 @@ class NoiseFields:
     """Negative slope of the discriminator's leaky ReLU."""
     generator_loss: Annotated[Literal["non_saturating", "saturating"], Option(RARE)] = "non_saturating"
     """The generator's loss: -log D(G(z)), or log(1 - D(G(z)))."""
-    batch_deviation: Annotated[bool, Option(MODEL, needs=("residual",))] = False
-    """Give the discriminator the standard deviation over the batch (Karras et al., ICLR 2018, section 3)."""
-    lambda_r1: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Weight of the R1 penalty on the discriminator's gradient at real pictures (Mescheder et al., ICML 2018)."""
+    lambda_r1: Annotated[float, Option(LOSS, at_least=0, needs=("residual",))] = 0.0
+    """Weight of the R1 penalty on the discriminator's gradient at real pictures (Mescheder et al., ICML 2018). Above 0
+    it replaces spectral norm, and the discriminator gets the standard deviation over the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from cyclegan_age.config import TrainConfig, install_extra
+from cyclegan_age.data.prepare.pictures import webp
 from cyclegan_age.data.prepare.rows import NO_FACE, UNKNOWN
-from cyclegan_age.data.prepare.run import webp
 from cyclegan_age.faces.alignment import crop, opencv, reframed
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES, Frame

@@ -7,33 +7,28 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from cyclegan_age.config import PrepareConfig, UserError
 from cyclegan_age.data.labels import NAME, PARQUET, as_csv, as_parquet
 from cyclegan_age.data.prepare import SETS
 from cyclegan_age.data.prepare.card import as_markdown, as_page
-from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
+from cyclegan_age.data.prepare.copies import near_copies
 from cyclegan_age.data.prepare.names import read_pattern
+from cyclegan_age.data.prepare.pictures import make
 from cyclegan_age.data.prepare.plan import Item, plan
-from cyclegan_age.data.prepare.rows import NO_FACE, TWO_FACES, Row
+from cyclegan_age.data.prepare.rows import Row
 from cyclegan_age.data.prepare.tables import read_csv
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.faces.alignment import Place, crop, opencv
-from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.files import json_lines, write_atomically, write_error
-from cyclegan_age.images import BadImage, Picture, counted, open_image
+from cyclegan_age.images import counted
 
 JOURNAL = ".prepare.jsonl"  # the settings, then a line for each finished picture
-_BESIDE = 0.5  # relative size from which a second face makes the label ambiguous
-_QUALITY = 90  # of WebP
-_ALIGNED = 0.12  # largest distance between corners of the crop and of a picture that is aligned already, in sides
 _MADE = 0.02  # minimum share of a crop outside its picture that is counted
 _PAUSE_SECONDS = 20.0  # between two lines of the progress bar in a file
 
@@ -180,79 +175,6 @@ def _work(config: PrepareConfig, items: Sequence[Item]) -> Iterator[dict[str, An
         return map(work, items)
     processes = config.workers if config.workers > 0 else processors()
     return in_processes(work, items, min(processes, len(items)))
-
-
-@lru_cache(maxsize=1)
-def _cv2() -> Any:
-    cv2 = opencv()
-    cv2.setNumThreads(1)  # there is one process per core
-    return cv2
-
-
-def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
-    """Make one picture.
-
-    Args:
-        output: the folder.
-        frame: of the crop; empty to keep the picture unchanged.
-        size: largest side of the crop in pixels.
-        item: the picture.
-
-    Returns:
-        `reason` for its exclusion, or empty; the shorter `side` in pixels, `sharpness` (variance of the Laplacian) and
-        the perceptual `hash` of the output, in hexadecimal; whether the picture was `kept` whole and upright, and the
-        share of the crop that lies `beyond` it.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    cv2 = _cv2()
-    kept, beyond = not frame, 0.0
-    try:
-        data = item.row.file.read_bytes()
-        picture: Picture = np.asarray(open_image(data))
-    except BadImage as e:
-        return {"reason": str(e)}
-    except OSError as e:
-        return {"reason": f"cannot be read: {e.strerror}"}
-    if frame:
-        faces = sorted(detector().find(picture), key=lambda face: -face.size)
-        if not faces:
-            return {"reason": NO_FACE}
-        if len(faces) > 1 and faces[1].size >= _BESIDE * faces[0].size:
-            return {"reason": TWO_FACES}
-        place = faces[0].place(Frame.of(frame))
-        height, width = picture.shape[:2]
-        kept = height == width and place.off(picture.shape) <= _ALIGNED
-        if kept:
-            place = Place(0j, complex(width))
-        beyond = place.beyond(picture.shape)
-        if not kept or width > size:
-            picture = crop(picture, place, min(size, max(32, round(place.side))))
-        data = webp(picture)
-    try:
-        write_atomically(output / item.file, data, sync=False)
-    except OSError as e:
-        raise write_error(f"--output {output}", e, "or choose another folder") from None
-    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-    spread = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0])
-    return {
-        "reason": "",
-        "side": min(picture.shape[:2]),
-        "sharpness": round(spread**2, 1),
-        "hash": perceptual_hash(grey),
-        "kept": kept,
-        "beyond": round(beyond, 3),
-    }
-
-
-def webp(picture: Picture) -> bytes:
-    """A crop, encoded as WebP."""
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(picture).save(data, "WEBP", quality=_QUALITY, method=2)
-    return data.getvalue()
 
 
 def _label(config: PrepareConfig, item: Item) -> dict[str, object]:

@@ -507,7 +507,7 @@ def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tm
 
 
 def test_the_end_does_not_wait_for_a_process_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "Studio", lambda plan: None)
+    monkeypatch.setattr(recorder_module, "Renderer", lambda plan: None)
     recorder = recorder_module.Recorder(None, 1)  # type: ignore[arg-type]
     recorder._pool = ProcessPoolExecutor(1, get_context("spawn"))
     worker = recorder._pool.submit(os.getpid).result()
@@ -585,7 +585,7 @@ def test_mistakes_are_told_in_one_line(
         (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: must not both"),
         (["--dataroot", str(tiny_faces), "--target_age", "30"], "--target_age 30: must be two or more ages"),
         (["--dataroot", str(tiny_faces), "--weights", "gan"], "gan.safetensors: weights of a model that ages no given"),
-        (["--dataroot", str(tiny_faces), "--judge", "no"], "--judge no: no weights no; train some: "),
+        (["--dataroot", str(tiny_faces), "--judge", "no"], "--judge no: no weights no; train some by "),
         (["--dataroot", str(tiny_faces), "--watch_minutes", "1"], "--watch_minutes 1: must be used with --watch"),
         (["--dataroot", str(tiny_faces), "--sources", "20"], "--sources 20: must be 2 whole numbers"),
         (["--dataroot", str(tiny_faces), "--name", "../x"], "--name ../x: must be a plain folder name"),

@@ -63,7 +63,7 @@ def test_shares_that_are_none_are_refused(wrong: dict[str, float]) -> None:
         AgeEstimatorConfig(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_judge_reads_a_face_and_its_mirror_image_alike() -> None:
+def test_an_estimator_averages_a_face_and_its_mirror_image() -> None:
     torch.manual_seed(0)
     faces = to_uint8(torch.rand(3, 3, 64, 64) * 2 - 1)
     (judge,) = (j for j in load_evaluators("age_loss_a", Path("results")) if j.name == "age_judge")

@@ -74,7 +74,7 @@ def test_each_fault_is_found_and_nothing_is_changed(
     assert {file: file.read_bytes() for file in faulty.rglob("*.*")} == before
 
 
-def test_the_same_bytes_are_told_from_near_copies(faulty: Path, tmp_path: Path) -> None:
+def test_identical_files_are_distinguished_from_near_copies(faulty: Path, tmp_path: Path) -> None:
     (faulty / "train/40-44/44_1_0_mine+cleo+small.jpg").unlink()
     words = ["audit", str(faulty), "--results_dir", str(tmp_path / "results"), "--workers", "0"]
     assert prepare_command.main(words) == 0

@@ -154,13 +154,13 @@ def test_object_stores_are_read_listed_and_written(tmp_path: Path, monkeypatch: 
         ("--input i --output o --aligned --face 2", "--face 2: must be all for aligned pictures"),
     ],
 )
-def test_wrong_flags_are_told_in_a_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_flags_are_reported_in_a_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert batch_command.main(words.split()) == 2
     err = capsys.readouterr().err
     assert err.startswith(said) and err.count("\n") == 1
 
 
-def test_inputs_that_give_nothing_are_told(tmp_path: Path) -> None:
+def test_inputs_without_pictures_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder; check the name"):
         items_of(tmp_path / "none")
     with pytest.raises(UserError, match="no pictures in it"):
@@ -292,7 +292,7 @@ def test_failures_are_listed_when_a_run_is_interrupted(tmp_path: Path) -> None:
     assert (tmp_path / "failures.csv").read_text() == "file,cause\n2.jpg,not a picture\n"
 
 
-def test_a_missing_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     flags = ["--output", str(tmp_path / "o"), "--aligned", "--input"]
@@ -390,9 +390,7 @@ def test_a_killed_command_leaves_whole_pictures_and_no_process(tiny_faces: Path,
     assert 0 < len(to_do(run.items, [20, 60], storage.below(str(run.output)))) <= PICTURES - 100
 
 
-def test_a_killed_worker_loses_nothing_and_the_command_goes_on_where_it_was(
-    tiny_faces: Path, weights: Path, tmp_path: Path
-) -> None:
+def test_a_killed_worker_loses_nothing_and_the_command_resumes(tiny_faces: Path, weights: Path, tmp_path: Path) -> None:
     run, plain = Run(tiny_faces, weights, tmp_path), tmp_path / "plain"
     render = {"weights": weights, "config": InferConfig(aligned=True), "ages": [20, 60]}
     Renderer(output=str(run.output), **render)(run.items[:100])  # type: ignore[arg-type]

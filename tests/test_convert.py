@@ -264,7 +264,7 @@ def discriminator() -> nn.Module:
     return nn.ModuleDict({"model": nn.Sequential(*layers)})
 
 
-def test_wrong_files_are_told_in_one_line(
+def test_wrong_files_are_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -429,7 +429,7 @@ def test_pictures_are_translated_as_a_whole(
     assert capsys.readouterr().err == f"--weights {single}: have no ages; expected weights that age faces\n"
 
 
-def test_a_training_goes_on_from_both(pair: tuple[Path, list[nn.Module]], pictures: Path, tmp_path: Path) -> None:
+def test_a_training_starts_from_both(pair: tuple[Path, list[nn.Module]], pictures: Path, tmp_path: Path) -> None:
     flags = [
         "--dataroot",
         str(pictures),

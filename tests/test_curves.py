@@ -139,7 +139,7 @@ def test_a_warning_comes_once_after_three_looks() -> None:
     assert [len(dog.curves(curves, 0.8)) for _ in range(5)] == [0, 0, 1, 0, 0]
 
 
-def test_few_points_tell_nothing() -> None:
+def test_few_points_give_no_warning() -> None:
     assert _warned({"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.7, points=8)}) == []
 
 

@@ -301,7 +301,7 @@ def test_rows_of_files_that_are_gone_do_not_pile_up(tmp_path: Path) -> None:
     assert values(open_one) == [0, 1, 2, 3]  # a training that still has the old file open
 
 
-def test_a_cache_begun_anew_is_kept(tmp_path: Path, decoded: Decoded) -> None:
+def test_a_cache_recreated_is_kept(tmp_path: Path, decoded: Decoded) -> None:
     paths = some(tmp_path, 3)
     values(PictureCache(paths, tmp_path, 8, tmp_path / "cache"))
     for path in paths[1:]:

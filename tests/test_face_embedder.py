@@ -229,7 +229,7 @@ def test_the_teacher_looks_at_each_file_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(teacher.embeddings(paths, root, counting, kept), changed)
 
 
-def test_a_missing_teacher_is_told_in_one_line(
+def test_a_missing_teacher_is_reported_in_one_line(
     tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = importlib.util.find_spec

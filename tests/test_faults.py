@@ -116,7 +116,7 @@ def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
 
 
-def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_another_process_removed_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = fcntl.lockf, []
 
     def late(file: BinaryIO, how: int) -> None:
@@ -132,7 +132,7 @@ def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path: Path, monke
     assert not (tmp_path / ".lock").exists()
 
 
-def test_a_file_of_another_kind_is_told_by_what_it_is(
+def test_a_foreign_file_is_recognised(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train_command.main(_flags(tiny_faces, tmp_path, 2, "--name", "run")) == 0
@@ -182,7 +182,7 @@ def test_a_file_of_another_kind_is_told_by_what_it_is(
     assert foreign(run / "weights.safetensors") == ""
 
 
-def test_a_named_run_goes_on_with_another_learning_rate(
+def test_a_named_run_resumes_with_another_learning_rate(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As well with other settings of the steps still to come; with others it does not, and --init is named."""
@@ -286,7 +286,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     ("flags", "said"),
     [(["detail"], True), (["shift"], True), (["detail", "--init", "shipped"], False), (["default"], False)],
 )
-def test_a_later_stage_without_weights_to_begin_from_is_told(
+def test_a_later_stage_without_weights_to_begin_from_is_reported(
     flags: list[str], said: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     parse_train(["--dataroot", "x", "--preset", *flags])

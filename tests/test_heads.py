@@ -120,7 +120,7 @@ def test_a_mask_is_the_head_in_the_middle_and_nothing_beside_it() -> None:
     assert Head.of(GREY, shares()).mask.max() == 0  # nobody
 
 
-def test_beyond_the_crop_hair_goes_on_and_a_neck_does_not() -> None:
+def test_beyond_the_crop_hair_resumes_and_a_neck_does_not() -> None:
     long, neck = np.zeros((2, SIZE, SIZE), bool)
     long[150:, 60:110], neck[220:, 130:190] = True, True
     mask = Head.of(GREY, head(hair=disc(160, 150, 90) | long, neck=neck)).mask

@@ -51,7 +51,7 @@ def label(folder: Path, *flags: str) -> int:
     return prepare_command.main(["label", str(folder), "--workers", "0", "--results_dir", str(results), *flags])
 
 
-def test_every_answer_is_on_disk_and_a_new_process_goes_on_least_confident_first(tmp_path: Path) -> None:
+def test_every_answer_is_on_disk_and_a_new_process_resumes_least_confident_first(tmp_path: Path) -> None:
     labels = Labels(tmp_path, THREE, {"broken.jpg": "empty file"})
     labels.write()
     first = labels.next()
@@ -80,7 +80,7 @@ def test_every_answer_is_on_disk_and_a_new_process_goes_on_least_confident_first
     assert lines(tmp_path)["b.jpg"]["state"] == "confirmed" and BAD not in (tmp_path / "left_out.csv").read_text()
 
 
-def test_lines_of_faces_that_are_not_there_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_of_faces_that_are_not_there_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Labels(tmp_path, THREE, {}).write()
     with caplog.at_level("WARNING", "cyclegan_age"):
         Labels(tmp_path, {"a.jpg": THREE["a.jpg"]}, {})
@@ -155,7 +155,7 @@ def test_a_folder_is_estimated_and_trained_on(
     assert (numbered.parent / "results" / "labelled" / "weights.safetensors").is_file()
 
 
-def test_an_interrupted_estimation_goes_on(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_estimation_resumes(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     most = 4
 

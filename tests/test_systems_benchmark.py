@@ -240,12 +240,12 @@ def test_parameters_are_what_was_learnt(tmp_path: Path) -> None:
         (["--dataroot", "x", "--test", "y", "--systems", "nothing"], "--systems nothing: must be among"),
     ],
 )
-def test_mistakes_are_told(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags) == 2
     assert told in capsys.readouterr().err
 
 
-def test_a_missing_embedder_is_told_before_any_training(
+def test_a_missing_embedder_is_reported_before_any_training(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--dataroot", str(tiny_faces), "--test", str(tiny_faces), "--results_dir", str(tmp_path / "results")]

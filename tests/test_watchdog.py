@@ -12,7 +12,7 @@ def _sheet(render: str) -> dict[str, torch.Tensor]:
     return {"source": x, "60": old, "cycle": x}
 
 
-def test_copying_is_told_once_and_again_only_after_it_was_over() -> None:
+def test_copying_is_reported_once_and_again_only_after_it_was_over() -> None:
     dog = Watchdog(patience=2)
     told = [bool(dog.samples(_sheet(s))) for s in ("copy", "copy", "copy", "fine", "copy", "copy")]
     assert told == [False, True, False, False, False, True]

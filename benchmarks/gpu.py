@@ -395,7 +395,7 @@ def measure(jobs: Sequence[Job], plan: Plan, begin: float, say: Callable[[str], 
             say(job.measure)
             try:
                 found = job.run(job.measure)
-            except Exception as e:  # whatever it is, the others are still to be measured
+            except Exception as e:  # any error: the others must still be measured
                 found = [Line(measure=job.measure, note=f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}")]
         logger.removeHandler(notes)
         for line in found:

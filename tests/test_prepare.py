@@ -317,7 +317,7 @@ def test_the_card_says_what_is_there(fgnet: Path, tmp_path: Path, capsys: pytest
     card, page = (out / "README.md").read_text(), (out / "index.html").read_text()
     for part in (
         "# FG-NET, prepared",
-        "41 pictures, kept as they were. Splits are by person (--val 0.05 --test 0.1 --seed 0).",
+        "41 pictures, unchanged. Splits are by person (--val 0.05 --test 0.1 --seed 0).",
         "| 00-04 | ",
         "All ages are exact.",
         "| unknown | 41 |",

@@ -133,7 +133,7 @@ def undo(root: Path, plan_file: Path, say: Say) -> Path:
             record = _record(journal)
             if not record:
                 raise UserError(
-                    f"--undo {plan_file}: not applied as it is now, or undone already; expected an applied plan"
+                    f"--undo {plan_file}: not applied in its present form, or undone already; expected an applied plan"
                 )
             for move in moves:
                 _check(root, aside, move, plan_file, moved=True, flag="--undo")

@@ -20,7 +20,7 @@ class AgeEstimatorConfig:
     input_size: Annotated[int, Option(MODEL)] = 128
     """Side in pixels that faces are resized to inside the network; a multiple of 32 except for a resnet."""
     window: Annotated[tuple[float, ...], WINDOW] = ()
-    """Crop of the pictures that it uses: left, top and side, as shares of theirs; default: everything."""
+    """Crop of the pictures that it uses: left, top and side, as shares of the side; default: everything."""
     sigma: Annotated[float, Option(LOSS)] = 2.5
     """Standard deviation in years of the label distribution."""
     disturb: Annotated[float, Option(OPTIMISATION, at_least=0, at_most=1)] = 1.0
@@ -50,7 +50,7 @@ class FaceEmbedderConfig:
     dimensions: Annotated[int, Option(MODEL)] = 128
     """Numbers in an embedding."""
     window: Annotated[tuple[float, ...], WINDOW] = ()
-    """Crop of the pictures that it uses: left, top and side, as shares of theirs; default: everything."""
+    """Crop of the pictures that it uses: left, top and side, as shares of the side; default: everything."""
     teacher: Annotated[Literal["none", "sface"], Option(LOSS)] = "none"
     """Teacher for faces without names; none learns from one folder per person."""
     margin: Annotated[float, Option(LOSS, at_least=0)] = 0.2

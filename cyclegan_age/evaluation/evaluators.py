@@ -51,7 +51,7 @@ class Evaluator:
         width: numbers per picture.
         look: uint8 (N, H, W, 3) -> (N, width), NaN without a detected face; None if the network is missing.
         why: why it is missing, and the remedy.
-        share: it runs on one of so many faces, since it is slow.
+        share: it runs on one face out of this many, if it is slow.
     """
 
     name: str

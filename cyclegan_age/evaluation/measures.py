@@ -204,7 +204,7 @@ def kid(a: Array, b: Array) -> float:
 
 
 class _Identity(nn.Module):
-    """Features as they are, in the form that torchmetrics takes a feature network."""
+    """Identity in the interface of a feature network of torchmetrics."""
 
     def __init__(self, count: int) -> None:
         super().__init__()

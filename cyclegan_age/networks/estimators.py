@@ -65,7 +65,7 @@ class AgeEstimator(nn.Module, ABC):
 
     Attributes:
         input_size: side in pixels that faces are resized to first.
-        window: crop of the pictures that it uses, left, top and side as shares of theirs; empty for everything.
+        window: crop of the pictures that it uses, left, top and side as shares of the side; empty for everything.
         map_channels: channels of the feature maps of `logits_and_maps`.
         dropout: on the pooled features, while training.
         head: from them to the logits.

@@ -52,7 +52,7 @@ def as_markdown(
     shares = f" (--val {config.val:g} {test} --seed {config.seed})"
     unit = "by person" if any(line["person"] for line in lines) else "by picture, as persons are not known"
     splits = "the set's own" if all(line["given"] for line in lines) else f"{unit}{shares}"
-    how = f"aligned to --frame {config.frame}, at most {config.size} px" if config.align else "kept as they were"
+    how = f"aligned to --frame {config.frame}, at most {config.size} px" if config.align else "unchanged"
     out = [
         f"# {public.title if public else config.source.name}, prepared",
         "",
@@ -81,7 +81,7 @@ def as_markdown(
         alone = sum(not line["person"] for line in lines)
         number = counted(len(persons), "person")
         out += [f"{number}: {median(persons.values()):g} pictures each (median), at most {most:,}."]
-        out += [f"Of nobody known: {alone:,}.", ""] if alone else [""]
+        out += [f"Of unknown persons: {alone:,}.", ""] if alone else [""]
     else:
         out += ["Persons are not known: pictures of one may be in several splits.", ""]
     for name, unit in (("side", " px"), ("sharpness", "")):

@@ -197,7 +197,7 @@ def test_a_folder_without_ages_is_named_as_it_was_given(tmp_path: Path, capsys: 
     ("table", "error"),
     [
         ("file,age,sex\n20-29/20_1_0_a.png,20,male\n", "line 2: sex 'male', which is no number (0 male, 1 female"),
-        ("file,age\n20-29/20_1_0_a.png,nan\n", "line 2: no age in years; mend it"),
+        ("file,age\n20-29/20_1_0_a.png,nan\n", "line 2: no age in years; correct it"),
         ("file,age,split\n20-29/20_1_0_a.png,20,a/../../b\n", "split 'a/../../b' is unknown; must be train, val"),
     ],
 )
@@ -330,7 +330,7 @@ def test_broken_members_are_named_and_left_out(copied: Path, caplog: pytest.LogC
     assert faces.left_out == {"no age known": 1}  # of the last one the labels are gone
     assert len(cache) == 43 and len(bad) == 2 and set(kept) == set(range(43)) - set(bad)
     said = [record.getMessage() for record in caplog.records]
-    assert said[0].startswith(f"{copied / 'all-004.tar'}: broken after ")
+    assert said[0].startswith(f"{copied / 'all-004.tar'}: corrupt after ")
     name = Path(str(faces.paths[bad[0]])).name
     assert f"all-002.tar/{name}: left out: not a picture" in said
     assert any(one.endswith("not at its position in the shard's index; delete the index to rebuild it") for one in said)

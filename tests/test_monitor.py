@@ -293,7 +293,7 @@ def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     with caplog.at_level("INFO", "cyclegan_age"):
         assert make("auto") == []
     assert [r.message for r in caplog.records] == [
-        f"Visdom is not installed, curves are in {tmp_path} alone; to watch live: {INSTALL_VISDOM}"
+        f"Visdom is not installed, curves are only in {tmp_path}; to watch live: {INSTALL_VISDOM}"
     ]
 
 

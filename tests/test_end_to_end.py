@@ -308,7 +308,7 @@ def test_a_broken_file_is_named_counted_and_replaced(
     shutil.copy(next(tiny_faces.rglob("10_*.jpg")), faces / "3-4" / "3_0_0_child.jpg")
     assert train_command.main(_flags(faces, tmp_path, 12, "--name", "run")) == 0
     assert "20_0_0_empty.jpg: left out: empty file" in caplog.text
-    assert "1 files could not be used" in caplog.text
+    assert "1 files could not be read" in caplog.text
     assert (
         "1 picture left out: younger or older than the groups "
         "(from 5 to below 70 years); choose other --ages than 10 20 30 40 50 60 to use them" in caplog.text
@@ -369,7 +369,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
         (["--dataroot", ".", "faces"], "--dataroot . faces: must be one path"),
         (
             ["--dataroot", ".", "--flip", "faces"],
-            "faces: belongs to no flag; put it directly behind the flag",
+            "faces: belongs to no flag; put it directly after its flag",
         ),
         (["--dataroot", ".", "--batch_sise", "1"], "--batch_sise: unknown; did you mean --batch_size?"),
         (["--dataroot", ".", "--monitor", "foo"], "--monitor foo: must be one of auto, visdom, tensorboard, "),

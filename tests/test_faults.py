@@ -189,7 +189,7 @@ def test_a_named_run_resumes_with_another_learning_rate(
     assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "run", "--lr_constant", "1")) == 0
     tuned = ["--lr", "0.0001", "--lr_constant", "0.9", "--clip", "5", "--accumulate", "2", "--lambda_cycle", "2"]
     assert train_command.main(_flags(tiny_faces, tmp_path, 40, "--name", "run", *tuned)) == 0
-    assert "run: goes on with --lr 0.0001, before 0.0002" in caplog.text
+    assert "run: resumes with --lr 0.0001, previously 0.0002" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr/lr"] for line in lines if line["step"] in (4, 6)] == [pytest.approx(2e-4), pytest.approx(1e-4)]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["lr"] == 1e-4
@@ -290,7 +290,7 @@ def test_a_later_stage_without_weights_to_begin_from_is_reported(
     flags: list[str], said: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     parse_train(["--dataroot", "x", "--preset", *flags])
-    assert [r.message for r in caplog.records if "without --init it begins from random weights" in r.message] == (
+    assert [r.message for r in caplog.records if "without --init it starts from random weights" in r.message] == (
         [caplog.messages[0]] if said else []
     )
 

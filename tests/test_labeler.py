@@ -84,7 +84,7 @@ def test_lines_of_faces_that_are_not_there_are_reported(tmp_path: Path, caplog: 
     Labels(tmp_path, THREE, {}).write()
     with caplog.at_level("WARNING", "cyclegan_age"):
         Labels(tmp_path, {"a.jpg": THREE["a.jpg"]}, {})
-    assert "2 lines are of no face that is there, as 'b.jpg'; they are left out" in caplog.text
+    assert "2 lines have no matching face, such as 'b.jpg'; they are left out" in caplog.text
 
 
 def test_what_is_skipped_comes_again_at_the_end(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from cyclegan_age.evaluation.reference import FEWEST, Values, by_label
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import Goal, as_csv, as_text
 from cyclegan_age.faces.frames import Frame
+from cyclegan_age.files import json_lines, write_error
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
@@ -64,6 +65,7 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
             raise UserError(f"--weights {row.weights}: {e}") from None
     if config.fit_ages:
         fitting(rows[0])
+    _check_results(config)
     scores = Scores.begin(config, evaluators, say)
     try:
         own = [evaluator for evaluator in scores.reference.evaluators if evaluator.name == "age_judge"]
@@ -87,7 +89,7 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
                 years = " ".join(f"{one:.1f}" for one in asked)
                 say(f"{config.fit_ages}: for a face that looks {looks:.0f}, asks for {years} years at its ages")
     except OSError as e:
-        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+        raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from e
     finally:
         scores.recorder.close()
     say((folder / "table.txt").read_text(encoding="utf-8"))
@@ -205,6 +207,13 @@ def _plain(scores: Scores, real: Values, notes: list[str]) -> dict[str, Any]:
     }
 
 
+def _check_results(config: EvaluateConfig) -> None:
+    try:
+        (config.results_dir / config.name).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
+
+
 def _folder(config: EvaluateConfig) -> Path:
     if not config.name:
         return next_folder(config.results_dir, "evaluate")
@@ -278,6 +287,4 @@ def _line(name: str, values: Values, aims: list[Goal], best: bool) -> str:
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:
-    if not log.is_file():
-        return []
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list(json_lines(log)) if log.is_file() else []

@@ -79,9 +79,14 @@ class System:
     renderer: Callable[[Snapshot], Renderer] | None = None  # None for a model that renders no faces
 
 
-def _trained(weights: str, config: TrainConfig) -> Snapshot:
+def _trained(weights: str, config: TrainConfig, flag: str, model: str) -> Snapshot:
+    """Trained weights by file, run name or the name of shipped ones; an error names the `flag` that gave them."""
     path = find_weights("", config.results_dir, weights)
-    return load_snapshot(path if path.is_file() else find_weights(weights, config.results_dir))
+    try:
+        return load_snapshot(path if path.is_file() else find_weights(weights, config.results_dir))
+    except UserError as e:
+        text = str(e).replace("--weights", flag, 1)
+        raise UserError(f"{text}, or train one by --model {model}") from None
 
 
 def _of_frame(net: Net, own: str, frame: str, flag: str) -> Net:
@@ -115,7 +120,7 @@ def load_estimator(weights: str, config: TrainConfig, frame: str = "") -> AgeEst
 
 def trained_estimator(weights: str, config: TrainConfig, frame: str = "") -> tuple[AgeEstimator, AgeEstimatorConfig]:
     """As `load_estimator`, and the network's configuration."""
-    snapshot = _trained(weights, config)
+    snapshot = _trained(weights, config, "--estimators", "age_estimator")
     if not isinstance(snapshot.net, AgeEstimatorConfig):
         raise UserError(f"--estimators {weights}: weights of a {snapshot.train.model}; give those of an age_estimator")
     net = _of_frame(snapshot.net, snapshot.train.frame, frame, f"--estimators {weights}")
@@ -130,11 +135,7 @@ def load_embedder(weights: str, config: TrainConfig, frame: str = "") -> FaceEmb
 
 
 def _embedder(weights: str, config: TrainConfig, frame: str = "") -> tuple[FaceEmbedder, FaceEmbedderConfig]:
-    try:
-        snapshot = _trained(weights, config)
-    except UserError as e:
-        remedy = "train one by --model face_embedder"
-        raise UserError(f"{str(e).replace('--weights', '--embedder', 1)}, or {remedy}") from None
+    snapshot = _trained(weights, config, "--embedder", "face_embedder")
     if not isinstance(snapshot.net, FaceEmbedderConfig):
         raise UserError(f"--embedder {weights}: weights of a {snapshot.train.model}; give those of a face_embedder")
     net = _of_frame(snapshot.net, snapshot.train.frame, frame, f"--embedder {weights}")
@@ -145,11 +146,7 @@ def _embedder(weights: str, config: TrainConfig, frame: str = "") -> tuple[FaceE
 
 def load_parser(weights: str, config: TrainConfig) -> FaceParser:
     """A trained face parser by file, run name or the name of a shipped one, in eval mode, batch norms fused."""
-    try:
-        snapshot = _trained(weights, config)
-    except UserError as e:
-        remedy = "train one by --model face_parser"
-        raise UserError(f"{str(e).replace('--weights', '--parser', 1)}, or {remedy}") from None
+    snapshot = _trained(weights, config, "--parser", "face_parser")
     if not isinstance(snapshot.net, FaceParserConfig):
         raise UserError(f"--parser {weights}: weights of a {snapshot.train.model}; give those of a face_parser")
     network = build_parser(snapshot.net)

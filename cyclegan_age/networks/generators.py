@@ -298,8 +298,10 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
     """The generator of a configuration, for a length of the age vector and a side in pixels.
 
     Raises:
-        UserError: limits for a different number of ages.
+        UserError: limits for a different number of ages, or an inner size above the picture's.
     """
+    if net.inner_size > image_size:
+        raise UserError(f"--inner_size {net.inner_size}: must be at most --image_size, {image_size}")
     if len(net.most_darkening) not in (0, 1, ages):
         raise UserError(
             f"--most_darkening {net.most_darkening}: must be one number, or one for each of --ages ({ages})"

@@ -225,7 +225,7 @@ def test_links_to_nothing_and_folders_that_cannot_be_opened_are_named(
         "skipped 3 links to a missing file or folder: gone.jpg, round.jpg, below/gone; "
         "skipped 1 folder that cannot be opened (Permission denied): closed"
     )
-    assert absent(tmp_path / "gone.jpg") == f"a link to {tmp_path / 'nowhere'}, which is not there; mend it"
+    assert absent(tmp_path / "gone.jpg") == f"a link to {tmp_path / 'nowhere'}, which does not exist; correct it"
     assert absent(tmp_path / "nowhere") == "no such file or folder; check the name"
     assert unread(tmp_path / "below") == "skipped 1 link to a missing file or folder: gone"
 

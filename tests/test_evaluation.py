@@ -581,7 +581,7 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     with (folder.parent / "evaluation.jsonl").open("ab") as f:
         f.write(b'{"snapshot": "st')  # as a crash of the machine may leave it
     run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
-    assert "2 snapshots scored before" in said[-2]
+    assert "2 snapshots scored already" in said[-2]
 
 
 def test_mistakes_are_reported_in_one_line(

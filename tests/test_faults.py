@@ -306,9 +306,9 @@ def test_a_disk_that_is_full_before_the_first_save_leaves_whole_lines_and_says_t
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     run, last = tmp_path / "run", done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    needed = re.match(rf"{run}: no room on the disk, ([\d.]+) MB needed and ", last)
+    needed = re.match(rf"{run}: disk full, ([\d.]+) MB needed and ", last)
     assert needed and float(needed[1]) > 1
-    assert last.endswith("another --results_dir; no state was saved before") and "is kept" not in last
+    assert last.endswith("another --results_dir; there is no checkpoint yet") and "is kept" not in last
     metrics = run / "metrics.jsonl"
     lines = metrics.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 3
@@ -325,7 +325,7 @@ def test_a_disk_that_is_full_when_the_run_begins_names_what_a_training_needs(tin
     command = [sys.executable, "-c", limited, *_flags(tiny_faces, tmp_path, 40, "--name", "run")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    needed = re.fullmatch(rf"{tmp_path}: no room on the disk, ([\d.]+) MB needed and .*", done.stderr.splitlines()[-1])
+    needed = re.fullmatch(rf"{tmp_path}: disk full, ([\d.]+) MB needed and .*", done.stderr.splitlines()[-1])
     assert needed and float(needed[1]) > 1
     assert not (tmp_path / "run").exists()
 
@@ -338,7 +338,7 @@ def test_a_training_that_is_not_finite_before_its_first_save_names_no_state(
         train_command.main(_flags(tiny_faces, tmp_path, 8, "--name", "new", "--lr", "1e38", "--save_every", "9")) == 2
     )
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "; no state was saved before them: begin again with a lower --lr" in error and "--init" not in error
+    assert "; there is no earlier checkpoint: start again with a lower --lr" in error and "--init" not in error
 
 
 def test_room_and_a_folder_that_can_be_written_are_looked_for_before_the_first_step(

@@ -130,7 +130,7 @@ def _or_forget(run: Path, do: Callable[[], None]) -> None:
 
 
 def _kept(run: Path) -> str:
-    return "; the last saved state is kept" if has_state(run) else "; no state was saved before"
+    return "; the last checkpoint is kept" if has_state(run) else "; there is no checkpoint yet"
 
 
 def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -603,7 +603,7 @@ def test_mistakes_are_reported_in_one_line(
         assert words in err
         assert err.count("\n") == 1
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--results_dir .*file: cannot be written \(File exists\); allow it"):
+    with pytest.raises(UserError, match=r"--results_dir .*file: cannot be written \(File exists\); grant permission"):
         run.evaluate(config(results_dir=tmp_path / "file"), print, Panel(tmp_path / "log"))
     assert not (tmp_path / "log").exists()  # no judge was asked
     with pytest.raises(UserError, match=r"--sources 90 99: .* has no face of that age"):

@@ -139,12 +139,12 @@ def trained(lines: Sequence[Mapping[str, Any]], batch_size: int) -> Trained:
     The first steps of a process wait for its compiler. So the first line, and every line `SLOW` times slower than the
     median, count as the median.
     """
-    told = [(line["step"], line["speed/images_per_s"]) for line in lines if line.get("speed/images_per_s")]
-    if len(told) < 2:
+    logged = [(line["step"], line["speed/images_per_s"]) for line in lines if line.get("speed/images_per_s")]
+    if len(logged) < 2:
         return Trained()
-    usual = statistics.median(1 / speed for _, speed in told[1:])
+    usual = statistics.median(1 / speed for _, speed in logged[1:])
     seconds, before = 0.0, 0
-    for step, speed in told:
+    for step, speed in logged:
         slow = before == 0 or 1 / speed > SLOW * usual
         seconds += (step - before) * batch_size * (usual if slow else 1 / speed)
         before = step
@@ -163,8 +163,8 @@ def finished(run: Path) -> Trained:
     """Training time of a finished run; needs only its weights and minutes.json, so that they can be moved."""
     if not all((run / name).is_file() for name in ("minutes.json", "weights.safetensors")):
         return Trained()
-    told = json.loads((run / "minutes.json").read_text())
-    return Trained(60 * told["minutes"], told["images"])
+    record = json.loads((run / "minutes.json").read_text())
+    return Trained(60 * record["minutes"], record["images"])
 
 
 def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
@@ -204,8 +204,8 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
             raise UserError(f"{part.name}: train.py failed with exit status {status}: {' '.join(last)} (see {log})")
         trim_metrics(metrics, saved_step(run))
         done = trained(read_metrics(metrics), part.batch_size)
-    told = {"minutes": round(done.seconds / 60, 2), "images": done.images, "images_per_s": round(done.speed, 1)}
-    write_atomically(run / "minutes.json", (json.dumps(told) + "\n").encode())
+    record = {"minutes": round(done.seconds / 60, 2), "images": done.images, "images_per_s": round(done.speed, 1)}
+    write_atomically(run / "minutes.json", (json.dumps(record) + "\n").encode())
     return done
 
 
@@ -398,11 +398,11 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
         name=f"systems-{config.minutes:g}-minutes",
     )
     folder = evaluate(plan, say)
-    told = json.loads((folder / "table.json").read_text())
-    evaluators = [next((n for n in names if told["judges"].get(n)), names[0]) for names in JUDGES]
-    rows = [row_of(name, told["rows"][name], evaluators) for name in (COPY.name, BLEND.name)]
+    scored = json.loads((folder / "table.json").read_text())
+    evaluators = [next((n for n in names if scored["judges"].get(n)), names[0]) for names in JUDGES]
+    rows = [row_of(name, scored["rows"][name], evaluators) for name in (COPY.name, BLEND.name)]
     for system, done in training.items():
-        values = told["rows"].get(weights[system].parent.name, {})
+        values = scored["rows"].get(weights[system].parent.name, {})
         if system not in aging:
             say(f"{system}: realism of {SAMPLES} faces")
             values = {"noise.kid": kid_of_samples(weights[system], plan)}

@@ -233,7 +233,7 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
         return listed, Counter({NOT_LISTED: len(files) - len(listed)})
     folders = _age_folders(dataroot)
     found: list[tuple[Path, float, int | None]] = []
-    told_by_name, wrong = 0, []
+    named, wrong = 0, []
     homes: dict[tuple[int, int], Path] = {}
     for folder, years in folders.items():
         opens = years[0] if folder.name.strip().endswith("+") else None
@@ -248,10 +248,10 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
             own = known[path].age_years if path in known else label(path.name, years)
             found.append((path, own, opens))
             if path not in known and form_of(stem_of(path)):
-                told_by_name += 1
+                named += 1
                 if not years[0] - 1 <= own < years[1] + 2 and opens is None:
                     wrong.append((path, own))
-    if 2 * len(wrong) > told_by_name:
+    if 2 * len(wrong) > named:
         path, own = wrong[0]
         raise UserError(
             f"--dataroot {dataroot}: the folders mean no ages: {path.relative_to(dataroot)} is of {own:g} years by its "

@@ -165,11 +165,11 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
         notes.append(f"fairness: the target span is {years} years; for real faces it is the slope of the estimates")
     if few := [label for labels in people.values() for label, some in labels.items() if len(some) < FEWEST]:
         notes.append(f"fairness: omitted for lack of faces: {', '.join(few)}")
-    untold = [
+    undefined = [
         aim.column for aim in scores.aims if all(math.isnan(v.get(aim.column, math.nan)) for v in scores.rows.values())
     ]
-    if untold:
-        notes.append(f"score: omitted because undefined here: {', '.join(untold)}")
+    if undefined:
+        notes.append(f"score: omitted because undefined here: {', '.join(undefined)}")
     return [*notes, *absent(reference.evaluators)]
 
 

@@ -147,9 +147,9 @@ def _like_rim(rim: Floats, u: Floats, v: Floats, light: Floats, beyond: NDArray[
     """
     was, becomes = np.moveaxis(_sampled(rim, u, v), 2, 0)
     step = becomes - was
-    told = ((abs(step) - 4) / 12).clip(0, 1)  # a small step does not classify a pixel
-    like = (2 * (becomes - light) / np.where(told > 0, step, 1)).clip(0, 1)
-    share: Floats = np.where(beyond, 1 - told * (1 - like), 1)
+    certain = ((abs(step) - 4) / 12).clip(0, 1)  # a small step does not classify a pixel
+    like = (2 * (becomes - light) / np.where(certain > 0, step, 1)).clip(0, 1)
+    share: Floats = np.where(beyond, 1 - certain * (1 - like), 1)
     return share
 
 

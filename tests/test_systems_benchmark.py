@@ -12,7 +12,6 @@ import pytest
 import skimage.data
 import torch
 from numpy.typing import NDArray
-from options.recorder import SystemsBenchConfig, parse_systems_bench
 from PIL import Image
 
 from benchmarks import systems
@@ -30,6 +29,7 @@ from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.images import Picture
 from cyclegan_age.models import SYSTEMS as MODELS
 from cyclegan_age.runs import save_snapshot, save_state
+from options.bench import SystemsBenchConfig, parse_systems_bench
 from options.train import parse_train
 
 

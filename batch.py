@@ -1,4 +1,4 @@
-"""Age many pictures, on this machine or on a cluster, going on where an earlier run ended (see --help)."""
+"""Age many pictures, on this machine or on a cluster. A repeated command resumes an earlier run (see --help)."""
 
 import sys
 
@@ -9,7 +9,7 @@ from options.command import command
 
 @command(
     parse_batch,
-    interrupted="interrupted; the pictures written so far are whole, the same command goes on from here",
+    interrupted="interrupted; the pictures written so far are complete, the same command resumes",
 )
 def main(config: BatchConfig) -> None:
     """Render the pictures."""

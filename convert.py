@@ -1,4 +1,4 @@
-"""Read generators that other programs trained, and write them as weights of this package (see --help)."""
+"""Convert generators of other programs to weights of this package (see --help)."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Serve the page on which faces are aged in the browser, and the REST service behind it (see --help)."""
+"""Serve the web page that ages faces, and the REST service behind it (see --help)."""
 
 import sys
 

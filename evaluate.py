@@ -1,4 +1,4 @@
-"""Score weights on faces of known age: age, order, identity, realism, keeping, fairness (see --help)."""
+"""Evaluate weights on faces of known age: age, order, identity, realism, preservation, fairness (see --help)."""
 
 import sys
 
@@ -7,9 +7,9 @@ from options.command import command
 from options.evaluate import parse_evaluate
 
 
-@command(parse_evaluate, interrupted="interrupted; the same command goes on from here")
+@command(parse_evaluate, interrupted="interrupted; the same command resumes")
 def main(config: EvaluateConfig) -> None:
-    """Score the weights, or the snapshots of a run as they come."""
+    """Evaluate the weights, or each new snapshot of a run."""
     from cyclegan_age.evaluation.run import evaluate, watch  # after parsing, since they import torch
 
     (watch if config.watch else evaluate)(config, print)

@@ -8,12 +8,12 @@ from options.prepare import parse_prepare
 
 
 def say(line: str) -> None:
-    """Print a line, whatever the names of files in it."""
+    """Print a line, escaping unprintable names of files."""
     encoding = sys.stdout.encoding or "utf-8"
     print(line.encode(encoding, errors="backslashreplace").decode(encoding), flush=True)
 
 
-@command(parse_prepare, interrupted="interrupted; the same command goes on from here")
+@command(parse_prepare, interrupted="interrupted; the same command resumes")
 def main(config: PrepareConfig | LabelConfig | AuditConfig | ShardsConfig) -> None:
     """Prepare, label, audit or pack a set."""
     # After parsing, since these import torch.

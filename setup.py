@@ -1,7 +1,7 @@
-"""What pyproject.toml cannot say about the wheel: where the verbs lie in it, and what it needs.
+"""Parts of the wheel that pyproject.toml cannot describe: the root scripts, and the requirements.
 
-In the wheel the verbs and options/ lie in cyclegan_age/verbs/, as they lie beside each other here, so that it installs
-no module of a general name. requirements.txt has the packages that it needs; requirements-NAME.txt is its extra NAME.
+In the wheel the root scripts and options/ are in cyclegan_age/verbs/, so that it installs no module with a general
+name. requirements.txt lists its dependencies; requirements-NAME.txt is its extra NAME.
 """
 
 from pathlib import Path

@@ -7,7 +7,7 @@ from options.command import command
 from options.test import parse_test
 
 
-@command(parse_test, interrupted="interrupted; the pictures written so far are whole")
+@command(parse_test, interrupted="interrupted; the pictures written so far are complete")
 def main(config: InferConfig) -> None:
     """Render the faces."""
     from cyclegan_age.rendering.gallery import render_all  # after parsing: it imports torch, and --help should not

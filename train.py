@@ -1,4 +1,4 @@
-"""Train a model on a folder of faces sorted by age; the same command again goes on where it was."""
+"""Train a model on a folder of faces sorted by age; a repeated command resumes."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from options.train import parse_train
 
 
 def parse(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig, float]:
-    """Set up logging and parse the flags; gives the time that `--minutes` counts from, too."""
+    """Set up logging and parse the flags; also returns the start time for `--minutes`."""
     begun = time.monotonic()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("cyclegan_age").setLevel(logging.INFO if first_process() else logging.WARNING)
@@ -21,14 +21,14 @@ def parse(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig, float]:
 
 
 def first_process() -> bool:
-    """Whether this is the first of a launcher's processes, which would all log the same."""
+    """Whether this is the first of a launcher's processes, to avoid repeated logs."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @command(parse)
 def main(given: tuple[TrainConfig, ModelConfig, float]) -> None:
-    """Train, or go on training."""
-    from cyclegan_age.training.loop import train  # torch is imported only once the flags are known to be right
+    """Train, or resume a training."""
+    from cyclegan_age.training.loop import train  # torch is imported only after the flags are valid
 
     config, net, begun = given
     run = train(config, net, begun=begun)

@@ -1,3 +1,3 @@
 """Speed and memory of training and rendering on this machine: `python -m benchmarks`, which `make bench` calls."""
 
-import options as options  # which tells in one line where the packages are missing
+import options as options  # reports missing packages in one line

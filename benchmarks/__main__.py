@@ -1,4 +1,4 @@
-"""Measure, and print the table; progress goes to the error stream."""
+"""Measure, and print the table; progress goes to stderr."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def main(bench: BenchConfig) -> None:
     assert isinstance(net, CycleGANConfig)
     with tempfile.TemporaryDirectory(prefix="cyclegan-age-bench-") as name:
         folder = Path(name)
-        # The processor alone, and all that torch.compile keeps lies here: the first training compiles anew.
+        # CPU only. The cache of torch.compile lies here, so the first training compiles.
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
         outside = processes.measure(plan, config, folder, say)
         from benchmarks import inside  # torch must not be here before: see processes.py

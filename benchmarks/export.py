@@ -25,14 +25,14 @@ AGES = 10
 
 
 def in_int8(model: bytes) -> bytes:
-    """The model that computes in int8, too, by onnxruntime's dynamic quantisation."""
+    """The model with onnxruntime's dynamic quantisation, so that it computes in int8 too."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder:
         paths = Path(folder) / "a.onnx", Path(folder) / "b.onnx"
         plain = onnx.load_model_from_string(model)
-        del plain.graph.value_info[:]  # shapes of a traced batch, which it would take for all
+        del plain.graph.value_info[:]  # shapes of the traced batch; the quantiser would take them as fixed
         onnx.save_model(plain, paths[0])
         quantize_dynamic(*paths, weight_type=QuantType.QInt8)
         return paths[1].read_bytes()
@@ -61,14 +61,14 @@ def by_torch(network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> R
 
 
 def table(ager: Ager, model: bytes, rounds: int = 5) -> str:
-    """Rows in Markdown: each form's size, time and difference from PyTorch, on the built-in portrait at ten ages.
+    """Rows in Markdown: size, time and difference from PyTorch of each format, on the built-in portrait at ten ages.
 
-    The forms take turns, and of each the shortest time counts.
+    The formats run in turn; the shortest time of each counts.
 
     Args:
         ager: the weights.
-        model: what `graph` makes of them.
-        rounds: turns.
+        model: the ONNX model that `graph` makes of them.
+        rounds: number of timed rounds.
     """
     picture = to_float(ager.fit(demo_portrait(ager.frame)).square).numpy()
     first, last = ager.code.anchors[0], ager.code.anchors[-1]
@@ -109,7 +109,7 @@ def main(config: ExportConfig) -> None:
     torch.set_num_threads(1)
     ager = Ager.load(find_weights(config.weights, config.results_dir))
     if ager.domains:
-        raise UserError(f"--weights {config.weights}: know no ages; give others")
+        raise UserError(f"--weights {config.weights}: have no ages; expected weights of an age-conditional model")
     ager.engine.network.cpu()
     print(f"{machine()}\n\n{table(ager, graph(ager))}")
 

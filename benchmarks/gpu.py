@@ -1,6 +1,6 @@
-"""What a training step, its data and a rendering take on one GPU: `python -m benchmarks.gpu`.
+"""Time and memory of a training step, its data and rendering on one GPU: `python -m benchmarks.gpu`.
 
-Without a CUDA device it says what it would measure. Steps run as in a training, by `Step` and `runtime_of`.
+Without a CUDA device it lists the measurements. Steps run as in a training, by `Step` and `runtime_of`.
 """
 
 import gc
@@ -51,10 +51,10 @@ CHILD = "import sys; from benchmarks.gpu import start; start(sys.argv[1], float(
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Sizes of the measurements; the defaults are the ones that count."""
+    """Sizes of the measurements; the defaults give valid numbers."""
 
     matrix: int = 8192  # side of the matrices multiplied
-    copied: int = 1 << 30  # bytes
+    copied: int = 1 << 30  # bytes copied
     pictures: int = 10_000
     side: int = 144  # of each, in pixels
     crop: int = 128
@@ -70,7 +70,7 @@ class Plan:
     render: tuple[tuple[int, tuple[int, ...]], ...] = ((128, (1, 32)), (256, (1, 32)))  # pixels, batches
     windows: int = 5  # the median counts
     window_s: float = 0.3  # each at least
-    last_start_s: float = 240.0  # no line is begun later
+    last_start_s: float = 240.0  # no measurement starts later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,8 @@ class Line:
     Attributes:
         ms: milliseconds of one step or call.
         tflops: operations per second in the step, in units of 10^12.
-        share: that in per cent of the matrix rate measured before.
-        gib: most memory that PyTorch held.
+        share: percentage of the matrix rate measured before.
+        gib: peak memory held by PyTorch.
         note: the first line of an error, or a warning.
     """
 
@@ -97,15 +97,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Job:
-    """Something to measure: the row of --rows that it belongs to, its name in the table, and how."""
+    """One measurement: its row of --rows, its name in the table, and the function."""
 
     row: str
     measure: str
-    run: Callable[[str], list[Line]]  # takes that name
+    run: Callable[[str], list[Line]]  # called with that name
 
 
 def timed(run: Callable[[], object], device: torch.device, plan: Plan) -> float:
-    """Seconds of a call that has run before: the median over windows, each of as many calls as fill it."""
+    """Seconds per call, after warm-up: the median over windows, each filled with as many calls as fit."""
 
     def window(calls: int) -> float:
         if device.type != "cuda":
@@ -167,9 +167,10 @@ def trainee(config: TrainConfig, net: ModelConfig, device: torch.device, *, plai
 
 
 def operations(config: TrainConfig, net: ModelConfig, device: torch.device, counted: int = 8) -> float:
-    """Operations per picture of a step's convolutions and matrix products, forward and backward; a multiply-add is two.
+    """Operations per picture of a step's convolutions and matrix products, forward and backward.
 
-    Counted in one plain step of `counted` pictures; eight have whole eighths, which some terms are taken over.
+    A multiply-add counts as two. Counted in one plain step of `counted` pictures; eight, because some terms are
+    computed on eighths of the batch.
     """
     step, batch = trainee(replace(config, batch_size=counted), net, device, plain=True)
     with FlopCounterMode(display=False) as counter:
@@ -178,7 +179,7 @@ def operations(config: TrainConfig, net: ModelConfig, device: torch.device, coun
 
 
 def kernels(run: Callable[[], object], device: torch.device, most: int = 60) -> str:
-    """What a call spends the device's time in: lines of milliseconds, launches and kernel, the longest first."""
+    """Kernel times of a call: lines of milliseconds, launches and kernel name, the longest first."""
     cuda = device.type == "cuda"
     activity = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity], acc_events=True) as profile:
@@ -201,11 +202,9 @@ class Bench:
     Args:
         device: CUDA, or CPU for tests, where memory is not measured.
         plan: sizes.
-        compile: as train.py does it.
-        profile: whether to see what a training step spends its time in.
+        compile: use torch.compile, as train.py does.
+        profile: profile one training step.
 
-    Attributes:
-        profiles: what was seen, by measure.
     """
 
     def __init__(self, device: torch.device, plan: Plan, *, compile: bool = True, profile: bool = False) -> None:
@@ -353,7 +352,7 @@ class Bench:
         return [Line(measure=measure, value=each_ms, unit="ms/face", ms=seconds * 1000, gib=self.peak_gib())]
 
     def clear(self) -> None:
-        """Give back memory and what was compiled for the shapes before."""
+        """Free memory and the code compiled for previous shapes."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -379,7 +378,7 @@ class _Notes(logging.Handler):
 
 
 def measure(jobs: Sequence[Job], plan: Plan, begin: float, say: Callable[[str], None]) -> list[Line]:
-    """Do the jobs, one after the other; what fails says why in its own line.
+    """Do the jobs, one after the other; errors are reported in their own lines.
 
     Args:
         begin: `time.monotonic()` when all this began.
@@ -396,7 +395,7 @@ def measure(jobs: Sequence[Job], plan: Plan, begin: float, say: Callable[[str], 
             say(job.measure)
             try:
                 found = job.run(job.measure)
-            except Exception as e:  # whatever it is, the others are still to be measured
+            except Exception as e:  # any error: the others must still be measured
                 found = [Line(measure=job.measure, note=f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]}")]
         logger.removeHandler(notes)
         for line in found:
@@ -418,7 +417,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def start(kind: str, begin: float, flags: Sequence[str]) -> None:
-    """For a process of its own: print how long after `begin` (`time.time()`) its first and its captured step end."""
+    """Run in a separate process: print how long after `begin` (`time.time()`) its first and its captured step end."""
     config, net = parse_train(flags)
     step, batch = trainee(config, net, torch.device(kind))
     seconds = {}
@@ -456,7 +455,7 @@ def run(config: GPUBenchConfig, plan: Plan, device: torch.device) -> None:
 
 
 def announce(rows: Sequence[str], plan: Plan) -> None:
-    """Print what would be measured."""
+    """Print the planned measurements."""
     print("no CUDA device, so nothing is measured; with one it would be")
     for row in rows:
         measures = [job.measure for job in Bench(torch.device("cpu"), plan).jobs() if job.row == row]

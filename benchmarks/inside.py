@@ -1,4 +1,4 @@
-"""What is measured inside one process, in turns, so that ratios mean something: matrices, training steps, rendering."""
+"""Measurements inside one process, interleaved so that ratios are valid: matrices, training steps, rendering."""
 
 import math
 import platform
@@ -46,7 +46,7 @@ class Task:
 
 
 def take_turns(tasks: Mapping[str, Task], rounds: int) -> None:
-    """Time the tasks in turn, so that a slow spell of the machine meets them all."""
+    """Time the tasks in turn, so that a slow phase of the machine affects all of them."""
     for _ in range(rounds):
         for task in tasks.values():
             for _ in range(task.repeat):
@@ -69,10 +69,10 @@ def made_up_batch(config: TrainConfig, size: int) -> Batch:
 
 
 class Trainee:
-    """A model and what trains it, on one batch that stays in memory.
+    """A model with its optimisers, on one batch that stays in memory.
 
     Args:
-        fast: as the training does it; otherwise fp32, each operation by itself, tensors in the usual layout.
+        fast: as the training does it; otherwise fp32, not compiled, tensors in contiguous layout.
     """
 
     def __init__(self, *, config: TrainConfig, net: CycleGANConfig, fast: bool) -> None:
@@ -103,7 +103,7 @@ class Trainee:
                 network.compile(dynamic=False)
 
     def step(self) -> None:
-        """One step, as the training's loop takes it."""
+        """One step, as in the training loop."""
         losses = self.model.losses(self.batch, torch.tensor(0.5), self.model.resting(0.5))
         for phase, optimizer in self.optimizers.items():
             optimizer.zero_grad(set_to_none=True)
@@ -120,7 +120,7 @@ class Trainee:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating point operations of a training step per picture: forward, backward, a multiply-add counting as two."""
+    """Floating point operations of a training step per picture, forward and backward; a multiply-add counts as two."""
 
     generator: float
     discriminator: float
@@ -142,7 +142,7 @@ def flops_per_image(config: TrainConfig, net: CycleGANConfig) -> Flops:
         phases[phase] = counter.get_total_flops() / config.batch_size
 
     def judged(network: nn.Module) -> int:
-        """What it takes to judge a generated picture and to pass the gradient on to it."""
+        """Operations to score a generated picture and to propagate the gradient back to it."""
         network.requires_grad_(False)
         x = torch.zeros(1, 3, config.image_size, config.image_size, requires_grad=True)
         with FlopCounterMode(display=False) as counter:
@@ -167,7 +167,7 @@ def multiply(size: int, dtype: torch.dtype) -> Callable[[], Tensor]:
 
 
 def measure_training(plan: Plan, config: TrainConfig, net: CycleGANConfig, say: Callable[[str], None]) -> list[Row]:
-    """Matrix rate, and training steps as the training takes them against plain ones."""
+    """Matrix rate, and the speed of real training steps against plain ones."""
     say("training step: operations")
     flops = flops_per_image(config, net)
     bf16 = has_bf16(CPU)
@@ -203,7 +203,7 @@ def measure_training(plan: Plan, config: TrainConfig, net: CycleGANConfig, say: 
 def measure_rendering(
     plan: Plan, config: TrainConfig, net: CycleGANConfig, folder: Path, say: Callable[[str], None]
 ) -> list[Row]:
-    """All that test.py does, from loading to the page, against the generator alone; random weights."""
+    """All of test.py, from loading to the page, against the generator alone; random weights."""
     generator = SYSTEMS["cyclegan"].build(config, net).networks["generator"]
     weights = folder / "random.safetensors"
     save_snapshot(weights, config, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})

@@ -1,9 +1,9 @@
-"""Files mutated at random through everything that reads them: `python -m benchmarks.mutations --count N`.
+"""Randomly mutated files through every reader: `python -m benchmarks.mutations --count N`.
 
-Bytes are flipped, cut off, taken out and put in. Pictures are aged as photographs, as crops by `Ager`, and by REST
-inside this process; videos are written anew; both go through `test.py`, too; weights, and the JSON configuration inside
-them, are loaded by `Ager`. Wrong is each exception but the project's own, a status of 500 or above but 503 and 504, an
-exit status of `test.py` but 0 and 2, and what is not done in 30 s.
+Bytes are flipped, cut off, deleted and inserted. Pictures are aged as photographs, as crops by `Ager`, and by REST
+inside this process. Videos are rewritten. Pictures and videos go through `test.py`, too. `Ager` loads weights and the
+JSON configuration inside them. A failure is any exception but the project's own, a status of 500 or above but 503 and
+504, an exit status of `test.py` but 0 and 2, or a run of more than 30 s.
 """
 
 import asyncio
@@ -40,11 +40,11 @@ from options.bench import MutationsBenchConfig, parse_mutations_bench
 from options.command import command
 
 SLOW = 30.0  # seconds
-Try = Callable[[bytes], None]  # raises what the project does not mean to raise
+Try = Callable[[bytes], None]  # raises on any failure that is not an error of the project
 
 
 def mutated(whole: bytes, random: np.random.Generator) -> bytes:
-    """A file with one to eight faults, most of them near its beginning, where the structure is."""
+    """A file with one to eight faults, most of them near its beginning, in the header."""
     broken = bytearray(whole)
     for _ in range(int(random.integers(1, 9))):
         if not broken:
@@ -65,7 +65,7 @@ def mutated(whole: bytes, random: np.random.Generator) -> bytes:
 
 
 def mutated_settings(text: str, random: np.random.Generator) -> str:
-    """A JSON configuration with one value changed, or one left out, and valid as JSON."""
+    """A JSON configuration with one value changed or left out; still valid JSON."""
     plain = json.loads(text)
     part = plain[str(random.choice(["train", "net"]))] if random.uniform() < 0.9 else plain
     name = str(random.choice(list(part)))
@@ -78,7 +78,7 @@ def mutated_settings(text: str, random: np.random.Generator) -> str:
 
 
 def pictures() -> list[bytes]:
-    """Small photographs with a face, in every kind that is written here."""
+    """Small photographs with a face, in every format that is written here."""
     face = Image.fromarray(data.astronaut()).crop((100, 0, 356, 256))
     exif = Image.Exif()
     exif[274], exif[271] = 6, "maker"
@@ -125,7 +125,7 @@ def _accepts(do: Callable[[], object]) -> None:
 
 
 def photo_try(ager: Ager) -> Try:
-    """A photograph from its bytes to those of the aged one."""
+    """A photograph's bytes to the bytes of the aged photograph."""
 
     def whole(broken: bytes) -> None:
         photo = Photo.read(broken)
@@ -167,7 +167,7 @@ def command_try(folder: Path, name: str) -> Try:
 
 
 def video_try(folder: Path) -> Try:
-    """A video, decoded and written anew."""
+    """A video, decoded and rewritten."""
 
     def whole(broken: bytes) -> None:
         (folder / "broken.mp4").write_bytes(broken)
@@ -208,31 +208,31 @@ def rest_try(loop: asyncio.AbstractEventLoop) -> Try:
 
 
 class _Hang(BaseException):
-    """Something is not done in time; no program takes it for an error of its own."""
+    """The call did not end in time. A BaseException, so that no program catches it as its own error."""
 
 
 def _hang(*_: object) -> None:
-    raise _Hang(f"not done in {SLOW:g} s")
+    raise _Hang(f"not finished within {SLOW:g} s")
 
 
 def resident() -> float:
-    """MiB of memory of this process."""
+    """Memory of this process in MiB."""
     text = Path("/proc/self/status").read_text()
     return int(text.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
-    """Mutate and try.
+    """Mutate files and feed them to the readers.
 
     Args:
         count: mutations, each kind in turn.
-        seconds: after which no more are tried.
+        seconds: time limit, after which no more files are tried.
         seed: of the mutations.
-        folder: for files.
-        say: takes lines on the progress.
+        folder: for temporary files.
+        say: called with progress lines.
 
     Returns:
-        Rows of a table, and a line for each exception, the same ones once.
+        Rows of a table, and one line for each distinct exception.
     """
     random = np.random.default_rng(seed)
     weights = SHIPPED / "cyclegan.safetensors"
@@ -256,7 +256,7 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
         "weights": (weight, lambda: mutated(tensors[: 40_000 if random.uniform() < 0.2 else None], random)),
         "configurations": (weight, lambda: save(kept, {name: mutated_settings(text, random)})),
     }
-    # Pictures are cheap and the field where strangers send files: they have more turns than weights.
+    # Pictures are cheap, and strangers upload them: they have more turns than weights.
     turns = ["pictures", "pictures by REST", "videos", "pictures", "pictures by Ager"]
     turns = [one for last in ("configurations", "weights", "pictures by test.py") for one in (*turns, last)]
     turns += ["pictures by REST", "videos by test.py"]
@@ -274,7 +274,7 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
         signal.setitimer(signal.ITIMER_REAL, SLOW)
         try:
             attempt(broken)
-        except (Exception, _Hang) as e:  # what is looked for
+        except (Exception, _Hang) as e:  # a failure
             wrong[way] += 1
             lines.setdefault(f"{way}: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:200], broken)
         finally:
@@ -289,7 +289,7 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
     rows = []
     for way in ways:
         rows.append(Row(measure=f"mutated {way}", value=done[way], unit="files"))
-        rows.append(Row(measure="- other exceptions than our own", value=wrong[way], unit="files", at_most=0))
+        rows.append(Row(measure="- unexpected exceptions", value=wrong[way], unit="files", at_most=0))
     settled = memory[len(memory) // 2 :]
     rows.append(Row(measure="the longest", value=longest, unit="s", at_most=SLOW))
     rows.append(Row(measure="memory at half, most", value=settled[0], unit="MiB"))
@@ -299,7 +299,7 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
 
 @command(parse_mutations_bench)
 def main(config: MutationsBenchConfig) -> int:
-    """Try the files and print the table; 1 where anything was wrong."""
+    """Mutate the files and print the table; returns 1 if anything failed."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cyclegan-age-mutations-") as folder:
         rows, lines = run(

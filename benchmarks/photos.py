@@ -1,8 +1,7 @@
-"""Photograph in, photograph out: faces found, seams, what else changes, speed, memory: `python -m benchmarks.photos`.
+"""Photographs: faces found, seams, changes elsewhere, speed, memory: `python -m benchmarks.photos`.
 
 The photographs are made of `skimage.data.astronaut()`, which is in the public domain, and of other pictures of that
-package. With `--faces` the aligned crops of a folder are pasted into these, too. With `--turned` only faces that are
-turned are measured.
+package. `--faces` also pastes the aligned crops of a folder into these. `--turned` measures only rotated faces.
 """
 
 import os
@@ -33,13 +32,13 @@ FACELESS = (
     *("brick", "chelsea", "clock", "coffee", "coins", "grass", "gravel"),
     *("horse", "hubble_deep_field", "moon", "page", "rocket", "text"),
 )
-NEAR = FRAMES["utkface"]  # whose ellipse is looked at
+NEAR = FRAMES["utkface"]  # its ellipse is measured
 CORNERS = np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of the measurements; the defaults are the ones that count."""
+    """Sizes of the measurements; the defaults give valid numbers."""
 
     width: int = 4000  # of the photograph
     height: int = 3000
@@ -53,20 +52,20 @@ QUICK = Plan(400, 300, (64, 128), 6, 2, 1)
 
 
 def portrait(width: int, height: int) -> Image.Image:
-    """The astronaut, cut to a photograph's shape and enlarged."""
+    """The astronaut, cropped to a photograph's aspect ratio and enlarged."""
     box = (0, 0, 512, 512 * height / width)
     return Image.fromarray(data.astronaut()).resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
 def faceless(name: str) -> Picture:
-    """A picture of scikit-image that shows no face, uint8 (H, W, 3)."""
+    """A picture of scikit-image without a face, uint8 (H, W, 3)."""
     image = np.asarray(getattr(data, name)())
     image = image.astype(np.uint8) * 255 if image.dtype == bool else image
     return np.asarray(Image.fromarray(image).convert("RGB"))
 
 
 def found_at(photo: Picture, corners: np.ndarray) -> tuple[bool, float]:
-    """Whether a face is found whose square has about these corners (4, 2), and how far off they are, in sides."""
+    """Whether a face is found near these corners (4, 2) of a square, and their mean error as a share of the side."""
     side = float(np.linalg.norm(corners[1] - corners[0]))
     errors = [abs(face.place(NEAR).to_photo(CORNERS) - corners).mean() / side for face in detector().find(photo)]
     best = min(errors, default=1.0)
@@ -74,7 +73,7 @@ def found_at(photo: Picture, corners: np.ndarray) -> tuple[bool, float]:
 
 
 def portraits_found(plan: Plan) -> list[Row]:
-    """The portrait, pasted into other pictures in many sizes, turned and mirrored."""
+    """The portrait, pasted into other pictures at many sizes, rotated and mirrored."""
     astronaut = Image.fromarray(data.astronaut()).crop((130, 10, 330, 210))  # the head with some surroundings
     (whole,) = detector().find(data.astronaut())
     hits, errors = [], []
@@ -104,14 +103,14 @@ def portraits_found(plan: Plan) -> list[Row]:
         )
         for side in plan.sides
     ]
-    return [*rows, Row(measure="- their squares off by", value=100 * float(np.mean(errors)), unit="% of the side")]
+    return [*rows, Row(measure="- error of their squares", value=100 * float(np.mean(errors)), unit="% of the side")]
 
 
 def crops_found(folder: Path, plan: Plan) -> list[Row]:
-    """Aligned crops, each pasted once in a random size."""
+    """Aligned crops, each pasted once at a random size."""
     files = list_images(folder)
     if not files:
-        raise UserError(f"--faces {folder}: no pictures in it; give a folder of aligned crops")
+        raise UserError(f"--faces {folder}: no pictures in it; expected a folder of aligned crops")
     random = np.random.default_rng(0)
     grounds = [Image.fromarray(faceless(name)).resize((1600, 1200)) for name in ("coffee", "rocket", "chelsea")]
     hits, errors = [], []
@@ -125,15 +124,15 @@ def crops_found(folder: Path, plan: Plan) -> list[Row]:
         errors += [error] if hit else []
     return [
         Row(measure=f"{len(hits)} crops of 48 to 800 px, found", value=100 * float(np.mean(hits)), unit="%"),
-        Row(measure="- their squares off by", value=100 * float(np.mean(errors)), unit="% of the side"),
+        Row(measure="- error of their squares", value=100 * float(np.mean(errors)), unit="% of the side"),
     ]
 
 
 def turned_found(folders: Sequence[Path], plan: Plan) -> list[Row]:
-    """Upright pictures as they are, and some of them turned by 90, 180 and 270 degrees."""
+    """Upright pictures as they are, and some of them rotated by 90, 180 and 270 degrees."""
     files = [file for folder in folders for file in list_images(folder)]
     if not files:
-        raise UserError(f"--turned {' '.join(map(str, folders))}: no pictures in it; give folders of upright faces")
+        raise UserError(f"--turned {' '.join(map(str, folders))}: no pictures in it; expected folders of upright faces")
     chosen = {files[i] for i in np.linspace(0, len(files) - 1, min(plan.turned, len(files))).astype(int)}
     upright = wrong = tried = 0
     hits: dict[int, list[bool]] = {90: [], 180: [], 270: []}
@@ -150,7 +149,7 @@ def turned_found(folders: Sequence[Path], plan: Plan) -> list[Row]:
         size = np.array([picture.shape[1], picture.shape[0]])
         for turn in hits:
             points = largest.landmarks
-            for _ in range(turn // 90):  # a quarter turn with the clock takes (x, y) to (height - y, x)
+            for _ in range(turn // 90):  # a clockwise quarter turn takes (x, y) to (height - y, x)
                 height = size[1]
                 points, size = np.stack([height - points[:, 1], points[:, 0]], axis=1), size[::-1]
             found = detector().find(np.ascontiguousarray(np.rot90(picture, -turn // 90)))
@@ -167,7 +166,7 @@ def turned_found(folders: Sequence[Path], plan: Plan) -> list[Row]:
 
 
 def turned_seconds(plan: Plan) -> list[Row]:
-    """How much longer a large picture without a face, and one that is turned, take to search."""
+    """Relative search time of a large picture without a face, and of a rotated one."""
 
     def seconds(picture: Picture, **how: tuple[int, ...]) -> float:
         times = []
@@ -209,7 +208,7 @@ def across(picture: Picture, place: Place, r: float, step: float) -> float:
 
 
 def outside_square(photo: Picture, aged: Sequence[Picture], place: Place) -> list[Row]:
-    """What weights of whole heads change beyond the square that masks reach to."""
+    """Largest change outside the square that masks reach to, by weights for whole heads."""
     from cyclegan_age.faces.heads import MARGIN  # with torch: see `measure`
 
     y, x = np.mgrid[: photo.shape[0], : photo.shape[1]].astype(np.float32) + 0.5
@@ -220,7 +219,7 @@ def outside_square(photo: Picture, aged: Sequence[Picture], place: Place) -> lis
 
 
 def seams(photo: Picture, aged: Sequence[Picture], place: Place) -> list[Row]:
-    """Gradient across the ellipse and across the rings in which a change fades, against the input's."""
+    """Gradient across the ellipse and across the rings in which a change fades, relative to the input's."""
     step = 2 / place.side * 1.02  # one pixel, as a share of the ellipse
     rings = {r: across(photo, place, r, step) for r in (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82)}
     ratios = {r: [across(one, place, r, step) / before for one in aged] for r, before in rings.items()}
@@ -236,7 +235,7 @@ def seams(photo: Picture, aged: Sequence[Picture], place: Place) -> list[Row]:
 
 
 def sharpness(photo: Picture, aged: Picture, place: Place) -> float:
-    """Fine detail (mean square of a Laplacian) inside the face, over the input's."""
+    """Fine detail (mean square of a Laplacian) inside the face, relative to the input's."""
 
     def detail(picture: Picture) -> float:
         grey = picture.astype(np.float32).mean(axis=2)
@@ -259,7 +258,7 @@ def measure(plan: Plan, folder: Path, weights: str, say: Callable[[str], None]) 
     command += ["--results_dir", str(folder), "--name", "whole", "--weights", weights]
     child = run_child(command, folder / "whole" / "index.html", folder / "log", {})
 
-    from cyclegan_age.inference import Ager  # torch must not be here before: see processes.py
+    from cyclegan_age.inference import Ager  # torch must not be imported before: see processes.py
     from cyclegan_age.runs import find_weights
 
     ager = Ager.load(find_weights(weights, Path()))
@@ -325,7 +324,7 @@ def main(config: PhotoBenchConfig) -> None:
         print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr)
 
     plan = QUICK if config.quick else Plan()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor alone
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPU only
     if config.turned:
         print(table(turned_found(config.turned, plan)))
         return

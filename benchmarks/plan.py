@@ -1,4 +1,4 @@
-"""How much is measured, and the table that comes out. No torch here."""
+"""Sizes of the measurements, and the resulting table. Does not import torch."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Sizes of the measurements; the defaults are the ones that count."""
+    """Sizes of the measurements; the defaults give valid numbers."""
 
     flags: tuple[str, ...] = ("--image_size", "128", "--load_size", "144", "--batch_size", "8")  # of train.py
     matrix: int = 2048  # side of the matrices multiplied
-    rounds: int = 4  # repetitions of what runs inside the process
+    rounds: int = 4  # repetitions inside the process
     files: int = 240  # JPEGs of the made-up data
     side: int = 200  # their width and height in pixels
     steps: int = 24  # of the training whose memory is measured
-    starts: int = 2  # times that the first batch is waited for
+    starts: int = 2  # repetitions of the time to the first batch
     faces: int = 32  # rendered by test.py, each at every anchor age
     batch_size: int = 16  # of test.py
 
@@ -67,7 +67,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int]) -> str:
-    """A Markdown table in aligned columns; those in `numbers` to the right."""
+    """A Markdown table in aligned columns; those in `numbers` are right-aligned."""
     lines = [heading, *rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(heading))]
     rule = ["-" * (w - 1) + ":" if k in numbers else "-" * w for k, w in enumerate(widths)]

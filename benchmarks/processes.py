@@ -1,7 +1,7 @@
-"""What is measured from outside: train.py in processes of its own, on made-up pictures. No torch here.
+"""Measurements from outside: train.py in child processes, on synthetic pictures. Does not import torch.
 
-The system counts towards a process's peak memory that of the one which started it. So these come first, while this
-process is still small.
+The system counts the parent's memory towards the peak of a child process. So these run first, while this process is
+still small.
 """
 
 import json
@@ -46,9 +46,9 @@ def make_faces(root: Path, count: int, side: int) -> Path:
 
 @dataclass(frozen=True)
 class Child:
-    """What a process took."""
+    """Measurements of a child process."""
 
-    first_seconds: float  # from its start until the watched file was there
+    first_seconds: float  # from its start until the watched file existed
     peak_bytes: int  # resident memory of it or of its largest child process
 
 
@@ -57,12 +57,12 @@ def run_child(command: list[str], watched: Path, log: Path, environment: Mapping
 
     Args:
         command: program and arguments.
-        watched: a file that the command makes.
-        log: where its output goes.
-        environment: variables that it has besides this process's own.
+        watched: a file that the command writes.
+        log: file for its output.
+        environment: additional environment variables.
 
     Raises:
-        UserError: it fails, or ends without the file.
+        UserError: it fails, or ends without writing the file.
     """
     first = None
     begin = time.monotonic()
@@ -90,7 +90,7 @@ def run_child(command: list[str], watched: Path, log: Path, environment: Mapping
 def train_child(
     plan: Plan, config: TrainConfig, folder: Path, name: str, steps: int, log_every: int, extra: tuple[str, ...] = ()
 ) -> tuple[Child, list[dict[str, float]]]:
-    """Run train.py for some steps on `folder`/faces; what it took, and the lines of its metrics.jsonl."""
+    """Run train.py for some steps on `folder`/faces; returns the measurements and the lines of its metrics.jsonl."""
     metrics = folder / name / "metrics.jsonl"
     command = [sys.executable, "train.py", *plan.flags, *extra]
     command += ["--dataroot", str(folder / "faces"), "--results_dir", str(folder), "--name", name, "--monitor", "none"]

@@ -1,16 +1,15 @@
-"""Break trainings, and the server that they draw on, on purpose: `python -m benchmarks.reliability kills`, `visdom`.
+"""Fault injection for trainings and for their Visdom server: `python -m benchmarks.reliability kills`, `visdom`.
 
-kills: a tiny training is killed (SIGKILL) again and again: at a random moment from its start on, or, every second time
-on the average, as soon after it as a file is being written. After each kill every file of the run must be whole. The
-same command goes on until the training is at its end, where weights, optimisers, history buffers, random numbers and
-the steps of the metrics must equal, to the bit, those of a training that was not killed. Then the next one begins. A
-run that differs, or is not whole, is kept in `--results_dir` with the list of its kills, beside one without a kill.
+kills: a tiny training is killed (SIGKILL) again and again, at a random moment after its start. In half of the cases the
+kill waits for the next write of a file. After each kill every file of the run must be complete. The same command
+resumes until the training ends. Then weights, optimisers, history buffers, random numbers and the steps of the metrics
+must equal those of an uninterrupted training to the bit. Then the next training begins. A run that differs or is
+corrupt is kept in `--results_dir` with the list of its kills, beside the uninterrupted one.
 
-visdom: the Visdom server of a training is killed at random moments, stays away for a while, and is started again.
+visdom: the Visdom server of a training is killed at random moments, stays down for a while, and is started again.
 At the end each point of `metrics.jsonl` must be on its page, once.
 
-Each training and server is a process of its own, forked from this one, which has imported all packages: so a kill takes
-a second.
+Each training and server is a process forked from this one, which has imported all packages; so a kill takes a second.
 """
 
 import json
@@ -36,7 +35,7 @@ import torch
 from benchmarks.plan import Row, table
 from benchmarks.processes import make_faces
 from cyclegan_age.config import UserError
-from cyclegan_age.monitor import read_metrics
+from cyclegan_age.curves import read_metrics
 from cyclegan_age.runs import from_settings, load_snapshot, load_state
 from options.bench import ReliabilityConfig, parse_reliability
 from options.command import command
@@ -47,13 +46,13 @@ FLAGS = [
     *("--log_every", "2", "--save_every", "2", "--sample_every", "1000", "--snapshot_every", "8"),
 ]
 FACES, STEPS = 24, 24
-KILL_SECONDS, AWAY_SECONDS = 4.0, 2.0  # greatest: of a server until it is killed, and between two servers
-PATIENCE = 300  # seconds that are waited for a process
+KILL_SECONDS, AWAY_SECONDS = 4.0, 2.0  # maximum lifetime of a server, and maximum downtime
+PATIENCE = 300  # timeout of a process in seconds
 
 
 @command(parse_reliability)
 def main(config: ReliabilityConfig) -> int:
-    """Run the campaign and print its table; 1 where anything was broken."""
+    """Run the campaign and print its table; returns 1 if any check failed."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cyclegan-age-kills-") as name:
         os.environ["CYCLEGAN_AGE_CACHE"] = str(Path(name) / "cache")
@@ -90,7 +89,7 @@ def rows_of_visdom(found: Counter[str]) -> list[Row]:
 
 
 def forked(do: Callable[[], int], log: Path) -> int:
-    """Run something in a process forked from this one, what it says in a file; gives its number."""
+    """Run a function in a process forked from this one, with its output in a file; returns the process id."""
     child = os.fork()
     if child:
         return child
@@ -106,19 +105,19 @@ def forked(do: Callable[[], int], log: Path) -> int:
 
 
 def kills(folder: Path, count: int, seconds: float, moments: random.Random, kept: Path) -> Counter[str]:
-    """Kill trainings so often, or for so long; counts what was found.
+    """Kill trainings up to `count` times or for `seconds`; counts the outcomes.
 
     Args:
         folder: for the runs.
         count: kills.
-        seconds: after which there are no more.
-        moments: when.
-        kept: where a run with a fault goes.
+        seconds: time limit, after which there are no more kills.
+        moments: random generator of the times.
+        kept: destination of a run with a fault.
 
     Raises:
         UserError: the training fails without a kill.
     """
-    import train  # with all that it needs, so that the processes forked below begin at once
+    import train  # with all its imports, so that the forked processes start at once
     from cyclegan_age.training import loop  # noqa: F401
 
     torch.set_num_threads(1)
@@ -142,7 +141,7 @@ def kills(folder: Path, count: int, seconds: float, moments: random.Random, kept
         run = folder / "runs" / name
         child = started(name)
         wait = moments.uniform(0, duration)
-        aimed = moments.random() < 0.5  # at the first save after that moment
+        aimed = moments.random() < 0.5  # waits for the first save after that moment
         ended = killed(child, time.monotonic() + wait, run if aimed else None)
         if ended is None:
             parts = sorted(part.name for part in run.rglob(".*.part"))
@@ -171,7 +170,7 @@ def kills(folder: Path, count: int, seconds: float, moments: random.Random, kept
 
 
 def killed(child: int, due: float, saving: Path | None) -> int | None:
-    """Kill a process at a moment, or at the first save after it; None, or its exit status where it ended before."""
+    """Kill a process at a given time, or at the first save after it; None, or its exit status if it ended before."""
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -184,13 +183,14 @@ def killed(child: int, due: float, saving: Path | None) -> int | None:
 
 
 def visdom(folder: Path, count: int, seconds: float, moments: random.Random) -> Counter[str]:
-    """Kill the Visdom server of a training so often, or for so long; counts what is on its page at the end.
+    """Kill the Visdom server of a training up to `count` times or for `seconds`; counts the points on its page at the
+    end.
 
     Args:
-        folder: for the run and what the server saves.
+        folder: for the run and the server's files.
         count: kills.
-        seconds: after which there are no more.
-        moments: when.
+        seconds: time limit, after which there are no more kills.
+        moments: random generator of the times.
 
     Raises:
         UserError: the training or the server does not run.
@@ -245,10 +245,10 @@ def visdom(folder: Path, count: int, seconds: float, moments: random.Random) -> 
 
 
 def _until(good: Callable[[], bool], child: int, fault: str, folder: Path) -> None:
-    """Wait for something of a child.
+    """Wait for a condition while a child runs.
 
     Raises:
-        UserError: it is not so in time, or the child ended.
+        UserError: timeout, or the child ended.
     """
     last = time.monotonic() + PATIENCE
     while not good():
@@ -259,7 +259,7 @@ def _until(good: Callable[[], bool], child: int, fault: str, folder: Path) -> No
 
 
 def _points(run: Path) -> Counter[tuple[str, int, float]]:
-    """Points that a page is to show: curve, step, value."""
+    """Points that the page must show: curve, step, value."""
     found: Counter[tuple[str, int, float]] = Counter()
     for row in read_metrics(run / "metrics.jsonl"):
         found.update((name, row["step"], value) for name, value in row.items() if "/" in name and math.isfinite(value))
@@ -267,7 +267,7 @@ def _points(run: Path) -> Counter[tuple[str, int, float]]:
 
 
 def _drawn(port: int, page: str) -> Counter[tuple[str, int, float]] | None:
-    """Points that a server has; None where it does not answer."""
+    """Points on the server; None if it does not answer."""
     body = json.dumps({"eid": page, "win": None}).encode()
     asked = urllib.request.Request(
         f"http://127.0.0.1:{port}/win_data", body, {"Content-Type": "application/json"}, method="POST"
@@ -275,7 +275,7 @@ def _drawn(port: int, page: str) -> Counter[tuple[str, int, float]] | None:
     try:
         with urllib.request.urlopen(asked, timeout=60) as answer:
             windows = json.loads(answer.read() or b"{}")
-    except urllib.error.HTTPError:  # of a page that is not there yet
+    except urllib.error.HTTPError:  # the page does not exist yet
         return Counter()
     except OSError:
         return None
@@ -288,7 +288,7 @@ def _drawn(port: int, page: str) -> Counter[tuple[str, int, float]] | None:
 
 
 def invalid(run: Path) -> list[str]:
-    """What is not whole of a run that was killed; a file that is not there yet is whole."""
+    """Corrupt files of a killed run; a missing file counts as complete."""
     checks: list[tuple[str, Callable[[Path], object]]] = [
         ("config.json", lambda path: from_settings(json.loads(path.read_text()))),
         ("weights.safetensors", load_snapshot),
@@ -322,7 +322,7 @@ def _state_of(run: Path, path: Path) -> None:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that a training leads to."""
+    """Complete final state of a training."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
         "state": load_state(run / "state.pt"),

@@ -1,4 +1,5 @@
-"""What large trainings and services take: `python -m benchmarks.scale` (formulas in docs/scale.md). No torch here."""
+"""Cost estimates of large trainings and services: `python -m benchmarks.scale` (formulas in docs/scale.md). No
+torch."""
 
 import math
 import sys
@@ -9,7 +10,7 @@ from options.command import command
 
 
 def exchange_seconds(config: ScaleBenchConfig, gpus: int) -> float:
-    """Seconds that a ring takes to sum the gradients of one step over GPUs: 2 (n - 1)/n bytes over the slowest link."""
+    """Seconds for a ring all-reduce of one step's gradients: 2 (n - 1)/n bytes over the slowest link."""
     if gpus == 1:
         return 0.0
     rate = config.link_gb_s if gpus <= config.gpus_per_machine else config.network_gb_s
@@ -17,9 +18,9 @@ def exchange_seconds(config: ScaleBenchConfig, gpus: int) -> float:
 
 
 def efficiency(config: ScaleBenchConfig, gpus: int) -> float:
-    """Images per second of each GPU over those of one alone.
+    """Images per second per GPU, relative to a single GPU.
 
-    Exchange and computing overlap but for `1 - overlap` of the exchange; what does not fit into the step adds to it.
+    The share `overlap` of the exchange overlaps with computing; the remainder adds to the step time.
     """
     if gpus == 1:
         return 1.0
@@ -30,17 +31,17 @@ def efficiency(config: ScaleBenchConfig, gpus: int) -> float:
 
 
 def images_per_s(config: ScaleBenchConfig) -> float:
-    """Of one GPU at `image_size`, the operations of a convolution growing with the pixels."""
+    """Images per second of one GPU at `image_size`; the operations of a convolution grow with the pixels."""
     return config.measured_per_s * (config.measured_size / config.image_size) ** 2
 
 
 def step_seconds(config: ScaleBenchConfig) -> float:
-    """Of one GPU."""
+    """Seconds per step on one GPU."""
     return config.batch_size / images_per_s(config)
 
 
 def training(config: ScaleBenchConfig, gpus: int) -> tuple[str, ...]:
-    """One line of the table of trainings."""
+    """One row of the training table."""
     rate = gpus * images_per_s(config) * efficiency(config, gpus)
     hours = config.faces * config.epochs / rate / 3600
     row = 3 * config.cached_size**2  # bytes of a picture in the cache
@@ -56,18 +57,18 @@ def training(config: ScaleBenchConfig, gpus: int) -> tuple[str, ...]:
 
 
 def wait_ms(load: float, service_ms: float) -> float:
-    """Mean wait before a server that takes the same time for every batch, arrivals being random (M/D/1)."""
+    """Mean queueing time before a server with constant service time and random arrivals (M/D/1)."""
     return load / (2 * (1 - load)) * service_ms
 
 
 def serving(config: ScaleBenchConfig, kind: str) -> tuple[str, ...]:
-    """One line of the table of services: `crops` that come aligned, or `photos`."""
+    """One row of the serving table: aligned `crops`, or `photos`."""
     fresh = config.requests_per_s * (1 - config.cache_hits)
     gpu_s = config.gflop / (config.serving_tflops * 1e3)
     gpus = math.ceil(fresh * gpu_s / config.load)
     load = fresh * gpu_s / gpus
     batch_ms = config.serving_batch * gpu_s * 1e3
-    filling_ms = config.serving_batch / (fresh / gpus) * 1e3 / 2  # until a batch is full, for a request on the average
+    filling_ms = config.serving_batch / (fresh / gpus) * 1e3 / 2  # mean time of a request until its batch is full
     processor_ms = config.crop_ms if kind == "crops" else config.photo_ms
     cores = math.ceil(fresh * processor_ms / 1e3 / config.load)
     return (

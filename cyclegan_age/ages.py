@@ -26,12 +26,12 @@ _SINGLE = re.compile(r"(?:ages?[ _-]?)?(\d{1,3})", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class AgeCode:
-    """How years become the vector that a network takes.
+    """Mapping from years to age vectors.
 
     Args:
         anchors: at least two ages in years, rising.
         form: `linear` or `onehot`, see the module's text.
-        ends: `onehot`: last year of each group, where they leave gaps or the last is open; a year in a gap belongs to
+        ends: `onehot`: last year of each group, where groups leave gaps or the last is open; a year in a gap belongs to
             the nearer group.
     """
 
@@ -46,8 +46,8 @@ class AgeCode:
     def edges(self) -> tuple[float, ...]:
         """Bounds in years of the groups, one more than there are anchors; group k is [edges[k], edges[k + 1]).
 
-        `onehot`: each anchor begins its group. `linear`: each anchor is the middle of its group, and the last group
-        reaches a whole step up, since older faces are clamped to it.
+        `onehot`: each anchor begins its group. `linear`: each anchor is the middle of its group. The last group reaches
+            a whole step up, since older ages are clamped to its anchor.
         """
         a = self.anchors
         if self.form == "onehot":
@@ -57,15 +57,15 @@ class AgeCode:
 
     @property
     def nominal_years(self) -> tuple[float, ...]:
-        """The age each unit vector stands for: the anchor itself, or the middle of its group for `onehot`."""
+        """The age of each unit vector: the anchor itself, or the middle of its group for `onehot`."""
         if self.form == "linear":
             return tuple(float(a) for a in self.anchors)
         ends = [end + 1.0 for end in self.ends] or list(self.edges[1:])
-        ends[-1] = min(ends[-1], self.edges[-1])  # an open group stands for as many years as the one before
+        ends[-1] = min(ends[-1], self.edges[-1])  # an open group gets the length of the one before
         return tuple((low + high) / 2 for low, high in zip(self.anchors, ends, strict=True))
 
     def group(self, years: float) -> int | None:
-        """Index of the group that an age belongs to, None where it lies outside all of them."""
+        """Index of the group of an age, None if it lies outside all of them."""
         if self.ends:
             spans = zip(self.anchors, self.ends, strict=True)
             return next((k for k, (first, last) in enumerate(spans) if first <= years < last + 1), None)
@@ -85,7 +85,7 @@ class AgeCode:
 
 
 def between(y: Tensor, anchors: Tensor) -> Tensor:
-    """Weights (N, K) of the anchors (K,) that each of y (N,) lies between, clamped to the first and the last."""
+    """Interpolation weights (N, K) of the anchors (K,) for each of y (N,), clamped to the first and the last anchor."""
     passed = ((y[:, None] - anchors[:-1]) / (anchors[1:] - anchors[:-1])).clamp(0, 1)  # (N, K - 1)
     one = torch.ones_like(passed[:, :1])
     return torch.cat([one, passed], dim=1) - torch.cat([passed, torch.zeros_like(one)], dim=1)
@@ -93,18 +93,18 @@ def between(y: Tensor, anchors: Tensor) -> Tensor:
 
 @lru_cache(maxsize=256)
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers as a float32 tensor, copied to the device once: a later call needs no word from the host."""
+    """Numbers as a float32 tensor, copied to the device once: a later call needs no transfer from the host."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def one_hot(index: Tensor, count: int) -> Tensor:
-    """Numbers (N,) below `count` -> their unit vectors (N, count), float32. Unlike torch's it looks at none of them."""
+    """Indices (N,) below `count` -> unit vectors (N, count), float32. Unlike torch's, it does not check the values."""
     return (index[:, None] == torch.arange(count, device=index.device)).float()
 
 
 def code_of(config: TrainConfig) -> AgeCode:
-    """How a training turns years into age vectors."""
+    """The age code of a training."""
     return AgeCode(config.ages, config.age_vector, config.ends)
 
 
@@ -114,10 +114,10 @@ def planes(vector: Tensor, height: int, width: int) -> Tensor:
 
 
 def parse_group(name: str) -> tuple[int, int] | None:
-    """Years (first, last) that a folder name means, or None.
+    """Years (first, last) of a folder name, or None.
 
-    Understood: `20` (that year alone), `20s`, `20-29`, `20_24`, `20 to 24`, each with `age` or `ages` before it, `60+`
-    (ten years), and `train30-39` or `test30-39` as LATS names them.
+    Accepted: `20` (that year alone), `20s`, `20-29`, `20_24`, `20 to 24`, each with `age` or `ages` before it, `60+`
+        (ten years), and `train30-39` or `test30-39`, the names in LATS.
     """
     name = name.strip()
     if m := _RANGE.fullmatch(name):
@@ -131,10 +131,10 @@ def parse_group(name: str) -> tuple[int, int] | None:
 
 
 def parse_groups(names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Years of every folder name that means an age, read together.
+    """Years of every folder name that means an age, parsed together.
 
-    Where every name is a bare number or open (`10`, `20`, `30`, `40+`), each bare one lasts until the next begins, and
-    the last as long as the one before; a single bare number is a decade if it is a multiple of ten.
+    If every name is a bare number or open (`10`, `20`, `30`, `40+`), each group ends where the next begins, and the
+    last is as long as the one before; a single bare number is a decade if it is a multiple of ten.
     """
     groups = {name: years for name in names if (years := parse_group(name))}
     bare = {name for name, (low, high) in groups.items() if low == high}

@@ -1,7 +1,8 @@
-"""Generators that other programs trained -> weights of this package.
+"""Generators of other programs -> weights of this package.
 
-Read are the generators of pytorch-CycleGAN-and-pix2pix and of CUT: a ResNet of any number of blocks or a U-Net, with
-instance norm, batch norm or none, with or without dropout and antialiasing. What a file holds is told by its names.
+Supported are the generators of pytorch-CycleGAN-and-pix2pix and of CUT: a ResNet of any number of blocks or a U-Net,
+with instance norm, batch norm or none, with or without dropout and antialiasing. The keys of a file determine the
+architecture.
 """
 
 import re
@@ -21,18 +22,18 @@ from cyclegan_age.runs import Snapshot, save_snapshot
 
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_BLURS = {3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0)}  # CUT's, by size; in either direction, over 4
+_BLURS = {3: (1.0, 2.0, 1.0), 4: (1.0, 3.0, 3.0, 1.0)}  # of CUT, by size; along each axis, divided by 4
 _SHOWN = 6  # names in an error
-_GIVE = "give a generator's file, such as latest_net_G.pth"
+_GIVE = "expected a generator's file, such as latest_net_G.pth"
 
 Modules = dict[str, dict[str, Tensor]]  # name of a module -> its tensors
 
 
 def convert(config: ConvertConfig) -> Path:
-    """Write one generator, or those of both directions, as weights of a `cyclegan_pair`; gives the file's path.
+    """Write one generator, or those of both directions, as weights of a `cyclegan_pair`; returns the file's path.
 
     Raises:
-        UserError: a file is no generator that can be read, two are of different kinds, or the output cannot be written.
+        UserError: a file is no readable generator, two are of different kinds, or the output cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     nets = []
@@ -52,35 +53,35 @@ def convert(config: ConvertConfig) -> Path:
     if nets[0] != nets[-1]:
         differ = [f for f, value in vars(nets[0]).items() if value != vars(nets[1])[f]]
         raise UserError(
-            f"--cg {config.cg[1]}: another {', '.join(differ)} than {config.cg[0]}; give two of one training"
+            f"--cg {config.cg[1]}: its {', '.join(differ)} differ from {config.cg[0]}; expected two of one training"
         )
     try:
         renderer(Snapshot(train, net, 0, tensors))
     except UserError as e:
-        raise UserError(f"--group_b {config.group_b}: {e}; give another") from None
+        raise UserError(f"--group_b {config.group_b}: {e}; choose another name") from None
     try:
         save_snapshot(config.output, train, net, 0, tensors)
     except OSError as e:
-        raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); give another") from e
+        raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); choose another file") from e
     return config.output
 
 
 def _read(path: Path) -> Modules:
-    """The tensors of a file by module, the modules in the order of the file; nothing but tensors is unpickled."""
+    """The tensors of a file by module, in the order of the file; only tensors are unpickled."""
     if not path.is_file():
         raise UserError(f"--cg {path}: {'a folder' if path.is_dir() else 'no such file'}; {_GIVE}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other pickles than PyTorch's
+            warnings.simplefilter("ignore")  # for pickles of other programs
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds
+    except Exception as e:  # torch raises many types
         raise UserError(f"--cg {path}: {_why_not(path, e)}") from None
     if not isinstance(state, Mapping):
-        raise UserError(f"--cg {path}: a {type(state).__name__} and no network's tensors by name; {_GIVE}")
+        raise UserError(f"--cg {path}: a {type(state).__name__}, expected a network's state_dict; {_GIVE}")
     if {"networks", "ema"} <= state.keys():
-        raise UserError(f"--cg {path}: the state of a run of this package, whose weights need no conversion; {_GIVE}")
+        raise UserError(f"--cg {path}: a checkpoint of this package, which needs no conversion; {_GIVE}")
     if not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"--cg {path}: no network's tensors by name, but {_listed(list(state)) or 'nothing'}; {_GIVE}")
+        raise UserError(f"--cg {path}: not a network's state_dict, but {_listed(list(state)) or 'nothing'}; {_GIVE}")
     modules: Modules = {}
     for key, tensor in state.items():
         while (prefix := next((p for p in _PREFIXES if str(key).startswith(p)), "")) and isinstance(key, str):
@@ -89,7 +90,7 @@ def _read(path: Path) -> Modules:
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not plain or not (tensor.is_floating_point() or name == "num_batches_tracked"):
             kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
-            raise UserError(f"--cg {path}: {key} is no plain tensor of floats ({kind}); give the weights as trained")
+            raise UserError(f"--cg {path}: {key} is not a dense float tensor ({kind}); expected the weights as trained")
         modules.setdefault(module, {})[name] = tensor
     for module, held in list(modules.items()):
         if set(held) <= set(_STATISTICS):  # of an instance norm before PyTorch 0.4, which did not use them
@@ -104,19 +105,21 @@ def _why_not(path: Path, error: Exception) -> str:
     with path.open("rb") as f:
         begin = f.read(2)
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"a pickle of more than tensors ({found[1]}), which could run code; give a generator's state_dict alone"
+        return (
+            f"a pickle of more than tensors ({found[1]}), which could run code; expected only a generator's state_dict"
+        )
     if "TorchScript" in str(error):
         return f"a program of TorchScript; {_GIVE}"
     if begin[:1] == b"\x80" or begin == b"PK":
-        return "cannot be read, perhaps cut off; copy it again, and give a generator's state_dict alone"
-    return foreign(path, _GIVE) or f"no file of PyTorch; {_GIVE}"
+        return "cannot be read, perhaps truncated; copy it again; expected only a generator's state_dict"
+    return foreign(path, _GIVE) or f"not a file of PyTorch; {_GIVE}"
 
 
 def _check_blur(kernel: Tensor, module: str, path: Path) -> None:
     row = torch.tensor(_BLURS.get(kernel.shape[-1], ())) / 4
     wanted = row[:, None] * row[None, :]
     if kernel.shape[1:] != (1, *wanted.shape) or not torch.allclose(kernel.float(), wanted.expand_as(kernel)):
-        raise UserError(f"--cg {path}: {module}.filt is another filter than CUT's; it cannot be converted")
+        raise UserError(f"--cg {path}: {module}.filt is not CUT's filter; it cannot be converted")
 
 
 def _listed(names: Sequence[object]) -> str:
@@ -125,10 +128,10 @@ def _listed(names: Sequence[object]) -> str:
 
 
 def _described(modules: Modules, path: Path) -> CycleGANPairConfig:
-    """The settings of the generator that these modules are of.
+    """The settings of the generator of these modules.
 
     Raises:
-        UserError: they are of no generator that is known; the text says what there is instead.
+        UserError: they are of no known generator; the text lists the contents.
     """
     net = _as_unet(modules) if "model.model.0" in modules else _as_resnet(modules)
     expected = [theirs for theirs, _ in _names(net)] if net else []
@@ -140,12 +143,12 @@ def _described(modules: Modules, path: Path) -> CycleGANPairConfig:
 
 
 def _norm(first: Mapping[str, Tensor], behind: Mapping[str, Tensor] | None) -> Literal["instance", "batch", "none"]:
-    """The norm behind a convolution that has a bias beside instance norm alone, and whose module may have weights."""
+    """The norm after a convolution: only beside instance norm does the convolution have a bias."""
     return "batch" if behind else "instance" if "bias" in first else "none"
 
 
 def _width(first: Mapping[str, Tensor]) -> int:
-    """The channels that a first convolution gives; 0 where it is none."""
+    """The output channels of a first convolution; 0 if it is none."""
     return len(first["weight"]) if "weight" in first and first["weight"].ndim == 4 else 0
 
 
@@ -187,12 +190,12 @@ def _as_resnet(modules: Modules) -> CycleGANPairConfig | None:
 
 
 def _names(net: CycleGANPairConfig) -> Iterator[tuple[str, str]]:
-    """Their names of the modules with tensors, and ours, in the order they run; resizes have no tensors here."""
+    """Their names of the modules with tensors, and ours, in order of execution; resizes have no tensors here."""
     normed = net.norm == "batch"
     if net.generator == "unet":
         yield from _names_of_unet(net.blocks, normed)
         return
-    at = 1  # in their sequence, where each layer without weights counts, too
+    at = 1  # index in their sequence, which includes layers without weights
 
     def layer(ours: str, conv: str = "conv.conv") -> Iterator[tuple[str, str]]:
         yield f"model.{at}", f"{ours}.{conv}"
@@ -224,7 +227,7 @@ def _names(net: CycleGANPairConfig) -> Iterator[tuple[str, str]]:
 
 
 def _names_of_unet(depth: int, normed: bool) -> Iterator[tuple[str, str]]:
-    """Of the U-Net, whose layers lie in each other."""
+    """The same for the U-Net, whose layers are nested."""
     yield "model.model.0", "downs.0.conv"
     for k in range(1, depth):
         inside = f"model.model.1{'.model.3' * (k - 1)}.model"
@@ -240,7 +243,7 @@ def _names_of_unet(depth: int, normed: bool) -> Iterator[tuple[str, str]]:
 
 
 def _fitting(state: Mapping[str, Tensor], modules: Modules, net: CycleGANPairConfig, path: Path) -> dict[str, Tensor]:
-    """Their tensors by the names of a generator's state, each of which has to fit."""
+    """Their tensors under the keys of a generator's state_dict; each must fit."""
     pairs = [(theirs, ours) for theirs, ours in _names(net) if ours]
     given = {f"{ours}.{name}": (theirs, v) for theirs, ours in pairs for name, v in modules[theirs].items()}
     for key in state:  # batch norms before PyTorch 0.4.1 counted nothing
@@ -250,22 +253,22 @@ def _fitting(state: Mapping[str, Tensor], modules: Modules, net: CycleGANPairCon
         theirs, tensor = given.get(key, (key, None))
         if key not in state or tensor is None or tensor.shape != state[key].shape:
             there = "is missing" if tensor is None else f"is of shape {list(tensor.shape)}"
-            wanted = f"not {list(state[key].shape)}" if key in state else "which is not wanted"
+            wanted = f"not {list(state[key].shape)}" if key in state else "which is unexpected"
             name = f"{theirs}.{key.rpartition('.')[2]}" if tensor is not None else f"the tensor for {key}"
             ends = key.startswith(("stem.", "head.", "downs.0.")) and tensor is not None
-            remedy = "pictures have to be RGB, in and out" if ends else _GIVE
+            remedy = "expected RGB pictures as input and output" if ends else _GIVE
             raise UserError(f"--cg {path}: {name} {there}, {wanted}; {remedy}")
     return {key: tensor for key, (_, tensor) in given.items()}
 
 
 def _try(generator: nn.Module, size: int, path: Path) -> None:
-    """Translate noise, so that weights which cannot are told of at once."""
+    """Translate noise, to detect weights that fail."""
     try:
         with torch.inference_mode():
             x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
             finite = bool(generator(x).isfinite().all())
     except (MemoryError, RuntimeError) as e:
         cause = (str(e).splitlines() or [type(e).__name__])[0]
-        raise UserError(f"--image_size {size}: the generator does not run ({cause}); give a smaller one") from None
+        raise UserError(f"--image_size {size}: the generator does not run ({cause}); choose a smaller one") from None
     if not finite:
-        raise UserError(f"--cg {path}: its output is not finite; the training has diverged, give an earlier epoch's")
+        raise UserError(f"--cg {path}: its output is not finite; the training has diverged, choose an earlier epoch")

@@ -1,6 +1,8 @@
-"""Curves of logged numbers: from the lines of a metrics.jsonl, and as a picture with a panel for each loss."""
+"""Loss curves: from the lines of a metrics.jsonl, and as a picture with a panel for each loss."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,22 +13,64 @@ from cyclegan_age.images import Picture
 
 Curve = tuple[list[int], list[float]]  # steps, values
 Curves = dict[str, Curve]
+Points = Iterable[tuple[int, Mapping[str, float]]]  # (step, values by name)
 
-HELD_OUT = "held_out_"  # before a loss's name: the same on faces that are not learnt from
+HELD_OUT = "held_out_"  # prefix of a loss on faces outside the training set
 
 _COLUMNS, _WIDTH, _HEIGHT = 3, 360, 200  # panels in a row, size of each in pixels
 _LEFT, _TOP, _RIGHT, _BOTTOM = 52, 30, 12, 24  # around the area of the curves
-_SCALE = 2  # drawn so much larger, then reduced, for smooth lines
-_POINTS = 240  # of a curve at most; more are averaged
+_SCALE = 2  # antialiasing: drawn at this scale, then reduced
+_POINTS = 240  # maximum number per curve; more are averaged
 _INK, _GREY, _LINE = "#222222", "#777777", "#e3e3e3"
 _PALE, _BLUE, _ORANGE = "#bcd3ea", "#1f6fb4", "#d9730d"
 
 
+def as_curves(points: Points) -> Curves:
+    """Points as curves; the last value of a step counts."""
+    curves: Curves = {}
+    for step, values in points:
+        for name, value in values.items():
+            steps, numbers = curves.setdefault(name, ([], []))
+            while steps and steps[-1] >= step:
+                steps.pop()
+                numbers.pop()
+            steps.append(step)
+            numbers.append(value)
+    return curves
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl by rising step; [] without the file.
+
+    Incomplete or foreign lines are skipped. A line with a lower step than one before it (a run resumed from its last
+    checkpoint) replaces everything from that step on; lines of the same step are merged.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return rows
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            continue
+        while rows and rows[-1]["step"] > row["step"]:
+            rows.pop()
+        if rows and rows[-1]["step"] == row["step"]:
+            rows[-1] |= row
+        else:
+            rows.append(row)
+    return rows
+
+
 def loss_curves(rows: Iterable[Mapping[str, Any]]) -> Curves:
-    """The losses of a training by name, and those on faces held out as `held_out_NAME`.
+    """The losses of a training by name, and those on held-out faces as `held_out_NAME`.
 
     Args:
-        rows: `step` and `loss/NAME` or `measure/held_out_NAME`, by rising step, as `monitor.read_metrics` gives them.
+        rows: `step` and `loss/NAME` or `measure/held_out_NAME`, by rising step, as `read_metrics` reads them.
     """
     curves: Curves = {}
     for row in rows:
@@ -41,11 +85,11 @@ def loss_curves(rows: Iterable[Mapping[str, Any]]) -> Curves:
 
 
 def draw_curves(curves: Curves, title: str) -> Picture:
-    """A panel for each loss: every logged value pale, their running mean blue, faces held out orange.
+    """A panel for each loss: every logged value pale, the running mean blue, held-out faces orange.
 
     Args:
-        curves: as of `loss_curves`; of each at least one point.
-        title: stands above.
+        curves: as of `loss_curves`, each with at least one point.
+        title: of the picture.
 
     Returns:
         uint8 (H, W, 3), three panels in a row.
@@ -73,7 +117,7 @@ def draw_curves(curves: Curves, title: str) -> Picture:
 
 
 def smooth(values: Sequence[float] | NDArray[np.float64], share: float = 0.05) -> NDArray[np.float64]:
-    """Running mean over a share of the values, at the ends over what there is of it."""
+    """Running mean over a share of the values; at the ends over the values that exist."""
     count = len(values)
     half = max(1, round(share * count)) // 2
     total = np.concatenate([[0.0], np.cumsum(values)])
@@ -90,7 +134,7 @@ def _panel(
     shown = [*mean, *(held_out[1] if held_out else [])]
     low, high = min(0.0, *shown), max(shown)
     if (most := 3 * float(np.percentile(mean, 75))) > 0:
-        high = min(high, most)  # a few values far off do not flatten the others; they are cut at the panel's edge
+        high = min(high, most)  # outliers are cut at the panel's edge
     high = high if high > low else low + 1
     x0, x1 = left + _LEFT, left + _WIDTH - _RIGHT
     y0, y1 = top + _HEIGHT - _BOTTOM, top + _TOP

@@ -1,4 +1,4 @@
-"""What differs between processors and GPUs: nothing else asks which of them there are."""
+"""All differences between CPUs and GPUs; no other module distinguishes them."""
 
 import importlib.util
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger("cyclegan_age")
 
 
 def best_device() -> torch.device:
-    """A CUDA GPU, else Apple's by MPS, else the processor, which `ACCELERATE_USE_CPU=true` asks for."""
+    """A CUDA GPU, else Apple's by MPS, else the CPU; `ACCELERATE_USE_CPU=true` forces the CPU."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "t", "true", "y", "yes", "on"):
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -29,13 +29,13 @@ def best_device() -> torch.device:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a training runs on its device.
+    """Execution settings of a training on its device.
 
     Attributes:
-        device: where networks and batches are.
+        device: of networks and batches.
         bf16: whether forward passes are autocast to bfloat16.
-        compile_networks: whether whole networks go through torch.compile, as pays on a processor. On a GPU kernels
-            of our own do what would be slow without it (`networks.kernels`), and convolutions are cuDNN's.
+        compile_networks: whether whole networks use torch.compile, which pays on a CPU. On a GPU the project's kernels
+            replace the slow operations (`networks.kernels`), and cuDNN runs the convolutions.
         capture: whether steps are captured as CUDA graphs and replayed.
         kernels: whether those kernels run.
     """
@@ -46,17 +46,17 @@ class Runtime:
     capture: bool = False
     kernels: bool = False
 
-    def settle(self, network: nn.Module) -> None:
-        """Make a frozen network, which is on the device already, for good what the device runs fastest."""
+    def to_inference_form(self, network: nn.Module) -> None:
+        """Convert a frozen network, already on the device, to the fastest inference form, irreversibly."""
         if self.kernels and self.bf16 and isinstance(network, Freezable):
             network.freeze()
 
 
 def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) -> Runtime:
-    """The runtime that pays on a device; sets cuDNN's and the compiler's global switches for it.
+    """The fastest runtime for a device; sets cuDNN's and the compiler's global switches for it.
 
     Args:
-        config: its `precision` and `compile` decide, where they are not automatic.
+        config: its `precision` and `compile`, unless automatic.
         device: CPU, CUDA or MPS.
         processes: number of processes that train together.
     """
@@ -70,7 +70,7 @@ def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) ->
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("high")
     if processes > 1:
-        logger.info("%d processes: steps are not captured as CUDA graphs, which hold those of one alone", processes)
+        logger.info("%d processes: steps are not captured as CUDA graphs, which support only one process", processes)
     return Runtime(device, bf16, capture=processes == 1, kernels=kernels)
 
 
@@ -84,26 +84,26 @@ def has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def exact(device: torch.device) -> torch.dtype:
-    """The widest floating-point type that a device has."""
+def widest_float(device: torch.device) -> torch.dtype:
+    """The widest floating-point type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
-    """RNG state of the processor and of a device, by their types."""
+    """RNG state of the CPU and of a device, by their types."""
     state = {"cpu": torch.get_rng_state()}
     return state if device.type == "cpu" else state | {device.type: torch.get_device_module(device).get_rng_state()}
 
 
 def set_rng_state(state: Mapping[str, Tensor]) -> None:
-    """Restore what `rng_state` gave."""
+    """Restore an RNG state from `rng_state`."""
     for kind, one in state.items():
         torch.get_device_module(kind).set_rng_state(one) if kind != "cpu" else torch.set_rng_state(one)
 
 
 @contextmanager
 def fork_rng(device: torch.device) -> Iterator[None]:
-    """Around what leaves the RNG state as it was."""
+    """Context that preserves the RNG state."""
     state = rng_state(device)
     try:
         yield
@@ -112,7 +112,7 @@ def fork_rng(device: torch.device) -> Iterator[None]:
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile can make code for a processor; a line says so where it cannot."""
+    """Whether torch.compile can generate code for a CPU; logs a warning if not."""
     if any(shutil.which(c) for c in ("c++", "g++", "clang++")):
         return True
     logger.warning("no C++ compiler found: training without torch.compile")

@@ -1,4 +1,4 @@
-"""Trained weights for elsewhere: the generator as ONNX or by torch.export, or the weights in half precision."""
+"""Export of trained weights: the generator as ONNX or by torch.export, or the weights in half precision."""
 
 import importlib.util
 import io
@@ -15,26 +15,25 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureReader
 from cyclegan_age.runs import find_weights, in_half, write_atomically
 
-_LARGE = 4096  # numbers in a tensor, from which `stored_as` changes it
+_LARGE = 4096  # minimum size of a tensor that `stored_as` converts
 
 
 def export(config: ExportConfig) -> Path:
-    """Write weights as the kind of file that the output's name asks for; gives its path.
+    """Write weights in the format of the output's suffix; returns its path.
 
-    A .safetensors file is that of `in_half`, of any model. A .html file is the page of `export_page`, a .pt2 file the
-    generator by torch.export, with the inputs and output below. An .onnx file is the generator of a model from picture
-    to picture:
+    .safetensors: the output of `in_half`, for any model. .html: the page of `export_page`. .pt2: the generator by
+    torch.export, with the inputs and output below. .onnx: the generator of an image-to-image model:
 
     Inputs: `picture` (N, 3, S, S), float32 RGB in [-1, 1], an aligned face crop, and `age` (N, K), float32, which sums
-    to 1. Output: `aged`, like `picture`. N is free. Metadata, each as JSON: `anchors`, the K ages in years that the
-    entries of `age` stand for, `age_vector` (`linear`: an age between two anchors is their interpolation; `onehot`: it
-    is 1 for its group, which begins at the anchor), `ends` (last years of the groups; may be empty), `image_size`.
+    to 1. Output: `aged`, like `picture`. N is free. Metadata, each as JSON: `anchors`, the K ages in years of the
+    entries of `age`; `age_vector` (`linear`: an age between two anchors is their interpolation; `onehot`: it is 1 for
+    its group, which begins at the anchor); `ends` (last years of the groups; may be empty); `image_size`.
 
-    Weights without ages take a `picture` of any kind and give `translated`; those of two domains also take `domain`
-    (N, 2), how much of each. Metadata are `domains`, their names, and `image_size`.
+    Weights without ages take a `picture` of any kind and output `translated`; those of two domains also take `domain`
+    (N, 2), the weight of each. Metadata are `domains`, their names, and `image_size`.
 
     Raises:
-        UserError: a package is missing, no such weights, weights that do not take pictures, or the file cannot be
+        UserError: a package is missing, no such weights, weights of no image-to-image model, or the file cannot be
             written.
     """
     weights = find_weights(config.weights, config.results_dir)
@@ -48,12 +47,12 @@ def export(config: ExportConfig) -> Path:
     try:
         write_atomically(config.output, data)
     except OSError as e:
-        raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); give another") from e
+        raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); choose another file") from e
     return config.output
 
 
 def _onnx(weights: Path, config: ExportConfig) -> bytes:
-    """An ONNX file, or the page around it."""
+    """An ONNX file, or the page that contains it."""
     runtime = check_runtime(config.web_runtime) if config.output.suffix == ".html" else None
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
@@ -74,12 +73,12 @@ def _taking_pictures(weights: Path) -> Ager:
     ager = Ager.load(weights)
     if not isinstance(ager.reader, PictureReader):
         kinds = "a cyclegan's, cyclegan_heads' or cyclegan_pair's"
-        raise UserError(f"--weights {weights}: no network from picture to picture; give {kinds}")
+        raise UserError(f"--weights {weights}: no image-to-image network; expected {kinds}")
     return ager
 
 
 def program(ager: Ager) -> bytes:
-    """The generator by torch.export, for `torch.export.load`, on any number of pictures."""
+    """The generator by torch.export, for `torch.export.load`, with a free batch size."""
     network = ager.engine.network.cpu().to(memory_format=torch.contiguous_format)
     free, example = {0: torch.export.Dim("batch")}, _example(ager)
     program = torch.export.export(network, example, dynamic_shapes=tuple(free for _ in example), strict=False)
@@ -89,7 +88,8 @@ def program(ager: Ager) -> bytes:
 
 
 def _example(ager: Ager) -> tuple[torch.Tensor, ...]:
-    """What the generator takes, for two pictures: these and, but for weights of one domain, vectors (2, K)."""
+    """Example inputs of the generator, for two pictures: these and, except for weights of one domain, vectors (2,
+    K)."""
     pictures, entries = torch.zeros(2, 3, ager.image_size, ager.image_size), len(ager.code)
     return (pictures,) if len(ager.domains) == 1 else (pictures, torch.full((2, entries), 1 / entries))
 
@@ -97,7 +97,7 @@ def _example(ager: Ager) -> tuple[torch.Tensor, ...]:
 def stored_as(model: bytes, precision: str) -> bytes:
     """An ONNX file whose large tensors are stored in `fp16`, or in `int8` with a scale for each output channel.
 
-    They become fp32 when the file is loaded or run: sizes shrink, and any runtime computes as before.
+    They become fp32 when the file is loaded or run: the file shrinks, and every runtime computes in fp32.
     """
     if precision == "fp32":
         return model
@@ -139,7 +139,7 @@ def graph(ager: Ager) -> bytes:
     example = _example(ager)
     names = ["picture", "domain" if ager.domains else "age"][: len(example)]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="# The axis name")  # both inputs share it, as they should
+        warnings.filterwarnings("ignore", message="# The axis name")  # both inputs share it, as intended
         program = torch.onnx.export(
             network,
             example,
@@ -150,7 +150,7 @@ def graph(ager: Ager) -> bytes:
             verbose=False,
         )
     assert program is not None
-    ClearMetadataAndDocStringPass()(program.model)  # it has the source's paths on this machine
+    ClearMetadataAndDocStringPass()(program.model)  # it contains paths of this machine
     facts: dict[str, object] = {"image_size": size}
     if ager.domains:
         facts["domains"] = ager.domains

@@ -1,4 +1,4 @@
-"""A page of one file that ages faces in the browser, without a server: the ONNX model and onnxruntime-web inside it."""
+"""A single-file page that ages faces in the browser, without a server: contains the ONNX model and onnxruntime-web."""
 
 import base64
 import gzip
@@ -18,31 +18,31 @@ _TEMPLATE = Path(__file__).with_suffix(".html")
 
 
 def check_runtime(folder: Path) -> Path:
-    """The folder of onnxruntime-web's files: that of the npm package, or its `dist`.
+    """The folder of onnxruntime-web's files: the npm package's, or its `dist`.
 
     Raises:
-        UserError: they are not there.
+        UserError: they are missing.
     """
     for place in (folder / "dist", folder):
         if all((place / name).is_file() for name in _RUNTIME):
             return place
-    raise UserError(f"--web_runtime {folder}: no onnxruntime-web; run npm install onnxruntime-web, or name its folder")
+    raise UserError(f"--web_runtime {folder}: no onnxruntime-web; run npm install onnxruntime-web, or pass its folder")
 
 
 def page(model: bytes, facts: Mapping[str, object], mark: Mark, runtime: Path) -> bytes:
     """The page, UTF-8.
 
     Args:
-        model: an ONNX file as `export.graph` makes.
+        model: an ONNX file by `export.graph`.
         facts: its metadata.
-        mark: what saved pictures say of themselves, but for the age.
-        runtime: as `check_runtime` gives it.
+        mark: provenance of saved pictures, without the age.
+        runtime: as returned by `check_runtime`.
 
     Raises:
         UserError: the model takes no ages.
     """
     if "anchors" not in facts:
-        raise UserError("--output: pages are for weights with ages; give another file name, as x.onnx")
+        raise UserError("--output: pages are for weights with ages; choose another file name, such as x.onnx")
     frame = Frame.of(str(facts["frame"]))
     example = io.BytesIO()
     demo_portrait(frame).save(example, "JPEG", quality=90)
@@ -62,7 +62,7 @@ def page(model: bytes, facts: Mapping[str, object], mark: Mark, runtime: Path) -
 
 
 def _in_script(value: object) -> str:
-    """JSON that ends no script element."""
+    """JSON that is safe inside a script element."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

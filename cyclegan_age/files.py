@@ -1,4 +1,4 @@
-"""Files, whatever they hold: written whole or not at all, a folder kept to one process, what a foreign file is."""
+"""Files of any content: atomic writes, locks of folders, and recognition of foreign files."""
 
 import errno
 import fcntl
@@ -19,12 +19,17 @@ _LOCK = ".lock"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BUSY = {errno.EACCES, errno.EAGAIN}
 _MB = 1e6
-_MOST_READ = 1 << 24  # bytes of a pickle that are looked through
+_MOST_READ = 1 << 24  # bytes of a pickle that are scanned
 _CONVERT = "convert.py reads generators of CycleGAN and CUT"
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that at any moment either the old or the new one is whole; after an error no part stays.
+def write_atomically(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
+    """Write a file so that at any moment either the old or the new one is complete; an error leaves no partial file.
+
+    Args:
+        path: its folder is created if needed.
+        data: the content.
+        sync: wait for the disk; without it a crash of the machine may lose the file.
 
     Raises:
         OSError: it cannot be written.
@@ -34,8 +39,9 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     try:
         with part.open("wb") as f:
             f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+            if sync:
+                f.flush()
+                os.fsync(f.fileno())
         part.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -61,7 +67,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def json_lines(journal: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file that has one a line, up to where an interruption, or something else, broke it.
+    """The objects of a JSON-lines file, up to the first corrupt line.
 
     Raises:
         OSError: it cannot be read.
@@ -78,12 +84,12 @@ def json_lines(journal: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def writing(folder: Path, needed: int, *, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Around what is written into a folder of `--results_dir`.
+    """Context for writing into a folder of `--results_dir`.
 
     Args:
-        folder: where, named in the error.
-        needed: bytes that there should be room for.
-        kept: gives the end of the error, on what was written before.
+        folder: its path, for the error.
+        needed: bytes that must be free.
+        kept: returns the end of the error, on what was written before.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -95,26 +101,26 @@ def writing(folder: Path, needed: int, *, kept: Callable[[], str] = lambda: "") 
             raise UserError(_no_room(folder, needed) + kept()) from None
         cause = e.strerror or type(e).__name__
         raise UserError(
-            f"{folder}: cannot be written ({cause}); allow it, or give another --results_dir{kept()}"
+            f"{folder}: cannot be written ({cause}); grant permission, or choose another --results_dir{kept()}"
         ) from None
 
 
-def unwritten(what: str, error: OSError, remedy: str) -> UserError:
-    """The error for what cannot be written: a full disk, or the cause that the system names.
+def write_error(what: str, error: OSError, remedy: str) -> UserError:
+    """The error of a failed write: a full disk, or the cause given by the system.
 
     Args:
         what: the flag and its folder, or a file.
-        error: as it was raised.
-        remedy: what follows "make room" or "allow it".
+        error: the original error.
+        remedy: text after "free space" or "grant permission".
     """
     cause = error.strerror or type(error).__name__
     if error.errno in _NO_ROOM:
-        return UserError(f"{what}: no room on the disk ({cause}); make room, {remedy}")
-    return UserError(f"{what}: cannot be written ({cause}); allow it, {remedy}")
+        return UserError(f"{what}: disk full ({cause}); free space, {remedy}")
+    return UserError(f"{what}: cannot be written ({cause}); grant permission, {remedy}")
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Check that a folder's disk has room.
+    """Check that a folder's disk has enough free space.
 
     Raises:
         UserError: less than `needed` bytes are free.
@@ -127,14 +133,14 @@ def _no_room(folder: Path, needed: int) -> str:
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
     return (
-        f"{folder}: no room on the disk, {needed / _MB:.1f} MB needed and {free / _MB:.1f} MB free; "
-        "make room, or give another --results_dir"
+        f"{folder}: disk full, {needed / _MB:.1f} MB needed and {free / _MB:.1f} MB free; "
+        "free space, or choose another --results_dir"
     )
 
 
 @contextmanager
-def taking_turns(folder: Path) -> Iterator[None]:
-    """Processes that come to a folder at once go through one after the other."""
+def exclusive(folder: Path) -> Iterator[None]:
+    """Context that processes enter one after the other, per folder."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -145,15 +151,15 @@ def taking_turns(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def lock(folder: Path, does: str = "is training it", other: str = ", or give another --name") -> BinaryIO:
-    """Keep a folder to this process until the file given is closed or the process ends, however it ends.
+def lock(folder: Path, does: str = "is training it", other: str = ", or choose another --name") -> BinaryIO:
+    """Lock a folder for this process until the returned file is closed or the process ends.
 
-    On a file system without locks nothing is kept.
+    File systems without locks are not protected.
 
     Args:
-        folder: which.
-        does: what a process that has it does with it, for the error.
-        other: what else helps than waiting for its end or stopping it.
+        folder: the folder.
+        does: activity of the process that holds the lock, for the error.
+        other: another remedy than waiting for its end or stopping it.
 
     Raises:
         UserError: another process has it.
@@ -179,7 +185,7 @@ def lock(folder: Path, does: str = "is training it", other: str = ", or give ano
 
 
 def unlock(folder: Path, file: BinaryIO) -> None:
-    """Give a folder that `lock` keeps free, and leave nothing of that in it."""
+    """Release the lock of a folder, and remove its file."""
     with suppress(OSError):
         (folder / _LOCK).unlink()
     file.close()
@@ -195,40 +201,40 @@ def _owner(said: bytes) -> str:
 
 
 def clear(folder: Path) -> None:
-    """Remove what writers that were killed left in a folder that is kept to this process."""
+    """Remove temporary files of killed writers in a folder that is locked by this process."""
     for part in folder.rglob(".*.part"):
         part.unlink(missing_ok=True)
 
 
-def foreign(path: Path, give: str = "give a .safetensors file that train.py wrote, or the name of a run") -> str:
-    """What a file is that holds no weights of this package, and what to `give` instead; empty where nobody knows.
+def foreign(path: Path, remedy: str = "expected a .safetensors file that train.py wrote, or the name of a run") -> str:
+    """Description of a file without weights of this package, and the remedy `remedy`; empty if unknown.
 
-    It is told by its first bytes and the names in an archive. Nothing in it is unpickled.
+    It is recognised by its first bytes and the names in an archive. Nothing is unpickled.
     """
     with path.open("rb") as f:
         begin = f.read(512)
     if not begin:
-        return "an empty file; copy it again, or " + give
+        return "an empty file; copy it again; " + remedy
     if begin.startswith(b"PK\x03\x04"):
-        return _of_archive(path, give)
+        return _of_archive(path, remedy)
     if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
         kind = "a pickle, as PyTorch wrote .pth files before 1.6, which could run code and is not opened"
-        return f"{kind}; {_CONVERT}; {give}"
+        return f"{kind}; {_CONVERT}; {remedy}"
     if begin.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS and not the file itself; run git lfs pull"
     if begin.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
-        return "a web page and not the file that it offers; download the file itself"
+        return "a web page instead of the file; download the file itself"
     if begin.startswith(b"\x89HDF\r\n\x1a\n"):
-        return f"an HDF5 file, as Keras writes weights; {give}"
+        return f"an HDF5 file, as Keras writes weights; {remedy}"
     if begin.startswith((b"\x93NUMPY", b"\x1f\x8b", b"\xff\xd8\xff", b"\x89PNG")):
         kinds = {0x93: "an array of NumPy", 0x1F: "a gzip archive", 0xFF: "a picture", 0x89: "a picture"}
-        return f"{kinds[begin[0]]} and no weights; {give}"
+        return f"{kinds[begin[0]]} and no weights; {remedy}"
     if path.suffix.lower() == ".onnx":
-        return f"an ONNX file, which other programs run; {give}"
+        return f"an ONNX file, which other programs run; {remedy}"
     return ""
 
 
-def _of_archive(path: Path, give: str) -> str:
+def _of_archive(path: Path, remedy: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -238,14 +244,14 @@ def _of_archive(path: Path, give: str) -> str:
                 with archive.open(pickled) as f:
                     said = f.read(_MOST_READ)
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
-        return "a broken zip archive, perhaps copied in part; copy it again"
+        return "a corrupt zip archive, perhaps truncated; copy it again"
     if not pickled:
-        return f"a zip archive and no weights; unpack it, or {give}"
+        return f"a zip archive and no weights; unpack it; {remedy}"
     if any("/code/" in name for name in names):
-        return f"a program of TorchScript; {give}"
+        return f"a program of TorchScript; {remedy}"
     if all(key in said for key in (b"networks", b"ema", b"skipped")) or all(
         key in said for key in (b"random", b"pools")
     ):
-        return f"the state that a run resumes from, and not its weights; give {path.parent / 'weights.safetensors'}"
+        return f"the checkpoint of a run, not its weights; use {path.parent / 'weights.safetensors'}"
     kind = "a pickle of PyTorch (.pth), as other projects write, which could run code and is not opened"
-    return f"{kind}; {_CONVERT}; {give}"
+    return f"{kind}; {_CONVERT}; {remedy}"

@@ -1,4 +1,4 @@
-"""Weights in the form of the Hugging Face Hub: a folder with `model.safetensors`, `config.json` and a model card."""
+"""Weights in the format of the Hugging Face Hub: a folder with `model.safetensors`, `config.json` and a model card."""
 
 import json
 import tempfile
@@ -10,7 +10,7 @@ from string import Template
 
 from cyclegan_age.config import UserError, needs
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.runs import SHIPPED, Snapshot, known_as, load_snapshot, settings, write_atomically
+from cyclegan_age.runs import SHIPPED, Snapshot, load_snapshot, settings, weights_name, write_atomically
 
 LIBRARY = "cyclegan-age"
 _FILES = "model.safetensors", "weights.safetensors"  # of the Hub, and of a run
@@ -34,8 +34,8 @@ from cyclegan_age.inference import Ager
 $use
 ```
 
-What it makes are synthetic renderings, not predictions of anybody's looks. Do not identify, judge or decide about
-anybody with them, and ask people before you age their face.
+The outputs are synthetic renderings, not predictions of anybody's looks. Do not use them to identify, judge or decide
+about anybody, and ask people before you age their face.
 """)
 _USE = """ager = Ager.from_pretrained("$repo")
 ager.age_photo("me.jpg", years=50).save("me-at-50.png")"""
@@ -47,11 +47,11 @@ ager.render(ager.draw(8), [30] * 8)  # uint8 (8, S, S, 3)"""
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a model card says beside what the weights know.
+    """The parts of a model card that the weights do not contain.
 
     Attributes:
         license: an identifier of the Hub, such as `mit` or `other`.
-        license_name: its name, where it is `other`.
+        license_name: its name, if it is `other`.
         datasets: names of data sets of the training.
     """
 
@@ -64,15 +64,16 @@ _OF_SHIPPED = Card(license_name="non-commercial-research-only", datasets=("UTKFa
 
 
 def fetched(source: Path | str, revision: str | None = None) -> Path:
-    """The weights that a name means.
+    """The weights of a source.
 
     Args:
         source: a file; a folder of `write_folder` or of a run; or else the id of a repository of the Hub, whose files
             are then in the Hub's cache.
         revision: branch, tag or commit of the repository.
+        revision: branch, tag or commit of the repository.
 
     Raises:
-        UserError: no weights there; huggingface_hub is not installed, the repository cannot be read.
+        UserError: no weights there; huggingface_hub is not installed, or the repository cannot be read.
     """
     path = Path(source)
     if path.is_file():
@@ -81,21 +82,23 @@ def fetched(source: Path | str, revision: str | None = None) -> Path:
         for name in _FILES:
             if (path / name).is_file():
                 return path / name
-        raise UserError(f"{source}: no {' or '.join(_FILES)} in this folder; give one that save_pretrained wrote")
+        raise UserError(
+            f"{source}: no {' or '.join(_FILES)} in this folder; expected a folder written by save_pretrained"
+        )
     with needs("huggingface_hub"):
         import huggingface_hub
     with _errors(f"{source}: neither a file nor a folder, and not read from the Hub"):
-        huggingface_hub.hf_hub_download(str(source), "config.json", revision=revision)  # what the Hub counts
+        huggingface_hub.hf_hub_download(str(source), "config.json", revision=revision)  # the Hub counts these downloads
         return Path(huggingface_hub.hf_hub_download(str(source), _FILES[0], revision=revision))
 
 
 def write_folder(weights: Path, folder: Path, card: Card | None = None, *, repo: str = "") -> None:
-    """Write what a repository of the Hub holds.
+    """Write the files of a Hub repository.
 
     Args:
         weights: of any model.
-        folder: made where it is not there; other files in it stay.
-        card: of the model card; without it that of the shipped weights, or of unknown terms.
+        folder: created if needed; other files in it stay.
+        card: of the model card; by default that of the shipped weights, or of unknown terms.
         repo: id of the repository, for the card.
 
     Raises:
@@ -103,17 +106,17 @@ def write_folder(weights: Path, folder: Path, card: Card | None = None, *, repo:
     """
     snapshot = load_snapshot(weights)
     card = card or (_OF_SHIPPED if weights.resolve().parent == SHIPPED else Card())
-    name = known_as(weights)
+    name = weights_name(weights)
     try:
         write_atomically(folder / _FILES[0], weights.read_bytes())
         write_atomically(folder / "config.json", (json.dumps(_config(snapshot), indent=2) + "\n").encode())
         write_atomically(folder / "README.md", _readme(snapshot, name, repo or str(folder.name), card).encode())
     except OSError as e:
-        raise UserError(f"{folder}: cannot be written ({e.strerror or e}); give another folder") from e
+        raise UserError(f"{folder}: cannot be written ({e.strerror or e}); choose another folder") from e
 
 
 def push(weights: Path, repo: str, card: Card | None = None, *, private: bool = False, token: str | None = None) -> str:
-    """Upload what `write_folder` writes to a repository of the Hub, made where it is not there; gives its address.
+    """Upload the files of `write_folder` to a repository of the Hub, created if needed; returns its address.
 
     Raises:
         UserError: huggingface_hub is not installed, or the Hub refuses.
@@ -131,21 +134,21 @@ def push(weights: Path, repo: str, card: Card | None = None, *, private: bool = 
 
 @contextmanager
 def _errors(before: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises, of the network, the rights or the name, into one line."""
+    """Convert errors of huggingface_hub, of the network, permissions or name, into one line."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     from huggingface_hub.errors import LocalEntryNotFoundError as NotKept
 
     try:
         yield
     except NotKept:
-        raise UserError(f"{before} (no network, and not in the cache); download it where there is one") from None
+        raise UserError(f"{before} (no network, and not in the cache); download it on a machine with network") from None
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as e:
         cause = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
         raise UserError(f"{before} ({cause}); check the name, and `hf auth login`") from None
 
 
 def _config(snapshot: Snapshot) -> dict[str, object]:
-    """config.json: some facts, then all settings but names of places."""
+    """config.json: some facts, then all settings except names of places."""
     train = snapshot.train
     plain = settings(train, snapshot.net)
     for place in ("dataroot", "results_dir", "init", "init_average", "name"):

@@ -1,4 +1,4 @@
-"""Pictures: files to arrays to tensors and back. The only place that knows the value ranges.
+"""Pictures: files to arrays to tensors and back. The only module that knows the value ranges.
 
 Outside the networks a picture is uint8, HWC, RGB, 0..255; inside it is float, NCHW, -1..1.
 """
@@ -24,9 +24,9 @@ from cyclegan_age.config import install_extra
 
 Picture = NDArray[np.uint8]
 
-MAX_PIXELS = 120_000_000  # larger files are refused before they are decoded; a telephone's have up to 108 million
-MAX_SIDE = 32_766  # what OpenCV can warp
-MIN_SIDE = 4  # pixels; nothing is seen of a face on fewer
+MAX_PIXELS = 120_000_000  # larger files are refused before decoding; those of phones have up to 108 million
+MAX_SIDE = 32_766  # limit of OpenCV's warping
+MIN_SIDE = 4  # pixels; minimum to show a face
 SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif"),
@@ -35,21 +35,21 @@ SUFFIXES = frozenset(
 )
 _HEIF = frozenset({".heic", ".heif", ".hif"})  # read where pillow-heif is installed
 _UNREAD = frozenset({".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"})
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # by their 8th byte on
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # from byte 8 on
 _GET_HEIF = install_extra("heif")
 _DEAD, _LOOP = "to a missing file or folder", "to a folder above"
-_NAMED = 3  # links that are named; the others are only counted
+_NAMED = 3  # maximum number of links to name; the others are counted
 
 
 class BadImage(ValueError):
-    """A file that cannot be used as a picture; the text is the cause in a few words."""
+    """A file that cannot be read as a picture; the text is a short cause."""
 
 
 def open_image(source: Path | bytes) -> Image.Image:
     """Decode a file or its bytes to an upright 8-bit RGB picture.
 
-    EXIF rotation is applied, transparency is laid on white, CMYK, palette, grey and 16-bit pictures are converted, and
-    of an animation the first frame is taken.
+    EXIF rotation is applied, transparency is composited on white, CMYK, palette, grey and 16-bit pictures are
+    converted, and only the first frame of an animation is used.
 
     Raises:
         BadImage: empty, truncated, not a picture, or see `check_size`.
@@ -65,7 +65,7 @@ def open_image(source: Path | bytes) -> Image.Image:
 
 
 def opened(source: Image.Image | Path | str) -> Image.Image:
-    """A picture as it is, or that of a file, upright and in its own mode.
+    """A picture unchanged, or that of a file, upright and in its own mode.
 
     Raises:
         BadImage: the file is empty, truncated, not a picture, or see `check_size`.
@@ -87,11 +87,11 @@ def opened(source: Image.Image | Path | str) -> Image.Image:
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Turn whatever Pillow raises on a broken file into a BadImage."""
+    """Convert Pillow's errors on corrupt files to a BadImage."""
     reads_heif()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters raises
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; serious faults raise
             yield
     except BadImage:
         raise
@@ -99,15 +99,15 @@ def decoding() -> Iterator[None]:
         raise BadImage(f"more than {MAX_PIXELS:,} pixels; scale it down") from None
     except UnidentifiedImageError:
         raise BadImage("not a picture") from None
-    except Exception as e:  # Pillow's decoders raise many kinds on broken data
+    except Exception as e:  # Pillow's decoders raise many types on corrupt data
         raise BadImage(f"broken picture: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from None
 
 
 def check_kind(data: bytes) -> None:
-    """Before the bytes of a file are decoded.
+    """Check the bytes of a file before decoding.
 
     Raises:
-        BadImage: there are none, or they are HEIC's or HEIF's, and pillow-heif is not installed.
+        BadImage: it is empty, or HEIC or HEIF without the package pillow-heif.
     """
     if not data:
         raise BadImage("empty file")
@@ -121,7 +121,7 @@ def is_heif(data: bytes) -> bool:
 
 
 def check_size(picture: Image.Image) -> None:
-    """Before a picture is decoded.
+    """Check the size of a picture before decoding.
 
     Raises:
         BadImage: more than `MAX_PIXELS` pixels, or a side of more than `MAX_SIDE` or less than `MIN_SIDE`.
@@ -130,14 +130,14 @@ def check_size(picture: Image.Image) -> None:
     if picture.width * picture.height > MAX_PIXELS:
         raise BadImage(f"{size}, more than {MAX_PIXELS:,}; scale it down")
     if max(picture.size) > MAX_SIDE:
-        raise BadImage(f"{size}, a side of more than {MAX_SIDE:,}; cut a part out or scale it down")
+        raise BadImage(f"{size}, a side of more than {MAX_SIDE:,}; crop it or scale it down")
     if min(picture.size) < MIN_SIDE:
         raise BadImage(f"{size}, too small for a face; each side must be at least {MIN_SIDE}")
 
 
 @cache
 def reads_heif() -> bool:
-    """Whether HEIC and HEIF are read; from the first call on Pillow does so where the package pillow-heif is."""
+    """Whether HEIC and HEIF can be read; the first call registers pillow-heif with Pillow, if installed."""
     if find_spec("pillow_heif") is None:
         return False
     import_module("pillow_heif").register_heif_opener()
@@ -157,15 +157,15 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def to_square(picture: Image.Image, size: int) -> Picture:
-    """A picture as `size` x `size` x 3 uint8; one that is not square is cropped to its middle."""
-    return np.array(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))  # a writable copy, as torch asks
+    """A picture as `size` x `size` x 3 uint8; other shapes are centre-cropped."""
+    return np.array(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))  # a writable copy, required by torch
 
 
 def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Files below a folder that end so, in any case, sorted; hidden files and folders aside.
+    """Files below a folder with one of the suffixes, case-insensitive, sorted; hidden files and folders are skipped.
 
-    Links to folders are followed, but not to one that holds the link. Of several ways to a folder one counts, so that
-    none is listed twice.
+    Links to folders are followed, except to one that contains the link. A folder reachable in several ways is listed
+    once.
     """
     return sorted(_walk(folder, suffixes)[0])
 
@@ -220,15 +220,15 @@ def counted(number: int, what: str = "picture") -> str:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Files below a folder whose name ends like a picture's; see `list_files`."""
+    """Files below a folder with the suffix of a picture; see `list_files`."""
     return list_files(folder, SUFFIXES | (_HEIF if reads_heif() else set()))
 
 
 def unread(folder: Path) -> str:
-    """A line on what is not read below a folder, empty where all is.
+    """A line on skipped entries below a folder; empty without any.
 
-    It counts the pictures of kinds that are not read, by ending, and names links that lead nowhere or to a folder that
-    holds them, and folders that cannot be opened.
+    It counts the pictures in unsupported formats, by suffix. It names dead links, links to a folder that contains them,
+    and folders that cannot be opened.
     """
     files, skipped = _walk(folder, _UNREAD if reads_heif() else _UNREAD | _HEIF)
     counts = Counter(path.suffix.lower() for path in files)
@@ -236,7 +236,7 @@ def unread(folder: Path) -> str:
     if counts:
         parts.append("not read: " + ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items())))
         heif = not _HEIF.isdisjoint(counts)
-        parts.append(f"{_GET_HEIF} has .heic and .heif read" if heif else "save them as JPEG or PNG")
+        parts.append(f"{_GET_HEIF} enables .heic and .heif" if heif else "save them as JPEG or PNG")
     for cause, paths in skipped.items():
         kind = "link" if cause in (_DEAD, _LOOP) else "folder"
         names = ", ".join(path.relative_to(folder).as_posix() for path in paths[:_NAMED])
@@ -246,9 +246,9 @@ def unread(folder: Path) -> str:
 
 
 def absent(path: Path) -> str:
-    """What to say of a file or folder of the user's that is not there."""
+    """Cause and remedy for a missing file or folder of the user."""
     if path.is_symlink():
-        return f"a link to {path.readlink()}, which is not there; mend it"
+        return f"a link to {path.readlink()}, which does not exist; correct it"
     return "no such file or folder; check the name"
 
 
@@ -269,11 +269,11 @@ def to_uint8(x: Tensor) -> Picture:
 def grid(
     rows: Sequence[Sequence[Picture]], *, columns: Sequence[str] = (), row_names: Sequence[str] = (), gap: int = 2
 ) -> Picture:
-    """Pictures of one size in rows, on white, with an optional name over each column and before each row.
+    """Pictures of one size in rows, on white, with an optional name above each column and before each row.
 
     Args:
         rows: uint8 (H, W, 3) each, all of one size; rows may differ in length.
-        columns: names over the columns.
+        columns: names above the columns.
         row_names: names before the rows.
         gap: pixels between pictures.
     """

@@ -16,7 +16,7 @@ def lsgan(scores: Tensor, goal: float, weights: Tensor | None = None) -> Tensor:
     Args:
         scores: (N, K, ...), one map or list of scores per head.
         goal: 1 for "real", 0 for "fake".
-        weights: (N, K), how much each head counts for each picture; without it all heads count alike.
+        weights: (N, K), weight of each head for each picture; by default all heads count equally.
     """
     per_head = (scores - goal).square().flatten(2).mean(dim=2)  # (N, K)
     if weights is None:
@@ -25,10 +25,11 @@ def lsgan(scores: Tensor, goal: float, weights: Tensor | None = None) -> Tensor:
 
 
 def wrong_age_weights(age_years: Tensor, anchor_years: Tensor) -> Tensor:
-    """How surely a real face is no example of each anchor: (N,), (K,) -> (N, K), each row summing to 1.
+    """Weights of real faces as negative examples of each anchor: (N,), (K,) -> (N, K), each row summing to 1.
 
-    0 up to 5 years away, rising to full weight at 20 years; the negative pairs of a matching-aware discriminator (Reed
-    et al., "Generative Adversarial Text to Image Synthesis", ICML 2016), here at no extra forward pass.
+    0 up to 5 years away, rising to full weight at 20 years. These are the negative pairs of a matching-aware
+    discriminator (Reed et al., "Generative Adversarial Text to Image Synthesis", ICML 2016), without an extra forward
+    pass.
     """
     distance = (age_years[:, None] - anchor_years[None, :]).abs()
     weight = ((distance - 5) / 15).clamp(0, 1)
@@ -54,8 +55,8 @@ def r1(logits: Tensor, x_real: Tensor) -> Tensor:
     """R1 gradient penalty (Mescheder et al., ICML 2018, equation 9): half the mean of |dD(x)/dx|^2 over pictures.
 
     Args:
-        logits: (N,), of a discriminator that is not compiled: the penalty is differentiated a second time.
-        x_real: (N, 3, H, W), what they are of; it requires its gradient.
+        logits: (N,), of a discriminator that is not compiled, since the penalty needs second derivatives.
+        x_real: (N, 3, H, W), their pictures; requires its gradient.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), x_real, create_graph=True)
     return 0.5 * gradient.float().square().flatten(1).sum(dim=1).mean()
@@ -72,14 +73,14 @@ class _Carry(torch.autograd.Function):
         return ctx.saved_tensors[0] * outer[0], None, None
 
 
-def carry(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar of the given value whose gradient with respect to x is the given one, of the shape of x."""
+def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar with a given value and a given gradient with respect to x, of the shape of x."""
     carried: Tensor = _Carry.apply(x, value, gradient)
     return carried
 
 
-def at_most(gradient: Tensor, length: Tensor) -> Tensor:
-    """Gradients (N, ...) shortened, one by one, to lengths (N,) where they are longer."""
+def clip_gradients(gradient: Tensor, length: Tensor) -> Tensor:
+    """Gradients (N, ...), each clipped to a norm (N,)."""
     share = (length / norms(gradient).clamp_min(1e-12)).clamp_max(1)
     return gradient * share.view(-1, *[1] * (gradient.dim() - 1))
 
@@ -93,8 +94,8 @@ def norms(x: Tensor) -> Tensor:
 def semi_hard(distances: Tensor, person: Tensor) -> Tensor:
     """For each pair of anchor and positive the distance of the anchor to its negative: (M, M), (M,) -> (M, M).
 
-    The negative is the nearest one that is farther from the anchor than the positive is (Schroff et al., CVPR 2015,
-    section 3.2). Where none is, it is the farthest one; entries of an anchor without negatives mean nothing.
+    The negative is the nearest one farther from the anchor than the positive (Schroff et al., CVPR 2015, section 3.2).
+    If there is none, it is the farthest negative; entries of an anchor without negatives are undefined.
     """
     d = distances.detach()
     negative = person[:, None] != person[None, :]
@@ -107,13 +108,13 @@ def semi_hard(distances: Tensor, person: Tensor) -> Tensor:
 def triplet(embeddings: Tensor, person: Tensor, margin: float) -> Tensor:
     """FaceNet's triplet loss (Schroff et al., CVPR 2015, section 3.1) as a mean over the pairs of the batch.
 
-    Each ordered pair of two faces of one person gives max(0, |a - p|^2 - |a - n|^2 + margin), n by `semi_hard`; a batch
-    without such pairs, or of one person alone, gives 0.
+    Each ordered pair of two faces of one person has the term max(0, |a - p|^2 - |a - n|^2 + margin), n by `semi_hard`;
+    a batch without such pairs, or of only one person, has loss 0.
 
     Args:
         embeddings: (M, D).
         person: (M,), equal for the faces of one person.
-        margin: how much farther, in squared distance, other persons shall be.
+        margin: minimum difference of the squared distances.
     """
     distances = (embeddings[:, None] - embeddings[None]).square().sum(dim=2)  # (M, M)
     same = person[:, None] == person[None, :]
@@ -125,15 +126,15 @@ def triplet(embeddings: Tensor, person: Tensor, margin: float) -> Tensor:
 def group_age(logits: Tensor, group: Tensor, group_of_year: Tensor, nominal_years: Tensor, weights: Tensor) -> Tensor:
     """Age estimation loss of PFA-GAN (Huang et al., IEEE TIFS 2021, equation 5) as a mean over the pictures.
 
-    The squared error in years of the expected age, plus the cross-entropy of the group: -log of what the distribution
-    gives to the group's years, where the paper has a linear layer of its own.
+    The squared error in years of the expected age, plus the cross-entropy of the group: -log of the total probability
+    of the group's years, where the paper has a separate linear layer.
 
     Args:
         logits: (N, 101) over years.
-        group: (N,), number of the group meant, int64.
-        group_of_year: (101,), number of the group that each year belongs to; each group has at least one.
-        nominal_years: (K,), the age that each group stands for.
-        weights: (N,), how much each picture counts.
+        group: (N,), index of the target group, int64.
+        group_of_year: (101,), index of the group of each year; each group has at least one year.
+        nominal_years: (K,), the age of each group.
+        weights: (N,), weight of each picture.
     """
     inside = group_of_year[None, :] == group[:, None]  # (N, 101)
     share = logits.float().log_softmax(dim=1).masked_fill(~inside, -torch.inf).logsumexp(dim=1)
@@ -154,7 +155,8 @@ def dissimilarity(x: Tensor, y: Tensor) -> Tensor:
 
 
 def feature_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared distance of feature maps (N, C, h, w) whose vectors at each place are brought to length 1: 0 to 4.
+    """Mean squared distance of feature maps (N, C, h, w) whose vectors at each position are normalised to length 1: 0
+    to 4.
 
     So the scale of the network does not matter (as in Zhang et al., "The Unreasonable Effectiveness of Deep Features as
     a Perceptual Metric", CVPR 2018).
@@ -169,7 +171,7 @@ def perceptual(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 
 def identity_distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 minus the mean cosine of face embeddings (N, D), each of length 1: 0 for one person's same picture, up to 2."""
+    """1 minus the mean cosine of face embeddings (N, D), each of length 1: 0 for equal embeddings, up to 2."""
     return 1 - (a * b).sum(dim=1).mean()
 
 
@@ -183,11 +185,11 @@ def real_or_fake(logits: Tensor, goal: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, goal, dtype=torch.float32))
 
 
-def deception(logits: Tensor, *, saturating: bool = False) -> Tensor:
-    """What a generator lowers, from the discriminator's logits (N,) of its pictures.
+def generator_adversarial(logits: Tensor, *, saturating: bool = False) -> Tensor:
+    """The generator's adversarial loss, from the discriminator's logits (N,) of its pictures.
 
-    -log D(G(z)), or `saturating` log(1 - D(G(z))), whose gradient vanishes where the discriminator is sure (Goodfellow
-    et al., NIPS 2014, section 3).
+    -log D(G(z)), or `saturating` log(1 - D(G(z))), whose gradient vanishes when the discriminator is confident
+    (Goodfellow et al., NIPS 2014, section 3).
     """
     return -real_or_fake(logits, 0) if saturating else real_or_fake(logits, 1)
 
@@ -200,13 +202,14 @@ def total_variation(x: Tensor) -> Tensor:
 
 
 def augmented(x: Tensor, share: float = 1.0) -> Tensor:
-    """Another random view of each picture of a batch (N, 3, S, S) in [-1, 1], differentiable; it may leave that range.
+    """A random augmentation of each picture of a batch (N, 3, S, S) in [-1, 1], differentiable; may exceed that range.
 
     DiffAugment (Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020): brightness,
-    saturation and contrast; a shift by up to 1/8 of the side; a grey square of half the side at a random place.
+    saturation and contrast; a translation by up to 1/8 of the side; a grey square of half the side at a random
+    position.
 
     Args:
-        share: of these ranges, and of that square's side.
+        share: scale of these ranges, and of that square's side.
     """
     count, size = len(x), x.shape[-1]
     draw = torch.rand(7, count, 1, 1, 1, device=x.device)
@@ -219,7 +222,7 @@ def augmented(x: Tensor, share: float = 1.0) -> Tensor:
     at = torch.arange(size, device=x.device)
     most = int(share * size / 8)
     shift = (draw[3:5] * (2 * most + 1)).floor() - most  # (2, N, 1, 1, 1) pixels, down and to the right
-    moved = (at[:, None] - at == shift).float()  # (2, N, 1, S, S), which pixel each one is taken from
+    moved = (at[:, None] - at == shift).float()  # (2, N, 1, S, S), source pixel of each pixel
     with torch.autocast(x.device.type, enabled=False):
         x = moved[0] @ x @ moved[1].mT
     centre = (draw[5:7] * (size + 1 - size % 2)).floor()

@@ -1,55 +1,36 @@
-"""Where a training is watched: trackers for accelerate. Visdom may be away, die or come back; training goes on.
+"""Trackers for accelerate. The training continues if the Visdom server is missing, dies or comes back.
 
-The run's `metrics.jsonl` is the truth. The page is a copy of it, drawn anew whenever the server may have lost it.
+The run's `metrics.jsonl` is authoritative. The page is a copy of it, drawn again whenever the server may have lost it.
 """
 
-import http.client
-import json
 import logging
-import math
-import re
-import threading
-import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
-from urllib.parse import urlsplit
+from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
 from cyclegan_age.config import INSTALL_VISDOM, UserError
-from cyclegan_age.images import Picture, grid
+from cyclegan_age.images import Picture
+from cyclegan_age.visdom_tracker import VisdomTracker
 
 logger = logging.getLogger("cyclegan_age")
 
-METRICS = "metrics.jsonl"
-PENDING_POINTS = 10_000  # calls of log() kept while the server is away; older ones are in metrics.jsonl
-CONNECT_SECONDS, ANSWER_SECONDS, FLUSH_SECONDS = 2.0, 10.0, 5.0
-TICK_SECONDS, HEARTBEAT_SECONDS, SAVE_SECONDS = 0.5, 5.0, 60.0
-LONGEST_REST, LONGEST_PAUSE = 60.0, 15.0  # after drawing; between attempts to connect
-LOST = (OSError, http.client.HTTPException)
-
-Points = Iterable[tuple[int, Mapping[str, float]]]  # (step, values by name)
-Curves = dict[str, tuple[list[int], list[float]]]  # name -> steps, values
-
 
 def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> list[GeneralTracker | str]:
-    """What `Accelerator(log_with=...)` takes.
+    """The value for `Accelerator(log_with=...)`.
 
     Args:
-        kind: visdom, tensorboard, wandb, none, or auto, which is visdom where it is installed and else none.
+        kind: visdom, tensorboard, wandb, none, or auto: visdom if installed, else none.
         run_dir: the run's folder; Visdom reads its metrics.jsonl, TensorBoard writes to its tensorboard/.
         name: the run's name.
         server: address of the Visdom server, without the port.
         port: its port.
 
     Raises:
-        UserError: unknown kind, its package is not installed, or the address is none.
+        UserError: unknown kind, its package is not installed, or an invalid address.
     """
     if kind == "none":
         return []
@@ -59,7 +40,7 @@ def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> 
         except ImportError:
             if kind == "auto":
                 logger.info(
-                    "Visdom is not installed, curves are in %s alone; to watch live: %s", run_dir, INSTALL_VISDOM
+                    "Visdom is not installed, curves are only in %s; to watch live: %s", run_dir, INSTALL_VISDOM
                 )
                 return []
     elif kind == "tensorboard":
@@ -69,16 +50,16 @@ def trackers(kind: str, *, run_dir: Path, name: str, server: str, port: int) -> 
         if is_wandb_available():
             return [WandBTracker("cyclegan_age", name=name, dir=str(run_dir))]
     else:
-        raise UserError(f"--monitor {kind}: unknown; give auto, visdom, tensorboard, wandb or none")
+        raise UserError(f"--monitor {kind}: unknown; must be auto, visdom, tensorboard, wandb or none")
     install = INSTALL_VISDOM if kind == "visdom" else f"python -m pip install {kind}"
-    raise UserError(f"--monitor {kind}: the package is not installed; run {install}, or give --monitor none")
+    raise UserError(f"--monitor {kind}: the package is not installed; run {install}, or use --monitor none")
 
 
 def start(accelerator: Accelerator, config: Mapping[str, Any]) -> None:
-    """Begin what `trackers` gave.
+    """Start the trackers.
 
     Args:
-        accelerator: with them in `log_with`.
+        accelerator: with the trackers in `log_with`.
         config: settings by name, shown with the run.
 
     Raises:
@@ -90,7 +71,7 @@ def start(accelerator: Accelerator, config: Mapping[str, Any]) -> None:
         if not any(isinstance(one, WandBTracker) for one in accelerator.log_with):
             raise
         cause = str(e).strip().splitlines()[0].rstrip(".") if str(e).strip() else type(e).__name__
-        raise UserError(f"--monitor wandb: {cause}; set WANDB_MODE=offline, or give another --monitor") from None
+        raise UserError(f"--monitor wandb: {cause}; set WANDB_MODE=offline, or choose another --monitor") from None
 
 
 def log_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], step: int) -> None:
@@ -106,310 +87,3 @@ def log_pictures(accelerator: Accelerator, pictures: Mapping[str, Picture], step
             tracker.log_images(batches, step=step, dataformats="NHWC")
         elif isinstance(tracker, VisdomTracker | WandBTracker):
             tracker.log_images(batches, step=step)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl by rising step; [] without the file.
-
-    Torn or foreign lines are skipped. A line whose step is lower than one before it (a run that went back to its last
-    state) replaces everything from there on; lines of one step are joined.
-    """
-    rows: list[dict[str, Any]] = []
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return rows
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            continue
-        while rows and rows[-1]["step"] > row["step"]:
-            rows.pop()
-        if rows and rows[-1]["step"] == row["step"]:
-            rows[-1] |= row
-        else:
-            rows.append(row)
-    return rows
-
-
-class VisdomTracker(GeneralTracker):
-    """Curves and pictures on a Visdom server, sent by a thread of their own.
-
-    A window for each prefix before "/" holds its curves (`loss/cycle` is the curve `cycle` of the window `loss`); names
-    without "/" are not drawn. A window for each picture name holds the latest picture. No method raises or waits for
-    the server, but `finish`, which waits a few seconds at most.
-
-    The thread keeps one connection: while it stands, the server is the same process and has what it was sent, so new
-    points are appended. When it breaks, everything is drawn anew from metrics.jsonl; so no point is lost or doubled.
-    """
-
-    name = "visdom"
-    requires_logging_directory = False
-
-    def __init__(self, *, run_dir: Path, name: str, server: str = "http://127.0.0.1", port: int = 8097) -> None:
-        """
-        Args:
-            run_dir: folder whose metrics.jsonl holds the history; read only.
-            name: run name; the Visdom environment (characters but letters, digits, "_", "." and "-" become "_").
-            server: address with http:// or https:// before it.
-            port: its port.
-
-        Raises:
-            ImportError: visdom is not installed.
-            UserError: `server` is no address.
-        """
-        super().__init__()
-        from visdom import Visdom
-
-        address = urlsplit(server if "//" in server else f"http://{server}")
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise UserError(f"--visdom_server {server}: not an address; give one like http://127.0.0.1")
-        self.env = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-        host = f"[{address.hostname}]" if ":" in address.hostname else address.hostname
-        self.url = f"{address.scheme}://{host}:{port}{address.path.rstrip('/')}"
-        self._metrics = run_dir / METRICS
-        # It builds the messages and sends nothing: its own sending has no time-out and prints.
-        self._visdom = Visdom(env=self.env, send=False, use_incoming_socket=False)
-        self._connection: http.client.HTTPConnection | None = None
-
-        self._lock = threading.Lock()  # guards the three that follow
-        self._points: deque[tuple[int, dict[str, float]]] = deque(maxlen=PENDING_POINTS)
-        self._pictures: dict[str, tuple[int, list[Picture]]] = {}
-        self._unsent: set[str] = set()
-
-        self._shown: dict[str, int] = {}  # curve -> last step on the page
-        self._contact = self._saved = time.monotonic()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="visdom", daemon=True)
-
-    @property
-    def tracker(self) -> Any:
-        """The Visdom client that builds the messages; it is not connected."""
-        return self._visdom
-
-    def start(self) -> None:
-        """Start the thread; the history so far appears as soon as the server answers."""
-        self._thread.start()
-
-    def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
-        """Draw finite numbers at `step`; anything else, and a call without step, is left out."""
-        if step is not None:
-            with self._lock:
-                self._points.append((step, _numbers(values)))
-
-    def log_images(
-        self, values: Mapping[str, Sequence[Picture] | Picture], step: int | None = None, **kwargs: Any
-    ) -> None:
-        """Show pictures.
-
-        Args:
-            values: name -> uint8 (H, W, 3), (N, H, W, 3) or a list of (H, W, 3) of one size, 0..255; they are copied.
-            step: step of the training, for the caption.
-        """
-        for name, pictures in values.items():
-            single = isinstance(pictures, np.ndarray) and pictures.ndim == 3
-            copies = [np.array(p) for p in ([pictures] if single else pictures)]
-            with self._lock:
-                self._pictures[name] = (step or 0, copies)
-                self._unsent.add(name)
-
-    def finish(self) -> None:
-        """Send what is left and have the server save it, in a few seconds at most."""
-        self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(FLUSH_SECONDS)
-
-    # What follows runs in the thread.
-
-    def _serve(self) -> None:
-        pause, up, warned = 0.0, False, False
-        while True:
-            closing = self._closing.wait(pause)
-            started = time.monotonic()
-            try:
-                self._deliver(save=closing)
-                if not up:
-                    logger.info("Visdom: watch the training at %s/env/%s", self.url, self.env)
-                up, warned = True, False
-                # Drawing costs the server time that grows with the curves: at most a tenth of all time.
-                pause = min(max(TICK_SECONDS, 9 * (time.monotonic() - started)), LONGEST_REST)
-            except LOST as error:
-                if not warned:
-                    logger.warning(
-                        "Visdom at %s does not answer (%s): training goes on, the page catches up later; "
-                        "make visdom starts it",
-                        self.url,
-                        error or type(error).__name__,
-                    )
-                up, warned = False, True
-                pause = min(max(TICK_SECONDS, 2 * pause), LONGEST_PAUSE)
-            except Exception as error:  # never to reach the training
-                logger.warning("Visdom: stopped, training goes on: %s: %s", type(error).__name__, error)
-                return
-            if closing:
-                self._disconnect()
-                return
-
-    def _deliver(self, *, save: bool) -> None:
-        """Bring the page up to date; connect first where needed.
-
-        Raises:
-            LOST: the server is away, also at the second attempt.
-        """
-        with self._lock:
-            points = list(self._points)
-            self._points.clear()
-            names, self._unsent = self._unsent, set()
-        try:
-            try:
-                self._update(points, names)
-            except LOST:
-                self._connect()
-                self._draw_history(points)
-                with self._lock:
-                    names |= self._pictures.keys()
-                self._show(names)
-            now = time.monotonic()
-            if save or now - self._saved > SAVE_SECONDS:
-                self._post("save", {"data": [self.env]})
-                self._saved = now
-        except LOST:
-            with self._lock:
-                self._points = deque([*points, *self._points], maxlen=PENDING_POINTS)
-                self._unsent |= names
-            self._disconnect()
-            raise
-
-    def _update(self, points: Points, names: set[str]) -> None:
-        if self._connection is None:
-            raise http.client.NotConnected
-        curves = _curves(points)
-        windows = {_window(name) for name in curves} & {_window(name) for name in self._shown}
-        if any(steps[0] < self._shown.get(name, 0) for name, (steps, _) in curves.items()) or not all(
-            self._post("win_exists", {"win": window}) == "true" for window in windows
-        ):  # the run went back, or someone closed a window
-            self._draw_history(points)
-        else:
-            self._draw(curves)
-        self._show(names)
-        if time.monotonic() - self._contact > HEARTBEAT_SECONDS:
-            self._post("win_exists", {"win": ""})
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _connect(self) -> None:
-        self._disconnect()
-        address = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-        connection = kind(cast(str, address.hostname), address.port, timeout=CONNECT_SECONDS)
-        connection.connect()
-        connection.auto_open = 0  # a broken connection raises; it is never replaced in silence
-        connection.sock.settimeout(ANSWER_SECONDS)
-        self._connection = connection
-        self._post("win_exists", {"win": ""})  # something listens; this asks whether it answers
-
-    def _post(self, endpoint: str, message: dict[str, Any]) -> str:
-        if self._connection is None:
-            raise http.client.NotConnected
-        body = json.dumps({"eid": self.env} | message)
-        path = f"{urlsplit(self.url).path}/{endpoint}"
-        self._connection.request("POST", path, body, {"Content-Type": "application/json"})
-        response = self._connection.getresponse()
-        answer = response.read().decode(errors="replace")
-        if response.status >= 400:
-            raise ConnectionError(f"HTTP {response.status}")
-        self._contact = time.monotonic()
-        return answer
-
-    def _draw_history(self, points: Points) -> None:
-        """Draw all windows anew from metrics.jsonl and from points that are not in it yet."""
-        rows = read_metrics(self._metrics)
-        self._shown.clear()
-        self._draw(_curves((row["step"], _numbers(row)) for row in rows))
-        self._draw(_curves(points))
-
-    def _draw(self, curves: Curves) -> None:
-        for name, (steps, values) in curves.items():
-            first = next((i for i, step in enumerate(steps) if step > self._shown.get(name, -1)), len(steps))
-            if first == len(steps):
-                continue  # drawn already
-            window = _window(name)
-            label = name.partition("/")[2]
-            # Markers show a curve of one point; so few of them cost the page nothing.
-            look = {"markers": True, "traceopts": {"plotly": {label: {"marker": {"size": 4, "maxdisplayed": 20}}}}}
-            opts = {"title": window, "xlabel": "step", "showlegend": True, "width": 480, "height": 320}
-            known = any(_window(n) == window for n in self._shown)
-            message, endpoint = cast(
-                tuple[dict[str, Any], str],
-                self._visdom.line(
-                    np.array(values[first:]),
-                    np.array(steps[first:]),
-                    win=window,
-                    name=label,
-                    update="append" if known else None,
-                    opts=look if known else look | opts,
-                ),
-            )
-            self._post(endpoint, message)
-            self._shown[name] = steps[-1]
-
-    def _show(self, names: Iterable[str]) -> None:
-        for name in sorted(names):
-            with self._lock:
-                step, pictures = self._pictures[name]
-            try:
-                rows = [pictures[i : i + 8] for i in range(0, len(pictures), 8)]
-                sheet = pictures[0] if len(pictures) == 1 else grid(rows)
-                height, width = sheet.shape[:2]
-                shown_width = min(max(width, 240), 800)
-                message, endpoint = cast(
-                    tuple[dict[str, Any], str],
-                    self._visdom.image(
-                        sheet.transpose(2, 0, 1),
-                        win=f"picture/{name}",
-                        opts={
-                            "title": name,
-                            "caption": f"{name}, step {step}",  # the page shows it as text, not as HTML
-                            "jpgquality": 90,
-                            "width": shown_width,
-                            "height": shown_width * height // width + 44,  # the caption stands above and below
-                        },
-                    ),
-                )
-            except Exception as error:
-                logger.warning("Visdom: picture %s left out: %s", name, error)
-                continue
-            self._post(endpoint, message)
-
-
-def _window(name: str) -> str:
-    return name.partition("/")[0]
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers whose names have a prefix; NaN and infinity would make the page unreadable."""
-    return {
-        name: float(value)
-        for name, value in values.items()
-        if "/" in name and isinstance(value, Real) and math.isfinite(value)
-    }
-
-
-def _curves(points: Points) -> Curves:
-    """Points as curves, of one step the last."""
-    curves: Curves = {}
-    for step, values in points:
-        for name, value in values.items():
-            steps, numbers = curves.setdefault(name, ([], []))
-            while steps and steps[-1] >= step:
-                steps.pop()
-                numbers.pop()
-            steps.append(step)
-            numbers.append(value)
-    return curves

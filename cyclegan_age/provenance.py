@@ -1,8 +1,7 @@
-"""Metadata of aged pictures and videos: that a network changed them, which weights did it, and to what age.
+"""Metadata of aged pictures and videos: the fact that a network changed them, its weights, and the target age.
 
-Written are IPTC's `DigitalSourceType` and `xmp:CreatorTool` as XMP, and `Software` and `UserComment` as EXIF, where the
-format has it. Files are changed around their picture data, which stays as it is to the byte, and so does what else
-stands in them.
+They contain IPTC's `DigitalSourceType` and `xmp:CreatorTool` as XMP, and `Software` and `UserComment` as EXIF, where
+the format supports these. Picture data and other metadata stay unchanged to the byte.
 """
 
 import re
@@ -16,9 +15,9 @@ from xml.sax.saxutils import escape, quoteattr
 TOOL = "cyclegan-age 0.1.0"
 _SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _SOFTWARE, _XMP, _EXIF, _VERSION, _COMMENT = 305, 700, 34665, 36864, 37510  # tags of TIFF and EXIF
-_EMPTY = b"II*\0\x08\0\0\0" + bytes(6)  # EXIF with no tag
-_SEGMENT = 65533  # bytes that a segment of a JPEG holds
-_OLD_TEXT = 1 << 22  # bytes of a compressed text that are read
+_EMPTY = b"II*\0\x08\0\0\0" + bytes(6)  # EXIF without tags
+_SEGMENT = 65533  # maximum bytes in a segment of a JPEG
+_OLD_TEXT = 1 << 22  # maximum bytes of a decompressed text
 _IN_JPEG = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
 _IN_PNG = b"XML:com.adobe.xmp\0"
 _IN_MP4 = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
@@ -27,12 +26,12 @@ _REPLACED = r"[\w.-]+:(?:DigitalSourceType|CreatorTool)"
 
 @dataclass(frozen=True)
 class Mark:
-    """What is said of a picture or video.
+    """Provenance of a picture or video.
 
     Attributes:
         weights: name of the weights.
-        made: what they were asked for, as `age 60`.
-        whole: whether the network made all of it, from noise.
+        made: the requested output, such as `age 60`.
+        whole: whether the network generated all of it, from noise.
     """
 
     weights: str
@@ -40,11 +39,11 @@ class Mark:
     whole: bool = False
 
     def at(self, *years: float) -> "Mark":
-        """That of a picture at such ages."""
+        """The mark of a picture at given ages."""
         return replace(self, made=f"{'age' if len(years) == 1 else 'ages'} {', '.join(f'{one:g}' for one in years)}")
 
     def of(self, made: str) -> "Mark":
-        """That of something else: the name or the caption of a picture."""
+        """The mark of another output: the name or the caption of a picture."""
         return replace(self, made=re.sub(r"(?<=[a-z])(?=\d)", " ", made))
 
     @property
@@ -59,15 +58,16 @@ class Mark:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The same for formats that hold names and texts, as Matroska and WebM do."""
+        """The same for formats with key-value metadata, such as Matroska and WebM."""
         return {"DIGITAL_SOURCE_TYPE": self.source, "COMMENT": self.text}
 
 
 def marked(data: bytes, mark: Mark | None) -> bytes:
-    """A JPEG, PNG, WebP, TIFF, GIF or MP4 (also MOV, M4V) file that says it; another, or without a mark, as it is.
+    """A JPEG, PNG, WebP, TIFF, GIF or MP4 (also MOV, M4V) file with the mark; other files, or without a mark,
+    unchanged.
 
-    Software and source of before are replaced; a user's comment stays, before the new one. Metadata that are broken, or
-    too long for a JPEG with what is added, stay as they are.
+    Previous software and source are replaced; a user's comment stays, before the new one. Corrupt metadata, or metadata
+    too long for a JPEG with the mark, stay unchanged.
     """
     if mark is None:
         return data
@@ -87,7 +87,7 @@ def marked(data: bytes, mark: Mark | None) -> bytes:
 
 
 def mark_file(path: Path, mark: Mark | None) -> None:
-    """As `marked`, in place; a video is only added to."""
+    """Like `marked`, in place; videos are only appended to."""
     if mark is None:
         return
     with path.open("r+b") as f:
@@ -105,9 +105,9 @@ def packet(mark: Mark, old: bytes = b"", *, comment: bool = True) -> bytes:
     """XMP, UTF-8.
 
     Args:
-        mark: what it says.
-        old: XMP that is added to.
-        comment: say the text, too, where there is no EXIF for it.
+        mark: its content.
+        old: XMP to extend.
+        comment: also include the text, if there is no EXIF for it.
     """
     text = old.decode("utf-8", "ignore")
     end = list(re.finditer(r"</[\w.-]+:RDF\s*>", text))
@@ -136,7 +136,7 @@ def packet(mark: Mark, old: bytes = b"", *, comment: bool = True) -> bytes:
 
 
 def _tagged(tiff: bytes, mark: Mark, *, xmp: bool = True) -> bytes:
-    """A TIFF, or EXIF, which is one without a picture, with new first directories at its end; as it was if broken."""
+    """A TIFF, or EXIF (a TIFF without a picture), with new first directories at its end; unchanged if corrupt."""
     order = "<" if tiff[:2] == b"II" else ">"
     data = bytearray(tiff + bytes(len(tiff) % 2))
 
@@ -145,7 +145,7 @@ def _tagged(tiff: bytes, mark: Mark, *, xmp: bool = True) -> bytes:
         rows = [tiff[at + 2 + 12 * i : at + 14 + 12 * i] for i in range(count)]
         after = tiff[at + 2 + 12 * count : at + 6 + 12 * count]
         if len(after) != 4:
-            raise struct.error("cut off")
+            raise struct.error("truncated")
         return {struct.unpack_from(order + "H", row)[0]: row for row in rows}, after
 
     def stored(content: bytes) -> int:
@@ -197,7 +197,7 @@ def _comment_text(coded: bytes, order: str) -> str:
 
 
 def _exif(mark: Mark, old: bytes) -> bytes:
-    """EXIF without a head, added to such."""
+    """EXIF without its header, extended by the mark."""
     return _tagged(old.removeprefix(_IN_JPEG[0]) or _EMPTY, mark, xmp=False)
 
 
@@ -244,7 +244,7 @@ def _png(data: bytes, mark: Mark) -> bytes:
 
 
 def _png_text(body: bytes) -> bytes:
-    """The text of an international text of a PNG, after its name."""
+    """The text of a PNG's international text chunk, after its name."""
     packed, parts = body[:1] == b"\1", body[2:].split(b"\0", 2)
     text = parts[-1] if len(parts) == 3 else b""
     try:
@@ -287,7 +287,7 @@ def _riff(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _gif(data: bytes, mark: Mark) -> bytes:
     end = data.rindex(b";")
-    ends = bytes([1, *range(255, -1, -1), 0])  # with these any reader comes to the end of the text
+    ends = bytes([1, *range(255, -1, -1), 0])  # with these any reader finds the end of the text
     return b"GIF89a" + data[6:end] + b"!\xff\x0bXMP DataXMP" + packet(mark) + ends + data[end:]
 
 

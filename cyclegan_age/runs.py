@@ -1,13 +1,13 @@
-"""Run folders and what lies in them: configuration, metrics, snapshots for inference, the state to resume from.
+"""Run folders: configuration, metrics, snapshots for inference, and the checkpoint to resume from.
 
 results/001-cyclegan-default/
     config.json               every setting
     metrics.jsonl             one object per logged step
     curves.png                the losses so far
     samples/                  sample sheets
-    snapshots/                averaged weights at some numbers of images, safetensors with the configuration inside
+    snapshots/                EMA weights at some numbers of images, safetensors with the configuration inside
     weights.safetensors       the newest of them
-    state.pt                  all that resuming needs; loads without pickle code
+    state.pt                  the checkpoint; loads without pickle code
 """
 
 import io
@@ -26,43 +26,43 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
-from cyclegan_age.files import clear, foreign, lock, taking_turns, writing
+from cyclegan_age.files import clear, exclusive, foreign, lock, writing
 from cyclegan_age.files import write_atomically as write_atomically
 
 SHIPPED = Path(__file__).parent / "weights"
 
 logger = logging.getLogger("cyclegan_age")
 
-_SETTINGS = "cyclegan_age"  # the metadata of a snapshot's file that hold its configuration
-_LARGE = 4096  # numbers in a tensor, from which it is stored in half precision
-_HALF_ERROR = 1e-3  # relative error, above which it is not
+_SETTINGS = "cyclegan_age"  # key of the configuration in the metadata of a snapshot
+_LARGE = 4096  # minimum size of a tensor to be stored in half precision
+_HALF_ERROR = 1e-3  # maximum relative error of it
 
-# Settings of the place and not of the recipe: a run may go on under others.
+# Settings of the environment, not of the recipe: a run may resume under others.
 _FREE = {
     *("dataroot", "results_dir", "name", "preset", "monitor", "visdom_server", "visdom_port", "compile", "precision"),
     *("log_every", "sample_every", "save_every", "snapshot_every", "feature_layers", "checkpoint"),
 }
 
-# Settings that steer the steps still to come and that no network, batch or state depends on: a named run may change
-# them, and the weights of its losses where both are above 0, so that no network comes or goes.
+# Settings that affect only future steps, and no network, batch or checkpoint: a named run may change them. It may also
+# change the weights of its losses if both values are above 0, so that no network is added or removed.
 _LENGTH = {"epochs", "minutes"}
 _TUNED = {
     *("lr", "lr_constant", "clip", "ema", "accumulate"),
     *("label_smoothing", "d_rate", "d_reset", "d_pause", "head_start"),
 }
 
-# Terms that were once used in every k-th step, now on a k-th of the batch; old weights hold both.
+# Terms once used in every k-th step, now on a k-th of the batch; old weights contain both.
 _SHARES = {"cycle_every": "cycle_share", "identity_every": "identity_share"}
-# Settings of early versions that have no successor.
+# Settings of early versions without a successor.
 _DROPPED = {"keep_hue", "asked", "age_warmup"}
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Weights for inference with the configuration they were trained under.
+    """Weights for inference with their training configuration.
 
     Attributes:
-        parts: configurations of networks that were trained before, as models of their own, and are in the weights.
+        parts: configurations of networks in the weights that were trained before, as separate models.
     """
 
     train: TrainConfig
@@ -78,20 +78,20 @@ class Snapshot:
 
 
 def settings(train: TrainConfig, net: ModelConfig) -> dict[str, Any]:
-    """All settings as JSON can hold them."""
+    """All settings in JSON types."""
     plain: dict[str, Any] = json.loads(json.dumps({"train": asdict(train), "net": asdict(net)}, default=str))
     return plain
 
 
 def from_settings(plain: Mapping[str, Any], source: object = "settings") -> tuple[TrainConfig, ModelConfig]:
-    """The configurations that `settings` wrote; settings that did not exist yet are at their defaults.
+    """The configurations from `settings`; missing settings have their defaults.
 
     Args:
-        plain: what it wrote.
-        source: the file that it is from, for errors.
+        plain: output of `settings`.
+        source: its file, for errors.
 
     Raises:
-        UserError: an unknown model or setting, or a value that does not fit.
+        UserError: an unknown model or setting, or an invalid value.
     """
     try:
         model, train, net = plain["train"]["model"], dict(plain["train"]), dict(plain["net"])
@@ -139,7 +139,7 @@ def save_snapshot(
         "results_dir",
         "init",
         "init_average",
-    ):  # names of folders are nobody's business but the trainer's
+    ):  # names of folders are private
         del plain["train"][place]
     if "embedder" in plain["net"]:  # may be a file in such a folder
         plain["net"]["embedder"] = Path(plain["net"]["embedder"]).name
@@ -152,10 +152,10 @@ def save_snapshot(
 
 
 def load_snapshot(path: Path) -> Snapshot:
-    """Read a snapshot; its tensors are in fp32 (counters aside), also where the file is in half precision.
+    """Read a snapshot; its tensors are in fp32 (except counters), even if the file is in half precision.
 
     Raises:
-        UserError: the file is missing, is no safetensors file, or has no configuration inside that this version knows.
+        UserError: the file is missing, is no safetensors file, or has no configuration of this version.
     """
     tensors, text = _read(path)
     plain = json.loads(text)
@@ -170,10 +170,10 @@ def load_snapshot(path: Path) -> Snapshot:
 
 
 def in_half(path: Path) -> bytes:
-    """A snapshot's file with its large tensors in half precision; its configuration stays as it is.
+    """A snapshot's file with its large tensors in half precision and the same configuration.
 
-    Biases, norms and their statistics stay in fp32, and so does a tensor that fp16 would change by more than a
-    thousandth (Frobenius norm) or cannot hold.
+    Biases, norms and their statistics stay in fp32, and so does a tensor that fp16 cannot represent or would change by
+    more than a thousandth (Frobenius norm).
 
     Raises:
         UserError: the file is not readable; see `load_snapshot`.
@@ -191,9 +191,9 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a snapshot's file as they are stored, and its configuration as JSON."""
+    """The stored tensors of a snapshot's file, and its configuration as JSON."""
     if not path.is_file():
-        raise UserError(f"--weights {path}: no such file; give a .safetensors file or the name of a run")
+        raise UserError(f"--weights {path}: no such file; expected a .safetensors file or the name of a run")
     try:
         with safe_open(path, framework="pt") as f:
             text = (f.metadata() or {}).get(_SETTINGS)
@@ -204,12 +204,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
                 raise UserError(f"--weights {path}: {kind}") from None
         raise UserError(f"--weights {path}: not a readable safetensors file ({e}); train or copy it again") from None
     if text is None:
-        raise UserError(f"--weights {path}: holds no configuration; give a file that train.py wrote")
+        raise UserError(f"--weights {path}: contains no configuration; expected a file written by train.py")
     return tensors, text
 
 
 def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Path:
-    """The file that `--weights` means: a file, a run's name (its newest snapshot), the name of shipped weights, or ""
+    """The file of a `--weights` value: a file, a run's name (its newest snapshot), the name of shipped weights, or ""
     or "shipped" for those of `model`.
 
     Raises:
@@ -229,13 +229,13 @@ def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Pa
     raise UserError(f"--weights {weights}: {places}; check the name")
 
 
-def known_as(weights: Path) -> str:
+def weights_name(weights: Path) -> str:
     """Name of weights: that of their run, or of their file; no other part of their path."""
     return weights.parent.name if weights.stem == "weights" else weights.stem
 
 
 def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:
-    """Make and return `stem-NNN` or `NNN-suffix`: one more than the highest number there is."""
+    """Create and return `stem-NNN` or `NNN-suffix`: one more than the highest existing number."""
     results_dir.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(rf"{re.escape(stem)}-(\d+)" if stem else r"(\d+)-.*")
     while True:
@@ -250,20 +250,20 @@ def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:
 
 
 def _recipe(plain: Mapping[str, Any], source: object = "settings") -> dict[str, Any]:
-    """Settings that must agree for a run to go on; what its version did not have yet is at its default."""
+    """Settings that must agree to resume a run; missing ones have their defaults."""
     whole = settings(*from_settings(plain, source))
     return {k: v for part in ("train", "net") for k, v in whole[part].items() if k not in _FREE}
 
 
 def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int = 0) -> Path:
-    """The folder of the run that this command means, made if it is new, and kept to this process.
+    """The folder of this command's run, created if new, and locked for this process.
 
-    Without `--name` it is the newest run of the same data and settings, else a new number.
+    Without `--name` it is the newest run with the same data and settings, else a new number.
 
     Args:
         train: of the training.
         net: of the model.
-        held: takes the run's lock.
+        held: receives the run's lock.
         needed: bytes that the run will take, for the error of a full disk.
 
     Raises:
@@ -273,7 +273,7 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
     plain = settings(train, net)
     if train.name and (Path(train.name).name != train.name or train.name.startswith(".")):
         raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
-    with writing(train.results_dir, needed), taking_turns(train.results_dir):
+    with writing(train.results_dir, needed), exclusive(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name
             folder.mkdir(exist_ok=True)
@@ -287,13 +287,13 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
             write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
         except OSError:
             with suppress(OSError):
-                forget_run(folder)
+                remove_new_run(folder)
             raise
     return folder
 
 
-def forget_run(folder: Path) -> None:
-    """Take back a run that could not begin, so that its name is free; one that holds anything else stays."""
+def remove_new_run(folder: Path) -> None:
+    """Remove a run that could not start, so that its name is free; a folder with other files stays."""
     own = [folder / ".lock", folder / "config.json"]
     if set(folder.iterdir()) <= set(own):
         for path in own:
@@ -306,7 +306,7 @@ def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
         return None
     for folder in sorted(train.results_dir.glob(f"[0-9]*-{train.model}-{train.preset}"), reverse=True):
         if (folder / "config.json").is_file():
-            with suppress(UserError):  # settings that are not possible any more
+            with suppress(UserError):  # settings that are no longer valid
                 there = _read_settings(folder / "config.json")
                 if _recipe(there) == _recipe(plain) and there["train"]["dataroot"] == plain["train"]["dataroot"]:
                     return folder
@@ -327,7 +327,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
-    """Say what a named run goes on with that it was not begun with, where that may change."""
+    """Check the settings of a named run, and log changed ones that may differ."""
     path = folder / "config.json"
     there, here = _recipe(_read_settings(path), path), _recipe(plain)
     changed = [flag for flag in sorted(here) if here[flag] != there.get(flag) and flag not in _LENGTH]
@@ -336,11 +336,11 @@ def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
         weight = flag.startswith("lambda_") and min(_numbers(old) + _numbers(new), default=0) > 0
         if not weight and flag not in _TUNED:
             raise UserError(
-                f"--{flag} {new}: the run {folder} was begun with {old}; give the same value, "
-                f"or another --name with --init {folder.name}, which begins from its weights where they fit"
+                f"--{flag} {new}: the run {folder} was started with {old}; use the same value, "
+                f"or another --name with --init {folder.name}, which starts from its weights where they fit"
             )
     for flag in changed:
-        logger.info("%s: goes on with --%s %s, before %s", folder, flag, here[flag], there.get(flag))
+        logger.info("%s: resumes with --%s %s, previously %s", folder, flag, here[flag], there.get(flag))
 
 
 def _numbers(value: Any) -> list[float]:
@@ -348,12 +348,12 @@ def _numbers(value: Any) -> list[float]:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a resume state: nested dicts and lists of tensors, numbers and strings.
+    """Write a checkpoint: nested dicts and lists of tensors, numbers and strings.
 
     Raises:
-        OSError: it cannot be written; the one before is kept.
+        OSError: it cannot be written; the previous one is kept.
     """
-    whole = io.BytesIO()  # torch hides what goes wrong with a file
+    whole = io.BytesIO()  # torch hides errors of files
     torch.save(dict(state), whole)
     write_atomically(path, whole.getbuffer())
 
@@ -364,23 +364,24 @@ def has_state(run: Path) -> bool:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a resume state; None where there is none.
+    """Read a checkpoint; None if it does not exist.
 
     Raises:
-        UserError: the file is there but cannot be read.
+        UserError: the file exists but cannot be read.
     """
     if not path.is_file():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds on a broken file, with advice that is none here
-        cause = (isinstance(e, OSError) and e.strerror) or "broken, or not written by train.py"
-        raise UserError(f"{path}: cannot be read ({cause}); restore it, or delete it to begin the run again") from None
+    except Exception as e:  # torch raises many types on a corrupt file, with misleading advice
+        cause = (isinstance(e, OSError) and e.strerror) or "corrupt, or not written by train.py"
+        raise UserError(f"{path}: cannot be read ({cause}); restore it, or delete it to restart the run") from None
     return state
 
 
 def trim_metrics(path: Path, step: int) -> None:
-    """Cut lines after `step` (and a torn last one) from metrics.jsonl, so that a resumed run writes them but once."""
+    """Cut lines after `step` (and an incomplete last one) from metrics.jsonl, so that a resumed run does not repeat
+    them."""
     if not path.is_file():
         return
     kept = []

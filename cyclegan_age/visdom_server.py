@@ -1,8 +1,8 @@
-"""The Visdom server on this machine: `python -m cyclegan_age.visdom_server`, which `make visdom` calls.
+"""The local Visdom server: `python -m cyclegan_age.visdom_server`, which `make visdom` calls.
 
-The environment variables VISDOM_PORT (8097), VISDOM_ENV (results/.visdom, where pages are saved) and VISDOM_HOST
-(127.0.0.1; in a container 0.0.0.0) set it up. The page needs scripts that Visdom does not bring along. They are fetched
-once, from npm or else by Visdom's own download.
+Environment variables: VISDOM_PORT (8097), VISDOM_ENV (results/.visdom, folder of saved pages) and VISDOM_HOST
+(127.0.0.1; in a container 0.0.0.0). The page needs scripts that Visdom does not contain. They are fetched once, from
+npm or else by Visdom's own download.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ ASSETS = {
     "react-grid-layout@0.16.3": {"css/styles.css": "css/react-grid-layout-styles.css"},
     "classnames@2.2.5": {"index.js": "fonts/classnames"},
 }
-# MathJax sets TeX, which no page here shows: empty files keep the browser content and Visdom from a download.
+# MathJax renders TeX, which no page here uses: empty files satisfy the browser and prevent a download.
 STUBS = tuple(
     f"js/mathjax/2.7.5/{name}"
     for name in (
@@ -73,15 +73,15 @@ STUBS = tuple(
 
 
 def missing_assets(static: Path = STATIC) -> list[str]:
-    """Files of the page that are not there, relative to Visdom's static folder."""
+    """Missing files of the page, relative to Visdom's static folder."""
     return [name for files in ASSETS.values() for name in files.values() if not (static / name).is_file()]
 
 
 def build_assets(static: Path = STATIC) -> None:
-    """Fetch what the page lacks, once.
+    """Fetch the page's missing files, once.
 
     Raises:
-        UserError: neither npm nor the internet gave it, or the folder is not writable.
+        UserError: neither npm nor the internet is available, or the folder is not writable.
     """
     if not missing_assets(static):
         return
@@ -96,12 +96,12 @@ def build_assets(static: Path = STATIC) -> None:
             (static / name).touch()
         if missing := missing_assets(static):
             raise UserError(
-                f"Visdom's page: {len(missing)} scripts such as {missing[0]} could be had neither from npm nor "
+                f"Visdom's page: {len(missing)} scripts such as {missing[0]} could be fetched neither from npm nor "
                 "from the internet; install npm or connect, then try again"
             )
         (static / "version.built").write_text((STATIC.parent / "VERSION").read_text())
     except PermissionError as error:
-        raise UserError(f"{error.filename}: not writable; install this package where you may write") from None
+        raise UserError(f"{error.filename}: not writable; install this package in a writable place") from None
 
 
 def _npm_pack(static: Path) -> None:
@@ -135,8 +135,8 @@ def start(port: int, env_dir: Path, host: str = "127.0.0.1") -> None:
 
     Args:
         port: a free port.
-        host: address to listen at. There is no login: whoever reaches it may draw and read.
-        env_dir: folder where environments are saved and read from; made if it is not there.
+        host: address to listen on. There is no login: everyone who reaches it may draw and read.
+        env_dir: folder of saved environments; created if needed.
 
     Raises:
         UserError: Visdom or the page's scripts are missing, the port is taken or the folder is not writable.
@@ -152,12 +152,12 @@ def start(port: int, env_dir: Path, host: str = "127.0.0.1") -> None:
         env_dir.mkdir(parents=True, exist_ok=True)
         app = Application(port=port, env_path=str(env_dir), eager_data_loading=True)  # type: ignore[no-untyped-call]
     except OSError as error:
-        raise UserError(f"VISDOM_ENV {env_dir}: must be a folder to write to ({error.strerror})") from None
+        raise UserError(f"VISDOM_ENV {env_dir}: must be a writable folder ({error.strerror})") from None
 
     try:
         listening = socket.create_server((host, port))
     except OSError:
-        raise UserError(f"VISDOM_PORT {port}: taken or not allowed at {host}; give another") from None
+        raise UserError(f"VISDOM_PORT {port}: taken or not allowed at {host}; choose another") from None
     listening.setblocking(False)
 
     async def serve() -> None:
@@ -174,14 +174,14 @@ def start(port: int, env_dir: Path, host: str = "127.0.0.1") -> None:
 
 
 def main() -> int:
-    """Run the server as the environment variables say; the exit status."""
+    """Run the server with the settings in environment variables; returns the exit status."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("tornado.general").setLevel(logging.ERROR)  # it warns of a style sheet that nobody has
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)  # it warns of a missing style sheet
     logger.setLevel(logging.INFO)
     port = os.environ.get("VISDOM_PORT") or "8097"
     try:
         if not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UserError(f"VISDOM_PORT {port}: not a port; give a number like 8097")
+            raise UserError(f"VISDOM_PORT {port}: not a port; expected a number such as 8097")
         env_dir = Path(os.environ.get("VISDOM_ENV") or "results/.visdom")
         start(int(port), env_dir, os.environ.get("VISDOM_HOST") or "127.0.0.1")
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Warnings of a training that goes wrong: copying, collapse, a loss that has died, and what its curves tell."""
+"""Warnings of a failing training: copying, mode collapse, vanished losses, and trends of its curves."""
 
 from collections.abc import Mapping
 from statistics import fmean, stdev
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from cyclegan_age.curves import HELD_OUT, Curve, Curves
 
-_FEWEST = 12  # points that a curve is judged by
+_FEWEST = 12  # minimum number of points of a curve to check
 
 
 class Watchdog:
-    """Looks at sample sheets and logged losses; each trouble is told once until it is over.
+    """Checks sample sheets and logged losses; reports each problem once until it is over.
 
     Args:
-        patience: looks in a row that must show a trouble before it is told.
+        patience: consecutive checks that must find a problem before it is reported.
     """
 
     def __init__(self, *, patience: int = 3) -> None:
@@ -35,7 +35,9 @@ class Watchdog:
                 "copy", change < 0.02, f"output equals input (largest mean change {change:.3f} of a range of 2)"
             ),
             *self._note(
-                "collapse", bool(narrow), f"samples collapse: different faces come out alike at {', '.join(narrow)}"
+                "collapse",
+                bool(narrow),
+                f"samples collapse: different faces have similar outputs at {', '.join(narrow)}",
             ),
         ]
 
@@ -43,14 +45,14 @@ class Watchdog:
         """Check the means of one logged interval; returns new warnings."""
         out = []
         for name, value in terms.items():
-            out += self._note(f"dead {name}", abs(value) < 1e-4, f"loss {name} has died ({value:.1e})")
+            out += self._note(f"dead {name}", abs(value) < 1e-4, f"loss {name} has vanished ({value:.1e})")
         return out
 
     def curves(self, curves: Curves, progress: float) -> list[str]:
         """Check the losses of a whole training, at any number of steps; returns new warnings, each with its remedy.
 
-        A discriminator's pair is `NAME_real` and `NAME_fake`, with anything behind; its losses may rise and fall with
-        the generator. Any other loss that has a curve on faces held out is learnt for its own sake: it is to fall, on
+        The losses of a discriminator are a pair `NAME_real` and `NAME_fake`, with any suffix; they may rise and fall
+        with the generator. Any other loss with a curve on held-out faces is an objective of its own: it must fall on
         both.
 
         Args:
@@ -65,8 +67,8 @@ class Watchdog:
             out += self._note(
                 f"over-fitting {name}",
                 rise > 0.1,
-                f"over-fitting: {name} on faces held out has risen by {rise:.0%} since step {step}, while it fell on "
-                "those learnt from; take the snapshot of that step, or give more pictures, --flip or a smaller network",
+                f"over-fitting: {name} on held-out faces has risen by {rise:.0%} since step {step}, while it fell on "
+                "the training set; use the snapshot of that step, more pictures, --flip or a smaller network",
             )
             begin, now = _mean(curve, 0, 0.1), _mean(curve, 0.8, 1)
             pair = name.replace("_real", "").replace("_fake", "")
@@ -74,7 +76,7 @@ class Watchdog:
             out += self._note(
                 f"under-fitting {name}",
                 stuck,
-                f"under-fitting: {name} is where it began ({begin:.3g}, now {now:.3g}); "
+                f"under-fitting: {name} is at its initial value ({begin:.3g}, now {now:.3g}); "
                 "try another --lr, more --epochs or a larger network",
             )
             if pair == name:
@@ -82,16 +84,16 @@ class Watchdog:
                 out += self._note(
                     f"drift {name}",
                     rise > 0.3,
-                    f"drift: {name} has climbed by {rise:.0%} over the second half of the training so far; "
-                    "go back to a snapshot before it, or give a lower --lr",
+                    f"drift: {name} has risen by {rise:.0%} over the second half of the training so far; "
+                    "use a snapshot before it, or a lower --lr",
                 )
             elif "_fake" in name and (other := name.replace("_fake", "_real")) in curves:
                 real, fake = _mean(curves[other], 0.9, 1), _mean(curve, 0.9, 1)
                 out += self._note(
                     f"won {pair}",
                     fake < 0.02 and real < 0.35,
-                    f"discriminator {pair} has won (its error on fakes is {fake:.2g}), so that the generator learns "
-                    "nothing from it; give it a lower --d_rate, --d_pause, --d_reset, a --head_start of the generator "
+                    f"discriminator {pair} has won (its error on fakes is {fake:.2g}), so that the generator gets no "
+                    "useful gradient; use a lower --d_rate, --d_pause, --d_reset, --head_start "
                     "or --label_smoothing where the model has them, else a smaller --ndf",
                 )
         return out
@@ -102,16 +104,16 @@ class Watchdog:
 
 
 def _mean(curve: Curve, begin: float, end: float) -> float:
-    """Mean over the points between two shares of the steps so far; of the nearest one where there is none."""
+    """Mean over the points between two shares of the steps so far; the nearest point if there is none."""
     steps, values = curve
     inside = [v for s, v in zip(steps, values, strict=True) if begin * steps[-1] < s <= end * steps[-1]]
     return fmean(inside) if inside else values[-1] if end == 1 else values[0]
 
 
 def _over_fitting(curve: Curve, held_out: Curve) -> tuple[float, int]:
-    """Share that the loss on faces held out rose by since its best step while it fell on the others, and that step.
+    """Relative rise of the held-out loss since its best step while the training loss fell, and that step.
 
-    Means of three looks are compared; 0 where there are too few, or the best of them is recent.
+    Means of three points are compared; 0 if there are too few, or the best is recent.
     """
     steps, values = held_out
     if len(steps) < 6:
@@ -125,7 +127,7 @@ def _over_fitting(curve: Curve, held_out: Curve) -> tuple[float, int]:
 
 
 def _drift(curve: Curve) -> float:
-    """Share that a loss climbed by over the second half, if it did so in both of its halves and beyond its noise."""
+    """Relative rise of a loss over the second half, if it rose in both of its halves and beyond its noise."""
     steps, values = curve
     first, second, third = (_mean(curve, a, b) for a, b in ((0.5, 2 / 3), (2 / 3, 5 / 6), (5 / 6, 1)))
     late = [v for s, v in zip(steps, values, strict=True) if s > 5 / 6 * steps[-1]]

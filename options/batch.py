@@ -10,7 +10,7 @@ def parse_batch(argv: Sequence[str]) -> BatchConfig:
     """argv -> configuration.
 
     Raises:
-        UserError: an unknown flag, a value that does not fit, or no `--input` or `--output`.
+        UserError: an unknown flag, an invalid value, or no `--input` or `--output`.
     """
-    description = "Age many pictures, on this machine or on the Ray cluster that RAY_ADDRESS names."
+    description = "Age many pictures, on this machine or on the Ray cluster at RAY_ADDRESS."
     return parse(BatchConfig, argv, prog="batch.py", description=description, default=BatchConfig())

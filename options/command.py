@@ -1,4 +1,4 @@
-"""What every command has in common: flags in, exit status out, errors in one line."""
+"""Common parts of all commands: flags, exit status, errors in one line."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ class Main(Protocol):
 def command(
     parse: Callable[[Sequence[str]], T], *, interrupted: str = ""
 ) -> Callable[[Callable[[T], int | None]], Main]:
-    """Make a function that takes a configuration the `main` of a script.
+    """Decorator: make a function that takes a configuration the `main` of a script.
 
-    Its exit status is what the function returns (None is 0), 2 after a UserError, whose line goes to stderr, and 130
-    after a KeyboardInterrupt.
+    The exit status is the function's result (None is 0), 2 after a UserError, whose line goes to stderr, and 130 after
+    a KeyboardInterrupt.
 
     Args:
-        parse: flags -> configuration. The function imports torch, so that --help answers without it.
+        parse: flags -> configuration. The function imports torch, so that --help does not.
         interrupted: line for stderr after a KeyboardInterrupt.
     """
 

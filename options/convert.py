@@ -10,7 +10,7 @@ def parse_convert(argv: Sequence[str]) -> ConvertConfig:
     """argv -> configuration.
 
     Raises:
-        UserError: an unknown flag, a value that does not fit, or no `--cg`.
+        UserError: an unknown flag, an invalid value, or no `--cg`.
     """
     description = "Read a generator of CycleGAN, pix2pix or CUT, and write it as weights for the other commands."
     return parse(ConvertConfig, argv, prog="convert.py", description=description, default=ConvertConfig())

@@ -10,7 +10,7 @@ def parse_demo(argv: Sequence[str]) -> DemoConfig:
     """argv -> configuration.
 
     Raises:
-        UserError: an unknown flag or a value that does not fit.
+        UserError: an unknown flag or an invalid value.
     """
     description = "Age faces in the browser, and by REST, on this machine."
     return parse(DemoConfig, argv, prog="demo.py", description=description, default=DemoConfig())

@@ -10,7 +10,7 @@ def parse_evaluate(argv: Sequence[str]) -> EvaluateConfig:
     """argv -> configuration.
 
     Raises:
-        UserError: an unknown flag, a value that does not fit, or no `--dataroot`.
+        UserError: an unknown flag, an invalid value, or no `--dataroot`.
     """
-    description = "Score weights on faces of known age: age, order, identity, realism, keeping, fairness."
+    description = "Evaluate weights on faces of known age: age, order, identity, realism, preservation, fairness."
     return parse(EvaluateConfig, argv, prog="evaluate.py", description=description, default=EvaluateConfig())

@@ -10,7 +10,7 @@ def parse_export(argv: Sequence[str]) -> ExportConfig:
     """argv -> configuration.
 
     Raises:
-        UserError: an unknown flag or a value that does not fit.
+        UserError: an unknown flag or an invalid value.
     """
     description = (
         "Write trained weights as an ONNX file, a page for the browser or another program, or in half precision."

@@ -1,7 +1,7 @@
 """Flags to dataclasses, by tyro, with errors of one line.
 
-tyro reports a wrong value by printing it. Every field is therefore given a constructor of its own, which takes any
-number of words and raises the error itself; flags that tyro does not know come back as a list.
+tyro reports a wrong value by printing it. So every field gets a custom constructor, which takes any number of words
+and raises the error itself; unknown flags are returned as a list.
 """
 
 import ast
@@ -29,12 +29,12 @@ _WORDS = {int: "whole number", float: "number", str: "word", Path: "path"}
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a command line says.
+    """The content of a command line.
 
     Attributes:
         configs: one for each of the defaults, in their order.
-        given: names of the fields that it has values for.
-        rest: words that belong to none of them.
+        given: names of the fields with a value on the command line.
+        rest: remaining words.
     """
 
     configs: list[Any]
@@ -43,11 +43,11 @@ class Parsed:
 
 
 def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, default: T) -> T:
-    """Read flags into a dataclass; both `--target_age` and `--target-age` are understood.
+    """Read flags into a dataclass; accepts both `--target_age` and `--target-age`.
 
     Raises:
-        UserError: an unknown flag, a value that does not fit, or a required flag that is not given.
-        SystemExit: `--help` was asked for.
+        UserError: an unknown flag, an invalid value, or a missing required flag.
+        SystemExit: after `--help`.
     """
     return cast("T", read([default], argv, prog=prog, description=description).configs[0])
 
@@ -60,14 +60,14 @@ def read(
     description: str,
     choices: Mapping[str, Sequence[str]] | None = None,
 ) -> Parsed:
-    """As `parse`, with all that the command line says.
+    """Like `parse`, but returns all of the command line.
 
     Args:
         defaults: instances of dataclasses without a name in common.
         argv: the command line.
         prog: the command, for help and errors.
         description: for the help.
-        choices: the values that the fields of some names have.
+        choices: allowed values of fields, by name.
 
     Raises:
         UserError: as of `parse`.
@@ -79,14 +79,14 @@ def read(
     if parsed.rest:
         word = parsed.rest[0].partition("=")[0]
         if not word.startswith("-"):
-            raise UserError(f"{word}: belongs to no flag; put it directly behind the flag that it is for")
+            raise UserError(f"{word}: belongs to no flag; put it directly after its flag")
         names = [*declared, *(f"no_{name}" for name, one in declared.items() if isinstance(one.default, bool))]
         meant = get_close_matches(word.lstrip("-").replace("-", "_"), names, n=1)
-        remedy = f"is --{meant[0]} meant?" if meant else f"{prog} --help lists the flags"
+        remedy = f"did you mean --{meant[0]}?" if meant else f"{prog} --help lists the flags"
         raise UserError(f"{word}: unknown; {remedy}")
     for name, one in declared.items():
         if (what := option_of(one).required) and name not in parsed.given:
-            raise UserError(f"{flag_of(one)}: required; give {what}")
+            raise UserError(f"{flag_of(one)}: required; expected {what}")
     return parsed
 
 
@@ -99,10 +99,10 @@ def take(
     choices: Mapping[str, Sequence[str]] | None = None,
     add_help: bool = True,
 ) -> Parsed:
-    """As `read`, but what is unknown is left over, and what is required may be missing.
+    """Like `read`, but unknown words are returned, and required flags may be missing.
 
     Raises:
-        UserError: a value that does not fit.
+        UserError: an invalid value.
         SystemExit: as of `parse`.
     """
     given: set[str] = set()
@@ -117,7 +117,7 @@ def take(
     for group in GROUPS:
         if group in members:
             part = make_dataclass(group, members[group])
-            part.__doc__ = "Flags that single recipes need." if group == RARE else ""
+            part.__doc__ = "Flags of single recipes." if group == RARE else ""
             root.append((group, part, field(default_factory=part)))
     kind: Any = make_dataclass("Flags", root)
     try:
@@ -132,7 +132,7 @@ def take(
             config=(tyro.conf.OmitArgPrefixes,),
         )
     except BrokenPipeError:  # --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not written at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the rest is not written at exit either
         raise SystemExit(0) from None
     values = vars(found)
     for group in members:
@@ -141,7 +141,7 @@ def take(
 
 
 def _argument(declared: "Field[Any]", text: str, choices: Sequence[str], given: set[str]) -> Any:
-    """The type of a field for tyro: its own, with the help and a constructor that raises errors of one line."""
+    """The type of a field for tyro: its own, with the help and a constructor that raises one-line errors."""
     option, flag = option_of(declared), flag_of(declared)
     hint: Any = get_args(declared.type)[0] if get_origin(declared.type) is Annotated else declared.type
     hint = Literal[tuple(choices)] if choices else hint
@@ -170,7 +170,7 @@ def _argument(declared: "Field[Any]", text: str, choices: Sequence[str], given: 
 
 
 def _wanted(hint: Any) -> str:
-    """The values that a type has, in words."""
+    """The values of a type, in words."""
     kinds = get_args(hint)
     if get_origin(hint) is Literal:
         return f"one of {', '.join(kinds)}"

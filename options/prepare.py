@@ -10,11 +10,11 @@ def parse_prepare(argv: Sequence[str]) -> PrepareConfig | AuditConfig | LabelCon
     """argv -> configuration; the first word is the set, `audit`, `label` or `shards`.
 
     Raises:
-        UserError: an unknown set or flag, a value that does not fit, or one missing that is required.
+        UserError: an unknown set or flag, an invalid value, or a missing required one.
     """
     action, words = (argv[0] if argv else ""), argv[1:]
     if action == "audit":
-        about = "Look for what may be wrong with a folder of faces: prepare.py audit FOLDER"
+        about = "Find faulty pictures and labels in a folder of faces: prepare.py audit FOLDER"
         return parse(AuditConfig, words, prog="prepare.py audit", description=about, default=AuditConfig())
     if action == "label":
         about = "Label faces: estimate ages and sexes, then confirm them on a page: prepare.py label FOLDER"
@@ -24,7 +24,7 @@ def parse_prepare(argv: Sequence[str]) -> PrepareConfig | AuditConfig | LabelCon
         return parse(ShardsConfig, words, prog="prepare.py shards", description=about, default=ShardsConfig())
     description = (
         "Turn a public face-age set, as downloaded, into age folders with labels: "
-        "prepare.py SET --source DOWNLOAD --output FOLDER; look for faults: prepare.py audit FOLDER; "
+        "prepare.py SET --source DOWNLOAD --output FOLDER; find faults: prepare.py audit FOLDER; "
         "label faces that have no labels: prepare.py label FOLDER; "
         "or pack: prepare.py shards FOLDER --output SHARDS"
     )

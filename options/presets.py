@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# The generator and losses of the CycleGAN paper and of Liu's recipe, which is built on it.
+# The generator and losses of the CycleGAN paper and of Liu's recipe, which builds on it.
 _PLAIN = {
     "ngf": 64,
     "residual": False,
@@ -14,7 +14,7 @@ _PLAIN = {
 }
 _PLAIN_AGE = _PLAIN | {"lambda_wrong_age": 0.0, "lambda_age": 0.0}
 _ADAM = {"optimizer": "adam", "lr": 2e-4, "betas": (0.5, 0.999), "ema": 0.0, "epochs": 200.0, "batch_size": 1}
-# What 20 minutes on two cores give something with. No random crops: faces are framed as they will be at rendering.
+# Useful after 20 minutes on two cores. No random crops: the framing is that of rendering.
 _SMALL = {"image_size": 64, "load_size": 64, "lr_constant": 1.0}
 # The later stages of the shipped weights: 64 px inside, 128 outside.
 _DETAIL_TRAINING = {"batch_size": 6, "epochs": 3.45, "ema": 0.999, "snapshot_every": 1000}
@@ -33,7 +33,7 @@ _NANDI = {
     "feature_layers": ("stages.1", "stages.2"),
 }
 _NANDI_CGAN = {"d_channels": (64, 70, 128, 256, 512), "norm": False, "slope": 0.0, "label_smoothing": 0.1}
-# What the systems that make faces of latent vectors share beyond their papers, and how it is trained.
+# Common additions to the papers of systems with latent vectors, and their training.
 _STRONGER = {"residual": True, "augment": True, "lambda_features": 1.0}
 _STRONGER_TRAINING = {
     "lr": 5e-4,
@@ -44,7 +44,7 @@ _STRONGER_TRAINING = {
 }
 _NOISE = _SMALL | _STRONGER_TRAINING | {"batch_size": 64, "epochs": 20.0}
 _NOISE_NET = _STRONGER | {"g_channels": (256, 160, 96, 32), "d_channels": (48, 96, 192, 384), "prior": "normal"}
-# Narrower, so that the encoder and the embedder fit into the same file.
+# Narrower, so that encoder and embedder fit into the same file.
 _ENCODED_NET = _NOISE_NET | {
     "z": 128,
     "g_channels": (224, 128, 80, 32),
@@ -80,7 +80,7 @@ _PARSER = {
 }
 _EMBEDDER = {"image_size": 64, "load_size": 72, "epochs": 20.0, "batch_size": 32, "lr": 1e-3, "betas": (0.9, 0.999)}
 
-# Presets, by model, that go on from weights given by --init.
+# Presets, by model, that start from weights of --init.
 LATER_STAGES = {"cyclegan": ("detail", "shift")}
 
 # Each preset: (settings of the training, settings of the model).
@@ -91,7 +91,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"image_size": 64, "load_size": 72, "batch_size": 6, "epochs": 3.6, "snapshot_every": 1000},
             {"deform": 0.06, "chroma": 0.3, "cycle_share": 0.5},
         ),
-        # The second, given --init: the same inside, with a branch for detail.
+        # The second, with --init: the same at 64 px, with a full-resolution branch.
         "detail": (
             _DETAIL_TRAINING,
             _DETAIL
@@ -104,7 +104,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "age_share": 0.8,
             },
         ),
-        # The third, given --init: features are shifted as ages shift them, and the estimators have less to say.
+        # The third, with --init: adds the feature shift term, with lower weights of the estimators.
         "shift": (
             _DETAIL_TRAINING | {"load_size": 132, "epochs": 3.7},
             _DETAIL
@@ -137,7 +137,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"ngf": 20, "lambda_cycle": 5.0, "lambda_identity": 2.5},
         ),
         "zhu": (_ADAM, _PLAIN),
-        # The same paper at 256 px, by the layers of its program, as weights of which are converted.
+        # The same paper at 256 px, with the layers of its program, for converted weights.
         "zhu_256": (_ADAM | {"image_size": 256, "load_size": 286}, _PLAIN | {"generator": "resnet"}),
     },
     "cyclegan_heads": {
@@ -163,7 +163,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"width": 20, "depth": (1, 2, 3, 2), "input_size": 96},
         ),
         "large": (_ESTIMATOR | {"epochs": 10.0}, {}),
-        # From ImageNet's weights; the first round of `age_judge`, from --ages 0 10 20 30 40 50 60 70. Never for a loss.
+        # From ImageNet's weights; the first round of `age_judge`, from --ages 0 10 20 30 40 50 60 70. For no loss.
         "imagenet": (
             _ESTIMATOR | {"batch_size": 16, "lr": 5e-4, "epochs": 2.4, "compile": False, "precision": "fp32"},
             {"backbone": "efficientnet_lite1"},
@@ -185,7 +185,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"d_rate": 2.0, "lambda_age": 0.001, "lambda_identity": 3.0},
         ),
         # Huang et al. 2021, section IV-A: four groups, and 200,000 steps on CACD's 163,446 faces. Weights are relative
-        # to the adversarial term's; that of the deep features was meant for others of another scale.
+        # to the adversarial term's; that of the deep features was meant for features of another scale.
         "huang": (
             {
                 "ages": (14, 31, 41, 51),

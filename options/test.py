@@ -10,9 +10,9 @@ def parse_test(argv: Sequence[str]) -> InferConfig:
     """argv -> configuration.
 
     Raises:
-        UserError: an unknown flag or a value that does not fit.
+        UserError: an unknown flag or an invalid value.
     """
-    description = "Age faces to any year, on a page you can open."
+    description = "Render faces at any age, and a page that shows them."
     parsed = read([InferConfig()], argv, prog="test.py", description=description)
     (config,) = parsed.configs
     assert isinstance(config, InferConfig)

@@ -14,14 +14,14 @@ logger = logging.getLogger("cyclegan_age")
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
-    """The flag that decides which others there are."""
+    """The flag that determines the others."""
 
     model: str = TrainConfig.model
 
 
 @dataclasses.dataclass(frozen=True)
 class _Preset:
-    """The flag that decides the defaults of the others."""
+    """The flag that determines the defaults of the others."""
 
     preset: str = TrainConfig.preset
 
@@ -30,9 +30,9 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
     """argv -> configuration of the training and of the model; `--model` and `--preset` set the defaults of the rest.
 
     Raises:
-        UserError: an unknown name or flag, a value that does not fit, or no `--dataroot`.
+        UserError: an unknown name or flag, an invalid value, or no `--dataroot`.
     """
-    # Each reading takes its own flags out of the words, and the next one reads what is left.
+    # Each pass removes its flags from the words, and the next one reads the rest.
     known: dict[str, Any] = {"model": tuple(MODEL_CONFIGS)}
     first = take([_Model()], argv, prog="train.py", description="", choices=known, add_help=False)
     model = first.configs[0].model
@@ -48,13 +48,13 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
     parsed = read(defaults, second.rest, prog="train.py", description=description, choices=known)
     train, net = parsed.configs
     if isinstance(net, CycleGANPairConfig) and all((train.dataroot / name).is_dir() for name in ("trainA", "trainB")):
-        names: dict[str, Any] = {"group_a": "A", "group_b": "B"}  # of pictures of any kind
+        names: dict[str, Any] = {"group_a": "A", "group_b": "B"}  # of any pictures
         names = {flag: name for flag, name in names.items() if flag not in parsed.given}
         net = dataclasses.replace(net, **names)
     if preset in LATER_STAGES.get(model, ()) and not train.init:
         logger.warning(
-            "--preset %s: a later stage, but without --init it begins from random weights; "
-            "give --init RUN or --init shipped to go on from an earlier one",
+            "--preset %s: a later stage, but without --init it starts from random weights; "
+            "use --init RUN or --init shipped to start from an earlier one",
             preset,
         )
     return train, net

@@ -7,7 +7,7 @@ import torch
 
 from cyclegan_age.config import AgeEstimatorConfig, UserError
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.evaluation.judges import load_judges
+from cyclegan_age.evaluation.evaluators import load_evaluators
 from cyclegan_age.images import to_uint8
 from cyclegan_age.losses import label_distribution
 from cyclegan_age.models import age_estimator
@@ -63,10 +63,10 @@ def test_shares_that_are_none_are_refused(wrong: dict[str, float]) -> None:
         AgeEstimatorConfig(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_judge_reads_a_face_and_its_mirror_image_alike() -> None:
+def test_an_estimator_averages_a_face_and_its_mirror_image() -> None:
     torch.manual_seed(0)
     faces = to_uint8(torch.rand(3, 3, 64, 64) * 2 - 1)
-    (judge,) = (j for j in load_judges("age_loss_a", Path("results")) if j.name == "age_judge")
+    (judge,) = (j for j in load_evaluators("age_loss_a", Path("results")) if j.name == "age_judge")
     assert judge.look
     read = judge.look(faces)
     assert read.shape == (3, 1)

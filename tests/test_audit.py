@@ -74,7 +74,7 @@ def test_each_fault_is_found_and_nothing_is_changed(
     assert {file: file.read_bytes() for file in faulty.rglob("*.*")} == before
 
 
-def test_the_same_bytes_are_told_from_near_copies(faulty: Path, tmp_path: Path) -> None:
+def test_identical_files_are_distinguished_from_near_copies(faulty: Path, tmp_path: Path) -> None:
     (faulty / "train/40-44/44_1_0_mine+cleo+small.jpg").unlink()
     words = ["audit", str(faulty), "--results_dir", str(tmp_path / "results"), "--workers", "0"]
     assert prepare_command.main(words) == 0
@@ -87,10 +87,10 @@ def test_a_folder_without_pictures_is_one_line(tmp_path: Path, capsys: pytest.Ca
     assert prepare_command.main(["audit", str(tmp_path)]) == 2
     assert prepare_command.main(["audit", str(tmp_path / "none")]) == 2
     assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
-        "no pictures in it; give a folder of faces",
-        "no such folder; give one of faces",
+        "no pictures in it; expected a folder of faces",
+        "no such folder; expected a folder of faces",
     ]
-    with pytest.raises(UserError, match=r"^FOLDER: required; give a folder"):
+    with pytest.raises(UserError, match=r"^FOLDER: required; expected a folder"):
         parse_prepare(["audit"])
 
 
@@ -166,7 +166,7 @@ def test_ages_far_from_the_label_stand_beside_the_estimate_and_its_error(tmp_pat
     found = findings(tmp_path)
     assert [name for kind, name, _ in found if kind == "age far from label"] == ["3_1_0_x3.png", "79_1_0_x79.png"]
     assert any(
-        f"label 3, estimate {n} years; the estimator errs by 2.3" in d for _, _, d in found for n in range(20, 60)
+        f"label 3, estimate {n} years; the estimator's error is 2.3" in d for _, _, d in found for n in range(20, 60)
     )
     assert [name for kind, name, _ in found if kind == "age not recorded"] == ["38_1_0_x38.png"]
 
@@ -295,15 +295,15 @@ def test_what_is_unsafe_is_refused_by_name_and_nothing_moves(
     for line, cause in (
         (f"move,../out.png,,{mark}", "../out.png: leaves the folder"),
         (f"move,{root.parent}/out.png,,{mark}", "out.png: leaves the folder"),
-        (f"move,link.png,,{mark}", "link.png: is or lies behind a link"),
-        (f"move,way/out.png,,{mark}", "way/out.png: is or lies behind a link"),
-        ("move,labels.csv,,0", "labels.csv: is not named as a picture"),
-        ("move,b/gone.png,,0", "b/gone.png: is not there any more"),
+        (f"move,link.png,,{mark}", "link.png: is a link, or in a linked folder"),
+        (f"move,way/out.png,,{mark}", "way/out.png: is a link, or in a linked folder"),
+        ("move,labels.csv,,0", "labels.csv: has no picture's file name"),
+        ("move,b/gone.png,,0", "b/gone.png: is missing"),
         ("move,a/2.png,,0", "a/2.png: has changed since"),
         ("move,a/2.png,,", "a/2.png: has no sha256 in the plan"),
-        ('move,"a/\n2.png",,0', "'a/\\n2.png': is not there any more"),
-        ("move,a/1.png,,0", "a/1.png is named twice"),
-        ("delete,a/2.png,,0", "line 5: action delete; give move or keep"),
+        ('move,"a/\n2.png",,0', "'a/\\n2.png': is missing"),
+        ("move,a/1.png,,0", "a/1.png is listed twice"),
+        ("delete,a/2.png,,0", "line 5: action delete; must be move or keep"),
     ):
         plan.write_text(text + line + "\n")
         assert prepare_command.main(["audit", str(root), "--apply", str(plan)]) == 2

@@ -91,7 +91,7 @@ def test_lists_of_other_programs_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     names = [item.source for item in items_of("list.txt")]
     assert names == ["a/1.jpg", "a/../a/1.jpg", "b/1.jpg\x0c2.jpg"]  # where a is a link, .. is elsewhere
     Path("wide.txt").write_bytes("a/1.jpg\nb/1.jpg\n".encode("utf-16"))
-    with pytest.raises(UserError, match=r"^--input wide\.txt: no list in UTF-8, a path on each line"):
+    with pytest.raises(UserError, match=r"^--input wide\.txt: expected a list in UTF-8, a path on each line"):
         items_of("wide.txt")
 
 
@@ -148,26 +148,26 @@ def test_object_stores_are_read_listed_and_written(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--output o", "--input: required; give the pictures"),
-        ("--input i", "--output: required; give the folder of the results"),
+        ("--output o", "--input: required; expected the pictures"),
+        ("--input i", "--output: required; expected the folder of the results"),
         ("--input i --output o --workers -1", "--workers -1: must be at least 0"),
         ("--input i --output o --target_age 200", "--target_age 200: must be numbers, each from 0 to 120"),
         ("--input i --output o --aligned --face 2", "--face 2: must be all for aligned pictures"),
     ],
 )
-def test_wrong_flags_are_told_in_a_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_flags_are_reported_in_a_line(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert batch_command.main(words.split()) == 2
     err = capsys.readouterr().err
     assert err.startswith(said) and err.count("\n") == 1
 
 
-def test_inputs_that_give_nothing_are_told(tmp_path: Path) -> None:
+def test_inputs_without_pictures_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder; check the name"):
         items_of(tmp_path / "none")
     with pytest.raises(UserError, match="no pictures in it"):
         items_of(tmp_path)
     for output in (tmp_path / "in" / "out", tmp_path / "in"):
-        with pytest.raises(UserError, match="in the folder of --input"):
+        with pytest.raises(UserError, match="inside the folder of --input"):
             check_output(BatchConfig(input=f"{tmp_path}/in", output=str(output)))
     check_output(BatchConfig(input=f"{tmp_path}/in", output=f"{tmp_path}/in2"))
 
@@ -293,7 +293,7 @@ def test_failures_are_listed_when_a_run_is_interrupted(tmp_path: Path) -> None:
     assert (tmp_path / "failures.csv").read_text() == "file,cause\n2.jpg,not a picture\n"
 
 
-def test_a_missing_ray_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     flags = ["--output", str(tmp_path / "o"), "--aligned", "--input"]
@@ -391,9 +391,7 @@ def test_a_killed_command_leaves_whole_pictures_and_no_process(tiny_faces: Path,
     assert 0 < len(to_do(run.items, [20, 60], storage.below(str(run.output)))) <= PICTURES - 100
 
 
-def test_a_killed_worker_loses_nothing_and_the_command_goes_on_where_it_was(
-    tiny_faces: Path, weights: Path, tmp_path: Path
-) -> None:
+def test_a_killed_worker_loses_nothing_and_the_command_resumes(tiny_faces: Path, weights: Path, tmp_path: Path) -> None:
     run, plain = Run(tiny_faces, weights, tmp_path), tmp_path / "plain"
     render = {"weights": weights, "config": InferConfig(aligned=True), "ages": [20, 60]}
     Renderer(output=str(run.output), **render)(run.items[:100])  # type: ignore[arg-type]
@@ -406,7 +404,7 @@ def test_a_killed_worker_loses_nothing_and_the_command_goes_on_where_it_was(
     os.kill(workers[0], signal.SIGKILL)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
-    assert "100 pictures done before" in said and "1 file failed" in said and "pictures/s" in said
+    assert "100 pictures done already" in said and "1 file failed" in said and "pictures/s" in said
     assert table(run.output / "failures.csv") == [["file", "cause"], [f"{run.input}/0/broken.jpg", "not a picture"]]
     assert [path for path, written in kept.items() if path.stat().st_mtime_ns != written] == []
     assert list(run.output.rglob("*.part")) == []

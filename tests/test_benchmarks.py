@@ -48,7 +48,7 @@ def test_operations_of_a_step_are_those_of_its_convolutions() -> None:
     assert flops.total == flops.generator + flops.discriminator
 
 
-def test_operations_of_critics_are_told_apart() -> None:
+def test_operations_of_critics_are_counted_separately() -> None:
     without = inside.flops_per_image(CONFIG, NET)
     one, two = ("age_loss_b",), ("age_loss_b", "age_loss_b")
     costs = [inside.flops_per_image(CONFIG, replace(NET, lambda_age=0.1, estimators=e)) for e in (one, two)]
@@ -122,7 +122,7 @@ for megabytes in (0, 300):
 
 
 @pytest.mark.parametrize("code", ["import sys; print('first'); sys.exit('no luck')", "print('no luck')"])
-def test_a_child_that_fails_or_makes_nothing_is_told(code: str, tmp_path: Path) -> None:
+def test_a_child_that_fails_or_makes_nothing_is_reported(code: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no luck"):
         processes.run_child([sys.executable, "-c", code], tmp_path / "file", tmp_path / "log", {})
 

@@ -69,7 +69,7 @@ def test_a_field_says_what_its_value_must_be(option: Option, right: Any, wrong: 
         (CycleGANConfig, {"estimators": ()}, "--estimators: must be at least one, where --lambda_age is above 0"),
         (CGANConfig, {"label_at": 5}, "--label_at 5: must be at most the number of --d_channels"),  # of LabelFields
         (CGANConfig, {"d_reset": 1.0, "head_start": 1.0}, "--head_start 1: must be below --d_reset"),  # of its base
-        (CAAEConfig, {"decoder": (1,)}, "--decoder 1: must be as many numbers as --encoder has, or more"),
+        (CAAEConfig, {"decoder": (1,)}, "--decoder 1: must be at least as many numbers as --encoder has"),
     ],
 )
 def test_a_wrong_value_is_one_line(kind: Any, values: dict[str, Any], error: str) -> None:
@@ -124,7 +124,7 @@ def test_model_and_preset_are_read_wherever_they_stand() -> None:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--no_residul"], "--no_residul: unknown; is --no_residual meant?"),
+        (["--no_residul"], "--no_residul: unknown; did you mean --no_residual?"),
         (["--betas", "1"], "--betas 1: must be 2 numbers"),
         (["--lr", "--seed", "1"], "--lr: must be followed by one number"),
         (["--age-vector", "on"], "--age_vector on: must be one of linear, onehot"),

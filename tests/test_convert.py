@@ -218,7 +218,7 @@ def test_no_tensor_may_be_missing(case: str, tmp_path: Path) -> None:
     state, path = trained(case).state_dict(), tmp_path / "latest_net_G.pth"
     for key in state:
         torch.save({k: v for k, v in state.items() if k != key}, path)
-        with pytest.raises(UserError, match=r"latest_net_G\.pth: .*; (give|pictures have to be RGB)"):
+        with pytest.raises(UserError, match=r"latest_net_G\.pth: .*; (expected a generator|expected RGB pictures)"):
             converted(path)
 
 
@@ -227,7 +227,7 @@ def test_another_filter_is_refused(tmp_path: Path) -> None:
     key = next(key for key in state if key.endswith("filt"))
     path = tmp_path / "latest_net_G.pth"
     torch.save(state | {key: torch.ones_like(state[key]) / 9}, path)
-    with pytest.raises(UserError, match=re.escape(key) + " is another filter than CUT's"):
+    with pytest.raises(UserError, match=re.escape(key) + " is not CUT's filter"):
         converted(path)
 
 
@@ -264,7 +264,7 @@ def discriminator() -> nn.Module:
     return nn.ModuleDict({"model": nn.Sequential(*layers)})
 
 
-def test_wrong_files_are_told_in_one_line(
+def test_wrong_files_are_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -275,7 +275,7 @@ def test_wrong_files_are_told_in_one_line(
     grey["model.1.weight"] = grey["model.1.weight"][:, :1]
     plain = trained("resnet 1 none").state_dict()
     spoilt = {k: v * torch.inf for k, v in plain.items()}
-    floats = r"model\.1\.weight is no plain tensor of floats"
+    floats = r"model\.1\.weight is not a dense float tensor"
     for name, what, text in (
         (
             "D",
@@ -285,33 +285,37 @@ def test_wrong_files_are_told_in_one_line(
         (
             "style",
             {"style.1.weight": torch.ones(2)},
-            r"no resnet or unet of .*, by its tensors style\.1\.weight; give a",
+            r"no resnet or unet of .*, by its tensors style\.1\.weight; expected a",
         ),
         ("resize", dict(resize), r"no resnet or unet of .*, by its tensors model\.1\.weight"),
-        ("grey", grey, r"model\.1\.weight is of shape \[4, 1, 7, 7\], not \[4, 3, 7, 7\]; pictures have to be RGB"),
+        ("grey", grey, r"model\.1\.weight is of shape \[4, 1, 7, 7\], not \[4, 3, 7, 7\]; expected RGB pictures"),
         ("flat", {k: v.flatten() for k, v in plain.items()}, r"no resnet or unet of .*, by its tensors model\.1\.w"),
         ("scalars", {k: v.sum() for k, v in plain.items()}, r"no resnet or unet of .*, by its tensors model\.1\.w"),
         ("void", plain | {"model.1.weight": torch.ones(0, 3, 7, 7)}, r"no resnet or unet of .*, by its tensors mod"),
         (
             "wide",  # its other layers would not fit into any memory
             plain | {"model.1.weight": torch.zeros(1).expand(10**6, 3, 7, 7)},
-            r"model\.\S+ is of shape \[16, 16, 3, 3\], not \[4000000, 4000000, 3, 3\]; give a",
+            r"model\.\S+ is of shape \[16, 16, 3, 3\], not \[4000000, 4000000, 3, 3\]; expected a",
         ),
-        ("ints", {k: v.to(torch.int8) for k, v in plain.items()}, rf"{floats} \(int8, strided, on cpu\); give"),
-        ("meta", {k: v.to("meta") for k, v in plain.items()}, rf"{floats} \(float32, strided, on meta\); give"),
-        ("sparse", {k: v.to_sparse() for k, v in plain.items()}, rf"{floats} \(float32, sparse_coo, on cpu\); give"),
+        ("ints", {k: v.to(torch.int8) for k, v in plain.items()}, rf"{floats} \(int8, strided, on cpu\); exp"),
+        ("meta", {k: v.to("meta") for k, v in plain.items()}, rf"{floats} \(float32, strided, on meta\); exp"),
+        (
+            "sparse",
+            {k: v.to_sparse() for k, v in plain.items()},
+            rf"{floats} \(float32, sparse_coo, on cpu\); expected",
+        ),
         ("spoilt", spoilt, "its output is not finite; the training has diverged"),
         (
             "state",
             {"networks": {}, "ema": {}, "step": 3},
-            "the state of a run of this package, whose weights need no con",
+            "a checkpoint of this package, which needs no con",
         ),
         (
             "nested",
             {"state_dict": {"a": torch.ones(1)}, "epoch": 3},
-            "no network's tensors by name, but state_dict, epoch",
+            "not a network's state_dict, but state_dict, epoch",
         ),
-        ("tensor", torch.ones(3), "a Tensor and no network's tensors by name; give"),
+        ("tensor", torch.ones(3), "a Tensor, expected a network's state_dict; expected a"),
         ("code", {"model.1.weight": Evil()}, r"a pickle of more than tensors \(posix\.system\), which could run code"),
         ("whole", discriminator(), r"a pickle of more than tensors \(torch\.nn\.modules\.\w+\.\w+\), which could"),
     ):
@@ -329,15 +333,15 @@ def test_wrong_files_are_told_in_one_line(
     saved(trained("resnet 1 none"), tmp_path / "good.pth")
     pair = ["--cg", "good.pth", "good.pth", "--image_size", "32"]
     for flags, text in (
-        (["--cg", "cut.pth"], "--cg cut.pth: cannot be read, perhaps cut off; copy it again"),
-        (["--cg", "text.pth"], "--cg text.pth: no file of PyTorch; give"),
-        (["--cg", "none.pth"], "--cg none.pth: no such file; give"),
-        (["--cg", "folder.pth"], "--cg folder.pth: a folder; give a generator's"),
-        (["--cg", "empty.pth"], "--cg empty.pth: an empty file; copy it again, or give a generator's"),
-        (["--cg", "program.pth"], "--cg program.pth: a program of TorchScript; give a generator's"),
-        ([*pair, "--group_a", "x", "--group_b", "x"], "--group_b x: must be another name than that of --group_a"),
+        (["--cg", "cut.pth"], "--cg cut.pth: cannot be read, perhaps truncated; copy it again"),
+        (["--cg", "text.pth"], "--cg text.pth: not a file of PyTorch; expected"),
+        (["--cg", "none.pth"], "--cg none.pth: no such file; expected"),
+        (["--cg", "folder.pth"], "--cg folder.pth: a folder; expected a generator's"),
+        (["--cg", "empty.pth"], "--cg empty.pth: an empty file; copy it again; expected a generator's"),
+        (["--cg", "program.pth"], "--cg program.pth: a program of TorchScript; expected a generator's"),
+        ([*pair, "--group_a", "x", "--group_b", "x"], "--group_b x: must be different from --group_a"),
         ([*pair, "--group_a", "20-29", "--group_b", "21-28"], "--group_b 21-28: two domains of one age, 20-29 and"),
-        ([], "--cg: required; give a generator's file"),
+        ([], "--cg: required; expected a generator's file"),
         (["--cg", "a", "b", "c"], "--cg a b c: must be one or two .pth files"),
         (["--cg", "a", "--output", "a.pth"], "--output a.pth: must be a file name that ends in .safetensors"),
         (["--cg", "a", "--image_size", "30"], "--image_size 30: must be a multiple of 4"),
@@ -351,7 +355,7 @@ def test_wrong_files_are_told_in_one_line(
     assert "--image_size 192: a unet that halves pictures 7 times takes multiples of 128" in capsys.readouterr().err
     saved(trained("resnet 1 none"), tmp_path / "resnet.pth")
     assert convert_command.main(["--cg", "unet.pth", "resnet.pth"]) == 2
-    assert "--cg resnet.pth: another blocks, generator than unet.pth; give two of one" in capsys.readouterr().err
+    assert "--cg resnet.pth: its blocks, generator differ from unet.pth; expected two of one" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -422,10 +426,10 @@ def test_pictures_are_translated_as_a_whole(
     assert test_command.main(["--target_domain", "B"]) == 2
     assert capsys.readouterr().err == "--target_domain B: weights of ages; give --target_age\n"
     assert evaluate_command.main(["--weights", str(single), "--dataroot", str(pictures)]) == 2
-    assert capsys.readouterr().err == f"--weights {single}: know no ages to score; give weights that age faces\n"
+    assert capsys.readouterr().err == f"--weights {single}: have no ages; expected weights that age faces\n"
 
 
-def test_a_training_goes_on_from_both(pair: tuple[Path, list[nn.Module]], pictures: Path, tmp_path: Path) -> None:
+def test_a_training_starts_from_both(pair: tuple[Path, list[nn.Module]], pictures: Path, tmp_path: Path) -> None:
     flags = [
         "--dataroot",
         str(pictures),
@@ -528,7 +532,7 @@ def test_batch_takes_no_weights_without_ages(
 ) -> None:
     flags = ["--input", str(pictures), "--output", str(tmp_path / "out"), "--aligned", "--weights", str(pair[0])]
     assert batch_command.main(flags) == 2
-    expected = f"--weights {pair[0]}: know no ages; give others, or translate pictures by test.py\n"
+    expected = f"--weights {pair[0]}: have no ages; choose others, or translate pictures by test.py\n"
     assert capsys.readouterr().err == expected and not (tmp_path / "out").exists()
 
 
@@ -552,7 +556,9 @@ def test_the_graph_of_a_translation(
     assert export_command.main(["--weights", str(weights), "--output", str(file.with_suffix(".pt2"))]) == 0
     assert np.abs(torch.export.load(file.with_suffix(".pt2")).module()(x).detach().numpy() - expected).max() < 1e-4
     assert export_benchmark.main(["--weights", str(weights)]) == 2
-    assert capsys.readouterr().err == f"--weights {weights}: know no ages; give others\n"
+    assert (
+        capsys.readouterr().err == f"--weights {weights}: have no ages; expected weights of an age-conditional model\n"
+    )
 
 
 def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], pictures: Path) -> None:

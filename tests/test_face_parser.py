@@ -163,16 +163,16 @@ def test_a_palette_is_read_by_its_numbers(tmp_path: Path) -> None:
         (np.zeros((4, 4, 3), np.uint8), "mode RGB; expected one channel with classes from 0 to 18"),
     ],
 )
-def test_what_is_no_label_map_is_told_by_its_name(classes: NDArray[np.uint8], said: str, tmp_path: Path) -> None:
+def test_what_is_no_label_map_is_reported_by_its_name(classes: NDArray[np.uint8], said: str, tmp_path: Path) -> None:
     file = save_mask(tmp_path / "m.png", classes)
     with pytest.raises(UserError) as e:
         read_masks([file], 4)
-    assert str(e.value) == f"{file}: not a usable mask: {said}"
+    assert str(e.value) == f"{file}: not a valid mask: {said}"
 
 
-def test_a_broken_mask_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_broken_mask_is_reported_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"m\.png: not a usable mask: not a picture; replace it"):
+    with pytest.raises(UserError, match=r"m\.png: not a valid mask: not a picture; replace it"):
         read_masks([tmp_path / "m.png"], 4)
 
 

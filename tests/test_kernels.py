@@ -211,7 +211,7 @@ def test_frozen_networks_in_bf16_are_near_those_in_fp32(name: str) -> None:
     blocks.use_kernels(False)
     outs, gradient = seen(False)
     blocks.use_kernels(True)
-    runtime.settle(network)
+    runtime.to_inference_form(network)
     halves, gradient_of_halves = seen(True)
     for one, other in zip(halves, outs, strict=True):
         assert (one.float() - other).norm() < 0.05 * other.norm()

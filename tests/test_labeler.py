@@ -51,7 +51,7 @@ def label(folder: Path, *flags: str) -> int:
     return prepare_command.main(["label", str(folder), "--workers", "0", "--results_dir", str(results), *flags])
 
 
-def test_every_answer_is_on_disk_and_a_new_process_goes_on_least_confident_first(tmp_path: Path) -> None:
+def test_every_answer_is_on_disk_and_a_new_process_resumes_least_confident_first(tmp_path: Path) -> None:
     labels = Labels(tmp_path, THREE, {"broken.jpg": "empty file"})
     labels.write()
     first = labels.next()
@@ -80,11 +80,11 @@ def test_every_answer_is_on_disk_and_a_new_process_goes_on_least_confident_first
     assert lines(tmp_path)["b.jpg"]["state"] == "confirmed" and BAD not in (tmp_path / "left_out.csv").read_text()
 
 
-def test_lines_of_faces_that_are_not_there_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_of_faces_that_are_not_there_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Labels(tmp_path, THREE, {}).write()
     with caplog.at_level("WARNING", "cyclegan_age"):
         Labels(tmp_path, {"a.jpg": THREE["a.jpg"]}, {})
-    assert "2 lines are of no face that is there, as 'b.jpg'; they are left out" in caplog.text
+    assert "2 lines have no matching face, such as 'b.jpg'; they are left out" in caplog.text
 
 
 def test_what_is_skipped_comes_again_at_the_end(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_folder_is_estimated_and_trained_on(
     (numbered / "broken.jpg").write_bytes(b"none")
     assert label(numbered) == 0
     said = capsys.readouterr().out
-    assert "left out: 1 picture: not a picture, as broken.jpg" in said and "11 faces: 11 estimated" in said
+    assert "left out: 1 picture: not a picture, such as broken.jpg" in said and "11 faces: 11 estimated" in said
     assert not (numbered / ".lock").exists()
     found = lines(numbered)
     assert set(found) == {f"{i}.jpg" for i in range(11)}
@@ -155,7 +155,7 @@ def test_a_folder_is_estimated_and_trained_on(
     assert (numbered.parent / "results" / "labelled" / "weights.safetensors").is_file()
 
 
-def test_an_interrupted_estimation_goes_on(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_estimation_resumes(numbered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
     most = 4
 
@@ -204,12 +204,12 @@ def test_faces_of_photographs_are_cut_out(tmp_path: Path, capsys: pytest.Capture
     assert "no aligned crops in the frame utkface" in capsys.readouterr().err and not (folder / "labels.csv").exists()
     assert label(folder, "--output", str(output)) == 0
     assert set(lines(output)) == {"one-1.webp", "x/two-1.webp", "x/two-2.webp"}
-    assert "no face found, as none.png" in capsys.readouterr().out
+    assert "no face found, such as none.png" in capsys.readouterr().out
     known = read_labels(output)
     assert all(20 <= known[output / name].age_years <= 50 for name in lines(output))
     assert open_image(output / "one-1.webp").size[0] > 100
     assert label(folder, "--output", str(output), "--frame", "ffhq") == 2
-    assert "was begun with another --frame" in capsys.readouterr().err
+    assert "was made with another --frame" in capsys.readouterr().err
     (output / "one-1.webp").unlink()
     assert label(folder, "--output", str(output)) == 0, "what went is made again"
     assert (output / "one-1.webp").is_file()
@@ -220,7 +220,7 @@ def test_labels_of_others_are_left_alone(numbered: Path, capsys: pytest.CaptureF
     assert label(numbered) == 2
     assert "not written by prepare.py label" in capsys.readouterr().err
     assert (numbered / "labels.csv").read_text() == "file,age\n0.jpg,7\n"
-    with pytest.raises(UserError, match=r"^FOLDER: required; give a folder"):
+    with pytest.raises(UserError, match=r"^FOLDER: required; expected a folder"):
         parse_prepare(["label"])
 
 
@@ -247,4 +247,7 @@ def test_a_name_too_long_for_crops_leaves_one_picture_out(tmp_path: Path, capsys
         Image.fromarray(astronaut()).save(folder / name)
     assert label(folder, "--output", str(tmp_path / "out")) == 0
     assert list(lines(tmp_path / "out")) == ["a-1.webp"]
-    assert "left out: 1 picture: a name that is too long for its crops; rename it, as lll" in capsys.readouterr().out
+    assert (
+        "left out: 1 picture: the file name is too long for its crops; rename it, such as lll"
+        in capsys.readouterr().out
+    )

@@ -18,9 +18,9 @@ from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.identities import scan_people
 from cyclegan_age.data.labels import PARQUET, as_parquet, read_labels, read_lines
-from cyclegan_age.data.names import Known, form_of, told
-from cyclegan_age.evaluation import records
-from cyclegan_age.evaluation.records import Faces
+from cyclegan_age.data.names import Known, form_of, labels_in_name
+from cyclegan_age.evaluation import faces as evaluation_faces
+from cyclegan_age.evaluation.faces import Faces
 
 
 def touch(root: Path, *names: str) -> None:
@@ -48,9 +48,9 @@ def touch(root: Path, *names: str) -> None:
         ("10000217_1981-11-05_2009", "imdb_wiki", 27, "10000217"),
     ],
 )
-def test_names_tell_ages(stem: str, form: str, age: float, person: str) -> None:
+def test_names_contain_ages(stem: str, form: str, age: float, person: str) -> None:
     assert form_of(stem) == form
-    known = told(form, stem)
+    known = labels_in_name(form, stem)
     assert known and (known.age_years, known.person) == (age, person)
 
 
@@ -69,7 +69,7 @@ def test_names_tell_ages(stem: str, form: str, age: float, person: str) -> None:
         "24_1_20170116_0004",
     ],
 )
-def test_other_names_tell_none(stem: str) -> None:
+def test_other_names_contain_none(stem: str) -> None:
     assert form_of(stem) == ""
 
 
@@ -126,7 +126,7 @@ def test_names_hold_where_few_folders_contradict_them(tmp_path: Path, caplog: py
         faces = scan(tmp_path, AgeCode())
     assert faces.age_years[[p.name == "12_1_0_wrong.jpg" for p in faces.paths]] == [12]
     (said,) = [r.getMessage() for r in caplog.records]
-    assert "1 picture in folders of other ages than their names say, as 60-69/12_1_0_wrong.jpg" in said
+    assert "1 picture in folders of other ages than in their names, such as 60-69/12_1_0_wrong.jpg" in said
 
 
 @pytest.mark.parametrize("below", ["", "males/"])
@@ -197,7 +197,7 @@ def test_evaluations_read_labels(prepared: Path) -> None:
     assert faces.known(1) == Known(7.5, 1.0)
 
 
-def test_estimated_ages_are_told_where_enough_are_recorded(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimated_ages_are_reported_where_enough_are_recorded(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = prepared.parent / "labels.csv"
     lines = file.read_text().splitlines()
     number = lines[0].split(",").index("exact")
@@ -205,7 +205,7 @@ def test_estimated_ages_are_told_where_enough_are_recorded(prepared: Path, monke
     file.write_text("\n".join([lines[0], *estimated, *lines[4:]]))
     faces = Faces.find(EvaluateConfig(dataroot=prepared))
     assert len(faces.exact) == len(faces.paths)
-    monkeypatch.setattr(records, "_FEWEST_EXACT", 5)
+    monkeypatch.setattr(evaluation_faces, "_FEWEST_EXACT", 5)
     faces = Faces.find(EvaluateConfig(dataroot=prepared))
     assert len(faces.exact) == len(faces.paths) - 3
 
@@ -214,7 +214,7 @@ def test_labels_without_an_age_are_one_line(prepared: Path, capsys: pytest.Captu
     file = prepared.parent / "labels.csv"
     file.write_text(file.read_text().replace(",7.5,", ",young,", 1))
     assert evaluate_command.main(["--dataroot", str(prepared)]) == 2
-    assert capsys.readouterr().err == f"{file}: line 2: no age in years; mend it, or take the file away\n"
+    assert capsys.readouterr().err == f"{file}: line 2: no age in years; correct it, or remove the file\n"
 
 
 def test_a_table_of_another_kind_is_not_read(prepared: Path) -> None:
@@ -254,12 +254,12 @@ def test_a_group_without_pictures_is_described_as_such(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["linear", "onehot"])
 def test_ages_that_work_are_offered(tmp_path: Path, form: Literal["linear", "onehot"]) -> None:
     touch(tmp_path, *(f"{group}/a.jpg" for group in ("0-2", "3-6", "7-9", "15-19", "30-39", "50-69")))
-    with pytest.raises(UserError, match=r"give other --ages, as --ages 1 4 8 17 34 59$"):
+    with pytest.raises(UserError, match=r"choose other --ages, such as --ages 1 4 8 17 34 59$"):
         scan(tmp_path, AgeCode(form=form))
     assert len(scan(tmp_path, AgeCode((1, 4, 8, 17, 34, 59), form)).paths) == 6
     many = tmp_path / "many"
     touch(many, *(f"{years}/{years}_0_0_a.jpg" for years in range(5, 37)))
-    with pytest.raises(UserError, match=r"the age 45 .*; give other --ages, as --ages 10 20 30$"):
+    with pytest.raises(UserError, match=r"the age 45 .*; choose other --ages, such as --ages 10 20 30$"):
         scan(many, AgeCode((10, 20, 30, 45), form))
 
 
@@ -269,8 +269,8 @@ def test_flat_folders_of_unknown_names_are_led_on(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         scan(folder, AgeCode())
     for part in (
-        "prepare.py csv makes them of a table",
-        "prepare.py pattern of ages in file names",
+        "prepare.py csv makes them from a table",
+        "prepare.py pattern from ages in file names",
         "python prepare.py label ",
     ):
         assert part in str(error.value)
@@ -293,7 +293,7 @@ def test_labels_are_written_and_read_as_parquet(prepared: Path) -> None:
     (folder / "labels.csv").rename(folder / "kept.csv")
     assert known and repr(read_labels(prepared)) == repr(known)
     (folder / PARQUET).write_bytes(b"cut off")
-    with pytest.raises(UserError, match=r"labels\.parquet: not a usable table; mend it, or take the file away$"):
+    with pytest.raises(UserError, match=r"labels\.parquet: not a valid table; correct it, or remove the file$"):
         read_labels(prepared)
 
 

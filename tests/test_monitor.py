@@ -21,9 +21,11 @@ from accelerate import Accelerator
 from PIL import Image
 from visdom_tools import free_port, wait_for
 
-from cyclegan_age import monitor
+from cyclegan_age import monitor, visdom_tracker
 from cyclegan_age.config import INSTALL_VISDOM, UserError
-from cyclegan_age.monitor import VisdomTracker, log_pictures, read_metrics, trackers
+from cyclegan_age.curves import read_metrics
+from cyclegan_age.monitor import log_pictures, trackers
+from cyclegan_age.visdom_tracker import VisdomTracker
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -102,9 +104,9 @@ Begin = Callable[..., VisdomTracker]
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     """Starts trackers of a fast tick and finishes them."""
-    monkeypatch.setattr(monitor, "TICK_SECONDS", 0.02)
-    monkeypatch.setattr(monitor, "LONGEST_PAUSE", 0.1)
-    monkeypatch.setattr(monitor, "LONGEST_REST", 0.1)
+    monkeypatch.setattr(visdom_tracker, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(visdom_tracker, "LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(visdom_tracker, "LONGEST_REST", 0.1)
     started: list[VisdomTracker] = []
 
     def start(port: int, name: str = "run") -> VisdomTracker:
@@ -200,7 +202,7 @@ def test_server_that_came_back_empty_gets_all(
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "INFO"]
 
 
-def test_closed_window_and_a_run_that_went_back_are_drawn_anew(
+def test_closed_window_and_a_run_that_went_back_are_drawn_again(
     server: FakeServer, begin: Begin, tmp_path: Path
 ) -> None:
     tracker = begin(server.port)
@@ -218,7 +220,7 @@ def test_closed_window_and_a_run_that_went_back_are_drawn_anew(
 
 
 def test_pending_is_bounded(server: FakeServer, begin: Begin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(monitor, "PENDING_POINTS", 5)
+    monkeypatch.setattr(visdom_tracker, "PENDING_POINTS", 5)
     port = free_port()
     tracker = begin(port)
     for step in range(100):
@@ -237,8 +239,8 @@ def test_pending_is_bounded(server: FakeServer, begin: Begin, monkeypatch: pytes
 def test_server_that_never_answers_holds_nothing_up(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(monitor, "FLUSH_SECONDS", 0.2)
-    monkeypatch.setattr(monitor, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(visdom_tracker, "FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(visdom_tracker, "ANSWER_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         tracker = begin(silent.getsockname()[1])
         for step in range(1000):
@@ -278,9 +280,9 @@ def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert [tracker.name for tracker in make("auto")] == ["visdom"]
     (visdom,) = make("visdom", "https://user@example.org/seen/")
     assert visdom.url == "https://example.org:8097/seen"
-    with pytest.raises(UserError, match=r"^--monitor tensorbord: unknown; give auto, visdom"):
+    with pytest.raises(UserError, match=r"^--monitor tensorbord: unknown; must be auto, visdom"):
         make("tensorbord")
-    with pytest.raises(UserError, match=r"^--visdom_server ftp://x: not an address; give"):
+    with pytest.raises(UserError, match=r"^--visdom_server ftp://x: not an address; expected"):
         make("visdom", "ftp://x")
     monkeypatch.setitem(sys.modules, "visdom", None)
     monkeypatch.setattr(monitor, "is_wandb_available", lambda: False)
@@ -291,7 +293,7 @@ def test_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     with caplog.at_level("INFO", "cyclegan_age"):
         assert make("auto") == []
     assert [r.message for r in caplog.records] == [
-        f"Visdom is not installed, curves are in {tmp_path} alone; to watch live: {INSTALL_VISDOM}"
+        f"Visdom is not installed, curves are only in {tmp_path}; to watch live: {INSTALL_VISDOM}"
     ]
 
 
@@ -339,7 +341,7 @@ def test_wandb_gets_settings_numbers_and_pictures(tmp_path: Path) -> None:
     assert shown.shape == (8, 6, 3) and (shown == 9).all()
 
 
-def test_wandb_without_a_login_is_told_in_one_line(tiny_faces: Path, tmp_path: Path) -> None:
+def test_wandb_without_a_login_is_reported_in_one_line(tiny_faces: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed: requirements-dev.txt")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     environment |= {"HOME": str(tmp_path), "WANDB_CONFIG_DIR": str(tmp_path / "config")}
@@ -356,5 +358,5 @@ def test_wandb_without_a_login_is_told_in_one_line(tiny_faces: Path, tmp_path: P
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("--monitor wandb: No API key configured")
-    assert done.stderr.endswith("; set WANDB_MODE=offline, or give another --monitor\n")
+    assert done.stderr.endswith("; set WANDB_MODE=offline, or choose another --monitor\n")
     assert "Traceback" not in done.stderr and not (tmp_path / "out" / "run" / "config.json").exists()

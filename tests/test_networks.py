@@ -14,7 +14,7 @@ from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, UpConv
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCorrection, LiteAgeEstimator, ResnetAgeEstimator, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator, bent, generator_of, smoothed
+from cyclegan_age.networks.generators import ResnetGenerator, generator_of, smooth_flow, warp
 
 
 def _count(network: torch.nn.Module) -> int:
@@ -80,13 +80,13 @@ def test_clipping_the_residual_output_keeps_the_gradient_while_training() -> Non
 
 def test_a_constant_field_moves_the_picture_and_none_leaves_it() -> None:
     x = torch.rand(1, 3, 32, 32)
-    torch.testing.assert_close(bent(x, torch.zeros(1, 2, 8, 8)), x)
+    torch.testing.assert_close(warp(x, torch.zeros(1, 2, 8, 8)), x)
     right = torch.stack([torch.full((8, 8), 0.25), torch.zeros(8, 8)])[None]
     inner = slice(12, 20)  # the averaging of the field sees zeros beyond its edge
-    torch.testing.assert_close(bent(x, right)[:, :, inner, inner], x[:, :, inner, 20:28])
+    torch.testing.assert_close(warp(x, right)[:, :, inner, inner], x[:, :, inner, 20:28])
 
 
-def test_a_bending_generator_starts_without_bending_and_learns_to() -> None:
+def test_a_warping_generator_starts_without_warping_and_learns_it() -> None:
     torch.manual_seed(0)
     straight = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True)
     network = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1)
@@ -135,11 +135,11 @@ def test_a_critic_learns_but_for_the_features_that_it_began_with() -> None:
     scores, logits = critic(x, x)
     assert (scores.shape, logits.shape) == ((3, 6, 2), (3, 101))
     torch.testing.assert_close(logits, estimator(x))
-    critic.learn(True)
+    critic.set_trainable(True)
     (critic(x, x)[0] - 1).square().sum().backward()
     assert all(p.grad is None for p in critic.features.parameters())
     assert any(p.grad.abs().max() > 0 for p in critic.heads.parameters() if p.grad is not None)
-    critic.learn(False)
+    critic.set_trainable(False)
     assert not any(p.requires_grad for p in critic.parameters())
 
 
@@ -234,7 +234,7 @@ def test_strength_multiplies_field_and_change() -> None:
     assert change.abs().max() > 0.01
     torch.testing.assert_close(strong.eval()(x, age) - x, 1.5 * change)  # the field begins at nothing
     field = torch.randn(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(strong.shift(field), 1.5 * weak.shift(field))
+    torch.testing.assert_close(strong.flow(field), 1.5 * weak.flow(field))
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_frozen_features_are_those_of_imagenet_with_the_norms_in_the_convolution
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
-def test_a_feature_critic_judges_each_place_and_all_maps_count_alike() -> None:
+def test_a_feature_critic_scores_each_position_and_all_maps_count_equally() -> None:
     torch.manual_seed(0)
 
     def maps(x: torch.Tensor) -> list[torch.Tensor]:
@@ -372,18 +372,18 @@ def test_a_widened_age_estimator_gives_the_same(width: int, blocks: tuple[int, .
             assert isinstance(values, Tensor)
             values.uniform_(0.5, 1.5)
     x = torch.rand(2, 3, 16, 16) * 2 - 1
-    logits, maps = estimator.judge(x)
+    logits, maps = estimator.logits_and_maps(x)
     estimator.fuse()
     estimator.widen()
     assert estimator.stem[0].out_channels == wide
-    torch.testing.assert_close(estimator.judge(x), (logits, maps), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(estimator.logits_and_maps(x), (logits, maps), rtol=1e-4, atol=1e-4)
     assert [h.shape for h in estimator.maps(x)] == [h.shape for h in maps]
 
 
 @pytest.mark.parametrize("input_size", [32, 64])
 def test_an_age_estimator_on_efficientnet_gives_years_and_maps(input_size: int) -> None:
     estimator = LiteAgeEstimator(version=0, input_size=input_size).eval()
-    logits, maps = estimator.judge(torch.zeros(2, 3, 40, 40))
+    logits, maps = estimator.logits_and_maps(torch.zeros(2, 3, 40, 40))
     assert logits.shape == (2, 101)
     assert [m.shape[1] for m in maps] == list(estimator.map_channels)
     assert maps[0].shape[2] == input_size // 4
@@ -408,7 +408,7 @@ def test_a_symmetric_generator_gives_a_mirror_image_the_mirror_image_of_its_face
     with Taps(both, ["bend"]) as taps:
         both(same, age)
     assert taps.outputs["bend"].shape[0] == 4
-    shift = both.shift(taps.outputs["bend"])
+    shift = both.flow(taps.outputs["bend"])
     torch.testing.assert_close(shift, torch.cat([-shift[:, :1], shift[:, 1:]], dim=1).flip(3))
     assert shift.abs().max() > 0.001
 
@@ -461,7 +461,7 @@ def test_an_exported_network_resizes_by_one_operation() -> None:
 
 def test_a_field_is_averaged_over_5x5_of_its_cells() -> None:
     shift = torch.randn(2, 2, 8, 8)
-    torch.testing.assert_close(smoothed(shift), F.avg_pool2d(shift, 5, stride=1, padding=2))
+    torch.testing.assert_close(smooth_flow(shift), F.avg_pool2d(shift, 5, stride=1, padding=2))
 
 
 def test_norm_with_relu_and_residual_is_both_after_it() -> None:

@@ -108,11 +108,11 @@ def test_a_training_runs_with_seven_packages(tiny_faces: Path, tmp_path: Path) -
         (
             "visdom",
             "train.py --dataroot {faces} --results_dir {results} --lambda_age 0 --monitor visdom",
-            f"--monitor visdom: the package is not installed; run {INSTALL_VISDOM}, or give --monitor none",
+            f"--monitor visdom: the package is not installed; run {INSTALL_VISDOM}, or use --monitor none",
         ),
     ],
 )
-def test_a_missing_package_is_told_by_the_command(
+def test_a_missing_package_is_reported_by_the_command(
     module: str, command: str, said: str, tiny_faces: Path, tmp_path: Path
 ) -> None:
     done = run_without([module], *command.format(faces=tiny_faces, results=tmp_path).split())
@@ -122,7 +122,7 @@ def test_a_missing_package_is_told_by_the_command(
     assert done.stdout == ""
 
 
-def test_a_missing_package_is_told_where_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_where_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("av", "cv2", "skimage.data"):
         monkeypatch.setitem(sys.modules, module, None)
     no_av = r"^av: not installed; run python -m pip install av$"

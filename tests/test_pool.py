@@ -86,7 +86,7 @@ def test_memory_stays_where_it_is() -> None:
     assert places[0] == places[1] == places[2]
 
 
-def test_goes_on_from_its_state() -> None:
+def test_resumes_from_its_state() -> None:
     for count in (3, 6):  # half full and full
         pool = ImagePool(size=4)
         pool.exchange(*_fakes(0, count))

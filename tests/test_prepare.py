@@ -20,8 +20,8 @@ from cyclegan_age.config import PREPARE_SETS, PrepareConfig, UserError
 from cyclegan_age.data.names import known_by_name
 from cyclegan_age.data.prepare import SETS, run
 from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
+from cyclegan_age.data.prepare.plan import identical, plan, split
 from cyclegan_age.data.prepare.rows import Row, table
-from cyclegan_age.data.prepare.run import identical, plan, split
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES
@@ -76,12 +76,13 @@ def test_a_set_becomes_age_folders_with_labels(fgnet: Path, tmp_path: Path, caps
     assert (out / "left_out.csv").read_text().splitlines()[1].startswith(str(fgnet / "003" / "003A20.JPG,"))
     said = capsys.readouterr().out
     assert (
-        "left out: 1 picture: not a picture, as 003A20.JPG" in said and "40 pictures: 28 train, 4 val, 8 test" in said
+        "left out: 1 picture: not a picture, such as 003A20.JPG" in said
+        and "40 pictures: 28 train, 4 val, 8 test" in said
     )
     assert (out / one["file"]).read_bytes() == (fgnet / "007" / "007A33.JPG").read_bytes()
 
 
-def test_an_interrupted_run_goes_on(fgnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(fgnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, real = tmp_path / "out", run.make
     made: list[str] = []
 
@@ -125,11 +126,11 @@ def test_other_settings_need_another_folder(fgnet: Path, tmp_path: Path, capsys:
     assert run_it("fgnet", "--source", tmp_path / "none", "--output", tmp_path / "other") == 2
     said = capsys.readouterr().err
     for part in (
-        "was begun with another --seed; give another folder",
-        "lies in --source; give a folder outside of it",
-        "not empty, and not begun by prepare.py",
-        "no picture of utkface in it that can be used",
-        "no such folder; give the set as downloaded and unpacked",
+        "was made with another --seed; choose another folder",
+        "inside --source; choose a folder outside of it",
+        "not empty, and not made by prepare.py",
+        "no valid picture of utkface in it",
+        "no such folder; expected the set as downloaded and unpacked",
     ):
         assert part in said
 
@@ -137,10 +138,10 @@ def test_other_settings_need_another_folder(fgnet: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "SET: required; give one of utkface"),
+        ([], "SET: required; expected one of utkface"),
         (["fgnt", "--source", "a", "--output", "b"], "SET fgnt: must be one of utkface"),
-        (["fgnet", "--output", "b"], "--source: required; give"),
-        (["fgnet", "--source", "a"], "--output: required; give"),
+        (["fgnet", "--output", "b"], "--source: required; expected"),
+        (["fgnet", "--source", "a"], "--output: required; expected"),
         (["csv", "--source", "a", "--output", "b"], "--csv: must be given with the set csv"),
         (
             ["fgnet", "--source", "a", "--output", "b", "--pattern", "{age}"],
@@ -316,14 +317,14 @@ def test_the_card_says_what_is_there(fgnet: Path, tmp_path: Path, capsys: pytest
     card, page = (out / "README.md").read_text(), (out / "index.html").read_text()
     for part in (
         "# FG-NET, prepared",
-        "41 pictures, kept as they were. Splits are by person (--val 0.05 --test 0.1 --seed 0).",
+        "41 pictures, unchanged. Splits are by person (--val 0.05 --test 0.1 --seed 0).",
         "| 00-04 | ",
         "All ages are exact.",
         "| unknown | 41 |",
         "10 persons: 4 pictures each (median), at most 5.",
         "Shorter side: median 40 px",
-        "of which in two splits: 0, with ages more than a year apart: 1; copies.csv names them.",
-        "| not named as this set names pictures | 1 | notes.jpg |",
+        "of which in two splits: 0, with ages more than a year apart: 1; copies.csv lists them.",
+        "| a file name of another form | 1 | notes.jpg |",
         "Lanitis, Taylor, Cootes",
     ):
         assert part in card and (part.startswith(("#", "|")) or part in html.unescape(page)), part
@@ -343,7 +344,7 @@ def test_persons_in_two_of_the_sets_own_splits_are_named(tmp_path: Path, capsys:
     columns = ["path", "age", "sex", "race", "person", "split"]
     words = ("csv", "--source", source, "--output", tmp_path / "out", "--csv", tmp_path / "mine.csv", "--no_align")
     assert run_it(*words, "--columns", *columns) == 0
-    assert "In two of the set's own splits: 1 persons, as ann." in capsys.readouterr().out
+    assert "In two of the set's own splits: 1 persons, such as ann." in capsys.readouterr().out
     assert pictures(tmp_path / "out")[0] == "test/20-24/23_1_2_csv+ann+3.png"
 
 
@@ -366,7 +367,7 @@ def test_lines_outside_of_the_source_are_named_and_left_out(
         "2.png",
         "3.png",
     ]
-    assert "left out: 4 pictures: outside of --source, as 4.png" in capsys.readouterr().out
+    assert "left out: 4 pictures: outside of --source, such as 4.png" in capsys.readouterr().out
     with (tmp_path / "out" / "left_out.csv").open() as f:
         lost = [(Path(line["file"]).name, line["reason"]) for line in csv.DictReader(f)]
     assert lost == [(f"{n}.png", "outside of --source") for n in (4, 4, 5, 6)] + [(f"{'7' * 300}.png", "file missing")]
@@ -375,13 +376,13 @@ def test_lines_outside_of_the_source_are_named_and_left_out(
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.EROFS, "cannot be written (Read-only file system); allow it, or give another folder"),
-        (errno.EACCES, "cannot be written (Permission denied); allow it, or give another folder"),
-        (errno.ENOSPC, "no room on the disk (No space left on device); make room, or give another folder"),
+        (errno.EROFS, "cannot be written (Read-only file system); grant permission, or choose another folder"),
+        (errno.EACCES, "cannot be written (Permission denied); grant permission, or choose another folder"),
+        (errno.ENOSPC, "disk full (No space left on device); free space, or choose another folder"),
     ],
 )
 @pytest.mark.parametrize("verb", ["prepare", "shards", "label", "audit"])
-def test_what_cannot_be_written_is_told_from_no_room(
+def test_a_write_error_is_distinguished_from_a_full_disk(
     verb: str,
     number: int,
     said: str,
@@ -417,7 +418,7 @@ def test_what_cannot_be_written_is_told_from_no_room(
 def test_a_read_only_folder_is_one_line(fgnet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "locked").mkdir(mode=0o555)
     assert run_it("fgnet", "--source", fgnet, "--output", tmp_path / "locked" / "out", "--no_align") == 2
-    error = f"--output {tmp_path / 'locked' / 'out'}: cannot be written (Permission denied); allow it, or give another"
+    error = f"--output {tmp_path / 'locked' / 'out'}: cannot be written (Permission denied); grant permission"
     assert capsys.readouterr().err.splitlines()[-1].startswith(error)
 
 
@@ -432,11 +433,11 @@ def test_names_that_are_no_text_or_very_long(tmp_path: Path, capsys: pytest.Capt
     assert sorted(line["person"] for line in found)[:3] == ["A\nb", "Ann", "Ann\\udcff"]
     assert sorted(line["file"] for line in found) == pictures(tmp_path / "out") and len(found) == 4
     assert max(len(Path(line["file"]).name.encode()) for line in found) < 200
-    assert "left out: 1 picture: not named as this set names pictures, as 0\\udcff.jpg" in capsys.readouterr().out
+    assert "left out: 1 picture: a file name of another form, such as 0\\udcff.jpg" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["[1]\n", "\ufffd\udcff\n", "\0\0\n", ""])
-def test_a_broken_journal_begins_anew(content: str, fgnet: Path, tmp_path: Path) -> None:
+def test_a_broken_journal_restarts(content: str, fgnet: Path, tmp_path: Path) -> None:
     words = ("fgnet", "--source", fgnet, "--output", tmp_path / "out", "--no_align")
     assert run_it(*words) == 0
     before = pictures(tmp_path / "out")

@@ -93,8 +93,8 @@ def test_utkface(tmp_path: Path) -> None:
     }
     assert reasons(rows) == {
         "another copy of the same picture": 2,
-        "an age that cannot be": 1,
-        "not named as this set names pictures": 1,
+        "an impossible age": 1,
+        "a file name of another form": 1,
     }
 
 
@@ -124,7 +124,7 @@ def test_morph2(tmp_path: Path) -> None:
         "Album2/009055_1M54.JPG": (54, 0, 1, "009055"),
         "Album2/09055_0F20.jpg": (20, 1, 9, "09055"),
     }
-    assert reasons(rows) == {"an age that cannot be": 1, "not named as this set names pictures": 1}
+    assert reasons(rows) == {"an impossible age": 1, "a file name of another form": 1}
 
 
 def test_agedb_persons_are_names(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_agedb_persons_are_names(tmp_path: Path) -> None:
         "AgeDB/7_MariaCallas_40_f.jpg": (40, 1, "MariaCallas"),
         "AgeDB/1000_A_101_m.jpg": (101, 0, "A"),
     }
-    assert reasons(rows) == {"an age that cannot be": 1}
+    assert reasons(rows) == {"an impossible age": 1}
 
 
 def test_all_age_faces(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_imdb_wiki_by_mat(tmp_path: Path) -> None:
     assert reasons(rows) == {
         "several faces": 1,
         "no face found": 1,
-        "an age that cannot be": 2,
+        "an impossible age": 2,
         "no age known": 1,
         "file missing": 1,
         "not in the set's own table": 1,
@@ -226,7 +226,7 @@ def test_imdb_wiki_by_name(tmp_path: Path) -> None:
         "17/10000217_1981-05-05_2009.jpg": (28, "10000217"),
         "17/2_1950-1-6_2005.jpg": (55, "2"),
     }
-    assert reasons(rows) == {"an age that cannot be": 1, "not named as this set names pictures": 1}
+    assert reasons(rows) == {"an impossible age": 1, "a file name of another form": 1}
 
 
 def test_a_mat_file_of_another_kind_is_one_line(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_appa_real(tmp_path: Path) -> None:
         "train/000000.jpg_face.jpg": (4, 0, 2, "train"),
         "valid/004113.jpg_face.jpg": (31, 9, 9, "val"),
     }
-    assert reasons(rows) == {"file missing": 1, "an age that cannot be": 1}
+    assert reasons(rows) == {"file missing": 1, "an impossible age": 1}
 
 
 def test_lats_masks_are_no_faces(tmp_path: Path) -> None:
@@ -373,8 +373,8 @@ def test_csv_of_ones_own(tmp_path: Path) -> None:
         "a/2.JPG": (24.5, "20-29", 1, "y", True),
         "a/6.jpg": (40, "", 1, "z", True),
     }
-    assert reasons(rows) == {"an age that cannot be": 2, "file missing": 1}
-    wrong = "has no column age, but path, years, gender, id, exact; name those for .*, as --columns path age sex$"
+    assert reasons(rows) == {"an impossible age": 2, "file missing": 1}
+    wrong = "has no column age, but path, years, gender, id, exact; name those for .*, such as --columns path age sex$"
     with pytest.raises(UserError, match=wrong):
         read_csv(tmp_path, table, ("path", "age"))
     with pytest.raises(UserError, match="--columns path: must be names of"):
@@ -387,7 +387,7 @@ def test_one_age_and_empty_lines_for_a_file_are_that_age(tmp_path: Path) -> None
     table.write_text("file,age\na.jpg,31\na.jpg,\nb.jpg,\nb.jpg,40\nc.jpg,20\nc.jpg,30\nc.jpg,20\nd.jpg,\nd.jpg,-1\n")
     rows = read_csv(tmp_path, table, ("file", "age"))
     assert {row.file.name: row.age for row in rows if not row.reason} == {"a.jpg": 31, "b.jpg": 40}
-    assert reasons(rows) == {"two ages for one file": 1, "an age that cannot be": 1}
+    assert reasons(rows) == {"two ages for one file": 1, "an impossible age": 1}
 
 
 def test_pattern(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["adience", "fairface", "ffhq_aging", "appa_real"])
 def test_a_folder_without_the_table_is_one_line(tmp_path: Path, name: str) -> None:
     make(tmp_path, "a.jpg")
-    with pytest.raises(UserError, match=r"--source .*: no .* in it; give the folder as it was downloaded"):
+    with pytest.raises(UserError, match=r"--source .*: no .* in it; expected the folder as downloaded"):
         SETS[name].read(tmp_path)
 
 

@@ -61,6 +61,6 @@ def test_a_service_has_room_for_its_load() -> None:
         ("--load 1", "--load 1: must be above 0 and below 1"),
     ],
 )
-def test_inputs_that_mean_nothing_are_told(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inputs_that_mean_nothing_are_reported(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
     assert capsys.readouterr().err == said + "\n"

@@ -29,9 +29,10 @@ from cyclegan_age.data import fetching
 from cyclegan_age.data.batches import FaceData
 from cyclegan_age.data.fetching import Fetched
 from cyclegan_age.data.folders import describe, scan
-from cyclegan_age.data.shards import ShardPictures, Shards, expanded, index_of, is_shards, open_pictures, open_shards
+from cyclegan_age.data.shard_index import expanded, index_of
+from cyclegan_age.data.shards import ShardPictures, Shards, is_shards, open_pictures, open_shards
 from cyclegan_age.data.windows import Windows
-from cyclegan_age.evaluation import records
+from cyclegan_age.evaluation import faces as evaluation_faces
 from cyclegan_age.evaluation.run import evaluate
 from options.evaluate import parse_evaluate
 
@@ -115,7 +116,7 @@ def test_prepared_sets_are_packed_by_split(tmp_path: Path, capsys: pytest.Captur
     assert np.isnan(found.sex).all()
     assert prepare_command.main([*words.split(), "--shards", "3"]) == 0  # nothing is made twice
     assert prepare_command.main([*words.split(), "--shards", "4"]) == 2
-    assert "its shards are of another per_shard; give another folder" in capsys.readouterr().err
+    assert "its shards are of another per_shard; choose another folder" in capsys.readouterr().err
 
 
 def test_whether_an_age_is_recorded_is_packed_and_read(
@@ -141,8 +142,8 @@ def test_whether_an_age_is_recorded_is_packed_and_read(
         assert [bool(one["exact"]) for one in told] == exact.tolist() == [one["file"] not in estimated for one in told]
     of_folder = [one.exact for one in scan(folder, CODE).known]
     assert exact_of_shards() == (len(files), len(files) - len(estimated)) == (len(of_folder), sum(of_folder))
-    monkeypatch.setattr(records, "_FEWEST_EXACT", 5)  # calibrations are made on these alone
-    scored = records.Faces.find(EvaluateConfig(dataroot=packed / "all-{000..002}.tar"))
+    monkeypatch.setattr(evaluation_faces, "_FEWEST_EXACT", 5)  # calibrations are made on these alone
+    scored = evaluation_faces.Faces.find(EvaluateConfig(dataroot=packed / "all-{000..002}.tar"))
     assert len(scored.paths) == len(files) and len(scored.exact) == len(files) - len(estimated)
     above = "".join(f"faces/{line}\n" for line in lines)  # `labels.csv` in the folder above
     (folder / "labels.csv").unlink()
@@ -159,7 +160,7 @@ def test_whether_an_age_is_recorded_is_packed_and_read(
     assert exact_of_shards() == (len(files), len(files))
 
 
-def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: Path) -> None:
+def test_an_interrupted_packing_resumes(packed: Path, copied: Path, tiny_faces: Path) -> None:
     before = (copied / "all-001.tar").stat().st_mtime_ns
     (copied / "all-002.csv").unlink()
     (copied / "all-003.csv").unlink()
@@ -173,13 +174,13 @@ def test_an_interrupted_packing_goes_on(packed: Path, copied: Path, tiny_faces: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["shards", "nowhere", "--output", "x"], "FOLDER nowhere: no such folder; give a prepared one"),
-        (["shards", "nowhere"], "--output: required; give the folder to make"),
-        (["shards", "--output", "x"], "FOLDER: required; give a folder of faces"),
+        (["shards", "nowhere", "--output", "x"], "FOLDER nowhere: no such folder; expected a prepared one"),
+        (["shards", "nowhere"], "--output: required; expected the folder to make"),
+        (["shards", "--output", "x"], "FOLDER: required; expected a folder of faces"),
         (["shards", "x", "--output", "y", "--per_shard", "0"], "--per_shard 0: must be at least 1"),
     ],
 )
-def test_mistakes_are_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare_command.main(words) == 2
     assert capsys.readouterr().err.startswith(said)
 
@@ -196,8 +197,8 @@ def test_a_folder_without_ages_is_named_as_it_was_given(tmp_path: Path, capsys: 
     ("table", "error"),
     [
         ("file,age,sex\n20-29/20_1_0_a.png,20,male\n", "line 2: sex 'male', which is no number (0 male, 1 female"),
-        ("file,age\n20-29/20_1_0_a.png,nan\n", "line 2: no age in years; mend it"),
-        ("file,age,split\n20-29/20_1_0_a.png,20,a/../../b\n", "split 'a/../../b' names no shards; give train, val"),
+        ("file,age\n20-29/20_1_0_a.png,nan\n", "line 2: no age in years; correct it"),
+        ("file,age,split\n20-29/20_1_0_a.png,20,a/../../b\n", "split 'a/../../b' is unknown; must be train, val"),
     ],
 )
 def test_tables_that_cannot_be_packed_are_one_line(
@@ -222,7 +223,9 @@ def test_only_pictures_of_the_folder_are_packed(tmp_path: Path, capsys: pytest.C
     found = open_shards(tmp_path / "x" / "all-000.tar")
     assert (len(found), found.age_years[0], found.sex[0], found.exact[0]) == (1, 20, 1, False)
     said = capsys.readouterr().out
-    assert said.count(": left out: outside of FOLDER") == 2 and said.count(": not named as a picture") == 2
+    assert (
+        said.count(": left out: outside of FOLDER") == 2 and said.count(": file name without a picture's suffix") == 2
+    )
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -241,7 +244,7 @@ def test_names_with_ranges() -> None:
     assert expanded("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expanded("{0..1}/{1..2}") == ["0/1", "0/2", "1/1", "1/2"]
     assert expanded("one.tar") == ["one.tar"]
-    with pytest.raises(UserError, match=r"--dataroot a\{3\.\.1\}: \{3\.\.1\} counts down; give the smaller number"):
+    with pytest.raises(UserError, match=r"--dataroot a\{3\.\.1\}: \{3\.\.1\} is descending; put the smaller number"):
         expanded("a{3..1}")
     with pytest.raises(UserError, match="more than 100,000 shards"):
         expanded("a{0..999999999999}")
@@ -286,19 +289,24 @@ def test_shards_of_others_have_no_index(copied: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("all-{000..009}.tar", r"all-005\.tar: no such shard; check the name, and put quotes around braces$"),
-        ("packed.tar", r"packed\.tar: no uncompressed tar file; unpack it, or pack it anew$"),
-        ("bad.tar", r"bad\.csv: not the index of its shard, or that is cut off; copy that anew, or take the index"),
+        ("all-{000..009}.tar", r"all-005\.tar: no such shard; check the name, and quote the braces$"),
+        ("packed.tar", r"packed\.tar: not an uncompressed tar file; decompress it, or make it again$"),
+        (
+            "bad.tar",
+            r"bad\.csv: not the index of its shard, or the shard is truncated; copy the shard again",
+        ),
     ],
 )
-def test_what_is_no_shard_is_told(copied: Path, name: str, said: str) -> None:
+def test_what_is_no_shard_is_reported(copied: Path, name: str, said: str) -> None:
     with tarfile.open(copied / "packed.tar", "w:gz") as tar:
         tar.add(copied / "all-000.csv", "x")
     (copied / "bad.tar").write_bytes((copied / "all-000.tar").read_bytes()[:9000])
     shutil.copy(copied / "all-000.csv", copied / "bad.csv")
     with pytest.raises(UserError, match=said):
         scan(copied / name, CODE)
-    with pytest.raises(UserError, match=r"no age folders found; name its shards, as --dataroot '.*\{000..009\}\.tar'$"):
+    with pytest.raises(
+        UserError, match=r"no age folders found; pass its shards, such as --dataroot '.*\{000..009\}\.tar'$"
+    ):
         scan(copied, CODE)
 
 
@@ -322,10 +330,10 @@ def test_broken_members_are_named_and_left_out(copied: Path, caplog: pytest.LogC
     assert faces.left_out == {"no age known": 1}  # of the last one the labels are gone
     assert len(cache) == 43 and len(bad) == 2 and set(kept) == set(range(43)) - set(bad)
     said = [record.getMessage() for record in caplog.records]
-    assert said[0].startswith(f"{copied / 'all-004.tar'}: broken after ")
+    assert said[0].startswith(f"{copied / 'all-004.tar'}: corrupt after ")
     name = Path(str(faces.paths[bad[0]])).name
     assert f"all-002.tar/{name}: left out: not a picture" in said
-    assert any(one.endswith("not where the shard's index says; make the index anew") for one in said)
+    assert any(one.endswith("not at its position in the shard's index; delete the index to rebuild it") for one in said)
     assert len(said) == 3
 
 
@@ -358,7 +366,7 @@ def test_what_reads_no_shards_says_so(
     given = ["--dataroot", str(spec(packed)), "--results_dir", str(tmp_path), *words.split()]
     assert command.main(given) == 2  # type: ignore[attr-defined]
     err = capsys.readouterr().err
-    assert f"--dataroot {spec(packed)}: shards are not read by {by}; give a folder of pictures" in err
+    assert f"--dataroot {spec(packed)}: {by} does not read shards; expected a folder of pictures" in err
 
 
 # Windows
@@ -485,7 +493,7 @@ def fetched(tmp_path: Path, limit: int = 10**9) -> Fetched:
     return Fetched(tmp_path / "cache" / "cyclegan_age" / "shards", limit)
 
 
-def test_a_file_is_fetched_once_and_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+def test_a_file_is_fetched_once_and_resumes_where_it_broke_off(server: Server, tmp_path: Path) -> None:
     store, url = fetched(tmp_path), f"{server.url}/all-000.tar"
     server.failures = 2
     whole = (server.folder / "all-000.tar").read_bytes()
@@ -529,7 +537,7 @@ def test_what_was_not_used_for_long_makes_room(server: Server, tmp_path: Path) -
     assert sorted(file.name[-7:] for file in store.folder.glob("*.tar")) == ["002.tar", "003.tar"]
 
 
-def test_what_cannot_be_fetched_is_told(server: Server, tmp_path: Path) -> None:
+def test_what_cannot_be_fetched_is_reported(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/all-005\.tar: no such file on the server; check the address$"):
         scan(Path(f"{server.url}/all-{{000..009}}.tar"), CODE)
     server.shutdown()
@@ -568,7 +576,9 @@ def test_more_than_fits_is_drawn_part_after_part(server: Server, tmp_path: Path)
     assert len(set(names)) == 5 and len(names) <= 5 + 6
     for shards in (data_of(dataroot, cache_gb=gb), data_of(dataroot)):  # all of them in the memory of a device
         assert len(shards._load(torch.device("cpu"), progress=False)[1]) == 44
-    with pytest.raises(UserError, match=r"^--shard_cache .*: a shard has .* GB, and two must fit; give at least 0\.01"):
+    with pytest.raises(
+        UserError, match=r"^--shard_cache .*: a shard has .* GB, and two must fit; raise it to at least 0\.01"
+    ):
         data_of(dataroot, cache_gb=gb / 4)
     with pytest.raises(UserError, match=r"^--shard_cache: pairs of pictures of one person need all shards"):
         data_of(dataroot, cache_gb=gb, paired=True)

@@ -25,7 +25,7 @@ from cyclegan_age.config import (
     TrainConfig,
     UserError,
 )
-from cyclegan_age.evaluation.judges import Judge
+from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.images import Picture
 from cyclegan_age.models import SYSTEMS as MODELS
 from cyclegan_age.runs import save_snapshot, save_state
@@ -187,7 +187,8 @@ def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("cyclegan_age.evaluation.run.evaluate", evaluate)
     monkeypatch.setattr(
-        "cyclegan_age.evaluation.judges.load_judges", lambda judge, results: [Judge("f", "features", "f", 4, look)]
+        "cyclegan_age.evaluation.evaluators.load_evaluators",
+        lambda evaluator, results: [Evaluator("f", "features", "f", 4, look)],
     )
     monkeypatch.setattr(systems, "SAMPLES", 20)
     config = SystemsBenchConfig(dataroot=tiny_faces, test=tiny_faces, results_dir=tmp_path)
@@ -233,18 +234,18 @@ def test_parameters_are_what_was_learnt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--test", "x"], "--dataroot: required; give"),
-        (["--dataroot", "x"], "--test: required; give"),
+        (["--test", "x"], "--dataroot: required; expected"),
+        (["--dataroot", "x"], "--test: required; expected"),
         (["--dataroot", "x", "--test", "y", "--minutes", "0"], "--minutes 0: must be above 0"),
         (["--dataroot", "x", "--test", "y", "--systems", "nothing"], "--systems nothing: must be among"),
     ],
 )
-def test_mistakes_are_told(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_reported(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags) == 2
     assert told in capsys.readouterr().err
 
 
-def test_a_missing_embedder_is_told_before_any_training(
+def test_a_missing_embedder_is_reported_before_any_training(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--dataroot", str(tiny_faces), "--test", str(tiny_faces), "--results_dir", str(tmp_path / "results")]

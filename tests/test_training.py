@@ -198,7 +198,7 @@ def test_the_rate_is_constant_and_then_falls_to_nothing() -> None:
     assert torch.equal(step.model.networks["generator"].state_dict()["stem.conv.conv.bias"], before)
 
 
-def test_discriminators_that_begin_anew_lose_what_their_optimiser_knew() -> None:
+def test_reset_discriminators_lose_their_optimiser_state() -> None:
     step, batch = step_of("gan", "--epochs", "4", "--d_reset", "1", "--head_start", "0")
     weight = next(step.model.networks["discriminator"].parameters())
     for i in range(3):
@@ -212,7 +212,7 @@ def test_discriminators_that_begin_anew_lose_what_their_optimiser_knew() -> None
     assert float(state["step"]) == 1
 
 
-def test_a_light_state_is_a_fraction_and_goes_on() -> None:
+def test_a_light_state_is_a_fraction_and_resumes() -> None:
     step, batch = step_of("cyclegan")
     for i in range(2):
         step(batch(i), 0.0, 0.0)
@@ -302,7 +302,7 @@ def _flags(faces: Path, results: Path, *more: str) -> list[str]:
     return [*MODELS["cyclegan"], "--dataroot", str(faces), "--results_dir", str(results), "--no_compile", *tiny, *more]
 
 
-def test_a_training_of_some_seconds_ends_on_time_and_goes_on(
+def test_a_training_of_some_seconds_ends_on_time_and_resumes(
     tiny_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     flags = _flags(tiny_faces, tmp_path, "--name", "timed", "--log_every", "2")
@@ -311,14 +311,14 @@ def test_a_training_of_some_seconds_ends_on_time_and_goes_on(
     assert state is not None and state["step"] > 0 and 0 < state["seconds"] < 60
     assert load_snapshot(tmp_path / "timed" / "weights.safetensors").images_seen == 4 * state["step"]
     assert train_command.main([*flags, "--minutes", "0.1"]) == 0
-    assert "finished; another --name begins anew, with --name more --minutes go on" in caplog.text
+    assert "finished; use another --name to start again, or --name with more --minutes to continue" in caplog.text
     longer = state["seconds"] / 60 + 0.1
     assert train_command.main([*flags, "--minutes", f"{longer}"]) == 0
     more = load_state(tmp_path / "timed" / "state.pt")
     assert more is not None and more["step"] > state["step"] and more["seconds"] > state["seconds"]
 
 
-def test_a_light_run_moves_to_another_place_and_goes_on_there(
+def test_a_light_run_moves_to_another_place_and_resumes_there(
     tiny_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sgd = ["--name", "run", "--checkpoint", "light", "--epochs"]
@@ -330,7 +330,7 @@ def test_a_light_run_moves_to_another_place_and_goes_on_there(
     (tmp_path / "here" / "run").rename(tmp_path / "there" / "run")
     (tmp_path / "faces").symlink_to(tiny_faces)
     assert train_command.main([*_flags(tmp_path / "faces", tmp_path / "there"), *sgd, "0.4"]) == 0
-    assert "a light checkpoint: the optimisers begin anew" in caplog.text
+    assert "a light checkpoint: the optimisers start without state" in caplog.text
     assert load_snapshot(tmp_path / "there" / "run" / "weights.safetensors").images_seen == 20
 
 
@@ -424,7 +424,7 @@ def test_steps_on_a_gpu_do_not_synchronise(name: str) -> None:
 
 
 @pytest.mark.gpu
-def test_a_state_of_a_processor_goes_on_on_a_gpu_and_back() -> None:
+def test_a_state_of_a_processor_resumes_on_a_gpu_and_back() -> None:
     runtime = cuda()
     here, batch = step_of("cyclegan")
     here(batch(0), 0.0, 0.0)

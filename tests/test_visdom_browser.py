@@ -23,8 +23,9 @@ from visdom_tools import (
 )
 
 from cyclegan_age.config import UserError
-from cyclegan_age.monitor import VisdomTracker, read_metrics
+from cyclegan_age.curves import read_metrics
 from cyclegan_age.visdom_server import build_assets
+from cyclegan_age.visdom_tracker import VisdomTracker
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -172,7 +173,7 @@ def test_real_training_outlives_its_server_and_the_page_has_it_all(
             again.stop()
 
 
-def test_resumed_run_goes_on_in_the_same_windows(server: Server, port: int, start: Start, tmp_path: Path) -> None:
+def test_resumed_run_resumes_in_the_same_windows(server: Server, port: int, start: Start, tmp_path: Path) -> None:
     training = start(tmp_path / "run-2", port)
     training.go(5, picture=True)
     training.tracker.finish()

@@ -12,7 +12,7 @@ def _sheet(render: str) -> dict[str, torch.Tensor]:
     return {"source": x, "60": old, "cycle": x}
 
 
-def test_copying_is_told_once_and_again_only_after_it_was_over() -> None:
+def test_copying_is_reported_once_and_again_only_after_it_was_over() -> None:
     dog = Watchdog(patience=2)
     told = [bool(dog.samples(_sheet(s))) for s in ("copy", "copy", "copy", "fine", "copy", "copy")]
     assert told == [False, True, False, False, False, True]
@@ -21,10 +21,10 @@ def test_copying_is_told_once_and_again_only_after_it_was_over() -> None:
 
 def test_collapse_names_the_column() -> None:
     (warning,) = Watchdog(patience=1).samples(_sheet("collapse"))
-    assert "alike at 60" in warning
+    assert "outputs at 60" in warning
 
 
 def test_a_dead_loss_is_named() -> None:
     dog = Watchdog(patience=1)
-    assert dog.losses({"d_real": 0.2, "cycle": 0.0}) == ["loss cycle has died (0.0e+00)"]
+    assert dog.losses({"d_real": 0.2, "cycle": 0.0}) == ["loss cycle has vanished (0.0e+00)"]
     assert dog.losses({"d_real": 0.2, "cycle": 0.1}) == []

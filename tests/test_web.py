@@ -96,7 +96,7 @@ def test_turned_faces_and_ages_that_are_not_reliable_are_said_in_a_header(web: W
     turned = encoded(whole.transpose(Image.Transpose.ROTATE_180))
     for path, fields in (("/api/age", {"target_age": "60"}), ("/api/strip", {})):
         note = web.post(path, turned, **fields).headers["x-note"]
-        assert note == "the face is turned by 180 degrees with the clock; the picture stays as it is"
+        assert note == "the face is rotated clockwise by 180 degrees; the picture is not rotated"
     described = httpx.get(f"{web.url}/openapi.json", timeout=PATIENCE).json()["paths"]["/api/life"]["post"]
     assert "X-Note" in described["responses"]["200"]["headers"]
 

@@ -348,4 +348,4 @@ def test_page_below_a_path_of_a_proxy(web: WebServer, tmp_path: Path, way: str) 
 def test_page_says_that_a_photograph_is_turned(web: WebServer) -> None:
     with opened(web, 1280, 900) as page:
         upload(page, encoded(Image.open(io.BytesIO(photo())).rotate(180), "JPEG"))
-        said(page, "The face is turned by 180 degrees with the clock; the picture stays as it is.")
+        said(page, "The face is rotated clockwise by 180 degrees; the picture is not rotated.")

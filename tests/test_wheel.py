@@ -105,9 +105,9 @@ def test_the_command_names_its_verbs(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["--help"]) == 0
     assert capsys.readouterr().out.strip() == USAGE
     assert main(["trian"]) == 2
-    assert capsys.readouterr().err.startswith("trian: no verb; give one of train, test, ")
+    assert capsys.readouterr().err.startswith("trian: no verb; must be one of train, test, ")
     assert main([]) == 2
-    assert capsys.readouterr().err.startswith("VERB: missing; give one of train, test, ")
+    assert capsys.readouterr().err.startswith("VERB: missing; must be one of train, test, ")
 
 
 def test_the_installed_command_renders_with_the_weights_inside_and_writes_nothing_there(

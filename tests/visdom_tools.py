@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from cyclegan_age.monitor import read_metrics
+from cyclegan_age.curves import read_metrics
 
 T = TypeVar("T")
 Curves = dict[str, tuple[list[float], list[float]]]  # "window/curve" -> steps, values

@@ -1,1 +1,1 @@
-"""What may be wrong with the pictures and labels of a folder of faces, and taking such pictures out and back."""
+"""Find faulty pictures and labels in a folder of faces, move such pictures out, and move them back."""

@@ -1,6 +1,6 @@
-"""Defects of one picture that need no network: blocks of a mosaic, and borders that a program made.
+"""Defects of one picture that need no network: mosaic blocks, and artificial borders.
 
-All take a picture uint8 (H, W, 3).
+All functions take a picture uint8 (H, W, 3).
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,25 +15,25 @@ from cyclegan_age.images import Picture
 Floats = NDArray[np.float32]
 
 _LONGEST_BLOCK = 14.0  # pixels
-_LEAST_SHARE = 0.02  # of a picture that a border covers
-_COARSE, _FINE = 48, 128  # sides in pixels of the copies in which mirrored borders are looked for
-_TURNS = np.arange(-16.0, 17.0, 4.0)  # degrees that a border is turned against the picture's side
+_LEAST_SHARE = 0.02  # minimum share of the picture that a border covers
+_COARSE, _FINE = 48, 128  # sides in pixels of the copies that are searched for mirrored borders
+_TURNS = np.arange(-16.0, 17.0, 4.0)  # degrees between a border and the picture's side
 _STREAK_TURNS = np.arange(-18.0, 19.0, 3.0)
-_LEAST_CONTRAST = 3.0  # standard deviation along the way into the picture; a flat border shows no mirror
+_LEAST_CONTRAST = 3.0  # standard deviation perpendicular to the border; a flat border shows no mirror
 _LEAST_TEXTURE = 1.5, 0.9  # mean difference of neighbours along the border, in the coarse and the fine copy
 
 
 def grey_of(picture: Picture) -> Any:
-    """The picture in grey, uint8 (H, W)."""
+    """The picture in greyscale, uint8 (H, W)."""
     cv2 = opencv()
     return cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
 
 
 def blocks(picture: Picture) -> tuple[float, float]:
-    """How much differences of neighbours repeat along both axes, 0 to 2, and the period in pixels.
+    """Strength of the periodicity of pixel differences along both axes, 0 to 2, and its period in pixels.
 
-    A picture enlarged without interpolation has them at the edges of its blocks alone, as many pixels apart. The
-    periods are those of 2.2 to 14 pixels: at 2 many files have such a pattern of their reduced colour planes.
+    A picture enlarged without interpolation has differences only at the edges of its blocks, at a constant distance.
+    The periods are 2.2 to 14 pixels: at 2 many files have such a pattern from chroma subsampling.
     """
     grey = grey_of(picture).astype(np.float32)
     across = np.minimum(np.abs(np.diff(grey, axis=1)), 20).mean(axis=0)
@@ -59,7 +59,7 @@ def _spectrum(profile: Floats, size: int) -> Floats:
 def flat_border(picture: Picture) -> tuple[float, str]:
     """Share of the picture in its largest black or white border, and the colour.
 
-    Such a border ends in a straight line, which may be slanted, with a step to the picture behind it.
+    Such a border ends in a straight line, which may be slanted, with a step in brightness behind it.
     """
     best, colour = 0.0, ""
     masks = {"black": picture.max(axis=2) <= 16, "white": picture.min(axis=2) >= 245}
@@ -99,9 +99,9 @@ def _straight(mask: NDArray[np.bool_], picture: Picture) -> float:
 
 
 def mirrored_border(picture: Picture) -> float:
-    """Highest correlation of a border with the mirror image of what lies beside it, over lines near all four sides.
+    """Highest correlation of a border with the mirror image of its neighbourhood, over lines near all four sides.
 
-    Each column across the line is compared without its mean, so that flat ones count nothing; -1 where all are flat.
+    The mean of each column across the line is removed, so that flat ones do not count; -1 where all are flat.
     """
     grey = grey_of(picture)
     turned, inside = _sides(grey, _COARSE, _TURNS)
@@ -125,7 +125,7 @@ def mirrored_border(picture: Picture) -> float:
 def _sides(
     grey: Any, size: int, turns: NDArray[np.float64], sides: Sequence[int] = range(4)
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """The grey picture in a size, each of S sides once above, turned by T angles, and what is of it.
+    """The grey picture at a size, each of S sides once on top, rotated by T angles, and the mask of valid pixels.
 
     Returns:
         float32 (S x T, size, size), and bool of the same shape.
@@ -156,9 +156,9 @@ def _mirror(turned: Floats, inside: NDArray[np.bool_], line: int, shared: int) -
 
 
 def repeated_border(picture: Picture) -> float:
-    """Lowest ratio of differences into the picture to those along a border, over borders at all four sides.
+    """Lowest ratio of differences perpendicular to a border to those along it, over borders at all four sides.
 
-    It is near 0 where the edge of a photograph was repeated beyond it, near 1 elsewhere; 9 where all is flat.
+    It is near 0 where the edge pixels of a photograph were repeated, near 1 elsewhere; 9 where all is flat.
     """
     grey = grey_of(picture)
     best, side, share, turn = min(
@@ -173,9 +173,9 @@ def repeated_border(picture: Picture) -> float:
 def _streak(
     grey: Any, size: int, turns: NDArray[np.float64], sides: Sequence[int], lines: Iterable[int], texture: float
 ) -> list[tuple[float, int, float, float]]:
-    """Ratio, side, depth as a share and turn of the borders that reach down to each line."""
+    """Ratio, side, depth as a share, and angle of the borders that reach down to each line."""
     turned, inside = _sides(grey, size, turns, sides)
-    into = np.minimum(np.abs(np.diff(turned, axis=1))[:, :, :-1], 6)  # one strong edge is to count little
+    into = np.minimum(np.abs(np.diff(turned, axis=1))[:, :, :-1], 6)  # limits the effect of one strong edge
     along = np.minimum(np.abs(np.diff(turned, axis=2))[:, :-1], 6)
     valid = inside[:, :-1, :-1] & inside[:, 1:, :-1] & inside[:, :-1, 1:]
     into, along, pixels = (

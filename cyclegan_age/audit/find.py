@@ -1,4 +1,4 @@
-"""What may be wrong: from what was seen of the pictures, and their labels, to findings."""
+"""From the measurements of the pictures, and their labels, to findings."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from cyclegan_age.audit.looks import Look, embedding_of, small_of
 from cyclegan_age.audit.pairs import likeness, similar
 from cyclegan_age.data.folders import label
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import OLDEST, Known, form_of, stem_of, told
+from cyclegan_age.data.names import OLDEST, Known, form_of, labels_in_name, stem_of
 from cyclegan_age.data.prepare.copies import near_copies
 from cyclegan_age.data.prepare.rows import split_of
 
@@ -25,22 +25,22 @@ _ROLLED = 25.0  # degrees between the eyes' line and the picture's
 _BLOCKS = 0.28  # see `defects.blocks`
 _FLAT, _MIRRORED, _REPEATED = 0.018, 0.94, 0.15  # see `defects`
 _SAME_PICTURE = 0.9, 0.82  # cosine of the embeddings, and correlation of the aligned faces
-_SAME_PERSON = 0.72, 0.68  # cosines of the embeddings, and of SFace's, which is asked about these pairs alone
+_SAME_PERSON = 0.72, 0.68  # cosines of the embeddings, and of SFace's, which runs on these pairs alone
 _FAR = 3.0  # times the estimator's own error
 
-# Mean absolute error of `age_judge` in years, one view, by the decade of the label: 0 to 9 years, 10 to 19, .., 70 and
-# more; on the 937 faces of 0 to 79 years of UTKFace and All-Age-Faces that it was not trained on (docs/data.md).
+# Mean absolute error of `age_judge` in years, one view, by the decade of the label: 0 to 9, 10 to 19, .., 70 and more;
+# on the 937 faces of 0 to 79 years of UTKFace and All-Age-Faces outside its training set (docs/data.md).
 OWN_ERROR_YEARS = (2.3, 3.8, 4.3, 5.5, 6.6, 6.0, 6.4, 8.0)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that may be wrong.
+    """A possible fault.
 
     Attributes:
-        kind: what.
+        kind: its name.
         file: the picture.
-        detail: more of it in a few words.
+        detail: a few words more.
         other: the picture that it is compared with.
     """
 
@@ -56,13 +56,13 @@ def own_error(age_years: float) -> float:
 
 
 def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Recognise) -> list[Finding]:
-    """What may be wrong, kind by kind.
+    """Possible faults, sorted by kind.
 
     Args:
         root: the folder.
         files: N pictures in it.
-        seen: N, as `looks.look` gives them.
-        recognise: a second recogniser, as `looks.recognise`.
+        seen: N measurements, as `looks.look` gives them.
+        recognise: a second face embedder, as `looks.recognise`.
 
     Raises:
         UserError: a `labels.csv` that cannot be read.
@@ -72,7 +72,7 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Rec
     out = [Finding("broken file", file, one["broken"]) for file, one in both if one["broken"]]
     labels = read_labels(root)
     known = {file: _known(file, labels) for file, _ in good}
-    # of copies the first is kept: an age of its own counts most, then a line of labels.csv, then what else is known
+    # The first of several copies is kept. Order: an exact age, then a line of labels.csv, then other labels.
     best = sorted(good, key=lambda one: _unknown(known[one[0]], one[0] in labels))
     out += _copies(root, best, known, recognise)
     splits: dict[str, set[str]] = {}
@@ -88,9 +88,9 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Rec
 
 
 def _known(file: Path, labels: Mapping[Path, Known]) -> Known:
-    """What is known of a picture; the age is that of its folder where nothing else tells one."""
+    """Labels of a picture; the age is that of its folder if nothing else gives one."""
     form = form_of(stem_of(file))
-    if known := labels.get(file) or (told(form, stem_of(file)) if form else None):
+    if known := labels.get(file) or (labels_in_name(form, stem_of(file)) if form else None):
         return known
     span = parse_group(file.parent.name)
     if not span:
@@ -100,13 +100,13 @@ def _known(file: Path, labels: Mapping[Path, Known]) -> Known:
 
 
 def _unknown(about: Known, listed: bool) -> tuple[bool, bool, int]:
-    """What is not known of a picture, to sort by."""
+    """Sort key: which labels of a picture are unknown."""
     unsure = not about.exact or math.isnan(about.age_years)
     return unsure, not listed, math.isnan(about.sex) + math.isnan(about.race) + (not about.person)
 
 
 def _years(file: Path, about: Known) -> tuple[float, float]:
-    """First and last age that a picture may be of: those of its folder where only its group is known."""
+    """First and last possible age of a picture: the bounds of its folder where only the group is known."""
     age, name = about.age_years, file.parent.name.strip()
     span = parse_group(name)
     if not span or not span[0] <= age <= span[1] + 1 or about.exact:
@@ -117,7 +117,7 @@ def _years(file: Path, about: Known) -> tuple[float, float]:
 def _copies(
     root: Path, good: Sequence[tuple[Path, Look]], known: Mapping[Path, Known], recognise: Recognise
 ) -> list[Finding]:
-    """Pictures that are there twice, of which the first is kept, and faces of one person on both sides of a split."""
+    """Duplicate pictures, of which the first is kept, and faces of one person on both sides of a split."""
     out = []
 
     def twice(kind: str, first: Path, file: Path, detail: str = "") -> None:
@@ -161,7 +161,7 @@ def _copies(
 
 
 def _by_itself(one: Look, age_years: float) -> dict[str, str]:
-    """What may be wrong with a picture by itself, and more of it."""
+    """Possible faults of a single picture: kind -> detail."""
     kinds = {}
     if not one["faces"]:
         kinds["no face"] = ""
@@ -187,7 +187,7 @@ def _by_itself(one: Look, age_years: float) -> dict[str, str]:
         error, away = own_error(age_years), one["age"] - age_years
         if abs(away) > _FAR * error:
             kinds["age far from label"] = (
-                f"label {age_years:g}, estimate {one['age']:.0f} years; the estimator errs by {error} at that age"
+                f"label {age_years:g}, estimate {one['age']:.0f} years; the estimator's error is {error} at that age"
             )
     return kinds
 

@@ -1,4 +1,4 @@
-"""What is seen of each picture of a folder, once: measures, faces, estimated age, embedding; kept to go on from."""
+"""Measurements of each picture, taken once and kept: sharpness, faces, estimated age, embedding."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.faces.alignment import crop, opencv
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES
-from cyclegan_age.files import unwritten, write_atomically
+from cyclegan_age.files import write_atomically, write_error
 from cyclegan_age.images import BadImage, Picture, open_image, to_float
 from cyclegan_age.models import load_embedder, load_estimator
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -33,21 +33,21 @@ from cyclegan_age.networks.estimators import AgeEstimator, LiteAgeEstimator, exp
 from cyclegan_age.networks.generators import both_ways
 
 ESTIMATOR, EMBEDDER = "age_judge", "face_embedder"
-SMALL = 32  # side in pixels of the faces that are kept to compare
-_SIDE = 128  # of those that the networks see
-_BESIDE = 0.5  # share of the first face's size from which a second one counts
-_AT_ONCE = 16  # pictures
-_VERSION = 1  # of what is kept; another one is looked at again
+SMALL = 32  # side in pixels of the face crops kept for comparison
+_SIDE = 128  # of the network inputs
+_BESIDE = 0.5  # minimum size of a second face, relative to the first
+_AT_ONCE = 16  # pictures per batch
+_VERSION = 1  # of the stored measurements; others are taken again
 _PAUSE_SECONDS = 20.0
 
 Look = dict[str, Any]
 
 
 def look_at(config: AuditConfig, files: Sequence[Path]) -> list[Look]:
-    """What is seen of each picture, as `look` gives it; what an earlier audit saw of the same file is taken from it.
+    """Measurements of each picture, as `look` gives them; reuses those of an earlier audit of the same file.
 
     Raises:
-        UserError: what is seen cannot be kept below `--results_dir`.
+        UserError: they cannot be stored below `--results_dir`.
     """
     name = hashlib.sha256(str(config.folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
     journal = config.results_dir / ".audit" / f"{name}.jsonl"
@@ -74,12 +74,12 @@ def look_at(config: AuditConfig, files: Sequence[Path]) -> list[Look]:
                 log.flush()
                 bar.update(len(part))
     except OSError as e:
-        raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from None
+        raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
     return [kept[mark] for mark in marks]
 
 
 def recognise(workers: int, files: Sequence[Path]) -> list[NDArray[np.float32] | None]:
-    """Embeddings (128,) of length 1 by SFace, which learnt from names; None where it sees no face."""
+    """Embeddings (128,) of length 1 by SFace, which was trained on names; None where it finds no face."""
     if not files:
         return []
     processes = min(processors() if workers < 0 else workers, len(files))
@@ -92,7 +92,7 @@ def _sface(file: Path) -> NDArray[np.float32] | None:
     opencv().setNumThreads(1)
     try:
         return _recogniser()(np.asarray(open_image(file)))
-    except (BadImage, OSError):  # it was there before
+    except (BadImage, OSError):  # it was readable before
         return None
 
 
@@ -102,7 +102,7 @@ def _recogniser() -> Embed:
 
 
 def _mark(root: Path, file: Path) -> str:
-    """What names the content of a file: where it is, its size and its time."""
+    """Key of a file's content: its path, size and modification time."""
     state = file.stat()
     return f"{state.st_size} {state.st_mtime_ns} {file.relative_to(root).as_posix()}"
 
@@ -122,13 +122,13 @@ def _read(journal: Path) -> Iterator[tuple[str, Look]]:
 
 
 def look(files: Sequence[Path]) -> list[Look]:
-    """What is seen of pictures, each by itself; a `broken` one has that alone.
+    """Measurements of pictures, each by itself; a `broken` one has that key alone.
 
     Returns:
-        For each: `bytes`, a mark of the file's content; `hash`, the perceptual one; `sharpness`, the variance of the
-        Laplacian at 200 px; `colour`, the mean difference of the channels; `blocks`, `border`, `mirrored` and
-        `repeated`, see `defects`; `faces`, their number; `turn` and `roll` of the largest in degrees. Where there is an
-        upright face: its `age` in years by `ESTIMATOR`, and `embedding` and `small`, see `embedding_of` and `small_of`.
+        For each: `bytes`, a digest of the file; `hash`, the perceptual one; `sharpness`, the variance of the Laplacian
+        at 200 px; `colour`, the mean difference of the channels; `blocks`, `border`, `mirrored` and `repeated`, see
+        `defects`; `faces`, their number; `turn` and `roll` of the largest in degrees. With an upright face: its `age`
+        in years by `ESTIMATOR`, and `embedding` and `small`, see `embedding_of` and `small_of`.
     """
     out, faces, whose = [], [], []
     for file in files:
@@ -158,7 +158,7 @@ def embedding_of(one: Look) -> NDArray[np.float32]:
 
 
 def small_of(one: Look) -> NDArray[np.uint8]:
-    """Its face in UTKFace's frame, grey, uint8 (SMALL, SMALL)."""
+    """Its face in UTKFace's frame, in greyscale, uint8 (SMALL, SMALL)."""
     return np.frombuffer(base64.b64decode(one["small"]), np.uint8).reshape(SMALL, SMALL)
 
 
@@ -167,7 +167,7 @@ def _text(array: NDArray[Any]) -> str:
 
 
 def _look(file: Path) -> tuple[Look, Picture | None]:
-    """What is seen of a picture without the networks, and its face as they are to see it."""
+    """Measurements of a picture without networks, and its aligned face as network input."""
     cv2 = opencv()
     cv2.setNumThreads(1)
     try:

@@ -1,8 +1,8 @@
-"""A plan of what to move out of a folder of faces, moving it, and moving it back.
+"""Plans that move faulty pictures out of a folder of faces, and back.
 
-`faces-aside/`, beside the folder `faces`, has the pictures that were moved out, at the same paths, and a journal of
-each plan. The journal is written before the first move and has `labels.csv` as it was, so that the same command goes on
-after an interruption at any moment, and `undo` gives back the same bytes.
+`faces-aside/`, beside the folder `faces`, holds the moved pictures, at the same paths, and a journal of each plan. The
+journal is written before the first move and contains the original `labels.csv`. So the same command resumes after an
+interruption at any moment, and `undo` restores the same bytes.
 """
 
 import csv
@@ -21,13 +21,13 @@ from typing import Any
 from cyclegan_age.audit.find import Finding
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import NAME
-from cyclegan_age.files import json_lines, taking_turns, unwritten, write_atomically
+from cyclegan_age.files import exclusive, json_lines, write_atomically, write_error
 from cyclegan_age.images import SUFFIXES, counted
 
 MOVE, KEEP = "move", "keep"
 COLUMNS = ("action", "file", "findings", "sha256")
 
-# What a plan moves by itself; the rest is for the reader to decide.
+# Kinds that a plan moves by default; the user decides on the others.
 _MOVED = {
     *("broken file", "same bytes", "near copy", "near copy by its face", "copy in another split"),
     *("no face", "several faces", "turned", "blurred", "pixelated"),
@@ -38,14 +38,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Move:
-    """A picture below the folder, and the mark of its content."""
+    """A picture below the folder, and the SHA-256 of its content."""
 
     file: str
     sha256: str
 
 
 def plan(root: Path, findings: Sequence[Finding]) -> tuple[bytes, int]:
-    """A table of the pictures with findings, one a line, for a reader to edit; and how many it moves as it is.
+    """A table of the pictures with findings, one a line, for the user to edit; and how many it moves unedited.
 
     Raises:
         OSError: a picture cannot be read.
@@ -64,7 +64,7 @@ def plan(root: Path, findings: Sequence[Finding]) -> tuple[bytes, int]:
 
 
 def kinds_of_plan(findings: Sequence[Finding]) -> list[str]:
-    """Sentences: for which kinds of findings a plan moves pictures, and of which kinds it leaves some to the reader."""
+    """Sentences: the kinds of findings whose pictures a plan moves, and those that it leaves to the user."""
     gone = {one.file for one in findings if one.kind in _MOVED}
     moved = Counter(one.kind for one in findings if one.kind in _MOVED)
     left = Counter(one.kind for one in findings if one.file not in gone)
@@ -78,23 +78,23 @@ def kinds_of_plan(findings: Sequence[Finding]) -> list[str]:
 def apply(root: Path, plan_file: Path, say: Say) -> Path:
     """Move the pictures whose action is `move` out of the folder, and their lines out of its `labels.csv`.
 
-    Nothing is moved unless all of it can be. Interrupted, the same command goes on.
+    Nothing is moved unless everything can be. After an interruption the same command resumes.
 
     Returns:
-        The folder beside this one that they are in.
+        The folder of the moved pictures.
 
     Raises:
-        UserError: the plan cannot be read or names what is unsafe to move; a picture or `labels.csv` has changed; the
-            plan was applied before; or a disk cannot be written.
+        UserError: the plan cannot be read or names an unsafe path; a picture or `labels.csv` has changed; the plan was
+            applied before; or a disk cannot be written.
     """
     aside = _aside(root)
     content, moves = _read(plan_file, "--apply")
     journal = aside / f".{hashlib.sha256(content).hexdigest()[:16]}.json"
     try:
-        with taking_turns(aside):
+        with exclusive(aside):
             record = _record(journal)
             if record and record["state"] != "applying":
-                remedy = "finish that by --undo" if record["state"] == "undoing" else "nothing is left to do"
+                remedy = "run --undo to finish" if record["state"] == "undoing" else "nothing is left to do"
                 raise UserError(f"--apply {plan_file}: {_SAID[record['state']]}; {remedy}")
             for move in moves:
                 _check(root, aside, move, plan_file, moved=bool(record))
@@ -107,19 +107,19 @@ def apply(root: Path, plan_file: Path, say: Say) -> Path:
             write_atomically(journal, json.dumps({**record, "state": "applied"}).encode())
     except OSError as e:
         raise _failed("--apply", plan_file, e) from None
-    say(f"moved {counted(len(moves))} to {aside}; back by --undo {shlex.quote(str(plan_file))}")
+    say(f"moved {counted(len(moves))} to {aside}; to move them back: --undo {shlex.quote(str(plan_file))}")
     return aside
 
 
 def undo(root: Path, plan_file: Path, say: Say) -> Path:
-    """Move back what `apply` moved by this plan, and put `labels.csv` back as it was. Interrupted, it goes on.
+    """Move back the pictures of an applied plan, and restore `labels.csv`. Resumes after an interruption.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: the plan cannot be read, was changed since or not applied; a picture or `labels.csv` has changed; or
-            a disk cannot be written.
+        UserError: the plan cannot be read, has changed or was not applied; a picture or `labels.csv` has changed; or a
+            disk cannot be written.
     """
     aside = _aside(root)
     content, moves = _read(plan_file, "--undo")
@@ -127,13 +127,13 @@ def undo(root: Path, plan_file: Path, say: Say) -> Path:
     try:
         if not aside.is_dir():
             raise UserError(
-                f"--undo {plan_file}: not applied, or undone already: there is no {aside}; give a plan that is applied"
+                f"--undo {plan_file}: not applied, or undone already: there is no {aside}; expected an applied plan"
             )
-        with taking_turns(aside):
+        with exclusive(aside):
             record = _record(journal)
             if not record:
                 raise UserError(
-                    f"--undo {plan_file}: not applied as it is now, or undone already; give a plan that is applied"
+                    f"--undo {plan_file}: not applied in its present form, or undone already; expected an applied plan"
                 )
             for move in moves:
                 _check(root, aside, move, plan_file, moved=True, flag="--undo")
@@ -169,34 +169,34 @@ def _read(plan_file: Path, flag: str) -> tuple[bytes, list[_Move]]:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in first else ",")
         lines = list(reader)
     except OSError as e:
-        raise UserError(f"{flag} {plan_file}: cannot be read ({e.strerror}); give the plan.csv of --fix") from None
+        raise UserError(f"{flag} {plan_file}: cannot be read ({e.strerror}); expected the plan.csv of --fix") from None
     except csv.Error:
-        raise UserError(f"{flag} {plan_file}: no table; give the plan.csv of --fix") from None
+        raise UserError(f"{flag} {plan_file}: not a table; expected the plan.csv of --fix") from None
     if not {"action", "file", "sha256"} <= set(reader.fieldnames or ()):
-        raise UserError(f"{flag} {plan_file}: no columns action, file and sha256; give the plan.csv of --fix")
+        raise UserError(f"{flag} {plan_file}: no columns action, file and sha256; expected the plan.csv of --fix")
     moves: dict[str, _Move] = {}
     for number, line in enumerate(lines, 2):
         action, file = (line["action"] or "").strip().lower(), line["file"] or ""
         if action not in (MOVE, KEEP):
-            raise UserError(f"{flag} {plan_file}: line {number}: action {_printable(action)}; give {MOVE} or {KEEP}")
+            raise UserError(f"{flag} {plan_file}: line {number}: action {_printable(action)}; must be {MOVE} or {KEEP}")
         if action == MOVE:
             if file in moves:
                 raise UserError(
-                    f"{flag} {plan_file}: line {number}: {_printable(file)} is named twice; delete one of the lines"
+                    f"{flag} {plan_file}: line {number}: {_printable(file)} is listed twice; delete one of the lines"
                 )
             moves[file] = _Move(file, line["sha256"] or "")
     return content, list(moves.values())
 
 
 def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool, flag: str = "--apply") -> None:
-    """Refuse what is unsafe.
+    """Refuse an unsafe move.
 
     Args:
         root: the folder.
         aside: the folder beside it.
-        move: what to move.
+        move: the picture.
         plan_file: for the error.
-        moved: whether it may be there already.
+        moved: whether the picture may have been moved already.
         flag: for the error.
     """
 
@@ -209,17 +209,17 @@ def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool
     if path.suffix.lower() not in SUFFIXES | {".heic", ".heif", ".hif"} or any(
         part.startswith(".") for part in path.parts
     ):
-        raise refuse("is not named as a picture", "delete the line")
+        raise refuse("has no picture's file name", "delete the line")
     for base in (root.resolve(), aside.resolve()):
         if (base / path).parent.resolve() != (base / path).parent or (base / path).is_symlink():
-            raise refuse("is or lies behind a link", "delete the line")
+            raise refuse("is a link, or in a linked folder", "delete the line")
     here, there = root / path, aside / path
     back = flag == "--undo"
     if here.exists() and there.exists():
         raise refuse(f"is also in {aside}", "move one of them elsewhere")
     file = there if moved and there.exists() else here
     if not file.is_file():
-        raise refuse("is not there any more", "put it back" if back else "run the audit again, or delete the line")
+        raise refuse("is missing", "put it back" if back else "run the audit again, or delete the line")
     if not move.sha256:
         raise refuse("has no sha256 in the plan", "run the audit again, or delete the line")
     if _digest(file) != move.sha256:
@@ -227,7 +227,7 @@ def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool
 
 
 def _labels(root: Path, moves: Sequence[_Move]) -> dict[str, Any]:
-    """`labels.csv` of the folder, or of the one above it, before and without the lines of the pictures.
+    """`labels.csv` of the folder, or of the one above it, before and after removal of the pictures' lines.
 
     Raises:
         UserError: it is no table of files.
@@ -263,12 +263,12 @@ def _labels(root: Path, moves: Sequence[_Move]) -> dict[str, Any]:
 def _check_labels(record: dict[str, Any], plan_file: Path) -> None:
     if record["labels"] and _text(Path(record["labels"])) not in (record["before"], record["after"]):
         raise UserError(
-            f"--undo {plan_file}: {record['labels']} has changed since; undo later plans first, or take the change back"
+            f"--undo {plan_file}: {record['labels']} has changed since; undo later plans first, or revert the change"
         )
 
 
 def _relabel(record: dict[str, Any], old: str, new: str) -> None:
-    """Write `labels.csv` as it is to be; it is as it was, or is so already.
+    """Write the new `labels.csv`; its content must be the old or the new one.
 
     Raises:
         UserError: it is neither.
@@ -278,7 +278,7 @@ def _relabel(record: dict[str, Any], old: str, new: str) -> None:
     file = Path(record["labels"])
     text = _text(file)
     if text not in (record[old], record[new]):
-        raise UserError(f"{file}: has changed since; take the change back, then give the same command again")
+        raise UserError(f"{file}: has changed since; revert the change, then repeat the same command")
     if text != record[new]:
         write_atomically(file, record[new].encode(errors="surrogateescape"))
 
@@ -292,26 +292,26 @@ def _record(journal: Path) -> dict[str, Any] | None:
         return None
     record = next(json_lines(journal), None)
     if not record:
-        raise UserError(f"{journal}: broken; put it back from a backup, or the pictures beside it by hand")
+        raise UserError(f"{journal}: corrupt; restore it from a backup, or move the pictures back by hand")
     return record
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a file; one that is there already stays."""
+    """Rename a file; an existing target stays."""
     if source.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(source, target)  # noqa: PTH104 - never over a link or a file, see `_check`
 
 
 def _clear(aside: Path) -> None:
-    """Remove the folders in it that are empty now."""
+    """Remove empty folders in it."""
     for where, _, _ in sorted(os.walk(aside), reverse=True):
         with suppress(OSError):
             Path(where).rmdir()
 
 
 def _printable(text: str) -> str:
-    """A name for one line of an error."""
+    """A name, safe to print in one line of an error."""
     return text if text.isprintable() else ascii(text)
 
 
@@ -321,4 +321,4 @@ def _digest(file: Path) -> str:
 
 def _failed(flag: str, plan_file: Path, e: OSError) -> UserError:
     what = f"{flag} {plan_file}: {_printable(str(e.filename or 'a file'))}"
-    return unwritten(what, e, "then give the same command again")
+    return write_error(what, e, "then repeat the same command")

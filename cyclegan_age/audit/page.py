@@ -1,4 +1,4 @@
-"""Findings -> a page that opens from disk and loads nothing."""
+"""Findings -> a self-contained page."""
 
 import base64
 import io
@@ -8,32 +8,29 @@ from html import escape
 from pathlib import Path
 
 from cyclegan_age.audit.find import Finding
+from cyclegan_age.html_page import html_page
 from cyclegan_age.images import BadImage, open_image
 
-_SHOWN = 24  # of a kind, evenly over all of them
+_SHOWN = 24  # of each kind, evenly spaced
 _STYLE = (
-    ":root { color-scheme: light dark; } body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto;"
-    " max-width: 76rem; padding: 0 1rem; } div { display: flex; flex-wrap: wrap; gap: .75rem .5rem; }"
+    "div { display: flex; flex-wrap: wrap; gap: .75rem .5rem; }"
     " figure { margin: 0; width: 8rem; font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }"
     " figure.pair { width: 16.25rem; } img { width: 8rem; } .pair img + img { margin-left: .25rem; }"
 )
 
 
 def page(root: Path, number: int, findings: Sequence[Finding], plan: Sequence[str] = ()) -> str:
-    """Some pictures of each kind; those that are compared stand beside each other.
+    """Some pictures of each kind; compared pictures stand side by side.
 
     Args:
         root: the folder.
         number: of pictures in it.
         findings: sorted by kind.
-        plan: sentences on what `plan.csv` moves, where there is one.
+        plan: sentences on `plan.csv`, if there is one.
     """
     kinds = Counter(one.kind for one in findings)
     out = [
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Audit</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head>",
-        f"<body><h1>Audit of {escape(root.resolve().name)}</h1>",
+        f"<h1>Audit of {escape(root.resolve().name)}</h1>",
         f"<p>{number:,} pictures; audit.csv lists all findings.</p>",
         *([f"<p>plan.csv: {escape(' '.join(plan))}</p>"] if plan else []),
         "<p>"
@@ -53,7 +50,7 @@ def page(root: Path, number: int, findings: Sequence[Finding], plan: Sequence[st
             mark = ' class="pair"' if one.other else ""
             out.append(f"<figure{mark}>{pictures}<figcaption>{name}{detail}</figcaption></figure>")
         out.append("</div>")
-    return "\n".join([*out, "</body></html>\n"])
+    return html_page("Audit", "\n".join(out), _STYLE)
 
 
 def _thumbnail(file: Path) -> str:

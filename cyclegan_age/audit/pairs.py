@@ -1,18 +1,18 @@
-"""Which pictures show the same face: by their embeddings, and by how alike the aligned faces are."""
+"""Pairs of pictures of the same face: by embedding, and by correlation of the aligned faces."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_age.faces.alignment import opencv
 
-_ROWS = 1024  # of the matrix of all pairs that are computed at once
-_MOST = 20  # pairs of each picture
+_ROWS = 1024  # of the matrix of all pairs, computed at once
+_MOST = 20  # pairs per picture
 
 
 def similar(embeddings: NDArray[np.float32], least: float) -> list[tuple[int, int, float]]:
-    """Pairs i < j of embeddings (N, D) of length 1 whose cosine is at least so much, with it; the most similar first.
+    """Pairs i < j of embeddings (N, D) of length 1 whose cosine is at least `least`, with it; the most similar first.
 
-    Of each picture the 20 most similar later ones count. For 16,000 pictures of 128 numbers it is 33 GFLOP in 16 parts.
+    Only the 20 most similar later pictures of each count. 16,000 pictures with 128 numbers take 33 GFLOP in 16 parts.
     """
     pairs = []
     for start in range(0, len(embeddings), _ROWS):
@@ -29,9 +29,9 @@ def similar(embeddings: NDArray[np.float32], least: float) -> list[tuple[int, in
 
 
 def likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """Correlation of the middle of an aligned face (S, S) with another one, or its mirror image, where it fits best.
+    """Highest correlation of the middle of an aligned face (S, S) with another one, or its mirror image.
 
-    The places tried are up to an eighth of the side away, as no detector puts the landmarks of copies in one place.
+    It searches displacements up to an eighth of the side, because detectors place the landmarks of copies differently.
     """
     cv2 = opencv()
     edge = len(first) // 8

@@ -1,4 +1,4 @@
-"""`prepare.py audit`: what may be wrong with the pictures and labels of a folder of faces."""
+"""`prepare.py audit`: find faulty pictures and labels in a folder of faces."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from cyclegan_age.audit.looks import look_at, recognise
 from cyclegan_age.audit.moves import apply, kinds_of_plan, plan, undo
 from cyclegan_age.audit.page import page
 from cyclegan_age.config import AuditConfig, UserError
-from cyclegan_age.files import unwritten
+from cyclegan_age.files import write_error
 from cyclegan_age.images import counted, list_images
 from cyclegan_age.runs import next_folder, write_atomically
 
@@ -20,28 +20,28 @@ Say = Callable[[str], None]
 
 
 def audit(config: AuditConfig, say: Say) -> Path:
-    """Look at every picture of a folder, or move those that a plan names.
+    """Check every picture of a folder, or move the pictures that a plan names.
 
     Args:
-        config: which folder, and what to do.
-        say: takes lines for the user.
+        config: folder and action.
+        say: called with progress lines for the user.
 
     Returns:
-        The page, beside which `audit.csv` lists everything and, with `--fix`, `plan.csv` what would be moved; or the
+        The page, beside which `audit.csv` lists all findings and, with `--fix`, `plan.csv` the proposed moves; or the
         folder that pictures were moved to or from.
 
     Raises:
         UserError: no such folder, no picture in it, the report cannot be written, or see `moves`.
     """
     if not config.folder.is_dir():
-        raise UserError(f"{config.folder}: no such folder; give one of faces")
+        raise UserError(f"{config.folder}: no such folder; expected a folder of faces")
     if config.apply:
         return apply(config.folder, config.apply, say)
     if config.undo:
         return undo(config.folder, config.undo, say)
     files = [file for file in list_images(config.folder) if "parsings" not in file.parts]
     if not files:
-        raise UserError(f"{config.folder}: no pictures in it; give a folder of faces")
+        raise UserError(f"{config.folder}: no pictures in it; expected a folder of faces")
     seen = look_at(config, files)
     findings = find(config.folder, files, seen, partial(recognise, config.workers))
     for kind, number in Counter(one.kind for one in findings).items():
@@ -61,10 +61,10 @@ def audit(config: AuditConfig, say: Say) -> Path:
         if config.fix:
             lines, moved = plan(config.folder, findings)
             write_atomically(folder / "plan.csv", lines)
-            say(f"plan: {folder / 'plan.csv'} would move {counted(moved)}; edit it, then give it to --apply")
+            say(f"plan: {folder / 'plan.csv'} would move {counted(moved)}; edit it, then pass it to --apply")
             for sentence in sentences:
                 say(sentence)
     except OSError as e:
-        raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from None
+        raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
     say(f"page: {folder / 'index.html'}")
     return folder / "index.html"

@@ -1,1 +1,1 @@
-"""Many pictures at other ages, by several processes or machines."""
+"""Age many pictures, with several processes or machines."""

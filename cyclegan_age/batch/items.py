@@ -1,4 +1,4 @@
-"""What is to be done: pictures, the names of what is made of them, what there is already, what failed."""
+"""The work list: input pictures, output names, existing outputs and failures."""
 
 import csv
 import hashlib
@@ -17,7 +17,7 @@ from cyclegan_age.images import SUFFIXES, absent, list_images, unread
 from cyclegan_age.rendering.sources import clean_name
 
 FAILURES = "failures.csv"
-_NAME_BYTES = 200  # longest name of a file or folder, before what is put behind it
+_NAME_BYTES = 200  # longest name of a file or folder, before a suffix is added
 _PATH_BYTES = 1000  # longest path below the output folder
 _OUTPUT = re.compile(r"(?P<stem>.+)_age(?P<years>[0-9.]+)\.\w+", re.DOTALL)
 
@@ -27,18 +27,18 @@ class Item:
     """A picture to age."""
 
     source: str  # its address
-    stem: str  # of the files made of it, relative to the output folder
+    stem: str  # of its output files, relative to the output folder
 
 
 @dataclass
 class Failures:
-    """Pictures of which nothing could be made, in a CSV file with the columns `file` and `cause`."""
+    """Failed pictures, in a CSV file with the columns `file` and `cause`."""
 
     address: str
     rows: list[tuple[str, str]] = field(default_factory=list)
 
     def save(self) -> None:
-        """Write the file as a whole.
+        """Write the file atomically.
 
         Raises:
             OSError: it cannot be written.
@@ -50,10 +50,10 @@ class Failures:
 
 
 def all_items(config: BatchConfig, say: Callable[[str], None]) -> list[Item]:
-    """Every picture of the input; none is named twice.
+    """Every picture of the input, without duplicates.
 
     Raises:
-        UserError: no such input, one that cannot be read, or nothing in it.
+        UserError: no such input, an unreadable one, or no pictures in it.
     """
     source = config.input
     try:
@@ -69,7 +69,7 @@ def all_items(config: BatchConfig, say: Callable[[str], None]) -> list[Item]:
         elif Path(source).is_dir():
             paths = list_images(Path(source))
             results = [folder for folder in {path.parent for path in paths} if _is_inside(folder, config.output)]
-            paths = [path for path in paths if path.parent not in results]  # a link led there
+            paths = [path for path in paths if path.parent not in results]  # reached through a link
             names = [path.relative_to(source).as_posix() for path in paths]
             sources = list(map(str, paths))
             if line := unread(Path(source)):
@@ -80,10 +80,10 @@ def all_items(config: BatchConfig, say: Callable[[str], None]) -> list[Item]:
             raise UserError(f"--input {source}: {absent(Path(source))}")
     except OSError as e:
         raise UserError(
-            f"--input {source}: cannot be read ({e.strerror or e}); check the name and what it allows"
+            f"--input {source}: cannot be read ({e.strerror or e}); check the name and the permissions"
         ) from e
     if not names:
-        raise UserError(f"--input {source}: no pictures in it; give a folder or a list of .jpg or .png files")
+        raise UserError(f"--input {source}: no pictures in it; expected a folder or a list of .jpg or .png files")
     items = [Item(*both) for both in zip(sources, output_stems(names), strict=True)]
     return items[: config.limit or None]
 
@@ -97,7 +97,7 @@ def _is_inside(folder: Path, output: str) -> bool:
 
 def _lines(text: bytes, place: str) -> list[str]:
     if b"\0" in text:
-        raise UserError(f"{place}: no list in UTF-8, a path on each line; write it so")
+        raise UserError(f"{place}: expected a list in UTF-8, a path on each line")
     lines = re.split(r"[\r\n]+", text.decode("utf-8", "surrogateescape").lstrip("\ufeff"))
     return [line.strip() for line in lines if line.strip()]
 
@@ -116,15 +116,15 @@ def _column(data: bytes, config: BatchConfig) -> list[str]:
     except pa.ArrowException as e:
         raise UserError(f"--input {config.input}: not read as Parquet ({str(e).splitlines()[0]})") from None
     if not all(isinstance(value, str) for value in values):
-        raise UserError(f"--column {config.column}: holds no paths; name a column of texts")
+        raise UserError(f"--column {config.column}: holds no paths; expected a column of strings")
     return [value for value in values if value]
 
 
 def output_stems(names: Sequence[str]) -> list[str]:
     """A stem of output names for each path or address, by the path alone, so that a later run gives the same.
 
-    Folders stay. Of names that differ in nothing but ending or case each gets a hash of its own, and so does one
-    that was too long or had in it what a file system cannot hold.
+    Folders stay. A hash is added to names that differ only in suffix or case, that are too long, or that contain
+    characters which a file system cannot hold.
     """
     bases = [_base(name) for name in names]
     counts = Counter(base.casefold() for base, _ in bases)
@@ -135,7 +135,7 @@ def output_stems(names: Sequence[str]) -> list[str]:
 
 
 def _base(name: str) -> tuple[str, bool]:
-    """A name that may stand below the output folder, and whether it is still the one it was."""
+    """A valid name below the output folder, and whether it is unchanged."""
     path = re.sub(r"^[a-z][a-z0-9+.-]*://", "", name).partition("?")[0] if is_remote(name) else name
     path = posixpath.splitext(path.replace("\ufffd", "_"))[0] or path
     parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -160,7 +160,7 @@ def output_name(item: Item, years: float, suffix: str) -> str:
 
 
 def to_do(items: Iterable[Item], ages: Sequence[float], there: Iterable[str]) -> list[Item]:
-    """The items of which a picture is missing at one of the ages, given the names of the files that are there."""
+    """The items that lack a picture at one of the ages, given the names of existing files."""
     bits = {f"{years:g}": 1 << i for i, years in enumerate(ages)}
     done: Counter[str] = Counter()
     for name in there:
@@ -170,14 +170,14 @@ def to_do(items: Iterable[Item], ages: Sequence[float], there: Iterable[str]) ->
 
 
 def check_output(config: BatchConfig) -> None:
-    """Check that the results do not become inputs of the next run.
+    """Check that the results cannot become inputs of the next run.
 
     Raises:
-        UserError: they would.
+        UserError: they can.
     """
     places = [config.input, config.output]
     if not any(map(is_remote, places)):
         places = list(map(os.path.realpath, places))
     inside, outside = (place.partition("?")[0].rstrip("/") + "/" for place in reversed(places))
     if inside.startswith(outside):
-        raise UserError(f"--output {config.output}: in the folder of --input; name one that is not")
+        raise UserError(f"--output {config.output}: inside the folder of --input; choose one outside it")

@@ -1,4 +1,4 @@
-"""Items over the processes of this machine or of a cluster, by Ray Data."""
+"""Distribute items over the processes of this machine or of a cluster, by Ray Data."""
 
 import logging
 import os
@@ -22,55 +22,57 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.gallery import wanted_ages
 from cyclegan_age.runs import find_weights
 
-_BLOCK = 64  # items of a task; those of a worker that is killed are done again
+_BLOCK = 64  # items per task; those of a killed worker are repeated
 _RETRIES = 2  # of a task whose worker died
 _STORE_BYTES = 200 << 20  # memory that the processes share
-_SAVE_S = 30.0  # seconds between two times that failures are written
+_SAVE_S = 30.0  # seconds between two writes of the failures
 
-Reports = Callable[[Sequence[Item], int], Iterator[Report]]  # items, items of a task -> reports as they come
+Reports = Callable[[Sequence[Item], int], Iterator[Report]]  # items, items per task -> reports in order of completion
 
 
 def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = Worker) -> None:
     """Render every picture of the input that is not in the output yet.
 
     Args:
-        config: what to render and where to.
-        say: takes lines for the user.
-        worker: what each process makes.
+        config: input, output and rendering.
+        say: called with progress lines for the user.
+        worker: class that each process creates.
 
     Raises:
-        UserError: no input, no usable one, no such weights, a missing package, or no place to write to.
+        UserError: no input, no readable one, no such weights, a missing package, or no writable output.
     """
     check_output(config)
     items = all_items(config, say)
     weights = find_weights(config.weights, config.results_dir).resolve()
     ager = Ager.load(weights)
     if ager.domains:
-        raise UserError(f"--weights {config.weights}: know no ages; give others, or translate pictures by test.py")
+        raise UserError(f"--weights {config.weights}: have no ages; choose others, or translate pictures by test.py")
     if not config.aligned:
         detector()
         ager.blender.check(config.rendering.strengths)
     ages = wanted_ages(config.rendering, ager, say)
     address = _settle()
     with needs("ray[data]", install=install_extra("ray")):
-        import ray.data  # noqa: F401 - before the work
+        import ray.data  # noqa: F401 - fails early where it is missing
     output = config.output if is_remote(config.output) else str(Path(config.output).resolve())
     with ExitStack() as stack:
         try:
             if not is_remote(output):
                 Path(output).mkdir(parents=True, exist_ok=True)
-                stack.enter_context(closing(files.lock(Path(output), "is writing to it", ", or give another --output")))
+                stack.enter_context(
+                    closing(files.lock(Path(output), "is writing to it", ", or choose another --output"))
+                )
                 files.clear(Path(output))
             waiting = to_do(items, ages, below(output))
             if len(waiting) < len(items):
-                say(f"{counted(len(items) - len(waiting), 'picture')} done before")
+                say(f"{counted(len(items) - len(waiting), 'picture')} done already")
             failures = Failures(joined(output, FAILURES))
             reports = stack.enter_context(
                 _cluster(address, config, worker, (weights, config.rendering, ages, output), say)
             )
             done, written, seconds = _collect(waiting, reports, failures)
             if not is_remote(output):
-                files.clear(Path(output))  # of workers that were killed
+                files.clear(Path(output))  # files of killed workers
         except OSError as e:
             raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e})") from e
     result = f"{counted(written, 'picture')} of {counted(done, 'file')} in {seconds:.1f} s"
@@ -78,14 +80,14 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
     if failures.rows:
         result += f"; {counted(len(failures.rows), 'file')} failed, listed in {failures.address}"
     if failures.rows and len(failures.rows) == len(items):
-        raise UserError(f"--input {config.input}: no usable picture; {failures.address} has the causes")
+        raise UserError(f"--input {config.input}: no picture could be aged; {failures.address} lists the causes")
     say(result)
 
 
 def _collect(items: Sequence[Item], reports: Reports, failures: Failures) -> tuple[int, int, float]:
-    """Take in the reports; gives files done, pictures written and seconds.
+    """Collect the reports; returns files done, pictures written and seconds.
 
-    Items without a report were in a task whose workers died; each is tried again in a task of its own.
+    Items without a report were in a task whose workers died; each is retried in a separate task.
     """
     waiting = {item.stem: item for item in items}
     done = written = 0
@@ -95,7 +97,7 @@ def _collect(items: Sequence[Item], reports: Reports, failures: Failures) -> tup
             for block in (_BLOCK, 1):
                 for report in reports(list(waiting.values()), block) if waiting else ():
                     item = waiting.pop(report.stem, None)
-                    if item is None:  # a task that was done twice
+                    if item is None:  # a task that ran twice
                         continue
                     bar.update()
                     done += not report.cause
@@ -116,7 +118,7 @@ def _collect(items: Sequence[Item], reports: Reports, failures: Failures) -> tup
 def _cluster(
     address: str, config: BatchConfig, worker: type[Worker], arguments: tuple[Any, ...], say: Callable[[str], None]
 ) -> Iterator[Reports]:
-    """Ray: the cluster that RAY_ADDRESS names, or processes of this machine that no other one reaches."""
+    """Ray: the cluster at RAY_ADDRESS, or local processes that are not reachable from other machines."""
     ray = _start(address)
     try:
         resources = ray.cluster_resources()
@@ -137,7 +139,7 @@ def _cluster(
             table = pa.table(columns)
             blocks = [table.slice(i, block) for i in range(0, len(table), block)]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that `max_task_retries` will have another form
+                warnings.simplefilter("ignore")  # a deprecation of `max_task_retries`
                 data = ray.data.from_arrow(blocks).map_batches(
                     worker,
                     fn_constructor_args=(*arguments, threads),
@@ -161,9 +163,9 @@ def _cluster(
 
 
 def _settle() -> str:
-    """Set what Ray reads from the environment when it is imported; gives the address of a cluster, or nothing."""
+    """Set the environment variables that Ray reads on import; returns the address of a cluster, or an empty string."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # workers that die are done again
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # tasks of dead workers are retried
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # without it Ray listens on every address of the machine
@@ -171,7 +173,7 @@ def _settle() -> str:
 
 
 def _start(address: str) -> Any:
-    """Begin to use Ray, quietly."""
+    """Initialise Ray without its output."""
     import ray
     import ray.data
 
@@ -183,7 +185,7 @@ def _start(address: str) -> Any:
         try:
             ray.init(**place, log_to_driver=False, logging_level=logging.CRITICAL)
             break
-        except Exception as e:  # of no one kind; on a busy machine Ray gives up after 30 s
+        except Exception as e:  # of various types; on a busy machine Ray times out after 30 s
             ray.shutdown()
             if not left:
                 what = f"RAY_ADDRESS {address}: not reached" if address else "Ray: did not start"

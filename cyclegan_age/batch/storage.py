@@ -1,4 +1,4 @@
-"""Files by their addresses: paths of this machine, or of an object store, as s3://bucket/folder, by pyarrow."""
+"""Files by address: local paths, or an object store such as s3://bucket/folder, by pyarrow."""
 
 import os
 import re
@@ -13,14 +13,14 @@ from cyclegan_age.files import write_atomically
 
 
 def is_remote(address: str) -> bool:
-    """Whether it is an address of an object store, as s3:// or gs://."""
+    """Whether it is an address of an object store, such as s3:// or gs://."""
     return re.match(r"[a-z][a-z0-9+.-]*://", address) is not None
 
 
 def joined(folder: str, name: str) -> str:
-    """The address of a file below a folder; a query, as ?region=eu-west-1, stays at the end."""
+    """The address of a file below a folder; a query, such as ?region=eu-west-1, stays at the end."""
     if not is_remote(folder):
-        return os.path.join(folder, name)  # noqa: PTH118 - addresses are no paths
+        return os.path.join(folder, name)  # noqa: PTH118 - addresses are not paths
     path, mark, query = folder.partition("?")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
@@ -29,7 +29,7 @@ def read(address: str) -> bytes:
     """The content of a file.
 
     Raises:
-        OSError: it is not there, or cannot be read.
+        OSError: it does not exist, or cannot be read.
     """
     if not is_remote(address):
         return Path(address).read_bytes()
@@ -40,7 +40,7 @@ def read(address: str) -> bytes:
 
 
 def write(address: str, data: bytes) -> None:
-    """Write a file; at no moment a part of it is there under its name.
+    """Write a file atomically.
 
     Raises:
         OSError: it cannot be written.
@@ -49,7 +49,7 @@ def write(address: str, data: bytes) -> None:
         write_atomically(Path(address), data)
         return
     store, path = _opened(address)
-    with store.open_output_stream(path) as f:  # of object stores a file shows itself when it is closed
+    with store.open_output_stream(path) as f:  # in object stores a file appears when it is closed
         f.write(data)
 
 
@@ -66,7 +66,7 @@ def is_file(address: str) -> bool:
 
 
 def below(address: str) -> Iterator[str]:
-    """Names of all files below a folder, relative to it, with `/`; none where the folder is not there.
+    """Names of all files below a folder, relative to it, with `/`; none if it does not exist.
 
     Raises:
         OSError: the store does not answer.

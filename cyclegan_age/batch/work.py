@@ -1,4 +1,4 @@
-"""One process: pictures -> the same ones at other ages, written, and a report on each."""
+"""The work of one process: age pictures, write the results, and report on each."""
 
 import io
 import os
@@ -24,16 +24,16 @@ from cyclegan_age.rendering.crops import Crop, rendered
 from cyclegan_age.rendering.photos import AgedPhoto
 from cyclegan_age.rendering.sources import Source, ahead, clean_name
 
-_AHEAD = 2  # pictures that each thread is ahead of the network, or behind it
+_AHEAD = 2  # queued pictures per thread, before and after the network
 
 
 class Unwritable(Exception):
-    """The output folder takes no files; to go on makes no sense."""
+    """The output folder is not writable, so that the run must end."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of an item: pictures that were written, or a cause why not."""
+    """The outcome of an item: the number of pictures written, or the cause of the failure."""
 
     stem: str  # the item's
     pictures: int = 0
@@ -49,14 +49,14 @@ class Renderer:
         weights: Path,
         config: InferConfig,  # how to render
         ages: Sequence[float],  # in years
-        output: str,  # address of the folder
-        threads: int = 1,  # that read and decode, and as many that encode and write
+        output: str,  # address of the output folder
+        threads: int = 1,  # for reading and decoding, and as many for encoding and writing
     ) -> None:
         self._ager = Ager.load(weights)
         self._config, self._ages, self.output, self._threads = config, list(ages), output, threads
 
     def __call__(self, items: Sequence[Item]) -> list[Report]:
-        """Render items; where one of them breaks the work on all, one after the other.
+        """Render items; if one of them breaks the batch, render them one by one.
 
         Raises:
             Unwritable: the output cannot be written.
@@ -82,7 +82,7 @@ class Renderer:
             except (BadImage, OSError) as e:
                 return Report(item.stem, cause=_line(e))
 
-        def usable(found: Iterator[Crop | Report]) -> Iterator[Crop]:
+        def readable(found: Iterator[Crop | Report]) -> Iterator[Crop]:
             for one in found:
                 if isinstance(one, Crop):
                     yield one
@@ -96,7 +96,7 @@ class Renderer:
             return Report(face.source.stem, len(self._ages))
 
         with ThreadPoolExecutor(self._threads) as readers, ThreadPoolExecutor(self._threads) as writers:
-            faces = usable(ahead(readers, start, items, self._config.batch_size + _AHEAD * self._threads))
+            faces = readable(ahead(readers, start, items, self._config.batch_size + _AHEAD * self._threads))
             done = rendered(self._ager, faces, self._ages, self._config, lambda _: None)
             yield from ahead(writers, finish, done, self._config.batch_size + _AHEAD * self._threads)
         yield from failed
@@ -153,13 +153,13 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _line(error: Exception) -> str:
-    """An error as a line of a table."""
+    """An error as one line of a table."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return clean_name((text.splitlines() or [""])[0])
 
 
 class Worker:
-    """A `Renderer` as Ray Data calls it: columns of a block of items in, columns of reports out."""
+    """A `Renderer` in Ray Data's interface: columns of a block of items in, columns of reports out."""
 
     def __init__(self, weights: Path, config: InferConfig, ages: Sequence[float], output: str, threads: int) -> None:
         self._fault = ""
@@ -171,7 +171,7 @@ class Worker:
     def __call__(self, block: dict[str, list[bytes]]) -> dict[str, list[bytes] | list[int]]:
         """Columns `source` and `stem` -> `stem`, `pictures`, `cause` and `fault`; texts are bytes as of `os.fsencode`.
 
-        A fault is what ends the run.
+        A fault ends the run.
         """
         stems = [os.fsdecode(stem) for stem in block["stem"]]
         reports: list[Report] = []
@@ -181,7 +181,9 @@ class Worker:
                     [Item(os.fsdecode(s), stem) for s, stem in zip(block["source"], stems, strict=True)]
                 )
             except Unwritable as e:
-                self._fault = f"--output {self._renderer.output}: cannot be written ({e}); make room or allow it"
+                self._fault = (
+                    f"--output {self._renderer.output}: cannot be written ({e}); free space or grant permission"
+                )
         if self._fault:
             reports = [Report(stem) for stem in stems]
         return {

@@ -1,4 +1,4 @@
-"""What models with discriminators share, and the progressive face aging GAN."""
+"""Settings shared by models with discriminators, and the progressive face aging GAN."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,41 +12,40 @@ def _pairs(epochs: tuple[float, ...]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversaryConfig:
-    """What keeps a discriminator from winning."""
+    """Settings that limit the discriminators' advantage."""
 
     label_smoothing: Annotated[float, Option(LOSS, at_least=0, below=1)] = 0.0
-    """How far below 1 the discriminators' goal for real pictures is (one-sided label smoothing)."""
+    """Reduction of the discriminators' target for real pictures below 1 (one-sided label smoothing)."""
     d_rate: Annotated[float, Option(OPTIMISATION, above=0)] = 1.0
     """Learning rate of the discriminators, as a multiple of --lr."""
     d_reset: Annotated[float, Option(RARE, at_least=0)] = 0.0
-    """Epochs after which, again and again, the discriminators begin anew; 0 never."""
+    """Interval in epochs at which the discriminators are reset to new random weights; 0 never."""
     d_pause: Annotated[
         tuple[float, ...], Option(RARE, valid=_pairs, must_be="pairs of epochs, from and to, rising")
     ] = ()
-    """Epochs in which the discriminators rest, as pairs of from and to."""
+    """Intervals of epochs in which the discriminators pause, as pairs of start and end."""
     head_start: Annotated[float, Option(RARE, at_least=0)] = 0.0
-    """Epochs at the beginning, and after each --d_reset, in which the discriminators rest."""
+    """Epochs at the beginning, and after each --d_reset, in which the discriminators pause."""
 
     def __post_init__(self) -> None:
         check(self)
 
     def check_together(self) -> None:
-        """Refuse a rest that lasts until the discriminators begin anew."""
+        """Refuse a pause that lasts until the next reset."""
         short = not self.d_reset or self.head_start < self.d_reset
         require(self, "head_start", short, "below --d_reset")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:
-    """What makes a generator from latent vectors and its discriminators stronger; no published form has it."""
+    """Additions for models with latent vectors; no published form has them."""
 
     residual: Annotated[bool, Option(MODEL)] = False
-    """A generator of residual blocks that latent vector and label steer, and a discriminator with spectral norm."""
+    """A residual generator conditioned on latent vector and label, and a discriminator with spectral norm."""
     augment: Annotated[bool, Option(LOSS)] = False
-    """Shift, recolour and cut all pictures that the discriminators see (Zhao et al., NeurIPS 2020)."""
+    """Augment all discriminator inputs by translation, colour and cutout (DiffAugment, Zhao et al., NeurIPS 2020)."""
     lambda_features: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Weight of telling real from generated faces by the features of an ImageNet network, too; anything but 0 needs
-    `make eval-packages`."""
+    """Weight of an adversarial term on the features of an ImageNet network; above 0 it needs `make eval-packages`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +65,11 @@ class PFAGANConfig(AdversaryConfig):
     lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 1.0
     """Weight of the identity consistency."""
     alpha_ssim: Annotated[float, Option(LOSS, at_least=0, at_most=1)] = 0.15
-    """Share of 1 - SSIM in it; the rest is the pixels'."""
+    """Share of 1 - SSIM in it; the rest is the pixel difference."""
     alpha_feature: Annotated[float, Option(LOSS, at_least=0)] = 0.5
-    """Weight of the deep features in it, beside those two."""
+    """Weight of the deep features in it, besides those two."""
     embedder: Annotated[str, Option(MODEL)] = ""
-    """Face embedder that gives the deep features: a shipped name, file or run; without it the first estimator does."""
+    """Face embedder for the deep features: a shipped name, file or run; without it the first estimator is used."""
 
     def check_together(self) -> None:
         """Refuse losses without the networks that they need."""

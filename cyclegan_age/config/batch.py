@@ -1,4 +1,4 @@
-"""What `batch.py` takes."""
+"""Configuration of `batch.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,33 +10,34 @@ from cyclegan_age.config.test import InferConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """What `batch.py` takes."""
+    """Configuration of `batch.py`."""
 
     input: Annotated[str, Option(required="the pictures")] = ""
     """A folder of pictures, a .txt file with a path on each line, a .parquet file with a column of paths, or one of
-    these in an object store, as s3://bucket/folder."""
+    these in an object store, such as s3://bucket/folder."""
     output: Annotated[str, Option(required="the folder of the results")] = ""
-    """The folder of the results, or one in an object store; pictures that are in it already are not made again."""
+    """The folder of the results, or one in an object store; existing results are not rendered again."""
     target_age: tuple[float, ...] = ()
     """Ages in years to render; without it every anchor age of the weights."""
     aligned: bool = False
-    """The pictures are aligned face crops, as for training; faces are not looked for."""
+    """The pictures are aligned face crops, as for training; no face detection."""
     face: str = "all"
     """Which face of a photograph: `all`, `largest`, or a number, counted from 1 from left to right."""
     change: tuple[str, ...] = ()
-    """How strongly parts of a photograph's faces are changed: `hair=0.5 skin=1 shape=0`, each from 0 to 2, else 1."""
+    """Strength of the change per part of a photograph's faces: `hair=0.5 skin=1 shape=0`, each from 0 to 2, default
+    1."""
     provenance: bool = True
-    """Say in the files that a network aged them; --no_provenance leaves it out."""
+    """Mark the files as aged by a network; --no_provenance omits the mark."""
     weights: str = ""
-    """A .safetensors file, the name of a run, or of other shipped weights; without it the shipped cyclegan."""
+    """A .safetensors file, the name of a run, or of other shipped weights; default: the shipped cyclegan."""
     results_dir: Path = Path("results")
-    """Where runs are looked for."""
+    """Folder of the runs."""
     column: str = "path"
-    """The column of a .parquet file that has the paths."""
+    """The column of a .parquet file that holds the paths."""
     batch_size: int = 16
     """Pictures per forward pass."""
     workers: Annotated[int, Option(at_least=0)] = 0
-    """Processes; 0 takes one per GPU, or one per core where there is none."""
+    """Processes; 0 takes one per GPU, or one per core without a GPU."""
     limit: int = 0
     """Use at most this many pictures; 0 takes all."""
 
@@ -44,12 +45,12 @@ class BatchConfig:
         check(self)
 
     def check_together(self) -> None:
-        """Refuse what `test.py` refuses."""
+        """Refuse the same values as `test.py`."""
         _ = self.rendering
 
     @property
     def rendering(self) -> InferConfig:
-        """What of it `test.py` takes, too."""
+        """The part shared with `test.py`."""
         return InferConfig(
             input=Path(self.input),
             target_age=self.target_age,

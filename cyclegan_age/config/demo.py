@@ -1,4 +1,4 @@
-"""What `demo.py` takes."""
+"""Configuration of `demo.py`."""
 
 import re
 from dataclasses import dataclass
@@ -19,33 +19,33 @@ def _origins(origins: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What `demo.py` takes."""
+    """Configuration of `demo.py`."""
 
     port: Annotated[int, PORT] = 7860
     """Port of the page and of the REST service."""
     host: str = "127.0.0.1"
-    """Address to listen on; other machines reach the page only where it is not the loopback one."""
+    """Address to listen on; a loopback address is unreachable from other machines."""
     weights: tuple[str, ...] = ()
-    """.safetensors files or names of runs to choose from on the page; without them the shipped cyclegan,
-    cyclegan_heads and caae."""
+    """.safetensors files or names of runs to choose from on the page; default: the shipped cyclegan, cyclegan_heads and
+    caae."""
     results_dir: Path = Path("results")
-    """Where runs are looked for."""
+    """Folder of the runs."""
     megabytes: Annotated[float, Option(above=0, at_most=1000)] = 20.0
-    """Largest file taken, in millions of bytes."""
+    """Largest accepted file, in millions of bytes."""
     megapixels: Annotated[float, Option(above=0, at_most=120)] = 50.0
-    """Largest picture taken, in millions of pixels."""
+    """Largest accepted picture, in millions of pixels."""
     waiting: Annotated[int, Option(at_least=1)] = 16
-    """Requests that may wait while one is worked on; more are refused."""
+    """Requests that may wait while one is processed; more are refused."""
     seconds: Annotated[float, Option(above=0)] = 30.0
-    """Time that a request may take, waiting included."""
+    """Time limit of a request, waiting included."""
     root_path: Annotated[str, Option(valid=_below_root, must_be="a path like /aging")] = ""
-    """Path below which a proxy shows the page, as /aging, where it does not say so by X-Forwarded-Prefix."""
+    """Path below which a proxy serves the page, such as /aging, if it sends no X-Forwarded-Prefix."""
     allow_origin: Annotated[
         tuple[str, ...], Option(valid=_origins, must_be="a scheme and a host like https://example.org, or *")
     ] = ()
-    """Origins whose pages may use the service from the browser, as https://example.org; * allows all."""
+    """Origins whose pages may use the service from the browser, such as https://example.org; * allows all."""
     provenance: bool = True
-    """Say in the answers that a network aged them; --no_provenance leaves it out."""
+    """Mark the answers as aged by a network; --no_provenance omits the mark."""
 
     def __post_init__(self) -> None:
         check(self)

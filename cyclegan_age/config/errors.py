@@ -1,4 +1,4 @@
-"""Errors of the user's, and the commands that install what is missing."""
+"""User errors, and the commands that install missing packages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,15 +6,15 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. Its text is one line: the flag or file, the cause, the remedy."""
+    """An error that the user can correct. Its text is one line: the flag or file, the cause, the remedy."""
 
 
 INSTALLED = (Path(__file__).parent.parent / "verbs").is_dir()
-"""Whether this is an installed wheel, in which the verbs lie, and no checkout."""
+"""Whether this is an installed wheel, which contains the root scripts, and not a checkout."""
 
 
 def install_extra(name: str) -> str:
-    """The command that installs what requirements-NAME.txt lists."""
+    """The command that installs the packages of requirements-NAME.txt."""
     return "python -m pip install " + (f'"cyclegan-age[{name}]"' if INSTALLED else f"-r requirements-{name}.txt")
 
 
@@ -27,11 +27,11 @@ INSTALL_VISDOM = (
 
 @contextmanager
 def needs(package: str, version: str = "", install: str = "") -> Iterator[None]:
-    """Around the import of a package that not every command needs.
+    """Context for the import of a package that not every command needs.
 
     Args:
         package: its name for pip.
-        version: what pip is to be told of its version, as `<5`.
+        version: version constraint for pip, such as `<5`.
         install: the command that installs it, where plain pip does not.
 
     Raises:

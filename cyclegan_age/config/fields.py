@@ -1,4 +1,4 @@
-"""Fields of configurations: each declares what its value must be, and one function checks them all."""
+"""Fields of configurations: each declares its constraints, and one function checks them all."""
 
 import math
 from collections.abc import Callable
@@ -16,22 +16,22 @@ DATA, MODEL, LOSS, OPTIMISATION, RUNTIME, LOGGING, RARE = GROUPS = (
 
 @dataclass(frozen=True)
 class Option:
-    """What a field's value must be, as `lr: Annotated[float, Option(above=0)]`; bounds are of each number of a tuple.
+    """Constraints of a field, such as `lr: Annotated[float, Option(above=0)]`; bounds apply to each number of a tuple.
 
     Attributes:
         group: of the flag in the help, one of `GROUPS`.
-        required: what to give, where the command line does not go on without the flag.
+        required: description of the value, for a flag that must be given.
         positional: on the command line it is a word without a flag.
-        length: numbers of a tuple.
-        min_length: the fewest values of a tuple.
-        max_length: the most.
+        length: length of a tuple.
+        min_length: minimum length of a tuple.
+        max_length: maximum length of a tuple.
         rising: each number of a tuple is above the one before.
-        choices: the values that there are.
+        choices: the allowed values.
         endings: suffixes of a file name.
-        valid: whether a value is right, where the others cannot say; it comes with `must_be`.
-        must_be: the words for the error, where those of the bounds say too little.
-        needs: another flag that a value other than the default is used with, and the values that this one must have
-            then; without values any but an empty one or 0.
+        valid: a predicate for other constraints; requires `must_be`.
+        must_be: the text for the error, where the text of the bounds is too short.
+        needs: another flag that a value other than the default requires, and its allowed values; without values any but
+            an empty one or 0.
     """
 
     group: str = ""
@@ -54,14 +54,14 @@ class Option:
     needs: tuple[str, ...] = ()
 
     def holds(self, value: Any, many: bool) -> bool:
-        """Whether a value is right by itself.
+        """Whether a value satisfies the constraints.
 
         Args:
             value: of the field.
             many: it is a tuple.
 
         Raises:
-            TypeError: it is of another type than the field.
+            TypeError: the value has the wrong type.
         """
         return (
             (self.length is None or len(value) == self.length)
@@ -84,7 +84,7 @@ class Option:
         )
 
     def words(self, many: bool) -> str:
-        """What a value must be, as it follows "must be".
+        """The constraint as a text after "must be".
 
         Args:
             many: it is a tuple.
@@ -111,17 +111,17 @@ class Option:
 
 
 def option_of(declared: "Field[Any]") -> Option:
-    """What a field declares."""
+    """The constraints of a field."""
     return next((one for one in getattr(declared.type, "__metadata__", ()) if isinstance(one, Option)), Option())
 
 
 def flag_of(declared: "Field[Any]") -> str:
-    """What a field is called on the command line."""
+    """The command-line flag of a field."""
     return declared.name.upper() if option_of(declared).positional else f"--{declared.name}"
 
 
 def _given(declared: "Field[Any]", value: Any) -> str:
-    """A flag with its value, as one types it."""
+    """A flag with its value, as typed on the command line."""
     if isinstance(value, bool):
         return f"--{declared.name}" if value else f"--no_{declared.name}"
     many = value if isinstance(value, tuple) else (value,)
@@ -129,10 +129,10 @@ def _given(declared: "Field[Any]", value: Any) -> str:
 
 
 def check(config: Any) -> None:
-    """Check every field by what it declares, then the fields together, by `check_together` of each class.
+    """Check every field, then the fields together, by `check_together` of each class.
 
     Raises:
-        UserError: one is wrong.
+        UserError: a check fails.
     """
     for declared in fields(config):
         option, value = option_of(declared), getattr(config, declared.name)
@@ -153,16 +153,16 @@ def check(config: Any) -> None:
 
 
 def require(config: Any, name: str, good: object, must_be: str) -> None:
-    """Refuse a field of a configuration, where it is wrong.
+    """Refuse a field of a configuration if `good` is false.
 
     Args:
         config: the configuration.
         name: of the field.
-        good: whether it is right.
-        must_be: what follows "must be" in the error.
+        good: whether it is valid.
+        must_be: text after "must be" in the error.
 
     Raises:
-        UserError: it is wrong.
+        UserError: it is not valid.
     """
     if not good:
         (declared,) = (one for one in fields(config) if one.name == name)

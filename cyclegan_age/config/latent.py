@@ -1,4 +1,4 @@
-"""The models that make faces from latent vectors."""
+"""The models with latent vectors."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,13 +16,13 @@ class CAAEConfig(LatentConfig, AdversaryConfig):
     kernel: Annotated[int, Option(MODEL, choices=(3, 4, 5))] = 5
     """Side of the convolution kernels."""
     encoder: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512, 1024)
-    """Channels of the encoder, one for each halving."""
+    """Channels of the encoder, one per downsampling."""
     decoder: Annotated[tuple[int, ...], Option(MODEL, at_least=1)] = (1024, 512, 256, 128, 64, 32, 16)
-    """Channels that the generator's deconvolutions take; those beyond the encoder's number keep the size."""
+    """Channels of the generator's transposed convolutions; those beyond the encoder's number keep the size."""
     critic: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (16, 32, 64, 128)
     """Channels of the picture discriminator's convolutions; the label joins after the first."""
     hidden: Annotated[int, Option(MODEL, at_least=1)] = 1024
-    """Numbers between its two linear layers."""
+    """Width between its two linear layers."""
     norm: Annotated[bool, Option(MODEL)] = True
     """Batch norm in both discriminators."""
     reconstruction: Annotated[Literal["l1", "l2"], Option(LOSS)] = "l2"
@@ -30,25 +30,26 @@ class CAAEConfig(LatentConfig, AdversaryConfig):
     lambda_reconstruction: Annotated[float, Option(LOSS, at_least=0)] = 100.0
     """Weight of the reconstruction."""
     lambda_z: Annotated[float, Option(LOSS, at_least=0)] = 1.0
-    """Weight of deceiving the discriminator of latent vectors."""
+    """Weight of the adversarial term of the latent vectors."""
     lambda_image: Annotated[float, Option(LOSS, at_least=0)] = 1.0
-    """Weight of deceiving the discriminator of pictures."""
+    """Weight of the adversarial term of the pictures."""
     lambda_tv: Annotated[float, Option(LOSS, at_least=0)] = 10.0
     """Weight of the total variation of the reconstruction."""
     lambda_perceptual: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Weight of its distance by an ImageNet network's features; anything but 0 needs `make eval-packages`."""
+    """Weight of its perceptual distance by an ImageNet network; above 0 it needs `make eval-packages`."""
     lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Weight of the distance of identities, 1 minus their cosine."""
+    """Weight of the identity distance, 1 minus the cosine of the embeddings."""
     embedder: Annotated[str, Option(LOSS)] = "face_embedder"
-    """Face embedder that tells identities in the loss: a shipped name, a file or a run."""
+    """Face embedder in the loss: a shipped name, a file or a run."""
     sexes: Annotated[bool, Option(RARE)] = False
-    """Labels are ages times sexes; the sex is read from names like age_sex_race_..."""
+    """Labels are ages times sexes; the sex comes from the labels or from names like age_sex_race_..."""
     other_ages: Annotated[bool, Option(RARE)] = False
-    """Each face is made at another age, too; the picture discriminators judge that one, and it keeps its identity."""
+    """Also generate each face at another age; the picture discriminators score it, and the identity term applies to
+    it."""
 
     def check_together(self) -> None:
         """Refuse a generator that is smaller than its encoder."""
-        require(self, "decoder", len(self.decoder) >= len(self.encoder), "as many numbers as --encoder has, or more")
+        require(self, "decoder", len(self.decoder) >= len(self.encoder), "at least as many numbers as --encoder has")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,31 +59,31 @@ class NoiseFields:
     z: Annotated[int, Option(MODEL, at_least=1)] = 100
     """Numbers in a latent vector."""
     prior: Annotated[Literal["uniform", "normal"], Option(MODEL)] = "uniform"
-    """What they are drawn from: from -1 to 1, or the normal distribution."""
+    """Their distribution: uniform from -1 to 1, or normal."""
     g_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (512, 256, 128, 64)
-    """Channels of the generator's layers, from 4 pixels a side on, twice as many pixels with each."""
+    """Channels of the generator's layers, from 4 pixels a side on; each layer doubles the side."""
     d_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512)
     """Channels of the discriminator's convolutions, each of which halves the side, to 4 or 2 pixels."""
     norm: Annotated[bool, Option(MODEL)] = True
-    """Batch norm, but on the generator's last layer and the discriminator's first and last."""
+    """Batch norm, except on the generator's last layer and the discriminator's first and last."""
     slope: Annotated[float, Option(MODEL, at_least=0, below=1)] = 0.2
-    """Slope of the discriminator's ReLU below 0."""
+    """Negative slope of the discriminator's leaky ReLU."""
     generator_loss: Annotated[Literal["non_saturating", "saturating"], Option(RARE)] = "non_saturating"
-    """What the generator lowers: -log D(G(z)), or log(1 - D(G(z)))."""
+    """The generator's loss: -log D(G(z)), or log(1 - D(G(z)))."""
     lambda_r1: Annotated[float, Option(LOSS, at_least=0, needs=("residual",))] = 0.0
-    """Weight of R1, a penalty on the discriminator's gradient at real pictures (Mescheder et al., ICML 2018). Above 0
-    it replaces spectral norm, and the discriminator sees the standard deviation over the batch."""
+    """Weight of the R1 penalty on the discriminator's gradient at real pictures (Mescheder et al., ICML 2018). Above 0
+    it replaces spectral norm, and the discriminator gets the standard deviation over the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFields:
-    """Where the discriminator of a conditional GAN takes the age."""
+    """Position of the label in the discriminator of a conditional GAN."""
 
     label_at: Annotated[int, Option(MODEL, at_least=0)] = 0
-    """Convolutions of the discriminator before the label joins; 0 joins it to the picture."""
+    """Convolutions of the discriminator before the label is concatenated; 0 concatenates it to the picture."""
 
     def check_together(self) -> None:
-        """Refuse a label that joins after the last convolution."""
+        """Refuse a label after the last convolution."""
         assert isinstance(self, NoiseFields)
         require(self, "label_at", self.label_at <= len(self.d_channels), "at most the number of --d_channels")
 
@@ -94,20 +95,20 @@ class EncoderFields:
     e_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512)
     """Channels of the encoder's convolutions, each of which halves the side."""
     gan_share: Annotated[float, Option(OPTIMISATION, at_least=0, below=1)] = 0.7
-    """Share of the training before the encoder's turn; 0 with --init keeps the generator it began with."""
+    """Share of the training before the encoder is trained; 0 with --init keeps the initial generator."""
     lambda_pixel: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Encoder: weight of the mean absolute difference of a real face to what the generator makes of its vector."""
+    """Encoder: weight of the mean absolute difference between a real face and its reconstruction."""
     lambda_perceptual: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Encoder: the same by an ImageNet network's features; anything but 0 needs `make eval-packages`."""
+    """Encoder: weight of their perceptual distance by an ImageNet network; above 0 it needs `make eval-packages`."""
     lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Encoder: the same by identities, 1 minus their cosine."""
+    """Encoder: weight of their identity distance, 1 minus the cosine of the embeddings."""
     embedder: Annotated[str, Option(LOSS, valid=bool, must_be="a face embedder")] = "face_embedder"
-    """Face embedder that tells identities: a shipped name, a file or a run."""
+    """Face embedder in the loss: a shipped name, a file or a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GANConfig(NoiseFields, LatentConfig, AdversaryConfig):
-    """Plain GAN: faces from noise, of no chosen age."""
+    """Plain GAN: faces from noise, without a choice of age."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ class AgeCGANConfig(EncoderFields, LabelFields, NoiseFields, LatentConfig, Adver
     """Conditional GAN, encoder, and a latent vector optimised for a face's identity."""
 
     latent_steps: Annotated[int, Option(MODEL, at_least=0)] = 50
-    """Steps of the optimisation, at rendering."""
+    """Steps of the optimisation during rendering."""
     latent_optimizer: Annotated[Literal["adam", "lbfgs"], Option(MODEL)] = "adam"
     """Its optimiser."""
     latent_rate: Annotated[float, Option(MODEL, above=0)] = 0.05

@@ -1,4 +1,4 @@
-"""What `prepare.py` takes, for each of its actions."""
+"""Configurations of the actions of `prepare.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ PREPARE_SETS = (  # data.prepare.SETS has their readers
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """What `prepare.py` takes."""
+    """Configuration of `prepare.py`."""
 
     set: Annotated[
         str, Option(positional=True, required=f"one of {', '.join(PREPARE_SETS)}", choices=("", *PREPARE_SETS))
@@ -26,33 +26,34 @@ class PrepareConfig:
     source: Annotated[Path, Option(required="the folder as downloaded")] = Path()
     """Its folder, as downloaded and unpacked."""
     output: Annotated[Path, Option(required="the folder to make")] = Path()
-    """Folder to make: train, val and test with age folders, labels.csv and a data card."""
+    """Output folder: train, val and test with age folders, labels.csv and a data card."""
     frame: Annotated[str, FRAME] = "utkface"
-    """Where faces stand in the crops: utkface (tight faces), ffhq (whole heads), or ten shares, as of train.py."""
+    """Positions of faces in the crops: utkface (tight faces), ffhq (whole heads), or ten shares, as of train.py."""
     align: bool = True
-    """Find and align the faces; --no_align keeps the pictures as they are."""
+    """Detect and align the faces; --no_align keeps the pictures unchanged."""
     size: Annotated[int, Option(at_least=32)] = 256
-    """Largest side in pixels of the crops; none is made larger than it is in its picture."""
+    """Largest side in pixels of the crops; crops are never upsampled."""
     val: Annotated[float, Option(at_least=0)] = 0.05
-    """Share of the pictures for validation, where the set has no splits of its own; persons are never parted."""
+    """Share of the pictures for validation, where the set has no splits; a person is never in two splits."""
     test: Annotated[float, Option(at_least=0)] = 0.1
     """Share of the pictures for testing, as --val."""
     fold: str = ""
-    """Fold that is for testing, and no other picture: a person of fgnet, a number of adience."""
+    """The fold for testing: a person of fgnet, a number of adience."""
     seed: int = 0
     """Seed of the splits."""
     csv: Path | None = None
     """Set csv: your table of labels, with a header."""
     columns: tuple[str, ...] = ("file", "age", "sex", "race", "person", "split")
-    """Set csv: its columns for file, age, sex, race, person and split, in this order; `-` for one that it has not."""
+    """Set csv: its columns for file, age, sex, race, person and split, in this order; `-` for a missing one."""
     pattern: str = ""
-    """Set pattern: how names tell the labels, as '{person}A{age}'; with a slash it is for paths below --source."""
+    """Set pattern: the form of file names with labels, such as '{person}A{age}'; with a slash, of paths below
+    --source."""
     shards: Annotated[int, Option(at_least=0)] = 0
-    """Pack the pictures into WebDataset shards of so many, too, in OUTPUT/shards."""
+    """Also pack the pictures into WebDataset shards of this many, in OUTPUT/shards."""
     parquet: bool = False
     """Write labels.parquet beside labels.csv (needs pyarrow)."""
     workers: Annotated[int, Option(at_least=-1)] = -1
-    """Processes; -1 takes one per core, 0 works in this one."""
+    """Processes; -1 takes one per core, 0 uses the main process."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -68,16 +69,16 @@ class PrepareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsConfig:
-    """What `prepare.py shards` takes."""
+    """Configuration of `prepare.py shards`."""
 
     folder: Annotated[Path, Option(positional=True, required="a folder of faces")] = Path()
     """A prepared folder, or one with age folders, as the word after `shards`."""
     output: Annotated[Path, Option(required="the folder to make")] = Path()
-    """Folder to make."""
+    """Output folder."""
     per_shard: Annotated[int, Option(at_least=1)] = 10_000
-    """Pictures in a shard, at most."""
+    """Maximum number of pictures in a shard."""
     seed: int = 0
-    """Seed of their order."""
+    """Seed of the order."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -85,20 +86,20 @@ class ShardsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """What `prepare.py audit` takes."""
+    """Configuration of `prepare.py audit`."""
 
     folder: Annotated[Path, Option(positional=True, required="a folder of faces")] = Path()
-    """A folder of faces, as the word after `audit`; without --apply and --undo nothing in it is changed."""
+    """A folder of faces, as the word after `audit`; without --apply and --undo it is not changed."""
     fix: bool = False
     """Also write plan.csv: which pictures --apply would move out of the folder. Read and edit it."""
     apply: Path | None = None
     """A plan: move its pictures, and their lines of labels.csv, out of FOLDER to FOLDER-aside beside it."""
     undo: Path | None = None
-    """A plan that was applied: move its pictures and lines back."""
+    """An applied plan: move its pictures and lines back."""
     workers: Annotated[int, Option(at_least=-1)] = -1
-    """Processes; -1 takes one per core, 0 works in this one."""
+    """Processes; -1 takes one per core, 0 uses the main process."""
     results_dir: Path = Path("results")
-    """Where the folder of the report is made."""
+    """Folder for the report."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -112,24 +113,24 @@ class AuditConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """What `prepare.py label` takes."""
+    """Configuration of `prepare.py label`."""
 
     folder: Annotated[Path, Option(positional=True, required="a folder of faces")] = Path()
     """A folder of faces without labels, as the word after `label`; labels.csv is written into it."""
     output: Path | None = None
-    """The pictures are photographs: cut their faces out into this folder, and label them there."""
+    """The pictures are photographs: crop their faces into this folder, and label them there."""
     frame: Annotated[str, FRAME] = "utkface"
-    """Where faces stand in the crops: utkface (tight faces), ffhq (whole heads), or ten shares, as of train.py."""
+    """Positions of faces in the crops: utkface (tight faces), ffhq (whole heads), or ten shares, as of train.py."""
     size: Annotated[int, Option(at_least=32)] = 256
-    """Largest side in pixels of crops out of photographs; none is made larger than it is there."""
+    """Largest side in pixels of crops from photographs; crops are never upsampled."""
     page: bool = False
-    """Then serve a page on which the labels are confirmed and corrected, on this machine alone, until Ctrl-C."""
+    """Then serve a local page to confirm and correct the labels, until Ctrl-C."""
     port: Annotated[int, PORT] = 7861
     """Port of the page."""
     workers: Annotated[int, Option(at_least=-1)] = -1
-    """Processes that estimate; -1 takes one per core, 0 works in this one."""
+    """Processes for the estimation; -1 takes one per core, 0 uses the main process."""
     results_dir: Path = Path("results")
-    """Where the folder of the sheets is made."""
+    """Folder for the contact sheets."""
 
     def __post_init__(self) -> None:
         check(self)

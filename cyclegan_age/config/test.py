@@ -1,4 +1,4 @@
-"""What `test.py` takes."""
+"""Configuration of `test.py`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,42 +11,43 @@ from cyclegan_age.config.values import FACE, OLDEST, check_strengths
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig:
-    """What `test.py` takes."""
+    """Configuration of `test.py`."""
 
     input: Path | None = None
-    """A photograph, a video or a folder of them; without it the built-in portrait."""
+    """A photograph, a video or a folder of them; default: the built-in portrait."""
     face: Annotated[str, FACE] = "all"
     """Which face of a photograph: `all`, `largest`, or a number, counted from 1 from left to right."""
     aligned: bool = False
-    """The pictures are aligned face crops, as for training; faces are not looked for. --dataroot always means it."""
+    """The pictures are aligned face crops, as for training; no face detection. --dataroot implies it."""
     dataroot: Path | None = None
     """A folder with one sub-folder per age group, instead of --input."""
     weights: str = ""
-    """A .safetensors file, the name of a run, or of other shipped weights (caae); without it the shipped cyclegan."""
+    """A .safetensors file, the name of a run, or of other shipped weights (caae); default: the shipped cyclegan."""
     target_age: Annotated[tuple[float, ...], Option(at_least=0, at_most=OLDEST)] = ()
     """Ages in years to render; without it every anchor age of the weights."""
     target_domain: tuple[str, ...] = ()
-    """Domains to translate to, with weights without ages that know two; without it both."""
+    """Domains to translate to, for weights of two domains without ages; default: both."""
     change: tuple[str, ...] = ()
-    """How strongly parts of a photograph's faces are changed: `hair=0.5 skin=1 shape=0`, each from 0 to 2, else 1."""
+    """Strength of the change per part of a photograph's faces: `hair=0.5 skin=1 shape=0`, each from 0 to 2, default
+    1."""
     features: tuple[str, ...] = ()
-    """Layers whose feature maps are rendered; `list` names those that there are."""
+    """Layers whose feature maps are rendered; `list` prints their names."""
     sample: Annotated[int, Option(at_least=0)] = 0
-    """Make this many faces from noise instead, with weights of a model that can."""
+    """Generate this many faces from noise instead, with weights of a model that can."""
     game: tuple[str, ...] = ()
     """Play a game with faces instead: `aging A`, `morph A B` or `kids A B`, A and B being photographs."""
     steps: Annotated[int, Option(at_least=1)] = 8
-    """Steps of a morph, or how many kids."""
+    """Steps of a morph, or number of kids."""
     seed: Annotated[int, Option(at_least=0, below=2**63, must_be="from 0 to 2^63 - 1")] = 0
     """Seed of --sample and of the kids."""
     life: bool = False
     """Render the life from the first to the last anchor age as GIF and MP4."""
     provenance: bool = True
-    """Say in the files that a network aged them; --no_provenance leaves it out."""
+    """Mark the files as aged by a network; --no_provenance omits the mark."""
     results_dir: Path = Path("results")
-    """Where the output folder is made."""
+    """Folder for the output folder."""
     name: str = ""
-    """Output folder; without it `test-NNN`."""
+    """Output folder; default `test-NNN`."""
     batch_size: Annotated[int, Option(at_least=1)] = 16
     """Pictures per forward pass."""
     limit: Annotated[int, Option(at_least=0)] = 0
@@ -56,7 +57,7 @@ class InferConfig:
         check(self)
 
     def check_together(self) -> None:
-        """Refuse inputs and kinds of output that exclude each other."""
+        """Refuse inputs and outputs that exclude each other."""
         if self.input and self.dataroot:
             raise UserError("--input and --dataroot: must not both be given")
         alone = self.face == "all" or not (self.aligned or self.dataroot)
@@ -71,7 +72,7 @@ class InferConfig:
 
     @property
     def strengths(self) -> dict[str, float]:
-        """What `change` says, by part.
+        """The strengths in `change`, by part.
 
         Raises:
             UserError: a word that is not of the form part=number.
@@ -82,5 +83,5 @@ class InferConfig:
             try:
                 strengths[part] = float(number)
             except ValueError:
-                raise UserError(f"--change {word}: must be a part and a number, as hair=0.5") from None
+                raise UserError(f"--change {word}: must be a part and a number, such as hair=0.5") from None
         return strengths

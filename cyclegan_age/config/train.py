@@ -1,4 +1,4 @@
-"""What every training has, whatever the model."""
+"""Settings of every training, for all models."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +10,14 @@ from cyclegan_age.config.values import FRAME, OLDEST, PORT
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What every training has, whatever the model."""
+    """Settings of every training, for all models."""
 
-    dataroot: Annotated[Path, Option(DATA, required="the folder that holds one sub-folder per age group")] = Path()
-    """Folder with one sub-folder per age group, or shards, as 'train-{000..099}.tar' (see docs/data.md)."""
+    dataroot: Annotated[Path, Option(DATA, required="the folder with one sub-folder per age group")] = Path()
+    """Folder with one sub-folder per age group, or shards, such as 'train-{000..099}.tar' (see docs/data.md)."""
     image_size: Annotated[int, Option(DATA, multiple_of=4, at_least=32)] = 128
-    """Side in pixels of the pictures the networks see; a multiple of 4."""
+    """Side in pixels of the networks' pictures; a multiple of 4."""
     load_size: Annotated[int, Option(DATA)] = 144
-    """Side in pixels that pictures are cached at; random crops of image_size are taken from it."""
+    """Side in pixels of the cached pictures; random crops of image_size are taken from them."""
     ages: Annotated[tuple[int, ...], Option(DATA, min_length=2, rising=True, at_least=0, at_most=OLDEST)] = (
         10,
         20,
@@ -30,28 +30,29 @@ class TrainConfig:
     age_vector: Annotated[Literal["linear", "onehot"], Option(DATA)] = "linear"
     """Interpolate between anchors, or one unit vector per group."""
     ends: Annotated[tuple[int, ...], Option(DATA, needs=("age_vector", "onehot"))] = ()
-    """Last year of each group, for unit vectors; without it groups touch and the last is as long as the one before."""
+    """Last year of each group, for unit vectors; default: groups without gaps, and the last as long as the one
+    before."""
     frame: Annotated[str, replace(FRAME, group=DATA)] = "utkface"
-    """Where the face stands in the pictures of --dataroot: utkface (tight faces), ffhq (whole heads), or x and y of
+    """Positions of the face in the pictures of --dataroot: utkface (tight faces), ffhq (whole heads), or x and y of
     eyes, tip of the nose and corners of the mouth, as ten shares of the side with commas between them."""
     flip: Annotated[bool, Option(DATA)] = True
     """Mirror half of the pictures."""
     shard_cache: Annotated[float, Option(DATA, above=0)] = 50.0
-    """Most GB of shards fetched by http that are kept on disk; what is drawn depends on it where they take more."""
+    """Size limit in GB of the local cache of shards fetched by http; below the data's size it changes the draws."""
     model: Annotated[str, Option(MODEL)] = "cyclegan"
     """System to train."""
     preset: Annotated[str, Option(MODEL)] = "default"
     """Recipe that sets the defaults of all other flags."""
     init: Annotated[str, Option(MODEL)] = ""
-    """Weights to begin from: a file, a run, or `shipped`; without them from random ones."""
+    """Initial weights: a file, a run, or `shipped`; default: random."""
     init_average: Annotated[str, Option(RARE, needs=("init",))] = ""
-    """Other weights that those of --init are averaged with, parameter by parameter (Wortsman et al., ICML 2022)."""
+    """Other weights to average with those of --init, parameter by parameter (Wortsman et al., ICML 2022)."""
     init_share: Annotated[float, Option(RARE, at_least=0, at_most=1, needs=("init_average",))] = 0.5
     """Share of --init_average in the average."""
     epochs: Annotated[float, Option(OPTIMISATION, at_least=0)] = 50.0
-    """Length of the training; an epoch draws as many pictures as the data has. 0 writes the weights it begins with."""
+    """Length of the training; an epoch draws as many pictures as the data has. 0 writes the initial weights."""
     minutes: Annotated[float, Option(OPTIMISATION, at_least=0)] = 0.0
-    """Length by the clock instead, from the start of the command and in total over resumes; 0 takes --epochs."""
+    """Time limit instead, from the start of the command and in total over resumes; 0 takes --epochs."""
     batch_size: Annotated[int, Option(OPTIMISATION, at_least=1)] = 8
     """Pictures per step and process."""
     lr: Annotated[float, Option(OPTIMISATION, above=0)] = 2e-4
@@ -63,33 +64,33 @@ class TrainConfig:
     betas: Annotated[tuple[float, float], Option(OPTIMISATION, at_least=0, below=1)] = (0.5, 0.999)
     """Adam's decay rates."""
     clip: Annotated[float, Option(OPTIMISATION, at_least=0)] = 0.0
-    """Largest norm of a phase's gradient; a longer one is shortened to it. 0 sets no limit."""
+    """Maximum gradient norm of a phase (clipping); 0 sets no limit."""
     ema: Annotated[float, Option(OPTIMISATION, at_least=0, below=1)] = 0.998
-    """Decay per step of the averaged weights that are shipped; 0 keeps the raw weights."""
+    """Decay per step of the exponential moving average of the weights, which is shipped; 0 ships the raw weights."""
     accumulate: Annotated[int, Option(OPTIMISATION, at_least=1)] = 1
-    """Parts that a batch is computed in, one after the other, to save memory."""
+    """Gradient accumulation: number of parts of a batch that are computed in turn, to save memory."""
     name: Annotated[str, Option(RUNTIME)] = ""
-    """Run name; without it the run is numbered, and the same command again goes on with it."""
+    """Run name; without it the run is numbered, and the same command resumes it."""
     results_dir: Annotated[Path, Option(RUNTIME)] = Path("results")
-    """Where the run's folder is made."""
+    """Folder for the run's folder."""
     seed: Annotated[int, Option(RUNTIME, at_least=0, below=2**63, must_be="from 0 to 2^63 - 1")] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Option(RUNTIME)] = "auto"
     """auto takes bf16 where the processor computes it natively."""
     compile: Annotated[bool, Option(RUNTIME)] = True
-    """Compile the networks with torch.compile on a processor (some minutes, once); use own kernels on a GPU."""
+    """Compile the networks with torch.compile on a CPU (some minutes, once); use the project's kernels on a GPU."""
     save_every: Annotated[int, Option(RUNTIME, at_least=1)] = 500
-    """Steps between two resume states."""
+    """Steps between two checkpoints."""
     snapshot_every: Annotated[int, Option(RUNTIME, at_least=1)] = 1000
-    """Steps between two snapshots of the weights that are kept."""
+    """Steps between two permanent snapshots of the weights."""
     checkpoint: Annotated[Literal["full", "light"], Option(RUNTIME)] = "full"
-    """light leaves the optimisers and the history buffers out of resume states and stores halves: small to carry."""
+    """light omits optimisers and history buffers from checkpoints and stores weights in half precision."""
     monitor: Annotated[Literal["auto", "visdom", "tensorboard", "wandb", "none"], Option(LOGGING)] = "auto"
-    """Where losses and samples are shown; training goes on without it. auto takes visdom where it is installed."""
+    """Tracker of losses and samples; the training does not depend on it. auto takes visdom where it is installed."""
     log_every: Annotated[int, Option(LOGGING, at_least=1)] = 20
     """Steps between two lines of metrics.jsonl."""
     sample_every: Annotated[int, Option(LOGGING, at_least=1)] = 200
-    """Steps between two sample sheets; there is one at the end of each epoch, too."""
+    """Steps between two sample sheets; another is written at the end of each epoch."""
     feature_layers: Annotated[tuple[str, ...], Option(LOGGING)] = ("down2", "blocks.0")
     """Layers whose feature maps are shown beside the samples, where the model has them."""
     visdom_server: Annotated[str, Option(LOGGING)] = "http://127.0.0.1"
@@ -101,7 +102,7 @@ class TrainConfig:
         check(self)
 
     def check_together(self) -> None:
-        """Refuse sizes, groups and parts of a batch that do not fit each other."""
+        """Refuse inconsistent sizes, groups and parts of a batch."""
         require(self, "load_size", self.load_size >= self.image_size, "at least --image_size")
         divides = self.batch_size % self.accumulate == 0
         require(self, "accumulate", divides, "a divisor of --batch_size")

@@ -1,4 +1,4 @@
-"""Kinds of values that several configurations have."""
+"""Types of values shared by several configurations."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ _FRAME_WORDS = (
 
 
 def check_strengths(strengths: Mapping[str, float]) -> None:
-    """Check how strongly parts of a change are to be done.
+    """Check the strengths of the parts of a change.
 
     Raises:
-        UserError: an unknown part, or a number that is not from 0 to 2.
+        UserError: an unknown part, or a number outside 0 to 2.
     """
     for part, strength in strengths.items():
         if part not in CHANGE_PARTS:
@@ -27,10 +27,10 @@ def check_strengths(strengths: Mapping[str, float]) -> None:
 
 
 def frame_numbers(text: str) -> tuple[float, ...]:
-    """The ten numbers of a frame that has no name, x and y of five points; commas or spaces stand between them.
+    """The ten numbers of a frame without a name, x and y of five points, separated by commas or spaces.
 
     Raises:
-        UserError: not ten numbers from 0 to 1, or the eyes are not beside each other.
+        UserError: not ten numbers from 0 to 1, or the eyes are not side by side.
     """
     try:
         numbers = tuple(float(word) for word in text.replace(",", " ").split())
@@ -57,6 +57,6 @@ def _is_window(window: tuple[float, ...]) -> bool:
 
 
 FRAME = Option(valid=_is_frame, must_be=_FRAME_WORDS)
-FACE = Option(valid=_is_face, must_be="all, largest or a number from 1 on")
-WINDOW = Option(MODEL, valid=_is_window, must_be="left, top and side of a square inside, as shares")
+FACE = Option(valid=_is_face, must_be="all, largest or a number of at least 1")
+WINDOW = Option(MODEL, valid=_is_window, must_be="left, top and side of a square inside the picture, as shares")
 PORT = Option(at_least=1, at_most=65535)

@@ -1,11 +1,11 @@
-"""Balanced batches that depend on the step alone, so that a resumed training sees what it would have seen.
+"""Balanced batches that depend on the step alone, so that a resumed training draws the same batches.
 
 Every draw has a number n = (step * world + rank) * batch_size + i. Each block of as many draws as there are age groups
-holds each group once, in random order, and no picture of a group repeats before all of them were seen.
+contains each group once, in random order. No picture of a group repeats before all of them were drawn.
 
-On a GPU the pictures lie in its memory and the draws are computed there, see `ResidentPictures`, or, where they do not
-fit, come from other processes; on a processor they come from a thread, and those of shards from processes, too. Shards
-of which too few are at hand at once are drawn from one after the other, see `Windows`.
+On a GPU the pictures lie in its memory and the draws are computed there, see `ResidentPictures`. If they do not fit,
+other processes make the batches. On a CPU a thread makes them, and other processes those of shards. If too few shards
+are available at once, the draws take windows of shards one after the other, see `Windows`.
 """
 
 import logging
@@ -33,13 +33,13 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.images import Picture, to_float
 
 _SOURCE, _TARGET = 0, 1  # streams
-_GROUPS, _ELEMENTS, _CROP, _WINDOWS = 0, 1, 2, 3  # what a random number is for
+_GROUPS, _ELEMENTS, _CROP, _WINDOWS = 0, 1, 2, 3  # purposes of a random number
 _AHEAD = 4  # batches prepared ahead
 _MOST_PROCESSES = 16
-_MOST_REPEATS = 4  # of a picture in a balanced pool
+_MOST_REPEATS = 4  # maximum per picture in a balanced pool
 
 Pool = NDArray[np.int64]
-Made = tuple[Tensor, ...]  # what a Batch is made of, pictures still uint8 (N, S, S, 3)
+Made = tuple[Tensor, ...]  # fields of a Batch, pictures still uint8 (N, S, S, 3)
 
 log = logging.getLogger("cyclegan_age")
 
@@ -53,8 +53,8 @@ class Batch:
         age_source: (N,) float32, years.
         x_target: (N, 3, S, S) float32 in [-1, 1].
         age_target: (N,) float32, years.
-        label_source: (N, L) float32, what else a system has to know of each picture: its person, its sex, what a
-            teacher says of it; or uint8, its mask. L is 0 where that is nothing.
+        label_source: (N, L) float32, the model's other labels of each picture: its person, its sex, a teacher's output;
+            or uint8, its mask. L is 0 without labels.
         label_target: the same for x_target.
     """
 
@@ -79,19 +79,19 @@ class FaceData:
     Args:
         cache: the pictures.
         age_years: (len(cache),) age of each in years.
-        source_pools: for each age group the numbers of its pictures in the cache; one pool for one domain.
+        source_pools: for each age group the indices of its pictures in the cache; one pool for one domain.
         target_pools: the same for the targets.
         image_size: side in pixels of the random crops; at most the cache's.
         flip: whether half of the pictures are mirrored.
         batch_size: pictures per batch.
         seed: seed of order, crops and mirroring.
         labels: (len(cache), L) float32 or uint8 of each picture, see `Batch`; without it L is 0.
-        held_out: numbers of the pictures, for each age group, that are in no pool and that `fixed` shows.
-        paired: whether a target is the picture after its source in the order of one pool, as two pictures of one
-            person, instead of a draw of its own.
+        held_out: indices of the pictures, for each age group, that are in no pool; `fixed` shows them.
+        paired: whether the target is the picture after its source in the order of one pool, such as two pictures of one
+            person, instead of an independent draw.
 
     Raises:
-        UserError: not all pictures are at hand at once, but pairs are wanted.
+        UserError: pairs are required, but not all pictures are available at once.
     """
 
     def __init__(
@@ -133,42 +133,42 @@ class FaceData:
 
     @property
     def bad_files(self) -> int:
-        """Number of files that could not be used so far."""
+        """Number of unreadable files so far."""
         return len(self._cache.bad)
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """The batch of a step, the same whatever was drawn before.
+        """The batch of a step, independent of earlier draws.
 
         Args:
-            step: steps done before it.
-            rank: number of this process.
+            step: number of steps before it.
+            rank: index of this process.
             world: number of processes.
 
         Raises:
-            UserError: no picture of a group can be used.
+            UserError: no picture of a group can be read.
         """
         return _to_batch(_joined(*self._draws(step, rank, world)))
 
     def batches(
         self, start_step: int, rank: int = 0, world: int = 1, device: torch.device | None = None
     ) -> Generator[Batch, None, None]:
-        """The batches of step `start_step` and of all that follow, without end, prepared ahead.
+        """The batches of step `start_step` and of all following ones, without end, prepared ahead.
 
-        On a processor they are those of `batch`, made by a thread, or by processes where each picture is decoded at
-        each use. On a GPU of which they take at most half of the free memory, the
-        pictures are loaded there, and the order, crops and mirroring are others. Where they do not fit, several
-        processes make the batches of `batch`, and each is copied while the one before it is used.
+        On a CPU these equal `batch`; a thread makes them, or processes where each picture is decoded at each use. On a
+        GPU with enough memory (at most half of the free memory is used) the pictures are loaded there, and order, crops
+        and mirroring differ. Otherwise several processes make the batches of `batch`, and each is copied while the one
+        before it is used.
 
-        Close the iterator (or let go of it) to end threads and processes.
+        Close the iterator (or delete it) to end threads and processes.
 
         Args:
-            start_step: steps done before the first.
-            rank: number of this process.
+            start_step: number of steps before the first.
+            rank: index of this process.
             world: number of processes.
-            device: where the batches are to be; a processor if None.
+            device: device of the batches; CPU if None.
 
         Raises:
-            UserError: no picture of a group can be used.
+            UserError: no picture of a group can be read.
         """
         if device is None or device.type != "cuda":
             device = device or torch.device("cpu")
@@ -188,10 +188,10 @@ class FaceData:
         return (Batch(*pictures.batch(step)) for step in count(start_step))
 
     def resident(self, device: torch.device, rank: int = 0, world: int = 1) -> ResidentPictures:
-        """The pictures of all pools on a device, loaded at the first call, to be drawn there.
+        """The pictures of all pools on a device, loaded at the first call; the draws are computed there.
 
         Raises:
-            UserError: no picture of a group can be used.
+            UserError: no picture of a group can be read.
         """
         if device not in self._resident:
             self._resident[device] = self._load(device, progress=rank == 0)
@@ -199,10 +199,10 @@ class FaceData:
         place = np.full(len(self._cache), -1)
         place[loaded] = np.arange(len(loaded))
         pools = {s: [place[pool][place[pool] >= 0] for pool in pools] for s, pools in self._pools.items()}
-        for stream, usable in pools.items():
-            for k, pool in enumerate(usable):
+        for stream, readable in pools.items():
+            for k, pool in enumerate(readable):
                 if not len(pool):
-                    raise self._none_usable(self._pools[stream][k])
+                    raise self._none_readable(self._pools[stream][k])
         return ResidentPictures(
             pictures=pictures,
             age_years=torch.from_numpy(self._age_years[loaded]).to(device),
@@ -219,9 +219,9 @@ class FaceData:
         )
 
     def fixed(self, per_pool: int = 1, most: int = 16) -> tuple[Tensor, Tensor]:
-        """The first usable pictures of the first `most` source pools, cropped to their middle, for sample sheets.
+        """The first readable pictures of the first `most` source pools, centre crops, for sample sheets.
 
-        Where pictures are held out, all of these instead, the first of each group before the second.
+        With held-out pictures all of these instead, the first of each group before the second.
 
         Returns:
             Pictures (M, 3, S, S) float32 in [-1, 1] and their ages (M,) float32 in years.
@@ -230,10 +230,10 @@ class FaceData:
         middle = slice(edge, edge + self._image_size)
         found = []
         for pool in self._held_out or self._pools[_SOURCE][:most]:
-            usable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)
-            found.append(list(islice(usable, None if self._held_out else per_pool)))
+            readable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)
+            found.append(list(islice(readable, None if self._held_out else per_pool)))
             if not found[-1]:
-                raise self._none_usable(pool)
+                raise self._none_readable(pool)
         if self._held_out:
             found = [[face for face in turn if face] for turn in zip_longest(*found)]
         pictures = [picture[middle, middle] for turn in found for _, picture in turn]
@@ -241,11 +241,11 @@ class FaceData:
         return to_float(np.stack(pictures)), torch.from_numpy(self._age_years[indices])
 
     def _used(self) -> Pool:
-        """Numbers of the pictures that are in a pool."""
+        """Indices of the pictures that are in a pool."""
         return np.unique(np.concatenate([pool for pools in self._pools.values() for pool in pools]))
 
     def _load(self, device: torch.device, *, progress: bool) -> tuple[Tensor, Pool]:
-        """The usable pictures on a device, uint8 (M, C, C, 3), and their numbers (M,)."""
+        """The readable pictures on a device, uint8 (M, C, C, 3), and their indices (M,)."""
         used, size = self._used(), self._cache.size
         pictures, loaded = torch.empty((len(used), size, size, 3), dtype=torch.uint8, device=device), used[:0]
         for indices, piece in self._cache.pieces(used, progress=progress):
@@ -263,7 +263,7 @@ class FaceData:
                     draws = ahead.popleft().result()
                     ahead.append(thread.submit(self._draws, step, rank, world))
                     step += 1
-                    # not in the thread, where torch would start OpenMP threads of its own
+                    # not in the thread, where torch would start additional OpenMP threads
                     yield _to_batch(tuple(x.to(device) for x in _joined(*draws)))
             finally:
                 thread.shutdown(wait=True, cancel_futures=True)
@@ -277,14 +277,14 @@ class FaceData:
             yield from _copied(whole, device)
 
     def _fetching(self, made: Iterable[Made], start_step: int, rank: int, world: int) -> Generator[Made, None, None]:
-        """The batches as they are; meanwhile a thread fetches the shards of the next window."""
+        """The batches unchanged; meanwhile a thread fetches the shards of the next window."""
         if not self._windows:
             yield from made
             return
         windows, stop, last = self._windows[_SOURCE], Event(), None
 
         def fetch(shards: Pool) -> None:
-            with suppress(UserError):  # raised where they are used
+            with suppress(UserError):  # raised again at their use
                 self._cache.fetch(shards, stop.is_set)
 
         with ThreadPoolExecutor(1, "shards") as thread:
@@ -336,7 +336,7 @@ class FaceData:
         return _Draw(np.stack(pictures), self._age_years[indices], self._labels[indices])
 
     def _element(self, stream: int, pool: int, visit: int, ahead: int) -> tuple[int, Picture]:
-        """What the given visit to a pool draws, or the picture so far ahead of it in the order of the pass.
+        """The picture of the given visit to a pool, or the picture that many places ahead in the order of the pass.
 
         A bad picture is replaced by the next good one of the pass.
         """
@@ -350,14 +350,14 @@ class FaceData:
             index = int(order[(position + ahead + k) % len(order)])
             if (picture := self._cache.get(index)) is not None:
                 return index, picture
-        raise self._none_usable(members)
+        raise self._none_readable(members)
 
     def _in_windows(self) -> dict[int, Windows]:
-        """The draws of both streams, which go through the same windows."""
+        """The draws of both streams, which use the same windows."""
         if self._paired:
             raise UserError(
-                "--shard_cache: pairs of pictures of one person need all shards at hand at once; give as much as they "
-                "take, or copies of them in a local folder"
+                "--shard_cache: pairs of pictures of one person need all shards at once; raise it to their "
+                "size, or use copies of them in a local folder"
             )
         groups = lcm(*(len(pools) for pools in self._pools.values()))
         return {
@@ -374,37 +374,37 @@ class FaceData:
         }
 
     def _within(self, windows: Windows, n: int) -> tuple[int, Picture]:
-        """What draw n is; a bad picture is replaced by another one of its window."""
+        """The picture of draw n; a bad one is replaced by another one of its window."""
         for index in windows.candidates(n):
             if (picture := self._cache.get(index)) is not None:
                 return index, picture
-        raise self._none_usable(np.fromiter(windows.candidates(n), np.int64))
+        raise self._none_readable(np.fromiter(windows.candidates(n), np.int64))
 
     def _random(self, stream: int, purpose: int, *numbers: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, stream, purpose, *numbers])))
 
-    def _none_usable(self, pool: Pool) -> UserError:
+    def _none_readable(self, pool: Pool) -> UserError:
         path = self._cache.paths[int(pool[0])]
         cause = f"{path.name}: {self._cache.bad[path]}"
-        return UserError(f"{path.parent}: none of {len(pool)} pictures can be used ({cause}); replace them")
+        return UserError(f"{path.parent}: none of {len(pool)} pictures can be read ({cause}); replace them")
 
 
 def balanced(pools: Sequence[Pool], kinds: NDArray[np.int64]) -> list[Pool]:
-    """Pools with the same share of each kind of face, so that ages do not differ in who is of that age.
+    """Pools with the same share of each kind of face, so that the kinds do not correlate with age.
 
-    The share is the mean of those in the pools. Pictures of a kind that is rare in a pool are in it up to four times,
-    which may fall short of its share; none is left out.
+    The share is the mean of those in the pools. Pictures of a rare kind are repeated up to four times, which may fall
+    short of its share; no picture is dropped.
 
     Args:
-        pools: numbers of pictures.
-        kinds: (n,) kind of each picture, 0 or more.
+        pools: indices of pictures.
+        kinds: (n,) kind of each picture, at least 0.
     """
     counts = np.stack([np.bincount(kinds[pool], minlength=int(kinds.max()) + 1) for pool in pools])
     share = (counts / counts.sum(axis=1, keepdims=True)).mean(axis=0)
     out = []
     for pool, own in zip(pools, counts, strict=True):
         here = np.flatnonzero(own)
-        length = (own[here] / share[here]).max()  # the least with which no picture is left out
+        length = (own[here] / share[here]).max()  # minimum that keeps every picture
         wanted = np.minimum(np.rint(share[here] * length).astype(np.int64), _MOST_REPEATS * own[here])
         out.append(np.concatenate([np.resize(pool[kinds[pool] == k], n) for k, n in zip(here, wanted, strict=True)]))
     return out
@@ -442,5 +442,5 @@ def _copied(made: Iterable[Made], device: torch.device) -> Iterator[Batch]:
             here = torch.cuda.current_stream(device)
             here.wait_event(copied)
             for x in vars(batch).values():
-                x.record_stream(here)  # or its memory would be used anew before this stream is done with it
+                x.record_stream(here)  # or its memory would be reused before this stream has finished
             yield batch

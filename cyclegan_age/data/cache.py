@@ -1,9 +1,9 @@
-"""Decoded pictures on disk, so that each file is decoded once however many epochs and runs there are.
+"""Decoded pictures on disk, so that each file is decoded only once over all epochs and runs.
 
 A cache folder belongs to one data folder and one size. It holds `pixels-*`, one row of size x size x 3 bytes per
-picture; `marks-*`, one checksum per row, written after the row; and `index.json`, the row, byte count and time of
-change of each file. Rows are only ever added: a changed file gets a new row, so that several trainings, also with
-different lists of files, may share the folder.
+picture; `marks-*`, one checksum per row, written after the row; and `index.json`, the row, byte count and modification
+time of each file. Rows are only appended: a changed file gets a new row. So several trainings, also with different
+lists of files, may share the folder.
 """
 
 import errno
@@ -32,22 +32,22 @@ from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.images import BadImage, Picture, open_image, to_square
 
 VARIABLE = "CYCLEGAN_AGE_CACHE"
-_FORMAT = 1  # goes up when rows of before are to be decoded anew
+_FORMAT = 1  # increased to invalidate earlier rows
 _MARK = 4  # bytes
 _PIECE = 64_000_000  # bytes read at once
-_MANY = 200  # pictures to decode that are worth starting processes
-_CHUNK = 16  # pictures that a process decodes, or a thread reads, at a time
+_MANY = 200  # minimum number of pictures to decode with processes
+_CHUNK = 16  # pictures per task of a process or thread
 
 log = logging.getLogger("cyclegan_age")
 
 
 class Pictures(Protocol):
-    """Pictures by number, as `PictureCache` and `ShardPictures` give them.
+    """Pictures by index: the interface of `PictureCache` and `ShardPictures`.
 
     Attributes:
         size: side in pixels.
-        bad: those that could not be used so far, and why.
-        parts: in how many parts they have to be fetched one after the other; 1 where all are at hand at once.
+        bad: unreadable ones so far, and why.
+        parts: number of parts that have to be fetched one after the other; 1 if all are available at once.
     """
 
     size: int
@@ -60,7 +60,7 @@ class Pictures(Protocol):
 
     @property
     def part_of(self) -> NDArray[np.int32]:
-        """(N,) in which file of those that are fetched each is."""
+        """(N,) index of the fetched file of each picture."""
 
     def __len__(self) -> int: ...
 
@@ -73,23 +73,23 @@ class Pictures(Protocol):
         """See `PictureCache.pieces`."""
 
     def fetch(self, parts: NDArray[np.int64], stopped: Callable[[], bool]) -> None:
-        """Have such files at hand."""
+        """Fetch such files."""
 
     def leave_out(self, causes: Mapping[Path, str]) -> None:
-        """Count pictures as bad, and name those that are not yet among them."""
+        """Mark pictures as bad, and log those that are new."""
 
 
 class PictureCache:
-    """Pictures by number, decoded and squared at first use.
+    """Pictures by index, decoded and cropped to squares at first use.
 
     Args:
         paths: the files; `get(i)` is the i-th.
-        root: the data folder, which all of them lie in.
-        size: side in pixels of the pictures kept.
-        cache_dir: where caches are; by default `$CYCLEGAN_AGE_CACHE`, else `$XDG_CACHE_HOME`, else `~/.cache`.
+        root: the data folder that contains all of them.
+        size: side in pixels of the cached pictures.
+        cache_dir: folder of the caches; by default `$CYCLEGAN_AGE_CACHE`, else `$XDG_CACHE_HOME`, else `~/.cache`.
 
     Attributes:
-        bad: files that could not be used so far, and why.
+        bad: unreadable files so far, and why.
 
     Raises:
         UserError: the cache cannot be written, or the disk is too full.
@@ -112,7 +112,7 @@ class PictureCache:
         return len(self.paths)
 
     def get(self, i: int) -> Picture | None:
-        """Picture i, uint8 (size, size, 3), or None where the file cannot be used (see `bad`).
+        """Picture i, uint8 (size, size, 3), or None if the file cannot be read (see `bad`).
 
         Raises:
             UserError: the disk is full.
@@ -139,14 +139,14 @@ class PictureCache:
     def pieces(
         self, indices: NDArray[np.int64], *, progress: bool = False
     ) -> Iterator[tuple[NDArray[np.int64], Picture]]:
-        """Pictures in large pieces, those not there yet decoded before by all processors.
+        """Pictures in large pieces; missing ones are decoded first, by all cores.
 
         Args:
-            indices: numbers of the pictures wanted.
-            progress: whether bars show how far it is.
+            indices: of the requested pictures.
+            progress: whether to show progress bars.
 
         Yields:
-            The numbers (k,) of the usable ones of a piece, by their place on disk, and uint8 (k, size, size, 3).
+            The indices (k,) of the readable ones of a piece, in the order on disk, and uint8 (k, size, size, 3).
 
         Raises:
             UserError: the disk is full.
@@ -161,27 +161,27 @@ class PictureCache:
         with ThreadPoolExecutor(min(processors(), 8), "reading") as threads, bar:
             for run in np.split(indices, breaks):
                 for piece in (run[k : k + most] for k in range(0, len(run), most)):
-                    usable, pixels = self._read(piece, threads)
-                    yield piece[usable], pixels[usable] if not usable.all() else pixels
+                    readable, pixels = self._read(piece, threads)
+                    yield piece[readable], pixels[readable] if not readable.all() else pixels
                     bar.update(len(piece))
 
     @property
     def part_of(self) -> NDArray[np.int32]:
-        """All are at hand."""
+        """All are available."""
         return np.zeros(len(self), np.int32)
 
     def fetch(self, parts: NDArray[np.int64], stopped: Callable[[], bool]) -> None:
-        """All are at hand."""
+        """All are available."""
 
     def leave_out(self, causes: Mapping[Path, str]) -> None:
-        """Count files as bad, and name those that are not yet among them."""
+        """Mark files as bad, and log those that are new."""
         for path, cause in causes.items():
             if path not in self.bad:
                 self.bad[path] = cause
                 log.warning("%s: left out: %s", os.fsencode(path).decode(errors="replace"), cause)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process opens the cache with."""
+        """State to open the cache in another process."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_pixels", "_marks")}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -190,15 +190,15 @@ class PictureCache:
             self._open()
 
     def _open(self) -> None:
-        """Open pixels and marks; new ones, where another training began the cache anew since."""
+        """Open pixels and marks; creates new ones if another training has recreated the cache."""
         files = self.folder / f"pixels-{self._generation}", self.folder / f"marks-{self._generation}"
         self._pixels, self._marks = (os.open(file, os.O_RDWR | os.O_CREAT, 0o666) for file in files)
         weakref.finalize(self, _close, self._pixels, self._marks)
 
     def _decode(self, indices: NDArray[np.int64], progress: bool) -> None:
-        """Decode the pictures that are not there yet, if they are many; `get` does what is left.
+        """Decode the missing pictures, if they are many; `get` decodes the rest.
 
-        Of several trainings that start at once, one does it and the others wait.
+        If several trainings start at once, one decodes and the others wait.
         """
         with ExitStack() as held:
             with explained():
@@ -218,12 +218,12 @@ class PictureCache:
                     bar.update(len(chunk))
 
     def _bad_of(self, indices: NDArray[np.int64]) -> dict[Path, str]:
-        """Decode pictures; gives those that cannot be used."""
+        """Decode pictures; returns the unreadable ones."""
         paths = [self.paths[i] for i in indices if self.get(int(i)) is None]
         return {path: self.bad[path] for path in paths}
 
     def _read(self, indices: NDArray[np.int64], threads: Executor) -> tuple[NDArray[np.bool_], Picture]:
-        """Pictures whose rows follow each other; whether each can be used, and uint8 (k, size, size, 3)."""
+        """Pictures in consecutive rows; whether each is readable, and uint8 (k, size, size, 3)."""
         first = int(self._rows[indices[0]])
         pixels = np.zeros((len(indices), self._row_bytes), np.uint8)
         marks = np.zeros(len(indices), np.uint32)
@@ -235,21 +235,21 @@ class PictureCache:
             return b"".join(_mark(row.data) for row in part)
 
         found = np.frombuffer(b"".join(threads.map(read, range(0, len(indices), _CHUNK))), np.uint32)
-        usable = np.array([self.paths[i] not in self.bad for i in indices])
-        for k in np.flatnonzero(usable & (found != marks)):
+        readable = np.array([self.paths[i] not in self.bad for i in indices])
+        for k in np.flatnonzero(readable & (found != marks)):
             picture = self.get(int(indices[k]))
-            usable[k] = picture is not None
+            readable[k] = picture is not None
             pixels[k] = 0 if picture is None else picture.reshape(-1)
-        return usable, pixels.reshape(-1, self.size, self.size, 3)
+        return readable, pixels.reshape(-1, self.size, self.size, 3)
 
     def _update(self, root: Path) -> tuple[str, NDArray[np.int64]]:
-        """Bring the index up to date with the files; its generation and the row of each picture."""
+        """Update the index for the files; returns its generation and the row of each picture."""
         index_file = self.folder / "index.json"
         keys = [os.path.relpath(path, root) for path in self.paths]
         index = generation, end, before = _read_index(index_file)
         stamps = {key: stamp(root / key) for key in {*before, *keys}}
         files = {key: entry for key, entry in before.items() if tuple(entry[1:]) == stamps[key]}
-        if not generation or end > 2 * len(files):  # most rows are of files that changed or went
+        if not generation or end > 2 * len(files):  # most rows are of files that were changed or deleted
             generation, end, files = uuid.uuid4().hex[:8], 0, {}
         for key in keys:
             if key not in files:
@@ -280,13 +280,13 @@ class PictureCache:
 
 
 def cache_base(cache_dir: Path | None = None) -> Path:
-    """The folder of all that is kept; it may not be there yet."""
+    """The folder of all caches; it may not exist yet."""
     base = cache_dir or os.environ.get(VARIABLE) or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "cyclegan_age"
 
 
 def cache_folder(root: Path, what: str, cache_dir: Path | None = None) -> Path:
-    """Folder, made if need be, for one thing that is kept of a data folder; `PictureCache` says below what."""
+    """Folder, created if needed, for one kind of cache of a data folder; `PictureCache` lists its files."""
     where = os.fsencode(root.resolve()) + f"|{what}".encode()
     folder = cache_base(cache_dir) / hashlib.sha256(where).hexdigest()[:20]
     folder.mkdir(parents=True, exist_ok=True)
@@ -294,7 +294,7 @@ def cache_folder(root: Path, what: str, cache_dir: Path | None = None) -> Path:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Byte count and time of change of a file; -1 where there is none."""
+    """Byte count and modification time of a file; -1 if it does not exist."""
     try:
         stat = path.stat()
     except OSError:
@@ -303,7 +303,7 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def _read_index(file: Path) -> tuple[str, int, dict[str, list[int]]]:
-    """Generation, number of rows and [row, bytes, time] of each file; empty where there is no usable index."""
+    """Generation, number of rows and [row, bytes, time] of each file; empty without a valid index."""
     try:
         index = json.loads(file.read_text())
         return index["generation"], index["end"], index["files"]
@@ -312,7 +312,7 @@ def _read_index(file: Path) -> tuple[str, int, dict[str, list[int]]]:
 
 
 def _mark(pixels: bytes | memoryview) -> bytes:
-    """Checksum of a row, never 0, which stands for a row not there yet."""
+    """Checksum of a row, never 0, which marks a missing row."""
     return max(zlib.crc32(pixels), 1).to_bytes(_MARK, sys.byteorder)
 
 
@@ -339,9 +339,11 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what goes wrong with the cache's own files into a UserError."""
+    """Convert errors of the cache's files to a UserError."""
     try:
         yield
     except (OSError, RuntimeError) as e:  # RuntimeError: no home folder
         cause = f"{e.filename or 'disk'}: {e.strerror}" if isinstance(e, OSError) else str(e)
-        raise UserError(f"{VARIABLE}: cannot cache pictures: {cause}; set it to a writable folder with room") from None
+        raise UserError(
+            f"{VARIABLE}: cannot cache pictures: {cause}; set it to a writable folder with free space"
+        ) from None

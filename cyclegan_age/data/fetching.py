@@ -1,4 +1,4 @@
-"""Large files of a web server, each fetched once into a folder of bounded size that processes share."""
+"""Large files from a web server, each fetched once into a folder of bounded size, shared by processes."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ from pathlib import Path
 from cyclegan_age.config import UserError
 from cyclegan_age.data.cache import VARIABLE, explained, locked
 
-_TRIES = 4  # of which each goes on where the one before it ended
-_PAUSE_SECONDS = 1.0  # after the first of them, then twice as long each
+_TRIES = 4  # each resumes where the one before ended
+_PAUSE_SECONDS = 1.0  # after the first try, then doubled each time
 _TIMEOUT_SECONDS = 30.0
-_ABANDONED_SECONDS = 3600.0  # since the last byte of a file that nobody goes on fetching
+_ABANDONED_SECONDS = 3600.0  # age of an incomplete file that counts as abandoned
 _CHUNK = 1 << 20  # bytes
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})  # of HTTP's statuses
 
@@ -34,28 +34,28 @@ class Fetched:
     """A folder of fetched files.
 
     Attributes:
-        folder: where they are.
-        limit: most bytes of them; those not used for the longest time go first.
+        folder: its path.
+        limit: maximum size in bytes; the least recently used files are deleted first.
     """
 
     folder: Path
     limit: int
 
     def place(self, url: str) -> Path:
-        """Where a file is once it is fetched."""
+        """The path of a file after it is fetched."""
         name = url.partition("?")[0].rsplit("/", 1)[-1]
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
 
     def path(self, url: str, stopped: Callable[[], bool] = lambda: False) -> Path:
-        """The file, fetched if it is not there; another process that fetches it is waited for.
+        """The file, fetched if it is missing; waits for another process that fetches it.
 
         Args:
             url: http or https.
-            stopped: asked now and then; once it is so, what was fetched is kept and an error raised.
+            stopped: polled; once it returns true, the partial file is kept and an error raised.
 
         Raises:
             Absent: the server has no such file.
-            UserError: it cannot be fetched, or the folder not be written.
+            UserError: it cannot be fetched, or the folder cannot be written.
         """
         place = self.place(url)
         if not place.is_file():
@@ -81,7 +81,7 @@ class Fetched:
                 e.close()
                 if e.code in (404, 410):
                     raise Absent(f"--dataroot {url}: no such file on the server; check the address") from None
-                if e.code == 416:  # what is there is not the beginning of that file
+                if e.code == 416:  # the partial file is not a prefix of that file
                     _part(place).unlink(missing_ok=True)
                 elif e.code not in _RETRIED:
                     remedy = "check the address, and whether it needs a key"
@@ -92,15 +92,15 @@ class Fetched:
             if stopped():
                 break
         raise UserError(
-            f"--dataroot {url}: cannot be fetched: {cause}; check address and network: the same command goes on from "
-            "what is there"
+            f"--dataroot {url}: cannot be fetched: {cause}; check address and network; the same command resumes "
+            "the download"
         )
 
     def _received(self, url: str, place: Path, stopped: Callable[[], bool]) -> bool:
-        """Fetch what is missing; whether all is there now."""
+        """Fetch the missing bytes; returns whether the file is complete."""
         part, about = _part(place), place.with_name(f"{place.name}.json")
         start, mark = _begun(part, about)
-        # Uncompressed, and the rest alone of the very file that was begun.
+        # Uncompressed, and only the rest of the same version of the file.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-", "If-Range": mark} if start else {})
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
             if answer.status != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -123,7 +123,7 @@ class Fetched:
         return True
 
     def _make_room(self, total: int, there: int, own: Path) -> None:
-        """Take away what was not used for the longest time until `total` bytes fit, of which some are there."""
+        """Delete the least recently used files until `total` bytes fit, some of which exist already."""
         with locked(self.folder / "lock"):
             found = []
             for file in self.folder.iterdir():
@@ -142,7 +142,7 @@ class Fetched:
         if total - there > free:
             raise UserError(
                 f"--shard_cache {self.limit / 1e9:g}: {self.folder} has {free / 1e9:.2f} GB free, "
-                f"{(total - there) / 1e9:.2f} GB are needed; give less, or set {VARIABLE} to a folder with room"
+                f"{(total - there) / 1e9:.2f} GB are needed; lower it, or set {VARIABLE} to a folder with free space"
             )
 
 
@@ -151,7 +151,7 @@ def _part(place: Path) -> Path:
 
 
 def _wanted(part: Path) -> int:
-    """Bytes that a file will have that is being fetched; 0 for others."""
+    """Final size in bytes of a file that is being fetched; 0 for others."""
     try:
         return int(json.loads(part.with_suffix(".json").read_text())["bytes"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -159,7 +159,7 @@ def _wanted(part: Path) -> int:
 
 
 def _begun(part: Path, about: Path) -> tuple[int, str]:
-    """How many bytes are there of a file that was begun, and the server's mark of it; 0 where it has none."""
+    """Bytes of a partial file, and the server's entity tag of it; 0 if it has none."""
     try:
         mark = str(json.loads(about.read_text())["mark"])
         return (part.stat().st_size, mark) if mark else (0, "")
@@ -168,8 +168,8 @@ def _begun(part: Path, about: Path) -> tuple[int, str]:
 
 
 def _total(answer: HTTPResponse, start: int) -> int:
-    """Bytes of the whole file."""
+    """Bytes of the complete file."""
     length = answer.headers.get("Content-Length")
     if length is None:
-        raise HTTPException("the server does not say how large the file is")
+        raise HTTPException("the server does not report the file's size")
     return start + int(length)

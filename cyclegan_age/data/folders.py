@@ -1,7 +1,7 @@
-"""Folders of faces to labelled files: which picture is of which age.
+"""Labelled files of a folder of faces.
 
-A data folder has one sub-folder per age group, or folders such as male/ and female/ that have them. Shards have their
-labels inside, see `Shards`.
+A data folder has one sub-folder per age group, or folders such as male/ and female/ that contain these. Shards contain
+their labels, see `Shards`.
 """
 
 import logging
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cyclegan_age.ages import AgeCode, parse_group, parse_groups
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import names_all, read_labels
-from cyclegan_age.data.names import Known, form_of, known_by_name, stem_of, told
+from cyclegan_age.data.names import Known, form_of, known_by_name, labels_in_name, stem_of
 from cyclegan_age.data.shards import CACHE_GB, KnownOf, is_shards, open_shards, refuse_shards, shown
 from cyclegan_age.images import counted, list_images, unread
 
@@ -34,7 +34,7 @@ NO_GROUP = "younger or older than the groups"
 _LEADING = re.compile(r"(\d{1,3})[_-]")
 _ADIENCE = re.compile(r"(coarse_tilt|landmark)_aligned_face\.\d+\.")  # names of its pictures, without ages
 _MASKS = "parsings"
-_FEW = 12  # different ages in years, as the middles of groups are
+_FEW = 12  # maximum number of different ages if they are middles of groups
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 Years = tuple[int, int]
@@ -43,7 +43,7 @@ log = logging.getLogger("cyclegan_age")
 
 
 def known_by_path(path: Path) -> Known:
-    """As `known_by_name`; of a file in an age folder also the age it has for a training."""
+    """Like `known_by_name`; for a file in an age folder also its age in a training."""
     known = known_by_name(path.name)
     span = parse_groups([path.parent.name]).get(path.parent.name)
     return Known(label(path.name, span)) if math.isnan(known.age_years) and span else known
@@ -51,15 +51,15 @@ def known_by_path(path: Path) -> Known:
 
 @dataclass(frozen=True, eq=False)
 class FaceFolder:
-    """The usable pictures of a data folder.
+    """The pictures of a data folder with a known age.
 
     Attributes:
         root: the data folder.
         paths: N files, sorted, or the pictures of shards.
         age_years: (N,) float32, ages in years.
         group: (N,) int64, index of the age group of the `AgeCode`.
-        known: N, what `labels.csv` tells of each, or its name; or the shard.
-        left_out: how many pictures were left out, by reason.
+        known: N, the labels of each from `labels.csv`, its name or the shard.
+        left_out: number of excluded pictures, by reason.
     """
 
     root: Path
@@ -71,7 +71,7 @@ class FaceFolder:
 
 
 def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True, cache_gb: float = CACHE_GB) -> FaceFolder:
-    """Find and label the pictures of a data folder, or of shards; no file but these is opened.
+    """Find and label the pictures of a data folder, or of shards, without opening the pictures.
 
     Args:
         dataroot: folder with one sub-folder per age group, or shards.
@@ -92,7 +92,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True, cache_gb: f
     for path, years, opens in found:
         group = code.group(years)
         if group is None and opens is not None and code.group(opens) == last:
-            group = last  # all of a folder like 60+
+            group = last  # all pictures of a folder like 60+
         if group is None:
             left_out[outside] += 1
         else:
@@ -136,18 +136,18 @@ def _outside(code: AgeCode) -> str:
 def _check_groups(
     dataroot: Path, code: AgeCode, counts: Mapping[int, int], age_years: Sequence[float], every_group: bool
 ) -> None:
-    """See that no group is empty, or at least not all are."""
+    """Check that no group is empty, or at least not all."""
     empty = [k for k in range(len(code)) if not counts.get(k)]
     if empty and (every_group or not counts):
         edges = code.edges
         names = ", ".join(f"{code.anchors[k]} ({_span(edges[k], edges[k + 1])})" for k in empty)
         ages, other = " ".join(map(str, code.anchors)), " ".join(map(str, _other_ages(code, age_years)))
-        remedy = f"give other --ages{other and f', as --ages {other}'}"
+        remedy = f"choose other --ages{other and f', such as --ages {other}'}"
         raise UserError(f"--ages {ages}: {shown(dataroot)} has no picture for the age {names}; {remedy}")
 
 
 def _other_ages(code: AgeCode, age_years: Sequence[float]) -> tuple[int, ...]:
-    """Ages for all of whose groups there are pictures: those that there are, if they are few, or some of the code's."""
+    """Ages whose groups all have pictures: the distinct ages, if they are few, or some of the code's anchors."""
     there = {float(years) for years in age_years}
     some = tuple(sorted({int(years) for years in there}))
     if len(some) > _FEW:
@@ -170,8 +170,8 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
     """The pictures of two domains, for the CycleGAN of two generators.
 
     Args:
-        dataroot: a folder with trainA/ and trainB/, whose pictures are taken as they are, or one with age folders.
-        group_a: age group of the first domain, such as `20-29` or `50s`; unused where trainA/ and trainB/ are.
+        dataroot: a folder with trainA/ and trainB/, whose pictures are used unchanged, or one with age folders.
+        group_a: age group of the first domain, such as `20-29` or `50s`; unused with trainA/ and trainB/.
         group_b: age group of the second domain.
 
     Raises:
@@ -183,25 +183,25 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
         domains = list_images(folders[0]), list_images(folders[1])
         for folder, paths in zip(folders, domains, strict=True):
             if not paths:
-                raise UserError(f"--dataroot {dataroot}: no pictures in {folder.name}/; put some there")
+                raise UserError(f"--dataroot {dataroot}: no pictures in {folder.name}/; copy some there")
         return domains
     spans = []
     for flag, name in (("--group_a", group_a), ("--group_b", group_b)):
         span = parse_groups([name]).get(name)
         if span is None:
-            raise UserError(f"{flag} {name}: not an age group; give one such as 20-29 or 50s")
+            raise UserError(f"{flag} {name}: not an age group; expected a name such as 20-29 or 50s")
         spans.append((flag, name, span))
     pictures, _ = _labelled(dataroot, read_labels(dataroot))
     found = []
     for flag, name, (low, high) in spans:
         found.append([path for path, years, opens in pictures if low <= years < high + 1 or opens == low])
         if not found[-1]:
-            raise UserError(f"{flag} {name}: {dataroot} has no picture of that age; give another group")
+            raise UserError(f"{flag} {name}: {dataroot} has no picture of that age; choose another group")
     return found[0], found[1]
 
 
 def describe(faces: FaceFolder, code: AgeCode) -> list[str]:
-    """What was understood: for each group its years, how many pictures it has, and one of them with its age."""
+    """A summary of the data: for each group its years, its number of pictures, and one of them with its age."""
     lines = []
     for k, (low, high) in enumerate(pairwise(code.edges)):
         chosen = np.flatnonzero(faces.group == k)
@@ -222,8 +222,8 @@ def labelled(dataroot: Path) -> list[tuple[Path, float]]:
 def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[Path, float, int | None]], Counter[str]]:
     """Every picture of the age folders with its age in years, sorted, and the counts of the others by reason.
 
-    In folders that are open above, like `60+`, the first year stands beside it. Where `labels.csv` names every picture
-    that is of use, no age folders are needed.
+    In open folders, such as `60+`, each picture also has the first year. If `labels.csv` lists every picture to use, no
+    age folders are needed.
     """
     if names_all(dataroot):
         files = _faces(dataroot)
@@ -233,7 +233,7 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
         return listed, Counter({NOT_LISTED: len(files) - len(listed)})
     folders = _age_folders(dataroot)
     found: list[tuple[Path, float, int | None]] = []
-    told_by_name, wrong = 0, []
+    named, wrong = 0, []
     homes: dict[tuple[int, int], Path] = {}
     for folder, years in folders.items():
         opens = years[0] if folder.name.strip().endswith("+") else None
@@ -248,10 +248,10 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
             own = known[path].age_years if path in known else label(path.name, years)
             found.append((path, own, opens))
             if path not in known and form_of(stem_of(path)):
-                told_by_name += 1
+                named += 1
                 if not years[0] - 1 <= own < years[1] + 2 and opens is None:
                     wrong.append((path, own))
-    if 2 * len(wrong) > told_by_name:
+    if 2 * len(wrong) > named:
         path, own = wrong[0]
         raise UserError(
             f"--dataroot {dataroot}: the folders mean no ages: {path.relative_to(dataroot)} is of {own:g} years by its "
@@ -266,7 +266,7 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
     if wrong:
         path, own = wrong[0]
         log.warning(
-            "%s: %s in folders of other ages than their names say, as %s; the names hold",
+            "%s: %s in folders of other ages than in their names, such as %s; the names take precedence",
             *(dataroot, counted(len(wrong)), path.relative_to(dataroot)),
         )
     strays = set(_faces(dataroot)).difference(path for path, *_ in found)
@@ -275,7 +275,7 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
 
 
 def _faces(folder: Path) -> list[Path]:
-    """Pictures below a folder, but for the masks that LATS keeps beside its faces."""
+    """Pictures below a folder, without the masks that LATS keeps beside its faces."""
     depth = len(folder.parts)
     return [path for path in list_images(folder) if _MASKS not in path.parts[depth:]]
 
@@ -292,7 +292,7 @@ def _remedy(dataroot: Path, paths: Sequence[Path]) -> str:
         return f"make age folders of them: python prepare.py {form} --source {source} --output FOLDER"
     if shard := next(dataroot.glob("*.tar"), None):
         first = shard.stem.rstrip("0123456789")
-        return f"name its shards, as --dataroot {shlex.quote(f'{dataroot / first}{{000..009}}.tar')}"
+        return f"pass its shards, such as --dataroot {shlex.quote(f'{dataroot / first}{{000..009}}.tar')}"
     tables = {"fairface_label_*.csv": "fairface", "fold_*_data.txt": "adience", "gt_avg_*.csv": "appa_real"}
     tables |= {"ffhq_aging_labels.csv": "ffhq_aging", "imdb.mat": "imdb_wiki", "wiki.mat": "imdb_wiki"}
     for pattern, name in tables.items():
@@ -302,19 +302,19 @@ def _remedy(dataroot: Path, paths: Sequence[Path]) -> str:
     if not paths:
         return expected
     return (
-        f"{expected}; prepare.py csv makes them of a table of ages, prepare.py pattern of ages in file names; "
+        f"{expected}; prepare.py csv makes them from a table of ages, prepare.py pattern from ages in file names; "
         f"for faces of unknown age: python prepare.py label {source}"
     )
 
 
 def label(name: str, years: Years) -> float:
-    """Age in years of a file, from its name where that tells it, else the middle of its folder's years.
+    """Age in years of a file, from its name if possible, else the middle of its folder's years.
 
-    The forms of the public sets, as `age_sex_race_...`, always tell it. Another leading number does if it lies in the
-    folder's years.
+    The forms of the public sets, such as `age_sex_race_...`, always contain it. Another leading number is an age if it
+    is within the folder's years.
     """
     stem = stem_of(Path(name))
-    if (form := form_of(stem)) and (own := told(form, stem)) and not math.isnan(own.age_years):
+    if (form := form_of(stem)) and (own := labels_in_name(form, stem)) and not math.isnan(own.age_years):
         return own.age_years
     if (m := _LEADING.match(name)) and years[0] <= int(m[1]) <= years[1]:
         return float(m[1])
@@ -322,21 +322,21 @@ def label(name: str, years: Years) -> float:
 
 
 def _age_folders(dataroot: Path) -> dict[Path, Years]:
-    """Age folders with the years they mean, one level down or, failing that, two."""
+    """Age folders with their years, one level down or, failing that, two."""
     refuse_shards(dataroot, "this command")
     if not dataroot.exists():
-        raise UserError(f"--dataroot {dataroot}: no such folder; give the folder that has the age folders")
+        raise UserError(f"--dataroot {dataroot}: no such folder; expected the folder that contains the age folders")
     if not dataroot.is_dir():
-        raise UserError(f"--dataroot {dataroot}: not a folder; give the folder that has the age folders")
+        raise UserError(f"--dataroot {dataroot}: not a folder; expected the folder that contains the age folders")
     level = _subfolders(dataroot)
     for depth in (1, 2):
         years = parse_groups(sorted({folder.name for folder in level}))
         folders = {folder: years[folder.name] for folder in level if folder.name in years}
         if folders:
             parts = sorted({f.parent.name for f in folders if f.parent.name.lower() in _SPLITS})
-            if depth == 2 and parts:  # never train on the faces kept for scoring
+            if depth == 2 and parts:  # never train on faces held out for evaluation
                 either = " or ".join(str(dataroot / part) for part in parts)
-                raise UserError(f"--dataroot {dataroot}: no age folders of its own; give {either}")
+                raise UserError(f"--dataroot {dataroot}: no age folders directly in it; expected {either}")
             return _for_training(folders)
         level = [below for folder in level for below in _subfolders(folder)]
     raise UserError(
@@ -345,7 +345,7 @@ def _age_folders(dataroot: Path) -> dict[Path, Years]:
 
 
 def _for_training(folders: dict[Path, Years]) -> dict[Path, Years]:
-    """Without LATS's folders for testing, `test30-39`, where there are some for training beside."""
+    """Without LATS's folders for testing, such as `test30-39`, if some for training exist."""
     if any(folder.name.lower().startswith("train") for folder in folders):
         return {folder: years for folder, years in folders.items() if not _for_testing(folder)}
     return folders
@@ -359,4 +359,6 @@ def _subfolders(folder: Path) -> list[Path]:
     try:
         return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     except OSError as e:
-        raise UserError(f"--dataroot {folder}: cannot be read: {e.strerror}; allow it or give another folder") from None
+        raise UserError(
+            f"--dataroot {folder}: cannot be read: {e.strerror}; grant permission or choose another folder"
+        ) from None

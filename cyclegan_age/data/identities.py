@@ -1,7 +1,7 @@
-"""Faces sorted by person: which pictures show the same one, for what learns to tell people apart.
+"""Faces sorted by person, for networks that learn to recognise people.
 
-A person is a folder of pictures, as in LFW (`Ann_Example/1.jpg`), or is named in the file names, as in the data sets
-whose people come at several ages, or in `labels.csv`. A folder whose name means an age is no person.
+A person is a folder of pictures, as in LFW (`Ann_Example/1.jpg`), or is named in the file names, as in data sets with
+people at several ages, or in `labels.csv`. A folder whose name means an age is no person.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from cyclegan_age.ages import parse_group
 from cyclegan_age.config import UserError
 from cyclegan_age.data.folders import FaceFolder
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import Known, form_of, stem_of, told
+from cyclegan_age.data.names import Known, form_of, labels_in_name, stem_of
 from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.images import list_images
 
-MIN_PERSONS = 4  # two to learn from and two to be tested on
+MIN_PERSONS = 4  # two for training and two for testing
 
-NO_PERSON = "of nobody in particular"
+NO_PERSON = "of unknown persons"
 ALONE = "the only one of their person"
 
 _GENERAL = frozenset(
@@ -32,14 +32,14 @@ _GENERAL = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """The pictures of a data folder that show somebody who is shown at least twice.
+    """The pictures of persons with at least two pictures in a data folder.
 
     Attributes:
         root: the data folder.
         paths: N files, sorted.
-        person: (N,) int64, number of the person, from 0 without gaps.
-        age_years: (N,) float32, NaN where the file name does not tell it.
-        left_out: how many pictures were left out, by reason.
+        person: (N,) int64, index of the person, from 0 without gaps.
+        age_years: (N,) float32, NaN if the file name does not contain it.
+        left_out: number of excluded pictures, by reason.
     """
 
     root: Path
@@ -50,14 +50,14 @@ class People:
 
 
 def scan_people(dataroot: Path) -> People:
-    """Find the pictures of a data folder and who is on them; no file is opened.
+    """Find the pictures of a data folder and their persons, without opening the files.
 
     Raises:
         UserError: no folder, or fewer than `MIN_PERSONS` persons with two pictures.
     """
     refuse_shards(dataroot, "--model face_embedder")
     if not dataroot.is_dir():
-        raise UserError(f"--dataroot {dataroot}: no such folder; give one that has a folder per person")
+        raise UserError(f"--dataroot {dataroot}: no such folder; expected a folder with one sub-folder per person")
     labels = read_labels(dataroot)
     found = [(path, *_who(path, dataroot, labels.get(path))) for path in list_images(dataroot)]
     counts = Counter(who for _, who, _ in found if who)
@@ -65,7 +65,7 @@ def scan_people(dataroot: Path) -> People:
     if len(names) < MIN_PERSONS:
         raise UserError(
             f"--dataroot {dataroot}: {len(names)} persons have two pictures, at least {MIN_PERSONS} are needed; "
-            "give a folder for each person, or --preset distil, which needs no names"
+            "make a folder for each person, or use --preset distil, which needs no names"
         )
     number = {who: i for i, who in enumerate(names)}
     kept = [(path, number[who], age) for path, who, age in found if who in number]
@@ -80,15 +80,15 @@ def scan_people(dataroot: Path) -> People:
 
 
 def _who(path: Path, root: Path, known: Known | None) -> tuple[str, float]:
-    """Name of the person on a picture, empty where nothing tells it, and the age in years or NaN.
+    """Name of the person on a picture, empty if unknown, and the age in years or NaN.
 
     Args:
         path: the picture.
         root: the data folder.
-        known: what `labels.csv` tells of it.
+        known: its labels in `labels.csv`.
     """
     form = form_of(stem_of(path))
-    known = known or (told(form, stem_of(path)) if form else None)
+    known = known or (labels_in_name(form, stem_of(path)) if form else None)
     if known and known.person:
         return known.person, known.age_years
     folder = path.parent
@@ -99,15 +99,15 @@ def _who(path: Path, root: Path, known: Known | None) -> tuple[str, float]:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Pictures to learn an embedding from, and others to test it on.
+    """Pictures to train an embedder on, and others to test it on.
 
     Attributes:
         root: the data folder.
         paths: N files.
-        age_years: (N,) float32, NaN where not known.
-        labels: (N, L) float32, the number of the person (L = 1) or a teacher's embedding.
-        pools: numbers of the pictures to learn from: for each person, or for each age group.
-        held_out: numbers of the pictures to test on.
+        age_years: (N,) float32, NaN if unknown.
+        labels: (N, L) float32, the index of the person (L = 1) or a teacher's embedding.
+        pools: indices of the training pictures: for each person, or for each age group.
+        held_out: indices of the test pictures.
     """
 
     root: Path
@@ -119,7 +119,7 @@ class Labelled:
 
 
 def by_person(people: People) -> Labelled:
-    """A pool for each person; every tenth of them is held out: at most 100, with at most 5 pictures of each."""
+    """A pool for each person; every tenth person is held out: at most 100, with at most 5 pictures of each."""
     order = np.argsort(people.person, kind="stable")
     pools = np.split(order, np.flatnonzero(np.diff(people.person[order])) + 1)
     held = sorted({0, 1, *range(0, len(pools), 10)})[:100]
@@ -134,16 +134,18 @@ def by_person(people: People) -> Labelled:
 
 
 def by_teacher(faces: FaceFolder, embeddings: NDArray[np.float32]) -> Labelled:
-    """A pool for each age group; faces without an embedding (NaN) are left out, every 20th is held out, at most 500.
+    """A pool for each age group; faces without an embedding (NaN) are excluded, every 20th is held out, at most 500.
 
     Raises:
         UserError: hardly any face has an embedding.
     """
-    usable = np.flatnonzero(~np.isnan(embeddings[:, 0]))
-    if len(usable) < MIN_PERSONS:
-        raise UserError(f"--dataroot {faces.root}: the teacher sees {len(usable)} faces; give upright, cropped ones")
-    held = usable[:: max(20, len(usable) // 500)] if len(usable) >= 40 else usable[:2]
-    learnt = np.setdiff1d(usable, held)
+    readable = np.flatnonzero(~np.isnan(embeddings[:, 0]))
+    if len(readable) < MIN_PERSONS:
+        raise UserError(
+            f"--dataroot {faces.root}: the teacher finds {len(readable)} faces; expected upright, cropped ones"
+        )
+    held = readable[:: max(20, len(readable) // 500)] if len(readable) >= 40 else readable[:2]
+    learnt = np.setdiff1d(readable, held)
     pools = [learnt[faces.group[learnt] == k] for k in np.unique(faces.group[learnt])]
     return Labelled(
         root=faces.root,

@@ -13,11 +13,11 @@ from cyclegan_age.data.names import Known
 NAME = "labels.csv"
 PARQUET = "labels.parquet"
 COLUMNS = ("file", "age", "sex", "race", "person", "split", "source", "fold", "exact")
-STATE = "state"  # a column that tables of `prepare.py label` have besides: they name every picture that is of use
+STATE = "state"  # an additional column in tables of `prepare.py label`, which list every picture to use
 
 
 def as_csv(lines: Iterable[dict[str, object]], columns: Sequence[str] = COLUMNS) -> bytes:
-    """The file's content, of lines with these columns."""
+    """The file's content, from lines with these columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -26,16 +26,16 @@ def as_csv(lines: Iterable[dict[str, object]], columns: Sequence[str] = COLUMNS)
 
 
 def names_all(dataroot: Path) -> bool:
-    """Whether the `labels.csv` in a folder names every picture of it that is of use: one of `prepare.py label`."""
+    """Whether the `labels.csv` in a folder lists every picture to use: a table of `prepare.py label`."""
     try:
         with (dataroot / NAME).open(encoding="utf-8-sig", newline="") as f:
             return STATE in next(csv.reader(f), [])
-    except (OSError, ValueError, csv.Error):  # `read_labels` says so
+    except (OSError, ValueError, csv.Error):  # `read_labels` reports it
         return False
 
 
 def as_parquet(lines: Iterable[Mapping[str, object]]) -> bytes:
-    """The same lines as Parquet: the age a float, sex, race and exact whole numbers, the rest texts.
+    """The same lines as Parquet: the age a float, sex, race and exact integers, the rest strings.
 
     Raises:
         UserError: pyarrow is not installed.
@@ -59,7 +59,7 @@ def as_parquet(lines: Iterable[Mapping[str, object]]) -> bytes:
 def read_labels(dataroot: Path) -> dict[Path, Known]:
     """Labels of the pictures of a folder by their paths, from the `labels.csv` in it or in the folder above.
 
-    Where there is none, `labels.parquet` is read. Of a file with other columns nothing is taken.
+    If it is missing, `labels.parquet` is read. Files with other columns are ignored.
 
     Raises:
         UserError: it cannot be read, or a line of it has no age.
@@ -78,7 +78,7 @@ def read_labels(dataroot: Path) -> dict[Path, Known]:
 
 
 def is_exact(word: str) -> bool:
-    """Whether the column `exact` says that an age is recorded; it does unless it is 0."""
+    """Whether the column `exact` marks an age as recorded; only 0 means that it is not."""
     try:
         return float(word) != 0
     except ValueError:
@@ -86,19 +86,19 @@ def is_exact(word: str) -> bool:
 
 
 def within(folder: Path, name: str) -> Path | None:
-    """The path of what a table names, relative to its folder or not; None where that lies outside of the folder."""
+    """The path of a table's entry, relative to its folder or absolute; None if it lies outside of the folder."""
     whole = os.path.abspath(folder)  # noqa: PTH100 - links stay as they are
     path = Path(os.path.abspath(os.path.join(whole, name)))  # noqa: PTH100, PTH118
     return folder / path.relative_to(whole) if path.is_relative_to(whole) else None
 
 
 def read_lines(folder: Path) -> Iterator[dict[str, str]]:
-    """The lines of a folder's `labels.csv`, or `labels.parquet`, with `COLUMNS`, those that it has not empty.
+    """The lines of a folder's `labels.csv`, or `labels.parquet`, with `COLUMNS`; missing columns are empty.
 
-    None where there is neither, or no column `file` and `age`.
+    None without such a file, or without the columns `file` and `age`.
 
     Raises:
-        UserError: it cannot be read, or a line of it has no age, or a sex or race that is no number.
+        UserError: it cannot be read, or a line has no age, or a sex or race that is no number.
     """
     file, number = folder / NAME, 1
     if not file.is_file():
@@ -111,16 +111,16 @@ def read_lines(folder: Path) -> Iterator[dict[str, str]]:
             number += 1
             texts = {name: "" if line.get(name) is None else str(line[name]) for name in COLUMNS}
             if fault := _fault(texts):
-                raise UserError(f"{file}: line {number}: {fault}; mend it, or take the file away")
+                raise UserError(f"{file}: line {number}: {fault}; correct it, or remove the file")
             yield texts
     except OSError as e:
-        raise UserError(f"{file}: cannot be read: {e.strerror or e}; allow it, or take it away") from None
+        raise UserError(f"{file}: cannot be read: {e.strerror or e}; grant permission, or remove it") from None
     except (ValueError, csv.Error):  # pyarrow's are ValueErrors, too
-        raise UserError(f"{file}: not a usable table; mend it, or take the file away") from None
+        raise UserError(f"{file}: not a valid table; correct it, or remove the file") from None
 
 
 def _fault(line: Mapping[str, str]) -> str:
-    """What is wrong with a line's age, sex or race; empty for nothing."""
+    """The error in a line's age, sex or race; empty for none."""
     try:
         age = float(line["age"])
     except ValueError:
@@ -150,7 +150,7 @@ def _read_parquet(file: Path) -> tuple[set[str], Iterable[Mapping[str, object]]]
 
 
 def _below(dataroot: Path, folder: Path, name: str) -> Path:
-    """The path of a file as a scan of the data folder gives it."""
+    """The path of a file in the form that a scan of the data folder yields."""
     if folder == dataroot:
         return dataroot / name
     first, _, rest = name.partition("/")

@@ -1,8 +1,8 @@
-"""Pictures with masks: which pixel of a head is what, for what learns to tell its parts apart.
+"""Pictures with segmentation masks of heads, for face parsers.
 
-A data folder has `images/`, pictures framed as FFHQ's, and `masks/`, a label map for each by the same name, its
-pixels numbers of the 19 classes of CelebAMask-HQ (Lee et al., "MaskGAN: Towards Diverse and Interactive Facial Image
-Manipulation", CVPR 2020).
+A data folder has `images/`, pictures in FFHQ's frame, and `masks/`, a label map for each with the same name. Its values
+are the 19 classes of CelebAMask-HQ (Lee et al., "MaskGAN: Towards Diverse and Interactive Facial Image Manipulation",
+CVPR 2020).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from cyclegan_age.networks.parsers import PARTS
 
 Mask = NDArray[np.uint8]
 
-# Glasses belong to the face: what happens to it happens to what is seen through them.
+# Glasses belong to the face, since the face is visible through them.
 _PART_OF = {
     "background": "background",
     **dict.fromkeys(("skin", "nose", "glasses", "left eye", "right eye", "left brow", "right brow"), "face"),
@@ -31,7 +31,7 @@ _PART_OF = {
     **dict.fromkeys(("hat", "earring", "necklace"), "other"),
     "neck": "neck",
     "cloth": "other",
-}  # in the order of their numbers
+}  # in the order of their class indices
 _PARTS = np.array([PARTS.index(part) for part in _PART_OF.values()], np.uint8)
 
 
@@ -43,7 +43,7 @@ class MaskFolder:
         root: the data folder.
         pictures: N files, sorted.
         masks: N files, in the same order.
-        left_out: how many pictures have no mask.
+        left_out: number of pictures without a mask.
     """
 
     root: Path
@@ -53,7 +53,7 @@ class MaskFolder:
 
 
 def scan_masks(dataroot: Path) -> MaskFolder:
-    """Find the pictures and masks of a data folder; no file is opened.
+    """Find the pictures and masks of a data folder, without opening the files.
 
     Raises:
         UserError: no such folders, or fewer than two pictures with a mask.
@@ -73,15 +73,15 @@ def scan_masks(dataroot: Path) -> MaskFolder:
     if len(both) < 2:
         raise UserError(
             f"--dataroot {dataroot}: {len(both)} pictures in images/ have a mask of the same name in masks/, "
-            "at least 2 are needed; name them alike"
+            "at least 2 are needed; give them the same names"
         )
     return MaskFolder(dataroot, [path for path, _ in both], [mask for _, mask in both], len(found) - len(both))
 
 
 def read_masks(paths: Sequence[Path], size: int) -> Mask:
-    """Masks as numbers of `PARTS`, uint8 (N, size, size): of each pixel the part that most of it is.
+    """Masks with indices of `PARTS`, uint8 (N, size, size): the majority part of each pixel.
 
-    One that is not square is cropped to its middle, as pictures are.
+    Masks that are not square are centre-cropped, as pictures are.
 
     Raises:
         UserError: a file cannot be read, or is no label map of those classes.
@@ -97,12 +97,12 @@ def _read(path: Path, size: int) -> Mask:
             picture.load()
     except (BadImage, OSError) as e:
         cause = (e.strerror or type(e).__name__) if isinstance(e, OSError) else str(e)
-        raise UserError(f"{path}: not a usable mask: {cause}; replace it") from None
+        raise UserError(f"{path}: not a valid mask: {cause}; replace it") from None
     classes = np.asarray(picture)
     if picture.mode not in ("L", "P") or classes.max() >= len(_PARTS):
         of = f"mode {picture.mode}" if picture.mode not in ("L", "P") else f"value {classes.max()}"
         raise UserError(
-            f"{path}: not a usable mask: {of}; expected one channel with classes from 0 to {len(_PARTS) - 1}"
+            f"{path}: not a valid mask: {of}; expected one channel with classes from 0 to {len(_PARTS) - 1}"
         )
     parts = _PARTS[classes]
     areas = [

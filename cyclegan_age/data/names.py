@@ -1,4 +1,4 @@
-"""What file names tell of a face: the forms that the public sets use."""
+"""Labels in file names: the forms of the public sets."""
 
 import math
 import re
@@ -10,13 +10,13 @@ OLDEST = 116  # years; a larger number in a name is no age
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a face beside its picture; NaN, or an empty name, where nothing is.
+    """Labels of a face; NaN, or an empty name, if unknown.
 
     Attributes:
-        age_years: its own age.
+        age_years: age of the face.
         sex: 0 male, 1 female.
-        race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other, as UTKFace labels them.
-        person: who it is, unique in its set.
+        race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other, as in UTKFace.
+        person: its person, unique in its set.
         exact: whether its age is recorded, not estimated, nor the middle of a group.
     """
 
@@ -27,7 +27,7 @@ class Known:
     exact: bool = True
 
 
-# Name of `prepare.py` -> the form of the file names without their ending; the first that fits holds.
+# Name of `prepare.py` -> the form of the file names without their ending; the first match applies.
 FORMS: dict[str, re.Pattern[str]] = {
     # 25_0_2_20170104, and with the person 25_0_2_fgnet+001+001A25, as prepare.py writes it
     "utkface": re.compile(
@@ -46,19 +46,19 @@ _LAST_FEMALE = 7380  # All-Age-Faces counts women first
 
 
 def stem_of(file: Path) -> str:
-    """Name without endings; UTKFace's crops are called `.jpg.chip.jpg`."""
+    """Name without suffixes; UTKFace's crops are called `.jpg.chip.jpg`."""
     return re.sub(r"(\.jpe?g|\.png)?\.chip$", "", file.stem, flags=re.IGNORECASE)
 
 
 def form_of(stem: str) -> str:
-    """The set whose form a file name, without its ending, has; empty for none."""
+    """The set whose form a file name, without its suffix, matches; empty for none."""
     return next((name for name, form in FORMS.items() if form.fullmatch(stem)), "")
 
 
-def told(form: str, stem: str) -> Known | None:
-    """What a file name, without its ending, tells in a set's form; None where it has another one.
+def labels_in_name(form: str, stem: str) -> Known | None:
+    """The labels in a file name, without its suffix, of a set's form; None if it does not match.
 
-    The age is NaN where it is none: below 0, or above `OLDEST`.
+    The age is NaN if it is invalid: below 0, or above `OLDEST`.
     """
     m = FORMS[form].fullmatch(stem)
     if not m:
@@ -81,13 +81,13 @@ def told(form: str, stem: str) -> Known | None:
 
 
 def taken_at(born: int, month: int, taken: int) -> int:
-    """Whole years from a month of birth to the middle of the year of a photograph, as IMDB-WIKI counts them."""
+    """Whole years from a month of birth to the middle of the year of a photograph, as in IMDB-WIKI."""
     return taken - born - (month > 6)
 
 
 def known_by_name(name: str) -> Known:
-    """What a file name of the UTKFace form `age_sex_race_...` tells; of any other form nothing.
+    """The labels in a file name of the UTKFace form `age_sex_race_...`; none for any other form.
 
-    A sex or race of 9 is one that nobody knows.
+    A sex or race of 9 is unknown.
     """
-    return told("utkface", stem_of(Path(name))) or Known()
+    return labels_in_name("utkface", stem_of(Path(name))) or Known()

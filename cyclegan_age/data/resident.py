@@ -1,7 +1,7 @@
-"""Draws of pictures that lie on a device, computed there: the host neither waits for the device nor sends it a number.
+"""Draws of pictures that lie on a device, computed there without synchronisation with the host.
 
-Random numbers are hashes of what they are for, so that each can be computed by itself: the draws of a step follow from
-its number alone. They are computed for `_STEPS` steps at once, as a GPU takes as long for a few.
+Random numbers are hashes of their purpose and position, so that each can be computed independently: the draws of a step
+depend on its number alone. They are computed for `_STEPS` steps at once, since a GPU takes as long for a few.
 """
 
 import hashlib
@@ -15,38 +15,38 @@ from torch import Tensor
 
 from cyclegan_age.images import to_float
 
-_STEPS = 32  # whose draws are computed at once
-_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # splitmix64, as signed numbers
+_STEPS = 32  # steps per computation of draws
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64  # splitmix64, as a signed number
 _FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 _LOW = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """What K steps draw of one stream."""
+    """The draws of K steps of one stream."""
 
-    picture: Tensor  # (K, N) int64, its number
-    row: Tensor  # (K, N, S) int64, of the crop
-    column: Tensor  # (K, N, S) int64, of the crop, from right to left where it is mirrored
+    picture: Tensor  # (K, N) int64, its index
+    row: Tensor  # (K, N, S) int64, of the crop's rows
+    column: Tensor  # (K, N, S) int64, of the crop's columns, from right to left if it is mirrored
     age_years: Tensor  # (K, N) float32
     label: Tensor  # (K, N, L)
 
 
 class ResidentPictures:
-    """Pictures on a device, and what each step draws of them; see `FaceData` for the order of the draws.
+    """Pictures on a device, and the draws of each step; see `FaceData` for the order of the draws.
 
     Args:
         pictures: (M, C, C, 3) uint8, on the device.
         age_years: (M,) float32, on the device.
         labels: (M, L) float32 or uint8, on the device.
-        source_pools: for each age group the numbers of its pictures; none is empty.
+        source_pools: for each age group the indices of its pictures; none is empty.
         target_pools: the same for the targets.
         image_size: side S in pixels of the random crops.
         flip: whether half of the pictures are mirrored.
         batch_size: pictures N per batch.
         seed: seed of order, crops and mirroring.
         paired: whether a target is the picture after its source in the order of one pool.
-        rank: number of this process.
+        rank: index of this process.
         world: number of processes.
     """
 
@@ -82,7 +82,7 @@ class ResidentPictures:
         self._drawn: list[_Drawn] = []
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """What the `Batch` of a step is made of, in its order, the same whatever was drawn before."""
+        """The fields of a step's `Batch`, in order, independent of earlier draws."""
         chunk, k = divmod(step, _STEPS)
         if chunk != self._chunk:
             self._chunk, self._drawn = chunk, self._draw(chunk * _STEPS)
@@ -94,7 +94,7 @@ class ResidentPictures:
         return x_source, source.age_years[k], x_target, target.age_years[k], source.label[k], target.label[k]
 
     def _draw(self, step: int) -> list[_Drawn]:
-        """The draws of the chunk that begins with a step, of both streams."""
+        """The draws of the chunk that starts at a step, of both streams."""
         first, drawn = step * self._stride + self._first, []
         n = self._offset + first  # (K, N)
         edge = self._pictures.shape[1] - self._image_size
@@ -113,30 +113,30 @@ class ResidentPictures:
 
 
 class _Order:
-    """Which picture each draw of a stream is: blocks of all groups in random order, passes over each pool.
+    """The picture of each draw of a stream: blocks of all groups in random order, passes over each pool.
 
     Each block visits each pool once, so that visit b to a pool is in block b.
 
     Args:
-        pools: for each age group the numbers of its pictures.
+        pools: for each age group the indices of its pictures.
         most: draws from the first to the last of a chunk.
         keys: of the order of the groups, and of the pictures.
-        device: where all is computed.
+        device: of the computation.
     """
 
     def __init__(
         self, pools: Sequence[NDArray[np.int64]], most: int, keys: tuple[int, int], device: torch.device
     ) -> None:
         self._keys = keys
-        self._blocks = (most + len(pools) - 2) // len(pools) + 1  # at most, that a chunk touches
+        self._blocks = (most + len(pools) - 2) // len(pools) + 1  # maximum per chunk
         length = np.array([len(pool) for pool in pools])
-        passes = (self._blocks + length - 2) // length + 1  # of each pool, at most, that those blocks touch
+        passes = (self._blocks + length - 2) // length + 1  # maximum per pool in those blocks
         size = passes * length
         start = np.cumsum(size) - size
         # One row for each picture in each pass of each pool, pass after pass.
         pool = np.repeat(np.arange(len(pools)), size)
         number = np.arange(size.sum()) - start[pool]
-        position = number % length[pool] + (np.cumsum(length) - length)[pool]  # in all pools one after the other
+        position = number % length[pool] + (np.cumsum(length) - length)[pool]  # in the concatenation of all pools
         turn = number // length[pool]
         first_pass = (np.cumsum(passes) - passes)[pool]
 
@@ -147,15 +147,15 @@ class _Order:
         self._length, self._start, self._pool, self._turn = sent(length), sent(start), sent(pool), sent(turn)
         self._position = sent(position)
         self._picture = sent(np.concatenate(pools)[position])
-        self._rank = sent(first_pass + turn << 32)  # keeps the pictures of a pass together when they are sorted
+        self._rank = sent(first_pass + turn << 32)  # keeps the pictures of a pass together in the sort
 
     def __call__(self, n: Tensor, first: int, ahead: int) -> Tensor:
-        """Numbers of the pictures of draws, or of those so far ahead of them in their passes.
+        """Indices of the pictures of draws, or of those that many places ahead in their passes.
 
         Args:
             n: (K, N) int64, numbers of the draws of a chunk.
-            first: the least of them.
-            ahead: 0 or more.
+            first: the smallest of them.
+            ahead: at least 0.
         """
         groups = len(self._groups)
         first_block = first // groups
@@ -172,7 +172,7 @@ class _Order:
 
 
 def _key(seed: int, purpose: str) -> int:
-    """A signed number of 64 bits for a use of random numbers."""
+    """A signed 64-bit key for one purpose of random numbers."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {purpose}".encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -189,5 +189,5 @@ def _hash(key: int, *numbers: Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, count: int) -> Tensor:
-    """To the right, filled up with zeros."""
+    """Logical shift to the right."""
     return bits >> count & (1 << 64 - count) - 1

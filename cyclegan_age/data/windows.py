@@ -1,8 +1,8 @@
-"""Draws of pictures of which a part is at hand at a time, the parts one after the other.
+"""Draws of pictures from a changing subset of shards, where not all are available at once.
 
-In a pass over all pictures their shards come in random order, so many at a time: a window. Within it every age group
-has draws in proportion to how much of the whole group lies there, so that over a pass all groups have the same number,
-and each picture of a group as many as any other of it, or one more.
+In a pass over all pictures their shards come in random order, a fixed number at a time: a window. Within a window every
+age group has draws in proportion to its share of pictures there. So over a pass all groups have the same number of
+draws, and the counts of two pictures of a group differ by at most one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.int64]
 Random = Callable[..., np.random.Generator]
 
-_SHARDS, _DRAWS = 0, 1  # what a random number is for
+_SHARDS, _DRAWS = 0, 1  # purposes of a random number
 
 
 class Windows:
-    """Which picture each draw is; it depends on the number of the draw alone.
+    """The picture of each draw; it depends on the number of the draw alone.
 
     Args:
-        pools: for each age group the numbers of its pictures; none is empty.
+        pools: for each age group the indices of its pictures; none is empty.
         shard_of: (n,) shard of each picture.
-        shards: how many there are.
+        shards: number of shards.
         count: windows in a pass.
         length: draws in a pass; a multiple of the number of pools.
         random: numbers -> a generator; the same for the same numbers.
-        stream: number of these draws among those that go through the same windows.
+        stream: number of these draws among those that use the same windows.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Windows:
         self._window: tuple[tuple[int, int], Numbers, Numbers] | None = None
 
     def candidates(self, n: int) -> Iterator[int]:
-        """The picture of draw n, and those that stand in for it: the next of its group, then any of the window."""
+        """The picture of draw n, and its substitutes: the next of its group, then any of the window."""
         turn, k = place = self.place(n)
         if self._window is None or self._window[0] != place:
             self._window = place, *self._sequence(turn, k)
@@ -66,7 +66,7 @@ class Windows:
         return turn, int(np.searchsorted(self._of_pass(turn)[2], rest, side="right")) - 1
 
     def shards(self, turn: int, k: int) -> Numbers:
-        """The shards of window k of a pass; k may be one too many."""
+        """The shards of window k of a pass; k may be one too large."""
         return self._of_pass(turn)[1][k] if k < self._count else self._of_pass(turn + 1)[1][0]
 
     def _of_pass(self, turn: int) -> tuple[int, list[Numbers], Numbers, Numbers]:

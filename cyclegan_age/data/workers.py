@@ -1,4 +1,4 @@
-"""Work for several processes, whose results come in order."""
+"""Parallel processes with ordered results."""
 
 import logging
 import multiprocessing
@@ -17,25 +17,26 @@ R = TypeVar("R")
 
 
 def processors() -> int:
-    """Number of processors that this process may use."""
+    """Number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_processes(
     work: Callable[[T], R], items: Iterable[T], processes: int, *, pin_memory: bool = False
 ) -> Generator[R, None, None]:
-    """What `work` makes of each item, in the order of the items, two items ahead in each process.
+    """The results of `work` for each item, in the order of the items, two items ahead in each process.
 
-    The processes start from a clean one, as a fork of this one would share its CUDA context and the locks of its
-    threads. They end with the iterator, and when this process is gone. They log nothing.
+    The processes are not forks of this one, which would share its CUDA context and the locks of its threads. They end
+    with the iterator, and with this process. They log nothing.
 
     Args:
-        work: called in the processes; it and its results are sent between them.
+        work: called in the processes; it and its results are pickled.
         items: may have no end.
         processes: number of them.
         pin_memory: whether the tensors of the results are in page-locked memory.
 
     Raises:
+        UserError: raised by `work`.
         UserError: raised by `work`.
     """
     context = multiprocessing.get_context("forkserver")
@@ -49,7 +50,7 @@ def in_processes(
         pin_memory=pin_memory,
         worker_init_fn=_begin,
         multiprocessing_context=context,
-        generator=torch.Generator(),  # its own: the loader draws from it, which would move the training's sequence
+        generator=torch.Generator(),  # separate: the loader must not change the training's RNG state
     )
     for result in loader:
         if isinstance(result, UserError):
@@ -58,7 +59,7 @@ def in_processes(
 
 
 class _Work(Dataset[R | UserError], Generic[T, R]):
-    """A function as what a DataLoader reads from."""
+    """A function in the interface of a Dataset."""
 
     def __init__(self, work: Callable[[T], R]) -> None:
         self.work = work
@@ -66,7 +67,7 @@ class _Work(Dataset[R | UserError], Generic[T, R]):
     def __getitem__(self, item: T) -> R | UserError:
         try:
             return self.work(item)
-        except UserError as e:  # as a result: the loader would put a traceback before the text
+        except UserError as e:  # returned as a result: the loader would add a traceback to its text
             return e
 
 

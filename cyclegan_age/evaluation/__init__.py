@@ -1,1 +1,1 @@
-"""Many pictures -> numbers: do the faces look their age, like themselves, and like photographs?"""
+"""Metrics of many pictures: apparent age, identity and realism."""

@@ -1,4 +1,4 @@
-"""Which years to ask a generator for, so that a judge reads its faces as old as they were named."""
+"""Calibration of a generator's age input, so that an age estimator's output equals the target age."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ import torch
 from cyclegan_age.ages import code_of
 from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, UserError
 from cyclegan_age.evaluation import measures
+from cyclegan_age.evaluation.faces import Row
 from cyclegan_age.evaluation.measures import Array
-from cyclegan_age.evaluation.records import Row
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import SYSTEMS, trained_estimator
 from cyclegan_age.networks.estimators import AgeCorrection, expected_age
 from cyclegan_age.runs import Snapshot, load_snapshot, save_snapshot
 
 _STEP_YEARS = 0.5
-_ENDS = (5, 95)  # percentiles of what faces look like: those of the face that looks young and the one that looks old
+_ENDS = (5, 95)  # percentiles of the estimated source ages: the young-looking and the old-looking face
 
 
 def fitting(row: Row) -> Snapshot:
-    """The snapshot of a row whose ages can be corrected.
+    """The snapshot of a row whose age input can be calibrated.
 
     Raises:
         UserError: it is of another kind.
@@ -29,19 +29,19 @@ def fitting(row: Row) -> Snapshot:
     snapshot = load_snapshot(row.weights)
     if not isinstance(snapshot.net, CycleGANConfig | CycleGANHeadsConfig) or snapshot.train.age_vector != "linear":
         what = "no cyclegan or cyclegan_heads with --age_vector linear"
-        raise UserError(f"--fit_ages: {row.name} is {what}; give other --weights")
+        raise UserError(f"--fit_ages: {row.name} is {what}; choose other --weights")
     return snapshot
 
 
 def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path) -> AgeCorrection:
-    """Write a row's weights with a correction of its ages; gives it.
+    """Write a row's weights with a calibration of the age input; returns the calibration.
 
     Args:
-        row: which weights.
+        row: the weights.
         pictures: faces uint8 (N, S, S, 3), at the size of the generator.
-        read: (N, Y) what a judge, calibrated, reads of each at each age of the slider.
+        read: (N, Y) calibrated estimates for each face at each age of the slider.
         slider: (Y,) years, rising.
-        file: the weights to write.
+        file: output file.
     """
     snapshot = fitting(row)
     render = SYSTEMS[snapshot.train.model].renderer
@@ -57,28 +57,28 @@ def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path
         looks = torch.cat([expected_age(correction.estimator(part)) for part in to_float(pictures).split(16)])
         vectors = code_of(snapshot.train).encode(slider.tolist())
         asked = np.stack([correction.years(looks, one.expand(len(looks), -1)).numpy() for one in vectors], axis=1)
-    ends, years = asked_by_looks(looks.numpy(), asked, read, np.array(snapshot.train.ages))
+    ends, years = calibrated_inputs(looks.numpy(), asked, read, np.array(snapshot.train.ages))
     correction.looks, correction.asked = (torch.tensor(v, dtype=torch.float32) for v in (ends, years))
     tensors = snapshot.tensors | {f"correction.{name}": v for name, v in correction.state_dict().items()}
     save_snapshot(file, snapshot.train, snapshot.net, snapshot.images_seen, tensors, snapshot.parts)
     return correction
 
 
-def asked_by_looks(looks: Array, asked: Array, read: Array, anchors: Array) -> tuple[Array, Array]:
-    """Years to ask for by how old a face looks.
+def calibrated_inputs(looks: Array, asked: Array, read: Array, anchors: Array) -> tuple[Array, Array]:
+    """Calibrated age inputs by the apparent age of a face.
 
-    At each of some years asked for, a straight line is fitted to what is read of the faces over what they look like.
-    From these lines follows what is read of a face that looks young and of one that looks old, whatever they are asked
-    for; that is made rising and read backwards.
+    At each of some input ages, a straight line is fitted to the estimated ages over the apparent ages of the sources.
+    The lines predict the estimate for a young-looking and an old-looking face at every input age. These functions are
+    made rising and inverted.
 
     Args:
-        looks: (N,) years that faces look.
-        asked: (N, Y) years that each was asked for, rising in each row.
-        read: (N, Y) years that each was then read as; NaN where it was not.
+        looks: (N,) apparent ages of the sources in years.
+        asked: (N, Y) input ages in years, rising in each row.
+        read: (N, Y) estimated ages of the results in years; NaN where unknown.
         anchors: (K,) years, rising.
 
     Returns:
-        (2,) years that the two faces look, and (2, K) what to ask them for at each anchor.
+        (2,) apparent ages of the two faces in years, and (2, K) the calibrated input at each anchor.
     """
     known = np.isfinite(read).all(axis=1)
     looks, asked, read = looks[known].astype(np.float64), asked[known], read[known]
@@ -90,6 +90,6 @@ def asked_by_looks(looks: Array, asked: Array, read: Array, anchors: Array) -> t
     years = []
     for end in ends:
         level = measures.rising(lines[0] + lines[1] * end, np.ones(len(grid))).round(6)
-        rises, first = np.unique(level, return_index=True)  # where it is level, the least will do
+        rises, first = np.unique(level, return_index=True)  # the smallest input of each plateau
         years.append(np.interp(anchors, rises, grid[first]))
     return ends.round(2), np.stack(years).round(2)

@@ -1,11 +1,14 @@
-"""The measures: arrays -> numbers. Nothing here knows models, files or judges. NaN stands for "cannot be told"."""
+"""The metrics: arrays -> numbers. This module knows no models, files or networks. NaN means "undefined"."""
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
 from cyclegan_age.config import needs
 from cyclegan_age.faces.frames import FRAMES, Frame, window
@@ -16,21 +19,21 @@ with needs("scikit-image"):
 
 Array = NDArray[np.float64]
 
-_MIN_SLOPE = 0.2  # estimated years per true year that a calibration takes for the least, so that it can be inverted
-_MIN_FACES = 3.0  # faces that a knot of a calibration must rest on
+_MIN_SLOPE = 0.2  # minimum slope of a calibration, in estimated years per true year, so that it is invertible
+_MIN_FACES = 3.0  # minimum number of faces per knot of a calibration
 _OLDEST = 100.0  # years
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What an estimator reads on average at each true age, as a rising line of straight pieces, to be read backwards.
+    """An estimator's mean output at each true age, as a rising piecewise linear function, to be inverted.
 
-    Real faces of an age are then read right on average: the mean of the calibrated estimates is the true age. The
-    other direction is `Regression`, which pulls every estimate towards the mean age of the data.
+    The mean of the calibrated estimates of real faces of an age is then the true age. The opposite direction is
+    `Regression`, which pulls every estimate towards the mean age of the data.
 
     Attributes:
         true_years: (K,) ages of the knots, rising.
-        estimate: (K,) mean estimate at each, rising. With fewer than two knots nothing is changed.
+        estimate: (K,) mean estimate at each, rising. With fewer than two knots the calibration is the identity.
     """
 
     true_years: Array
@@ -41,8 +44,8 @@ class Calibration:
         """Least squares over real faces, with a knot every `step` years, made rising by pooling neighbours.
 
         Args:
-            true_years: (N,), NaN where it is not known.
-            estimate: (N,), NaN where there is none.
+            true_years: (N,), NaN if unknown.
+            estimate: (N,), NaN if undefined.
             step: years between two knots.
         """
         seen = np.isfinite(estimate) & np.isfinite(true_years)
@@ -62,7 +65,7 @@ class Calibration:
         return cls(knots, level)
 
     def __call__(self, estimate: ArrayLike) -> Array:
-        """Estimates of any shape -> calibrated years, from 0 to 100; beyond the ends the last pieces go on."""
+        """Estimates of any shape -> calibrated years, from 0 to 100; extrapolates linearly beyond the ends."""
         x, y, e = self.estimate, self.true_years, np.asarray(estimate, np.float64)
         if len(x) < 2:
             return e
@@ -75,7 +78,7 @@ class Calibration:
 
 
 def _hats(x: Array, knots: Array) -> Array:
-    """Weights (N, K) of each knot for each value, for straight pieces, the last of which go on beyond the ends."""
+    """Weights (N, K) of each knot for each value, piecewise linear, extrapolated beyond the ends."""
     k = np.searchsorted(knots, x, side="right").clip(1, len(knots) - 1)
     share = (x - knots[k - 1]) / (knots[k] - knots[k - 1])
     weights: Array = np.zeros((len(x), len(knots)))
@@ -85,7 +88,7 @@ def _hats(x: Array, knots: Array) -> Array:
 
 
 def rising(values: Array, weights: Array) -> Array:
-    """The nearest sequence that never falls (weighted least squares, pool-adjacent-violators)."""
+    """The nearest non-decreasing sequence (weighted least squares, pool-adjacent-violators)."""
     blocks: list[tuple[float, float, int]] = []  # mean, weight, length
     for value, weight in zip(values, weights, strict=True):
         blocks.append((float(value), float(weight), 1))
@@ -96,14 +99,14 @@ def rising(values: Array, weights: Array) -> Array:
 
 
 def mean(values: Array) -> float:
-    """Mean of what can be told; NaN where nothing can."""
-    told = values[np.isfinite(values)]
-    return float(told.mean()) if len(told) else float("nan")
+    """Mean of the defined values; NaN without any."""
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 @dataclass(frozen=True)
 class Regression:
-    """The least-squares line of true age on estimate: the best guess of an age, but never as far out as the estimates.
+    """The least-squares line of true age on estimate: the best prediction, with a narrower range than the estimates.
 
     Attributes:
         rise: years of true age for each year of the estimate.
@@ -115,7 +118,7 @@ class Regression:
 
     @classmethod
     def fit(cls, true_years: Array, estimate: Array) -> "Regression":
-        """Arguments as of `Calibration.fit`; the estimates themselves where there are fewer than two."""
+        """Arguments as of `Calibration.fit`; the identity with fewer than two faces."""
         known = np.isfinite(true_years) & np.isfinite(estimate)
         rise = slope(estimate[known], true_years[known])
         return cls(rise, mean(true_years[known]) - rise * mean(estimate[known])) if math.isfinite(rise) else cls()
@@ -126,7 +129,7 @@ class Regression:
 
 
 def slope(x: Array, y: Array) -> float:
-    """What y rises by where x rises by 1, by least squares over the pairs whose y can be told; NaN below two x."""
+    """Slope of y over x, by least squares over the pairs with a defined y; NaN with fewer than two x."""
     known = np.isfinite(y)
     x, y = x[known], y[known]
     spread = x - mean(x)
@@ -153,14 +156,14 @@ def _ranks(x: Array) -> Array:
 
 
 def monotone(estimate: Array) -> Array:
-    """Which rows (N, Y) never fall and end higher than they begin: (N,) of 0 and 1."""
+    """Which rows (N, Y) never fall, and end higher than they begin: (N,) of 0 and 1."""
     rises = (np.diff(estimate, axis=1) >= 0).all(axis=1) & (estimate[:, -1] > estimate[:, 0])
     out: Array = np.where(np.isfinite(estimate).all(axis=1), rises.astype(np.float64), np.nan)
     return out
 
 
 def closeness(a: Array, b: Array, kind: str) -> Array:
-    """How near embeddings (..., D) are, higher being nearer: `cosine`, or `distance`, the Euclidean one times -1."""
+    """Similarity of embeddings (..., D): `cosine`, or `distance`, the negative Euclidean distance."""
     if kind == "distance":
         out: Array = -np.sqrt(((a - b) ** 2).sum(axis=-1))
         return out
@@ -170,7 +173,7 @@ def closeness(a: Array, b: Array, kind: str) -> Array:
 
 
 def threshold(embeddings: Array, kind: str, far: float) -> float:
-    """The closeness that at most a share `far` of all pairs of different people (N, D) is above; NaN without pairs."""
+    """The similarity exceeded by at most a share `far` of all pairs of different people (N, D); NaN without pairs."""
     known = embeddings[np.isfinite(embeddings).all(axis=1)]
     i, j = np.triu_indices(len(known), 1)
     if not len(i):
@@ -180,7 +183,7 @@ def threshold(embeddings: Array, kind: str, far: float) -> float:
 
 
 def verified(near: Array, least: float) -> Array:
-    """Which pairs count as one person: 1, or 0, also where no face was found; NaN where there is no threshold."""
+    """Which pairs count as one person: 1, or 0, also without a detected face; NaN without a threshold."""
     if not np.isfinite(least):
         return np.full(near.shape, np.nan)
     out: Array = (near > least).astype(np.float64)  # NaN compares as False
@@ -200,23 +203,35 @@ def kid(a: Array, b: Array) -> float:
     return float(within - 2 * ab.mean())
 
 
-def fid(a: Array, b: Array) -> float:
-    """Frechet inception distance of features (N, D) and (M, D) (Heusel et al., NIPS 2017).
+class _Identity(nn.Module):
+    """Identity in the interface of a feature network of torchmetrics."""
 
-    |mean difference|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) of the covariances A and B; the last is the sum of the
-    singular values of the centred features' product, which is exact also where there are fewer faces than features.
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.num_features = count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def fid(a: Array, b: Array) -> float:
+    """Frechet inception distance of features (N, D) and (M, D) (Heusel et al., NIPS 2017), by torchmetrics.
+
+    NaN with fewer than two faces, or without that package.
     """
-    if len(a) < 2 or len(b) < 2:
+    if min(len(a), len(b)) < 2 or importlib.util.find_spec("torchmetrics") is None:
         return float("nan")
-    x = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
-    y = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)
-    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
-    apart = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
-    return float(apart + (x**2).sum() + (y**2).sum() - 2 * cross)
+    from torchmetrics.image.fid import FrechetInceptionDistance  # takes seconds to import
+
+    distance = FrechetInceptionDistance(feature=_Identity(a.shape[1]))
+    distance.set_dtype(torch.float64)
+    distance.update(torch.from_numpy(a), real=True)
+    distance.update(torch.from_numpy(b), real=False)
+    return float(distance.compute())
 
 
 def ssim(a: Picture, b: Picture) -> float:
-    """Structural similarity as Wang et al. 2004 have it: Gaussian window of sigma 1.5, mean over the colours."""
+    """Structural similarity (Wang et al. 2004): Gaussian window of sigma 1.5, mean over the channels."""
     return float(
         structural_similarity(
             a, b, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
@@ -231,7 +246,7 @@ def l1(a: Picture, b: Picture, where: NDArray[np.bool_] | None = None) -> float:
 
 
 def outside(size: int, frame: Frame) -> NDArray[np.bool_]:
-    """The mask (size, size) of what is not face in an aligned crop: beyond an ellipse from brow to chin, ear to ear."""
+    """The mask (size, size) of the background in an aligned crop: outside an ellipse from brow to chin, ear to ear."""
     left, top, side = window(FRAMES["utkface"], frame)
     at = (np.arange(size) + 0.5) / size
     x, y = np.meshgrid((at - left) / side, (at - top) / side)
@@ -247,28 +262,28 @@ def sharpness(picture: Picture) -> float:
 
 
 def evenness(values: Iterable[float]) -> float:
-    """Smallest over largest, of values that should be one; 0 where the smallest is not above 0; NaN below two."""
-    told = [v for v in values if np.isfinite(v)]
-    if len(told) < 2:
+    """Smallest over largest, of values that should be equal; 0 if the smallest is not above 0; NaN below two."""
+    defined = [v for v in values if np.isfinite(v)]
+    if len(defined) < 2:
         return float("nan")
-    return max(0.0, min(told) / max(told)) if max(told) > 0 else 0.0
+    return max(0.0, min(defined) / max(defined)) if max(defined) > 0 else 0.0
 
 
 def chance_evenness(
     groups: Sequence[Array], summary: Callable[[Array], float], rounds: int = 1000
 ) -> tuple[float, float]:
-    """How even the summaries of groups would be if nothing but chance were between them: a permutation test.
+    """Expected evenness of the summaries of groups under chance alone: a permutation test.
 
-    In each round the rows are mixed and split again into groups of the same sizes; the rounds are the same each time.
+    Each round permutes the rows and splits them into groups of the same sizes; the random numbers are fixed.
 
     Args:
         groups: (N_k, D) each.
         summary: of the rows of a group, (N_k, D) -> number.
-        rounds: how many.
+        rounds: number of permutations.
 
     Returns:
-        The mean evenness of the rounds, and the share of them (with what is found as one more) that is at least as
-        uneven as what is found. NaN where that cannot be told.
+        The mean evenness of the rounds, and the p-value: the share of rounds (with the observation as one more) that
+        are at least as uneven as the observation. NaN if undefined.
     """
     found = evenness(map(summary, groups))
     if not np.isfinite(found):

@@ -1,4 +1,4 @@
-"""Scores -> a page that opens from disk: goals, plots, the same faces by every row, best and worst faces, the table."""
+"""Scores -> a self-contained page: goals, plots, the same faces by every row, best and worst faces, the table."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ import numpy as np
 
 from cyclegan_age.config import needs
 from cyclegan_age.evaluation import measures
+from cyclegan_age.evaluation.columns import GAPS, near
+from cyclegan_age.evaluation.faces import BLEND, COPY, Row
 from cyclegan_age.evaluation.plots import colour, line_plot
-from cyclegan_age.evaluation.records import BLEND, COPY, Row
+from cyclegan_age.evaluation.reference import FARS, Values
 from cyclegan_age.evaluation.scores import Scores
-from cyclegan_age.evaluation.table import FARS, GAPS, Goal, Values, cell, near
+from cyclegan_age.evaluation.table import Goal, cell
 from cyclegan_age.images import Picture, grid
 from cyclegan_age.rendering.page import document
 from cyclegan_age.rendering.pictures import save_jpg, save_text
@@ -23,7 +25,7 @@ with needs("dominate"):
     from dominate.util import raw
 
 _SAME, _BEST, _WORST = 8, 6, 10  # faces shown
-_NOT_VERIFIED_YEARS = 20.0  # what a target that is not the same person any more counts as, in years of error
+_NOT_VERIFIED_YEARS = 20.0  # error in years of a target that is not verified as the same person
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1b1f; --soft: #5d5d66; --line: #d9d9df; --good: #0a7d43; }
@@ -48,7 +50,7 @@ svg text { fill: var(--soft); font-size: 11px; } .grid { stroke: var(--line); }
 
 
 def write_page(folder: Path, scores: Scores, rows: Sequence[Row], real: Values, notes: Sequence[str]) -> Path:
-    """Write `index.html` and the pictures under `faces/`; gives the page.
+    """Write `index.html` and the pictures under `faces/`; returns the page.
 
     Args:
         folder: the output folder.
@@ -110,7 +112,7 @@ def _value(value: float, goal: Goal | None) -> None:
 
 
 def _plots(scores: Scores) -> None:
-    targets, rows = scores.yard.targets, scores.rows
+    targets, rows = scores.reference.targets, scores.rows
     with tags.p(cls="key"):
         for k, name in enumerate(rows):
             with tags.span():
@@ -121,29 +123,29 @@ def _plots(scores: Scores) -> None:
         return {name: [values.get(f"{column}_{t}", math.nan) for t in targets] for name, values in rows.items()}
 
     with tags.div(cls="plots"):
-        for judge in scores.yard.judges:
-            if judge.kind == "age" and judge.look:
-                mean, sd = by_target(f"{judge.name}.calibrated_mean"), by_target(f"{judge.name}.calibrated_sd")
+        for evaluator in scores.reference.evaluators:
+            if evaluator.kind == "age" and evaluator.look:
+                mean, sd = by_target(f"{evaluator.name}.calibrated_mean"), by_target(f"{evaluator.name}.calibrated_sd")
                 svg = line_plot(targets, mean, x_name="target", y_name="age", spread=sd, diagonal=True)
-                _plot(svg, f"{judge.name}: calibrated mean age ± standard deviation, years")
-        for judge in scores.yard.judges:
-            if judge.kind in ("cosine", "distance") and judge.look:
-                column = f"{judge.name}.verified_far{FARS[0] * 100:g}_gap"
+                _plot(svg, f"{evaluator.name}: calibrated mean age ± standard deviation, years")
+        for evaluator in scores.reference.evaluators:
+            if evaluator.kind in ("cosine", "distance") and evaluator.look:
+                column = f"{evaluator.name}.verified_far{FARS[0] * 100:g}_gap"
                 lines = {n: [v.get(f"{column}_{low}", math.nan) for low, _ in pairwise(GAPS)] for n, v in rows.items()}
                 names = [f"{low}-{high - 1}" if high <= 100 else f"{low}+" for low, high in pairwise(GAPS)]
                 svg = line_plot(GAPS[:-1], lines, x_name="years between", y_name="verified", x_names=names, ends=(0, 1))
-                _plot(svg, f"{judge.name}: share verified as the same person at FAR 1 %")
+                _plot(svg, f"{evaluator.name}: share verified as the same person at FAR 1 %")
         for column, caption in (
             ("realism.kid", "KID x 1000 to the real faces of the target age"),
             ("keeping.outside_l1", "L1 outside the face, share of the range"),
             ("keeping.sharpness", "sharpness over the input's, median"),
         ):
             _plot(line_plot(targets, by_target(column), x_name="target", y_name=caption), caption)
-        for name, curve in scores.yard.calibration.items():
+        for name, curve in scores.reference.calibration.items():
             if len(curve.true_years):
                 line = {name: [float(v) for v in curve.estimate]}
                 svg = line_plot(list(curve.true_years), line, x_name="true age", y_name="estimate", diagonal=True)
-                _plot(svg, f"{name}: mean estimate of real faces by true age, what calibration undoes")
+                _plot(svg, f"{name}: mean estimate of real faces by true age, which the calibration inverts")
 
 
 def _plot(svg: str, caption: str) -> None:
@@ -156,17 +158,17 @@ def _plot(svg: str, caption: str) -> None:
 
 def _same_faces(folder: Path, scores: Scores, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Sheets of some faces, a line per row; path and caption."""
-    faces, targets, studio = scores.yard.faces, scores.yard.targets, scores.bench.studio
-    numbers = [i for i in scores.bench.plan.faces.sources if i in scores.records[COPY.name]]
+    faces, targets, renderer = scores.reference.faces, scores.reference.targets, scores.recorder.renderer
+    numbers = [i for i in scores.recorder.plan.faces.sources if i in scores.records[COPY.name]]
     numbers = sorted(sorted(numbers, key=lambda i: int(faces.rank[i]))[:_SAME], key=lambda i: float(faces.age_years[i]))
     made: dict[int, list[list[Picture]]] = {i: [] for i in numbers}
     shown = [BLEND, *rows]
     for row in shown:
-        studio.use(row)
+        renderer.use(row)
         for i in numbers:
-            picture = studio.pictures.get(i)
+            picture = renderer.pictures.get(i)
             assert picture is not None
-            made[i].append([picture, *studio.render(picture, targets, faces.known(i))])
+            made[i].append([picture, *renderer.render(picture, targets, faces.known(i))])
     out = []
     for i in numbers:
         heads = ["input", *(str(t) for t in targets)]
@@ -177,48 +179,48 @@ def _same_faces(folder: Path, scores: Scores, rows: Sequence[Row]) -> list[tuple
 
 
 def _who(scores: Scores, i: int) -> str:
-    faces = scores.yard.faces
+    faces = scores.reference.faces
     about = [f"{faces.age_years[i]:g} years", *(word for word in (faces.sex[i], faces.race[i]) if word)]
     return f"{', '.join(about)} ({faces.paths[i].name})"
 
 
 def badness(scores: Scores, row: Row, i: int) -> float:
-    """How bad one face came out, in years: calibrated error to the targets, and 20 for each that is somebody else."""
-    yard, record = scores.yard, scores.records[row.name][i]
+    """Error of one face in years: calibrated error to the targets, and 20 for each that is not the same person."""
+    reference, record = scores.reference, scores.records[row.name][i]
     parts = []
-    age = next((j for j in yard.judges if j.kind == "age" and j.look), None)
+    age = next((j for j in reference.evaluators if j.kind == "age" and j.look), None)
     if age:
-        at = [yard.slider.index(t) for t in yard.targets]
-        parts.append(np.abs(yard.calibration[age.name](record[age.key][at, 0]) - np.array(yard.targets)))
-    who = next((j for j in yard.judges if j.kind in ("cosine", "distance") and j.look), None)
+        at = [reference.slider.index(t) for t in reference.targets]
+        parts.append(np.abs(reference.calibration[age.name](record[age.key][at, 0]) - np.array(reference.targets)))
+    who = next((j for j in reference.evaluators if j.kind in ("cosine", "distance") and j.look), None)
     if who and who.share == 1:
-        same = measures.verified(near(who, yard, {i: record}, [i])[0], yard.least[who.name, FARS[0]])
+        same = measures.verified(near(who, reference, {i: record}, [i])[0], reference.least[who.name, FARS[0]])
         parts.append(np.where(same > 0, 0.0, _NOT_VERIFIED_YEARS))
     return float(np.sum(parts, axis=0).mean()) if parts else 0.0
 
 
 def _extremes(folder: Path, scores: Scores, row: Row) -> None:
     """The best and the worst faces of one row."""
-    yard, studio = scores.yard, scores.bench.studio
+    reference, renderer = scores.reference, scores.recorder.renderer
     order = sorted(scores.records[row.name], key=lambda i: (badness(scores, row, i), i))
-    age = next((j for j in yard.judges if j.kind == "age" and j.look), None)
-    at = [yard.slider.index(t) for t in yard.targets]
-    studio.use(row)
+    age = next((j for j in reference.evaluators if j.kind == "age" and j.look), None)
+    at = [reference.slider.index(t) for t in reference.targets]
+    renderer.use(row)
     worst = order[: -_WORST - 1 : -1]
     for title, numbers in (("best", [i for i in order[:_BEST] if i not in worst]), ("worst", worst)):
         with tags.section():
             tags.h2(f"{row.name}: the {title} faces")
-            said = f", what {age.name} reads, calibrated, in brackets" if age else ""
-            tags.p(f"By the error in years and by whether they are the same person still{said}.")
+            said = f", calibrated estimates of {age.name} in brackets" if age else ""
+            tags.p(f"Sorted by the error in years, with a penalty for a lost identity{said}.")
             with tags.div(cls="faces"):
                 for i in numbers:
-                    picture = studio.pictures.get(i)
+                    picture = renderer.pictures.get(i)
                     assert picture is not None
-                    heads = [str(t) for t in yard.targets]
+                    heads = [str(t) for t in reference.targets]
                     if age:
-                        years = yard.calibration[age.name](scores.records[row.name][i][age.key][at, 0])
-                        heads = [f"{t} ({y:.0f})" for t, y in zip(yard.targets, years, strict=True)]
-                    strip = [[picture, *studio.render(picture, yard.targets, yard.faces.known(i))]]
+                        years = reference.calibration[age.name](scores.records[row.name][i][age.key][at, 0])
+                        heads = [f"{t} ({y:.0f})" for t, y in zip(reference.targets, years, strict=True)]
+                    strip = [[picture, *renderer.render(picture, reference.targets, reference.faces.known(i))]]
                     path = f"faces/{_slug(row.name)}-{title}-{i}.jpg"
                     save_jpg(grid(strip, columns=["input", *heads]), folder / path)
                     _figure(path, f"{_who(scores, i)}; {badness(scores, row, i):.1f}")

@@ -1,4 +1,4 @@
-"""How well face parsers find the parts of heads: pictures with masks -> intersection over union."""
+"""Metrics of face parsers: pictures with masks -> intersection over union."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def evaluate_parsers(
         config: `dataroot` holds images/ and masks/, `image_size` is the size of the masks compared, `limit` as there.
         weights: files by name.
         folder: the output folder.
-        say: takes lines for the user.
+        say: called with progress lines for the user.
 
     Raises:
         UserError: no such data, a picture or mask that cannot be read, or weights of another model.
@@ -53,13 +53,13 @@ def evaluate_parsers(
 
 
 def parts_found(parser: FaceParser, data: MaskFolder, size: int, count: int) -> list[float]:
-    """Intersection over union of each of `PARTS` on the first pictures, all their pixels together.
+    """Intersection over union of each of `PARTS` on the first pictures, over all their pixels together.
 
     Args:
         parser: in eval mode.
         data: the pictures and masks.
         size: side in pixels at which they are compared.
-        count: how many pictures.
+        count: number of pictures.
     """
     total = torch.zeros(len(PARTS), len(PARTS), dtype=torch.int64)
     for first in range(0, count, _BATCH):
@@ -75,4 +75,4 @@ def _picture(path: Path, size: int) -> Picture:
     try:
         return to_square(open_image(path), size)
     except (BadImage, OSError) as e:
-        raise UserError(f"{path}: not a usable picture: {e}; replace it") from None
+        raise UserError(f"{path}: not a readable picture: {e}; replace it") from None

@@ -1,4 +1,4 @@
-"""Lines over an axis as SVG that stands in a page by itself."""
+"""Line plots as standalone SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,20 +25,20 @@ def line_plot(
     diagonal: bool = False,
     ends: tuple[float, ...] = (),
 ) -> str:
-    """Lines of one colour each, a gap where a value is NaN.
+    """Lines of one colour each, with a gap at NaN.
 
     Args:
-        x: K places on the horizontal axis, rising.
+        x: K positions on the horizontal axis, rising.
         lines: name -> K values.
-        x_name: what the horizontal axis is.
-        y_name: what the vertical one is.
-        x_names: names of the places; by default their numbers.
-        spread: name -> K half lengths of bars through the points.
-        diagonal: draw the line on which both are the same.
-        ends: values that the vertical axis reaches in any case.
+        x_name: title of the horizontal axis.
+        y_name: title of the vertical axis.
+        x_names: names of the positions; by default their numbers.
+        spread: name -> K half lengths of error bars.
+        diagonal: draw the line of equal values.
+        ends: values that the vertical axis includes in any case.
 
     Returns:
-        An `svg` element; empty where there is no value.
+        An `svg` element; empty without values.
     """
     spread = spread or {}
     reach = [v for line in lines.values() for v in line if math.isfinite(v)]

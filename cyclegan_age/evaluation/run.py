@@ -1,4 +1,4 @@
-"""What `evaluate.py` does: score weights side by side, or each snapshot of a training as it comes."""
+"""`evaluate.py`: score weights side by side, or each new snapshot of a training."""
 
 import hashlib
 import json
@@ -13,14 +13,17 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from cyclegan_age.config import EvaluateConfig, UserError
+from cyclegan_age.evaluation.columns import estimated_ages
+from cyclegan_age.evaluation.faces import BLEND, Row
 from cyclegan_age.evaluation.fit import fit_ages, fitting
 from cyclegan_age.evaluation.page import write_page
 from cyclegan_age.evaluation.parsing import evaluate_parsers
-from cyclegan_age.evaluation.records import BLEND, Judges, Row
+from cyclegan_age.evaluation.records import Evaluators
+from cyclegan_age.evaluation.reference import FEWEST, Values, by_label
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
-from cyclegan_age.evaluation.table import FEWEST, Goal, Values, ages_read, as_csv, as_text, by_label
+from cyclegan_age.evaluation.table import Goal, as_csv, as_text
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.files import json_lines, unwritten
+from cyclegan_age.files import json_lines, write_error
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.pictures import save_text
@@ -29,13 +32,13 @@ from cyclegan_age.runs import SHIPPED, find_weights, load_snapshot, next_folder,
 _POLL_SECONDS = 15.0
 
 
-def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> Path:
+def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = None) -> Path:
     """Score weights side by side and write the table (text, JSON, CSV) and the page.
 
     Args:
-        config: what to score.
-        say: takes lines for the user.
-        judges: makes the judges, in each process anew; by default all that are at hand.
+        config: weights, faces and ages.
+        say: called with progress lines for the user.
+        evaluators: creates the networks, once per process; by default all that are installed.
 
     Returns:
         The output folder.
@@ -53,7 +56,7 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
         evaluate_parsers(config, weights, folder, say)
         return folder
     rows = [row_of(name, path) for name, path in weights.items()]
-    for row in rows:  # mistakes are told before the work
+    for row in rows:  # report errors before the work
         ager = Ager.load(row.weights)
         _check_frame(ager, row, config)
         try:
@@ -63,32 +66,32 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
     if config.fit_ages:
         fitting(rows[0])
     _check_results(config)
-    scores = Scores.begin(config, judges, say)
+    scores = Scores.begin(config, evaluators, say)
     try:
-        own = [judge for judge in scores.yard.judges if judge.name == "age_judge"]
+        own = [evaluator for evaluator in scores.reference.evaluators if evaluator.name == "age_judge"]
         if config.fit_ages and not (own and own[0].look):
             raise UserError(f"--fit_ages: needs --judge; {own[0].why if own else 'there is none'}")
         scores.add(BLEND)
         for row in rows:
             scores.add(row)
         folder = _folder(config)
-        real = scores.yard.real_faces()
+        real = scores.reference.real_faces()
         notes = _notes(scores, rows)
         save_text(as_text(scores.rows, real, scores.aims, notes), folder / "table.txt")
         save_text(as_csv(scores.rows | {"real faces": real}), folder / "table.csv")
         save_text(json.dumps(_plain(scores, real, notes), indent=1, allow_nan=False) + "\n", folder / "table.json")
         page = write_page(folder, scores, rows, real, notes)
         if config.fit_ages:
-            read = ages_read(scores.yard, own[0], scores.records[rows[0].name])
-            pictures = scores.bench.studio.fitted(sorted(scores.records[rows[0].name]), rows[0])
-            fitted = fit_ages(rows[0], pictures, read, np.array(scores.yard.slider), config.fit_ages)
+            read = estimated_ages(scores.reference, own[0], scores.records[rows[0].name])
+            pictures = scores.recorder.renderer.fitted(sorted(scores.records[rows[0].name]), rows[0])
+            fitted = fit_ages(rows[0], pictures, read, np.array(scores.reference.slider), config.fit_ages)
             for looks, asked in zip(fitted.looks.tolist(), fitted.asked.tolist(), strict=True):
                 years = " ".join(f"{one:.1f}" for one in asked)
                 say(f"{config.fit_ages}: for a face that looks {looks:.0f}, asks for {years} years at its ages")
     except OSError as e:
-        raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from e
+        raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from e
     finally:
-        scores.bench.close()
+        scores.recorder.close()
     say((folder / "table.txt").read_text(encoding="utf-8"))
     say(f"{time.perf_counter() - begun:.0f} s; page: {page}")
     return folder
@@ -96,16 +99,16 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
 
 def _check_frame(ager: Ager, row: Row, config: EvaluateConfig) -> None:
     if ager.domains:
-        raise UserError(f"--weights {row.weights}: know no ages to score; give weights that age faces")
+        raise UserError(f"--weights {row.weights}: have no ages; expected weights that age faces")
     if ager.frame != Frame.of(config.frame):
         raise UserError(
             f"--weights {row.weights}: made for faces in the frame {ager.frame}, not in that of --dataroot; "
-            f"give it pictures of --frame {ager.frame}, or other weights than these to --frame {config.frame}"
+            f"use pictures of --frame {ager.frame}, or other weights than these to --frame {config.frame}"
         )
 
 
 def _weights(config: EvaluateConfig) -> dict[str, Path]:
-    """The files of `--weights` by the names that they have in the table."""
+    """The files of `--weights` by their names in the table."""
     paths = [find_weights(weights, config.results_dir) for weights in config.weights or ("",)]
     names: list[str] = []
     for weights, path in zip(config.weights or ("",), paths, strict=True):
@@ -123,41 +126,51 @@ def _name(weights: str, path: Path) -> str:
 
 
 def _notes(scores: Scores, rows: list[Row]) -> list[str]:
-    """What one must know to read the table."""
-    plan, yard = scores.bench.plan, scores.yard
-    youngest, oldest = (int(f(yard.faces.age_years[plan.faces.sources])) for f in (min, max))
+    """Notes below the table."""
+    plan, reference = scores.recorder.plan, scores.reference
+    youngest, oldest = (int(f(reference.faces.age_years[plan.faces.sources])) for f in (min, max))
     notes = [
         f"{counted(len(plan.faces.sources), 'face')} of {youngest} to {oldest} years at "
-        f"{' '.join(map(str, plan.targets))} years, {plan.size} px; real faces: {len(yard.real)}",
+        f"{' '.join(map(str, plan.targets))} years, {plan.size} px; real faces: {len(reference.real)}",
     ]
-    if estimated := len(set(yard.real) - yard.faces.exact):
-        told = f"the ages of {counted(estimated, 'real face')} are estimated or of groups"
-        notes.append(f"{told}: age judges are calibrated and measured on the others")
-    for judge in yard.judges:
-        if judge.look and judge.kind == "age" and len(yard.calibration[judge.name].true_years) == 0:
-            notes.append(f"{judge.name}: too few real faces to calibrate on, so calibrated ages are as they were read")
-        blind = [i for i in yard.real if judge.look and np.isnan(yard.real[i].get(judge.key, np.zeros(1))).any()]
+    if estimated := len(set(reference.real) - reference.faces.exact):
+        fact = f"the ages of {counted(estimated, 'real face')} are estimated or of groups"
+        notes.append(f"{fact}: age estimators are calibrated and evaluated on the others")
+    for evaluator in reference.evaluators:
+        if evaluator.look and evaluator.kind == "age" and len(reference.calibration[evaluator.name].true_years) == 0:
+            notes.append(
+                f"{evaluator.name}: too few real faces for a calibration, so calibrated ages equal the estimates"
+            )
+        blind = [
+            i
+            for i in reference.real
+            if evaluator.look and np.isnan(reference.real[i].get(evaluator.key, np.zeros(1))).any()
+        ]
         if blind:
-            notes.append(f"{judge.name} sees no face in {len(blind)} of the {counted(len(yard.real), 'real face')}")
-        if judge.look and judge.share > 1:
-            notes.append(f"{judge.name} is slow and was shown one face of {judge.share}")
-        if judge.look and judge.kind == "features":
-            notes.append(f"realism: KID x 1000 and FID in the features of {judge.name} (ImageNet), not of Inception")
+            notes.append(
+                f"{evaluator.name} finds no face in {len(blind)} of the {counted(len(reference.real), 'real face')}"
+            )
+        if evaluator.look and evaluator.share > 1:
+            notes.append(f"{evaluator.name} is slow and runs on one face of {evaluator.share}")
+        if evaluator.look and evaluator.kind == "features":
+            notes.append(
+                f"realism: KID x 1000 and FID in the features of {evaluator.name} (ImageNet), not of Inception"
+            )
     for row in rows:
         if row.weights and (used := _estimators(row.weights)):
             notes.append(f"{row.name}: age estimators in its training's loss: {' '.join(used)}")
-    people = by_label(yard.faces, plan.faces.sources)
+    people = by_label(reference.faces, plan.faces.sources)
     if any(people.values()):
         years = plan.targets[-1] - plan.targets[0]
-        notes.append(f"fairness: a span of {years} years is asked for; of real faces it is the slope of what is read")
+        notes.append(f"fairness: the target span is {years} years; for real faces it is the slope of the estimates")
     if few := [label for labels in people.values() for label, some in labels.items() if len(some) < FEWEST]:
-        notes.append(f"fairness: too few faces, so left out: {', '.join(few)}")
-    untold = [
+        notes.append(f"fairness: omitted for lack of faces: {', '.join(few)}")
+    undefined = [
         aim.column for aim in scores.aims if all(math.isnan(v.get(aim.column, math.nan)) for v in scores.rows.values())
     ]
-    if untold:
-        notes.append(f"score: cannot be told here, so left out: {', '.join(untold)}")
-    return [*notes, *absent(yard.judges)]
+    if undefined:
+        notes.append(f"score: omitted because undefined here: {', '.join(undefined)}")
+    return [*notes, *absent(reference.evaluators)]
 
 
 def _estimators(weights: Path) -> list[str]:
@@ -170,22 +183,25 @@ def _estimators(weights: Path) -> list[str]:
 
 
 def _plain(scores: Scores, real: Values, notes: list[str]) -> dict[str, Any]:
-    """The evaluation as JSON holds it; null for what cannot be told."""
+    """The evaluation as JSON; null for undefined values."""
 
-    def told(values: Values) -> dict[str, float | None]:
+    def finite(values: Values) -> dict[str, float | None]:
         return {name: None if math.isnan(v) else round(v, 6) for name, v in values.items()}
 
-    yard = scores.yard
-    faces = [yard.faces.paths[i].relative_to(yard.faces.root).as_posix() for i in scores.bench.plan.faces.sources]
+    reference = scores.reference
+    faces = [
+        reference.faces.paths[i].relative_to(reference.faces.root).as_posix()
+        for i in scores.recorder.plan.faces.sources
+    ]
     return {
-        "rows": {name: told(values) for name, values in scores.rows.items()},
-        "real_faces": told(real),
+        "rows": {name: finite(values) for name, values in scores.rows.items()},
+        "real_faces": finite(real),
         "goals": {goal.column: str(goal) for goal in scores.aims},
         "calibration": {
             name: {"true_years": c.true_years.tolist(), "estimate": c.estimate.round(4).tolist()}
-            for name, c in yard.calibration.items()
+            for name, c in reference.calibration.items()
         },
-        "judges": {judge.name: judge.key if judge.look else None for judge in yard.judges},
+        "judges": {evaluator.name: evaluator.key if evaluator.look else None for evaluator in reference.evaluators},
         "faces": faces,
         "notes": notes,
     }
@@ -195,7 +211,7 @@ def _check_results(config: EvaluateConfig) -> None:
     try:
         (config.results_dir / config.name).mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from None
+        raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
 
 
 def _folder(config: EvaluateConfig) -> Path:
@@ -207,35 +223,34 @@ def _folder(config: EvaluateConfig) -> Path:
 
 
 def watch(
-    config: EvaluateConfig, say: Say, judges: Judges | None = None, pause: Callable[[float], None] = time.sleep
+    config: EvaluateConfig, say: Say, evaluators: Evaluators | None = None, pause: Callable[[float], None] = time.sleep
 ) -> Path:
-    """Score each snapshot of a run, those still to come as they come; the best is kept as `best.safetensors`.
+    """Score each snapshot of a run, including future ones; the best is kept as `best.safetensors`.
 
-    Each gets a line in the run's `evaluation.jsonl`. Stopped and begun again, it goes on with the snapshots that have
-    none yet.
+    Each gets a line in the run's `evaluation.jsonl`. After an interruption it resumes with the missing snapshots.
 
     Args:
         config: `watch` names the run.
-        say: takes lines for the user.
-        judges: as in `evaluate`.
-        pause: waits so many seconds.
+        say: called with progress lines for the user.
+        evaluators: as in `evaluate`.
+        pause: sleeps for that many seconds.
 
     Returns:
         The best snapshot's copy.
 
     Raises:
-        UserError: no such run, or no snapshot came in `watch_minutes`.
+        UserError: no such run, or no new snapshot in `watch_minutes`.
     """
     run = next((p for p in (config.results_dir / config.watch, Path(config.watch)) if p.is_dir()), None)
     if run is None:
         raise UserError(f"--watch {config.watch}: no such run in {config.results_dir}; check the name")
     log, best_file = run / "evaluation.jsonl", run / "best.safetensors"
-    scores = Scores.begin(config, judges, say)
-    mark = hashlib.sha256(repr((_plain(scores, {}, []), scores.bench.plan.slider)).encode()).hexdigest()[:16]
-    lines = [line for line in _lines(log) if line.get("mark") == mark]  # of the same faces and judges
+    scores = Scores.begin(config, evaluators, say)
+    mark = hashlib.sha256(repr((_plain(scores, {}, []), scores.recorder.plan.slider)).encode()).hexdigest()[:16]
+    lines = [line for line in _lines(log) if line.get("mark") == mark]  # of the same faces and networks
     others = [line for line in _lines(log) if line.get("mark") != mark]
     quiet = 0.0
-    say(f"{run}: {len(lines)} snapshots scored before; looks for new ones every {_POLL_SECONDS:.0f} s, Ctrl-C ends it")
+    say(f"{run}: {len(lines)} snapshots scored already; checks for new ones every {_POLL_SECONDS:.0f} s until Ctrl-C")
     try:
         while True:
             known = {line["snapshot"] for line in lines}
@@ -244,8 +259,8 @@ def watch(
                 row = row_of(f"{config.watch} {path.stem}", path)
                 _check_frame(Ager.load(path), row, config)
                 values = scores.add(row)
-                told = {k: round(v, 6) for k, v in values.items() if not math.isnan(v)}
-                lines.append({"snapshot": path.name, "mark": mark, **told})
+                columns = {k: round(v, 6) for k, v in values.items() if not math.isnan(v)}
+                lines.append({"snapshot": path.name, "mark": mark, **columns})
                 write_atomically(log, "".join(json.dumps(line) + "\n" for line in [*others, *lines]).encode())
                 best = max(lines, key=lambda line: line["score"])
                 if best is lines[-1]:
@@ -256,7 +271,7 @@ def watch(
                 break
             pause(_POLL_SECONDS)
     finally:
-        scores.bench.close()
+        scores.recorder.close()
     if not lines:
         raise UserError(f"--watch {config.watch}: no snapshot in {config.watch_minutes:g} minutes; is it training?")
     best = max(lines, key=lambda line: line["score"])
@@ -265,9 +280,9 @@ def watch(
 
 
 def _line(name: str, values: Values, aims: list[Goal], best: bool) -> str:
-    """One snapshot's scores: those with a goal, by short names."""
-    told = [goal.column for goal in aims if not math.isnan(values.get(goal.column, math.nan))]
-    parts = [f"{column.rpartition('.')[2]} {values[column]:.3g}" for column in told]
+    """One snapshot's scores with a goal, by short names."""
+    columns = [goal.column for goal in aims if not math.isnan(values.get(goal.column, math.nan))]
+    parts = [f"{column.rpartition('.')[2]} {values[column]:.3g}" for column in columns]
     return f"{name}: score {values['score']:.3f}{' (best so far)' if best else ''}: {', '.join(parts)}"
 
 

@@ -1,4 +1,4 @@
-"""Rows scored one after the other against the same real faces."""
+"""Rows scored against the same real faces."""
 
 import hashlib
 import os
@@ -8,9 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from cyclegan_age.config import EvaluateConfig, UserError
-from cyclegan_age.evaluation.judges import Judge, load_judges
-from cyclegan_age.evaluation.records import COPY, REAL, Bench, Judges, Plan, Record, Row
-from cyclegan_age.evaluation.table import Goal, Values, Yardstick, columns, compare, goals, score
+from cyclegan_age.evaluation.columns import columns, compare
+from cyclegan_age.evaluation.evaluators import Evaluator, load_evaluators
+from cyclegan_age.evaluation.faces import COPY, REAL, Row
+from cyclegan_age.evaluation.recorder import Recorder
+from cyclegan_age.evaluation.records import Evaluators, Plan, Record
+from cyclegan_age.evaluation.reference import Reference, Values
+from cyclegan_age.evaluation.table import Goal, goals, score
 from cyclegan_age.images import counted
 
 Say = Callable[[str], None]
@@ -21,50 +25,50 @@ class Scores:
     """An evaluation.
 
     Attributes:
-        bench: renders and judges.
-        yard: what was taken from the real faces.
+        bench: renders and runs the networks.
+        reference: values of the real faces.
         rows: columns of each row by name, `copy input` first.
-        records: record of each face by row and number.
-        aims: what the rows are held to.
+        records: record of each face by row and index.
+        aims: goals of the rows.
     """
 
-    bench: Bench
-    yard: Yardstick
+    recorder: Recorder
+    reference: Reference
     rows: dict[str, Values]
     records: dict[str, dict[int, Record]]
     aims: list[Goal]
 
     @classmethod
-    def begin(cls, config: EvaluateConfig, judges: Judges | None, say: Say) -> "Scores":
-        """Judge the real faces and the copied input.
+    def begin(cls, config: EvaluateConfig, evaluators: Evaluators | None, say: Say) -> "Scores":
+        """Evaluate the real faces and the copied input.
 
         Args:
-            config: which faces, ages and judges.
-            judges: makes the judges, in each process anew; by default all that are at hand.
-            say: takes lines for the user.
+            config: faces, ages and networks.
+            evaluators: creates the networks, once per process; by default all that are installed.
+            say: called with progress lines for the user.
 
         Raises:
-            UserError: no such data, no usable face, or no such `--judge`.
+            UserError: no such data, no readable face, or no such `--judge`.
         """
-        plan = Plan.of(config, judges or partial(load_judges, config.judge, config.results_dir, config.frame))
+        plan = Plan.of(config, evaluators or partial(load_evaluators, config.judge, config.results_dir, config.frame))
         for reason, count in plan.faces.left_out.items():
             say(f"{config.dataroot}: {counted(count)} left out: {reason}")
-        bench = Bench(plan, (os.cpu_count() or 1) if config.workers < 0 else config.workers)
-        judged = bench.studio.judges
+        recorder = Recorder(plan, (os.cpu_count() or 1) if config.workers < 0 else config.workers)
+        networks = recorder.renderer.evaluators
         try:
             named = config.judge != EvaluateConfig.judge
-            for judge in judged:
-                if judge.name == "age_judge" and named and not judge.look:
-                    raise UserError(f"--judge {config.judge}: {judge.why}")
-            for note in absent(judged):
+            for evaluator in networks:
+                if evaluator.name == "age_judge" and named and not evaluator.look:
+                    raise UserError(f"--judge {config.judge}: {evaluator.why}")
+            for note in absent(networks):
                 say(note)
-            real = bench.records(REAL, range(len(plan.faces.paths)))
-            yard = Yardstick.take(plan.faces, judged, plan.targets, plan.slider, real)
-            aims = goals(_first(judged, "age"), _first(judged, "cosine", "distance"), plan.targets)
-            scores = cls(bench, yard, {}, {}, [aim for aim in aims if not aim.column.startswith(".")])
+            real = recorder.records(REAL, range(len(plan.faces.paths)))
+            reference = Reference.take(plan.faces, networks, plan.targets, plan.slider, real)
+            aims = goals(_first(networks, "age"), _first(networks, "cosine", "distance"), plan.targets)
+            scores = cls(recorder, reference, {}, {}, [aim for aim in aims if not aim.column.startswith(".")])
             scores.add(COPY)
         except BaseException:
-            bench.close()
+            recorder.close()
             raise
         return scores
 
@@ -72,29 +76,33 @@ class Scores:
         """Score one more row.
 
         Raises:
-            UserError: no usable face.
+            UserError: no readable face.
         """
-        made = self.bench.records(row, self.bench.plan.faces.sources)
+        made = self.recorder.records(row, self.recorder.plan.faces.sources)
         if not made:
-            raise UserError(f"--dataroot {self.yard.faces.root}: none of the chosen faces is a usable picture")
-        values = columns(self.yard, made)
-        compare(values, self.rows.get(COPY.name, values), self.yard.targets)
+            raise UserError(f"--dataroot {self.reference.faces.root}: none of the chosen faces is a readable picture")
+        values = columns(self.reference, made)
+        compare(values, self.rows.get(COPY.name, values), self.reference.targets)
         values = {"score": score(values, self.aims)} | values
         self.rows[row.name], self.records[row.name] = values, made
         return values
 
 
-def _first(judges: list[Judge], *kinds: str) -> str:
-    """Name of the first judge of some kinds, one that is there before one that is not."""
-    fitting = [judge for judge in judges if judge.kind in kinds]
-    return next((judge.name for judge in sorted(fitting, key=lambda judge: not judge.look)), "")
+def _first(evaluators: list[Evaluator], *kinds: str) -> str:
+    """Name of the first network of some kinds, available ones before missing ones."""
+    fitting = [evaluator for evaluator in evaluators if evaluator.kind in kinds]
+    return next((evaluator.name for evaluator in sorted(fitting, key=lambda evaluator: not evaluator.look)), "")
 
 
-def absent(judges: list[Judge]) -> list[str]:
-    """A line for each judge that is not there."""
-    return [f"{judge.name} is absent, its columns are empty: {judge.why}" for judge in judges if not judge.look]
+def absent(evaluators: list[Evaluator]) -> list[str]:
+    """A line for each missing network."""
+    return [
+        f"{evaluator.name} is missing, its columns are empty: {evaluator.why}"
+        for evaluator in evaluators
+        if not evaluator.look
+    ]
 
 
 def row_of(name: str, weights: Path) -> Row:
-    """The row of a file of weights; what it holds is what counts, not where it lies."""
+    """The row of a file of weights, identified by its content, not its path."""
     return Row(name=name, key=hashlib.sha256(weights.read_bytes()).hexdigest(), weights=weights)

@@ -1,35 +1,17 @@
-"""Records -> the columns of the table, their text and CSV, and how far a row is from the goals."""
+"""Records -> the columns of the table, its text and CSV, and the score against the goals."""
 
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-import numpy as np
-
-from cyclegan_age.evaluation import measures
-from cyclegan_age.evaluation.judges import Judge
-from cyclegan_age.evaluation.measures import Array, Calibration, Regression
-from cyclegan_age.evaluation.records import REACH_YEARS, Faces, Record, keeping_names
-
-FARS = (0.01, 0.001)
-GAPS = (0, 10, 20, 30, 40, 101)  # bounds in years
-FAR_AWAY_YEARS = 15  # realism is told of faces at least so far from the target
-FEWEST = 10  # faces that a number of a group of people must rest on
-HAIR_SHARE = 0.02  # of the picture, above which its hair is measured
-DARK_HAIR = 35.0  # lightness of CIELAB, from 0 to 100, at the first target, below which hair counts as dark
-LIGHTER_HAIR = 12.0  # what it gains from 20 to 70 years, if it turns grey
-SAME_DLIB = 0.6  # distance below which dlib's authors take two faces for one person's
-_SETTLED_YEARS = 5  # an estimate so near to the target counts as hit
-
-Values = dict[str, float]
+from cyclegan_age.evaluation.reference import Values
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A number that good weights reach: `column` at least `low` and at most `high`."""
+    """A goal for good weights: `column` at least `low` and at most `high`."""
 
     column: str
     low: float = -math.inf
@@ -39,7 +21,7 @@ class Goal:
         return self.low <= value <= self.high
 
     def share(self, value: float) -> float:
-        """How far a value is on the way: 1 where it is reached, 0 where nothing is."""
+        """Progress of a value towards the goal: 1 if it is reached, 0 for none."""
         if math.isnan(value):
             return math.nan
         if value < self.low:
@@ -53,7 +35,7 @@ class Goal:
 
 
 def goals(age: str, identity: str, targets: Sequence[int]) -> list[Goal]:
-    """What good weights reach, by an estimator and an embedder, where the targets are the decades from 10 to 60."""
+    """The goals, by an estimator and an embedder, if the targets are the decades from 10 to 60."""
     out = [
         Goal(f"{age}.calibrated_mae", high=7.5),
         Goal(f"{age}.spearman", low=0.96),
@@ -74,355 +56,25 @@ def goals(age: str, identity: str, targets: Sequence[int]) -> list[Goal]:
 
 
 def score(values: Mapping[str, float], aims: Sequence[Goal]) -> float:
-    """From 0 to 1: the geometric mean of the shares of the goals; what cannot be told is left out."""
+    """From 0 to 1: the geometric mean of the shares of the goals, without undefined values."""
     shares = [share for goal in aims if not math.isnan(share := goal.share(values.get(goal.column, math.nan)))]
     return math.exp(sum(math.log(max(s, 1e-3)) for s in shares) / len(shares)) if shares else math.nan
-
-
-@dataclass(frozen=True, eq=False)
-class Yardstick:
-    """What is taken from the real faces, once for all rows.
-
-    Attributes:
-        faces: the faces.
-        judges: all of them; of those that are absent every column is NaN.
-        targets: ages in years.
-        slider: ages in years, rising, the targets among them.
-        calibration: of each age judge by name.
-        regression: the same.
-        real: record of each real face by number.
-        least: for each embedder and false accept rate, the closeness that two pictures of one person have.
-    """
-
-    faces: Faces
-    judges: list[Judge]
-    targets: tuple[int, ...]
-    slider: tuple[int, ...]
-    real: dict[int, Record]
-    calibration: dict[str, Calibration]
-    regression: dict[str, Regression]
-    least: dict[tuple[str, float], float]
-
-    @classmethod
-    def take(
-        cls,
-        faces: Faces,
-        judges: list[Judge],
-        targets: tuple[int, ...],
-        slider: tuple[int, ...],
-        real: dict[int, Record],
-    ) -> "Yardstick":
-        """Fit the calibrations and the thresholds."""
-        numbers = sorted(real)
-        true = np.where([i in faces.exact for i in numbers], faces.age_years[numbers].astype(np.float64), np.nan)
-        calibration: dict[str, Calibration] = {}
-        regression: dict[str, Regression] = {}
-        least: dict[tuple[str, float], float] = {}
-        for judge in judges:
-            said = _said(judge, real, numbers, 1)[:, 0]
-            if judge.kind == "age":
-                calibration[judge.name] = Calibration.fit(true, said[:, 0])
-                regression[judge.name] = Regression.fit(true, said[:, 0])
-            elif judge.kind != "features":
-                least |= {(judge.name, far): measures.threshold(said, judge.kind, far) for far in FARS}
-        return cls(faces, judges, targets, slider, real, calibration, regression, least)
-
-    def readings(self, judge: Judge, raw: Array) -> dict[str, Array]:
-        """What an age judge said, as it is and put right in both ways, by the prefixes of the columns."""
-        name = judge.name
-        return {"": raw, "calibrated_": self.calibration[name](raw), "regressed_": self.regression[name](raw)}
-
-    def real_faces(self) -> Values:
-        """How the age judges do on the real faces from five years below the first target to five above the last.
-
-        A span here is the slope of what they read over true ages, times the years between the first target and the
-        last: what faces that are as old as they are asked to be would show by a judge that errs by sex or race.
-        """
-        low, high = self.targets[0] - REACH_YEARS, self.targets[-1] + REACH_YEARS
-        ages = self.faces.age_years.astype(np.float64)
-        numbers = [i for i in sorted(self.real) if low <= ages[i] < high and i in self.faces.exact]
-        true = ages[numbers]
-        out: Values = {}
-        for judge in (j for j in self.judges if j.kind == "age"):
-            said = _said(judge, self.real, numbers, 1)[:, 0, 0]
-            for name, values in self.readings(judge, said).items():
-                out[f"{judge.name}.{name}mae"] = measures.mean(np.abs(values - true))
-                out[f"{judge.name}.{name}bias"] = measures.mean(values - true)
-                out[f"{judge.name}.{name}within_5"] = _share(np.abs(values - true) <= _SETTLED_YEARS, values)
-        out["n"] = len(numbers)
-
-        def read(judge: Judge, some: list[int]) -> Array:
-            return np.stack([ages[some], self.calibration[judge.name](_said(judge, self.real, some, 1)[:, 0, 0])], 1)
-
-        def span(true_and_read: Array) -> float:
-            return measures.slope(*true_and_read.T) * (self.targets[-1] - self.targets[0])
-
-        return out | _spans_by_label(self, numbers, read, span)
-
-
-def _said(judge: Judge, records: Mapping[int, Record], numbers: Sequence[int], count: int) -> Array:
-    """What a judge said of each face's pictures: (N, count, width), NaN where it was not asked."""
-    nothing = np.full((count, judge.width), np.nan)
-    said = [(records[i].get(judge.key, nothing) if judge.look else nothing).astype(np.float64) for i in numbers]
-    return np.stack(said) if said else np.empty((0, count, judge.width))
-
-
-def _share(hits: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]", values: Array) -> float:
-    return measures.mean(np.where(np.isfinite(values), hits.astype(np.float64), np.nan))
-
-
-def columns(yard: Yardstick, row: dict[int, Record]) -> Values:
-    """Every column of one row; the names say theme or judge, measure, and the target age where there is one.
-
-    Args:
-        yard: from the real faces.
-        row: record of each aged face by number.
-    """
-    numbers = sorted(row)
-    own = yard.faces.age_years[numbers].astype(np.float64)
-    out: Values = {"faces": float(len(numbers))}
-    for judge in yard.judges:
-        if judge.kind == "age":
-            out |= _age(judge, yard, _said(judge, row, numbers, len(yard.slider))[..., 0])
-    for judge in yard.judges:
-        if judge.kind in ("cosine", "distance"):
-            out |= _identity(judge, yard, row, numbers, own)
-        elif judge.kind == "features":
-            out |= _realism(judge, yard, row, numbers, own)
-    out |= _keeping(yard, row, numbers)
-    out |= _hair(yard, row, numbers)
-    out |= _fairness(yard, row, numbers)
-    return out
-
-
-def _age(judge: Judge, yard: Yardstick, slider: Array) -> Values:
-    """Age and order by one estimator, from its estimates (N, Y)."""
-    targets, name = np.array(yard.targets, np.float64), judge.name
-    at = [yard.slider.index(t) for t in yard.targets]
-    raw = slider[:, at]  # (N, T)
-    out: Values = {}
-    for kind, values in yard.readings(judge, raw).items():
-        error = np.abs(values - targets)
-        for k, target in enumerate(yard.targets):
-            out[f"{name}.{kind}mean_{target}"] = measures.mean(values[:, k])
-            out[f"{name}.{kind}sd_{target}"] = _sd(values[:, k])
-        for high, low in _spans(yard.targets):
-            difference = values[:, yard.targets.index(high)] - values[:, yard.targets.index(low)]
-            out[f"{name}.{kind}{high}_minus_{low}"] = measures.mean(difference)
-        out[f"{name}.{kind}mae"] = measures.mean(error)
-        out[f"{name}.{kind}within_5"] = _share(error <= _SETTLED_YEARS, values)
-    out[f"{name}.spearman"] = measures.mean(measures.spearman(raw))
-    out[f"{name}.monotone"] = measures.mean(measures.monotone(raw))
-    out[f"{name}.spearman_slider"] = measures.mean(measures.spearman(slider))
-    out[f"{name}.monotone_slider"] = measures.mean(measures.monotone(slider))
-    return out
-
-
-def ages_read(yard: Yardstick, judge: Judge, row: Mapping[int, Record]) -> Array:
-    """Calibrated estimates of each face, in the order of their numbers, at each age of the slider: (N, Y)."""
-    return yard.calibration[judge.name](_said(judge, row, sorted(row), len(yard.slider))[..., 0])
-
-
-def _sd(values: Array) -> float:
-    told = values[np.isfinite(values)]
-    return float(told.std(ddof=1)) if len(told) > 1 else math.nan
-
-
-def _spans(targets: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of targets whose difference is told: the last, and 60 where it is one, minus the second and the first."""
-    ends = dict.fromkeys((targets[-1], *(t for t in targets[2:] if t == 60)))
-    return [(high, low) for high in ends for low in dict.fromkeys((targets[1], targets[0])) if low < high]
-
-
-def _compared(judge: Judge, yard: Yardstick, row: Mapping[int, Record], i: int) -> bool:
-    return judge.look is not None and judge.key in row[i] and judge.key in yard.real.get(i, {})
-
-
-def near(judge: Judge, yard: Yardstick, row: Mapping[int, Record], numbers: Sequence[int]) -> Array:
-    """Closeness of each aged face to its input (N, T) by one embedder; the faces it was not shown are left out."""
-    asked = [i for i in numbers if _compared(judge, yard, row, i)]
-    before = _said(judge, yard.real, asked, 1)
-    after = _said(judge, row, asked, len(yard.targets))
-    return measures.closeness(before, after, judge.kind)
-
-
-def _identity(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: list[int], own: Array) -> Values:
-    name = judge.name
-    asked = [k for k, i in enumerate(numbers) if _compared(judge, yard, row, i)]
-    close = near(judge, yard, row, numbers)
-    gap = np.abs(np.array(yard.targets) - own[asked, None])
-    sign = -1 if judge.kind == "distance" else 1
-    what = "distance" if judge.kind == "distance" else "similarity"
-    out: Values = {f"{name}.n": float(len(asked))}
-    for far in FARS:
-        least = yard.least[name, far]
-        mark = f"far{far * 100:g}"
-        same = measures.verified(close, least)
-        out[f"{name}.threshold_{mark}"] = sign * least
-        out[f"{name}.verified_{mark}"] = measures.mean(same)
-        out[f"{name}.verified_{mark}_within_20"] = measures.mean(same[gap <= 20])
-        for k, target in enumerate(yard.targets):
-            out[f"{name}.verified_{mark}_{target}"] = measures.mean(same[:, k])
-        for low, high in pairwise(GAPS):
-            some = same[(gap >= low) & (gap < high)]
-            out[f"{name}.verified_{mark}_gap_{low}"] = measures.mean(some) if len(some) >= FEWEST else math.nan
-    if name == "dlib":
-        same = measures.verified(close, -SAME_DLIB)
-        out[f"{name}.same_person"] = measures.mean(same)
-        out[f"{name}.same_person_within_20"] = measures.mean(same[gap <= 20])
-    out[f"{name}.{what}"] = sign * measures.mean(close)
-    for k, target in enumerate(yard.targets):
-        out[f"{name}.{what}_{target}"] = sign * measures.mean(close[:, k])
-    for low, high in pairwise(GAPS):
-        out[f"{name}.{what}_gap_{low}"] = sign * measures.mean(close[(gap >= low) & (gap < high)])
-    out[f"{name}.no_face"] = measures.mean((~np.isfinite(close)).astype(np.float64)) if len(asked) else math.nan
-    return out
-
-
-def _realism(judge: Judge, yard: Yardstick, row: dict[int, Record], numbers: list[int], own: Array) -> Values:
-    """KID (x 1000) and FID of the faces at least 15 years away from a target, against the real faces around it."""
-    out: Values = {}
-    real = [i for i in sorted(yard.real) if judge.key in yard.real[i]]
-    years = yard.faces.age_years[real]
-    away = 0
-    for k, target in enumerate(yard.targets):
-        chosen = [i for i, age in zip(numbers, own, strict=True) if abs(age - target) >= FAR_AWAY_YEARS]
-        group = [i for i, age in zip(real, years, strict=True) if -REACH_YEARS <= age - target < REACH_YEARS]
-        a = _said(judge, row, chosen, len(yard.targets))[:, k]
-        b = _said(judge, yard.real, group, 1)[:, 0]
-        enough = judge.look is not None and min(len(a), len(b)) >= FEWEST
-        out[f"realism.kid_{target}"] = measures.kid(a, b) * 1000 if enough else math.nan
-        out[f"realism.fid_{target}"] = measures.fid(a, b) if enough else math.nan
-        out[f"realism.n_{target}"] = float(len(chosen))
-        out[f"realism.n_real_{target}"] = float(len(group))
-        away += enough
-    for what in ("kid", "fid"):
-        out[f"realism.{what}"] = measures.mean(np.array([out[f"realism.{what}_{t}"] for t in yard.targets]))
-    out["realism.beats_copy"] = math.nan  # see `compare`
-    return out
-
-
-def compare(values: Values, copy: Values, targets: Sequence[int]) -> None:
-    """Fill in the share of targets at which a row's KID is below that of the copied input."""
-    pairs = [tuple(row.get(f"realism.kid_{t}", math.nan) for row in (values, copy)) for t in targets]
-    better = np.array([float(a < b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)])
-    values["realism.beats_copy"] = measures.mean(better)
-
-
-def _keeping(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
-    names = keeping_names(yard.targets)
-    table = np.stack([row[i]["keeping"].astype(np.float64) for i in numbers])
-    by = {name: table[:, k] for k, name in enumerate(names)}
-    out = {f"keeping.{name}": measures.mean(by[name]) for name in ("own_ssim", "own_l1", "cycle_ssim", "cycle_l1")}
-    for what, of in (("outside_l1", "outside"), ("sharpness", "sharpness")):
-        told = np.stack([by[f"{of}_{t}"] for t in yard.targets], axis=1)
-        out[f"keeping.{what}"] = measures.mean(told) if of == "outside" else _middle(told)
-        for k, target in enumerate(yard.targets):
-            out[f"keeping.{what}_{target}"] = measures.mean(told[:, k]) if of == "outside" else _middle(told[:, k])
-    return out
-
-
-def _hair(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
-    """How light hair is at each target, and how often dark hair turns grey; of rows in FFHQ's frame."""
-    if not all("hair" in row[i] for i in numbers):
-        return {}
-    share, *lightness = np.stack([row[i]["hair"].astype(np.float64) for i in numbers], axis=1)
-    seen = share > HAIR_SHARE
-    by = dict(zip(yard.targets, lightness, strict=True))
-    out = {f"hair.lightness_{target}": measures.mean(values[seen]) for target, values in by.items()}
-    dark = seen & (lightness[0] < DARK_HAIR)
-    out["hair.dark"] = float(dark.sum())
-    if {20, 70} <= by.keys():
-        gain = (by[70] - by[20])[dark]
-        out["hair.lighter"] = _share(gain >= LIGHTER_HAIR, gain)
-    return out
-
-
-def _middle(values: Array) -> float:
-    told = values[np.isfinite(values)]
-    return float(np.median(told)) if len(told) else math.nan
-
-
-def _fairness(yard: Yardstick, row: dict[int, Record], numbers: list[int]) -> Values:
-    """Span reached (each age judge) and share verified (first embedder at hand) by sex and race label."""
-
-    def read(judge: Judge, some: list[int]) -> Array:
-        return yard.calibration[judge.name](_said(judge, row, some, len(yard.slider))[:, [0, -1], 0])
-
-    def span(ends: Array) -> float:
-        return measures.mean(ends[:, 1] - ends[:, 0])
-
-    embedder = next((j for j in yard.judges if j.kind in ("cosine", "distance") and j.look), None)
-    out = _spans_by_label(yard, numbers, read, span)
-    for theme, people in by_label(yard.faces, numbers).items():
-        kept = []
-        for label, some in people.items():
-            same = math.nan
-            if embedder and len(some) >= FEWEST:
-                close = near(embedder, yard, row, some)
-                same = measures.mean(measures.verified(close, yard.least[embedder.name, FARS[0]]))
-            out[f"fairness.{theme}_{label}_verified"] = same
-            kept.append(same)
-        out[f"fairness.{theme}_verified_ratio"] = measures.evenness(kept)
-    return out
-
-
-def by_label(faces: Faces, numbers: Sequence[int]) -> dict[str, dict[str, list[int]]]:
-    """Faces by theme and label; labels that the folder has and these faces have not are empty."""
-    return {
-        theme: {label: [i for i in numbers if labels[i] == label] for label in sorted(set(labels) - {""})}
-        for theme, labels in (("sex", faces.sex), ("race", faces.race))
-    }
-
-
-def _spans_by_label(
-    yard: Yardstick,
-    numbers: Sequence[int],
-    read: Callable[[Judge, list[int]], Array],
-    span: Callable[[Array], float],
-) -> Values:
-    """Years by sex and race label by each age judge at hand, the first without its name, and how even they are.
-
-    A label that few of the faces to be aged have is left out, also where more real faces have it.
-
-    Args:
-        yard: the judges and the faces.
-        numbers: the faces to tell of.
-        read: what a judge reads of N of them, (N, D).
-        span: the years in that.
-    """
-    people, sources = by_label(yard.faces, numbers), by_label(yard.faces, yard.faces.sources)
-    out = {f"fairness.{theme}_{label}_n": float(len(some)) for theme in people for label, some in people[theme].items()}
-    for k, judge in enumerate(j for j in yard.judges if j.kind == "age" and j.look):
-        by = f"_{judge.name}" if k else ""
-        for theme, labels in people.items():
-            enough = {
-                label: read(judge, some)
-                for label, some in labels.items()
-                if min(len(some), len(sources[theme][label])) >= FEWEST
-            }
-            spans = {label: span(enough[label]) if label in enough else math.nan for label in labels}
-            out |= {f"fairness.{theme}_{label}_span{by}": years for label, years in spans.items()}
-            out[f"fairness.{theme}_span_ratio{by}"] = measures.evenness(spans.values())
-            chance, p = measures.chance_evenness(list(enough.values()), span)
-            out |= {f"fairness.{theme}_span_ratio_chance{by}": chance, f"fairness.{theme}_span_ratio_p{by}": p}
-    return out
 
 
 HEADS = ("goal", "real faces")
 
 
 def cell(value: float) -> str:
-    """A number in a few characters; a dash for what cannot be told."""
+    """A number in a few characters; a dash if undefined."""
     if math.isnan(value):
         return "-"
     if value == int(value) and abs(value) < 1e6:
-        return f"{value + 0.0:.0f}"  # no minus before a 0
+        return f"{value + 0.0:.0f}"  # avoids -0
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def as_text(rows: Mapping[str, Values], real: Values, aims: Sequence[Goal], notes: Sequence[str]) -> str:
-    """The table as text: a line per column, what has a goal first, and the notes under it."""
+    """The table as text: a line per column, those with a goal first, and the notes below."""
     wanted = {goal.column: goal for goal in aims}
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     order = [*(n for n in wanted if n in names), *(n for n in names if n not in wanted)]
@@ -449,12 +101,12 @@ def as_text(rows: Mapping[str, Values], real: Values, aims: Sequence[Goal], note
 
 
 def as_csv(rows: Mapping[str, Values]) -> str:
-    """The table as CSV: a line per row, empty where nothing can be told."""
+    """The table as CSV: a line per row, empty where undefined."""
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["row", *names])
     for row, values in rows.items():
-        told = [values.get(name, math.nan) for name in names]
-        writer.writerow([row, *("" if math.isnan(v) else f"{v:.6g}" for v in told)])
+        defined = [values.get(name, math.nan) for name in names]
+        writer.writerow([row, *("" if math.isnan(v) else f"{v:.6g}" for v in defined)])
     return out.getvalue()

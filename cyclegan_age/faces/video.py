@@ -1,4 +1,4 @@
-"""Videos: their frames as pictures, and the same video with other frames and its own sound."""
+"""Videos: read frames, and rewrite a video with other frames and its own sound."""
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
@@ -38,31 +38,36 @@ SUFFIXES = frozenset(
         *(".wmv", ".asf", ".flv", ".ogv", ".vob", ".ts", ".mts", ".m2ts", ".mxf"),
     }
 )
-# Ending of the input -> ending and codec of the output; of all others MKV is made, which takes every kind of sound.
+# Suffix of the input -> suffix and codec of the output; all others become MKV, which supports every audio codec.
 _KEPT = {".mp4": "libx264", ".mov": "libx264", ".m4v": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 _QUALITY = {
     "libx264": {"crf": "16", "preset": "medium"},
     "libvpx-vp9": {"crf": "20", "b:v": "0", "cpu-used": "4", "row-mt": "1"},
 }
-_OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder"}  # metadata of which each has its own
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}  # where one writes
-_CUT = 28  # mean difference, in levels of 255, of two frames' thumbnails from which a new scene begins
+_OF_THE_FILE = {
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "encoder",
+}  # metadata that the new file sets itself
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}  # errors of the output disk
+_CUT = 28  # minimum mean difference of two frames' thumbnails at a cut, in levels of 255
 
 Edit = Callable[[int, Picture], Sequence[Pixels]]
 
 
 def ending(source: Path) -> str:
-    """Ending of the files made of a video."""
+    """Suffix of the output files of a video."""
     return source.suffix.lower() if source.suffix.lower() in _KEPT else ".mkv"
 
 
 @contextmanager
 def _opened(source: Path) -> Iterator["InputContainer"]:
-    """A video file with a picture track.
+    """A video file with a video stream.
 
     Raises:
-        BadImage: it cannot be read; also where reading on fails.
-        OSError: what is made of it cannot be written.
+        BadImage: it cannot be read, also during later reading.
+        OSError: an output file cannot be written.
         UserError: the package av is not installed.
     """
     with needs("av"):
@@ -71,7 +76,7 @@ def _opened(source: Path) -> Iterator["InputContainer"]:
     try:
         with av.open(str(source), metadata_errors="replace") as container:
             if not container.streams.video:
-                raise BadImage("no picture track in it")
+                raise BadImage("no video stream in it")
             container.streams.video[0].thread_type = "AUTO"
             yield container
     except av.FFmpegError as e:
@@ -79,11 +84,11 @@ def _opened(source: Path) -> Iterator["InputContainer"]:
             raise OSError(e.errno, e.strerror) from None
         raise BadImage(f"broken video: {e.strerror}") from None
     except UnicodeError:
-        raise BadImage("broken video: its texts are not UTF-8") from None
+        raise BadImage("broken video: its metadata is not UTF-8") from None
 
 
 def rate(source: Path) -> tuple[float, int]:
-    """Frames per second and, as far as the file tells it, their number (or 0)."""
+    """Frames per second and, if the file contains it, their number (or 0)."""
     with _opened(source) as container:
         stream = container.streams.video[0]
         fps = float(stream.average_rate or stream.guessed_rate or 25)
@@ -99,26 +104,26 @@ def frames(source: Path) -> Iterator[Picture]:
 
 
 def begins_scene(before: Picture, after: Picture) -> bool:
-    """Whether two successive frames are of different scenes."""
+    """Whether two successive frames belong to different scenes."""
     a, b = (frame[:: max(1, len(frame) // 32), :: max(1, frame.shape[1] // 32)] for frame in (before, after))
     return a.shape != b.shape or float(abs(a.astype(np.float32) - b).mean()) > _CUT
 
 
 def rewrite(source: Path, targets: Sequence[Path], edit: Edit, marks: Sequence[Mark] = ()) -> int:
-    """Write a video anew, once for each target, with other pictures at the same times and with the same sound.
+    """Rewrite a video, once for each target, with other pictures at the same times and with the same sound.
 
     Args:
         source: the video.
-        targets: files to be written; their endings, see `ending`, decide their kind.
-        edit: number of a frame from 0 on, and the frame, upright -> a picture of the same size for each target.
-        marks: what each target says of itself; without them none does.
+        targets: output files; their suffixes, see `ending`, determine the format.
+        edit: index of a frame from 0 on, and the frame, upright -> a picture of the same size for each target.
+        marks: provenance of each target; without them none is written.
 
     Returns:
         Number of frames.
 
     Raises:
-        BadImage: the video cannot be read, or what can be is not to be written in such files.
-        OSError: the targets cannot be written, as on a full disk.
+        BadImage: the video cannot be read, or its content cannot be written in such files.
+        OSError: the targets cannot be written, for example on a full disk.
     """
     count: int = 0
     with _opened(source) as container, ExitStack() as stack:
@@ -167,18 +172,18 @@ def rewrite(source: Path, targets: Sequence[Path], edit: Edit, marks: Sequence[M
 
 
 def _upright(frame: Any) -> Picture:
-    """A frame as it is looked at, uint8 (H, W, 3); phones store it turned by multiples of 90 degrees."""
+    """A frame in upright orientation, uint8 (H, W, 3); phones store it rotated by multiples of 90 degrees."""
     array: Picture = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(array, _turns(frame)))
 
 
 def _turns(frame: Any) -> int:
-    """Quarter turns, against the clock, that bring a frame upright."""
+    """Counterclockwise quarter turns that make a frame upright."""
     return round(int(frame.rotation) / 90) % 4
 
 
 def _writer(out: Any, codec: str, video: Any, picture: Picture, pixel: Fraction) -> Any:
-    """A picture track like that of `video`, for such pictures, whose pixels are `pixel` times as wide as high."""
+    """A video stream like `video`, for such pictures, whose pixels are `pixel` times as wide as high."""
     rate = Fraction(video.average_rate or video.guessed_rate or 25)
     stream = out.add_stream(codec, rate=rate, options=_QUALITY[codec])
     height, width = picture.shape[:2]
@@ -187,17 +192,17 @@ def _writer(out: Any, codec: str, video: Any, picture: Picture, pixel: Fraction)
     stream.codec_context.sample_aspect_ratio = pixel
     for name in ("color_range", "color_primaries", "color_trc", "colorspace"):
         value = getattr(video.codec_context, name)
-        if name != "color_range" and value not in (None, 2):  # 2: not said
+        if name != "color_range" and value not in (None, 2):  # 2: unspecified
             setattr(stream.codec_context, name, value)
     return stream
 
 
 def _frame(picture: Pixels, before: Picture, like: Any) -> Any:
-    """A picture as the codecs take it, at the time of the frame `like`, which was `before`.
+    """A picture in the codec's format, at the time of the frame `like`, whose picture was `before`.
 
-    Only the difference is added to that frame's own values, so that what is the same in both stays as it was decoded.
-    Where it is stored in another way (turned, or in more than 8 bits) all of the picture is converted. Odd sides are
-    repeated by one pixel.
+    Only the difference is added to that frame's own values, so that unchanged pixels keep their decoded values. If the
+    frame is stored differently (rotated, or in more than 8 bits), the whole picture is converted. Odd sides are
+    extended by one pixel.
     """
     import av
 

@@ -25,7 +25,7 @@ from cyclegan_age.inference.loading import load_renderer
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.provenance import Mark
-from cyclegan_age.runs import find_weights, known_as
+from cyclegan_age.runs import find_weights, weights_name
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -69,7 +69,7 @@ class Ager:
         self.conditional, self.domains = renderer.conditional, renderer.domains
         self.image_size, self.frame, self.weights = image_size, frame, weights
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights else ""
-        self.mark = Mark(f"{known_as(weights)} {digest}" if weights else "")
+        self.mark = Mark(f"{weights_name(weights)} {digest}" if weights else "")
 
     @classmethod
     def load(cls, weights: Path | None = None) -> "Ager":

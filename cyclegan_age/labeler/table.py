@@ -1,4 +1,4 @@
-"""What is known of the faces of a folder: `labels.csv` and `left_out.csv`, written after every answer."""
+"""Labels of the faces of a folder: `labels.csv` and `left_out.csv`, written after every answer."""
 
 import csv
 import io
@@ -33,10 +33,10 @@ class Face:
 
     Attributes:
         file: its picture, below the folder.
-        estimate: what was estimated.
-        age: of the label, whole years.
+        estimate: its estimated labels.
+        age: of the label, in whole years.
         sex: of the label: 0 male, 1 female, 9 unknown.
-        state: `estimated`, nobody looked at it; `confirmed`; `corrected`; or `BAD`, which leaves it out.
+        state: `estimated`, not reviewed; `confirmed`; `corrected`; or `BAD`, which excludes it.
     """
 
     file: str
@@ -47,18 +47,18 @@ class Face:
 
     @property
     def confidence(self) -> float:
-        """How likely group and sex are both right, as estimated."""
+        """Estimated probability that group and sex are both right."""
         sex = self.estimate.sex_confidence
         return self.estimate.age_confidence * (1.0 if math.isnan(sex) else sex)
 
 
 class Labels:
-    """The labels of a folder; one process at a time has them, several threads may use them.
+    """The labels of a folder, owned by one process; thread-safe.
 
     Args:
-        folder: with the faces, and where the tables are.
+        folder: folder of the faces and tables.
         estimates: of every face, by file.
-        left_out: pictures without a usable face, and why.
+        left_out: excluded pictures, and why.
 
     Raises:
         UserError: a `labels.csv` that is not the labeler's, or that cannot be read.
@@ -70,7 +70,7 @@ class Labels:
         self.faces = {file: Face(file, one, one.age, one.sex) for file, one in sorted(estimates.items())}
         lines = own_lines(folder)
         if gone := [line["file"] for line in lines if line["file"] not in self.faces]:
-            text = "%s: %d lines are of no face that is there, as %s; they are left out"
+            text = "%s: %d lines have no matching face, such as %s; they are left out"
             log.warning(text, folder / NAME, len(gone), ascii(gone[0]))
         for line in lines:
             face = self.faces.get(line["file"])
@@ -78,34 +78,34 @@ class Labels:
                 try:
                     self.faces[face.file] = _answered(face, round(float(line["age"])), int(line["sex"]))
                 except (TypeError, ValueError):
-                    raise UserError(f"{folder / NAME}: {face.file} has no age or sex; mend it") from None
+                    raise UserError(f"{folder / NAME}: {face.file} has no age or sex; correct it") from None
         for file, reason in _pairs(folder / LEFT_OUT):
             if reason == BAD and file in self.faces:
                 self.faces[file] = replace(self.faces[file], state=BAD)
         answered = [face for face in self.faces.values() if face.state != ESTIMATED]
         waiting = [face for face in self.faces.values() if face.state == ESTIMATED]
-        self._texts = {file: _text(face) for file, face in self.faces.items()}  # what is written of each
-        # Those that were answered come before, so that going back from the first one leads to them.
+        self._texts = {file: _text(face) for file, face in self.faces.items()}  # the line of each
+        # Answered faces come first, so that going back from the first open one leads to them.
         order = [*answered, *sorted(waiting, key=lambda face: face.confidence)]
         self.order = [face.file for face in order]
         self._place = {file: i for i, file in enumerate(self.order)}
 
     @property
     def waiting(self) -> int:
-        """Faces that nobody has looked at."""
+        """Number of faces not reviewed."""
         return sum(face.state == ESTIMATED for face in self.faces.values())
 
     def next(self, file: str = "") -> Face | None:
-        """The next face after one that nobody has looked at, the least confident first; None where there is none.
+        """The next face to review after a given one, the least confident first; None without any.
 
-        After the last one it begins again with those that were skipped.
+        After the last one it restarts with the skipped ones.
         """
         begin = self._place.get(file, -1) + 1
         there = (self.faces[name] for name in (*self.order[begin:], *self.order[:begin]))
         return next((face for face in there if face.state == ESTIMATED), None)
 
     def before(self, file: str) -> Face:
-        """The face before one, whatever its state; the last one where that is none of them."""
+        """The face before a given one, in any state; the last one if that is unknown."""
         return self.faces[self.order[max(self._place.get(file, len(self.order)) - 1, 0)]]
 
     def answer(self, file: str, age: int, sex: int) -> None:
@@ -114,14 +114,14 @@ class Labels:
         Raises:
             KeyError: no such face.
             ValueError: not an age in years or a sex.
-            OSError: it cannot be written; nothing has changed then.
+            OSError: it cannot be written; then nothing has changed.
         """
         if not 0 <= age <= OLDEST or sex not in _SEXES:
             raise ValueError(f"age {age}, sex {sex}")
         self._change(_answered(self.faces[file], age, sex))
 
     def leave_out(self, file: str) -> None:
-        """Say of a picture that it is bad, and write that; errors as `answer`."""
+        """Mark a picture as bad, and write that; errors as `answer`."""
         self._change(replace(self.faces[file], state=BAD))
 
     def _change(self, face: Face) -> None:
@@ -148,14 +148,14 @@ class Labels:
             self._write(left_out=True)
 
     def _write(self, *, left_out: bool) -> None:
-        if left_out:  # first: killed between the two, the face is one that nobody has looked at
+        if left_out:  # first: if killed between the two, the face counts as not reviewed
             bad = {face.file: BAD for face in self.faces.values() if face.state == BAD}
             write_atomically(self.folder / LEFT_OUT, _two_columns(sorted({**self._left_out, **bad}.items())))
         write_atomically(self.folder / NAME, b"".join((_HEADER, *self._texts.values())))
 
 
 def _text(face: Face) -> bytes:
-    """The line of a face; empty for one that is left out."""
+    """The line of a face; empty for an excluded one."""
     if face.state == BAD:
         return b""
     one = face.estimate
@@ -175,7 +175,7 @@ def _answered(face: Face, age: int, sex: int) -> Face:
 
 
 def own_lines(folder: Path) -> list[dict[str, str]]:
-    """Lines of a folder's `labels.csv`, none where there is none.
+    """Lines of a folder's `labels.csv`, none without the file.
 
     Raises:
         UserError: it is not the labeler's, or cannot be read.
@@ -185,13 +185,13 @@ def own_lines(folder: Path) -> list[dict[str, str]]:
         with file.open(encoding="utf-8", newline="") as f:
             reader = csv.DictReader(f)
             if not {*COLUMNS, STATE} <= set(reader.fieldnames or ()):
-                raise UserError(f"{file}: not written by prepare.py label; take it away, or give another --output")
+                raise UserError(f"{file}: not written by prepare.py label; remove it, or choose another --output")
             return list(reader)
     except FileNotFoundError:
         return []
     except (OSError, ValueError, csv.Error) as e:
         cause = e.strerror if isinstance(e, OSError) else "no table"
-        raise UserError(f"{file}: cannot be read: {cause}; mend it, or take it away") from None
+        raise UserError(f"{file}: cannot be read: {cause}; correct it, or remove it") from None
 
 
 def _pairs(file: Path) -> Sequence[tuple[str, str]]:
@@ -201,7 +201,7 @@ def _pairs(file: Path) -> Sequence[tuple[str, str]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, csv.Error):
-        raise UserError(f"{file}: cannot be read; mend it, or take it away") from None
+        raise UserError(f"{file}: cannot be read; correct it, or remove it") from None
 
 
 def _two_columns(lines: Iterable[tuple[str, str]]) -> bytes:

@@ -25,7 +25,7 @@ from cyclegan_age.config import (
 from cyclegan_age.devices import best_device, fork_rng
 from cyclegan_age.losses import (
     augmented,
-    deception,
+    generator_adversarial,
     identity_distance,
     lsgan,
     perceptual,
@@ -43,7 +43,7 @@ WRONG_AGE = 0.5  # weight of showing heads on features real faces at wrong ages,
 
 
 class _Starting(Protocol):
-    def start(self) -> None: ...
+    def reset_parameters(self) -> None: ...
 
 
 def rests(net: AdversaryConfig, epoch: float) -> bool:
@@ -70,7 +70,7 @@ def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], before: f
     with fork_rng(best_device()):
         torch.manual_seed(seed + int(epoch / net.d_reset))
         for discriminator in discriminators:
-            discriminator.start()
+            discriminator.reset_parameters()
     return True
 
 
@@ -237,7 +237,7 @@ def play(
     x_fake = generator(noise(net, x_real), label_fake)
     x_seen = seen(net, x_fake)
     saturating = net.generator_loss == "saturating"
-    terms = {"g_adversarial": deception(discriminator(x_seen, label_fake), saturating=saturating)}
+    terms = {"g_adversarial": generator_adversarial(discriminator(x_seen, label_fake), saturating=saturating)}
     if judge:
         terms["g_features"] = net.lambda_features * judge.deceived(judge.features(x_seen), label_fake)
     yield "generator", terms

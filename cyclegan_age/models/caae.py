@@ -29,7 +29,7 @@ from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.features import maps_by_age
-from cyclegan_age.losses import deception, real_or_fake, total_variation
+from cyclegan_age.losses import generator_adversarial, real_or_fake, total_variation
 from cyclegan_age.models.adversary import Likeness, feature_judge, renewed, rests, seen, wrong_ages
 from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -202,8 +202,8 @@ class CAAE(Model):
         distance = F.l1_loss if net.reconstruction == "l1" else F.mse_loss
         terms = {
             "reconstruction": net.lambda_reconstruction * distance(x_same, x),
-            "g_z": net.lambda_z * deception(self.critic_z(z)),
-            "g_image": net.lambda_image * deception(self.critic_image(x_seen, label_made)),
+            "g_z": net.lambda_z * generator_adversarial(self.critic_z(z)),
+            "g_image": net.lambda_image * generator_adversarial(self.critic_image(x_seen, label_made)),
             "variation": net.lambda_tv * total_variation(x_same),
         }
         if self.judge:

@@ -18,11 +18,19 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
-from cyclegan_age.devices import exact
+from cyclegan_age.devices import widest_float
 from cyclegan_age.faces.blending import face_distance
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
-from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
+from cyclegan_age.losses import (
+    age_hinge,
+    clip_gradients,
+    label_distribution,
+    lsgan,
+    norms,
+    with_gradient,
+    wrong_age_weights,
+)
 from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.pool import ImagePool
@@ -146,7 +154,7 @@ class CycleGAN(Model):
         if self.feature_critic:
             self.feature_critic.requires_grad_(False)
         for critic in self.critics.values():
-            critic.learn(False)
+            critic.set_trainable(False)
         count = net.taken(net.identity_share, len(x_real)) if net.lambda_identity else 0
         x_made = self.generator(
             torch.cat([batch.x_source, batch.x_source[:count]]), torch.cat([v_target, v_source[:count]])
@@ -196,7 +204,7 @@ class CycleGAN(Model):
             fooled = net.lambda_fooled * (progress / max(net.fooled_warmup, 1e-9)).clamp_max(1.0)
             terms = {}
             for name, critic in self.critics.items():
-                critic.learn(True)
+                critic.set_trainable(True)
                 scores, logits = critic(x_both, x_seen)
                 (real, fake), (years_real, years_fake) = scores.chunk(2), logits.chunk(2)
                 terms[f"{name}_age"] = label_distribution(years_real, batch.age_target, 2.5)
@@ -250,9 +258,9 @@ class CycleGAN(Model):
         gradient = x.grad
         if x_aged.grad is not None:
             longest = net.age_share * norms(gradient)
-            gradient = gradient + (at_most(x_aged.grad, longest) if net.age_share else x_aged.grad)
+            gradient = gradient + (clip_gradients(x_aged.grad, longest) if net.age_share else x_aged.grad)
         values = {name: term.detach() for name, term in terms.items()}
-        return values | {"g_adversarial": carry(x_fake, values["g_adversarial"], gradient)}
+        return values | {"g_adversarial": with_gradient(x_fake, values["g_adversarial"], gradient)}
 
     def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
         generator = networks["generator"]
@@ -289,7 +297,7 @@ def disturb(x: Tensor) -> Tensor:
     What an estimator in the loss is shown, so that the generator cannot please it by patterns of single pixels.
     """
     size, draw = x.shape[-1], torch.rand(7, device=x.device)
-    fine = draw[:3].to(exact(x.device))
+    fine = draw[:3].to(widest_float(x.device))
     side = (size * (0.86 + 0.14 * fine[0])).floor().float()
     first = (fine[1:] * (size - side + 1)).floor().float()  # (2,), top and left
     half = torch.full_like(side, size // 2)

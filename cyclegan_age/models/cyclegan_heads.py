@@ -17,7 +17,7 @@ from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.features import life_frames, maps_by_age, middle_layer
-from cyclegan_age.losses import age_hinge, at_most, augmented, carry, lsgan, norms, wrong_age_weights
+from cyclegan_age.losses import age_hinge, augmented, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
 from cyclegan_age.models.base import Losses, Model, Renderer
 from cyclegan_age.models.cyclegan import age_correction, disturb
 from cyclegan_age.models.pool import ImagePool
@@ -210,16 +210,16 @@ class CycleGANHeads(Model):
         (gradient,) = torch.autograd.grad(moved, x_moved)
         longest = norms(gradient)
         (of_realism,) = torch.autograd.grad(torch.stack([*realism.values()]).sum(), x_judged)
-        gradient = gradient + at_most(of_realism, net.realism_share * longest)
+        gradient = gradient + clip_gradients(of_realism, net.realism_share * longest)
         values = {name: term.detach() for name, term in realism.items()}
         if net.lambda_age:
             face = self._face(x_aged, 112)
             errors = [age_hinge(n(disturb(face)), age_target, net.age_tolerance) for n in self.estimators]
             aged = net.lambda_age * rise * torch.stack(errors).mean()
             (of_age,) = torch.autograd.grad(aged, x_aged)
-            gradient = gradient + at_most(of_age, net.age_share * longest)
+            gradient = gradient + clip_gradients(of_age, net.age_share * longest)
             values["g_age"] = aged.detach()
-        return values | {"g_shift": carry(x_fake, moved.detach(), gradient)}
+        return values | {"g_shift": with_gradient(x_fake, moved.detach(), gradient)}
 
     def _clamped(self, age_years: Tensor) -> Tensor:
         return age_years.clamp(self.code.anchors[0], self.code.anchors[-1])

@@ -28,7 +28,7 @@ from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsga
 from cyclegan_age.models.adversary import Duel
 from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
 from cyclegan_age.models.cyclegan import disturb
-from cyclegan_age.networks.blocks import seen
+from cyclegan_age.networks.blocks import crop_input
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import MAX_AGE_YEARS, AgeEstimator, expected_age
@@ -98,7 +98,7 @@ class Judges(nn.Module):
         """
         maps = None
         if self.trunk is not None:
-            maps = self.trunk(seen(x, self.window, self.size))
+            maps = self.trunk(crop_input(x, self.window, self.size))
         return [estimator(x_seen) for estimator in self.estimators], maps
 
 

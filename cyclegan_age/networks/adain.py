@@ -1,8 +1,8 @@
-"""A ResNet generator for whole heads: the age at every depth, skip connections, and a branch at the full size.
+"""A ResNet generator for whole heads: age input at every depth, skip connections, and a full-resolution branch.
 
 The age vector is concatenated with the picture, and with the features before the bottleneck, as constant planes (Liu,
-"As Time Goes By"). Besides, an embedding of it scales and shifts every feature map of the residual blocks and of the
-decoder: adaptive instance normalisation (Huang and Belongie, ICCV 2017; Karras et al., CVPR 2019).
+"As Time Goes By"). In addition, an embedding of it sets scale and shift of every feature map of the residual blocks and
+of the decoder: adaptive instance normalisation (Huang and Belongie, ICCV 2017; Karras et al., CVPR 2019).
 """
 
 import torch
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
-from cyclegan_age.networks.blocks import InstanceNorm, doubled
-from cyclegan_age.networks.generators import BendingGenerator, bent
+from cyclegan_age.networks.blocks import InstanceNorm, upsample
+from cyclegan_age.networks.generators import WarpingGenerator, warp
 
-_EMBEDDING = 64  # numbers that an age vector becomes
+_EMBEDDING = 64  # dimensions of the age embedding
 
 
 class AdaIN(nn.Module):
-    """Instance norm, a scale and a shift of each channel by an embedding (N, E), then negative values times `slope`.
+    """Instance norm, then scale and shift of each channel by an embedding (N, E), then leaky ReLU of slope `slope`.
 
-    It begins near the plain instance norm, but not at it: the age has to matter from the first step on.
+    The initial scales and shifts are near those of a plain instance norm, but depend on the age from the first step on.
     """
 
     def __init__(self, *, channels: int) -> None:
@@ -37,7 +37,7 @@ class AdaIN(nn.Module):
 
 
 class _Encode(nn.Module):
-    """Convolution -> instance norm -> ReLU; age planes are concatenated first where an age is given."""
+    """Convolution -> instance norm -> ReLU; an age, if given, is concatenated first as planes."""
 
     def __init__(self, *, channels_in: int, channels_out: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Block(nn.Module):
 
 
 class _Decode(nn.Module):
-    """Convolution of the doubled input -> a skip connection added -> AdaIN -> ReLU."""
+    """Convolution of the upsampled input -> skip connection -> AdaIN -> ReLU."""
 
     def __init__(self, *, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -76,18 +76,18 @@ class _Decode(nn.Module):
         self.norm = AdaIN(channels=channels_out)
 
     def forward(self, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.conv(doubled(x)) + skip, embedding, slope=0.0)
+        out: Tensor = self.norm(self.conv(upsample(x)) + skip, embedding, slope=0.0)
         return out
 
 
-class AdaINGenerator(BendingGenerator):
+class AdaINGenerator(WarpingGenerator):
     """Picture and age vector -> picture: out = warp(x, flow) + 2 sigmoid(mask) tanh(residual), clipped to [-1, 1].
 
-    Children in the order they run: `embed` (age vector -> embedding), `stem` (7x7), `down1`, `down2`, `middle.0` ..
-    (residual blocks at a quarter of the size), `down3`, `blocks.0` .. (at an eighth), `up3`, `bend` (the flow), `up2`,
-    `up1`, `head` (7x7). With `detail` all these see the picture at half its size, and the children `fine_stem`,
-    `fine_up`, `fine` and `fine_head` refine the residual at its full size (a local enhancer as in Wang et al., CVPR
-    2018). The last layers begin at zero: the first output is the input itself.
+    Children in execution order: `embed` (age vector -> embedding), `stem` (7x7), `down1`, `down2`, `middle.0` ..
+    (residual blocks at a quarter of the resolution), `down3`, `blocks.0` .. (at an eighth), `up3`, `bend` (the flow),
+    `up2`, `up1`, `head` (7x7). With `detail` all these work at half resolution, and the children `fine_stem`,
+    `fine_up`, `fine` and `fine_head` refine the residual at full resolution (a local enhancer as in Wang et al., CVPR
+    2018). The last layers are initialised to zero: the first output is the input itself.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class AdaINGenerator(BendingGenerator):
         *,
         ages: int,  # entries of the age vector
         ngf: int = 32,  # channels after the stem; the bottleneck has six times as many
-        blocks: int = 6,  # residual blocks of the bottleneck; there are half as many at twice its size
-        deform: float = 0.06,  # largest shift of the flow, as a share of the side; 0 warps nothing
-        detail: int = 24,  # channels at the full size; 0 leaves that branch out
+        blocks: int = 6,  # residual blocks of the bottleneck; half as many at twice its resolution
+        deform: float = 0.06,  # largest displacement of the flow, as a share of the side; 0 disables warping
+        detail: int = 24,  # channels of the full-resolution branch; 0 disables it
     ) -> None:
         super().__init__()
         self.deform, self.detail = deform, detail
@@ -144,8 +144,8 @@ class AdaINGenerator(BendingGenerator):
         for block in self.blocks:
             h = block(h, e)
         h = self.up3(h, h2, e)
-        flow = self.shift(self.bend(h)) if self.deform else None
-        warped = x if flow is None else bent(x, flow)
+        flow = self.flow(self.bend(h)) if self.deform else None
+        warped = x if flow is None else warp(x, flow)
         h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)
         residual = _residual(self.head(h))
         if self.detail:
@@ -154,12 +154,12 @@ class AdaINGenerator(BendingGenerator):
             residual = F.interpolate(residual, scale_factor=2.0, mode="bilinear") + _residual(self.fine_head(h))
         out = warped + residual
         clipped = out.clamp(-1, 1)
-        # The gradient goes past the clipping, so that it does not vanish there.
+        # Straight-through gradient of the clipping, so that it does not vanish there.
         return (out + (clipped - out).detach() if self.training else clipped), flow
 
-    def shift(self, h: Tensor) -> Tensor:
-        """Output of the child `bend` -> flow (N, 2, h, w): right and down to where each point is taken from, in shares
-        of the side."""
+    def flow(self, h: Tensor) -> Tensor:
+        """Output of the child `bend` -> flow (N, 2, h, w): displacement of each sampling point, right and down, in
+        shares of the side."""
         return self.deform * torch.tanh(h.float())
 
 
@@ -169,6 +169,6 @@ def _start_at_zero(layer: nn.Module) -> None:
 
 
 def _residual(h: Tensor) -> Tensor:
-    """A head's output (N, 4, H, W), three colours and the mask's logits -> (N, 3, H, W) in [-2, 2]."""
+    """A head's output (N, 4, H, W), three colours and the mask's logits -> residual (N, 3, H, W) in [-2, 2]."""
     h = h.float()
     return 2 * torch.sigmoid(h[:, 3:]) * torch.tanh(h[:, :3])

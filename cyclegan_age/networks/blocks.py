@@ -1,4 +1,4 @@
-"""Pieces that several networks share."""
+"""Building blocks of several networks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ class Layered(nn.Module):
 class InstanceNorm(nn.Module):
     """Instance normalisation without weights (Ulyanov et al. 2016): each channel of each picture to mean 0, variance 1.
 
-    Written out, so that a compiler can fuse it with its neighbours; the statistics are always fp32. On a flat channel
-    the variance is 0 and the result is 0, but for rounding.
+    Implemented by elementary operations, so that a compiler can fuse them; the statistics are always fp32. A constant
+    channel has variance 0 and output 0, up to rounding.
     """
 
     def __init__(self, *, eps: float = 1e-5) -> None:
@@ -29,23 +29,23 @@ class InstanceNorm(nn.Module):
     def forward(
         self, x: Tensor, *, slope: float = 1.0, residual: Tensor | None = None, affine: Tensor | None = None
     ) -> Tensor:
-        """Normalise x (N, C, H, W), then apply the rest, in one pass where that is fused.
+        """Normalise x (N, C, H, W), then apply the rest, in one fused pass where possible.
 
         Args:
-            slope: what negative values are multiplied by.
+            slope: negative slope of a leaky ReLU.
             residual: shaped as x, added at the end.
-            affine: (N, 2, C) float32, scale and shift of each channel, before negative values are multiplied.
+            affine: (N, 2, C) float32, scale and shift of each channel, applied before the leaky ReLU.
         """
         if on_kernels(x):
             from cyclegan_age.networks.kernels import InstanceNormFunction  # needs Triton
 
             fused: Tensor = InstanceNormFunction.apply(x, residual, self.eps, slope, affine)
             return fused
-        if compiled_to_learn():
+        if traced_for_training():
             variance, mean = torch.var_mean(x.float(), dim=(2, 3), correction=0, keepdim=True)
             out = (x.float() - mean) * torch.rsqrt(variance + self.eps)
         else:
-            # The same, several times faster where the channels come last and nothing is compiled.
+            # Equivalent, several times faster for channels-last tensors without compilation.
             middle = x.float() - x.float().mean(dim=(2, 3), keepdim=True)
             variance = middle.square().mean(dim=(2, 3), keepdim=True)
             out = middle * torch.rsqrt(variance + self.eps)
@@ -60,17 +60,17 @@ _USE_KERNELS = [False]
 
 
 def use_kernels(on: bool) -> None:
-    """Whether what stands between convolutions runs on a GPU by this package's kernels (`networks.kernels`)."""
+    """Switch the project's GPU kernels between convolutions (`networks.kernels`) on or off."""
     _USE_KERNELS[0] = on
 
 
 def on_kernels(x: Tensor) -> bool:
-    """Whether this package's kernels are to do what can be done by them."""
+    """Whether the project's kernels apply to x."""
     return _USE_KERNELS[0] and x.is_cuda and not torch.compiler.is_compiling()
 
 
 class LeakyReLU(nn.Module):
-    """Leaky ReLU, negative values times 0.2."""
+    """Leaky ReLU with negative slope 0.2."""
 
     slope = 0.2
 
@@ -79,14 +79,14 @@ class LeakyReLU(nn.Module):
 
 
 def leaky(x: Tensor, slope: float) -> Tensor:
-    """Negative values times `slope`: 0 is ReLU, 1 leaves all as it is."""
+    """Leaky ReLU with negative slope `slope`: 0 is ReLU, 1 the identity."""
     if slope == 1:
         return x
     if slope == 0:
         return F.relu(x)
-    if not compiled_to_learn():
+    if not traced_for_training():
         return F.leaky_relu(x, slope)
-    # The same, for whose gradient no truth values are kept: compiled, these are written one by one.
+    # Equivalent, but the gradient stores no boolean mask: compiled code writes masks one by one.
     return x * ((1 + slope) / 2 + (1 - slope) / 2 * x.detach().sign())
 
 
@@ -94,7 +94,7 @@ Affine: TypeAlias = Mapping[nn.Module, tuple[Tensor, Tensor]]  # batch norm -> s
 
 
 def affine(network: nn.Module) -> Affine:
-    """What the batch norms of a network in eval mode come to, computed for all of them at once; differentiable."""
+    """Scales and biases of all batch norms of a network in eval mode, computed together; differentiable."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
         return {}
@@ -105,7 +105,7 @@ def affine(network: nn.Module) -> Affine:
     return dict(zip(norms, zip(scales.split(sizes), biases.split(sizes), strict=True), strict=True))
 
 
-def convolved(
+def conv_norm(
     x: Tensor,
     conv: nn.Conv2d,
     norm: nn.Module | None = None,
@@ -114,17 +114,17 @@ def convolved(
     residual: Tensor | None = None,
     norms: Affine | None = None,
 ) -> Tensor:
-    """Convolution -> batch norm -> a residual added -> negative values times `slope`.
+    """Convolution -> batch norm -> addition of a residual -> leaky ReLU.
 
-    By kernels, what follows the convolution is done in one pass where the batch norm is in eval mode.
+    With kernels, everything after the convolution is one pass if the batch norm is in eval mode.
 
     Args:
         x: (N, C, H, W).
-        conv: without biases where there is a batch norm.
+        conv: without biases if there is a batch norm.
         norm: batch norm; None or an identity for none.
-        slope: 0 is ReLU, 1 leaves all as it is.
+        slope: negative slope; 0 is ReLU, 1 the identity.
         residual: of the shape of the result.
-        norms: of the network, as `affine` gives them; without it the batch norm is computed for itself.
+        norms: scales and biases of the network by `affine`; without them they are computed here.
     """
     if not on_kernels(x) or (isinstance(norm, nn.BatchNorm2d) and norm.training):
         h = conv(x)
@@ -156,16 +156,16 @@ def biased(
     return out
 
 
-def fused(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
-    """A convolution that does a batch norm in eval mode, too, and what stands in the place of that."""
+def fold_norm(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    """A convolution with a batch norm in eval mode folded into it, and the identity that replaces the batch norm."""
     assert isinstance(conv, nn.Conv2d)
     if not isinstance(norm, nn.BatchNorm2d):
         return conv, norm
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def widened(conv: nn.Module, more_in: int, more_out: int) -> nn.Conv2d:
-    """A convolution that takes and gives so many more channels, which it ignores and which are 0."""
+def pad_channels(conv: nn.Module, more_in: int, more_out: int) -> nn.Conv2d:
+    """A convolution with additional input channels, which it ignores, and output channels, which are 0."""
     assert isinstance(conv, nn.Conv2d)
     wide = deepcopy(conv)
     wide.in_channels, wide.out_channels = conv.in_channels + more_in, conv.out_channels + more_out
@@ -175,8 +175,8 @@ def widened(conv: nn.Module, more_in: int, more_out: int) -> nn.Conv2d:
     return wide
 
 
-def halve(network: nn.Module) -> None:
-    """Keep the weights of a frozen network's convolutions and matrices as autocast would make them, in bf16."""
+def to_bf16(network: nn.Module) -> None:
+    """Convert the weights of a frozen network's convolutions and matrices to bf16, as autocast would."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.weight.data = module.weight.data.bfloat16()
@@ -184,13 +184,13 @@ def halve(network: nn.Module) -> None:
 
 @runtime_checkable
 class Freezable(Protocol):
-    """A network that can be made faster for good once it only runs in bf16 on a GPU and nothing in it changes."""
+    """A network with an irreversible conversion to a faster inference form, in bf16 on a GPU."""
 
     def freeze(self) -> None: ...
 
 
 class Conv(nn.Module):
-    """Convolution that keeps (or, with a stride, divides) the size, zero or reflection padded."""
+    """Convolution that keeps the size, or divides it by the stride, with zero or reflection padding."""
 
     def __init__(
         self,
@@ -209,13 +209,13 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.reflect:
-            x = reflected(x, self.reflect)
+            x = reflection_pad(x, self.reflect)
         out: Tensor = self.conv(x)
         return out
 
 
-def reflected(x: Tensor, pad: int) -> Tensor:
-    """Padded by reflection: (N, C, H, W) -> (N, C, H + 2 pad, W + 2 pad)."""
+def reflection_pad(x: Tensor, pad: int) -> Tensor:
+    """Reflection padding: (N, C, H, W) -> (N, C, H + 2 pad, W + 2 pad)."""
     if on_kernels(x):
         from cyclegan_age.networks.kernels import ReflectionPadFunction  # needs Triton
 
@@ -225,7 +225,7 @@ def reflected(x: Tensor, pad: int) -> Tensor:
 
 
 class MeanPool(nn.Module):
-    """Means of 2x2 pixels, at odd edges of those that there are: (N, C, H, W) -> (N, C, (H + 1) / 2, (W + 1) / 2)."""
+    """Means of 2x2 pixels, at odd edges of fewer: (N, C, H, W) -> (N, C, (H + 1) / 2, (W + 1) / 2)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if on_kernels(x):
@@ -237,9 +237,9 @@ class MeanPool(nn.Module):
 
 
 class UpConv(nn.Module):
-    """Twice the size: a fractionally-strided convolution, or nearest-neighbour resize and a convolution.
+    """Upsampling by 2: a transposed convolution, or nearest-neighbour resize and a convolution.
 
-    The resize form has no checkerboards (Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016).
+    The resize form avoids checkerboards (Odena et al., "Deconvolution and Checkerboard Artifacts", Distill 2016).
     """
 
     def __init__(self, *, channels_in: int, channels_out: int, resize: bool) -> None:
@@ -252,49 +252,49 @@ class UpConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(doubled(x) if self.resize else x)
+        out: Tensor = self.conv(upsample(x) if self.resize else x)
         return out
 
     def before_norm(self, x: Tensor) -> Tensor:
-        """The same where an instance norm follows: it removes the biases, so by kernels there are none."""
+        """The same before an instance norm, which removes the biases; the kernels omit them."""
         if not on_kernels(x):
             out: Tensor = self(x)
             return out
         if self.resize:
-            return F.conv_transpose2d(x, doubling(self.conv.weight), stride=2, padding=1)
+            return F.conv_transpose2d(x, upsample_weight(self.conv.weight), stride=2, padding=1)
         return F.conv_transpose2d(x, self.conv.weight, stride=2, padding=1, output_padding=1)
 
 
-def doubling(weight: Tensor) -> Tensor:
-    """What a transposed convolution of stride 2 takes to do `doubled` and a 3x3 one: (O, C, 3, 3) -> (C, O, 4, 4).
+def upsample_weight(weight: Tensor) -> Tensor:
+    """Weight of a transposed convolution of stride 2 equal to `upsample` and a 3x3 one: (O, C, 3, 3) -> (C, O, 4, 4).
 
-    At each pixel it multiplies 4 weights where the convolution multiplies 9.
+    Each pixel takes 4 multiplications instead of 9.
     """
     wide = F.pad(weight.float(), (1, 1, 1, 1))
     rows = wide[:, :, 1:] + wide[:, :, :-1]
     return (rows[..., 1:] + rows[..., :-1]).flip(2, 3).transpose(0, 1)
 
 
-def doubled(x: Tensor) -> Tensor:
-    """Each pixel as 2x2 of them: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
-    if not compiled_to_learn():
+def upsample(x: Tensor) -> Tensor:
+    """Nearest-neighbour upsampling by 2: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
+    if not traced_for_training():
         if x.is_cuda:
-            with torch.autocast("cuda", enabled=False):  # which would make it fp32
+            with torch.autocast("cuda", enabled=False):  # which would cast it to fp32
                 return F.interpolate(x, scale_factor=2.0, mode="nearest")
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
-    # The same, with a gradient that is a sum: that of `interpolate` is compiled into one atomic addition per pixel.
+    # Equivalent, with a sum as its gradient: `interpolate` compiles to one atomic addition per pixel.
     n, c, h, w = x.shape
     spread = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, h, 2, w, 2, c)
     return spread.reshape(n, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
-def compiled_to_learn() -> bool:
-    """Whether this is being traced for `torch.compile`, gradients included; an export is not."""
+def traced_for_training() -> bool:
+    """Whether `torch.compile` traces this with gradients; false during an export."""
     return torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled()
 
 
 def init_weights(network: nn.Module, std: float = 0.02) -> None:
-    """CycleGAN's start: convolution weights from N(0, std), biases 0."""
+    """CycleGAN's initialisation: convolution weights from N(0, std), biases 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, std)
@@ -302,12 +302,12 @@ def init_weights(network: nn.Module, std: float = 0.02) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def seen(x: Tensor, window: Sequence[float], size: int) -> Tensor:
-    """What a network of square pictures is shown: a part of x (N, C, S, S), resized to (N, C, size, size).
+def crop_input(x: Tensor, window: Sequence[float], size: int) -> Tensor:
+    """Input of a network for square pictures: a crop of x (N, C, S, S), resized to (N, C, size, size).
 
     Args:
-        window: left, top and side of the part, as shares of S; empty for all of it.
-        size: the network's own.
+        window: left, top and side of the crop, as shares of S; empty for everything.
+        size: input size of the network.
     """
     if window:
         left, top, side = (round(share * x.shape[3]) for share in window)

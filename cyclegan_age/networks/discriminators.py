@@ -1,4 +1,4 @@
-"""What tells real faces from generated ones: the 70x70 PatchGAN, and critics that know ages already."""
+"""Discriminators for generated faces: the 70x70 PatchGAN, and critics on pretrained features."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -7,28 +7,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, convolved, halve, init_weights, on_kernels
+from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, conv_norm, init_weights, on_kernels, to_bf16
 from cyclegan_age.networks.estimators import AgeEstimator
 
 
 def shared(maps: Tensor) -> Tensor:
-    """(N, K + 1, h, w) -> (N, K, h, w): the last map added to each other one; a single map stays."""
+    """(N, K + 1, h, w) -> (N, K, h, w): the last map is added to each other one; a single map is unchanged."""
     if maps.shape[1] == 1:
         return maps
     own: Tensor
     common: Tensor
-    own, common = maps.split([maps.shape[1] - 1, 1], dim=1)  # the gradient is one copy, where that of slices is five
+    own, common = maps.split([maps.shape[1] - 1, 1], dim=1)  # its gradient is one copy, that of slices is five
     return own + common
 
 
 class PatchDiscriminator(nn.Module):
-    """A real-or-fake map per head from one trunk: each value judges a 70x70 patch.
+    """A real-or-fake map per head from one trunk: each value scores a 70x70 patch.
 
     After Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (CVPR 2017).
 
     (N, 3, H, W) in [-1, 1] -> (N, heads, H/8 - 2, W/8 - 2), unbounded. 4x4 convolutions ndf-2ndf-4ndf-8ndf, leaky ReLU
-    0.2, instance norm but on the first. With several heads each stands for one anchor age, and its map is its own added
-    to one that all share: what gives any fake away is learnt from all of them (as in Miyato and Koyama, "cGANs with
+    0.2, instance norm except on the first. With several heads each belongs to one anchor age. Its map is its own plus a
+    shared one, so that general faults of fakes are learnt from all ages (as in Miyato and Koyama, "cGANs with
     Projection Discriminator", ICLR 2018).
     """
 
@@ -48,26 +48,26 @@ class PatchDiscriminator(nn.Module):
             ]
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Conv2d(8 * ndf, heads + (heads > 1), 4, padding=1)
-        self.start()
+        self.reset_parameters()
 
-    def start(self) -> None:
-        """Draw the first weights, or begin anew."""
+    def reset_parameters(self) -> None:
+        """Initialise the weights, or reset them."""
         init_weights(self)
-        nn.init.zeros_(self.head.weight)  # a random head is noise that takes hundreds of steps to unlearn
+        nn.init.zeros_(self.head.weight)  # a random head adds noise for hundreds of steps
 
     def forward(self, x: Tensor) -> Tensor:
         if not on_kernels(x):
             return shared(self.head(self.trunk(x)).float())
         first, _, *layers = self.trunk
         assert isinstance(first, nn.Conv2d)
-        h = convolved(x, first, slope=LeakyReLU.slope)
+        h = conv_norm(x, first, slope=LeakyReLU.slope)
         for conv, norm in zip(layers[::3], layers[1::3], strict=True):
             h = norm(conv(h), slope=LeakyReLU.slope)
         return shared(self.head(h).float())
 
 
 def _heads(map_channels: Sequence[int], heads: int) -> nn.ModuleList:
-    """For each feature map two convolutions, the second starting at zero."""
+    """Two convolutions per feature map, the second initialised to zero."""
     networks = nn.ModuleList()
     for channels in map_channels:
         last = nn.Conv2d(64, heads + 1, 3, padding=1)
@@ -78,50 +78,50 @@ def _heads(map_channels: Sequence[int], heads: int) -> nn.ModuleList:
 
 
 def _scores(head: nn.Module, h: Tensor) -> Tensor:
-    """Scores (N, heads, h, w) of features (N, C, h, w), which are normalised for each picture."""
+    """Scores (N, heads, h, w) of features (N, C, h, w), which are first normalised per picture."""
     h = h.float()
     if not h.is_cuda:
         return shared(head(F.layer_norm(h, h.shape[1:])).float())
-    variance, mean = torch.var_mean(h, dim=(1, 2, 3), correction=0, keepdim=True)  # the same; the channels stay last
+    variance, mean = torch.var_mean(h, dim=(1, 2, 3), correction=0, keepdim=True)  # the same, in channels-last layout
     h = (h - mean) * torch.rsqrt(variance + 1e-5)
     assert isinstance(head, nn.Sequential)
     first, _, last = head
     assert isinstance(first, nn.Conv2d)
-    return shared(last(convolved(h, first, slope=LeakyReLU.slope)).float())
+    return shared(last(conv_norm(h, first, slope=LeakyReLU.slope)).float())
 
 
 class FeatureCritic(nn.Module):
-    """Heads on the frozen features of a network that has seen many other pictures tell real from generated faces.
+    """Discriminator heads on the frozen features of a network pretrained on other pictures.
 
     After Sauer et al., "Projected GANs Converge Faster" (NeurIPS 2021), without their random mixing of channels and
-    scales. Each place of each feature map is judged, as in `PatchDiscriminator`, so that a local fault is told where
-    it is.
+    scales. Each position of each feature map has a score, as in `PatchDiscriminator`, so that local faults are
+    localised.
     """
 
     def __init__(
         self,
         *,
         map_channels: Sequence[int],  # of the feature maps
-        heads: int,  # scores per place, one per anchor age
+        heads: int,  # scores per position, one per anchor age
     ) -> None:
         super().__init__()
         self.heads = _heads(map_channels, heads)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps (N, C, h, w) -> scores (N, heads, M) of the M places of all maps, each map as many times as it
-        takes to have as many as the largest: all maps count alike."""
+        """Feature maps (N, C, h, w) -> scores (N, heads, M) of the M positions of all maps. Smaller maps are repeated
+        to the size of the largest, so that all maps have equal weight."""
         maps = [_scores(head, h).flatten(2) for head, h in zip(self.heads, features, strict=True)]
         most = max(m.shape[2] for m in maps)
         return torch.cat([m.repeat_interleave(most // m.shape[2], dim=2) for m in maps], dim=2)
 
 
 class AgeCritic(nn.Module):
-    """A trained age estimator that learns on, and heads on the features it began with that tell real from generated.
+    """A pretrained age estimator that is trained further, and discriminator heads on its frozen initial features.
 
-    Each head has a map for each anchor age and one that they share, as in `PatchDiscriminator`. A discriminator on
-    trained features that stay as they are finds its grip within a few hundred steps, where one that starts from nothing
-    gropes for thousands (Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021). The features are normalised for
-    each picture, or else a generator that drives one of them high makes the scores explode.
+    Each head has a map for each anchor age and one shared map, as in `PatchDiscriminator`. A discriminator on
+    pretrained features learns within a few hundred steps, one from random weights takes thousands (Sauer et al.,
+    "Projected GANs Converge Faster", NeurIPS 2021). The features are normalised per picture; otherwise the scores
+    explode when the generator drives a feature high.
     """
 
     def __init__(
@@ -134,16 +134,16 @@ class AgeCritic(nn.Module):
         self.estimator = estimator.eval()
         self.features = deepcopy(estimator).requires_grad_(False)
         self.heads = _heads(estimator.map_channels, heads)
-        self._halves: list[AgeEstimator] = []  # the features as a GPU runs them; no part of the state
+        self._halves: list[AgeEstimator] = []  # the GPU's form of the features; not part of the state
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
-    def learn(self, on: bool) -> None:
-        """Let gradients reach the estimator and the heads, or not."""
+    def set_trainable(self, on: bool) -> None:
+        """Enable or disable gradients of the estimator and the heads."""
         self.estimator.requires_grad_(on)
         self.heads.requires_grad_(on)
 
-    def forward(self, x: Tensor, x_seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures, and views of them for the estimator, both (N, 3, H, W) in [-1, 1] -> scores and logits.
+    def forward(self, x: Tensor, x_augmented: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures, and augmented pictures for the estimator, both (N, 3, H, W) in [-1, 1] -> scores and logits.
 
         The scores (N, heads, M), one for each of M feature maps, are unbounded; the logits (N, 101) are over years.
         """
@@ -152,17 +152,17 @@ class AgeCritic(nn.Module):
                 self._halves.append(deepcopy(self.features))
                 self._halves[0].fuse()
                 self._halves[0].widen()
-                halve(self._halves[0].to(memory_format=torch.channels_last))
+                to_bf16(self._halves[0].to(memory_format=torch.channels_last))
             maps = self._halves[0].maps(x)
         else:
             maps = self.features.maps(x)
         scores = []
         for head, h in zip(self.heads, maps, strict=True):
             scores.append(_scores(head, h).mean(dim=(2, 3)))
-        return torch.stack(scores, dim=2), self.estimator(x_seen)
+        return torch.stack(scores, dim=2), self.estimator(x_augmented)
 
 
 def _forget(critic: nn.Module, _: object) -> None:
-    """Weights were loaded: what was made of those before is to be made again."""
+    """Discard copies made from the previous weights, after new ones are loaded."""
     assert isinstance(critic, AgeCritic)
     critic._halves.clear()

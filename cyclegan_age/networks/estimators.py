@@ -1,8 +1,8 @@
 """Age estimation: a face -> a distribution over years -> its expectation.
 
 The label distribution and the expectation follow DLDL-v2 (Gao et al., "Age Estimation Using Expectation of
-Label Distribution Learning", IJCAI 2018): the network gives a softmax over whole years and is trained on it and on
-its mean at once.
+Label Distribution Learning", IJCAI 2018): the network predicts a softmax over whole years; its loss is on the
+distribution and on its mean.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import between
-from cyclegan_age.networks.blocks import Affine, MeanPool, affine, convolved, fused, on_kernels, seen, widened
+from cyclegan_age.networks.blocks import (
+    Affine,
+    MeanPool,
+    affine,
+    conv_norm,
+    crop_input,
+    fold_norm,
+    on_kernels,
+    pad_channels,
+)
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 
 MAX_AGE_YEARS = 100
@@ -36,19 +45,19 @@ class _Block(nn.Module):
             )
 
     def forward(self, x: Tensor, norms: Affine | None = None) -> Tensor:
-        h = convolved(x, self.conv1, self.norm1, slope=0.0, norms=norms)
+        h = conv_norm(x, self.conv1, self.norm1, slope=0.0, norms=norms)
         if isinstance(self.short, nn.Sequential):
             reduce, conv, norm = self.short
             assert isinstance(conv, nn.Conv2d)
-            x = convolved(reduce(x), conv, norm, norms=norms)
-        return convolved(h, self.conv2, self.norm2, slope=0.0, residual=x, norms=norms)
+            x = conv_norm(reduce(x), conv, norm, norms=norms)
+        return conv_norm(h, self.conv2, self.norm2, slope=0.0, residual=x, norms=norms)
 
     def fuse(self) -> None:
-        """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
-        self.conv1, self.norm1 = fused(self.conv1, self.norm1)
-        self.conv2, self.norm2 = fused(self.conv2, self.norm2)
+        """Fold each batch norm into its convolution, irreversibly: the same output in eval mode, in less time."""
+        self.conv1, self.norm1 = fold_norm(self.conv1, self.norm1)
+        self.conv2, self.norm2 = fold_norm(self.conv2, self.norm2)
         if isinstance(self.short, nn.Sequential):
-            self.short[1], self.short[2] = fused(self.short[1], self.short[2])
+            self.short[1], self.short[2] = fold_norm(self.short[1], self.short[2])
 
 
 class AgeEstimator(nn.Module, ABC):
@@ -56,8 +65,8 @@ class AgeEstimator(nn.Module, ABC):
 
     Attributes:
         input_size: side in pixels that faces are resized to first.
-        window: part of the pictures that it looks at, left, top and side as shares of theirs; empty for all.
-        map_channels: channels of the feature maps that `judge` gives.
+        window: crop of the pictures that it uses, left, top and side as shares of the side; empty for everything.
+        map_channels: channels of the feature maps of `logits_and_maps`.
         dropout: on the pooled features, while training.
         head: from them to the logits.
     """
@@ -70,36 +79,36 @@ class AgeEstimator(nn.Module, ABC):
 
     @abstractmethod
     def features(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Pictures of `input_size` -> the features that are pooled (N, C, h, w), and the feature maps of all depths."""
+        """Pictures of `input_size` -> the features before pooling (N, C, h, w), and the feature maps of all depths."""
 
     @abstractmethod
     def fuse(self) -> None:
-        """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
+        """Fold each batch norm into its convolution, irreversibly: the same output in eval mode, in less time."""
 
     def widen(self) -> None:
-        """Make channels, once fused, such multiples as a GPU takes without copies: the same output in less time."""
+        """Pad channels, after `fuse`, to multiples that a GPU uses without copies: the same output in less time."""
         return
 
     @abstractmethod
     def first_half(self) -> nn.Module:
-        """The layers up to half the way: pictures of `input_size` -> a feature map (N, C, h, w)."""
+        """The layers up to half of the depth: pictures of `input_size` -> a feature map (N, C, h, w)."""
 
-    def judge(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def logits_and_maps(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (N, 101), and the feature maps (N, C, h, w)."""
-        h, maps = self.features(seen(x, self.window, self.input_size))
+        h, maps = self.features(crop_input(x, self.window, self.input_size))
         logits: Tensor = self.head(self.dropout(h.mean(dim=(2, 3))))
         return logits, maps
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """The feature maps alone."""
-        return self.features(seen(x, self.window, self.input_size))[1]
+        """Only the feature maps."""
+        return self.features(crop_input(x, self.window, self.input_size))[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.judge(x)[0]
+        return self.logits_and_maps(x)[0]
 
 
 class LiteAgeEstimator(AgeEstimator):
-    """An EfficientNet-Lite, to begin from what ImageNet gave it; its maps are those of `EfficientNetLite`."""
+    """An EfficientNet-Lite with pretrained weights; its maps are those of `EfficientNetLite`."""
 
     def __init__(
         self,
@@ -127,7 +136,7 @@ class LiteAgeEstimator(AgeEstimator):
 
 
 class ResnetAgeEstimator(AgeEstimator):
-    """A small residual network; its maps are those after each stage but the first, or after the only one."""
+    """A small residual network; its maps are those after each stage except the first, or after the only one."""
 
     def __init__(
         self,
@@ -145,7 +154,7 @@ class ResnetAgeEstimator(AgeEstimator):
         stages: list[nn.Module] = []
         channels = width
         deep = range(min(1, len(blocks) - 1), len(blocks))
-        self.ends = [sum(blocks[: i + 1]) - 1 for i in deep]  # where stages end
+        self.ends = [sum(blocks[: i + 1]) - 1 for i in deep]  # indices of the last blocks of stages
         self.map_channels = [width * 2**i for i in deep]
         for i, count in enumerate(blocks):
             for j in range(count):
@@ -160,7 +169,7 @@ class ResnetAgeEstimator(AgeEstimator):
         conv, norm, _ = self.stem
         assert isinstance(conv, nn.Conv2d)
         norms = affine(self) if on_kernels(x) else None
-        h, maps = convolved(x, conv, norm, slope=0.0, norms=norms), []
+        h, maps = conv_norm(x, conv, norm, slope=0.0, norms=norms), []
         for i, block in enumerate(self.stages):
             h = block(h, norms)
             if i in self.ends:
@@ -168,37 +177,37 @@ class ResnetAgeEstimator(AgeEstimator):
         return h, maps
 
     def fuse(self) -> None:
-        self.stem[0], self.stem[1] = fused(self.stem[0], self.stem[1])
+        self.stem[0], self.stem[1] = fold_norm(self.stem[0], self.stem[1])
         for block in self.stages:
             assert isinstance(block, _Block)
             block.fuse()
 
     def widen(self) -> None:
-        """Give the first stage channels of zeros up to a multiple of 8, where no map comes of it."""
+        """Pad the first stage with zero channels to a multiple of 8, unless its output is a feature map."""
         conv, end = self.stem[0], self.ends[0]
         assert isinstance(conv, nn.Conv2d)
         more = -conv.out_channels % 8
         if not more or all(isinstance(block.short, nn.Identity) for block in self.stages):
             return
-        self.stem[0] = widened(conv, 0, more)
+        self.stem[0] = pad_channels(conv, 0, more)
         for block in self.stages[: end + 1]:
             assert isinstance(block, _Block)
-            if isinstance(block.short, nn.Sequential):  # the next stage's first one
-                block.conv1 = widened(block.conv1, more, 0)
-                block.short[1] = widened(block.short[1], more, 0)
+            if isinstance(block.short, nn.Sequential):  # the first block of the next stage
+                block.conv1 = pad_channels(block.conv1, more, 0)
+                block.short[1] = pad_channels(block.short[1], more, 0)
                 break
-            block.conv1, block.conv2 = (widened(conv, more, more) for conv in (block.conv1, block.conv2))
+            block.conv1, block.conv2 = (pad_channels(conv, more, more) for conv in (block.conv1, block.conv2))
 
     def first_half(self) -> nn.Module:
         return nn.Sequential(self.stem, *self.stages[: len(self.stages) // 2])
 
 
 class AgeCorrection(nn.Module):
-    """What to ask a generator for so that its faces look as old as was named, by how old they look before.
+    """Calibration of a generator's age input, so that its faces have the target age, by the apparent age of the source.
 
-    A generator may hold back: asked for 40 it makes young faces younger and old faces older than that. So the years to
-    ask for are kept for two faces, one that looks young and one that looks old; between these they are interpolated,
-    and beyond them the nearer one's hold.
+    A generator may be too conservative: for 40 it makes young faces younger and old faces older than that. The
+    calibrated inputs are stored for two faces, a young-looking and an old-looking one. Between these they are
+    interpolated, and beyond them constant.
     """
 
     anchors: Tensor
@@ -210,17 +219,20 @@ class AgeCorrection(nn.Module):
         self.estimator = estimator
         count = len(anchors)
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32))  # (K,) years
-        self.register_buffer("looks", torch.tensor([0.0, 100.0]))  # years that the two faces look
-        self.register_buffer("asked", self.anchors.expand(2, count).clone())  # (2, K) years for each, never falling
+        self.register_buffer("looks", torch.tensor([0.0, 100.0]))  # apparent ages of the two faces in years
+        self.register_buffer(
+            "asked", self.anchors.expand(2, count).clone()
+        )  # (2, K) calibrated input for each in years, never falling
 
     def years(self, looks: Tensor, age: Tensor) -> Tensor:
-        """Years (N,) to ask for where faces that look (N,) years old are to be as the age vectors (N, K) say."""
+        """Calibrated input ages (N,) in years for apparent ages (N,) and target age vectors (N, K)."""
         young, old = self.looks
         share = ((looks - young) / (old - young)).clamp(0, 1)[:, None]
         return (age.float() * torch.lerp(self.asked[0], self.asked[1], share)).sum(dim=1)
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
-        """Faces (N, 3, H, W) in [-1, 1] and age vectors (N, K) in the `linear` form -> those to ask for."""
+        """Faces (N, 3, H, W) in [-1, 1] and target age vectors (N, K) in the `linear` form -> calibrated age
+        vectors."""
         return between(self.years(expected_age(self.estimator(x)), age), self.anchors)
 
 

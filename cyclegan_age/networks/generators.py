@@ -1,8 +1,8 @@
-"""The ResNet generator (Johnson et al., "Perceptual Losses for Real-Time Style Transfer", ECCV 2016), aware of age.
+"""The age-conditional ResNet generator (Johnson et al., "Perceptual Losses for Real-Time Style Transfer", ECCV 2016).
 
-The age vector becomes constant planes that are concatenated with the picture features before each convolution of the
-encoder. Instance norm would remove what a constant plane adds, so in the encoder it stands before the planes join, and
-the convolution that takes them is followed by the activation alone. The decoder knows nothing of the age.
+The age vector becomes constant planes, which are concatenated with the picture features before each convolution of the
+encoder. Instance norm would remove the effect of a constant plane. So in the encoder it precedes the concatenation, and
+only the activation follows the convolution. The decoder has no age input.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from cyclegan_age.networks.blocks import (
     biased,
     init_weights,
     on_kernels,
-    reflected,
+    reflection_pad,
 )
 
 
 class _Encode(nn.Module):
-    """Instance norm (but on the picture itself) -> concatenate the age planes -> convolution -> ReLU."""
+    """Instance norm (except on the picture itself) -> concatenation of the age planes -> convolution -> ReLU."""
 
     def __init__(
         self, *, channels_in: int, channels_out: int, ages: int, kernel: int, stride: int, reflect: bool, norm: bool
@@ -46,7 +46,7 @@ class _Encode(nn.Module):
         return F.relu(self.conv(h))
 
     def _by_kernels(self, h: Tensor, age: Tensor | None) -> Tensor:
-        """The same: what the planes add is a bias that is another one along the edges alone, where padding is."""
+        """The same: the planes' contribution is a bias, which differs only along the edges because of padding."""
         conv, pad = self.conv.conv, self.conv.pad
         weight = conv.weight
         if age is not None:
@@ -58,7 +58,7 @@ class _Encode(nn.Module):
         if age is not None:
             kernel, stride = conv.kernel_size[0], conv.stride[0]
             with torch.autocast(h.device.type, enabled=False):
-                # One pixel of each kind: at most `pad` at each edge, and one for all of the others.
+                # One pixel of each case: at most `pad` at each edge, and one for the interior.
                 small = planes(age.float(), kernel + stride - 1, kernel + stride - 1)
                 biases = F.conv2d(small, of_planes.float(), conv.bias.float(), conv.stride, pad)
             biases = biases.permute(0, 2, 3, 1)
@@ -66,7 +66,7 @@ class _Encode(nn.Module):
             if self.conv.reflect:
                 biases, first, last = biases[:, pad : pad + 1, pad : pad + 1], 0, 0
         if self.conv.reflect:
-            h = reflected(h, pad)
+            h = reflection_pad(h, pad)
         h = F.conv2d(h, weight, None, conv.stride, 0 if self.conv.reflect else pad)
         return biased(h, biases, slope=0.0, first=first, last=last)
 
@@ -100,45 +100,45 @@ class _Decode(nn.Module):
         return out
 
 
-class BendingGenerator(Layered):
-    """A generator that bends the picture by a smooth field and then changes its colours.
+class WarpingGenerator(Layered):
+    """A generator that warps the picture by a smooth flow and then changes its colours.
 
     Attributes:
-        deform: how far the picture is bent at most, as a share of its side; 0 leaves it, and there is no `bend` then.
-        bend: child whose output (N, 2, h, w), or (2 N, 2, h, w) with mirror images, `shift` makes the field of.
+        deform: largest displacement, as a share of the side; 0 disables warping, and there is no `bend` then.
+        bend: child whose output (N, 2, h, w), or (2 N, 2, h, w) with mirror images, `flow` converts to a flow.
     """
 
     deform: float
     bend: nn.Module
 
     def with_flow(self, x: Tensor, age: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `forward`, and the flow (N, 2, h, w) that `shift` gave, before `bent` smoothed it; None without one."""
+        """As `forward`, and the flow (N, 2, h, w) that `flow` gave, before `warp` smooths it; None without one."""
         raise NotImplementedError
 
-    def shift(self, h: Tensor) -> Tensor:
-        """What the child `bend` gives -> where points come from: (N, 2, h, w) of (right, down), shares of the side.
+    def flow(self, h: Tensor) -> Tensor:
+        """Output of the child `bend` -> flow (N, 2, h, w): displacements of the sampling points (right, down), shares
+        of the side.
 
-        The picture is bent by this field once `bent` has smoothed it.
+        `warp` smooths the flow and warps the picture by it.
         """
         raise NotImplementedError
 
 
-class ResnetGenerator(BendingGenerator):
+class ResnetGenerator(WarpingGenerator):
     """Picture and age vector -> picture.
 
-    Children in the order they run: `stem` (7x7), `down1`, `down2`, `join` (with ages only: the planes meet the
-    bottleneck once more), `blocks.0` .., `up1`, `up2`, `head` (7x7).
+    Children in execution order: `stem` (7x7), `down1`, `down2`, `join` (with ages only: concatenates the planes with
+    the bottleneck once more), `blocks.0` .., `up1`, `up2`, `head` (7x7).
 
-    With `residual` the head gives a change c and a mask m beside it, and the output is x + 2 m tanh(c), clipped to
-    [-1, 1]; otherwise it is tanh(c). With `deform` x is first bent by a smooth field that the child `bend` reads off
-    the blocks' output at a quarter of the size: faces grow and sag in shape, too, not in colour alone. With
-    `inner_size` all this is found on the picture scaled to so many pixels, and field and change are then enlarged onto
-    the picture itself, which keeps its detail at any size. With `detail` the children `fine` and `fine_head` see the
-    picture at its whole size, beside the features of `up2` enlarged to it, and add a change of their own, which begins
-    at nothing (a local enhancer as in Wang et al., "High-Resolution Image Synthesis and Semantic Manipulation with
-    Conditional GANs", CVPR 2018). With `symmetric` all children see each picture and its mirror image, and field and
-    change are the mean of what both give: faults that only one of them shows are halved. Feature maps then are
-    (2 N, ...), the mirror images' after the pictures'.
+    With `residual` the head outputs a residual r and a mask m, and the output is x + 2 m tanh(r), clipped to [-1, 1];
+    otherwise it is tanh(r). With `deform` x is first warped by a smooth flow, which the child `bend` computes from the
+    blocks' output at a quarter of the resolution: so the shape of faces changes, not only their colour. With
+    `inner_size` flow and residual are computed on the picture scaled to that size and then upsampled, so that the
+    picture keeps its detail at any size. With `detail` the children `fine` and `fine_head` take the picture at full
+    resolution and the upsampled features of `up2`, and add a residual, which is initialised to zero (a local enhancer
+    as in Wang et al., "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", CVPR 2018).
+    With `symmetric` all children run on each picture and its mirror image, and flow and residual are the means of both,
+    which halves artefacts of one of them. Feature maps then are (2 N, ...), the mirror images' after the pictures'.
     """
 
     darkest: Tensor
@@ -149,16 +149,16 @@ class ResnetGenerator(BendingGenerator):
         ages: int,  # entries of the age vector; 0 for a two-domain generator
         ngf: int = 64,  # channels after the stem; the bottleneck has four times as many
         blocks: int = 6,  # residual blocks
-        residual: bool = False,  # the output is the input plus a masked change
-        deform: float = 0.0,  # how far the input is bent at most before that, as a share of its side; 0 leaves it
-        chroma: float = 1.0,  # how much of the change's colour, beside its light and dark, is let through
-        strength: float = 1.0,  # what field and change are multiplied by
-        most_change: float = 0.0,  # what a pixel's change comes near to at most, out of a range of 2; 0 sets no limit
-        most_darkening: Sequence[float] = (),  # what it is darkened by at most: for all ages, or for each entry
-        inner_size: int = 0,  # side in pixels that the residual form works at; 0 is the picture's own
-        detail: int = 0,  # channels of the branch at the picture's whole size; 0 for none
-        symmetric: bool = False,  # average the residual form over the picture and its mirror image
-        resize: bool = False,  # resize-convolutions instead of fractionally-strided ones
+        residual: bool = False,  # the output is the input plus a masked residual
+        deform: float = 0.0,  # largest displacement of the flow, as a share of the side; 0 disables warping
+        chroma: float = 1.0,  # share of the residual's chroma that is kept, besides its luminance
+        strength: float = 1.0,  # factor of flow and residual
+        most_change: float = 0.0,  # soft limit of a pixel's residual, of a range of 2; 0 sets no limit
+        most_darkening: Sequence[float] = (),  # soft limits of darkening: for all ages, or for each entry
+        inner_size: int = 0,  # side in pixels at which the residual form works; 0 is the picture's own
+        detail: int = 0,  # channels of the full-resolution branch; 0 disables it
+        symmetric: bool = False,  # average flow and residual over the picture and its mirror image
+        resize: bool = False,  # resize-convolutions instead of transposed ones
         reflect: bool = True,  # reflection padding instead of zeros
     ) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class ResnetGenerator(BendingGenerator):
     def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
         """(N, 3, H, W) in [-1, 1], H and W multiples of 4, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32.
 
-        With `inner_size` any square size goes in, and H and W in the comments below are that size.
+        With `inner_size` any square size is accepted, and H and W in the comments below are that size.
         """
         return self.with_flow(x, age)[0]
 
@@ -230,8 +230,8 @@ class ResnetGenerator(BendingGenerator):
             h = self.join(h, age)
         h = self.blocks(h)
         if self.deform:
-            flow = self.shift(self.bend(h))
-            x = bent(x, flow)
+            flow = self.flow(self.bend(h))
+            x = warp(x, flow)
         h = self.up2(self.up1(h))
         if not self.residual:
             return torch.tanh(self.head(h).float()), flow
@@ -241,7 +241,7 @@ class ResnetGenerator(BendingGenerator):
             fine = self.fine(torch.cat([scaled(h, size), seen.to(h.dtype)], dim=1))
             change = change + self._change(self.fine_head(fine))
         if self.symmetric:
-            there, mirrored = change.unflatten(0, (2, -1)).unbind()  # not `chunk`: exported, N stays free
+            there, mirrored = change.unflatten(0, (2, -1)).unbind()  # not `chunk`, so that N stays free in an export
             change = (there + mirrored.flip(3)) / 2
         if self.most_change:
             change = self.most_change * torch.tanh(change / self.most_change)
@@ -249,70 +249,72 @@ class ResnetGenerator(BendingGenerator):
         if self.most_darkening:
             change = torch.maximum(change, -darkest)
         clipped = (x + change).clamp(-1, 1)
-        # The gradient goes past the clipping, so that it does not vanish there.
+        # Straight-through gradient of the clipping, so that it does not vanish there.
         return (out + (clipped - out).detach() if self.training else clipped), flow
 
     def _change(self, h: Tensor) -> Tensor:
-        """What is added to the picture, from a head's output (N, 4, h, w): three colours and their mask."""
+        """The masked residual, from a head's output (N, 4, h, w): three colours and the mask's logits."""
         h = h.float()
         colours = torch.tanh(h[:, :3])
         if self.chroma != 1:
             colours = torch.lerp(colours.mean(dim=1, keepdim=True), colours, self.chroma)
         return torch.sigmoid(h[:, 3:]) * colours * (2 * self.strength)
 
-    def shift(self, h: Tensor) -> Tensor:
-        field: Tensor = self.strength * self.deform * torch.tanh(h.float())
+    def flow(self, h: Tensor) -> Tensor:
+        flow: Tensor = self.strength * self.deform * torch.tanh(h.float())
         if not self.symmetric:
-            return field
-        there, mirrored = field.unflatten(0, (2, -1)).unbind()
-        field = (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
-        return field
+            return flow
+        there, mirrored = flow.unflatten(0, (2, -1)).unbind()
+        flow = (there + torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1).flip(3)) / 2
+        return flow
 
 
 def both_ways(x: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) and, after them, their mirror images: (2 N, C, H, W)."""
+    """Pictures (N, C, H, W) followed by their mirror images: (2 N, C, H, W)."""
     return torch.cat([x, x.flip(3)])
 
 
 def scaled(x: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, h, w) -> (N, C, H, W) of the given size: smooth when enlarged, without aliases when reduced."""
+    """Resize (N, C, h, w) -> (N, C, H, W): bilinear when enlarging, antialiased when reducing."""
     if x.shape[2:] == tuple(size):
         return x
     return F.interpolate(x, size=list(size), mode="bilinear", antialias=x.shape[2] > size[0])
 
 
-def bent(x: Tensor, shift: Tensor) -> Tensor:
-    """Each pixel of x (N, 3, H, W) taken from where a coarse field (N, 2, h, w) of (right, down) shifts points.
+def warp(x: Tensor, flow: Tensor) -> Tensor:
+    """Warp x (N, 3, H, W) by a coarse flow (N, 2, h, w) of displacements (right, down) of the sampling points.
 
-    Shifts are shares of the side. The field is averaged over 5x5 of its cells and interpolated, so that it is smooth;
-    beyond the edge the picture repeats it.
+    Displacements are shares of the side. The flow is smoothed over 5x5 cells and interpolated; beyond its edge the
+    picture is repeated.
     """
-    field = F.interpolate(smoothed(shift), size=x.shape[2:], mode="bilinear", align_corners=False)
+    flow = F.interpolate(smooth_flow(flow), size=x.shape[2:], mode="bilinear", align_corners=False)
     rows = torch.linspace(-1 + 1 / x.shape[2], 1 - 1 / x.shape[2], x.shape[2], device=x.device)
     columns = torch.linspace(-1 + 1 / x.shape[3], 1 - 1 / x.shape[3], x.shape[3], device=x.device)
     places = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)  # (H, W, 2)
-    places = (places + 2 * field.permute(0, 2, 3, 1)).nan_to_num()  # of NaN the processor's kernel makes addresses
+    places = (places + 2 * flow.permute(0, 2, 3, 1)).nan_to_num()  # the CPU kernel would compute addresses from NaN
     return F.grid_sample(x.float(), places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def smoothed(shift: Tensor) -> Tensor:
-    """A field (N, 2, h, w) averaged over 5x5 of its cells; beyond the edge it is 0."""
-    # One after the other, or else 25 cells are compiled into each of the many pixels that need them. Padded apart:
-    # of a pooling that pads PyTorch 2.11 gives a wrong gradient on CUDA (github.com/pytorch/pytorch/issues/188344).
-    rows = F.avg_pool2d(F.pad(shift, (2, 2, 0, 0)), (1, 5), stride=1)
+def smooth_flow(flow: Tensor) -> Tensor:
+    """A flow (N, 2, h, w) averaged over 5x5 cells; beyond the edge it is 0."""
+    # Two separable passes: otherwise compiled code averages 25 cells for each of the many pixels. Padded separately: a
+    # padding pool of PyTorch 2.11 has a wrong gradient on CUDA (github.com/pytorch/pytorch/issues/188344).
+    rows = F.avg_pool2d(F.pad(flow, (2, 2, 0, 0)), (1, 5), stride=1)
     return F.avg_pool2d(F.pad(rows, (0, 0, 2, 2)), (5, 1), stride=1)
 
 
 def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetGenerator:
-    """The generator that a configuration describes, for so many entries of the age vector and pixels a side.
+    """The generator of a configuration, for a length of the age vector and a side in pixels.
 
     Raises:
-        UserError: limits for another number of ages, or a side inside that is above the picture's.
+        UserError: limits for a different number of ages, or an inner size above the picture's.
     """
     if net.inner_size > image_size:
         raise UserError(f"--inner_size {net.inner_size}: must be at most --image_size, {image_size}")
     if len(net.most_darkening) not in (0, 1, ages):
-        raise UserError(f"--most_darkening {net.most_darkening}: give one number, or one for each of --ages ({ages})")
+        raise UserError(
+            f"--most_darkening {net.most_darkening}: must be one number, or one for each of --ages ({ages})"
+        )
     return ResnetGenerator(
         ages=ages,
         ngf=net.ngf,

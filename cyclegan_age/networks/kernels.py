@@ -1,8 +1,7 @@
-"""What a GPU does between two convolutions, written in Triton: the channels stay last and nothing is read twice.
+"""GPU kernels between two convolutions, in Triton: channels-last, and each tensor is read only once.
 
-PyTorch's own kernels put the channels first for some of it, and take a pass over the memory for each operation. What
-torch.compile makes of it takes a compilation for each shape. Imported only where kernels are asked for, since Triton
-does not come with every PyTorch.
+PyTorch's kernels use channels-first for some operations, and one memory pass for each. torch.compile needs a
+compilation for each shape. Imported only on demand, since Triton does not come with every PyTorch.
 """
 
 import math
@@ -13,20 +12,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PARTS = 16  # that the pixels of a picture are summed in, one after the other
-_PIXELS = 32  # of a tile
-_TILES = 4  # that a program goes through, one after the other, where it could take one alone
+_PARTS = 16  # parts of a picture that are summed separately
+_PIXELS = 32  # pixels of a tile
+_TILES = 4  # tiles per program
 
 
 @triton.jit(do_not_specialize=["pixels", "part", "groups"])  # type: ignore[untyped-decorator]
 def _sums(x, sums, pixels, groups, part, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of each channel and part of a picture: sums of the differences to its first pixel, and of their squares."""
+    """Per channel and part of a picture: sums of the differences to its first pixel, and of their squares."""
     channels = groups * VECTOR
     n, c = tl.program_id(2), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     inside = c < channels
     picture = x + n.to(tl.int64) * pixels * channels
     first = tl.load(picture + c, mask=inside, other=0.0).to(tl.float32)
-    total = tl.zeros([PIXELS, CHANNELS], tl.float32)  # summed over the pixels at the end, when threads must meet
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)  # reduced over the pixels at the end, which synchronises threads
     squares = tl.zeros([PIXELS, CHANNELS], tl.float32)
     begin = tl.program_id(0) * part
     for offset in range(0, part, PIXELS):
@@ -171,7 +170,7 @@ def _pad(x, y, height, width, groups, pad, VECTOR: tl.constexpr, PIXELS: tl.cons
 def _pad_gradient(  # type: ignore[no-untyped-def]
     g, out, height, width, groups, pad, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """Each pixel gathers what came of it: itself, and up to two reflections along each side."""
+    """Each pixel gathers the gradients of its copies: itself, and up to two reflections along each axis."""
     channels = groups * VECTOR
     tall, wide = height + 2 * pad, width + 2 * pad
     n, i = tl.program_id(0) // height, tl.program_id(0) % height
@@ -234,7 +233,7 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
     SCALE: tl.constexpr, ADD: tl.constexpr, SUM: tl.constexpr,
     VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of x and of what was added, and over parts of each line sums of the latter, alone and times x."""
+    """Gradients of x and of the summands, and per part of each line the sums of the latter, plain and times x."""
     channels = groups * VECTOR
     line, c = tl.program_id(0).to(tl.int64), tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     total = tl.zeros([PIXELS, CHANNELS], tl.float32)
@@ -265,7 +264,7 @@ def _activate_gradient(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _clamped(value, cap):  # type: ignore[no-untyped-def]
-    """Between 0 and `cap`; NaN stays."""
+    """Clamp between 0 and `cap`; NaN stays."""
     value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(value, cap, propagate_nan=tl.PropagateNan.ALL)
 
@@ -302,7 +301,7 @@ def _depthwise_gradient(  # type: ignore[no-untyped-def]
     x, weight, g, out, height, width, out_height, out_width, groups, before, cap,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, VECTOR: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Each pixel of the input gathers from the outputs that it was part of; g is before their activation."""
+    """Each input pixel gathers from the outputs that it contributed to; g is before their activation."""
     channels = groups * VECTOR
     n, c = tl.program_id(2).to(tl.int64), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     p = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -372,13 +371,13 @@ def _block(channels: int) -> int:
 
 
 def _groups(channels: int) -> tuple[int, int]:
-    """How many groups of channels there are, and how many are in each: up to 8, which are read at once."""
+    """Number of groups of channels, and channels per group: up to 8, which are read at once."""
     vector = math.gcd(channels, 8)
     return channels // vector, vector
 
 
 class InstanceNormFunction(torch.autograd.Function):
-    """Instance norm of x (N, C, H, W), scale and shift of each channel, negative values times `slope`, residual added.
+    """Instance norm of x (N, C, H, W), scale and shift of each channel, leaky ReLU of slope `slope`, residual added.
 
     `affine` (N, 2, C) float32, scales and shifts, and the residual may be None.
     """
@@ -453,11 +452,11 @@ class ReflectionPadFunction(torch.autograd.Function):
 
 
 class BiasFunction(torch.autograd.Function):
-    """x (N, C, H, W), each channel times its scale (C,), biases and a residual added, and then the activation.
+    """x (N, C, H, W), each channel times its scale (C,), plus biases and a residual, then the activation.
 
-    That multiplies negative values by `slope` and lets none be above `cap`. The biases (B, T, T, C) and scales are
-    float32. B is 1 or N. `first` of the biases' rows are those of the first rows of x, `last` those of its last ones,
-    and the one between them is that of all others; so with the columns.
+    The activation is a leaky ReLU of slope `slope`, limited to `cap`. The biases (B, T, T, C) and scales are float32. B
+    is 1 or N. The first `first` rows of biases are for the first rows of x, the last `last` for its last ones, and the
+    one between them for all others; likewise for columns.
     """
 
     @staticmethod
@@ -476,7 +475,7 @@ class BiasFunction(torch.autograd.Function):
         n, channels, height, width = x.shape
         groups, vector = _groups(channels)
         side, stride = biases.shape[1], biases[0].numel() // vector if len(biases) > 1 else 0
-        # Lines of pixels that have the same biases, but for the first and the last ones.
+        # Lines of pixels with the same biases, except the first and the last ones.
         lines, height, width = (n * height, height, width) if side > 1 else (n, 1, height * width)
         if side == 1 and not stride and x.numel() < 2**31:
             lines, width = 1, n * width
@@ -514,7 +513,7 @@ class BiasFunction(torch.autograd.Function):
             both = sums.sum(dim=(1, 2))
             biases, of_scales = both[0].view(ctx.biases), both[1] if scaled else None
         elif summed:
-            assert not scaled, "scales are for one picture's biases"
+            assert not scaled, "scales need biases with B = 1"
             by_row = sums[0].sum(dim=1)
             biases = by_row.view(ctx.biases) if ctx.biases[1] == 1 else None
         if summed and biases is None:
@@ -535,8 +534,8 @@ def _ends(total: Tensor, first: Tensor, last: Tensor, dim: int) -> Tensor:
 class DepthwiseFunction(torch.autograd.Function):
     """ReLU6, depthwise convolution, bias and ReLU6 of x (N, C, H, W), in one pass; weights and biases get no gradient.
 
-    The weights are (kernel, kernel, C), the biases (C,), both float32. `before` zeros are put above and left of x, and
-    as many behind it as the outputs, a stride's share of the inputs, need.
+    The weights are (kernel, kernel, C), the biases (C,), both float32. `before` is the zero padding above and left of
+    x; the padding below and right follows from the output size, input size over stride.
     """
 
     @staticmethod
@@ -557,7 +556,7 @@ class DepthwiseFunction(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         g, out, before = _last(outer[0]), torch.empty_like(x), torch.empty_like(y)
-        # The gradient before the last activation, once, since each is part of many sums.
+        # Compute the gradient before the last activation once, since each value is part of many sums.
         n, channels, height, width = y.shape
         part, block = _TILES * _PIXELS, 32 if channels <= 32 else 64
         grid: tuple[int, int, int] = (n, -(-height * width // part), -(-channels // block))
@@ -572,7 +571,7 @@ class DepthwiseFunction(torch.autograd.Function):
 
 
 class MeanPoolFunction(torch.autograd.Function):
-    """Means of 2x2 pixels, at odd edges of those that there are: (N, C, H, W) -> (N, C, (H + 1) / 2, (W + 1) / 2)."""
+    """Means of 2x2 pixels, at odd edges of fewer: (N, C, H, W) -> (N, C, (H + 1) / 2, (W + 1) / 2)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

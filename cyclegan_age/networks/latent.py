@@ -1,8 +1,8 @@
-"""Networks between pictures and latent vectors: deconvolution generators, convolution encoders and their critics.
+"""Networks between pictures and latent vectors: generators, encoders and discriminators.
 
-What the generators take is called `kept`: (N, latent) or, where sexes are told apart, (N, latent + 2) with the shares
-of male and female behind. Children that give feature maps are named `stages.0`, `stages.1` .. in the order they run.
-Critics give logits: the sigmoid of the papers is in the loss.
+The generators' input is called `kept`: (N, latent) or, with sexes, (N, latent + 2) with the probabilities of male and
+female at the end. Children that output feature maps are named `stages.0`, `stages.1` .. in execution order.
+Discriminators output logits: the sigmoid of the papers is in the loss.
 """
 
 from itertools import pairwise
@@ -16,12 +16,13 @@ from cyclegan_age.networks.blocks import init_weights
 
 
 def joint_label(age: Tensor, sex: Tensor) -> Tensor:
-    """Age vectors (N, K) and shares of male and female (N, 2) -> labels (N, 2 K), ages of men before those of women."""
+    """Age vectors (N, K) and probabilities of male and female (N, 2) -> labels (N, 2 K), men's ages before women's."""
     return (sex[:, :, None] * age[:, None, :]).flatten(1)
 
 
 class _Up(nn.Module):
-    """Deconvolution -> batch norm, if any -> ReLU, or tanh at the end. It doubles the size, keeps it or begins it."""
+    """Transposed convolution -> batch norm, if any -> ReLU, or tanh at the end. It doubles or keeps the size, or starts
+    it."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class _Up(nn.Module):
         last: bool = False,  # tanh, no batch norm
     ) -> None:
         super().__init__()
-        extra = stride - 1 if kernel % 2 else 0  # so that an odd kernel doubles the size, too
+        extra = stride - 1 if kernel % 2 else 0  # so that an odd kernel also doubles the size
         self.conv = nn.ConvTranspose2d(channels_in, channels_out, kernel, stride, pad, output_padding=extra)
         self.norm: nn.Module = nn.BatchNorm2d(channels_out) if norm and not last else nn.Identity()
         self.last = last
@@ -61,18 +62,18 @@ class _Down(nn.Module):
 
 
 class NoiseGenerator(nn.Module):
-    """Latent vector and label -> picture, by 4x4 deconvolutions (Radford et al., "DCGAN", ICLR 2016).
+    """Latent vector and label -> picture, by 4x4 transposed convolutions (Radford et al., "DCGAN", ICLR 2016).
 
-    The first one makes 4x4 pixels of the vector, each further one doubles the side: 4 * 2^len(channels) in the end.
+    The first one outputs 4x4 pixels, each further one doubles the side: 4 * 2^len(channels) in the end.
     """
 
     def __init__(
         self,
         *,
         latent: int,  # numbers in a latent vector
-        labels: int,  # numbers in a label; 0 where the generator takes none
+        labels: int,  # numbers in a label; 0 for an unconditional generator
         channels: tuple[int, ...],  # of all layers but the last, which has 3
-        norm: bool,  # batch norm but on the last layer, and DCGAN's start
+        norm: bool,  # batch norm except on the last layer, and DCGAN's initialisation
     ) -> None:
         super().__init__()
         self.labels = labels
@@ -93,7 +94,7 @@ class NoiseGenerator(nn.Module):
             init_weights(self)
 
     def forward(self, kept: Tensor, age: Tensor | None = None) -> Tensor:
-        """(N, latent) and (N, labels) -> (N, 3, S, S) in [-1, 1], float32. Without labels the age is not used."""
+        """(N, latent) and (N, labels) -> (N, 3, S, S) in [-1, 1], float32. Without labels the age is ignored."""
         h = kept if age is None or not self.labels else torch.cat([kept, age.to(kept.dtype)], dim=1)
         x = h[:, :, None, None]
         for stage in self.stages:
@@ -104,7 +105,7 @@ class NoiseGenerator(nn.Module):
 class NoiseDiscriminator(nn.Module):
     """Picture and label -> logit (N,) of "real", by 4x4 convolutions of stride 2.
 
-    The last convolution takes what is left, 4x4 or 2x2 pixels, to one number.
+    The last convolution reduces the remaining 4x4 or 2x2 pixels to one number.
     """
 
     def __init__(
@@ -113,8 +114,8 @@ class NoiseDiscriminator(nn.Module):
         image_size: int,  # side in pixels
         labels: int,  # planes of the label; 0 for none
         channels: tuple[int, ...],  # of all convolutions but the last, which has 1
-        label_at: int,  # convolutions before the label joins
-        norm: bool,  # batch norm but on the first and the last, and DCGAN's start
+        label_at: int,  # convolutions before the label is concatenated
+        norm: bool,  # batch norm except on the first and the last, and DCGAN's initialisation
         slope: float,  # of the leaky ReLU
     ) -> None:
         super().__init__()
@@ -130,8 +131,8 @@ class NoiseDiscriminator(nn.Module):
         if norm:
             init_weights(self)
 
-    def start(self) -> None:
-        """Draw all weights anew."""
+    def reset_parameters(self) -> None:
+        """Reset all weights to random values."""
         _reset(self)
         if self.with_start:
             init_weights(self)
@@ -157,7 +158,7 @@ class Encoder(nn.Module):
         channels: tuple[int, ...],
         kernel: int,  # side of the kernels in pixels
         norm: bool,  # batch norm
-        bounded: bool,  # the vector lies in [-1, 1]
+        bounded: bool,  # tanh at the end: the vector lies in [-1, 1]
     ) -> None:
         super().__init__()
         sizes = [3, *channels]
@@ -178,9 +179,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent vector and label -> picture: a linear layer to a small map, then deconvolutions.
+    """Latent vector and label -> picture: a linear layer to a small map, then transposed convolutions.
 
-    As many of them as `doublings` double the side, those after them keep it; the last gives 3 channels through tanh.
+    The first `doublings` of them double the side, the others keep it; the last outputs 3 channels through tanh.
     """
 
     def __init__(
@@ -190,9 +191,9 @@ class Decoder(nn.Module):
         latent: int,  # numbers in a latent vector
         ages: int,  # numbers in an age vector
         sexes: bool,  # `kept` has two more columns, and the label is ages times sexes
-        channels: tuple[int, ...],  # that the deconvolutions take
-        doublings: int,  # deconvolutions of stride 2
-        kernel: int,  # side of their kernels; where the size stays, the next smaller odd one
+        channels: tuple[int, ...],  # input channels of the transposed convolutions
+        doublings: int,  # transposed convolutions of stride 2
+        kernel: int,  # side of their kernels; for stride 1 the next smaller odd one
     ) -> None:
         super().__init__()
         self.latent, self.sexes = latent, sexes
@@ -211,7 +212,7 @@ class Decoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, kept: Tensor, age: Tensor) -> Tensor:
-        """(N, latent), or (N, latent + 2) with the shares of the sexes, and (N, ages) -> (N, 3, S, S) in [-1, 1]."""
+        """(N, latent), or (N, latent + 2) with the sex probabilities, and (N, ages) -> (N, 3, S, S) in [-1, 1]."""
         z, sex = kept[:, : self.latent], kept[:, self.latent :]
         label = joint_label(age, sex) if self.sexes else age
         h = F.relu(self.enter(torch.cat([z, label.to(z.dtype)], dim=1)))
@@ -232,8 +233,8 @@ class LatentCritic(nn.Module):
             layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norm else []), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(16, 1))
 
-    def start(self) -> None:
-        """Draw all weights anew."""
+    def reset_parameters(self) -> None:
+        """Reset all weights to random values."""
         _reset(self)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -244,7 +245,7 @@ class LatentCritic(nn.Module):
 class PictureCritic(nn.Module):
     """Picture and label -> logit (N,) of "real": convolutions of stride 2, then two linear layers.
 
-    The label joins behind the first convolution. Kernels of side 5 are padded by 2, those of side 4 by 1.
+    The label is concatenated after the first convolution. Kernels of side 5 are padded by 2, those of side 4 by 1.
     """
 
     def __init__(
@@ -254,7 +255,7 @@ class PictureCritic(nn.Module):
         labels: int,  # numbers in a label
         channels: tuple[int, ...],
         kernel: int,
-        hidden: int,  # numbers between the linear layers
+        hidden: int,  # width between the linear layers
         norm: bool,  # batch norm after each convolution
     ) -> None:
         super().__init__()
@@ -268,8 +269,8 @@ class PictureCritic(nn.Module):
         self.middle = nn.Linear((channels[-1] + (labels if len(channels) == 1 else 0)) * side**2, hidden)
         self.head = nn.Linear(hidden, 1)
 
-    def start(self) -> None:
-        """Draw all weights anew."""
+    def reset_parameters(self) -> None:
+        """Reset all weights to random values."""
         _reset(self)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
@@ -281,7 +282,7 @@ class PictureCritic(nn.Module):
 
 
 def _join(h: Tensor, label: Tensor | None) -> Tensor:
-    """Constant planes of a label (N, L) behind the channels of h (N, C, h, w)."""
+    """Constant planes of a label (N, L) after the channels of h (N, C, h, w)."""
     return h if label is None else torch.cat([h, planes(label, h.shape[2], h.shape[3]).to(h.dtype)], dim=1)
 
 

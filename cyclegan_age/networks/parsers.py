@@ -1,7 +1,7 @@
-"""Face parsing: a picture -> which of its pixels are face, hair, neck, other things worn, or background.
+"""Face parsing: a picture -> for each pixel face, hair, neck, other worn things, or background.
 
-An encoder that begins as ImageNet made it, and a feature pyramid (Lin et al., "Feature Pyramid Networks for Object
-Detection", CVPR 2017) whose finest map gives the logits.
+An encoder pretrained on ImageNet, and a feature pyramid (Lin et al., "Feature Pyramid Networks for Object Detection",
+CVPR 2017) whose finest map outputs the logits.
 """
 
 import torch
@@ -11,14 +11,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 
-# face: skin, ears, glasses and all inside; other: hat, earring, necklace, clothes.
+# face: skin, ears, glasses and everything inside; other: hat, earring, necklace, clothes.
 PARTS = ("background", "face", "hair", "neck", "other")
 
-_STAGES = 5  # of the encoder: maps of 1/4, 1/8 and 1/16 of the size
+_STAGES = 5  # of the encoder: maps at 1/4, 1/8 and 1/16 of the size
 
 
 class _Merge(nn.Module):
-    """A coarse map, enlarged, and a fine one: their sum -> convolution -> batch norm -> ReLU."""
+    """A coarse map, upsampled, and a fine one: their sum -> convolution -> batch norm -> ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class _Merge(nn.Module):
 
 
 class FaceParser(nn.Module):
-    """Pictures (N, 3, S, S) in [-1, 1], framed as FFHQ's, S at least 32 -> float32 logits (N, 5, s, s) of `PARTS`.
+    """Pictures (N, 3, S, S) in [-1, 1], in FFHQ's frame, S at least 32 -> float32 logits (N, 5, s, s) of `PARTS`.
 
-    s is a quarter of the input size. On a processor it computes in fp32 under autocast, too.
+    s is a quarter of the input size. On a CPU it computes in fp32 even under autocast.
 
     Args:
         version: of the EfficientNet-Lite, 0 or 1.
@@ -49,7 +49,7 @@ class FaceParser(nn.Module):
         self.merges = nn.ModuleList(_Merge(channels) for _ in self.encoder.map_channels[1:])
         self.head = nn.Conv2d(channels, len(PARTS), 3, padding=1)
 
-    # As compiled, or in bf16, depthwise convolutions take several times as long on a processor.
+    # Compiled, or in bf16, depthwise convolutions take several times as long on a CPU.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda and torch.is_autocast_enabled("cuda")):
@@ -64,16 +64,16 @@ class FaceParser(nn.Module):
         return logits.float()
 
     def shares(self, x: Tensor, size: int) -> Tensor:
-        """How far each pixel belongs to each of `PARTS`: (N, 3, S, S) in [-1, 1] -> (N, 5, size, size) float32.
+        """Probability of each of `PARTS` for each pixel: (N, 3, S, S) in [-1, 1] -> (N, 5, size, size) float32.
 
-        The five shares of a pixel sum to 1.
+        The five probabilities of a pixel sum to 1.
         """
         logits = self(x)
         with torch.autocast(x.device.type, enabled=False):
             return F.interpolate(logits.softmax(dim=1), size=(size, size), mode="bilinear")
 
     def fuse(self) -> None:
-        """Put each batch norm into its convolution, for good: the same output in eval mode, in less time."""
+        """Fold each batch norm into its convolution, irreversibly: the same output in eval mode, in less time."""
         self.encoder.fuse()
         for merge in self.merges:
             if isinstance(merge, _Merge) and isinstance(merge.norm, nn.BatchNorm2d):

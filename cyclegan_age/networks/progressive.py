@@ -49,10 +49,10 @@ class _Block(nn.Module):
 
 
 class AgingStep(nn.Module):
-    """What one age group differs in from the one before: (N, 3, H, W) -> (N, 3, H, W), unbounded.
+    """The residual from one age group to the next: (N, 3, H, W) -> (N, 3, H, W), unbounded.
 
-    Children in the order they run: `stem` (9x9), `down1`, `down2`, `blocks.0` .., `up1`, `up2`, `head` (9x9). It begins
-    as no difference at all: the head's weights are 0.
+    Children in execution order: `stem` (9x9), `down1`, `down2`, `blocks.0` .., `up1`, `up2`, `head` (9x9). The head's
+    weights are initialised to 0, so that the first residual is 0.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class ProgressiveGenerator(nn.Module):
     """Picture, its age group and an age vector -> picture.
 
     X_{i+1} = X_i + gate_i G_i(X_i) (equation 2 of the paper); `steps.i` is G_i, see `gates_between` for the gates. The
-    result is clipped to [-1, 1]; while training the gradient goes past the clipping.
+    result is clipped to [-1, 1]; in training the clipping has a straight-through gradient.
     """
 
     def __init__(
         self,
         *,
-        groups: int,  # age groups; there is one step fewer
+        groups: int,  # age groups; the number of steps is one less
         ngf: int = 32,  # see `AgingStep`
         blocks: int = 4,
     ) -> None:
@@ -101,7 +101,7 @@ class ProgressiveGenerator(nn.Module):
         """(N, 4, H, W) by `with_group` and (N, groups) -> (N, 3, H, W) in [-1, 1], float32.
 
         H and W are multiples of 4. Every step runs for every picture, so that batches of mixed ages take one pass and
-        every layer can be tapped.
+        feature maps of every layer can be recorded.
         """
         gates = gates_between(x[:, 3, 0, 0], place(age), len(self.steps))
         x = x[:, :3].float()
@@ -112,27 +112,27 @@ class ProgressiveGenerator(nn.Module):
 
 
 def with_group(x: Tensor, group: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) with the numbers (N,) of their age groups as a fourth, constant plane: (N, 4, H, W)."""
+    """Pictures (N, 3, H, W) with the indices (N,) of their age groups as a fourth, constant plane: (N, 4, H, W)."""
     plane = group.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
     return torch.cat([x, plane], dim=1)
 
 
 def place(age: Tensor) -> Tensor:
-    """Age vectors (N, K) -> places (N,) in the row of groups: 2.3 is 0.3 of the way from anchor 2 to anchor 3."""
+    """Age vectors (N, K) -> positions (N,) among the groups: 2.3 is 0.3 of the way from anchor 2 to anchor 3."""
     return age.float() @ torch.arange(age.shape[1], dtype=torch.float32, device=age.device)
 
 
 def gates_between(source: Tensor, target: Tensor, steps: int) -> Tensor:
-    """Which steps lead from a group to a place in the row of groups: (N,), (N,) -> (N, steps) in [0, 1].
+    """Gates of the steps from a group to a position among the groups: (N,), (N,) -> (N, steps) in [0, 1].
 
     Step i leads from group i to i + 1. Between whole groups the gates are binary, as published: 1 from the source's
-    step to the one before the target. A target between two groups opens the last gate as far as it lies between them.
-    A target at or before the source opens none.
+    step to the one before the target. For a target between two groups the last gate is the fractional position between
+    them. For a target at or before the source all gates are 0.
 
     Args:
-        source: number of each picture's group, whole.
-        target: number of the group to reach, or a place between two.
-        steps: groups but one.
+        source: index of each picture's group, whole.
+        target: index of the target group, or a position between two.
+        steps: number of groups minus 1.
     """
     i = torch.arange(steps, device=target.device)
     return (target[:, None] - i).clamp(0, 1) * (i >= source[:, None])

@@ -1,4 +1,4 @@
-"""Regions of a head, and what real heads of each kind look like in them."""
+"""Regions of a head, and statistics of real heads in each region."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ class Regions:
 
     Attributes:
         head: C = 1; hair, face and neck, grown by a pixel with a soft edge.
-        parts: C = 3; `REGIONS`. What the head is grown by belongs to none of them: it shows the background.
+        parts: C = 3; `REGIONS`. The margin that `head` is grown by belongs to none of them: it shows the background.
     """
 
     def __init__(self, shares: Tensor) -> None:
@@ -29,11 +29,11 @@ class Regions:
 
     @property
     def inner(self) -> Tensor:
-        """`parts` without their edges, where features show the region beside."""
+        """`parts` without their edges, where features also contain the neighbouring region."""
         return -F.max_pool2d(-self.parts, 2 * _EDGE + 1, 1, _EDGE)
 
     def cut_out(self, x: Tensor, ground: Tensor | float) -> Tensor:
-        """Pictures (N, 3, S, S) with everything but the head replaced by a ground, (N, 3, 1, 1) or one number."""
+        """Pictures (N, 3, S, S) with everything except the head replaced by a ground, (N, 3, 1, 1) or one number."""
         head = F.interpolate(self.head, size=x.shape[2:], mode="bilinear")
         return x * head + ground * (1 - head)
 
@@ -43,12 +43,12 @@ def _finish(means: "RegionMeans", keys: object) -> None:
 
 
 class RegionMeans(nn.Module):
-    """Mean feature maps of real heads of each kind, apart for each region, and what a head's features are to become.
+    """Mean feature maps of real heads of each kind, per region, and from them target features for a head.
 
-    After Upchurch et al., "Deep Feature Interpolation for Image Content Changes" (CVPR 2017): a face is made older by
-    adding to its features what the means of two ages differ in. At each place the mean is over the heads that have the
-    region there, drawn towards the region's mean over all places where few of them do: so grey goes into the hair, not
-    to where hair usually is. The heads must be aligned.
+    After Upchurch et al., "Deep Feature Interpolation for Image Content Changes" (CVPR 2017): the difference between
+    the means of two ages is added to a face's features to age it. At each position the mean is over the heads that have
+    the region there. Where these are few it is shrunk towards the region's mean over all positions. So grey is added to
+    the hair itself, not to the usual position of hair. The heads must be aligned.
     """
 
     counts: Tensor
@@ -59,7 +59,7 @@ class RegionMeans(nn.Module):
         *,
         shapes: Sequence[tuple[int, int, int]],  # of the maps: (C, h, w)
         kinds: int,  # of heads
-        prior: float = 30.0,  # heads that the mean over all places counts as
+        prior: float = 30.0,  # weight of the mean over all positions, in heads
     ) -> None:
         super().__init__()
         self.prior, self.shapes, self.kinds = prior, tuple(shapes), kinds
@@ -75,12 +75,12 @@ class RegionMeans(nn.Module):
 
     @torch.no_grad()
     def add(self, maps: Sequence[Tensor], kinds: Tensor, parts: Tensor) -> None:
-        """Count in real heads.
+        """Accumulate real heads.
 
         Args:
             maps: (N, C, h, w) each.
-            kinds: (N, kinds, 3), how far each is of each kind, for each region.
-            parts: (N, 3, s, s), see `Regions`; the inner ones, or a forehead's mean would have what fringes show there.
+            kinds: (N, kinds, 3), weight of each kind for each region.
+            parts: (N, 3, s, s), see `Regions`; the inner ones, or a forehead's mean would contain fringes.
         """
         self.counts += kinds.mean(dim=2).sum(dim=0)
         self.seen += len(kinds)
@@ -92,7 +92,7 @@ class RegionMeans(nn.Module):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Compute means and variances of what was counted in; `forward` uses them."""
+        """Compute means and variances from the accumulated sums; `forward` uses them."""
         for i, (channels, h, w) in enumerate(self.shapes):
             sums = self.get_buffer(f"sums{i}").unflatten(2, (channels, h * w))
             shares = self.get_buffer(f"shares{i}")[:, :, None]
@@ -102,17 +102,17 @@ class RegionMeans(nn.Module):
             mean, square = (self.get_buffer(f"moments{i}") / self.seen.clamp_min(1)).unflatten(1, (channels, h * w))
             self.get_buffer(f"variance{i}").copy_((square - mean.square()).mean(dim=1).clamp_min(1e-6))
 
-    # In bf16 the means would be rounded by more than they differ.
+    # The rounding of bf16 would exceed the differences of the means.
     def forward(self, maps: Sequence[Tensor], before: Sequence[Tensor], shift: Tensor, parts: Tensor) -> Tensor:
-        """How far features are from those of the heads before, moved on: a scalar.
+        """Distance of features from the sources' features plus the shift: a scalar.
 
         The mean squared distance, in standard deviations of each channel over real heads, averaged over the maps.
 
         Args:
-            maps: (N, C, h, w) each, of the pictures to judge.
-            before: the same of the heads that they were made from.
-            shift: (N, kinds, 3), how much of each kind's mean is added in each region.
-            parts: (N, 3, s, s), regions of the heads that they were made from.
+            maps: (N, C, h, w) each, of the generated pictures.
+            before: the same of their source heads.
+            shift: (N, kinds, 3), weight of each kind's mean in each region.
+            parts: (N, 3, s, s), regions of the source heads.
         """
         terms = []
         with torch.autocast(shift.device.type, enabled=False):

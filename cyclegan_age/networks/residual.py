@@ -1,8 +1,8 @@
-"""A generator of residual blocks that a latent vector and a label steer, and a discriminator that knows the label.
+"""A residual generator conditioned on a latent vector and a label, and a projection discriminator.
 
-After Miyato and Koyama, "cGANs with Projection Discriminator" (ICLR 2018), whose generator and way to condition a
-discriminator these are, with the spectral norm of Miyato et al., "Spectral Normalization for Generative Adversarial
-Networks" (ICLR 2018). What the generator takes is that of `networks.latent`.
+Both follow Miyato and Koyama, "cGANs with Projection Discriminator" (ICLR 2018), with the spectral norm of Miyato et
+al., "Spectral Normalization for Generative Adversarial Networks" (ICLR 2018). The generator has the inputs of
+`networks.latent`.
 """
 
 from itertools import pairwise
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import doubled
+from cyclegan_age.networks.blocks import upsample
 from cyclegan_age.networks.latent import joint_label
 
-_START = 4  # pixels a side of the first map
-_GAIN = 10.0  # of the logits: with layers of norm 1 alone they hardly differ, and real faces are never told from others
+_START = 4  # side in pixels of the first map
+_GAIN = 10.0  # of the logits: with layers of spectral norm 1 they hardly vary, and the discriminator cannot learn
 
 
 class _Modulated(nn.Module):
-    """Batch norm whose gain and bias follow from a vector, then ReLU (Chen et al., "On Self Modulation", ICLR 2019)."""
+    """Batch norm with gain and bias computed from a vector, then ReLU (Chen et al., "On Self Modulation", ICLR
+    2019)."""
 
     def __init__(self, *, channels: int, steered_by: int) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class _Modulated(nn.Module):
 
 
 class _Block(nn.Module):
-    """Twice the size: norm, resize, 3x3 convolution, norm, 3x3 convolution; added to the resized input."""
+    """Upsampling block: norm, resize, 3x3 convolution, norm, 3x3 convolution; added to the resized input."""
 
     def __init__(self, *, channels_in: int, channels_out: int, steered_by: int) -> None:
         super().__init__()
@@ -47,26 +48,26 @@ class _Block(nn.Module):
             self.short = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        h = self.conv1(doubled(self.norm1(x, vector)))
+        h = self.conv1(upsample(self.norm1(x, vector)))
         h = self.conv2(self.norm2(h, vector))
-        out: Tensor = h + doubled(self.short(x))
+        out: Tensor = h + upsample(self.short(x))
         return out
 
 
 class ResidualGenerator(nn.Module):
     """Latent vector and label -> picture of 4 * 2^len(channels) pixels a side.
 
-    A linear layer makes 4x4 pixels, each block doubles the side, each batch norm is set by the vector and the label.
-    The label is scaled to about a third of the length of a vector of normal numbers: less steers too little at first,
-    and more makes one face of each age.
+    A linear layer makes 4x4 pixels, each block doubles the side, vector and label set each batch norm. The label is
+    scaled to about a third of the norm of a normal latent vector. A smaller scale has too little effect at first, a
+    larger one makes all faces of an age equal.
     """
 
     def __init__(
         self,
         *,
         latent: int,  # numbers in a latent vector
-        ages: int,  # numbers in an age vector; 0 where the generator takes none
-        channels: tuple[int, ...],  # that the blocks take; the last one also gives as many
+        ages: int,  # numbers in an age vector; 0 for an unconditional generator
+        channels: tuple[int, ...],  # input channels of the blocks; the last one has as many output channels
         sexes: bool = False,  # `kept` has two more columns, and the label is ages times sexes
     ) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class ResidualGenerator(nn.Module):
         self.head = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def forward(self, kept: Tensor, age: Tensor | None = None) -> Tensor:
-        """(N, latent), or (N, latent + 2) with the shares of the sexes, and (N, ages) -> (N, 3, S, S) in [-1, 1]."""
+        """(N, latent), or (N, latent + 2) with the sex probabilities, and (N, ages) -> (N, 3, S, S) in [-1, 1]."""
         vector = z = kept[:, : self.latent]
         if age is not None and self.labels:
             label = joint_label(age, kept[:, self.latent :]) if self.sexes else age
@@ -92,12 +93,12 @@ class ResidualGenerator(nn.Module):
 
 
 def spectral(weight: Tensor, u: Tensor, *, learn: bool) -> Tensor:
-    """A weight (C, ...) divided by the largest singular value of its matrix (C, -1), as one power iteration finds it.
+    """A weight (C, ...) divided by the largest singular value of its matrix (C, -1), by one power iteration.
 
     Args:
-        weight: as an optimiser moves it.
-        u: (C,), the left singular vector, of length 1, as the last iteration left it.
-        learn: whether u is moved on, in place.
+        weight: the optimised weight.
+        u: (C,), the estimated left singular vector, of length 1, from the last iteration.
+        learn: whether to update u in place.
     """
     matrix = weight.flatten(1)
     with torch.autocast(weight.device.type, enabled=False):
@@ -124,11 +125,11 @@ class SpectralConv(nn.Conv2d):
 
 
 class ProjectionDiscriminator(nn.Module):
-    """Picture and label -> logit (N,) of "real": how real the picture is, plus how well it fits the label.
+    """Picture and label -> logit (N,) of "real": realism of the picture, plus agreement with the label.
 
-    4x4 convolutions of stride 2 and one that takes what is left to a vector; the label's own vector is multiplied with
-    it (Miyato and Koyama, equation 4). All but the label's weights have spectral norm 1, or none; with it the logit is
-    ten times what they give.
+    4x4 convolutions of stride 2, then one that reduces the remaining map to a vector. Its inner product with the
+    label's embedding is added (Miyato and Koyama, equation 4). All weights except the embedding have spectral norm 1,
+    or none; with spectral norm the sum is multiplied by ten.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class ProjectionDiscriminator(nn.Module):
         labels: int,  # numbers in a label; 0 for none
         channels: tuple[int, ...],  # of the convolutions
         slope: float,  # of the leaky ReLU
-        spectral: bool = True,  # spectral norm; without it the mean standard deviation over the batch is one more map
+        spectral: bool = True,  # spectral norm; otherwise a map of the standard deviation over the batch is added
     ) -> None:
         super().__init__()
         conv = SpectralConv if spectral else nn.Conv2d
@@ -148,17 +149,17 @@ class ProjectionDiscriminator(nn.Module):
         self.head = conv(channels[-1], 1, 1)
         self.embed = nn.Linear(labels, channels[-1], bias=False) if labels else None
         if not spectral:
-            self.start()
+            self.reset_parameters()
 
-    def start(self) -> None:
-        """Draw all weights anew."""
+    def reset_parameters(self) -> None:
+        """Reset all weights to random values."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.reset_parameters()
             if not self.spectral and isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, self.slope)
             elif not self.spectral and isinstance(module, nn.Linear):
-                nn.init.zeros_(module.weight)  # of the label: other weights would make large logits
+                nn.init.zeros_(module.weight)  # of the label: random ones would cause large logits
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         h = x

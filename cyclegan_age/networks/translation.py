@@ -1,8 +1,8 @@
-"""Generators from picture to picture without ages, layer by layer as in the programs that their papers published.
+"""Image-to-image generators without ages, layer by layer as in the papers' published programs.
 
 `ResnetTranslator` is CycleGAN's (Zhu et al., ICCV 2017, appendix 7.2), and, with antialiasing, CUT's (Park et al.,
 "Contrastive Learning for Unpaired Image-to-Image Translation", ECCV 2020). `UnetTranslator` is pix2pix's (Isola et
-al., CVPR 2017, section 6.1). Weights of those programs are theirs by another name; see `convert`.
+al., CVPR 2017, section 6.1). `convert` renames the weights of those programs.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import Conv, InstanceNorm, Layered, init_weights, leaky, reflected
+from cyclegan_age.networks.blocks import Conv, InstanceNorm, Layered, init_weights, leaky, reflection_pad
 
 _DROPOUT = 0.5
 
-# What stands behind convolutions, by name. Only beside instance norm do these have biases.
+# Normalisation after convolutions, by name. Convolutions have biases only with instance norm.
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": lambda channels: InstanceNorm(),
     "batch": nn.BatchNorm2d,
@@ -24,15 +24,15 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def _normed(norm: nn.Module, x: Tensor, slope: float) -> Tensor:
-    """Norm, then negative values times `slope`."""
+    """Norm, then leaky ReLU of slope `slope`."""
     out: Tensor = norm(x, slope=slope) if isinstance(norm, InstanceNorm) else leaky(norm(x), slope)
     return out
 
 
 class Halve(nn.Module):
-    """Half the size without aliases (Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019).
+    """Antialiased downsampling by 2 (Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019).
 
-    Each pixel kept is the mean of 3x3, weighted 1 2 1 in either direction: (N, C, H, W) -> (N, C, H/2, W/2).
+    Each output pixel is the mean of 3x3, weighted 1 2 1 along each axis: (N, C, H, W) -> (N, C, H/2, W/2).
     """
 
     kernel: Tensor
@@ -45,18 +45,18 @@ class Halve(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, 3, 3)
-        return F.conv2d(reflected(x, 1), kernel, stride=2, groups=channels)
+        return F.conv2d(reflection_pad(x, 1), kernel, stride=2, groups=channels)
 
 
 class Double(nn.Module):
-    """Twice the size, weighted 1 3 3 1, which is bilinear: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
+    """Bilinear upsampling by 2, weighted 1 3 3 1: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class _Layer(nn.Module):
-    """Resize or nothing -> convolution -> norm -> ReLU -> resize or nothing."""
+    """Resize or identity -> convolution -> norm -> ReLU -> resize or identity."""
 
     def __init__(self, *, before: nn.Module, conv: nn.Module, norm: nn.Module, after: nn.Module) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class _Layer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Residual block: x + norm(conv(dropout(ReLU(norm(conv(x)))))), padded by reflection."""
+    """Residual block: x + norm(conv(dropout(ReLU(norm(conv(x)))))), with reflection padding."""
 
     def __init__(self, *, channels: int, norm: str, dropout: bool) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _Block(nn.Module):
 class ResnetTranslator(Layered):
     """Picture -> picture, with residual blocks at a quarter of the size.
 
-    Children in the order they run: `stem` (7x7), `down1`, `down2`, `blocks.0` .., `up1`, `up2`, `head` (7x7).
+    Children in execution order: `stem` (7x7), `down1`, `down2`, `blocks.0` .., `up1`, `up2`, `head` (7x7).
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class ResnetTranslator(Layered):
         ngf: int = 64,  # channels after the stem; the blocks have four times as many
         blocks: int = 9,
         norm: str = "instance",  # a key of NORMS
-        dropout: bool = False,  # half of the features in the blocks, in training alone
+        dropout: bool = False,  # of half of the features in the blocks, only in training
         antialias_down: bool = False,  # convolutions and `Halve` instead of strided convolutions
-        antialias_up: bool = False,  # `Double` and convolutions instead of fractionally-strided ones
+        antialias_up: bool = False,  # `Double` and convolutions instead of transposed ones
     ) -> None:
         super().__init__()
         biased = norm == "instance"
@@ -134,13 +134,13 @@ class ResnetTranslator(Layered):
         init_weights(self)
 
     def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
-        """(N, 3, H, W) in [-1, 1], H and W multiples of 4 -> (N, 3, H, W) in [-1, 1], float32; no age matters."""
+        """(N, 3, H, W) in [-1, 1], H and W multiples of 4 -> (N, 3, H, W) in [-1, 1], float32; the age is ignored."""
         h = self.down2(self.down1(self.stem(x)))  # (N, 4 ngf, H/4, W/4)
         return torch.tanh(self.head(self.up2(self.up1(self.blocks(h)))).float())
 
 
 class _Down(nn.Module):
-    """Leaky ReLU (but on the picture itself) -> convolution 4x4 that halves the size -> norm."""
+    """Leaky ReLU (except on the picture itself) -> 4x4 convolution of stride 2 -> norm."""
 
     def __init__(self, *, channels_in: int, channels_out: int, slope: float, norm: str, bias: bool) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """ReLU -> fractionally-strided convolution 4x4 that doubles the size -> norm -> dropout."""
+    """ReLU -> 4x4 transposed convolution of stride 2 -> norm -> dropout."""
 
     def __init__(self, *, channels_in: int, channels_out: int, norm: str, bias: bool, dropout: bool) -> None:
         super().__init__()
@@ -167,9 +167,9 @@ class _Up(nn.Module):
 
 
 class UnetTranslator(Layered):
-    """Picture -> picture through a U-Net, each layer of whose way up also sees that of its size on the way down.
+    """Picture -> picture through a U-Net: each decoder layer is concatenated with the encoder layer of its resolution.
 
-    Children in the order they run: `downs.0` .., `ups.0` .. (innermost first), `head`.
+    Children in execution order: `downs.0` .., `ups.0` .. (innermost first), `head`.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class UnetTranslator(Layered):
         depth: int = 8,  # halvings, at least 5
         ngf: int = 64,  # channels after the first layer; from the fourth on there are eight times as many
         norm: str = "instance",  # a key of NORMS
-        dropout: bool = False,  # half of the features between the innermost layer and the outer four, in training alone
+        dropout: bool = False,  # of half of the features between the innermost and the outer four layers, in training
     ) -> None:
         super().__init__()
         biased = norm == "instance"
@@ -208,7 +208,8 @@ class UnetTranslator(Layered):
         init_weights(self)
 
     def forward(self, x: Tensor, age: Tensor | None = None) -> Tensor:
-        """(N, 3, H, W) in [-1, 1], H and W multiples of 2^depth -> (N, 3, H, W) in [-1, 1], float32; no age matters."""
+        """(N, 3, H, W) in [-1, 1], H and W multiples of 2^depth -> (N, 3, H, W) in [-1, 1], float32; the age is
+        ignored."""
         seen = []
         h = x
         for down in self.downs:

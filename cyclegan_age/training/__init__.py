@@ -1,1 +1,1 @@
-"""Training: the step on a device, its schedule, what is saved of it, and the loop around them."""
+"""Training: the step on a device, the schedule, checkpoints, and the loop."""

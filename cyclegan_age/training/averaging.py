@@ -1,8 +1,8 @@
-"""Gradients averaged over processes while the backward pass still runs.
+"""Gradient averaging over processes, overlapped with the backward pass.
 
-As DistributedDataParallel does it (Li et al., "PyTorch Distributed", VLDB 2020, section 3.2), for phases that each
-move a part of the networks: parameters are put into buckets in the reverse of their order, and a bucket is reduced as
-soon as all of its gradients are there.
+Like DistributedDataParallel (Li et al., "PyTorch Distributed", VLDB 2020, section 3.2), but for phases that each update
+a part of the networks: parameters are put into buckets in reverse order, and a bucket is reduced as soon as all of its
+gradients are available.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ class _Bucket:
         self.work: dist.Work | None = None
 
     def reduce(self) -> None:
-        """Begin to sum the gradients that there are."""
+        """Start the sum of the available gradients."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if gradients:
             self.flat = torch.cat([g.flatten() for g in gradients])
             self.work = dist.all_reduce(self.flat, async_op=True)
 
     def finish(self, processes: int) -> None:
-        """Wait for the sum and put the mean into the gradients."""
+        """Wait for the sum and write the mean into the gradients."""
         if self.work is None or self.flat is None:
             return
         self.work.wait()
@@ -46,25 +46,25 @@ class GradientAverager:
     Call `watch` before the last backward pass of a phase and `finish` after it.
 
     Args:
-        phases: parameters that each phase moves; no parameter is in two of them.
+        phases: parameters of each phase; no parameter is in two of them.
     """
 
     def __init__(self, phases: Mapping[str, Sequence[nn.Parameter]]) -> None:
         self._buckets = {name: _buckets(parameters) for name, parameters in phases.items()}
-        self._watched: list[_Bucket] = []  # of the phase, those not begun, in order
+        self._watched: list[_Bucket] = []  # pending ones of the phase, in order
         for buckets in self._buckets.values():
             for bucket in buckets:
                 for p in bucket.parameters:
                     p.register_post_accumulate_grad_hook(self._counter(bucket))
 
     def watch(self, phase: str) -> None:
-        """The backward pass that follows is the last one of the phase."""
+        """Announce that the next backward pass is the last one of the phase."""
         self._watched = list(self._buckets[phase])
         for bucket in self._watched:
             bucket.missing = len(bucket.parameters)
 
     def finish(self, phase: str) -> None:
-        """Gradients of the phase become their means over the processes; those of unused parameters stay None."""
+        """Average the gradients of the phase over the processes; those of unused parameters stay None."""
         for bucket in self._watched:
             bucket.reduce()
         self._watched = []
@@ -72,7 +72,7 @@ class GradientAverager:
             bucket.finish(dist.get_world_size())
 
     def any(self, flag: Tensor) -> Tensor:
-        """Whether a boolean scalar holds in any process."""
+        """Whether a boolean scalar is true in any process."""
         count = flag.float()
         dist.all_reduce(count)
         return count > 0
@@ -80,7 +80,7 @@ class GradientAverager:
     def _counter(self, bucket: _Bucket):  # type: ignore[no-untyped-def]
         def count(_: Tensor) -> None:
             bucket.missing -= 1
-            while self._watched and self._watched[0].missing == 0:  # in one order in every process
+            while self._watched and self._watched[0].missing == 0:  # in the same order in every process
                 self._watched.pop(0).reduce()
 
         return count

@@ -1,4 +1,4 @@
-"""Saves the weights of a training for inference, and the checkpoint that it resumes from."""
+"""Saves the weights of a training for inference, and its checkpoint."""
 
 import time
 from pathlib import Path
@@ -10,21 +10,21 @@ from cyclegan_age.models.base import Model
 from cyclegan_age.runs import save_snapshot
 from cyclegan_age.training.state import Training
 
-_PICTURES_BYTES = 1_000_000  # of sheets, curves and metrics, about
+_PICTURES_BYTES = 1_000_000  # approximate size of sheets, curves and metrics
 
 
 class Checkpoints:
-    """To be called after each step."""
+    """Callback after each step."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
-        self._due = False  # a checkpoint is to be saved once the steps are finite
+        self._due = False  # whether a checkpoint is due as soon as the steps are finite
 
     def __call__(self, *, last: bool) -> None:
-        """Save what is due after this step.
+        """Save if it is due after this step.
 
         Args:
-            last: whether the process ends after it.
+            last: whether the process ends after this step.
         """
         training, config, step = self._training, self._training.config, self._training.schedule.step
         if training.is_main and (step % config.snapshot_every == 0 or training.ended):
@@ -37,7 +37,7 @@ class Checkpoints:
 
     def save(self) -> None:
         """Save weights and checkpoint."""
-        if self._training.is_main:  # first: with the checkpoint of the last step nothing is left to write
+        if self._training.is_main:  # first: the checkpoint of the last step marks the training as complete
             self._save_weights(self._training.run / "weights.safetensors")
         self._training.save()
 
@@ -49,7 +49,7 @@ class Checkpoints:
 
 
 def room_needed(config: TrainConfig, model: Model) -> int:
-    """Bytes of what is written at a save, some pictures included."""
+    """Bytes written by a save, including some pictures."""
     shipped = (model.networks[name] for name in model.shipped)
     averaged, state = (sum(map(_bytes, networks)) for networks in (shipped, model.networks.values()))
     state += averaged

@@ -12,7 +12,7 @@ class EMA:
 
     Args:
         networks: on their device.
-        decay: greatest share of the average that an update keeps, 0 to below 1; the first updates keep less.
+        decay: maximum share of the average that an update keeps, 0 to below 1; the first updates keep less.
         device: of the networks.
 
     Attributes:
@@ -27,12 +27,12 @@ class EMA:
 
     @torch.no_grad()
     def update(self, name: str, network: nn.Module, skip: Tensor) -> None:
-        """Move the average of a network on to its new weights; buffers that are no floats are copied.
+        """Update the average of a network with its new weights; buffers that are not floats are copied.
 
         Args:
             name: of the average.
             network: with the new weights.
-            skip: () bool on the device; where it is true nothing changes.
+            skip: () bool on the device; if true nothing changes.
         """
         updates = self.updates[name]
         updates += ~skip

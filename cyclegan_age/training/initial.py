@@ -1,4 +1,4 @@
-"""The weights that a training begins from: `--init`, or its mean with `--init_average`."""
+"""The initial weights of a training: `--init`, or its average with `--init_average`."""
 
 import logging
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ logger = logging.getLogger("cyclegan_age")
 
 
 def load_initial_weights(config: TrainConfig, step: Step) -> int:
-    """Load the weights of `--init` into the networks that are trained and shipped, and into their EMA.
+    """Load the weights of `--init` into the shipped networks and their EMA.
 
     Returns:
-        images that they were trained on.
+        Number of images that they were trained on.
 
     Raises:
         UserError: they cannot be read or do not fit.
@@ -33,17 +33,17 @@ def load_initial_weights(config: TrainConfig, step: Step) -> int:
     for name in names:
         network = model.networks[name]
         if not given[name] and any(given.values()):  # of an earlier stage
-            logger.info("--init %s: begins as it is: %s", config.init, name)
+            logger.info("--init %s: keeps its initial weights: %s", config.init, name)
             continue
         try:
             missing, foreign = network.load_state_dict(given[name], strict=False)
         except RuntimeError as e:
             cause = str(e).splitlines()[-1].strip(" \t.")
-            raise UserError(f"--init {config.init}: {cause}; give the same settings, as --ngf") from None
+            raise UserError(f"--init {config.init}: {cause}; use the same settings, such as --ngf") from None
         if foreign or len(missing) == len(network.state_dict()):
-            raise UserError(f"--init {config.init}: its {name} is of another kind; give its own settings")
+            raise UserError(f"--init {config.init}: its {name} has another architecture; use its settings")
         if missing:
-            logger.info("--init %s: begins anew: %s", config.init, ", ".join(missing))
+            logger.info("--init %s: starts from random weights: %s", config.init, ", ".join(missing))
         step.averaged[name].load_state_dict(network.state_dict())
     return snapshot.images_seen
 
@@ -55,15 +55,15 @@ def _interpolated(
     sizes, of_others = ({k: list(v.shape) for k, v in one.items()} for one in (tensors, others))
     if wrong := next((k for k in sizes | of_others if sizes.get(k) != of_others.get(k)), None):
         raise UserError(
-            f"--init_average {config.init_average}: its {name} is of another kind than that of --init: "
+            f"--init_average {config.init_average}: its {name} has another architecture than that of --init: "
             f"{wrong} is {of_others.get(wrong, 'missing')} and not {sizes.get(wrong, 'there')}; "
-            "give weights of the same settings"
+            "expected weights with the same settings"
         )
     return {k: torch.lerp(v.float(), others[k].float(), config.init_share) for k, v in tensors.items()}
 
 
 def _snapshot(config: TrainConfig, flag: str) -> Snapshot:
-    """What the weights of a flag are."""
+    """The snapshot of a flag."""
     try:
         return load_snapshot(find_weights(getattr(config, flag), config.results_dir, config.model))
     except UserError as e:

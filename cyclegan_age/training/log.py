@@ -19,10 +19,10 @@ logger = logging.getLogger("cyclegan_age")
 
 
 class Log:
-    """To be called after each step.
+    """Callback after each step.
 
     Args:
-        training: what is logged.
+        training: the training.
         bar: shows the sums of the loss terms.
     """
 
@@ -34,7 +34,7 @@ class Log:
         """Log the means since the last line, if one is due.
 
         Raises:
-            UserError: too many steps in a row were not finite.
+            UserError: too many consecutive steps were not finite.
         """
         training, config, schedule = self._training, self._training.config, self._training.schedule
         if schedule.step % config.log_every and not training.ended:
@@ -59,11 +59,11 @@ class Log:
         if report.longest:
             logger.warning("up to step %d: a loss or gradient is not finite; the steps are skipped", step)
         if report.longest >= MAX_BAD_STEPS:
-            begin = f"{run}: {MAX_BAD_STEPS} steps in a row were not finite"
-            mend = "a lower --lr or --precision fp32 and another --name"
+            begin = f"{run}: {MAX_BAD_STEPS} consecutive steps were not finite"
+            remedy = "a lower --lr or --precision fp32 and another --name"
             if not has_state(run):
-                raise UserError(f"{begin}; no state was saved before them: begin again with {mend}")
-            raise UserError(f"{begin}; the state before them is kept: give --init {run.name} with {mend}")
+                raise UserError(f"{begin}; there is no earlier checkpoint: start again with {remedy}")
+            raise UserError(f"{begin}; the checkpoint before them is kept: use --init {run.name} with {remedy}")
 
 
 def log_numbers(training: Training, numbers: Mapping[str, float]) -> None:
@@ -75,7 +75,7 @@ def log_numbers(training: Training, numbers: Mapping[str, float]) -> None:
 
 
 def _by_phase(report: Report) -> str:
-    """The sum of each phase's loss terms, for the progress bar, which has no room for them all."""
+    """The sum of each phase's loss terms, for the progress bar."""
     totals: dict[str, float] = {}
     for name, value in report.terms.items():
         phase = report.phases[name]

@@ -22,26 +22,28 @@ logger = logging.getLogger("cyclegan_age")
 
 
 def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) -> Path:
-    """Train, or go on training, for the configured number of epochs or minutes; returns the run's folder.
+    """Train, or resume a training, for the configured number of epochs or minutes; returns the run's folder.
 
-    Under `accelerate launch` or torchrun every process calls this with the same configuration; batch_size is each
-    process's own and gradients are averaged over processes.
+    Under `accelerate launch` or torchrun every process calls this with the same configuration. batch_size is per
+    process, and gradients are averaged over processes.
 
     Args:
         config: of the training.
         net: of the model.
-        begun: `time.monotonic()` at the start of the process, which `--minutes` counts from; by default now.
+        begun: `time.monotonic()` at the start of the process, for `--minutes`; by default now.
 
     Raises:
-        UserError: what the user can mend: data, flags, a run of other settings, a training that diverged.
-        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved and the same command goes on from it.
+        UserError: errors that the user can correct: data, flags, a run with other settings, a diverged training.
+        KeyboardInterrupt: after SIGINT or SIGTERM; the checkpoint is saved and the same command resumes.
     """
     with ExitStack() as held:  # the run's lock
         training = set_up(config, net, time.monotonic() if begun is None else begun, held)
         run, schedule = training.run, training.schedule
         if schedule.step and schedule.ended:
             longer = "--minutes" if config.minutes else "--epochs"
-            logger.info("%s: finished; another --name begins anew, with --name more %s go on", run, longer)
+            logger.info(
+                "%s: finished; use another --name to start again, or --name with more %s to continue", run, longer
+            )
             return run
         begin(training)
         samples, checkpoints = Samples(training), Checkpoints(training)
@@ -56,7 +58,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
 def _run_steps(training: Training, samples: Samples, checkpoints: Checkpoints) -> None:
     config, schedule, accelerator = training.config, training.schedule, training.accelerator
     if training.is_main and training.step.runtime.compile_networks:
-        logger.info("compiling: the first steps take some minutes; --no_compile starts at once and is slower then")
+        logger.info("compiling: the first steps take some minutes; --no_compile starts at once but is slower")
     batches = training.data.batches(
         schedule.step, accelerator.process_index, accelerator.num_processes, accelerator.device
     )
@@ -74,16 +76,18 @@ def _run_steps(training: Training, samples: Samples, checkpoints: Checkpoints) -
             if last:
                 break
     if training.data.bad_files:
-        logger.warning("%s: %d files could not be used; they are named above", config.dataroot, training.data.bad_files)
+        logger.warning(
+            "%s: %d files could not be read; they are listed above", config.dataroot, training.data.bad_files
+        )
     if not training.ended:
         step, length = schedule.step, schedule.length
-        logger.warning("%s: stopped at step %d of %s; the same command goes on from here", training.run, step, length)
+        logger.warning("%s: stopped at step %d of %s; the same command resumes", training.run, step, length)
         raise KeyboardInterrupt
 
 
 @contextmanager
 def _trackers_ended(accelerator: Accelerator) -> Iterator[None]:
-    """Trackers send what is left, also when the training fails."""
+    """Context that flushes the trackers, even if the training fails."""
     try:
         yield
     finally:
@@ -92,14 +96,14 @@ def _trackers_ended(accelerator: Accelerator) -> Iterator[None]:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM request a stop after the step; a second one stops at once."""
+    """SIGINT and SIGTERM request a stop after the step; a second one stops immediately."""
     requested: list[int] = []
 
     def request(number: int, frame: FrameType | None) -> None:
         if requested:
             raise KeyboardInterrupt
         requested.append(number)
-        logger.warning("stopping after this step; the state will be saved")
+        logger.warning("stopping after this step; the checkpoint will be saved")
 
     before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

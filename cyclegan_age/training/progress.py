@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, and a line now and then where there is none."""
+"""Progress of a training: a bar on a terminal, otherwise a line at intervals."""
 
 import logging
 import sys
@@ -15,11 +15,11 @@ logger = logging.getLogger("cyclegan_age")
 
 
 class Progress:
-    """To be entered for the time of the training.
+    """Context manager for the duration of the training.
 
     Args:
         schedule: counts the steps.
-        shown: False shows nothing.
+        shown: whether to show anything.
     """
 
     def __init__(self, schedule: Schedule, *, shown: bool) -> None:
@@ -44,7 +44,7 @@ class Progress:
         self._bar.close()
 
     def step(self) -> None:
-        """A step is done and counted."""
+        """Update after a step is done and counted."""
         self._bar.update(self._schedule.per_step)
         step, (before, then), now = self._schedule.step, self._said, time.monotonic()
         if self._lines and now - then >= LINE_SECONDS:
@@ -53,6 +53,6 @@ class Progress:
             self._said = (step, now)
 
     def say(self, text: str) -> None:
-        """What stands beside the numbers from now on."""
+        """Set the text beside the numbers."""
         self._text = text
         self._bar.set_postfix_str(text, refresh=False)

@@ -1,4 +1,4 @@
-"""Means of the loss terms since the last log line, and steps that were not finite, counted on the device."""
+"""Means of the loss terms since the last log line, and counts of non-finite steps, kept on the device."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cyclegan_age.devices import exact
+from cyclegan_age.devices import widest_float
 
 
 @dataclass(frozen=True)
 class Report:
-    """What happened since the last report.
+    """Statistics since the last report.
 
     Attributes:
-        terms: mean of each loss term over the steps that were finite.
-        phases: for each term the phase that it belongs to.
-        skipped: steps that were not finite, since the training began.
-        bad_steps: the same in a row, up to the last step.
-        longest: the most of them in a row since the last report.
+        terms: mean of each loss term over the finite steps.
+        phases: the phase of each term.
+        skipped: number of non-finite steps since the training began.
+        bad_steps: consecutive ones up to the last step.
+        longest: maximum number of consecutive ones since the last report.
     """
 
     terms: dict[str, float]
@@ -29,18 +29,18 @@ class Report:
 
 
 class _Sums:
-    """Sums of the loss terms of all steps that had the same phases at rest."""
+    """Sums of the loss terms over all steps with the same paused phases."""
 
     def __init__(self, phases: Mapping[str, str], device: torch.device) -> None:
         self.phases = dict(phases)
-        self.values = torch.zeros(len(phases) + 1, device=device)  # the last one counts steps
+        self.values = torch.zeros(len(phases) + 1, device=device)  # the last entry counts steps
 
     def add(self, values: Tensor, bad: Tensor) -> None:
         self.values += torch.cat([values, values.new_ones(1)]).masked_fill(bad, 0)
 
 
 class Counts:
-    """Sums and counts of steps, without a synchronisation but in `read`.
+    """Sums and counts of steps; only `read` synchronises.
 
     Attributes:
         skipped, bad_steps, longest: () int64 on the device; see `Report`.
@@ -53,25 +53,25 @@ class Counts:
         )
         self._sums: dict[frozenset[str], _Sums] = {}
 
-    def add(self, resting: frozenset[str], phases: Mapping[str, str], values: Tensor, bad: Tensor) -> None:
+    def add(self, paused: frozenset[str], phases: Mapping[str, str], values: Tensor, bad: Tensor) -> None:
         """Count a step.
 
         Args:
-            resting: phases that rested in it.
+            resting: phases that paused in it.
             phases: for each loss term, in order, its phase.
             values: (terms,) float32, the loss terms.
             bad: () bool, whether the step was not finite.
         """
-        if resting not in self._sums:
-            self._sums[resting] = _Sums(phases, self._device)
-        self._sums[resting].add(values, bad)
+        if paused not in self._sums:
+            self._sums[paused] = _Sums(phases, self._device)
+        self._sums[paused].add(values, bad)
         self.skipped += bad
         self.bad_steps.copy_((self.bad_steps + 1) * bad)
         torch.maximum(self.longest, self.bad_steps, out=self.longest)
 
     def read(self) -> Report:
-        """What happened since the last call; waits for the device."""
-        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).to(exact(self._device))
+        """Statistics since the last call; waits for the device."""
+        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).to(widest_float(self._device))
         all_sums = list(self._sums.values())
         flat = torch.cat([counts, *(sums.values.to(counts.dtype) for sums in all_sums)]).tolist()
         totals: dict[str, tuple[float, float]] = {}

@@ -1,4 +1,4 @@
-"""Logs pictures of a training: samples and feature maps of the same faces each time, loss curves; warns of both."""
+"""Logs pictures of a training: samples and feature maps of fixed faces, and loss curves; warns of faults in both."""
 
 import logging
 import time
@@ -7,23 +7,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cyclegan_age.curves import draw_curves, loss_curves
+from cyclegan_age.curves import draw_curves, loss_curves, read_metrics
 from cyclegan_age.devices import fork_rng
 from cyclegan_age.images import Picture, grid, to_uint8
-from cyclegan_age.monitor import log_pictures, read_metrics
+from cyclegan_age.monitor import log_pictures
 from cyclegan_age.rendering.pictures import difference_map, feature_grid, feature_strip, save_jpg, save_png
 from cyclegan_age.training.log import log_numbers
 from cyclegan_age.training.state import Training
 from cyclegan_age.watchdog import Watchdog
 
 SHEET_ROWS = 16
-EPOCH_SECONDS = 10.0  # at least, from the last pictures to those at the end of an epoch
+EPOCH_SECONDS = 10.0  # minimum interval before the pictures at the end of an epoch
 
 logger = logging.getLogger("cyclegan_age")
 
 
 class Samples:
-    """To be called after each step.
+    """Callback after each step.
 
     Raises:
         UserError: the network has no layer of `--feature_layers`.
@@ -33,11 +33,11 @@ class Samples:
         self._training, self._watchdog = training, Watchdog()
         self._x, self._age_years = (t.to(training.accelerator.device) for t in training.data.fixed())
         with torch.inference_mode(), fork_rng(training.accelerator.device):
-            self._feature_maps()  # so that a wrong layer is found before the first step
+            self._feature_maps()  # reports a wrong layer before the first step
         self._drawn_at = time.monotonic()
 
     def __call__(self) -> None:
-        """Draw, if it is due: every so many steps and at the end of an epoch; the first process does it."""
+        """Draw in the first process, if due: at an interval of steps and at the end of an epoch."""
         training, schedule = self._training, self._training.schedule
         if not (training.is_main and self._due()):
             return
@@ -59,7 +59,8 @@ class Samples:
         return stale or step % self._training.config.sample_every == 0 or self._training.ended
 
     def _draw(self) -> dict[str, Tensor]:
-        """Write and show the pictures and measures; gives the columns of the sample sheet, (N, 3, H, W) in [-1, 1]."""
+        """Write and show the pictures and measures; returns the columns of the sample sheet, (N, 3, H, W) in [-1,
+        1]."""
         training, model, networks = self._training, self._training.model, self._training.step.averaged
         with torch.inference_mode(), fork_rng(training.accelerator.device):
             columns = model.samples(networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
@@ -83,7 +84,7 @@ class Samples:
 
 
 def _sheets(columns: Mapping[str, Picture], maps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Picture]:
-    """What is shown of a training: the samples, and of the first face its feature maps and what changed in it.
+    """Pictures of a training: the samples, and of the first face its feature maps and their changes.
 
     Args:
         columns: of the samples, uint8 (N, H, W, 3) by name, the faces themselves first.

@@ -1,4 +1,4 @@
-"""How long a training is, and how much of it is done: by pictures drawn, or by the clock."""
+"""Length and progress of a training: by pictures drawn, or by the clock."""
 
 import math
 import time
@@ -7,22 +7,22 @@ from typing import Any
 
 from cyclegan_age.config import TrainConfig
 
-_LEAST_RESERVE_S = 2.0  # kept for the last pictures and files of a training by the clock
+_LEAST_RESERVE_S = 2.0  # minimum time reserved for the last pictures and files of a training by the clock
 
 
 class Schedule:
     """Progress of a training.
 
     Args:
-        config: its `minutes` or, where these are 0, its `epochs`.
+        config: its `minutes` or, if these are 0, its `epochs`.
         per_step: pictures drawn in a step by all processes.
         pictures: pictures in an epoch.
         begun: `time.monotonic()` at the start of the process.
-        broadcast: the first process's number -> the same in all processes; all have to call it.
+        broadcast: the first process's number -> the same in all processes; a collective call.
 
     Attributes:
         step: steps done.
-        seconds: time that earlier processes of this training took.
+        seconds: duration of earlier processes of this training.
         before: progress before the previous step, 0 to 1.
     """
 
@@ -35,11 +35,11 @@ class Schedule:
         self.step, self.seconds, self.before = 0, 0.0, 0.0
         self._begun, self._broadcast = begun, broadcast
         self._reserved = {"start": min(_LEAST_RESERVE_S, 0.1 * self.total_s)}  # seconds
-        self._advanced, self._progress = begun, 0.0  # when the last step was counted, and what was given last
+        self._advanced, self._progress = begun, 0.0  # time of the last step, and last progress
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of training, those of earlier processes included."""
+        """Seconds of training, including earlier processes."""
         return self.seconds + time.monotonic() - self._begun
 
     @property
@@ -53,7 +53,7 @@ class Schedule:
         return f"{self.total_s / 60:g} minutes" if self.total_s else f"{self.total_steps:,} steps"
 
     def progress(self) -> float:
-        """Share of the training that is done, 0 to 1. By the clock, the last files are written before the end."""
+        """Share of the training that is done, 0 to 1. By the clock, it leaves time to write the last files."""
         if not self.total_s:
             return self.step / self.total_steps if self.total_steps else 1.0
         usable = self.total_s - min(sum(self._reserved.values()), 0.5 * self.total_s)
@@ -61,7 +61,7 @@ class Schedule:
         return self._progress
 
     def advance(self) -> float:
-        """Count a step; gives the progress after it. By the clock, time for another one is kept at the end."""
+        """Count a step; returns the progress after it. By the clock, time for another step is reserved at the end."""
         self.step += 1
         now = time.monotonic()
         if self.step > 1:  # the first one compiles
@@ -70,18 +70,18 @@ class Schedule:
         return self.progress()
 
     def reserve(self, what: str, seconds: float) -> None:
-        """Keep time at the end for something that took so long before."""
+        """Reserve time at the end for an operation, by its previous duration."""
         self._reserved[what] = max(self._reserved.get(what, 0.0), 1.2 * seconds)
 
     def state_dict(self) -> dict[str, float]:
-        """What `load_state_dict` needs."""
+        """State for `load_state_dict`."""
         state = {"step": self.step, "before": self.before}
-        if self.total_s:  # no new progress here: one process saves, and all would have to take part
+        if self.total_s:  # does not compute progress: only one process saves, and progress is a collective call
             state |= {"seconds": self.elapsed_s, "ended_s": self.total_s if self._progress >= 1 else 0.0}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Restore a state."""
         self.step, self.seconds = state["step"], state.get("seconds", 0.0)
         self._progress = 1.0 if self.total_s and state.get("ended_s") == self.total_s else 0.0
         self.before = state.get("before", max(self.step - 1, 0) / self.total_steps if self.total_steps else 0.0)

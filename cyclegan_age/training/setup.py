@@ -15,7 +15,7 @@ from cyclegan_age.devices import best_device, runtime_of
 from cyclegan_age.files import check_room, writing
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.monitor import start, trackers
-from cyclegan_age.runs import forget_run, has_state, open_run, settings, trim_metrics
+from cyclegan_age.runs import has_state, open_run, remove_new_run, settings, trim_metrics
 from cyclegan_age.training.checkpoints import room_needed
 from cyclegan_age.training.initial import load_initial_weights
 from cyclegan_age.training.schedule import Schedule
@@ -34,10 +34,10 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         config: of the training.
         net: of the model.
         begun: `time.monotonic()` at the start of the process.
-        held: takes the run's lock, and what makes a UserError of a file that cannot be written.
+        held: receives the run's lock, and the context that converts write errors to a UserError.
 
     Raises:
-        UserError: what the user can mend: data, flags, a run of other settings.
+        UserError: errors that the user can correct: data, flags, a run with other settings.
     """
     training = _build(config, net, begun, held)
     training.restore()
@@ -48,7 +48,7 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
                 training.seen_before = load_initial_weights(config, training.step)
             except UserError:
                 if training.is_main:
-                    forget_run(training.run)
+                    remove_new_run(training.run)
                 raise
     needed = room_needed(config, training.model)
     held.enter_context(writing(training.run, needed, kept=lambda: _kept(training.run)))
@@ -59,13 +59,13 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
 
 
 def begin(training: Training) -> None:
-    """Check the room on the disk and start the trackers; where this fails, the folder of a new run is removed.
+    """Check the free disk space and start the trackers; on failure the folder of a new run is removed.
 
     Raises:
-        UserError: there is too little room, or a tracker does not start.
+        UserError: there is too little space, or a tracker does not start.
     """
     run, needed = training.run, room_needed(training.config, training.model)
-    needed *= 1 if training.resumed else 2  # old files stay until new ones are whole
+    needed *= 1 if training.resumed else 2  # old files stay until new ones are complete
     _on_main(lambda: _or_forget(run, lambda: check_room(run, needed)))
     shown = _flat(settings(training.config, training.net))
     _on_main(lambda: _or_forget(run, lambda: start(training.accelerator, shown)))
@@ -104,7 +104,7 @@ def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
 
 
 def _on_main(do: Callable[[], T]) -> T:
-    """Call a function in the first process alone; all processes get what it returned, or its UserError."""
+    """Call a function only in the first process; all processes get its result, or its UserError."""
     processes = PartialState()
     answer: list[Any] = [None, None]
     if processes.is_main_process:
@@ -121,16 +121,16 @@ def _on_main(do: Callable[[], T]) -> T:
 
 
 def _or_forget(run: Path, do: Callable[[], None]) -> None:
-    """Call a function; where it raises a UserError the run's folder is removed if nothing else is in it."""
+    """Call a function; if it raises a UserError, remove the run's folder unless it has other files."""
     try:
         do()
     except UserError:
-        forget_run(run)
+        remove_new_run(run)
         raise
 
 
 def _kept(run: Path) -> str:
-    return "; the last saved state is kept" if has_state(run) else "; no state was saved before"
+    return "; the last checkpoint is kept" if has_state(run) else "; there is no checkpoint yet"
 
 
 def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

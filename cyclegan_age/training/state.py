@@ -1,4 +1,4 @@
-"""A training: what it works with, and its state, which saves and restores itself."""
+"""A training: its parts, and its state, which saves and restores itself."""
 
 import logging
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ logger = logging.getLogger("cyclegan_age")
 class Training:
     """A training in one of its processes.
 
-    Its checkpoint is `state.pt` in the run's folder, which the first process writes, and for each process a
+    Its checkpoint is `state.pt` in the run's folder, written by the first process, and for each process a
     `state-RANK-STEP.pt` with its RNG state and history buffers.
 
     Attributes:
@@ -31,10 +31,10 @@ class Training:
         data: batches.
         accelerator: device, processes and trackers.
         schedule: counts the steps.
-        step: runs them; has the model, its optimisers and the EMA of its weights.
+        step: runs them; has the model, its optimisers and the EMA weights.
         seen_before: images that the weights of `--init` were trained on.
-        resumed: whether the training goes on from a checkpoint.
-        progress: share of the training that is done, 0 to 1, as of the last step.
+        resumed: whether the training resumes from a checkpoint.
+        progress: share of the training that is done, 0 to 1, at the last step.
         lr: learning rate of the last step.
     """
 
@@ -52,12 +52,12 @@ class Training:
 
     @property
     def model(self) -> Model:
-        """What is trained."""
+        """The model."""
         return self.step.model
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes the files of all."""
+        """Whether this process writes the shared files."""
         return bool(self.accelerator.is_main_process)
 
     @property
@@ -67,7 +67,7 @@ class Training:
 
     @property
     def ended(self) -> bool:
-        """Whether the last step was that of the training's end."""
+        """Whether the training is complete."""
         return self.progress >= 1
 
     def train_step(self, batch: Batch) -> None:
@@ -77,10 +77,10 @@ class Training:
         self.schedule.before, self.progress = self.progress, self.schedule.advance()
 
     def restore(self) -> None:
-        """Go on from the run's checkpoint, if it has one.
+        """Resume from the run's checkpoint, if it has one.
 
         Raises:
-            UserError: it cannot be read, or is of another number of processes.
+            UserError: it cannot be read, or has another number of processes.
         """
         state = load_state(self.run / "state.pt")
         if not state:
@@ -90,7 +90,7 @@ class Training:
             raise UserError(
                 f"{self.run}: {state['per_step'] // self.config.batch_size} processes trained it, "
                 f"now there are {self.accelerator.num_processes}; "
-                f"start as many, or begin from it by --init {self.run.name} with another --name"
+                f"start as many, or start from its weights by --init {self.run.name} with another --name"
             )
         self.resumed, self.seen_before = True, state.get("seen_before", 0)
         schedule.load_state_dict(state)
@@ -98,18 +98,18 @@ class Training:
         own = load_state(self._own_file()) or {}
         if "random" in own:
             set_rng_state(own["random"])
-            for name, pool in own["pools"].items():  # none in a light checkpoint
+            for name, pool in own["pools"].items():  # missing in a light checkpoint
                 self.model.pools[name].load_state_dict(pool)
         if not schedule.ended:
-            logger.info("%s: goes on at step %d of %s", self.run, schedule.step, schedule.length)
+            logger.info("%s: resumes at step %d of %s", self.run, schedule.step, schedule.length)
             if "optimizers" not in state:
-                logger.info("%s: a light checkpoint: the optimisers begin anew", self.run)
+                logger.info("%s: a light checkpoint: the optimisers start without state", self.run)
 
     def save(self) -> None:
-        """Write the checkpoint. Until all of it is written, the one before stays.
+        """Write the checkpoint. The previous one stays until the new one is complete.
 
         Raises:
-            OSError: it cannot be written; the one before is kept.
+            OSError: it cannot be written; the previous one is kept.
         """
         light, own = self.config.checkpoint == "light", self._own_file()
         pools = {} if light else {name: pool.state_dict() for name, pool in self.model.pools.items()}
@@ -120,14 +120,14 @@ class Training:
                 counts = {"per_step": self.schedule.per_step, "seen_before": self.seen_before}
                 state = counts | self.schedule.state_dict() | self.step.state_dict(light=light)
                 save_state(self.run / "state.pt", state)
-        except OSError:  # it belongs to no checkpoint
+        except OSError:  # it belongs to no complete checkpoint
             own.unlink(missing_ok=True)
             raise
         if self.is_main:
             self.remove_old_files()
 
     def remove_old_files(self) -> None:
-        """Remove the processes' files of other checkpoints, also of a save that was killed."""
+        """Remove files of other checkpoints, including those of an interrupted save."""
         for file in self.run.glob("state-*.pt"):
             if not file.stem.endswith(f"-{self.schedule.step}"):
                 file.unlink()

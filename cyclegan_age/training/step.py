@@ -1,8 +1,8 @@
-"""One step of a training on its device: gradients, updates, averaged weights and counts, without a synchronisation.
+"""One training step on its device: gradients, updates, EMA weights and counts, without synchronisation.
 
-Nothing here reads a number off the device but `Step.read` and `Step.state_dict`. A step that is not finite is found
-and undone on the device: a flag keeps the optimisers from moving anything. On a GPU the whole step is recorded as a
-CUDA graph after a few plain ones, and replayed.
+Only `Step.read` and `Step.state_dict` read numbers from the device. Non-finite steps are detected and skipped on the
+device: a flag keeps the optimisers from changing anything. On a GPU the whole step is captured as a CUDA graph after a
+few plain ones, and replayed.
 """
 
 import logging
@@ -21,11 +21,11 @@ from cyclegan_age.training.averaging import GradientAverager
 from cyclegan_age.training.ema import EMA
 from cyclegan_age.training.report import Counts, Report
 
-PLAIN_STEPS = 3  # before a step is captured: they tune convolutions, compile, and allocate what stays
+PLAIN_STEPS = 3  # before a capture: they tune convolutions, compile, and allocate persistent memory
 
 logger = logging.getLogger("cyclegan_age")
 
-Resting = frozenset[str]
+Paused = frozenset[str]
 
 
 class Step:
@@ -34,11 +34,11 @@ class Step:
     Args:
         model: its networks are moved to the device.
         config: optimiser, learning rate, EMA and number of parts.
-        runtime: how to run.
+        runtime: execution settings.
         distributed: whether gradients are averaged over processes.
 
     Attributes:
-        averaged: copies of the shipped networks with averaged weights, in eval mode.
+        averaged: copies of the shipped networks with EMA weights, in eval mode.
     """
 
     def __init__(self, model: Model, config: TrainConfig, runtime: Runtime, *, distributed: bool = False) -> None:
@@ -48,7 +48,7 @@ class Step:
         for network in networks.values():
             network.to(device).to(memory_format=torch.channels_last)
         for network in model.frozen.values():
-            runtime.settle(network)
+            runtime.to_inference_form(network)
         self.ema = EMA({name: model.networks[name] for name in model.shipped}, config.ema, device)
         self.averaged = model.averaged = self.ema.networks
         self.parameters = {
@@ -63,17 +63,17 @@ class Step:
         self.progress = torch.zeros((), device=device)
         self.counts = Counts(device)
         self._capture = runtime.capture
-        self._graphs: dict[Resting, torch.cuda.CUDAGraph] = {}
-        self._plain: dict[Resting, int] = {}  # steps done before capturing
-        self._inputs: Batch | None = None  # what a graph reads
+        self._graphs: dict[Paused, torch.cuda.CUDAGraph] = {}
+        self._plain: dict[Paused, int] = {}  # steps before the capture
+        self._inputs: Batch | None = None  # input of the graphs
 
     def __call__(self, batch: Batch, before: float, progress: float) -> None:
         """Do one step.
 
         Args:
-            batch: on the device; of the same shapes in every step.
-            before: share of the training that was done before the previous step, 0 to 1.
-            progress: the same before this one.
+            batch: on the device; with the same shapes in every step.
+            before: progress before the previous step, 0 to 1.
+            progress: progress before this step, 0 to 1.
         """
         for phase in self.model.renew(before, progress):
             _restart(self.optimizers[phase])
@@ -86,25 +86,25 @@ class Step:
                 else:
                     group["lr"] = own
         self.progress.fill_(progress)
-        resting = self.model.resting(progress)
+        paused = self.model.resting(progress)
         if self._capture:
-            self._replay(batch, resting)
+            self._replay(batch, paused)
         else:
-            self._run(batch, resting)
+            self._run(batch, paused)
 
     def rate(self, progress: float) -> float:
-        """Learning rate when so much of the training is done: constant, then falling linearly to 0."""
+        """Learning rate at a given progress: constant, then falling linearly to 0."""
         return self.config.lr * min(1.0, (1 - progress) / max(1 - self.config.lr_constant, 1e-9))
 
     def read(self) -> Report:
-        """What happened since the last call; waits for the device."""
+        """Statistics since the last call; waits for the device."""
         return self.counts.read()
 
     def state_dict(self, *, light: bool = False) -> dict[str, Any]:
-        """What `load_state_dict` needs.
+        """State for `load_state_dict`.
 
         Args:
-            light: leave out what the optimisers know, and store parameters as halves: small enough to carry around.
+            light: omit the optimisers' states, and store parameters in half precision, for a small file.
         """
         networks = self.model.networks
         state: dict[str, Any] = {
@@ -118,7 +118,7 @@ class Step:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, also of another device or a light one."""
+        """Restore a state, also from another device or a light one."""
         for name, network in self.model.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, network in self.averaged.items():
@@ -140,20 +140,20 @@ class Step:
             return torch.optim.SGD(weights, lr=lr, fused=True)
         return torch.optim.Adam(weights, lr=lr, betas=config.betas, fused=True, capturable=capture)
 
-    def _replay(self, batch: Batch, resting: Resting) -> None:
-        """One step by a CUDA graph, which is captured once a few were done plainly."""
-        if resting in self._graphs:
+    def _replay(self, batch: Batch, paused: Paused) -> None:
+        """One step by a CUDA graph, captured after a few plain steps."""
+        if paused in self._graphs:
             _copy(batch, self._inputs)
-            self._graphs[resting].replay()
+            self._graphs[paused].replay()
             return
         side = torch.cuda.Stream(self.runtime.device)
-        done = self._plain.get(resting, 0)
+        done = self._plain.get(paused, 0)
         if done < PLAIN_STEPS:
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                self._run(batch, resting)
+                self._run(batch, paused)
             torch.cuda.current_stream().wait_stream(side)
-            self._plain[resting] = done + 1
+            self._plain[paused] = done + 1
             return
         if self._inputs is None:
             self._inputs = Batch(**{f.name: getattr(batch, f.name).clone() for f in fields(Batch)})
@@ -163,21 +163,23 @@ class Step:
         try:
             # Other threads may copy batches meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._run(self._inputs, resting)
+                self._run(self._inputs, paused)
         except RuntimeError as e:
-            logger.warning("the step cannot be captured as a CUDA graph and runs plainly: %s", str(e).splitlines()[0])
+            logger.warning(
+                "the step cannot be captured as a CUDA graph and runs without one: %s", str(e).splitlines()[0]
+            )
             torch.cuda.synchronize()
             self._capture = False
-            self._run(batch, resting)
+            self._run(batch, paused)
             return
-        self._graphs[resting] = graph
-        self._replay(batch, resting)
+        self._graphs[paused] = graph
+        self._replay(batch, paused)
 
-    def _run(self, batch: Batch, resting: Resting) -> None:
-        """The step itself. It is the same whether it runs plainly or is captured."""
+    def _run(self, batch: Batch, paused: Paused) -> None:
+        """The step itself, the same with and without capture."""
         model, parts_count = self.model, self.config.accumulate
         device = self.runtime.device
-        parts = [model.losses(part, self.progress, resting) for part in _split(batch, parts_count)]
+        parts = [model.losses(part, self.progress, paused) for part in _split(batch, parts_count)]
         bad = torch.zeros((), dtype=torch.bool, device=device)
         values: list[Tensor] = []
         phase_of: dict[str, str] = {}
@@ -195,7 +197,7 @@ class Step:
                     if self.averager and i == parts_count - 1:
                         self.averager.watch(phase)
                     (stacked.sum() / parts_count).backward()
-            if not of_parts:  # it rests
+            if not of_parts:  # it pauses
                 continue
             phase_of |= dict.fromkeys(terms, phase)
             values.append(torch.stack(of_parts).mean(dim=0))
@@ -208,13 +210,13 @@ class Step:
             bad = bad | ~(norm + values[-1].sum()).isfinite()
             if self.averager:
                 bad = self.averager.any(bad)
-            # Not finite: this phase, and those after it in the step, move nothing.
+            # If not finite, this phase and those after it in the step update nothing.
             self.optimizers[phase].found_inf = bad.float()  # type: ignore[attr-defined]
             self.optimizers[phase].step()
             moved |= set(model.phases[phase])
         if not values:
             return
-        self.counts.add(resting, phase_of, torch.cat(values), bad)
+        self.counts.add(paused, phase_of, torch.cat(values), bad)
         for name in moved & self.averaged.keys():
             self.ema.update(name, model.networks[name], bad)
 
@@ -231,14 +233,14 @@ def _copy(batch: Batch, into: Batch | None) -> None:
 
 @torch.no_grad()
 def _restart(optimizer: torch.optim.Optimizer) -> None:
-    """Back to the first step, in place, where a graph expects it."""
+    """Reset to the first step, in place, since a graph uses these tensors."""
     for state in optimizer.state.values():
         for value in state.values():
             value.zero_()
 
 
 def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state without a learning rate on a device."""
+    """The optimiser's state with the learning rate as a number."""
     state: dict[str, Any] = optimizer.state_dict()
     for group in state["param_groups"]:
         group["lr"] = float(group["lr"])
@@ -246,7 +248,7 @@ def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _weights(network: nn.Module, light: bool) -> dict[str, Tensor]:
-    """State dict; with `light` parameters are halves, and buffers, whose sums may not fit into them, stay."""
+    """State dict; with `light` parameters are in half precision, but not buffers, whose sums may overflow."""
     state: dict[str, Tensor] = network.state_dict()
     if not light:
         return state

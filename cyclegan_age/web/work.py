@@ -25,7 +25,7 @@ from cyclegan_age.rendering.games import Made, aging, kids, morph
 from cyclegan_age.rendering.photos import preview, warnings_of
 from cyclegan_age.rendering.reliability import age_warning, estimated_age
 from cyclegan_age.rendering.sources import clean_name
-from cyclegan_age.runs import find_weights, known_as
+from cyclegan_age.runs import find_weights, weights_name
 from cyclegan_age.web.limits import Refused
 
 FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
@@ -65,7 +65,7 @@ def load(config: DemoConfig) -> dict[str, Ager]:
             ager.blender.check()
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
-        name = clean_name(known_as(Path(one))) or "cyclegan"
+        name = clean_name(weights_name(Path(one))) or "cyclegan"
         number, plain = 2, name
         while name in agers:
             name, number = f"{plain}-{number}", number + 1

@@ -1,4 +1,4 @@
-"""Public sets as they are downloaded -> rows: a picture, its labels, or why it is left out."""
+"""Public sets, as downloaded -> rows: a picture, its labels, or the reason for its exclusion."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class PublicSet:
     """A public set.
 
     Attributes:
-        read: its folder as downloaded -> rows.
+        read: its folder, as downloaded -> rows.
         title: its name in words.
-        terms: under which it may be used, in a few words; what counts is what comes with the download.
+        terms: terms of use in a few words; the terms that come with the download are binding.
         citation: of its paper.
     """
 

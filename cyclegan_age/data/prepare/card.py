@@ -10,6 +10,7 @@ from typing import Any
 
 from cyclegan_age.config import PrepareConfig
 from cyclegan_age.data.prepare import SETS
+from cyclegan_age.html_page import html_page
 from cyclegan_age.images import counted
 
 SEXES = {0: "male", 1: "female", 9: "unknown"}
@@ -19,8 +20,6 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#8a8a8a")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 220, 50, 36
 
 _STYLE = """
-:root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 76rem; padding: 0 1rem; }
 table { border-collapse: collapse; margin: .5rem 0 1rem; }
 td { padding: .1rem .8rem .1rem 0; overflow-wrap: anywhere; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
@@ -42,23 +41,23 @@ def as_markdown(
     """The card.
 
     Args:
-        config: what was asked for.
-        lines: of labels.csv, each with `side` in pixels and `sharpness`, too.
-        lost: files left out, and why.
-        copies: what was found of near copies, in sentences.
-        edges: what alignment did to the pictures, in sentences.
+        config: the settings of `prepare.py`.
+        lines: of labels.csv, each also with `side` in pixels and `sharpness`.
+        lost: excluded files, and why.
+        copies: sentences on near duplicates.
+        edges: sentences on the effect of the alignment.
     """
     public = SETS.get(config.set)
     test = f"--fold {config.fold}" if config.fold else f"--test {config.test:g}"
     shares = f" (--val {config.val:g} {test} --seed {config.seed})"
     unit = "by person" if any(line["person"] for line in lines) else "by picture, as persons are not known"
     splits = "the set's own" if all(line["given"] for line in lines) else f"{unit}{shares}"
-    how = f"aligned to --frame {config.frame}, at most {config.size} px" if config.align else "kept as they were"
+    how = f"aligned to --frame {config.frame}, at most {config.size} px" if config.align else "unchanged"
     out = [
         f"# {public.title if public else config.source.name}, prepared",
         "",
         f"{counted(len(lines))}, {how}. Splits are {splits}. `labels.csv` has a line for each picture, "
-        "`left_out.csv` names what is not here.",
+        "`left_out.csv` lists the excluded files.",
         "",
         *edges,
         *[""][: len(edges)],
@@ -82,7 +81,7 @@ def as_markdown(
         alone = sum(not line["person"] for line in lines)
         number = counted(len(persons), "person")
         out += [f"{number}: {median(persons.values()):g} pictures each (median), at most {most:,}."]
-        out += [f"Of nobody known: {alone:,}.", ""] if alone else [""]
+        out += [f"Of unknown persons: {alone:,}.", ""] if alone else [""]
     else:
         out += ["Persons are not known: pictures of one may be in several splits.", ""]
     for name, unit in (("side", " px"), ("sharpness", "")):
@@ -98,14 +97,19 @@ def as_markdown(
         out += _table(["reason", "pictures", "as"], [[r, f"{n:,}", first[r]] for r, n in reasons.most_common()])
     out += ["## Terms", ""]
     if public:
-        out += [f"Terms: {public.terms}. What comes with the download is what counts.", "", public.citation + ".", ""]
+        out += [
+            f"Terms: {public.terms}. The terms that come with the download are binding.",
+            "",
+            public.citation + ".",
+            "",
+        ]
     else:
-        out += ["Write here under which terms these pictures may be used, and whom to cite.", ""]
+        out += ["Write here the terms of use of these pictures, and the citation.", ""]
     return "\n".join(out)
 
 
 def as_page(card: str, lines: Sequence[Line]) -> str:
-    """The card as an HTML page with plots, that opens from disk and loads nothing."""
+    """The card as a self-contained HTML page with plots."""
     plots = [
         _bars("pictures by age and sex", *_by_age(lines, "sex", SEXES)),
         _bars("pictures by age and race", *_by_age(lines, "race", RACES)),
@@ -115,10 +119,9 @@ def as_page(card: str, lines: Sequence[Line]) -> str:
     ]
     if persons := Counter(line["person"] for line in lines if line["person"]):
         plots.append(_bars("persons by number of pictures", *_histogram(list(persons.values()))))
-    title = escape(card.partition("\n")[0].lstrip("# "))
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    title = card.partition("\n")[0].lstrip("# ")
     body = f'{_html(card)}\n<h2>Plots</h2><div class="plots">{"".join(plots)}</div>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>\n{body}</body></html>\n'
+    return html_page(title, body, _STYLE)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -127,7 +130,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _html(card: str) -> str:
-    """The few forms of Markdown that the card has."""
+    """HTML of the Markdown subset that the card uses."""
     out, open_table = [], False
     for line in card.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("|") else []
@@ -146,7 +149,7 @@ def _html(card: str) -> str:
 
 
 def _by_age(lines: Sequence[Line], column: str, names: Mapping[Any, str]) -> tuple[list[str], dict[str, list[int]]]:
-    """Five-year steps, and the pictures in each by a label."""
+    """Five-year bins, and the number of pictures in each by a label."""
     counts = Counter((int(float(line["age"])) // 5, names[line[column]]) for line in lines)
     steps = range(min(step for step, _ in counts), max(step for step, _ in counts) + 1)
     there = [name for name in names.values() if any(counts[step, name] for step in steps)]
@@ -162,7 +165,7 @@ def _histogram(values: Sequence[float], bins: int = 20) -> tuple[list[str], dict
 
 
 def _bars(title: str, names: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
-    """Bars over names, the series on top of each other, as an `svg` element in a figure."""
+    """Stacked bars over names, as an `svg` element in a figure."""
     totals = [sum(column) for column in zip(*series.values(), strict=True)]
     high, wide = max([*totals, 1]), (_WIDTH - _LEFT) / len(names)
     tall = _HEIGHT - _BOTTOM - 16

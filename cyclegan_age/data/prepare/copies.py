@@ -1,4 +1,4 @@
-"""The same picture twice, also scaled, coded again or in grey: by a perceptual hash of 256 bits."""
+"""Duplicate pictures, including scaled, re-encoded or grey ones: by a perceptual hash of 256 bits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,23 +10,24 @@ from cyclegan_age.faces.alignment import opencv
 
 _SIDE = 16  # of the grid of a hash
 _BANDS = 16
-# Bits in which hashes of copies differ at most. Of 2 x 1,100,000 pairs of different aligned faces none was below 28; of
-# copies coded as JPEG of quality 50, halved or in grey 99 % were below 12. Cut or shifted by 2 % they are not found.
-NEAR = _BANDS - 1  # so that two near hashes are the same in one band
+# Largest Hamming distance of copies. Of 2 x 1,100,000 pairs of different aligned faces none was below 28. Of copies
+# encoded as JPEG of quality 50, halved or in grey 99 % were below 12. Copies cropped or shifted by 2 % are not found.
+NEAR = _BANDS - 1  # so that two near hashes are equal in one band
 
 
 def perceptual_hash(grey: Any) -> str:
-    """Whether each of 16 x 16 places of a grey picture uint8 (H, W) is lighter than the next: 256 bits, hexadecimal."""
+    """Whether each cell of a 16 x 16 grid of a grey picture uint8 (H, W) is lighter than the next: 256 bits,
+    hexadecimal."""
     cv2 = opencv()
     small = cv2.resize(grey, (_SIDE + 1, _SIDE), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
 
 def near_copies(hashes: Sequence[str]) -> list[list[int]]:
-    """Numbers of the pictures that are copies of each other, as groups of two or more.
+    """Indices of the pictures that are copies of each other, in groups of two or more.
 
     Args:
-        hashes: N, as `perceptual_hash` gives them.
+        hashes: N, as `perceptual_hash` returns them.
     """
     if not hashes:
         return []
@@ -54,7 +55,7 @@ def near_copies(hashes: Sequence[str]) -> list[list[int]]:
 
 
 def _same(values: NDArray[np.uint16]) -> list[NDArray[np.int64]]:
-    """Numbers (k,) of the places that have the same value, for each value that two or more have."""
+    """Indices (k,) of the positions with the same value, for each value that occurs at least twice."""
     order = np.argsort(values, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
     return [part for part in parts if len(part) > 1]

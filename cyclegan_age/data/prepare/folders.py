@@ -1,4 +1,4 @@
-"""Sets whose folders tell the labels."""
+"""Sets with labels in folder names."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ _LATS = re.compile(r"(train|test)(\d{1,3}-\d{1,3})")
 
 
 def _sex(path: Path) -> int:
-    """By the nearest folder that is called after one: `male`, `females`, `men`."""
+    """By the nearest folder whose name is a sex: `male`, `females`, `men`."""
     words = {"males": "male", "females": "female", "men": "male", "women": "female"}
     for part in reversed(path.parts[:-1]):
         if (sex := sex_of(words.get(part.lower(), part) if len(part) > 2 else "")) != 9:
@@ -21,7 +21,7 @@ def _sex(path: Path) -> int:
 
 
 def read_agfw(source: Path) -> list[Row]:
-    """AGFW and AGFW-v2: `male/age_15_19`, or `20-24` with both sexes; a copy in another size is left out."""
+    """AGFW and AGFW-v2: `male/age_15_19`, or `20-24` with both sexes; a copy in another size is excluded."""
     rows = []
     for row in once(list_images(source), lambda file: "/".join(file.parts[-3:]).lower(), lambda file: 0):
         span = parse_group(row.file.parent.name)
@@ -35,7 +35,7 @@ def read_agfw(source: Path) -> list[Row]:
 
 
 def read_lats(source: Path) -> list[Row]:
-    """Lifespan Age Transformation Synthesis: `males/train30-39/`, `test30-39/`; masks in `parsings/` are no faces."""
+    """Lifespan Age Transformation Synthesis: `males/train30-39/`, `test30-39/`; masks in `parsings/` are ignored."""
     rows = []
     for file in list_images(source):
         if _MASKS in file.relative_to(source).parts:

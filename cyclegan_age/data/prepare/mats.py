@@ -1,4 +1,4 @@
-"""Sets that bring their labels in files of MATLAB."""
+"""Sets with labels in MATLAB files."""
 
 import datetime
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cyclegan_age.config import UserError, needs
-from cyclegan_age.data.names import taken_at, told
+from cyclegan_age.data.names import labels_in_name, taken_at
 from cyclegan_age.data.prepare.rows import (
     FOREIGN,
     MISSING,
@@ -21,8 +21,8 @@ from cyclegan_age.data.prepare.rows import (
     Index,
     Row,
     below,
+    checked,
     code,
-    judged,
     once,
 )
 from cyclegan_age.images import list_images
@@ -34,7 +34,7 @@ def struct(file: Path, name: str) -> dict[str, Any]:
     """The fields of a structure in a mat file of version 5, each an array (N,).
 
     Raises:
-        UserError: of another kind, or without that structure.
+        UserError: of another version, or without that structure.
     """
     with needs("scipy"):
         from scipy.io import loadmat
@@ -42,17 +42,17 @@ def struct(file: Path, name: str) -> dict[str, Any]:
     try:
         found = loadmat(str(file), variable_names=[name])
     except NotImplementedError:
-        raise UserError(f"--source {file}: a mat file of version 7.3; save it as version 5, or take it away") from None
-    except Exception as e:  # it raises many kinds on broken data
+        raise UserError(f"--source {file}: a mat file of version 7.3; save it as version 5, or remove it") from None
+    except Exception as e:  # it raises many types on corrupt data
         raise UserError(f"--source {file}: not a readable mat file ({e}); download it again") from None
     if name not in found:
-        raise UserError(f"--source {file}: has no {name}; give the set's own file")
+        raise UserError(f"--source {file}: has no {name}; expected the set's own file")
     record = found[name].reshape(-1)[0]
     return {field: np.asarray(record[field]).reshape(-1) for field in record.dtype.names}
 
 
 def _text(value: Any) -> str:
-    """A cell's text."""
+    """A cell's string."""
     while isinstance(value, np.ndarray):
         if not value.size:
             return ""
@@ -65,7 +65,7 @@ def _numbers(values: Any) -> list[float]:
 
 
 def born(days: float) -> tuple[int, int]:
-    """Year and month of MATLAB's number of a day; 0 where it is none."""
+    """Year and month of MATLAB's date number; 0 if it is invalid."""
     try:
         date = datetime.date.fromordinal(int(days) - _BEFORE_YEAR_1)
     except (ValueError, OverflowError):
@@ -74,9 +74,9 @@ def born(days: float) -> tuple[int, int]:
 
 
 def read_imdb_wiki(source: Path) -> list[Row]:
-    """Folders 00 to 99 with `imdb.mat` or `wiki.mat`; without these the names tell the ages.
+    """Folders 00 to 99 with `imdb.mat` or `wiki.mat`; without these the names contain the ages.
 
-    Ages below 1 and above 100 come from wrong dates. The set's own detector tells where it saw no or several faces.
+    Ages below 1 and above 100 come from wrong dates. The set's own detector marks pictures with no or several faces.
     """
     rows: list[Row] = []
     seen: set[Path] = set()
@@ -88,10 +88,10 @@ def read_imdb_wiki(source: Path) -> list[Row]:
         for name, dob, taken, gender, score, second in zip(names, *map(_numbers, columns), strict=True):
             found = pictures.find(name)
             year, month = born(dob)
-            usable = year > 0 and not math.isnan(taken)
+            valid = year > 0 and not math.isnan(taken)
             row = Row(
                 found or file.parent / name,
-                age=float(taken_at(year, month, int(taken))) if usable else math.nan,
+                age=float(taken_at(year, month, int(taken))) if valid else math.nan,
                 sex=9 if math.isnan(gender) else 1 - int(gender),  # 0 is female here
                 person=_person(Path(name).stem),
             )
@@ -104,12 +104,12 @@ def read_imdb_wiki(source: Path) -> list[Row]:
                 row = replace(row, reason=TWO_FACES)
             elif row.age > 100:
                 row = replace(row, reason=WRONG_AGE)
-            rows.append(judged(row, youngest=1))
+            rows.append(checked(row, youngest=1))
     tabled = bool(rows)
     for path in list_images(source):
         if path in seen:
             continue
-        known = told("imdb_wiki", path.stem)
+        known = labels_in_name("imdb_wiki", path.stem)
         if tabled or known is None:
             rows.append(Row(path, reason=UNLISTED if tabled else FOREIGN))
         else:
@@ -120,23 +120,23 @@ def read_imdb_wiki(source: Path) -> list[Row]:
 
 
 def _person(stem: str) -> str:
-    known = told("imdb_wiki", stem)
+    known = labels_in_name("imdb_wiki", stem)
     return known.person if known else ""
 
 
 def read_cacd(source: Path) -> list[Row]:
-    """`age_Name_0001.jpg`, flat or not; `celebrity2000*.mat`, where one is there, tells the ages and what is missing.
+    """`age_Name_0001.jpg`, flat or not; `celebrity2000*.mat`, if present, lists the ages and the missing files.
 
     CACD-VS, `0000_0.jpg`, has no ages.
     """
     ages: dict[str, float] = {}
-    small = list(below(source, r"celebrity2000_meta\.mat"))  # the other one has features, too, and is of version 7.3
+    small = list(below(source, r"celebrity2000_meta\.mat"))  # the other one also has features, and has version 7.3
     for file in small or below(source, r"celebrity2000\.mat"):
         fields = struct(file, "celebrityImageData")
         ages |= dict(zip(map(_text, fields["name"]), _numbers(fields["age"]), strict=True))
     rows = []
     for row in once(list_images(source), lambda file: file.name.lower(), lambda file: 0):
-        known = told("cacd", row.file.stem)
+        known = labels_in_name("cacd", row.file.stem)
         if row.reason:
             pass
         elif known is None:
@@ -145,7 +145,7 @@ def read_cacd(source: Path) -> list[Row]:
         else:
             age = ages.get(row.file.name, known.age_years)
             row = replace(row, age=age, sex=code(known.sex), person=known.person)
-            row = replace(row, reason=WRONG_AGE) if math.isnan(age) else judged(row, youngest=1)
+            row = replace(row, reason=WRONG_AGE) if math.isnan(age) else checked(row, youngest=1)
         rows.append(row)
     there = {row.file.name for row in rows}
     rows += [Row(source / name, reason=MISSING) for name in ages if name not in there]

@@ -1,4 +1,4 @@
-"""Sets whose file names tell the labels."""
+"""Sets with labels in file names."""
 
 import re
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.names import stem_of, told
+from cyclegan_age.data.names import labels_in_name, stem_of
 from cyclegan_age.data.prepare.rows import (
     FOREIGN,
     WRONG_AGE,
     Row,
     below,
+    checked,
     code,
-    judged,
     once,
     race_of,
     sex_of,
@@ -23,18 +23,18 @@ from cyclegan_age.data.prepare.rows import (
 )
 from cyclegan_age.images import list_images
 
-_NO_RACE = re.compile(r"(\d{1,3})_([019])_(\d{9,})")  # three pictures of UTKFace have lost it
+_NO_RACE = re.compile(r"(\d{1,3})_([019])_(\d{9,})")  # three pictures of UTKFace lack it
 
 
 def _named(form: str, row: Row, youngest: float = 0) -> Row:
-    """A row with what its file name tells in a form."""
+    """A row with the labels in its file name, for a given form."""
     if row.reason:
         return row
-    known = told(form, stem_of(row.file))
+    known = labels_in_name(form, stem_of(row.file))
     if known is None:
         return replace(row, reason=FOREIGN)
     row = replace(row, age=known.age_years, sex=code(known.sex), race=code(known.race), person=known.person)
-    return replace(row, reason=WRONG_AGE) if row.age != row.age else judged(row, youngest)
+    return replace(row, reason=WRONG_AGE) if row.age != row.age else checked(row, youngest)
 
 
 def _all(source: Path, last: Callable[[Path], int] = lambda file: 0) -> list[Row]:
@@ -42,28 +42,28 @@ def _all(source: Path, last: Callable[[Path], int] = lambda file: 0) -> list[Row
 
 
 def read_utkface(source: Path) -> list[Row]:
-    """Flat or in three parts; a crop is preferred to the same picture in the wild, as it says which face is meant."""
+    """Flat or in three parts; a crop is preferred to the same picture in the wild, since it identifies the face."""
     rows = []
     for row in _all(source, lambda file: ".chip." not in file.name.lower()):
         short = _NO_RACE.fullmatch(stem_of(row.file)) if not row.reason else None
-        known = judged(replace(row, age=float(short[1]), sex=int(short[2]))) if short else _named("utkface", row)
+        known = checked(replace(row, age=float(short[1]), sex=int(short[2]))) if short else _named("utkface", row)
         rows.append(known)
     return rows
 
 
 def read_fgnet(source: Path) -> list[Row]:
-    """Flat or sorted by person; each person is a fold, as the set is used."""
+    """Flat or sorted by person; each person is a fold, by convention."""
     rows = [_named("fgnet", row) for row in _all(source)]
     return [replace(row, fold=row.person) for row in rows]
 
 
 def read_agedb(source: Path) -> list[Row]:
-    """The first number counts pictures and names no one. Nobody is younger than 1."""
+    """The first number counts pictures and is no person. Nobody is younger than 1."""
     return [_named("agedb", row, youngest=1) for row in _all(source)]
 
 
 def read_all_age_faces(source: Path) -> list[Row]:
-    """Sex follows from the number; `image sets/train.txt` and `val.txt` are the set's own split."""
+    """The number determines the sex; `image sets/train.txt` and `val.txt` are the set's own split."""
     splits = {
         line.split()[0].lower(): file.stem.lower()
         for file in below(source, r"(train|val)\.txt")
@@ -75,7 +75,7 @@ def read_all_age_faces(source: Path) -> list[Row]:
 
 
 def read_morph2(source: Path) -> list[Row]:
-    """Sex, age and person stand in the names, the race in the table, where there is one."""
+    """Sex, age and person are in the names, the race in the table, if present."""
     races: dict[str, int] = {}
     for file in below(source, r"morph.*\.csv"):
         for line in table(file, ("photo", "race")):
@@ -95,27 +95,27 @@ _FIELDS = {
 
 
 def pattern_of(text: str) -> re.Pattern[str]:
-    """The expression that a pattern of names stands for.
+    """The regular expression of a pattern of names.
 
     Raises:
-        UserError: it has no age, or a field twice or of another name.
+        UserError: it has no age, or a repeated or unknown field.
     """
     parts = re.split(r"\{(\w*)\}", text)
     fields = parts[1::2]
     wrong = [field for field in fields if field not in _FIELDS or (field != "any" and fields.count(field) > 1)]
     if wrong or "age" not in fields:
         names = ", ".join(f"{{{field}}}" for field in _FIELDS)
-        raise UserError(f"--pattern {text}: must have {{age}}, and at most one of each of the rest of {names}")
+        raise UserError(f"--pattern {text}: must have {{age}}, and each of {names} at most once")
     made = "".join(_FIELDS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts))
     return re.compile(made)
 
 
 def read_pattern(source: Path, pattern: str) -> list[Row]:
-    """Any set whose paths tell the labels.
+    """Any set with labels in its paths.
 
     Args:
         source: the folder.
-        pattern: as `{person}A{age}`; it must fit the file name without its ending, or, where it has a slash, the path
+        pattern: such as `{person}A{age}`; it must match the file name without its suffix, or, with a slash, the path
             below the folder.
     """
     wanted, rows = pattern_of(pattern), []
@@ -136,5 +136,5 @@ def read_pattern(source: Path, pattern: str) -> list[Row]:
             person=parts.get("person") or "",
             split=split_of(parts.get("split") or ""),
         )
-        rows.append(judged(row))
+        rows.append(checked(row))
     return rows

@@ -1,4 +1,4 @@
-"""What the readers of public sets give: a row for every picture, and the words their tables use."""
+"""The readers' output, a row for every picture, and the vocabulary of the sets' tables."""
 
 import csv
 import io
@@ -13,15 +13,15 @@ from cyclegan_age.config import UserError
 from cyclegan_age.data.names import OLDEST
 from cyclegan_age.images import list_images
 
-# Why a picture is left out.
+# Reasons for the exclusion of a picture.
 NO_AGE = "no age known"
-WRONG_AGE = "an age that cannot be"
+WRONG_AGE = "an impossible age"
 MISSING = "file missing"
 OUTSIDE = "outside of --source"
 COPY = "another copy of the same picture"
 TWO_FACES = "several faces"
 NO_FACE = "no face found"
-FOREIGN = "not named as this set names pictures"
+FOREIGN = "a file name of another form"
 UNLISTED = "not in the set's own table"
 
 UNKNOWN = 9  # sex or race
@@ -40,19 +40,19 @@ _MONTHS |= {"jul": 7, "aug": 8, "sep": 9, "oct": 10, "nov": 11, "dec": 12}
 
 @dataclass(frozen=True)
 class Row:
-    """A picture of a set and what the set says of it.
+    """A picture of a set and its labels in the set.
 
     Attributes:
         file: the picture.
-        age: years; the middle of `group` where only that is known, NaN where nothing is.
+        age: years; the middle of `group` if only that is known, NaN if unknown.
         sex: 0 male, 1 female, 9 unknown.
         race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other, 9 unknown.
-        person: who it is, unique in the set; empty where the set does not tell.
-        split: `train`, `val` or `test` where the set has splits of its own.
-        fold: name of its fold where the set has folds.
-        group: the age group, as a folder is named, where the exact age is not known.
-        estimated: whether the age is somebody's estimate, and not recorded.
-        reason: why it is left out; empty for what is used.
+        person: its person, unique in the set; empty if unknown.
+        split: `train`, `val` or `test` if the set has splits.
+        fold: name of its fold if the set has folds.
+        group: the age group, in the form of a folder name, if the exact age is unknown.
+        estimated: whether the age is an estimate, and not recorded.
+        reason: why it is excluded; empty if it is used.
     """
 
     file: Path
@@ -67,8 +67,8 @@ class Row:
     reason: str = ""
 
 
-def judged(row: Row, youngest: float = 0) -> Row:
-    """The row, with a reason where its age rules it out."""
+def checked(row: Row, youngest: float = 0) -> Row:
+    """The row, with a reason for exclusion if its age is invalid."""
     if row.reason:
         return row
     if math.isnan(row.age):
@@ -77,7 +77,7 @@ def judged(row: Row, youngest: float = 0) -> Row:
 
 
 def code(value: float) -> int:
-    """A sex or race as rows have it."""
+    """A sex or race in the coding of rows."""
     return UNKNOWN if math.isnan(value) else int(value)
 
 
@@ -87,21 +87,21 @@ def sex_of(word: str) -> int:
 
 
 def race_of(word: str) -> int:
-    """UTKFace's number of a race, 9 for words that name none of them."""
+    """UTKFace's code of a race, 9 for other words."""
     return _RACES.get(word.strip().lower(), UNKNOWN)
 
 
 def split_of(word: str) -> str:
-    """`train`, `val`, `test`, or nothing, of the ways to write them."""
+    """`train`, `val`, `test` or empty, from their spellings."""
     names = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
     return names.get(word.strip().lower(), "")
 
 
 def years_of(word: str) -> tuple[float, str]:
-    """An age as tables write it -> years and, where it is a group, the group as a folder is named.
+    """An age in a table's spelling -> years and, for a group, its folder name.
 
-    Understood: `25`, `25.0`, `20-29`, `(25, 32)`, `60+`, `more than 70`, `70-120`, and what a spreadsheet makes of
-    groups: `03-Sep` for 3-9, `Oct-19` for 10-19. NaN for everything else, -1 and 120 as they are.
+    Accepted: `25`, `25.0`, `20-29`, `(25, 32)`, `60+`, `more than 70`, `70-120`, and groups that a spreadsheet has
+        turned into dates: `03-Sep` for 3-9, `Oct-19` for 10-19. NaN for everything else, -1 and 120 unchanged.
     """
     word = word.strip().strip("()[]").replace(", ", "-").replace(",", "-").lower()
     try:
@@ -114,29 +114,33 @@ def years_of(word: str) -> tuple[float, str]:
         word = f"{int(m[1])}-{_MONTHS.get(m[2], '')}"
     elif m := re.fullmatch(r"([a-z]{3})-(\d{1,2})", word):
         word = f"{_MONTHS.get(m[1], '')}-{int(m[2])}"
-    if m := re.fullmatch(r"(\d+)-(1\d\d)", word):  # open in all but name
+    if m := re.fullmatch(r"(\d+)-(1\d\d)", word):  # in effect an open group
         word = f"{m[1]}+"
     group = parse_group(word)
     return ((group[0] + group[1]) / 2, word) if group else (math.nan, "")
 
 
 def table(file: Path, columns: Iterable[str], flag: str = "--source", delimiter: str = ",") -> list[dict[str, str]]:
-    """Lines of a table with a header; names of columns are compared without capitals.
+    """Lines of a table with a header; names of columns are case-insensitive.
 
     Raises:
-        UserError: it cannot be read, or has not all of the columns.
+        UserError: it cannot be read, or a column is missing.
     """
     own = flag == "--csv"  # not of a public set
     try:
         text = file.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as e:
-        remedy = "give a table of yours" if own else "give the set's own table"
+        remedy = "expected your own table" if own else "expected the set's own table"
         raise UserError(f"{flag} {file}: cannot be read: {e.strerror}; {remedy}") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter == ",")
     names = [(name or "").strip().lower() for name in reader.fieldnames or []]
     if missing := [column for column in columns if column.lower() not in names]:
         has = ", ".join(names[:12]) or "nothing"
-        remedy = "name those for file, age and sex, as --columns path age sex" if own else "give the set's own table"
+        remedy = (
+            "name those for file, age and sex, such as --columns path age sex"
+            if own
+            else "expected the set's own table"
+        )
         raise UserError(f"{flag} {file}: has no column {missing[0]}, but {has}; {remedy}")
     reader.fieldnames = names
     return [{k: v or "" for k, v in line.items() if isinstance(k, str) and not isinstance(v, list)} for line in reader]
@@ -150,12 +154,12 @@ def only(found: Iterable[Path], source: Path, what: str) -> Path:
     """
     files = sorted(found)
     if not files:
-        raise UserError(f"--source {source}: no {what} in it; give the folder as it was downloaded and unpacked")
+        raise UserError(f"--source {source}: no {what} in it; expected the folder as downloaded and unpacked")
     return files[0]
 
 
 def below(source: Path, *patterns: str) -> Iterator[Path]:
-    """Files in a folder, at any depth, whose names fit one of the patterns, whatever their capitals."""
+    """Files in a folder, at any depth, whose names match one of the patterns, case-insensitive."""
     wanted = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
     for file in sorted(source.rglob("*")):
         if not file.name.startswith(".") and any(one.fullmatch(file.name) for one in wanted) and file.is_file():
@@ -163,7 +167,8 @@ def below(source: Path, *patterns: str) -> Iterator[Path]:
 
 
 def once(files: Iterable[Path], key: Callable[[Path], str], last: Callable[[Path], int]) -> Iterator[Row]:
-    """A row for each file; of those with the same key all but one are copies: that with the least `last` is kept."""
+    """A row for each file; of those with the same key the one with the smallest `last` is kept, the others are
+    copies."""
     kept: dict[str, Path] = {}
     for file in sorted(files, key=lambda one: (last(one), one)):
         first = kept.setdefault(key(file), file)
@@ -171,7 +176,7 @@ def once(files: Iterable[Path], key: Callable[[Path], str], last: Callable[[Path
 
 
 class Index:
-    """Finds the pictures of a folder by what a table calls them, whatever the capitals and the folder above."""
+    """Finds the pictures of a folder by their names in a table, ignoring case and parent folders."""
 
     def __init__(self, source: Path, files: Iterable[Path] | None = None) -> None:
         self.source = source
@@ -181,7 +186,7 @@ class Index:
             self._by_name.setdefault(file.name.lower(), []).append(file)
 
     def find(self, name: str) -> Path | None:
-        """The file whose path ends like this name."""
+        """The file whose path ends with this name."""
         parts = [part.lower() for part in Path(name.replace("\\", "/")).parts]
         for file in self._by_name.get(parts[-1], []) if parts else []:
             if [part.lower() for part in file.parts[-len(parts) :]] == parts:
@@ -190,5 +195,5 @@ class Index:
 
 
 def listed(source: Path, found: Mapping[Path, Row], files: Iterable[Path]) -> list[Row]:
-    """The rows, and one for each file that no table names."""
+    """The rows, and one for each file that no table lists."""
     return [*found.values(), *(Row(file, reason=UNLISTED) for file in files if file not in found)]

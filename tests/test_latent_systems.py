@@ -45,6 +45,7 @@ from cyclegan_age.models.gan import GAN
 from cyclegan_age.networks.latent import NoiseDiscriminator, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, SpectralConv, spectral
 from cyclegan_age.runs import load_snapshot, load_state, save_snapshot
+from cyclegan_age.training.sheets import feature_maps
 from options.presets import PRESETS
 
 SMALL = TrainConfig(image_size=32, load_size=36, ages=(10, 20, 40))
@@ -192,7 +193,7 @@ def test_every_default_fits_its_own_sizes(model: str, flags: dict[str, Any]) -> 
     system = SYSTEMS[model].build(config, replace(net, **flags))
     shipped = sum(weights(system.networks[name]) for name in system.shipped)
     assert 2 * shipped < 5e6  # bytes, in half precision
-    assert system.feature_maps(system.networks, torch.zeros(1, 3, *[config.image_size] * 2), config.feature_layers)
+    assert feature_maps(system, system.networks, torch.zeros(1, 3, *[config.image_size] * 2), config.feature_layers)
 
 
 def test_layers_that_do_not_fit_the_pictures_are_told() -> None:
@@ -913,7 +914,7 @@ def test_faces_without_a_sex_are_refused_before_anything_is_built(
     for folder in ("10-19", "30-39", "50-59"):
         (tmp_path / "faces" / folder).mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "faces" / folder / "somebody.png")
-    monkeypatch.setattr("cyclegan_age.models.CAAE", None)
+    monkeypatch.setattr("cyclegan_age.models.caae.CAAE", None)
     flags = command("caae", tmp_path, "run", "--sexes", "--dataroot", str(tmp_path / "faces"))
     assert train_command.main(flags) == 2
     told = capsys.readouterr().err

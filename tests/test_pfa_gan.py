@@ -288,6 +288,9 @@ def test_a_face_whose_age_is_not_known_is_read_at_its_estimated_age() -> None:
     kept = reader.read(x, About(torch.tensor([math.nan, 28.0]), torch.tensor([math.nan, 1.0]))).kept
     assert torch.equal(kept[:, :3], x)
     assert kept[:, 3].amax(dim=(1, 2)).tolist() == kept[:, 3].amin(dim=(1, 2)).tolist() == [4, 2]
+    alone = GroupReader(code=AgeCode((10, 20, 30, 40, 50, 60)))  # without an estimator it is of the first group
+    kept = alone.read(x, About(torch.tensor([math.nan, 28.0]), torch.tensor([math.nan, 1.0]))).kept
+    assert kept[:, 3].amax(dim=(1, 2)).tolist() == [0, 2]
 
 
 def test_a_folder_tells_the_age_where_the_name_does_not() -> None:

@@ -34,10 +34,11 @@ from cyclegan_age.losses import triplet
 from cyclegan_age.models import face_parser
 from cyclegan_age.models.age_cgan import AgeCGAN
 from cyclegan_age.models.age_estimator import AgeEstimatorModel
+from cyclegan_age.models.augmentation import disturb
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.caae import CAAE
 from cyclegan_age.models.cgan import CGAN
-from cyclegan_age.models.cyclegan import CycleGAN, disturb
+from cyclegan_age.models.cyclegan import CycleGAN
 from cyclegan_age.models.cyclegan_pair import CycleGANPair
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut

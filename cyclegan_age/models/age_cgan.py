@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import AgeCGANConfig, FaceEmbedderConfig, TrainConfig
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.adversary import drawn
-from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer, System
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN, load_networks
 from cyclegan_age.models.face_embedder import build_embedder
+from cyclegan_age.models.pretrained import trained_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
@@ -141,11 +143,14 @@ class AgeCGAN(Model):
         self.phases = self.stages.phases
         self.rates = self.stages.rates
         self.shipped = [*self.stages.shipped, "embedder"]
+        self.columns = self.stages.columns
         self.parts = {"embedder": of_embedder}
         self.pools = {}
 
     def resting(self, progress: float) -> frozenset[str]:
-        return self.stages.resting(progress)
+        resting = self.stages.resting(progress)
+        self.columns = self.stages.columns
+        return resting
 
     def renew(self, before: float, progress: float) -> Sequence[str]:
         return self.stages.renew(before, progress)
@@ -154,13 +159,9 @@ class AgeCGAN(Model):
         self.stages.averaged = self.averaged
         return self.stages.losses(batch, progress, resting)
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        return self.stages.samples(networks, x, age_years)
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        return self.stages.feature_maps(networks, x, layers)
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        """Of the first latent vectors; the optimisation of the last ones would take minutes."""
+        return self.stages.renderers(networks)
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """As of `EncoderCDCGAN`, and in the encoder's stage the distance of identities at the first latent vectors."""
@@ -170,3 +171,12 @@ class AgeCGAN(Model):
         embedder = networks["embedder"]
         apart = torch.linalg.vector_norm(embedder(made) - embedder(x), dim=1)
         return {"identity_distance": float(apart.mean())}
+
+
+def build(config: TrainConfig, net: AgeCGANConfig) -> AgeCGAN:
+    """The model with the trained embedder that its configuration names."""
+    embedder, of_embedder = trained_embedder(net.embedder, config, config.frame)
+    return AgeCGAN(config=config, net=net, embedder=embedder, of_embedder=of_embedder)
+
+
+SYSTEM = System(config=AgeCGANConfig, build=build, data=recipes.age_groups, renderer=renderer)

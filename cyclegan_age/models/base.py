@@ -1,20 +1,25 @@
 """What the training loop knows of a model, and what inference knows of a trained one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import ModelConfig, UserError
+from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.runs import Snapshot
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
+
+# Of a sample sheet, see `training.sheets`: the face at its own age; at each age; the last of these, back at its own
+# age; translations to the other domains and back; two faces from noise; one at each age from noise.
+Column = Literal["rebuilt", "ages", "cycle", "translations", "generated", "generated ages"]
 
 
 class Model(ABC):
@@ -27,6 +32,9 @@ class Model(ABC):
         shipped: networks whose (averaged) weights make the inference snapshot.
         pools: history buffers, by name.
         rates: for each phase that does not learn at the configured rate, what that is multiplied by.
+        columns: what a sample sheet shows beside the faces, by the renderers; may change between stages.
+        shows_life: whether the life of one face is shown, too.
+        default_layers: layers whose features are shown where `--feature_layers` is not given; by default its default.
         parts: configurations of shipped networks that were trained before, as models of their own, by name.
         averaged: copies of the shipped networks with averaged weights, in eval mode; the loop sets and keeps them.
     """
@@ -37,6 +45,9 @@ class Model(ABC):
     shipped: list[str]
     pools: dict[str, ImagePool]
     rates: Mapping[str, float] = MappingProxyType({})
+    columns: Sequence[Column] = ()
+    shows_life = False
+    default_layers: Sequence[str] = ()
     parts: Mapping[str, ModelConfig] = MappingProxyType({})
     averaged: Mapping[str, nn.Module] = MappingProxyType({})
 
@@ -80,23 +91,16 @@ class Model(ABC):
         """
         return ()
 
-    @abstractmethod
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """Columns of a sample sheet: name -> (N, 3, H, W) for pictures x (N, 3, H, W) of ages (N,) in years.
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence["Renderer"]:
+        """What inference makes of the shipped networks, averaged and in eval mode; nothing of a model without faces.
 
-        Args:
-            networks: the shipped networks, averaged and in eval mode.
+        It is one renderer, or, where each of two generators translates one way, these two.
         """
+        return ()
 
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        """Feature maps to log beside a sample sheet: layer -> column -> (C, h, w) for one picture x (1, 3, H, W)."""
+    def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+        """Columns (N, 3, H, W) by name, for the sheet of pictures x (N, 3, H, W), of a model that renders no faces."""
         return {}
-
-    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor | None:
-        """Frames (F, 3, H, W) of the life of one picture x (1, 3, H, W), to log beside a sheet, if it has any."""
-        return None
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """Numbers to log beside a sample sheet; none where the sheet says it all.
@@ -137,9 +141,11 @@ class Reader(nn.Module, ABC):
 
     Attributes:
         latent: entries of the latent vector that the first columns of `kept` are; 0 where pictures are kept.
+        reads: whether it can take faces in; otherwise it draws alone.
     """
 
     latent = 0
+    reads = True
 
     @abstractmethod
     def read(self, x: Tensor, about: About) -> Reading:
@@ -182,3 +188,20 @@ class Renderer:
     reader: Reader = field(default_factory=PictureReader)
     conditional: bool = True
     domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A model's row in the table.
+
+    Attributes:
+        config: class of its configuration.
+        build: the model, as a training begins it.
+        data: what it trains on.
+        renderer: how its weights are used; None where it renders no faces.
+    """
+
+    config: type[ModelConfig]
+    build: Callable[[TrainConfig, Any], Model]
+    data: Callable[[TrainConfig, Any], FaceData]
+    renderer: Callable[[Snapshot], Renderer] | None = None

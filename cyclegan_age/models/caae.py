@@ -27,11 +27,12 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import deception, real_or_fake, total_variation
 from cyclegan_age.models.adversary import Likeness, feature_judge, renewed, rests, seen, wrong_ages
-from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer, System
+from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
@@ -123,9 +124,13 @@ def renderer(snapshot: Snapshot) -> Renderer:
     generator, encoder = build_generator(train, net), build_encoder(train, net)
     generator.load_state_dict(snapshot.network("generator"))
     encoder.load_state_dict(snapshot.network("encoder"))
-    code = code_of(train)
-    reader = CAAEReader(encoder=encoder, generator=generator, code=code)
-    return Renderer(generator=generator, code=code, reader=reader)
+    return _renderer(code_of(train), {"generator": generator, "encoder": encoder})
+
+
+def _renderer(code: AgeCode, networks: Mapping[str, nn.Module]) -> Renderer:
+    encoder, generator = networks["encoder"], networks["generator"]
+    assert isinstance(encoder, Encoder) and isinstance(generator, Decoder | ResidualGenerator)
+    return Renderer(generator=generator, code=code, reader=CAAEReader(encoder=encoder, generator=generator, code=code))
 
 
 class CAAE(Model):
@@ -133,6 +138,8 @@ class CAAE(Model):
 
     With sexes a batch's label is the sex of each face: 0 male, 1 female.
     """
+
+    columns = ("rebuilt", "ages")
 
     def __init__(
         self,
@@ -231,28 +238,22 @@ class CAAE(Model):
             terms |= self.judge.told(x_real, x_seen, label, label_made, wrong)
         yield "critics", terms
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        kept, generator = self._kept(networks, x, age_years), networks["generator"]
-        columns = {"source": x, "rebuilt": generator(kept, self.code.encode(age_years))}
-        for years, age in zip(self.code.nominal_years, torch.eye(len(self.code), device=x.device), strict=True):
-            columns[f"{years:g}"] = generator(kept, age.expand(len(x), -1))
-        return columns
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        kept = self._kept(networks, x, torch.full((len(x),), torch.nan, device=x.device))
-        return maps_by_age(networks["generator"], kept, self.code, layers)
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        return [_renderer(self.code, networks)]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The reconstruction of the batch held out, as in the loss."""
         distance = F.l1_loss if self.net.reconstruction == "l1" else F.mse_loss
-        kept = self._kept(networks, x, age_years)
-        error = distance(networks["generator"](kept, self.code.encode(age_years)), x)
+        (renderer,) = self.renderers(networks)
+        kept = renderer.reader.read(x, About(age_years, torch.full_like(age_years, torch.nan))).kept
+        error = distance(renderer.generator(kept, self.code.encode(age_years)), x)
         return {"held_out_reconstruction": self.net.lambda_reconstruction * float(error)}
 
-    def _kept(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> Tensor:
-        encoder, generator = networks["encoder"], networks["generator"]
-        assert isinstance(encoder, Encoder) and isinstance(generator, Decoder | ResidualGenerator)
-        reader = CAAEReader(encoder=encoder, generator=generator, code=self.code)
-        return reader.read(x, About(age_years, torch.full_like(age_years, torch.nan))).kept
+
+def build(config: TrainConfig, net: CAAEConfig) -> CAAE:
+    """The model with the trained network that its configuration names."""
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_identity else None
+    return CAAE(config=config, net=net, embedder=embedder)
+
+
+SYSTEM = System(config=CAAEConfig, build=build, data=recipes.caae, renderer=renderer)

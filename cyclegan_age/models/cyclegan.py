@@ -17,15 +17,16 @@ from tqdm import tqdm
 
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch, FaceData
-from cyclegan_age.devices import exact
 from cyclegan_age.faces.blending import face_distance
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
 from cyclegan_age.models.age_estimator import build_estimator
-from cyclegan_age.models.base import Losses, Model, Renderer
+from cyclegan_age.models.augmentation import disturb
+from cyclegan_age.models.base import Losses, Model, Renderer, System
 from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.models.pretrained import load_embedder, load_estimator
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import FeatureMeans, LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -33,7 +34,6 @@ from cyclegan_age.networks.estimators import AgeCorrection, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
 from cyclegan_age.runs import Snapshot
 
-_FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
 _MEAN_FACES = 6000  # whose features are averaged
 
 
@@ -73,6 +73,9 @@ class CycleGAN(Model):
     generated ones beside the discriminator: see `AgeCritic`; with `lambda_features` heads on an ImageNet network's do,
     too: see `FeatureCritic`.
     """
+
+    columns = ("ages", "cycle")
+    shows_life = True
 
     def __init__(
         self,
@@ -255,22 +258,8 @@ class CycleGAN(Model):
         values = {name: term.detach() for name, term in terms.items()}
         return values | {"g_adversarial": carry(x_fake, values["g_adversarial"], gradient)}
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        generator = networks["generator"]
-        columns = {"source": x}
-        for years in self.code.nominal_years:
-            columns[f"{years:g}"] = generator(x, self.code.encode([years]).to(x.device).expand(len(x), -1))
-        columns["cycle"] = generator(columns[f"{self.code.nominal_years[-1]:g}"], self.code.encode(age_years))
-        return columns
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        return maps_by_age(networks["generator"], x, self.code, layers)
-
-    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor:
-        generator = networks["generator"]
-        return life_frames(generator, x, self.code, _FRAMES_PER_DECADE, middle_layer(generator))
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        return [Renderer(generator=networks["generator"], code=self.code)]
 
 
 @lru_cache(maxsize=8)
@@ -284,41 +273,11 @@ def outside(size: int, device: torch.device, frame: str = "utkface") -> Tensor:
     return torch.from_numpy(weight / weight.mean()).to(device)
 
 
-def disturb(x: Tensor) -> Tensor:
-    """A random view of a batch (N, 3, H, W), differentiable: crop, colour, light, contrast, half the time blur or grey.
-
-    What an estimator in the loss is shown, so that the generator cannot please it by patterns of single pixels.
-    """
-    size, draw = x.shape[-1], torch.rand(7, device=x.device)
-    fine = draw[:3].to(exact(x.device))
-    side = (size * (0.86 + 0.14 * fine[0])).floor().float()
-    first = (fine[1:] * (size - side + 1)).floor().float()  # (2,), top and left
-    half = torch.full_like(side, size // 2)
-    with torch.autocast(x.device.type, enabled=False):
-        blur = resizing(size // 2, size, 0 * first, half) @ resizing(size, size // 2, first, side)
-        rows, columns = torch.where(draw[3] < 0.5, blur, resizing(size, size, first, side))
-        x = rows @ x.float() @ columns.T
-    x = torch.where(draw[6] < 0.5, x.mean(dim=1, keepdim=True), x)  # or else tints tell an age
-    tint, contrast = 0.8 + 0.4 * torch.rand(1, 3, 1, 1, device=x.device), 0.85 + 0.3 * draw[4]
-    # ((x + 1) tint - 1) contrast + light, in one pass over the pictures
-    x = torch.addcmul((tint - 1) * contrast + 0.2 * (draw[5] - 0.5), x, tint * contrast)
-    return torch.add(x, torch.randn(x.shape, device=x.device), alpha=0.02)
+def build(config: TrainConfig, net: CycleGANConfig) -> CycleGAN:
+    """The model with the trained networks that its configuration names."""
+    estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_embedding else None
+    return CycleGAN(config=config, net=net, estimators=estimators, embedder=embedder)
 
 
-def resizing(pixels: int, out: int, first: Tensor, count: Tensor) -> Tensor:
-    """Matrices (M, out, pixels) that take a row of pixels to a part of it, resized: bilinear, without aliases.
-
-    They do what `F.interpolate(antialias=True)` does, but to a part that only the device knows.
-
-    Args:
-        pixels: length of the row.
-        out: what the part is resized to.
-        first: (M,), number of the first pixel of each part.
-        count: (), pixels in a part.
-    """
-    scale = count / out
-    centre = (torch.arange(out, device=first.device) + 0.5) * scale  # of each output pixel, in the part
-    at = torch.arange(pixels, device=first.device) + 0.5 - first[:, None]  # (M, pixels), of each pixel there
-    weight = (1 - (at[:, None, :] - centre[:, None]).abs() / scale.clamp_min(1)).clamp_min(0)
-    weight = weight * ((at > 0) & (at < count))[:, None, :]
-    return weight / weight.sum(dim=2, keepdim=True)
+SYSTEM = System(config=CycleGANConfig, build=build, data=recipes.cyclegan, renderer=renderer)

@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
-from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import age_hinge, at_most, augmented, carry, lsgan, norms, wrong_age_weights
-from cyclegan_age.models.base import Losses, Model, Renderer
-from cyclegan_age.models.cyclegan import age_correction, disturb
+from cyclegan_age.models.augmentation import disturb
+from cyclegan_age.models.base import Losses, Model, Renderer, System
+from cyclegan_age.models.cyclegan import age_correction
 from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.models.pretrained import load_embedder, load_estimator, load_parser
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.discriminators import FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import LiteFeatures
@@ -33,7 +35,6 @@ from cyclegan_age.runs import Snapshot
 _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
 _PARSED = 64  # side in pixels of the masks
-_FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
 _IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
 
 
@@ -58,6 +59,9 @@ class CycleGANHeads(Model):
     network (Sauer et al., NeurIPS 2021). All see the head cut out by the parser's mask of its source. Real and
     generated heads are augmented alike before them (Zhao et al., NeurIPS 2020).
     """
+
+    columns = ("ages",)
+    shows_life = True
 
     def __init__(
         self,
@@ -270,23 +274,24 @@ class CycleGANHeads(Model):
         change = F.avg_pool2d(padded, kernel, 1).abs().mean(dim=1)[:, :size, :size]
         return (change * eyes).mean() / torch.as_tensor(eyes).mean()
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        generator = networks["generator"]
-        columns = {"source": x}
-        for years in self.code.nominal_years:
-            columns[f"{years:g}"] = generator(x, self.code.encode([years]).to(x.device).expand(len(x), -1))
-        return columns
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        return maps_by_age(networks["generator"], x, self.code, layers)
-
-    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor:
-        generator = networks["generator"]
-        return life_frames(generator, x, self.code, _FRAMES_PER_DECADE, middle_layer(generator))
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        return [Renderer(generator=networks["generator"], code=self.code)]
 
 
 def _ground(x: Tensor) -> Tensor:
     """A random colour for each picture: (N, 3, 1, 1) in [-1, 1]."""
     return torch.rand(len(x), 3, 1, 1, device=x.device) * 2 - 1
+
+
+def build(config: TrainConfig, net: CycleGANHeadsConfig) -> CycleGANHeads:
+    """The model with the trained networks that its configuration names."""
+    return CycleGANHeads(
+        config=config,
+        net=net,
+        parser=load_parser(net.parser, config),
+        estimators=[load_estimator(w, config) for w in net.estimators] if net.lambda_age else [],
+        embedder=load_embedder(net.embedder, config),
+    )
+
+
+SYSTEM = System(config=CycleGANHeadsConfig, build=build, data=recipes.cyclegan_heads, renderer=renderer)

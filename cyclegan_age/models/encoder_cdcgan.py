@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import code_of
-from cyclegan_age.config import EncodedConfig, TrainConfig, UserError
+from cyclegan_age.config import EncodedConfig, EncoderCDCGANConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import maps_by_age
 from cyclegan_age.models.adversary import (
     Likeness,
     drawn,
@@ -33,9 +33,9 @@ from cyclegan_age.models.adversary import (
     rests,
     wrong_ages,
 )
-from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
-from cyclegan_age.models.cgan import by_age, made_by_age
+from cyclegan_age.models.base import About, Column, Losses, Model, Reader, Reading, Renderer, System
 from cyclegan_age.models.gan import build_discriminator, build_generator
+from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
@@ -93,6 +93,8 @@ def renderer(snapshot: Snapshot) -> Renderer:
 class EncoderCDCGAN(Model):
     """Networks and phases `generator`, `discriminator` and `encoder`; the first two rest in the encoder's stage."""
 
+    columns: Sequence[Column] = ("generated ages",)
+
     def __init__(
         self,
         *,
@@ -121,6 +123,7 @@ class EncoderCDCGAN(Model):
 
     def resting(self, progress: float) -> frozenset[str]:
         self.encoding = progress >= self.net.gan_share
+        self.columns = ("rebuilt", "ages") if self.encoding else ("generated ages",)
         if self.encoding:
             return frozenset({"generator", "discriminator"})
         pause = rests(self.net, progress * self.config.epochs)
@@ -167,20 +170,21 @@ class EncoderCDCGAN(Model):
         terms |= self.likeness.terms(x, x_same, x_same)
         yield "encoder", terms
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """In the first stage faces from noise; in the second the given ones, as they are taken in and at each age."""
-        generator = networks["generator"]
-        if not self.encoding:
-            return {"source": x, **made_by_age(generator, self.net, self.code, x)}
-        z = networks["encoder"](x)
-        columns = {"source": x, "rebuilt": generator(z, self.code.encode(age_years))}
-        return columns | by_age(generator, self.code, z)
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        return maps_by_age(networks["generator"], networks["encoder"](x), self.code, layers)
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        encoder = networks["encoder"]
+        assert isinstance(encoder, Encoder)
+        reader = EncoderReader(encoder=encoder, net=self.net)
+        return [Renderer(generator=networks["generator"], code=self.code, reader=reader)]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """In the first stage the discriminator's error on the faces held out; the second learns from no real face."""
         return {} if self.encoding else held_out(self.discriminator, self.net, x, self.code.encode(age_years))
+
+
+def build(config: TrainConfig, net: EncodedConfig) -> EncoderCDCGAN:
+    """The model with the trained network that its configuration names."""
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_identity else None
+    return EncoderCDCGAN(config=config, net=net, embedder=embedder)
+
+
+SYSTEM = System(config=EncoderCDCGANConfig, build=build, data=recipes.age_groups, renderer=renderer)

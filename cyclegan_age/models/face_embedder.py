@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cyclegan_age.config import FaceEmbedderConfig
+from cyclegan_age.config import FaceEmbedderConfig, TrainConfig
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import triplet
-from cyclegan_age.models.age_estimator import augment
-from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.models.augmentation import augment
+from cyclegan_age.models.base import Losses, Model, System
 from cyclegan_age.networks.embedders import FaceEmbedder
 
 FAR = (0.01, 0.001)  # false acceptance rates that verification is told at
@@ -87,11 +88,11 @@ class FaceEmbedderModel(Model):
         terms["triplet"] = net.lambda_triplet * triplet(embeddings, person, net.margin)
         yield "embedder", terms
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """Each face, a disturbed view of it, and the other face of the sheet that the network finds most alike."""
+    def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+        """Of each face a disturbed view, and the other face of the sheet that the network finds most alike."""
         embeddings = networks["embedder"](x)
         alike = (embeddings @ embeddings.T).fill_diagonal_(-2).argmax(dim=1)
-        return {"source": x, "augmented": augment(x), "most alike": x[alike]}
+        return {"augmented": augment(x), "most alike": x[alike]}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """Verification on the held-out faces.
@@ -145,3 +146,11 @@ def verification(same: Tensor, different: Tensor) -> dict[str, float]:
 
 def _embed(embedder: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([embedder(part) for part in x.split(64)])
+
+
+def build(config: TrainConfig, net: FaceEmbedderConfig) -> FaceEmbedderModel:
+    """The model with the faces that it is tested on."""
+    return FaceEmbedderModel(net=net, held_out=HeldOut(*recipes.held_out_people(config, net)))
+
+
+SYSTEM = System(config=FaceEmbedderConfig, build=build, data=recipes.face_embedder)

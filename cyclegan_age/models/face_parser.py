@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.config import FaceParserConfig
+from cyclegan_age.config import FaceParserConfig, TrainConfig
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.models.age_estimator import move, recolour
-from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.models.augmentation import move, recolour
+from cyclegan_age.models.base import Losses, Model, System
 from cyclegan_age.networks.parsers import PARTS, FaceParser
 
 COLOURS = ((40, 40, 40), (240, 170, 90), (80, 110, 255), (90, 220, 120), (230, 60, 160))  # of PARTS
@@ -60,13 +61,11 @@ class FaceParserModel(Model):
         x, masks = disturb(x, masks.float())
         yield "parser", {"parts": _cross_entropy(self.parser(x), masks[:, 0].long())}
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """Each head, its parts in colours, and both of a disturbed view of it."""
+    def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+        """Of each head its parts in colours, a disturbed view of it, and the parts of this."""
         disturbed, _ = disturb(x, x[:, :1])
-        out = {"source": x, "augmented": disturbed}
-        for name, view in list(out.items()):
-            out[f"{name} parts"] = painted(view, networks["parser"](view).softmax(dim=1))
-        return {name: out[name] for name in ("source", "source parts", "augmented", "augmented parts")}
+        parts, of_disturbed = (painted(view, networks["parser"](view).softmax(dim=1)) for view in (x, disturbed))
+        return {"source parts": parts, "augmented": disturbed, "augmented parts": of_disturbed}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """Intersection over union of each part, and the loss, on the heads held out, which are not disturbed."""
@@ -117,3 +116,11 @@ def _cut_out(x: Tensor) -> Tensor:
 def _cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     """Mean over pixels, at the size of the masks (N, S, S) int64."""
     return F.cross_entropy(F.interpolate(logits, size=masks.shape[1:], mode="bilinear"), masks)
+
+
+def build(config: TrainConfig, net: FaceParserConfig) -> FaceParserModel:
+    """The model with the heads that it is tested on."""
+    return FaceParserModel(net=net, held_out=HeldOut(*recipes.held_out_masks(config)))
+
+
+SYSTEM = System(config=FaceParserConfig, build=build, data=recipes.face_parser)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import code_of
 from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import maps_by_age
 from cyclegan_age.models.adversary import Duel, drawn, feature_judge, held_out, play
-from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
+from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
 from cyclegan_age.runs import Snapshot
@@ -77,6 +77,8 @@ def build_discriminator(
 class NoiseReader(Reader):
     """Draws latent vectors; a face it cannot take in."""
 
+    reads = False
+
     def __init__(self, *, net: NoiseConfig) -> None:
         super().__init__()
         self.net = net
@@ -101,6 +103,8 @@ def renderer(snapshot: Snapshot) -> Renderer:
 class GAN(Duel):
     """Networks and phases `generator` and `discriminator`."""
 
+    columns = ("generated",)
+
     def __init__(self, *, config: TrainConfig, net: GANConfig) -> None:
         self.net = net
         self.generator, self.discriminator = build_generator(config, net), build_discriminator(config, net)
@@ -110,18 +114,17 @@ class GAN(Duel):
         rests = "discriminator" in resting
         yield from play(self.generator, self.discriminator, self.net, batch.x_source, judge=self.judge, resting=rests)
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """Real faces, and as many from the same noise each time, twice."""
-        z = drawn(self.net, 2 * len(x), torch.Generator().manual_seed(0)).to(x.device)
-        first, second = networks["generator"](z).chunk(2)
-        return {"source": x, "made": first, "made too": second}
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        z = drawn(self.net, 1, torch.Generator().manual_seed(0)).to(x.device)
-        maps = maps_by_age(networks["generator"], z, self.code, layers)
-        return {layer: {"made": next(iter(ages.values()))} for layer, ages in maps.items()}
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        reader = NoiseReader(net=self.net)
+        return [Renderer(generator=networks["generator"], code=self.code, reader=reader, conditional=False)]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         return held_out(self.discriminator, self.net, x)
+
+
+def build(config: TrainConfig, net: GANConfig) -> GAN:
+    """The model; it needs no trained networks."""
+    return GAN(config=config, net=net)
+
+
+SYSTEM = System(config=GANConfig, build=build, data=recipes.age_groups, renderer=renderer)

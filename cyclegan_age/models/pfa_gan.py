@@ -22,12 +22,13 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import AgeCode, code_of, constant, one_hot
 from cyclegan_age.config import PFAGANConfig, TrainConfig
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
 from cyclegan_age.models.adversary import Duel
-from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
-from cyclegan_age.models.cyclegan import disturb
+from cyclegan_age.models.augmentation import disturb
+from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer, System
+from cyclegan_age.models.pretrained import load_embedder, load_estimator
 from cyclegan_age.networks.blocks import seen
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -47,21 +48,26 @@ def group_of(code: AgeCode, age_years: Tensor) -> Tensor:
 
 
 class GroupReader(Reader):
-    """Keeps pictures together with their age groups; of a face whose age is not known an estimator tells it."""
+    """Keeps pictures together with their age groups.
 
-    def __init__(self, *, code: AgeCode, estimator: AgeEstimator) -> None:
+    Of a face whose age is not known an estimator tells it; without one it is of the first group, on which every step
+    acts.
+    """
+
+    def __init__(self, *, code: AgeCode, estimator: AgeEstimator | None = None) -> None:
         super().__init__()
         self.code = code
         self.estimator = estimator
 
     def read(self, x: Tensor, about: About) -> Reading:
-        guess = expected_age(self.estimator(x))
+        guess = expected_age(self.estimator(x)) if self.estimator else torch.zeros_like(about.age_years)
         age_years = torch.where(about.age_years.isnan(), guess, about.age_years)
         return Reading(with_group(x, group_of(self.code, age_years)))
 
 
-def renderer(snapshot: Snapshot, estimator: AgeEstimator) -> Renderer:
+def renderer(snapshot: Snapshot) -> Renderer:
     """The generator of a snapshot, with an estimator for the ages of faces that are not known."""
+    estimator = load_estimator("age_loss_a", snapshot.train, snapshot.train.frame)
     assert isinstance(snapshot.net, PFAGANConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
@@ -104,6 +110,8 @@ class Judges(nn.Module):
 
 class PFAGAN(Duel):
     """Networks and phases `generator` and `discriminator`; the judges are frozen."""
+
+    columns = ("ages",)
 
     def __init__(self, *, config: TrainConfig, net: PFAGANConfig, judges: Judges) -> None:
         self.net = net
@@ -149,21 +157,21 @@ class PFAGAN(Duel):
         d_real = 0.5 * lsgan(real, 1 - net.label_smoothing, v_target)
         yield "discriminator", {"d_real": d_real, "d_fake": 0.5 * lsgan(fake, 0, v_target * aged[:, None])}
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        columns = {"source": x}
-        for years in self.code.nominal_years:
-            v_target = self.code.encode(torch.full_like(age_years, years))
-            columns[f"{years:g}"] = networks["generator"](with_group(x, group_of(self.code, age_years)), v_target)
-        return columns
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        """Of the face as one of the first group, so that every step acts."""
-        return maps_by_age(networks["generator"], with_group(x, torch.zeros(1, device=x.device)), self.code, layers)
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        return [Renderer(generator=networks["generator"], code=self.code, reader=GroupReader(code=self.code))]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The discriminator's error on the real faces held out."""
         own = one_hot(group_of(self.code, age_years), len(self.code))
         scores = self.discriminator.forward(x)  # as it is: not compiled anew for batches of this size
         return {"held_out_d_real": 0.5 * lsgan(scores, 1 - self.net.label_smoothing, own).item()}
+
+
+def build(config: TrainConfig, net: PFAGANConfig) -> PFAGAN:
+    """The model with the trained networks that its configuration names."""
+    estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
+    embedder = load_embedder(net.embedder, config, config.frame) if net.embedder else None
+    return PFAGAN(config=config, net=net, judges=Judges(estimators=estimators, embedder=embedder))
+
+
+SYSTEM = System(config=PFAGANConfig, build=build, data=recipes.age_groups, renderer=renderer)

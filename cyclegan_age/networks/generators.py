@@ -206,6 +206,7 @@ class ResnetGenerator(BendingGenerator):
         With `inner_size` any square size goes in, and H and W in the comments below are that size.
         """
         size = x.shape[2:]
+        age = age if self.ages else None
         if self.correction is not None and age is not None:
             age = self.correction(x, age)
         darkest = self.darkest

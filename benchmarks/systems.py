@@ -313,7 +313,7 @@ def scaled(picture: "Picture", side: int) -> "Picture":
 
 def from_noise(ager: "Ager") -> bool:
     """Whether weights make faces from noise alone."""
-    return not ager.reader.reads
+    return not ager.encoder.encodes
 
 
 def portraits(photos: Sequence[Path]) -> list[Image.Image]:

@@ -30,7 +30,7 @@ from cyclegan_age.hub import Card, fetched, push, write_folder
 from cyclegan_age.images import Picture, check_size, opened, to_float, to_uint8
 from cyclegan_age.images import to_rgb as to_rgb
 from cyclegan_age.models import SYSTEMS, load_parser
-from cyclegan_age.models.base import About, PictureReader, Reader, Reading
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, PictureEncoder
 from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.provenance import Mark
@@ -114,7 +114,7 @@ class Ager:
         generator: what is kept of faces (N, ...) and age vectors (N, K) -> (N, 3, S, S) in [-1, 1], in eval mode.
         code: what turns years into age vectors; its anchors are the ages trained on.
         image_size: S, the side in pixels of the generator's pictures.
-        reader: how faces are taken in.
+        encoder: how faces are encoded.
         conditional: whether ages make a difference; False for a plain GAN.
         frame: where faces stand in the pictures.
         domains: what pictures of any kind are translated to, if not to ages. Where it is not empty, `years` are the
@@ -130,7 +130,7 @@ class Ager:
         generator: nn.Module,  # weights loaded, on its device
         code: AgeCode,  # how years become its age vectors
         image_size: int,  # side in pixels of its pictures
-        reader: Reader | None = None,  # on the same device; without it the generator takes the pictures themselves
+        encoder: FaceEncoder | None = None,  # on the same device; without it the generator takes the pictures
         conditional: bool = True,
         frame: Frame = FRAMES["utkface"],  # of its pictures
         domains: tuple[str, ...] = (),  # names, where it knows no ages
@@ -140,7 +140,7 @@ class Ager:
         self.generator = generator.eval().to(memory_format=torch.channels_last)
         self.code = code
         self.image_size = image_size
-        self.reader = (reader or PictureReader()).eval().to(memory_format=torch.channels_last)
+        self.encoder = (encoder or PictureEncoder()).eval().to(memory_format=torch.channels_last)
         self.conditional = conditional
         self.frame = frame
         self.domains = domains
@@ -149,7 +149,7 @@ class Ager:
         self.mark = Mark(f"{known_as(weights)} {digest}" if weights else "")
         self._device = next(generator.parameters()).device
         self._parser = parser
-        self._readings: OrderedDict[str, Reading] = OrderedDict()
+        self._readings: OrderedDict[str, Encoding] = OrderedDict()
 
     @classmethod
     def load(cls, weights: Path | None = None) -> "Ager":
@@ -187,7 +187,7 @@ class Ager:
             generator=renderer.generator.to(device),
             code=renderer.code,
             image_size=snapshot.train.image_size,
-            reader=renderer.reader.to(device),
+            encoder=renderer.encoder.to(device),
             conditional=renderer.conditional,
             frame=frame,
             domains=renderer.domains,
@@ -290,7 +290,7 @@ class Ager:
             BadImage: see `images.check_size`.
         """
         check_size(image)
-        return Fitted.fit(image, self.image_size, detail=not (self.reader.latent or self.domains))
+        return Fitted.fit(image, self.image_size, detail=not (self.encoder.latent_size or self.domains))
 
     def age_photo(
         self,
@@ -431,7 +431,7 @@ class Ager:
         found: list[Change] = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)
-            kept = self.read(pictures[part], known[part] if known else None, batch_size).kept
+            kept = self.read(pictures[part], known[part] if known else None, batch_size).latent
             base = to_float(pictures[part]).to(self._device)
             with torch.inference_mode(), Taps(generator, ["bend"] if bending else []) as taps:
                 out = generator(kept, self._vectors(years[part])).float()
@@ -440,7 +440,7 @@ class Ager:
                     raw = bending.shift(taps.outputs["bend"])
                     base = bent(base, raw)
                     shifts = list(smoothed(raw).permute(0, 2, 3, 1).contiguous().cpu().numpy())
-                anew = bool(self.reader.latent)
+                anew = bool(self.encoder.latent_size)
                 both = out + 1 if anew else out - base, base + 1
                 levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]
             each = zip(*levels, shifts, strict=True)
@@ -469,16 +469,16 @@ class Ager:
         self._check_years(years, len(pictures))
         if not len(pictures):
             return pictures.copy()
-        if self.reader.latent:  # all at once: latent vectors are small, and the faces may be few
-            return self.render(self.read(pictures, known, batch_size).kept, years, batch_size)
+        if self.encoder.latent_size:  # all at once: latent vectors are small, and the faces may be few
+            return self.render(self.read(pictures, known, batch_size).latent, years, batch_size)
         parts = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)
-            kept = self.read(pictures[part], known[part] if known else None).kept
+            kept = self.read(pictures[part], known[part] if known else None).latent
             parts.append(self.render(kept, years[part], batch_size))
         return np.concatenate(parts)
 
-    def read(self, pictures: Picture, known: Sequence[Known] | None = None, batch_size: int = 16) -> Reading:
+    def read(self, pictures: Picture, known: Sequence[Known] | None = None, batch_size: int = 16) -> Encoding:
         """Take faces in: what `render` takes, and what the model measured on the way.
 
         Latent vectors, which may take long to find, are remembered.
@@ -494,7 +494,7 @@ class Ager:
         """
         self._check(pictures, known)
         known = known or [Known()] * len(pictures)
-        if not self.reader.latent:
+        if not self.encoder.latent_size:
             return self._read(pictures, known)
         names = [
             hashlib.sha256(p.tobytes() + repr(k).encode()).hexdigest() for p, k in zip(pictures, known, strict=True)
@@ -506,15 +506,15 @@ class Ager:
             reading = self._read(pictures[[i for _, i in part]], [known[i] for _, i in part])
             for n, (name, _) in enumerate(part):
                 measures = {k: v[n : n + 1] for k, v in reading.measures.items()}
-                found[name] = Reading(reading.kept[n : n + 1], measures)
+                found[name] = Encoding(reading.latent[n : n + 1], measures)
         for name in names:
             self._readings[name] = found[name]
             self._readings.move_to_end(name)
         while len(self._readings) > _KEPT_READINGS:
             self._readings.popitem(last=False)
         all_of_them = [found[name] for name in names]
-        return Reading(
-            torch.cat([r.kept for r in all_of_them]),
+        return Encoding(
+            torch.cat([r.latent for r in all_of_them]),
             {k: torch.cat([r.measures[k] for r in all_of_them]) for k in all_of_them[0].measures},
         )
 
@@ -543,7 +543,7 @@ class Ager:
             UserError: the weights make no faces from noise.
         """
         random = torch.Generator().manual_seed(seed)
-        return torch.cat([self.reader.draw(1, random) for _ in range(count)]).to(self._device)
+        return torch.cat([self.encoder.sample(1, random) for _ in range(count)]).to(self._device)
 
     def life(
         self,
@@ -569,7 +569,7 @@ class Ager:
         self.check_ages("life")
         rgb = to_rgb(opened(image))
         fitted = self.fit(rgb)
-        kept = self.read(fitted.square[None], [known] if known else None).kept
+        kept = self.read(fitted.square[None], [known] if known else None).latent
         with torch.inference_mode():
             x = life_frames(self.generator, kept, self.code, frames_per_decade, layer or self.middle_layer)
         return [fitted.unfit(frame, rgb) for frame in to_uint8(x)]
@@ -589,7 +589,7 @@ class Ager:
             layer -> (N, C, H, W), on the CPU.
         """
         self._check_years(years, len(years))
-        kept = self.read(picture[None], [known] if known else None).kept
+        kept = self.read(picture[None], [known] if known else None).latent
         maps: dict[str, list[Tensor]] = {layer: [] for layer in layers}
         with torch.inference_mode():
             for one in years:
@@ -647,14 +647,14 @@ class Ager:
             if not 0 <= one < math.inf:
                 raise ValueError(f"years: {one} is not an age; give 0 or more")
 
-    def _read(self, pictures: Picture, known: Sequence[Known]) -> Reading:
+    def _read(self, pictures: Picture, known: Sequence[Known]) -> Encoding:
         x = to_float(pictures).to(self._device).contiguous(memory_format=torch.channels_last)
-        about = About(
+        about = FaceAttributes(
             torch.tensor([k.age_years for k in known], dtype=torch.float32, device=self._device),
             torch.tensor([k.sex for k in known], dtype=torch.float32, device=self._device),
         )
         with torch.no_grad():
-            return self.reader.read(x, about)
+            return self.encoder.encode(x, about)
 
     def _vectors(self, years: Sequence[float]) -> Tensor:
         return self.code.encode([float(one) for one in years]).to(self._device)

@@ -183,7 +183,7 @@ def real_or_fake(logits: Tensor, goal: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, goal, dtype=torch.float32))
 
 
-def deception(logits: Tensor, *, saturating: bool = False) -> Tensor:
+def generator_loss(logits: Tensor, *, saturating: bool = False) -> Tensor:
     """What a generator lowers, from the discriminator's logits (N,) of its pictures.
 
     -log D(G(z)), or `saturating` log(1 - D(G(z))), whose gradient vanishes where the discriminator is sure (Goodfellow

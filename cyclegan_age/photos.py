@@ -105,7 +105,7 @@ def _no_room(config: InferConfig, inputs: list[_Input], ages: int, error: OSErro
 def check_change(config: InferConfig, ager: Ager) -> None:
     """Errors of --change, and of a face parser that is missing, before the work."""
     heads = ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
-    change = Change(np.zeros((1, 1, 3), np.float32), replaces=bool(ager.reader.latent))
+    change = Change(np.zeros((1, 1, 3), np.float32), replaces=bool(ager.encoder.latent_size))
     ager.blended([change], heads, config.strengths)
 
 

@@ -21,7 +21,7 @@ from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.games import FRAME, aging, estimated_age, kids, morph, play, samples
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
-from cyclegan_age.models.base import About, Reader, Reading
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder
 from cyclegan_age.runs import save_snapshot
 
 CODE = AgeCode((10, 20, 30))
@@ -44,22 +44,22 @@ class Paint(nn.Module):
         return torch.cat([red, colour[:, 1:]], dim=1)[:, :, None, None].expand(-1, -1, SIZE, SIZE)
 
 
-class MeanColour(Reader):
+class MeanColour(FaceEncoder):
     """The latent vector is the mean colour, with the sex behind it."""
 
-    latent = 3
+    latent_size = 3
 
-    def read(self, x: Tensor, about: About) -> Reading:
-        female = about.sex.nan_to_num(0.5)
-        return Reading(torch.cat([x.mean(dim=(2, 3)), torch.stack([1 - female, female], dim=1)], dim=1))
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+        female = attributes.sex.nan_to_num(0.5)
+        return Encoding(torch.cat([x.mean(dim=(2, 3)), torch.stack([1 - female, female], dim=1)], dim=1))
 
-    def draw(self, count: int, random: torch.Generator) -> Tensor:
+    def sample(self, count: int, random: torch.Generator) -> Tensor:
         return torch.rand(count, 5, generator=random)
 
 
 @pytest.fixture
 def ager() -> Ager:
-    return Ager(generator=Paint(), code=CODE, image_size=SIZE, reader=MeanColour())
+    return Ager(generator=Paint(), code=CODE, image_size=SIZE, encoder=MeanColour())
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_samples_are_rows_of_one_noise_at_every_age(ager: Ager) -> None:
     assert [name for name, _ in made.pictures] == [f"sample-00{i}_age{a}" for i in (1, 2) for a in (10, 20, 30)]
     longer = dict(samples(ager, 5, [20.0]).pictures)
     assert np.array_equal(np.asarray(longer["sample-002_age20"]), np.asarray(dict(made.pictures)["sample-002_age20"]))
-    plain = Ager(generator=Paint(), code=CODE, image_size=SIZE, reader=MeanColour(), conditional=False)
+    plain = Ager(generator=Paint(), code=CODE, image_size=SIZE, encoder=MeanColour(), conditional=False)
     assert [name for name, _ in samples(plain, 3).pictures] == ["sample-001", "sample-002", "sample-003"]
 
 

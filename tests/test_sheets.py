@@ -68,7 +68,7 @@ def built(case: str, folder: Path) -> tuple[Model, TrainConfig, ModelConfig]:
         for weight in network.parameters():
             if not weight.any():
                 nn.init.normal_(weight, 0, 0.05)
-    model.resting(progress)
+    model.paused(progress)
     return model, config, of_model
 
 
@@ -92,13 +92,13 @@ def test_a_sheet_shows_what_inference_renders(case: str, tmp_path: Path) -> None
     known = [Known(age_years=28.0), Known(age_years=20.0)]
     for name in set(names) & {*AGES, "to A", "to B"}:
         years = {"to A": 25.0, "to B": 55.0}[name] if name.startswith("to ") else float(name)
-        if ager.reader.reads and progress == 0 and "cgan" in case:
+        if ager.encoder.encodes and progress == 0 and "cgan" in case:
             continue  # faces from noise, before there is an encoder
-        if ager.reader.reads:
+        if ager.encoder.encodes:
             rendered = ager.age_many(pictures, [years] * 2, known=known)
         else:
             random = torch.Generator().manual_seed(0)
-            rendered = ager.render(ager.reader.draw(2, random), [years] * 2)
+            rendered = ager.render(ager.encoder.sample(2, random), [years] * 2)
         difference = np.abs(rendered.astype(int) - to_uint8(columns[name]).astype(int))
         assert difference.max() <= 1
 

@@ -40,7 +40,7 @@ class AgeEstimatorModel(Model):
         self.shipped = ["estimator"]
         self.pools = {}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net = self.net
         x = augment(torch.cat([batch.x_source, batch.x_target]), net.disturb)
         age_years = torch.cat([batch.age_source, batch.age_target])

@@ -19,9 +19,15 @@ from cyclegan_age.ages import code_of
 from cyclegan_age.config import CGANConfig, TrainConfig
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.models.adversary import Duel, feature_judge, held_out, play, wrong_ages
+from cyclegan_age.models.adversary import (
+    AdversarialModel,
+    adversarial_step,
+    build_feature_discriminator,
+    held_out_loss,
+    wrong_ages,
+)
 from cyclegan_age.models.base import Losses, Renderer, System
-from cyclegan_age.models.gan import NoiseReader, build_discriminator, build_generator
+from cyclegan_age.models.gan import NoiseSampler, build_discriminator, build_generator
 from cyclegan_age.runs import Snapshot
 
 
@@ -30,10 +36,10 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, CGANConfig)
     generator = build_generator(snapshot.train, snapshot.net, labels=len(snapshot.train.ages))
     generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), reader=NoiseReader(net=snapshot.net))
+    return Renderer(generator=generator, code=code_of(snapshot.train), encoder=NoiseSampler(net=snapshot.net))
 
 
-class CGAN(Duel):
+class CGAN(AdversarialModel):
     """Networks and phases `generator` and `discriminator`."""
 
     columns = ("generated ages",)
@@ -43,26 +49,28 @@ class CGAN(Duel):
         ages = len(config.ages)
         self.generator = build_generator(config, net, labels=ages)
         self.discriminator = build_discriminator(config, net, labels=ages, label_at=net.label_at)
-        super().__init__(config, net, self.generator, self.discriminator, feature_judge(config, net, heads=ages))
+        super().__init__(
+            config, net, self.generator, self.discriminator, build_feature_discriminator(config, net, heads=ages)
+        )
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
-        yield from play(
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
+        yield from adversarial_step(
             self.generator,
             self.discriminator,
             self.net,
             batch.x_source,
-            judge=self.judge,
+            feature_discriminator=self.feature_discriminator,
             label_real=self.code.encode(batch.age_source),
             label_fake=self.code.encode(batch.age_target),
             label_wrong=wrong_ages(self.code, batch.age_source),
-            resting="discriminator" in resting,
+            paused="discriminator" in paused,
         )
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
-        return [Renderer(generator=networks["generator"], code=self.code, reader=NoiseReader(net=self.net))]
+        return [Renderer(generator=networks["generator"], code=self.code, encoder=NoiseSampler(net=self.net))]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        return held_out(self.discriminator, self.net, x, self.code.encode(age_years))
+        return held_out_loss(self.discriminator, self.net, x, self.code.encode(age_years))
 
 
 def build(config: TrainConfig, net: CGANConfig) -> CGAN:

@@ -141,7 +141,7 @@ class CycleGAN(Model):
             raise UserError(f"--lambda_shift: the data have no faces of each {kind}{more}, or other --ages")
         self.means.finish()
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, x_real = self.net, batch.x_target
         v_source = self.code.encode(batch.age_source)  # (N, K)
         v_target = self.code.encode(batch.age_target)
@@ -156,8 +156,8 @@ class CycleGAN(Model):
             torch.cat([batch.x_source, batch.x_source[:count]]), torch.cat([v_target, v_source[:count]])
         )
         x_fake, x_same = x_made.split([len(x_real), count])
-        meant = self._heads(v_target, batch.label_source)  # (N, heads)
-        terms = self._judged(x_fake, batch, meant)
+        heads_fake = self._heads(v_target, batch.label_source)  # (N, heads)
+        terms = self._adversarial_terms(x_fake, batch, heads_fake)
         if net.lambda_outside:
             change = (x_fake - batch.x_source).abs().mean(dim=1)
             weight = outside(self.image_size, x_fake.device, self.frame)
@@ -174,10 +174,10 @@ class CycleGAN(Model):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        kept = torch.cat([meant, batch.age_source[:, None]], dim=1)
-        x_old, kept = self.pools["fakes"].exchange(x_fake.detach(), kept)
-        meant_old, age_old = kept[:, :-1], kept[:, -1]
-        right, wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
+        stored = torch.cat([heads_fake, batch.age_source[:, None]], dim=1)
+        x_old, stored = self.pools["fakes"].exchange(x_fake.detach(), stored)
+        heads_old, age_old = stored[:, :-1], stored[:, -1]
+        heads_real, heads_wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
         x_both = torch.cat([x_real, x_old])
         scores = {"d": self.discriminator(x_both)}
         if self.feature_critic:
@@ -186,16 +186,16 @@ class CycleGAN(Model):
                 maps = self._maps(x_both)
             scores["features"] = self.feature_critic(maps[1:])
         terms = {}
-        for name, judged in scores.items():
-            real, fake = judged.chunk(2)
-            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, right)
-            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, meant_old)
+        for name, both in scores.items():
+            real, fake = both.chunk(2)
+            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, heads_real)
+            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, heads_old)
             if net.lambda_wrong_age:
-                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, heads_wrong)
         yield "discriminator", terms
 
         if self.critics:
-            # A fake shows its source's age to whoever is not fooled: so the estimators learn what they fell for.
+            # A fake is labelled with its source's age, so that the estimators unlearn what fools them.
             x_seen = disturb(x_both)
             fooled = net.lambda_fooled * (progress / max(net.fooled_warmup, 1e-9)).clamp_max(1.0)
             terms = {}
@@ -205,9 +205,9 @@ class CycleGAN(Model):
                 (real, fake), (years_real, years_fake) = scores.chunk(2), logits.chunk(2)
                 terms[f"{name}_age"] = label_distribution(years_real, batch.age_target, 2.5)
                 terms[f"{name}_fooled"] = fooled * label_distribution(years_fake, age_old, 2.5)
-                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, right)
-                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, meant_old)
-                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
+                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, heads_real)
+                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, heads_old)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, heads_wrong)
             yield "critics", terms
 
     def _maps(self, x: Tensor) -> list[Tensor]:
@@ -215,14 +215,14 @@ class CycleGAN(Model):
         return [F.avg_pool2d(x, 4), *(self.features(x) if self.features else [])]
 
     def _heads(self, vector: Tensor, sex: Tensor) -> Tensor:
-        """How much each head of the judges counts: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
+        """Weights of the discriminators' heads: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
         if not self.net.sexes:
             return vector
         share = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
         return (share[:, :, None] * vector[:, None, :]).flatten(1)
 
     def _wrong_heads(self, batch: Batch, v_target: Tensor) -> Tensor:
-        """The same for heads that real faces are no examples of: by their age and, half as much, by their sex."""
+        """Weights of the heads that real faces are negative examples for: of wrong ages and, halved, the wrong sex."""
         anchors = constant(self.code.nominal_years, v_target.device)
         wrong = self._heads(wrong_age_weights(batch.age_target, anchors), batch.label_target)
         if not self.net.sexes:
@@ -230,24 +230,24 @@ class CycleGAN(Model):
         known = (~batch.label_target.isnan()).float()
         return wrong + 0.5 * known * self._heads(v_target, 1 - batch.label_target)
 
-    def _judged(self, x_fake: Tensor, batch: Batch, meant: Tensor) -> dict[str, Tensor]:
-        """What discriminator and critics say of generated pictures, the age term's gradient held down."""
+    def _adversarial_terms(self, x_fake: Tensor, batch: Batch, heads_fake: Tensor) -> dict[str, Tensor]:
+        """Adversarial, feature and age terms of generated pictures, the age term's gradient clipped."""
         net = self.net
         x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # apart, so that their gradients are
-        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, meant)}
+        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, heads_fake)}
         maps = self._maps(x)
         if self.feature_critic:
-            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, meant)
+            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, heads_fake)
         if self.means:
             with torch.no_grad():
                 before = self._maps(batch.x_source)
             own = self._heads(self.code.encode(batch.age_source), batch.label_source)
-            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (meant - own))
+            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (heads_fake - own))
         if self.critics:
             x_seen = disturb(x_aged)
             views = [critic(x, x_seen) for critic in self.critics.values()]
             errors = [age_hinge(logits, batch.age_target, net.age_tolerance) for _, logits in views]
-            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, meant) for s, _ in views]).mean()
+            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, heads_fake) for s, _ in views]).mean()
             terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         torch.stack([*terms.values()]).sum().backward()
         assert x.grad is not None

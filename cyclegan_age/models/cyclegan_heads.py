@@ -129,11 +129,11 @@ class CycleGANHeads(Model):
             raise UserError("--dataroot: not every age has heads of women and of men; give other --ages or more data")
         self.means.finish()
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, x_source, x_real = self.net, batch.x_source, batch.x_target
         age_source, age_target = (self._clamped(age) for age in (batch.age_source, batch.age_target))
         v_source, v_target = self.code.encode(age_source), self.code.encode(age_target)  # (N, K)
-        meant = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
+        heads_fake = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
         with torch.no_grad():
             source = Regions(self.parser.shares(x_source, _PARSED))
             real = Regions(self.parser.shares(x_real, _PARSED))
@@ -143,7 +143,7 @@ class CycleGANHeads(Model):
             network.requires_grad_(False)
         x_fake = self.generator(x_source, v_target)
         ground = _ground(x_fake)
-        terms = self._judged(x_fake, batch, source, ground, meant, age_target, rise)
+        terms = self._adversarial_terms(x_fake, batch, source, ground, heads_fake, age_target, rise)
         cosine = (self.embedder(self._face(x_fake, 64)) * self.embedder(self._face(x_source, 64))).sum(dim=1)
         terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
         change = (x_fake - x_source).abs().mean(dim=1, keepdim=True)
@@ -161,52 +161,52 @@ class CycleGANHeads(Model):
 
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(True)
-        x_old, meant_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), ground), meant)
-        right = self._kinds(v_target[..., None], batch.label_target)[..., 0]
+        x_old, heads_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), ground), heads_fake)
+        heads_real = self._kinds(v_target[..., None], batch.label_target)[..., 0]
         anchors = constant(self.code.nominal_years, x_real.device)
-        wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
+        heads_wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
         x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]), _VIEW)
         with torch.no_grad():
             grey = torch.cat([real.cut_out(x_real, 0.0), source.cut_out(x_fake.detach(), 0.0)])
             maps = self._maps(augmented(grey, _VIEW))
-        judged = {
-            "whole": (self.whole(x_both), meant_old),
-            "half": (self.half(F.avg_pool2d(x_both, 2)), meant_old),
-            "features": (self.critic(maps[1:]), meant),
+        scores = {
+            "whole": (self.whole(x_both), heads_old),
+            "half": (self.half(F.avg_pool2d(x_both, 2)), heads_old),
+            "features": (self.critic(maps[1:]), heads_fake),
         }
         terms = {}
-        for name, (scores, of_fakes) in judged.items():
-            reals, fakes = scores.chunk(2)
-            terms[f"{name}_real"] = 0.5 * lsgan(reals, 1, right)
+        for name, (both, of_fakes) in scores.items():
+            reals, fakes = both.chunk(2)
+            terms[f"{name}_real"] = 0.5 * lsgan(reals, 1, heads_real)
             terms[f"{name}_fake"] = 0.5 * lsgan(fakes, 0, of_fakes)
-            terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(reals, 0, wrong)
+            terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(reals, 0, heads_wrong)
         yield "discriminator", terms
 
-    def _judged(
+    def _adversarial_terms(
         self,
         x_fake: Tensor,
         batch: Batch,
         source: Regions,
         ground: Tensor,
-        meant: Tensor,
+        heads_fake: Tensor,
         age_target: Tensor,
         rise: Tensor,
     ) -> dict[str, Tensor]:
-        """What discriminators, means and estimators say of generated heads.
+        """Adversarial, feature shift and age terms of generated heads.
 
-        The gradients of realism and of the estimators on a head are held to shares of that of the shift of features, or
-        else a discriminator that has grown steep drowns it: the generator then sharpens pictures to please it alone.
+        The gradients of the adversarial and age terms on a head are limited to shares of that of the feature shift, or
+        else a steep discriminator dominates it, and the generator only sharpens pictures.
         """
         net = self.net
-        x_judged, x_moved, x_aged = (
+        x_adversarial, x_moved, x_aged = (
             x_fake.detach().requires_grad_() for _ in range(3)
         )  # apart, as their gradients are
-        x_seen = augmented(source.cut_out(x_judged, ground), _VIEW)
+        x_seen = augmented(source.cut_out(x_adversarial, ground), _VIEW)
         realism = {
-            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, meant),
-            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, meant),
+            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, heads_fake),
+            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, heads_fake),
             "g_features": net.lambda_features
-            * lsgan(self.critic(self._maps(source.cut_out(x_judged, 0.0))[1:]), 1, meant),
+            * lsgan(self.critic(self._maps(source.cut_out(x_adversarial, 0.0))[1:]), 1, heads_fake),
         }
         with torch.no_grad():
             before = self._maps(source.cut_out(batch.x_source, 0.0))
@@ -214,7 +214,7 @@ class CycleGANHeads(Model):
         moved = net.lambda_shift * self.means(maps, before, self._shift(batch, age_target), source.parts)
         (gradient,) = torch.autograd.grad(moved, x_moved)
         longest = norms(gradient)
-        (of_realism,) = torch.autograd.grad(torch.stack([*realism.values()]).sum(), x_judged)
+        (of_realism,) = torch.autograd.grad(torch.stack([*realism.values()]).sum(), x_adversarial)
         gradient = gradient + at_most(of_realism, net.realism_share * longest)
         values = {name: term.detach() for name, term in realism.items()}
         if net.lambda_age:
@@ -239,7 +239,7 @@ class CycleGANHeads(Model):
         return torch.stack([self.code.encode(self._hair(age_years)), vector, vector], dim=2)
 
     def _hair(self, age_years: Tensor) -> Tensor:
-        """Ages (N,) -> those whose mean hair is meant: from 40 on later ones, since many of the real heads are dyed."""
+        """Ages (N,) -> those whose mean hair is the target: later from 40 on, since much of the real hair is dyed."""
         return age_years + self.net.hair_ahead * ((age_years - 40) / 10).clamp(0, 1)
 
     def _shift(self, batch: Batch, age_target: Tensor) -> Tensor:

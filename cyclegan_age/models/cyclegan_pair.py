@@ -127,7 +127,7 @@ class CycleGANPair(Model):
         self.shipped = ["generator_ab", "generator_ba"]
         self.pools = {"a": ImagePool(size=net.pool_size), "b": ImagePool(size=net.pool_size)}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, a_real, b_real = self.net, batch.x_source, batch.x_target
         discriminators = (self.discriminator_a, self.discriminator_b)
 

@@ -73,7 +73,7 @@ class FaceEmbedderModel(Model):
         self.shipped = ["embedder"]
         self.pools = {}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net = self.net
         x = torch.cat([batch.x_source, batch.x_target])
         label = torch.cat([batch.label_source, batch.label_target])

@@ -55,7 +55,7 @@ class FaceParserModel(Model):
         self.shipped = ["parser"]
         self.pools = {}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         x = torch.cat([batch.x_source, batch.x_target])
         masks = torch.cat([batch.label_source, batch.label_target]).view(len(x), 1, *x.shape[2:])
         x, masks = disturb(x, masks.float())

@@ -25,9 +25,9 @@ from cyclegan_age.config import PFAGANConfig, TrainConfig
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
-from cyclegan_age.models.adversary import Duel
+from cyclegan_age.models.adversary import AdversarialModel
 from cyclegan_age.models.augmentation import disturb
-from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer, System
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.models.pretrained import load_embedder, load_estimator
 from cyclegan_age.networks.blocks import seen
 from cyclegan_age.networks.discriminators import PatchDiscriminator
@@ -47,11 +47,10 @@ def group_of(code: AgeCode, age_years: Tensor) -> Tensor:
     return (place(code.encode(age_years)) + 0.5).floor().long()
 
 
-class GroupReader(Reader):
-    """Keeps pictures together with their age groups.
+class GroupEncoder(FaceEncoder):
+    """Pictures together with their age groups.
 
-    Of a face whose age is not known an estimator tells it; without one it is of the first group, on which every step
-    acts.
+    An unknown age is estimated; without an estimator the group is the first one, on which every step acts.
     """
 
     def __init__(self, *, code: AgeCode, estimator: AgeEstimator | None = None) -> None:
@@ -59,10 +58,10 @@ class GroupReader(Reader):
         self.code = code
         self.estimator = estimator
 
-    def read(self, x: Tensor, about: About) -> Reading:
-        guess = expected_age(self.estimator(x)) if self.estimator else torch.zeros_like(about.age_years)
-        age_years = torch.where(about.age_years.isnan(), guess, about.age_years)
-        return Reading(with_group(x, group_of(self.code, age_years)))
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+        guess = expected_age(self.estimator(x)) if self.estimator else torch.zeros_like(attributes.age_years)
+        age_years = torch.where(attributes.age_years.isnan(), guess, attributes.age_years)
+        return Encoding(with_group(x, group_of(self.code, age_years)))
 
 
 def renderer(snapshot: Snapshot) -> Renderer:
@@ -72,11 +71,11 @@ def renderer(snapshot: Snapshot) -> Renderer:
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
     code = code_of(snapshot.train)
-    return Renderer(generator=generator, code=code, reader=GroupReader(code=code, estimator=estimator))
+    return Renderer(generator=generator, code=code, encoder=GroupEncoder(code=code, estimator=estimator))
 
 
-class Judges(nn.Module):
-    """Frozen networks that the generator answers to: estimates of age, and features of a face."""
+class LossNetworks(nn.Module):
+    """Frozen networks of the generator's losses: age estimators, and an extractor of face features."""
 
     def __init__(
         self,
@@ -108,20 +107,20 @@ class Judges(nn.Module):
         return [estimator(x_seen) for estimator in self.estimators], maps
 
 
-class PFAGAN(Duel):
-    """Networks and phases `generator` and `discriminator`; the judges are frozen."""
+class PFAGAN(AdversarialModel):
+    """Networks and phases `generator` and `discriminator`; the loss_networks are frozen."""
 
     columns = ("ages",)
 
-    def __init__(self, *, config: TrainConfig, net: PFAGANConfig, judges: Judges) -> None:
+    def __init__(self, *, config: TrainConfig, net: PFAGANConfig, loss_networks: LossNetworks) -> None:
         self.net = net
         self.generator = build_generator(config, net)
         self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
-        self.judges = judges
+        self.loss_networks = loss_networks
         super().__init__(config, net, self.generator, self.discriminator)
-        self.frozen = {"judges": judges}
+        self.frozen = {"loss_networks": loss_networks}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, code = self.net, self.code
         younger_first = batch.age_source <= batch.age_target  # (N,)
         first = younger_first[:, None, None, None]
@@ -136,7 +135,7 @@ class PFAGAN(Duel):
         x_fake = self.generator(with_group(x_source, g_source), v_target)
         terms = {"g_adversarial": lsgan(self.discriminator(x_fake), 1, v_target * aged[:, None])}  # equation 4
         x_seen = disturb(x_fake)
-        logits, features = self.judges(torch.cat([x_fake, x_source]), x_seen)
+        logits, features = self.loss_networks(torch.cat([x_fake, x_source]), x_seen)
         if net.lambda_age and logits:
             groups = group_of(code, torch.arange(MAX_AGE_YEARS + 1, device=x_fake.device))  # of each year
             nominal = constant(code.nominal_years, x_fake.device)
@@ -150,7 +149,7 @@ class PFAGAN(Duel):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        if "discriminator" in resting:
+        if "discriminator" in paused:
             yield "discriminator", {}
             return
         real, fake = self.discriminator(torch.cat([x_real, x_fake.detach()])).chunk(2)
@@ -158,7 +157,7 @@ class PFAGAN(Duel):
         yield "discriminator", {"d_real": d_real, "d_fake": 0.5 * lsgan(fake, 0, v_target * aged[:, None])}
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
-        return [Renderer(generator=networks["generator"], code=self.code, reader=GroupReader(code=self.code))]
+        return [Renderer(generator=networks["generator"], code=self.code, encoder=GroupEncoder(code=self.code))]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The discriminator's error on the real faces held out."""
@@ -171,7 +170,7 @@ def build(config: TrainConfig, net: PFAGANConfig) -> PFAGAN:
     """The model with the trained networks that its configuration names."""
     estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
     embedder = load_embedder(net.embedder, config, config.frame) if net.embedder else None
-    return PFAGAN(config=config, net=net, judges=Judges(estimators=estimators, embedder=embedder))
+    return PFAGAN(config=config, net=net, loss_networks=LossNetworks(estimators=estimators, embedder=embedder))
 
 
 SYSTEM = System(config=PFAGANConfig, build=build, data=recipes.age_groups, renderer=renderer)

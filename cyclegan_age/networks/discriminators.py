@@ -48,9 +48,9 @@ class PatchDiscriminator(nn.Module):
             ]
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Conv2d(8 * ndf, heads + (heads > 1), 4, padding=1)
-        self.start()
+        self.reset_parameters()
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw the first weights, or begin anew."""
         init_weights(self)
         nn.init.zeros_(self.head.weight)  # a random head is noise that takes hundreds of steps to unlearn

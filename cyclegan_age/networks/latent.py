@@ -130,7 +130,7 @@ class NoiseDiscriminator(nn.Module):
         if norm:
             init_weights(self)
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw all weights anew."""
         _reset(self)
         if self.with_start:
@@ -232,7 +232,7 @@ class LatentCritic(nn.Module):
             layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norm else []), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(16, 1))
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw all weights anew."""
         _reset(self)
 
@@ -268,7 +268,7 @@ class PictureCritic(nn.Module):
         self.middle = nn.Linear((channels[-1] + (labels if len(channels) == 1 else 0)) * side**2, hidden)
         self.head = nn.Linear(hidden, 1)
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw all weights anew."""
         _reset(self)
 

@@ -147,7 +147,7 @@ class ProjectionDiscriminator(nn.Module):
         self.head = SpectralConv(channels[-1], 1, 1)
         self.embed = nn.Linear(labels, channels[-1], bias=False) if labels else None
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw all weights anew."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

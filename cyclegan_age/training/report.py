@@ -53,18 +53,18 @@ class Counts:
         )
         self._sums: dict[frozenset[str], _Sums] = {}
 
-    def add(self, resting: frozenset[str], phases: Mapping[str, str], values: Tensor, bad: Tensor) -> None:
+    def add(self, paused: frozenset[str], phases: Mapping[str, str], values: Tensor, bad: Tensor) -> None:
         """Count a step.
 
         Args:
-            resting: phases that rested in it.
+            paused: phases that rested in it.
             phases: for each loss term, in order, its phase.
             values: (terms,) float32, the loss terms.
             bad: () bool, whether the step was not finite.
         """
-        if resting not in self._sums:
-            self._sums[resting] = _Sums(phases, self._device)
-        self._sums[resting].add(values, bad)
+        if paused not in self._sums:
+            self._sums[paused] = _Sums(phases, self._device)
+        self._sums[paused].add(values, bad)
         self.skipped += bad
         self.bad_steps.copy_((self.bad_steps + 1) * bad)
         torch.maximum(self.longest, self.bad_steps, out=self.longest)

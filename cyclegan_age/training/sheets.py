@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.features import Taps, life_frames, middle_layer
-from cyclegan_age.models.base import About, Column, Model, Renderer
+from cyclegan_age.models.base import Column, FaceAttributes, Model, Renderer
 
 _FRAMES_PER_DECADE = 3  # of a life
 
@@ -42,10 +42,10 @@ def feature_maps(
     maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
     renderers = model.renderers(networks)
     for renderer in renderers:
-        kept = _read(renderer, x) if renderer.reader.reads else _drawn(renderer, x)
+        latent = _encoded(renderer, x) if renderer.encoder.encodes else _sampled(renderer, x)
         for column, vector in _targets(renderer, x.device).items():
             with Taps(renderer.generator, layers) as taps:
-                renderer.generator(kept, vector[None])
+                renderer.generator(latent, vector[None])
             for layer in layers:
                 maps[layer][column] = taps.outputs[layer][0]
     return maps if renderers else {}
@@ -57,18 +57,18 @@ def life(model: Model, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor |
         return None
     (renderer,) = model.renderers(networks)
     generator = renderer.generator
-    return life_frames(generator, _read(renderer, x), renderer.code, _FRAMES_PER_DECADE, middle_layer(generator))
+    return life_frames(generator, _encoded(renderer, x), renderer.code, _FRAMES_PER_DECADE, middle_layer(generator))
 
 
 class _Sheet:
-    """Renders the columns of a sheet; what several of them need is made once."""
+    """Renders the columns of a sheet; what several of them share is computed once."""
 
     def __init__(self, renderers: Sequence[Renderer], x: Tensor, age_years: Tensor) -> None:
         self.renderers, self.x, self.age_years = renderers, x, age_years
 
     def rebuilt(self) -> dict[str, Tensor]:
         (renderer,) = self.renderers
-        return {"rebuilt": renderer.generator(self._kept, renderer.code.encode(self.age_years))}
+        return {"rebuilt": renderer.generator(self._latent, renderer.code.encode(self.age_years))}
 
     def ages(self) -> dict[str, Tensor]:
         return self._ages
@@ -76,7 +76,7 @@ class _Sheet:
     def cycle(self) -> dict[str, Tensor]:
         (renderer,) = self.renderers
         *_, last = self._ages.values()
-        back = _read(renderer, last, renderer.code.nominal_years[-1])
+        back = _encoded(renderer, last, renderer.code.nominal_years[-1])
         return {"cycle": renderer.generator(back, renderer.code.encode(self.age_years))}
 
     def translations(self) -> dict[str, Tensor]:
@@ -88,23 +88,23 @@ class _Sheet:
 
     def generated(self) -> dict[str, Tensor]:
         (renderer,) = self.renderers
-        (made,) = _at_targets(renderer, _drawn(renderer, self.x.repeat(2, 1, 1, 1))).values()
+        (made,) = _at_targets(renderer, _sampled(renderer, self.x.repeat(2, 1, 1, 1))).values()
         first, second = made.chunk(2)
         return {"made": first, "made too": second}
 
     def generated_ages(self) -> dict[str, Tensor]:
         (renderer,) = self.renderers
-        return _at_targets(renderer, _drawn(renderer, self.x))
+        return _at_targets(renderer, _sampled(renderer, self.x))
 
     @cached_property
-    def _kept(self) -> Tensor:
+    def _latent(self) -> Tensor:
         (renderer,) = self.renderers
-        return _read(renderer, self.x, self.age_years)
+        return _encoded(renderer, self.x, self.age_years)
 
     @cached_property
     def _ages(self) -> dict[str, Tensor]:
         (renderer,) = self.renderers
-        return _at_targets(renderer, self._kept)
+        return _at_targets(renderer, self._latent)
 
 
 COLUMNS: dict[Column, Callable[[_Sheet], dict[str, Tensor]]] = {
@@ -117,20 +117,20 @@ COLUMNS: dict[Column, Callable[[_Sheet], dict[str, Tensor]]] = {
 }
 
 
-def _read(renderer: Renderer, x: Tensor, age_years: Tensor | float = torch.nan) -> Tensor:
-    """What the generator takes of pictures (N, 3, H, W) of ages in years, NaN where not known."""
+def _encoded(renderer: Renderer, x: Tensor, age_years: Tensor | float = torch.nan) -> Tensor:
+    """Generator inputs (N, ...) of pictures (N, 3, H, W) of ages in years, NaN where unknown."""
     unknown = torch.full((len(x),), torch.nan, device=x.device)
     known = torch.as_tensor(age_years, dtype=torch.float32, device=x.device).expand(len(x))
-    return renderer.reader.read(x, About(known, unknown)).kept
+    return renderer.encoder.encode(x, FaceAttributes(known, unknown)).latent
 
 
-def _drawn(renderer: Renderer, like: Tensor) -> Tensor:
-    """What the generator takes, from noise, for as many faces as a tensor is long: always the same."""
-    return renderer.reader.draw(len(like), torch.Generator().manual_seed(0)).to(like.device)
+def _sampled(renderer: Renderer, like: Tensor) -> Tensor:
+    """Generator inputs from noise, as many as a tensor has rows, the same in every call."""
+    return renderer.encoder.sample(len(like), torch.Generator().manual_seed(0)).to(like.device)
 
 
 def _targets(renderer: Renderer, device: torch.device) -> dict[str, Tensor]:
-    """Age vectors (K,) of what a renderer can be asked for, by the names of their columns."""
+    """Column name -> age vector (K,), for all targets of a renderer."""
     code = renderer.code
     vectors = code.encode(code.nominal_years).to(device)
     if not renderer.conditional:
@@ -138,7 +138,7 @@ def _targets(renderer: Renderer, device: torch.device) -> dict[str, Tensor]:
     return {f"{years:g}": vector for years, vector in zip(code.nominal_years, vectors, strict=True)}
 
 
-def _at_targets(renderer: Renderer, kept: Tensor) -> dict[str, Tensor]:
-    """All that a renderer can be asked for, of what is kept of faces (N, ...): name -> (N, 3, H, W)."""
-    targets = _targets(renderer, kept.device).items()
-    return {name: renderer.generator(kept, vector.expand(len(kept), -1)) for name, vector in targets}
+def _at_targets(renderer: Renderer, latent: Tensor) -> dict[str, Tensor]:
+    """Generator inputs (N, ...) rendered at all targets: column name -> (N, 3, H, W)."""
+    targets = _targets(renderer, latent.device).items()
+    return {name: renderer.generator(latent, vector.expand(len(latent), -1)) for name, vector in targets}

@@ -25,7 +25,7 @@ PLAIN_STEPS = 3  # before a step is captured: they tune convolutions, compile, a
 
 logger = logging.getLogger("cyclegan_age")
 
-Resting = frozenset[str]
+Paused = frozenset[str]
 
 
 class Step:
@@ -63,8 +63,8 @@ class Step:
         self.progress = torch.zeros((), device=device)
         self.counts = Counts(device)
         self._capture = runtime.capture
-        self._graphs: dict[Resting, torch.cuda.CUDAGraph] = {}
-        self._plain: dict[Resting, int] = {}  # steps done before capturing
+        self._graphs: dict[Paused, torch.cuda.CUDAGraph] = {}
+        self._plain: dict[Paused, int] = {}  # steps done before capturing
         self._inputs: Batch | None = None  # what a graph reads
 
     def __call__(self, batch: Batch, before: float, progress: float) -> None:
@@ -75,7 +75,7 @@ class Step:
             before: share of the training that was done before the previous step, 0 to 1.
             progress: the same before this one.
         """
-        for phase in self.model.renew(before, progress):
+        for phase in self.model.reset(before, progress):
             _restart(self.optimizers[phase])
         lr = self.rate(progress)
         for phase, optimizer in self.optimizers.items():
@@ -86,11 +86,11 @@ class Step:
                 else:
                     group["lr"] = own
         self.progress.fill_(progress)
-        resting = self.model.resting(progress)
+        paused = self.model.paused(progress)
         if self._capture:
-            self._replay(batch, resting)
+            self._replay(batch, paused)
         else:
-            self._run(batch, resting)
+            self._run(batch, paused)
 
     def rate(self, progress: float) -> float:
         """Learning rate when so much of the training is done: constant, then falling linearly to 0."""
@@ -140,20 +140,20 @@ class Step:
             return torch.optim.SGD(weights, lr=lr, fused=True)
         return torch.optim.Adam(weights, lr=lr, betas=config.betas, fused=True, capturable=capture)
 
-    def _replay(self, batch: Batch, resting: Resting) -> None:
+    def _replay(self, batch: Batch, paused: Paused) -> None:
         """One step by a CUDA graph, which is captured once a few were done plainly."""
-        if resting in self._graphs:
+        if paused in self._graphs:
             _copy(batch, self._inputs)
-            self._graphs[resting].replay()
+            self._graphs[paused].replay()
             return
         side = torch.cuda.Stream(self.runtime.device)
-        done = self._plain.get(resting, 0)
+        done = self._plain.get(paused, 0)
         if done < PLAIN_STEPS:
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                self._run(batch, resting)
+                self._run(batch, paused)
             torch.cuda.current_stream().wait_stream(side)
-            self._plain[resting] = done + 1
+            self._plain[paused] = done + 1
             return
         if self._inputs is None:
             self._inputs = Batch(**{f.name: getattr(batch, f.name).clone() for f in fields(Batch)})
@@ -163,21 +163,21 @@ class Step:
         try:
             # Other threads may copy batches meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._run(self._inputs, resting)
+                self._run(self._inputs, paused)
         except RuntimeError as e:
             logger.warning("the step cannot be captured as a CUDA graph and runs plainly: %s", str(e).splitlines()[0])
             torch.cuda.synchronize()
             self._capture = False
-            self._run(batch, resting)
+            self._run(batch, paused)
             return
-        self._graphs[resting] = graph
-        self._replay(batch, resting)
+        self._graphs[paused] = graph
+        self._replay(batch, paused)
 
-    def _run(self, batch: Batch, resting: Resting) -> None:
+    def _run(self, batch: Batch, paused: Paused) -> None:
         """The step itself. It is the same whether it runs plainly or is captured."""
         model, parts_count = self.model, self.config.accumulate
         device = self.runtime.device
-        parts = [model.losses(part, self.progress, resting) for part in _split(batch, parts_count)]
+        parts = [model.losses(part, self.progress, paused) for part in _split(batch, parts_count)]
         bad = torch.zeros((), dtype=torch.bool, device=device)
         values: list[Tensor] = []
         phase_of: dict[str, str] = {}
@@ -214,7 +214,7 @@ class Step:
             moved |= set(model.phases[phase])
         if not values:
             return
-        self.counts.add(resting, phase_of, torch.cat(values), bad)
+        self.counts.add(paused, phase_of, torch.cat(values), bad)
         for name in moved & self.averaged.keys():
             self.ema.update(name, model.networks[name], bad)
 

@@ -394,7 +394,7 @@ def test_an_encoder_learns_what_the_averaged_generator_was_given(monkeypatch: py
             return torch.zeros(len(z), 3, 32, 32)
 
     model.averaged = {"generator": Averaged()}
-    monkeypatch.setattr(encoder_cdcgan, "noise", lambda net, like: torch.ones(len(like), net.z))
+    monkeypatch.setattr(encoder_cdcgan, "latents_like", lambda net, like: torch.ones(len(like), net.z))
     given = batch()
     early, late = terms_of(model, given, 0.49), terms_of(model, given, 0.5)
     assert early["generator"] and early["discriminator"] and not early["encoder"]

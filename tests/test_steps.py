@@ -34,7 +34,7 @@ from cyclegan_age.losses import triplet
 from cyclegan_age.models import face_parser
 from cyclegan_age.models.age_cgan import AgeCGAN
 from cyclegan_age.models.age_estimator import AgeEstimatorModel
-from cyclegan_age.models.augmentation import disturb
+from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.caae import CAAE
 from cyclegan_age.models.cgan import CGAN
@@ -405,7 +405,7 @@ def test_the_terms_and_gradients_of_a_step_are_pinned(case: str) -> None:
 
 
 def disturbed_on_the_host(x: Tensor) -> Tensor:
-    """What `disturb` does, by the numbers drawn one by one."""
+    """What `random_view` does, by the numbers drawn one by one."""
     size = x.shape[-1]
     draw = torch.rand(7)
     side = int(size * (0.86 + 0.14 * float(draw[0])))
@@ -428,7 +428,7 @@ def test_a_disturbed_view_is_cropped_and_resized_as_torch_does_it(size: int) -> 
         torch.manual_seed(seed)
         x, outer = torch.rand(2, 3, size, size) * 2 - 1, torch.randn(2, 3, size, size)
         views, gradients = [], []
-        for view in (disturb, disturbed_on_the_host):
+        for view in (random_view, disturbed_on_the_host):
             torch.manual_seed(seed)
             given = x.clone().requires_grad_()
             views.append(view(given))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cyclegan_age.ages import parse_group
 from cyclegan_age.audit.looks import Look, embedding_of, small_of
-from cyclegan_age.audit.pairs import similar, similarity
+from cyclegan_age.audit.pairs import likeness, similar
 from cyclegan_age.data.folders import label
 from cyclegan_age.data.labels import read_labels
 from cyclegan_age.data.names import OLDEST, Known, form_of, stem_of, told
@@ -140,7 +140,7 @@ def _copies(
     apart: list[tuple[int, int, float]] = []
     for a, b, cosine in similar(embeddings, _SAME_PERSON[0]):
         i, j = faces[a], faces[b]
-        alike = similarity(small_of(good[i][1]), small_of(good[j][1])) if cosine >= _SAME_PICTURE[0] else 0.0
+        alike = likeness(small_of(good[i][1]), small_of(good[j][1])) if cosine >= _SAME_PICTURE[0] else 0.0
         if alike >= _SAME_PICTURE[1]:
             if j not in named:
                 said = f", embeddings {cosine:.2f}, faces {alike:.2f}"

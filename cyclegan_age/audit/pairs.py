@@ -28,7 +28,7 @@ def similar(embeddings: NDArray[np.float32], least: float) -> list[tuple[int, in
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-def similarity(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+def likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
     """Correlation of the middle of an aligned face (S, S) with another one, or its mirror image, where it fits best.
 
     The places tried are up to an eighth of the side away, as no detector puts the landmarks of copies in one place.

@@ -1,4 +1,4 @@
-"""Age estimator trained with DLDL-v2's label distribution (Gao et al., IJCAI 2018) on strongly disturbed faces."""
+"""Age estimator trained with DLDL-v2's label distribution (Gao et al., IJCAI 2018) on strongly augmented faces."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import constant
-from cyclegan_age.config import AgeEstimatorConfig, TrainConfig
+from cyclegan_age.config import AgeEstimatorConfig
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import label_distribution
@@ -33,7 +33,7 @@ class AgeEstimatorModel(Model):
         self.net = net
         self.estimator = build_estimator(net)
         if isinstance(self.estimator, LiteAgeEstimator):
-            self.estimator.network.load_imagenet()
+            self.estimator.load_imagenet()
         self.networks = {"estimator": self.estimator}
         self.frozen = {}
         self.phases = {"estimator": ["estimator"]}
@@ -57,16 +57,13 @@ class AgeEstimatorModel(Model):
         return {"augmented": augment(x, self.net.disturb)}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        """The error on the batch held out, and the loss there as it is on those learnt from: disturbed."""
+        """The error on the batch held out, and the training loss there, with augmentation."""
         estimator = networks["estimator"]
         error = (expected_age(estimator(x)) - age_years).abs().mean()
         loss = label_distribution(estimator(augment(x, self.net.disturb)), age_years, self.net.sigma)
         return {"mean_absolute_error_years": float(error), "held_out_age": float(loss)}
 
 
-def build(config: TrainConfig, net: AgeEstimatorConfig) -> AgeEstimatorModel:
-    """The model; it needs no trained networks."""
-    return AgeEstimatorModel(net=net)
-
-
-SYSTEM = System(config=AgeEstimatorConfig, build=build, data=recipes.age_groups)
+SYSTEM = System(
+    config=AgeEstimatorConfig, build=lambda config, net: AgeEstimatorModel(net=net), data=recipes.age_groups
+)

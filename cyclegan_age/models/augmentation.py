@@ -70,7 +70,7 @@ def _around(x: Tensor, middle: float, most: float, channels: int = 1) -> Tensor:
     return middle + _uniform(x, -most, most, channels)
 
 
-def disturb(x: Tensor) -> Tensor:
+def random_view(x: Tensor) -> Tensor:
     """A random view of a batch (N, 3, H, W), differentiable: crop, colour, light, contrast, half the time blur or grey.
 
     What an estimator in the loss is shown, so that the generator cannot please it by patterns of single pixels.

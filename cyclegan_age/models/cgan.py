@@ -73,9 +73,9 @@ class CGAN(AdversarialModel):
         return held_out_loss(self.discriminator, self.net, x, self.code.encode(age_years))
 
 
-def build(config: TrainConfig, net: CGANConfig) -> CGAN:
-    """The model; it needs no trained networks."""
-    return CGAN(config=config, net=net)
-
-
-SYSTEM = System(config=CGANConfig, build=build, data=recipes.age_groups, renderer=renderer)
+SYSTEM = System(
+    config=CGANConfig,
+    build=lambda config, net: CGAN(config=config, net=net),
+    data=recipes.age_groups,
+    renderer=renderer,
+)

@@ -23,7 +23,7 @@ from cyclegan_age.faces.blending import face_distance
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.losses import age_hinge, at_most, carry, label_distribution, lsgan, norms, wrong_age_weights
 from cyclegan_age.models.age_estimator import build_estimator
-from cyclegan_age.models.augmentation import disturb
+from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Losses, Model, Renderer, System
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.models.pretrained import load_embedder, load_estimator
@@ -196,7 +196,7 @@ class CycleGAN(Model):
 
         if self.critics:
             # A fake is labelled with its source's age, so that the estimators unlearn what fools them.
-            x_seen = disturb(x_both)
+            x_seen = random_view(x_both)
             fooled = net.lambda_fooled * (progress / max(net.fooled_warmup, 1e-9)).clamp_max(1.0)
             terms = {}
             for name, critic in self.critics.items():
@@ -244,7 +244,7 @@ class CycleGAN(Model):
             own = self._heads(self.code.encode(batch.age_source), batch.label_source)
             terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (heads_fake - own))
         if self.critics:
-            x_seen = disturb(x_aged)
+            x_seen = random_view(x_aged)
             views = [critic(x, x_seen) for critic in self.critics.values()]
             errors = [age_hinge(logits, batch.age_target, net.age_tolerance) for _, logits in views]
             terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, heads_fake) for s, _ in views]).mean()

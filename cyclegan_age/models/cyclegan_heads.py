@@ -18,7 +18,7 @@ from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.losses import age_hinge, at_most, augmented, carry, lsgan, norms, wrong_age_weights
-from cyclegan_age.models.augmentation import disturb
+from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Losses, Model, Renderer, System
 from cyclegan_age.models.cyclegan import age_correction
 from cyclegan_age.models.pool import ImagePool
@@ -219,7 +219,7 @@ class CycleGANHeads(Model):
         values = {name: term.detach() for name, term in realism.items()}
         if net.lambda_age:
             face = self._face(x_aged, 112)
-            errors = [age_hinge(n(disturb(face)), age_target, net.age_tolerance) for n in self.estimators]
+            errors = [age_hinge(n(random_view(face)), age_target, net.age_tolerance) for n in self.estimators]
             aged = net.lambda_age * rise * torch.stack(errors).mean()
             (of_age,) = torch.autograd.grad(aged, x_aged)
             gradient = gradient + at_most(of_age, net.age_share * longest)

@@ -165,9 +165,9 @@ class CycleGANPair(Model):
         return [one_way(networks["generator_ab"], "B"), one_way(networks["generator_ba"], "A")]
 
 
-def build(config: TrainConfig, net: CycleGANPairConfig) -> CycleGANPair:
-    """The model; it needs no trained networks."""
-    return CycleGANPair(config=config, net=net)
-
-
-SYSTEM = System(config=CycleGANPairConfig, build=build, data=recipes.cyclegan_pair, renderer=renderer)
+SYSTEM = System(
+    config=CycleGANPairConfig,
+    build=lambda config, net: CycleGANPair(config=config, net=net),
+    data=recipes.cyclegan_pair,
+    renderer=renderer,
+)

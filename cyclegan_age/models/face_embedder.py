@@ -6,11 +6,11 @@ There are two ways to train it, and weights say by their configuration which one
 - On faces with names (no `teacher`): triplets of two pictures of one person and one of another, the semi-hard ones of
   each batch. FaceNet had 200 million faces; what a few thousand give is for experiments.
 - On faces without names (`teacher`): a ready-made recogniser (`data.teacher`) gives each face a target once, and the
-  network learns to point the same way. The triplet term takes two disturbed views of one picture for the positive pair
+  network learns to point the same way. The triplet term takes two augmented views of one picture for the positive pair
   and other pictures for the negatives. So the network knows of identity what its teacher knows, at a fraction of its
   cost and differentiable; it has never seen one person twice, and what resembles the teacher must not be judged by it.
 
-Both see the faces through the age estimator's disturbances of place, light, colour and sharpness.
+Both see the faces through the age estimator's augmentation of place, light, colour and sharpness.
 """
 
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ class FaceEmbedderModel(Model):
         yield "embedder", terms
 
     def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
-        """Of each face a disturbed view, and the other face of the sheet that the network finds most alike."""
+        """Of each face an augmented view, and the other face of the sheet that the network finds most alike."""
         embeddings = networks["embedder"](x)
         alike = (embeddings @ embeddings.T).fill_diagonal_(-2).argmax(dim=1)
         return {"augmented": augment(x), "most alike": x[alike]}
@@ -98,7 +98,7 @@ class FaceEmbedderModel(Model):
         """Verification on the held-out faces.
 
         With names the pairs are those of one person, also those at least ten years apart alone, against all others.
-        With a teacher they are two disturbed views of one face, against other faces; beside them stand the mean cosine
+        With a teacher they are two augmented views of one face, against other faces; beside them stand the mean cosine
         to the teacher, and the correlation of both networks' similarities over pairs of different faces. The loss is
         told for them, too.
         """

@@ -48,7 +48,7 @@ class FaceParserModel(Model):
     def __init__(self, *, net: FaceParserConfig, held_out: HeldOut) -> None:
         self.held_out = held_out
         self.parser = build_parser(net)
-        self.parser.encoder.load_imagenet()
+        self.parser.load_imagenet()
         self.networks = {"parser": self.parser}
         self.frozen = {}
         self.phases = {"parser": ["parser"]}
@@ -58,17 +58,17 @@ class FaceParserModel(Model):
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         x = torch.cat([batch.x_source, batch.x_target])
         masks = torch.cat([batch.label_source, batch.label_target]).view(len(x), 1, *x.shape[2:])
-        x, masks = disturb(x, masks.float())
+        x, masks = augment(x, masks.float())
         yield "parser", {"parts": _cross_entropy(self.parser(x), masks[:, 0].long())}
 
     def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
-        """Of each head its parts in colours, a disturbed view of it, and the parts of this."""
-        disturbed, _ = disturb(x, x[:, :1])
-        parts, of_disturbed = (painted(view, networks["parser"](view).softmax(dim=1)) for view in (x, disturbed))
-        return {"source parts": parts, "augmented": disturbed, "augmented parts": of_disturbed}
+        """Of each head its parts in colours, an augmented view of it, and the parts of this."""
+        augmented, _ = augment(x, x[:, :1])
+        parts, of_augmented = (painted(view, networks["parser"](view).softmax(dim=1)) for view in (x, augmented))
+        return {"source parts": parts, "augmented": augmented, "augmented parts": of_augmented}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        """Intersection over union of each part, and the loss, on the heads held out, which are not disturbed."""
+        """Intersection over union of each part, and the loss, on the heads held out, which are not augmented."""
         masks = self.held_out.masks.to(x.device)
         logits = torch.cat([networks["parser"](part.to(x.device)) for part in self.held_out.x.split(32)])
         shares = F.interpolate(logits.softmax(dim=1), size=masks.shape[1:], mode="bilinear")
@@ -97,7 +97,7 @@ def painted(x: Tensor, shares: Tensor) -> Tensor:
     return (x + torch.einsum("nkhw,kc->nchw", shares, colours)) / 2
 
 
-def disturb(x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def augment(x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Random views of pictures (N, 3, S, S) in [-1, 1], and what their masks (N, 1, S, S) become in these."""
     x, masks = move(x, masks)
     return _cut_out(recolour(x)), masks

@@ -136,9 +136,9 @@ class GAN(AdversarialModel):
         return held_out_loss(self.discriminator, self.net, x)
 
 
-def build(config: TrainConfig, net: GANConfig) -> GAN:
-    """The model; it needs no trained networks."""
-    return GAN(config=config, net=net)
-
-
-SYSTEM = System(config=GANConfig, build=build, data=recipes.age_groups, renderer=renderer)
+SYSTEM = System(
+    config=GANConfig,
+    build=lambda config, net: GAN(config=config, net=net),
+    data=recipes.age_groups,
+    renderer=renderer,
+)

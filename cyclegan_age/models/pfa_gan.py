@@ -9,7 +9,7 @@ AI2100 project report describes it. Where it departs from them:
 - The discriminator is this package's PatchGAN, in which each group has a head; theirs joins the group to a feature map.
 - Of the two faces of a draw the younger one is aged to the group of the older one. Pairs of one group, which no
   sub-network acts on, count neither for the generator nor as fakes.
-- The age loss asks this package's estimators, on disturbed views, or else the generator pleases them by patterns that
+- The age loss asks this package's estimators, on random views, or else the generator fools them by patterns that
   no person sees. The group's probability is the sum over its years.
 - Deep features are those of a face embedder, or of the first age estimator, at unit length, instead of VGG-Face's.
 """
@@ -26,7 +26,7 @@ from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
 from cyclegan_age.models.adversary import AdversarialModel
-from cyclegan_age.models.augmentation import disturb
+from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.models.pretrained import load_embedder, load_estimator
 from cyclegan_age.networks.blocks import seen
@@ -88,7 +88,7 @@ class LossNetworks(nn.Module):
         self.trunk: nn.Module | None = None
         self.window: Sequence[float] = ()
         if embedder is not None:
-            self.trunk = nn.Sequential(embedder.stem, embedder.stages)
+            self.trunk = embedder.trunk()
             self.size, self.window = embedder.input_size, embedder.window
         elif estimators:
             self.trunk = estimators[0].first_half()
@@ -108,7 +108,7 @@ class LossNetworks(nn.Module):
 
 
 class PFAGAN(AdversarialModel):
-    """Networks and phases `generator` and `discriminator`; the loss_networks are frozen."""
+    """Networks and phases `generator` and `discriminator`; the loss networks are frozen."""
 
     columns = ("ages",)
 
@@ -134,7 +134,7 @@ class PFAGAN(AdversarialModel):
         self.discriminator.requires_grad_(False)
         x_fake = self.generator(with_group(x_source, g_source), v_target)
         terms = {"g_adversarial": lsgan(self.discriminator(x_fake), 1, v_target * aged[:, None])}  # equation 4
-        x_seen = disturb(x_fake)
+        x_seen = random_view(x_fake)
         logits, features = self.loss_networks(torch.cat([x_fake, x_source]), x_seen)
         if net.lambda_age and logits:
             groups = group_of(code, torch.arange(MAX_AGE_YEARS + 1, device=x_fake.device))  # of each year

@@ -1,13 +1,12 @@
 """Columns of a training's sample sheets, its feature maps and a life, by the renderers that inference has, too."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from cyclegan_age.features import Taps, life_frames, middle_layer
-from cyclegan_age.models.base import Column, FaceAttributes, Model, Renderer
+from cyclegan_age.models.base import FaceAttributes, Model, Renderer
 
 _FRAMES_PER_DECADE = 3  # of a life
 
@@ -24,11 +23,30 @@ def sample_columns(model: Model, networks: Mapping[str, nn.Module], x: Tensor, a
     Returns:
         name -> (N, 3, H, W), the pictures themselves first.
     """
-    sheet = _Sheet(model.renderers(networks), x, age_years)
-    columns = {"source": x}
+    columns = {"source": x} | model.views(networks, x)
+    if not (renderers := model.renderers(networks)):
+        return columns
+    first, last = renderers[0], renderers[-1]
+    own = first.code.encode(age_years)  # (N, K)
+    latent = _encoded(first, x, age_years) if {"rebuilt", "ages"} & {*model.columns} else x
     for name in model.columns:
-        columns |= COLUMNS[name](sheet)
-    return columns | model.views(networks, x)
+        if name == "rebuilt":
+            columns["rebuilt"] = first.generator(latent, own)
+        elif name == "ages":
+            columns |= _at_targets(first, latent)
+        elif name == "cycle":
+            oldest = columns[f"{first.code.nominal_years[-1]:g}"]
+            columns["cycle"] = first.generator(_encoded(first, oldest, first.code.nominal_years[-1]), own)
+        elif name == "translations":
+            (translated,) = _at_targets(first, x).items()
+            (cycle,) = _at_targets(last, translated[1]).values()
+            columns |= dict([translated]) | {"cycle": cycle} | _at_targets(last, x)
+        elif name == "generated":
+            (made,) = _at_targets(first, _sampled(first, x.repeat(2, 1, 1, 1))).values()
+            columns["made"], columns["made too"] = made.chunk(2)
+        else:
+            columns |= _at_targets(first, _sampled(first, x))
+    return columns
 
 
 def feature_maps(
@@ -58,63 +76,6 @@ def life(model: Model, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor |
     (renderer,) = model.renderers(networks)
     generator = renderer.generator
     return life_frames(generator, _encoded(renderer, x), renderer.code, _FRAMES_PER_DECADE, middle_layer(generator))
-
-
-class _Sheet:
-    """Renders the columns of a sheet; what several of them share is computed once."""
-
-    def __init__(self, renderers: Sequence[Renderer], x: Tensor, age_years: Tensor) -> None:
-        self.renderers, self.x, self.age_years = renderers, x, age_years
-
-    def rebuilt(self) -> dict[str, Tensor]:
-        (renderer,) = self.renderers
-        return {"rebuilt": renderer.generator(self._latent, renderer.code.encode(self.age_years))}
-
-    def ages(self) -> dict[str, Tensor]:
-        return self._ages
-
-    def cycle(self) -> dict[str, Tensor]:
-        (renderer,) = self.renderers
-        *_, last = self._ages.values()
-        back = _encoded(renderer, last, renderer.code.nominal_years[-1])
-        return {"cycle": renderer.generator(back, renderer.code.encode(self.age_years))}
-
-    def translations(self) -> dict[str, Tensor]:
-        there, back = self.renderers
-        first = _at_targets(there, self.x)
-        (translated,) = first.values()
-        (again,) = _at_targets(back, translated).values()
-        return first | {"cycle": again} | _at_targets(back, self.x)
-
-    def generated(self) -> dict[str, Tensor]:
-        (renderer,) = self.renderers
-        (made,) = _at_targets(renderer, _sampled(renderer, self.x.repeat(2, 1, 1, 1))).values()
-        first, second = made.chunk(2)
-        return {"made": first, "made too": second}
-
-    def generated_ages(self) -> dict[str, Tensor]:
-        (renderer,) = self.renderers
-        return _at_targets(renderer, _sampled(renderer, self.x))
-
-    @cached_property
-    def _latent(self) -> Tensor:
-        (renderer,) = self.renderers
-        return _encoded(renderer, self.x, self.age_years)
-
-    @cached_property
-    def _ages(self) -> dict[str, Tensor]:
-        (renderer,) = self.renderers
-        return _at_targets(renderer, self._latent)
-
-
-COLUMNS: dict[Column, Callable[[_Sheet], dict[str, Tensor]]] = {
-    "rebuilt": _Sheet.rebuilt,
-    "ages": _Sheet.ages,
-    "cycle": _Sheet.cycle,
-    "translations": _Sheet.translations,
-    "generated": _Sheet.generated,
-    "generated ages": _Sheet.generated_ages,
-}
 
 
 def _encoded(renderer: Renderer, x: Tensor, age_years: Tensor | float = torch.nan) -> Tensor:

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,23 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file, as a whole; where it cannot be written the file stays as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    data = line.encode() + b"\n"
+    with path.open("ab", buffering=0) as f:
+        before = f.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[f.write(data) :]
+        except OSError:
+            f.truncate(before)
+            raise
+
+
 def json_lines(journal: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file that has one a line, up to where an interruption, or something else, broke it.
 
@@ -60,13 +77,13 @@ def json_lines(journal: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def writing(folder: Path, needed: int, *, kept: str = "") -> Iterator[None]:
+def writing(folder: Path, needed: int, *, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Around what is written into a folder of `--results_dir`.
 
     Args:
         folder: where, named in the error.
         needed: bytes that there should be room for.
-        kept: what the error says of what was written before.
+        kept: gives the end of the error, on what was written before.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -75,10 +92,10 @@ def writing(folder: Path, needed: int, *, kept: str = "") -> Iterator[None]:
         yield
     except OSError as e:
         if e.errno in _NO_ROOM:
-            raise UserError(_no_room(folder, needed) + kept) from None
+            raise UserError(_no_room(folder, needed) + kept()) from None
         cause = e.strerror or type(e).__name__
         raise UserError(
-            f"{folder}: cannot be written ({cause}); allow it, or give another --results_dir{kept}"
+            f"{folder}: cannot be written ({cause}); allow it, or give another --results_dir{kept()}"
         ) from None
 
 

@@ -32,7 +32,7 @@ from cyclegan_age.faces.blending import Change
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.features import find_layers
 from cyclegan_age.games import age_warning, estimated_age, play, samples, write_made
-from cyclegan_age.images import BadImage, Picture, counted, list_images, open_image, unread
+from cyclegan_age.images import BadImage, Picture, absent, counted, list_images, open_image, unread
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.page import Section, gallery_page
 from cyclegan_age.provenance import Mark
@@ -189,7 +189,7 @@ def _inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list
     elif config.input.exists():
         root, paths = config.input.parent, [config.input]
     else:
-        raise UserError(f"--input {config.input}: no such file or folder; check the name")
+        raise UserError(f"--input {config.input}: {absent(config.input)}")
     if not paths:
         raise UserError(f"--input {config.input}: no pictures in it; {line or 'give a folder with .jpg or .png files'}")
     if line:

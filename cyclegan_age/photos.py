@@ -39,7 +39,7 @@ from cyclegan_age.gallery import (
     write_sheets,
 )
 from cyclegan_age.games import age_warning, estimated_age
-from cyclegan_age.images import BadImage, Picture, counted, list_files, list_images, unread
+from cyclegan_age.images import BadImage, Picture, absent, counted, list_files, list_images, unread
 from cyclegan_age.inference import Ager
 from cyclegan_age.page import Section
 from cyclegan_age.provenance import marked, packet
@@ -112,7 +112,7 @@ def check_change(config: InferConfig, ager: Ager) -> None:
 def _inputs(config: InferConfig, say: Callable[[str], None]) -> list[_Input]:
     source, line = config.input, ""
     if source is None or not source.exists():
-        raise UserError(f"--input {source}: no such file or folder; check the name")
+        raise UserError(f"--input {source}: {absent(source or Path())}")
     if source.is_dir():
         root, paths = source, sorted([*list_images(source), *list_files(source, video.SUFFIXES)])
         line = unread(source)

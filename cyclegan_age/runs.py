@@ -93,10 +93,13 @@ def from_settings(plain: Mapping[str, Any], source: object = "settings") -> tupl
     Raises:
         UserError: an unknown model or setting, or a value that does not fit.
     """
-    model = plain["train"]["model"]
+    try:
+        model, train, net = plain["train"]["model"], dict(plain["train"]), dict(plain["net"])
+    except (LookupError, TypeError, ValueError):
+        raise UserError(f"{source}: holds no settings of a training; restore it, or train again") from None
     if model not in MODEL_CONFIGS:
         raise UserError(f"{source}: model {model}: must be one of {', '.join(MODEL_CONFIGS)}; update cyclegan-age")
-    return _restore(TrainConfig, plain["train"], source), _restore(MODEL_CONFIGS[model], plain["net"], source)
+    return _restore(TrainConfig, train, source), _restore(MODEL_CONFIGS[model], net, source)
 
 
 def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
@@ -117,6 +120,8 @@ def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
         return kind(**values)
     except UserError as e:
         raise UserError(f"{source}: {e}") from None
+    except TypeError as e:  # a value of another type
+        raise UserError(f"{source}: a setting is not as train.py wrote it ({e}); restore it, or train again") from None
 
 
 def save_snapshot(
@@ -250,7 +255,7 @@ def _recipe(plain: Mapping[str, Any], source: object = "settings") -> dict[str, 
     return {k: v for part in ("train", "net") for k, v in whole[part].items() if k not in _FREE}
 
 
-def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
+def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int = 0) -> Path:
     """The folder of the run that this command means, made if it is new, and kept to this process.
 
     Without `--name` it is the newest run of the same data and settings, else a new number.
@@ -259,6 +264,7 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
         train: of the training.
         net: of the model.
         held: takes the run's lock.
+        needed: bytes that the run will take, for the error of a full disk.
 
     Raises:
         UserError: `--name` is taken by a run with other settings, or is not a plain name; another process trains the
@@ -267,7 +273,7 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack) -> Path:
     plain = settings(train, net)
     if train.name and (Path(train.name).name != train.name or train.name.startswith(".")):
         raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
-    with writing(train.results_dir, 0), taking_turns(train.results_dir):
+    with writing(train.results_dir, needed), taking_turns(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name
             folder.mkdir(exist_ok=True)
@@ -300,17 +306,30 @@ def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
         return None
     for folder in sorted(train.results_dir.glob(f"[0-9]*-{train.model}-{train.preset}"), reverse=True):
         if (folder / "config.json").is_file():
-            there = json.loads((folder / "config.json").read_text())
             with suppress(UserError):  # settings that are not possible any more
+                there = _read_settings(folder / "config.json")
                 if _recipe(there) == _recipe(plain) and there["train"]["dataroot"] == plain["train"]["dataroot"]:
                     return folder
     return None
 
 
+def _read_settings(path: Path) -> dict[str, Any]:
+    """What a run's `config.json` holds.
+
+    Raises:
+        UserError: it is no JSON, as after a crash of the machine or an edit.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{path}: not readable as JSON ({e}); restore it, or give another --name") from None
+    return plain
+
+
 def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
     """Say what a named run goes on with that it was not begun with, where that may change."""
     path = folder / "config.json"
-    there, here = _recipe(json.loads(path.read_text()), path), _recipe(plain)
+    there, here = _recipe(_read_settings(path), path), _recipe(plain)
     changed = [flag for flag in sorted(here) if here[flag] != there.get(flag) and flag not in _LENGTH]
     for flag in changed:
         old, new = there.get(flag), here[flag]
@@ -339,6 +358,11 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, whole.getbuffer())
 
 
+def has_state(run: Path) -> bool:
+    """Whether a run's folder has a state to resume from."""
+    return (run / "state.pt").is_file()
+
+
 def load_state(path: Path) -> dict[str, Any] | None:
     """Read a resume state; None where there is none.
 
@@ -349,9 +373,9 @@ def load_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises many kinds on a broken file
-        cause = str(e).splitlines()[0]
-        raise UserError(f"{path}: cannot be read ({cause}); delete it to begin the run again") from None
+    except Exception as e:  # torch raises many kinds on a broken file, with advice that is none here
+        cause = (isinstance(e, OSError) and e.strerror) or "broken, or not written by train.py"
+        raise UserError(f"{path}: cannot be read ({cause}); restore it, or delete it to begin the run again") from None
     return state
 
 
@@ -360,7 +384,7 @@ def trim_metrics(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)

@@ -107,6 +107,18 @@ def findings(results: Path, number: int = 1) -> list[tuple[str, str, str]]:
         return [(line["finding"], Path(line["file"]).name, line["detail"]) for line in csv.DictReader(f)]
 
 
+def test_a_folder_where_no_picture_shows_a_face_is_reported(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    for i, small in enumerate(noise):
+        (tmp_path / "faces" / "20s").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(small).resize((128, 128)).save(tmp_path / "faces" / "20s" / f"{i}.png")
+    words = ["audit", str(tmp_path / "faces"), "--results_dir", str(tmp_path / "results"), "--workers", "0"]
+    assert prepare_command.main(words) == 0
+    with (tmp_path / "results" / "audit-001" / "audit.csv").open() as f:
+        found = [(line["finding"], line["file"]) for line in csv.DictReader(f)]
+    assert found.count(("no face", "20s/0.png")) == 1 == found.count(("no face", "20s/1.png"))
+
+
 def test_copies_that_the_hash_misses_are_found_by_the_face(tmp_path: Path) -> None:
     root = tmp_path / "faces"
     (root / "40-44").mkdir(parents=True)

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from cyclegan_age.config import MODEL_CONFIGS, CAAEConfig, CGANConfig, CycleGANConfig, TrainConfig, UserError
+from cyclegan_age.config import (
+    MODEL_CONFIGS,
+    CAAEConfig,
+    CGANConfig,
+    CycleGANConfig,
+    InferConfig,
+    TrainConfig,
+    UserError,
+)
 from cyclegan_age.config.fields import GROUPS, Option, option_of
 from cyclegan_age.runs import SHIPPED, from_settings, load_snapshot, settings
 from options.test import parse_test
@@ -49,6 +57,11 @@ def test_a_field_says_what_its_value_must_be(option: Option, right: Any, wrong: 
         (TrainConfig, {"ends": (5, 6)}, "--ends 5 6: must be used with --age_vector onehot"),
         (TrainConfig, {"load_size": 64}, "--load_size 64: must be at least --image_size"),
         (TrainConfig, {"lr": 0.0}, "--lr 0: must be above 0"),
+        (TrainConfig, {"visdom_port": 0}, "--visdom_port 0: must be from 1 to 65535"),
+        (TrainConfig, {"visdom_port": 65536}, "--visdom_port 65536: must be from 1 to 65535"),
+        (TrainConfig, {"ages": (20, 121)}, "--ages 20 121: must be 2 or more numbers, rising, each from 0 to 120"),
+        (InferConfig, {"target_age": (30.0, 120.5)}, "--target_age 30 120.5: must be numbers, each from 0 to 120"),
+        (InferConfig, {"target_age": (float("nan"),)}, "--target_age nan: must be numbers, each from 0 to 120"),
         (TrainConfig, {"lr": float("inf")}, "--lr inf: must be finite"),
         (TrainConfig, {"betas": (0.5, 1.5)}, "--betas 0.5 1.5: must be numbers, each at least 0 and below 1"),
         (TrainConfig, {"seed": 10**19}, "--seed 10000000000000000000: must be from 0 to 2^63 - 1"),

@@ -566,7 +566,7 @@ def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], picture
     made, kind, note = studio.age(data, 0)
     with Image.open(io.BytesIO(made)) as image:
         assert kind == "image/png" and image.size == (64, 48) and note == "" and b"to A" in made
-    with pytest.raises(Refused, match="target_age: this model knows no ages; give a domain's number, 0 for A, 1 for"):
+    with pytest.raises(Refused, match="target_age: must be a domain's number, 0 for A, 1 for"):
         studio.age(data, 7)
     seen = studio.look(data)
     assert seen.whole is not None and not seen.faces

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from cyclegan_age.data.cache import PictureCache
 from cyclegan_age.data.folders import label, scan, scan_pair
 from cyclegan_age.data.resident import ResidentPictures, _hash
 from cyclegan_age.data.workers import in_processes
-from cyclegan_age.images import to_uint8
+from cyclegan_age.images import absent, list_images, to_uint8, unread
 
 Decoded = list[str]
 
@@ -168,6 +169,57 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path, files: list[str], where: s
 def test_empty_groups_can_be_allowed(tmp_path: Path) -> None:
     touch(tmp_path, "20s/x.jpg")
     assert scan(tmp_path, AgeCode(), every_group=False).group.tolist() == [1]
+
+
+def test_a_link_to_a_folder_above_does_not_make_faces_count_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "faces/20s/a.jpg", "faces/30s/b.jpg", "other/c.jpg")
+    root = tmp_path / "faces"
+    (root / "20s" / "up").symlink_to(root, target_is_directory=True)
+    (root / "30s" / "self").symlink_to(root / "30s", target_is_directory=True)
+    (root / "30s" / "more").symlink_to(tmp_path / "other", target_is_directory=True)
+    (root / "30s" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    faces = scan(root, AgeCode(), every_group=False)
+    assert [p.relative_to(root).as_posix() for p in faces.paths] == ["20s/a.jpg", "30s/b.jpg", "30s/more/c.jpg"]
+    said = (
+        "skipped 2 links to a folder above: 20s/up, 30s/self; skipped 1 link to a missing file or folder: 30s/gone.jpg"
+    )
+    assert caplog.messages == [f"{root}: {said}"]
+
+
+def test_a_folder_that_is_linked_into_another_one_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "20s/a.jpg", "30s/b.jpg")
+    (tmp_path / "20s" / "more").symlink_to(tmp_path / "30s", target_is_directory=True)
+    with pytest.raises(UserError, match="20s/more and 30s are one folder, whose faces count twice; remove a link"):
+        scan(tmp_path, AgeCode(), every_group=False)
+    (tmp_path / "20s" / "more").unlink()
+    assert len(scan(tmp_path, AgeCode(), every_group=False).paths) == 2
+
+
+def test_links_to_nothing_and_folders_that_cannot_be_opened_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "below/b.jpg", "closed/c.jpg")
+    for name in ("gone.jpg", "below/gone", ".hidden.jpg"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "round.jpg").symlink_to(tmp_path / "round.jpg")
+    real = os.scandir
+
+    def refusing(path: Path) -> Any:
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.jpg"]
+    assert unread(tmp_path) == (
+        "skipped 3 links to a missing file or folder: gone.jpg, round.jpg, below/gone; "
+        "skipped 1 folder that cannot be opened (Permission denied): closed"
+    )
+    assert absent(tmp_path / "gone.jpg") == f"a link to {tmp_path / 'nowhere'}, which is not there; mend it"
+    assert absent(tmp_path / "nowhere") == "no such file or folder; check the name"
+    assert unread(tmp_path / "below") == "skipped 1 link to a missing file or folder: gone"
 
 
 def test_pair_from_age_folders(tmp_path: Path) -> None:

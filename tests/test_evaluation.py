@@ -561,6 +561,10 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     assert "2 snapshots scored before" in said[-2]
     assert not any("nan" in line for line in said), "what cannot be told is left out"
     assert len((folder.parent / "evaluation.jsonl").read_text().splitlines()) == 2
+    with (folder.parent / "evaluation.jsonl").open("ab") as f:
+        f.write(b'{"snapshot": "st')  # as a crash of the machine may leave it
+    run.watch(settings, said.append, Panel(tmp_path / "log"), waits.append)
+    assert "2 snapshots scored before" in said[-2]
 
 
 def test_mistakes_are_told_in_one_line(
@@ -581,6 +585,10 @@ def test_mistakes_are_told_in_one_line(
         err = capsys.readouterr().err
         assert words in err
         assert err.count("\n") == 1
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--results_dir .*file: cannot be written \(File exists\); allow it"):
+        run.evaluate(config(results_dir=tmp_path / "file"), print, Panel(tmp_path / "log"))
+    assert not (tmp_path / "log").exists()  # no judge was asked
     with pytest.raises(UserError, match=r"--sources 90 99: .* has no face of that age"):
         run.evaluate(config(sources=(90, 99)), print, Panel(tmp_path / "log"))
     with pytest.raises(UserError, match="--watch gone: no such run"):

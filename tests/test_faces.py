@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks import photos as measurement
 from cyclegan_age import images, photos, runs
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
+from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError, install_extra
 from cyclegan_age.data.folders import Known
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import Place, crop
@@ -746,7 +746,7 @@ def test_kinds_that_are_not_read_are_counted(weights: Path, tmp_path: Path, monk
         (folder / name).write_bytes(b"\0\0\0\x18ftypheic")
     said: list[str] = []
     settings = {"weights": str(weights), "results_dir": tmp_path / "out", "target_age": (40,)}
-    line = "not read: 2 .heic, 1 .jxl; python -m pip install pillow-heif has .heic and .heif read"
+    line = f"not read: 2 .heic, 1 .jxl; {install_extra('heif')} has .heic and .heif read"
     with pytest.raises(UserError, match=f"no pictures in it; {line}"):
         render_photos(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"a\.HEIC: a HEIC picture, which needs pillow-heif; python -m pip install"):

@@ -26,14 +26,15 @@ import train as train_command
 from benchmarks import reliability
 from cyclegan_age import visdom_server
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
+from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.faces.files import Photo
 from cyclegan_age.files import foreign, lock, unlock
 from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.cyclegan import build_generator
 from cyclegan_age.runs import load_snapshot, load_state, open_run
-from cyclegan_age.training import checkpoints, progress
+from cyclegan_age.training import checkpoints, log, progress
 from options.train import parse_train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -84,6 +85,28 @@ def test_a_training_that_runs_is_not_joined_and_one_that_was_killed_is(
             assert train_command.main([*flags, "--name", run.name, "--epochs", str((state["step"] + 10) * 4 / 44)]) == 0
 
 
+def test_a_generator_that_is_larger_inside_than_its_pictures_is_refused(
+    tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_command.main(_flags(tiny_faces, tmp_path, 2, "--inner_size", "36")) == 2
+    assert capsys.readouterr().err == "--inner_size 36: must be at most --image_size, 32\n"
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="--inner_size 36: must be at most --image_size, 32"):
+        SYSTEMS["cyclegan_pair"].build(TrainConfig(image_size=32), CycleGANPairConfig(inner_size=36))
+
+
+@pytest.mark.parametrize("flag", ["--estimators", "--embedder"])
+def test_weights_that_are_not_there_are_named_by_their_own_flag(
+    flag: str, tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    for value, said in (("nosuch", "neither a file nor a run"), (str(tmp_path / "torn.safetensors"), "not a readable")):
+        needed = ["--lambda_age", "1", "--lambda_embedding", "1", flag, value]
+        assert train_command.main(_flags(tiny_faces, tmp_path / "out", 2, *needed)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"{flag} {value}: {said}") and error.count("\n") == 1 and "--weights" not in error
+
+
 def test_two_that_start_at_once_do_not_get_one_folder(tiny_faces: Path, tmp_path: Path) -> None:
     config, net = parse_train(_flags(tiny_faces, tmp_path, 2))
     code = (
@@ -130,6 +153,37 @@ def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path: Path, monke
         assert len(calls) == 2 and os.fstat(file.fileno()).st_ino == (tmp_path / ".lock").stat().st_ino
         unlock(tmp_path, file)
     assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not readable as JSON"),
+        ("{}", "holds no settings of a training; restore it"),
+        ('{"train": 1, "net": {}}', "holds no settings of a training; restore it"),
+        ('{"train": {"model": "cyclegan", "lr": "fast"}, "net": {}}', "a setting is not as train.py wrote it"),
+    ],
+)
+def test_a_config_that_was_broken_is_one_line_and_another_run_begins(
+    text: str, said: str, tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, net = parse_train(_flags(tiny_faces, tmp_path, 2))
+    (tmp_path / "001-cyclegan-default").mkdir()
+    (tmp_path / "001-cyclegan-default" / "config.json").write_text(text)
+    with ExitStack() as held:
+        assert open_run(config, net, held).name == "002-cyclegan-default"
+    assert train_command.main(_flags(tiny_faces, tmp_path, 2, "--name", "001-cyclegan-default")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{tmp_path / '001-cyclegan-default' / 'config.json'}: {said}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("data", [b"x", b"PK\x03\x04torn", b"\x80\x02}q\x00."])
+def test_a_state_that_is_broken_is_one_short_line(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(data)
+    with pytest.raises(UserError) as raised:
+        load_state(tmp_path / "state.pt")
+    remedy = "restore it, or delete it to begin the run again"
+    assert str(raised.value) == f"{tmp_path}/state.pt: cannot be read (broken, or not written by train.py); {remedy}"
 
 
 def test_a_file_of_another_kind_is_told_by_what_it_is(
@@ -242,6 +296,51 @@ def test_a_state_that_finds_no_room_ends_the_training_and_the_last_one_is_kept(
     assert state is not None and state["step"] == 9
 
 
+def test_a_disk_that_is_full_before_the_first_save_leaves_whole_lines_and_says_that_nothing_was_saved(
+    tiny_faces: Path, tmp_path: Path
+) -> None:
+    flags = _flags(tiny_faces, tmp_path, 40, "--name", "run", "--log_every", "1", "--save_every", "1000")
+    assert train_command.main(_flags(tiny_faces, tmp_path, 1, "--name", "other")) == 0  # the pictures are cached
+    limited = LIMITED.replace("400_000", "6_000")
+    command = [sys.executable, "-c", limited, *flags]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    run, last = tmp_path / "run", done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    needed = re.match(rf"{run}: no room on the disk, ([\d.]+) MB needed and ", last)
+    assert needed and float(needed[1]) > 1
+    assert last.endswith("another --results_dir; no state was saved before") and "is kept" not in last
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 3
+    assert metrics.read_text().endswith("\n")
+    with metrics.open("ab") as f:  # as a crash of the machine may leave it
+        f.write(b'{"step": 9, "lo\xff\x00')
+    assert train_command.main(flags) == 0
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 41))
+
+
+def test_a_disk_that_is_full_when_the_run_begins_names_what_a_training_needs(tiny_faces: Path, tmp_path: Path) -> None:
+    assert train_command.main(_flags(tiny_faces, tmp_path / "other", 1)) == 0  # the pictures are cached
+    limited = LIMITED.replace("400_000", "100")  # config.json is larger
+    command = [sys.executable, "-c", limited, *_flags(tiny_faces, tmp_path, 40, "--name", "run")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    needed = re.fullmatch(rf"{tmp_path}: no room on the disk, ([\d.]+) MB needed and .*", done.stderr.splitlines()[-1])
+    assert needed and float(needed[1]) > 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_is_not_finite_before_its_first_save_names_no_state(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log, "MAX_BAD_STEPS", 2)
+    assert (
+        train_command.main(_flags(tiny_faces, tmp_path, 8, "--name", "new", "--lr", "1e38", "--save_every", "9")) == 2
+    )
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "; no state was saved before them: begin again with a lower --lr" in error and "--init" not in error
+
+
 def test_room_and_a_folder_that_can_be_written_are_looked_for_before_the_first_step(
     tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -345,11 +444,12 @@ def test_ages_pictures_and_paths_that_cannot_be_used_are_refused(tmp_path: Path)
         ager.age(tmp_path / "text.png", 50)
     with pytest.raises(TypeError, match="ndarray: neither a picture of Pillow nor a path"):
         ager.age(np.zeros((8, 8, 3), np.uint8), 50)  # type: ignore[arg-type]
-    for years in (-1, -0.5, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="is not an age; give 0 or more"):
+    for years in (-1, -0.5, 120.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"^years {years:g}: must be from 0 to 120$"):
             ager.age(face, years)
+    ager.age(face, 0), ager.age(face, 120)
     for odd in ("50", None, [50]):
-        with pytest.raises(ValueError, match="is not an age; give a number"):
+        with pytest.raises(ValueError, match="must be a number from 0 to 120"):
             ager.age(face, odd)  # type: ignore[arg-type]
     for size in ((1, 1), (3, 300)):
         Image.new("RGB", size).save(tmp_path / "small.png")

@@ -139,7 +139,7 @@ def test_a_batch_equals_single_pictures(ager: Ager) -> None:
 
 @pytest.mark.parametrize("years", [math.nan, math.inf, -math.inf])
 def test_years_are_finite(ager: Ager, years: float) -> None:
-    with pytest.raises(ValueError, match="not an age"):
+    with pytest.raises(ValueError, match="must be from 0 to 120"):
         ager.age(Image.new("RGB", (16, 16)), years)
 
 

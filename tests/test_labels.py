@@ -99,6 +99,8 @@ def test_person_numbers_are_no_ages(tmp_path: Path, names: list[str], form: str)
         ("001A{age}.JPG", "fgnet"),
         ("0000{i}A{age}.jpg", "all_age_faces"),
         ("17/1000021{i}_1951-05-05_2009.jpg", "imdb_wiki"),
+        ("landmark_aligned_face.217{i}.9523333835_c7887c3fde_o.jpg", "adience"),
+        ("100003415@N08/coarse_tilt_aligned_face.217{i}.9523333835_c7887c3fde_o.jpg", "adience"),
     ],
 )
 def test_flat_folders_are_led_on(tmp_path: Path, name: str, line: str) -> None:

@@ -453,7 +453,7 @@ def test_r1_of_a_quadratic_score_is_half_its_squared_gradient() -> None:
 
 def test_a_discriminator_that_sees_the_deviation_knows_a_collapsed_batch() -> None:
     torch.manual_seed(0)
-    net = ProjectionDiscriminator(image_size=32, labels=0, channels=(4, 8), slope=0.2, deviation=True).eval()
+    net = ProjectionDiscriminator(image_size=32, labels=0, channels=(4, 8), slope=0.2, spectral=False).eval()
     x = torch.randn(4, 3, 32, 32)
     alone = net(x[:1].expand(4, -1, -1, -1))
     assert alone.std(correction=0).item() == pytest.approx(0, abs=1e-6)

@@ -263,6 +263,14 @@ def test_adience(tmp_path: Path, folder: str, before: str) -> None:
     assert reasons(rows) == {"no age known": 1, "file missing": 1, "not in the set's own table": 1}
 
 
+def test_adience_whose_pictures_lie_in_one_folder(tmp_path: Path) -> None:
+    make(tmp_path, "landmark_aligned_face.1.10_a_o.jpg", "landmark_aligned_face.2.11_b_o.jpg")
+    head = "user_id\toriginal_image\tface_id\tage\tgender\n"
+    (tmp_path / "fold_0_data.txt").write_text(f"{head}3@N03\t10_a_o.jpg\t1\t(25, 32)\tf\n4@N03\t11_b_o.jpg\t2\t35\tm\n")
+    rows = read("adience", tmp_path)
+    assert list(used(rows, tmp_path, "age", "person").values()) == [(28.5, "3@N03"), (35, "4@N03")]
+
+
 def test_fairface_groups_that_a_spreadsheet_broke(tmp_path: Path) -> None:
     make(tmp_path, *(f"train/{i}.jpg" for i in (1, 2, 3)), "val/1.jpg", "val/2.jpg")
     head = "file,age,gender,race,service_test\n"

@@ -136,7 +136,7 @@ def _copies(
             same = good[i][1]["bytes"] == good[group[0]][1]["bytes"]
             twice("same bytes" if same else "near copy", good[group[0]][0], good[i][0])
     faces = [i for i, (_, one) in enumerate(good) if "embedding" in one and i not in named]
-    embeddings = np.array([embedding_of(good[i][1]) for i in faces], np.float32).reshape(len(faces), -1)
+    embeddings = np.array([embedding_of(good[i][1]) for i in faces] or np.zeros((0, 1)), np.float32)
     apart: list[tuple[int, int, float]] = []
     for a, b, cosine in similar(embeddings, _SAME_PERSON[0]):
         i, j = faces[a], faces[b]

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from cyclegan_age.batch.storage import below, is_file, is_remote, joined, read, write
 from cyclegan_age.config import BatchConfig, UserError, needs
 from cyclegan_age.gallery import clean_name
-from cyclegan_age.images import SUFFIXES, list_images, unread
+from cyclegan_age.images import SUFFIXES, absent, list_images, unread
 
 FAILURES = "failures.csv"
 _NAME_BYTES = 200  # longest name of a file or folder, before what is put behind it
@@ -77,7 +77,7 @@ def all_items(config: BatchConfig, say: Callable[[str], None]) -> list[Item]:
         elif Path(source).is_file():
             names, sources = [Path(source).name], [source]
         else:
-            raise UserError(f"--input {source}: no such file or folder; check the name")
+            raise UserError(f"--input {source}: {absent(Path(source))}")
     except OSError as e:
         raise UserError(
             f"--input {source}: cannot be read ({e.strerror or e}); check the name and what it allows"

@@ -41,5 +41,6 @@ from cyclegan_age.config.test import InferConfig as InferConfig
 from cyclegan_age.config.train import TrainConfig as TrainConfig
 from cyclegan_age.config.values import CHANGE_PARTS as CHANGE_PARTS
 from cyclegan_age.config.values import FRAME_NAMES as FRAME_NAMES
+from cyclegan_age.config.values import OLDEST as OLDEST
 from cyclegan_age.config.values import check_strengths as check_strengths
 from cyclegan_age.config.values import frame_numbers as frame_numbers

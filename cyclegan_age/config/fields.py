@@ -140,8 +140,8 @@ def check(config: Any) -> None:
             continue
         many = isinstance(declared.default, tuple)
         numbers = [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, float)]
-        require(config, declared.name, value == declared.default or all(map(math.isfinite, numbers)), "finite")
         require(config, declared.name, option.holds(value, many), option.words(many))
+        require(config, declared.name, value == declared.default or all(map(math.isfinite, numbers)), "finite")
     for declared in fields(config):
         if (needs := option_of(declared).needs) and getattr(config, declared.name) != declared.default:
             found, values = getattr(config, needs[0]), needs[1:]

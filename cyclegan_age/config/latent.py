@@ -69,10 +69,9 @@ class NoiseFields:
     """Slope of the discriminator's ReLU below 0."""
     generator_loss: Annotated[Literal["non_saturating", "saturating"], Option(RARE)] = "non_saturating"
     """What the generator lowers: -log D(G(z)), or log(1 - D(G(z)))."""
-    batch_deviation: Annotated[bool, Option(MODEL, needs=("residual",))] = False
-    """Show the discriminator how much the pictures of a batch differ (Karras et al., ICLR 2018, section 3)."""
-    lambda_r1: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Weight of R1, a penalty on the discriminator's gradient at real pictures (Mescheder et al., ICML 2018)."""
+    lambda_r1: Annotated[float, Option(LOSS, at_least=0, needs=("residual",))] = 0.0
+    """Weight of R1, a penalty on the discriminator's gradient at real pictures (Mescheder et al., ICML 2018). Above 0
+    it replaces spectral norm, and the discriminator sees the standard deviation over the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclegan_age.config.errors import UserError
 from cyclegan_age.config.fields import Option, check, require
-from cyclegan_age.config.values import FACE, check_strengths
+from cyclegan_age.config.values import FACE, OLDEST, check_strengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class InferConfig:
     """A folder with one sub-folder per age group, instead of --input."""
     weights: str = ""
     """A .safetensors file, the name of a run, or of other shipped weights (caae); without it the shipped cyclegan."""
-    target_age: Annotated[tuple[float, ...], Option(at_least=0, at_most=120)] = ()
+    target_age: Annotated[tuple[float, ...], Option(at_least=0, at_most=OLDEST)] = ()
     """Ages in years to render; without it every anchor age of the weights."""
     target_domain: tuple[str, ...] = ()
     """Domains to translate to, with weights without ages that know two; without it both."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclegan_age.config.fields import DATA, LOGGING, MODEL, OPTIMISATION, RARE, RUNTIME, Option, check, require
-from cyclegan_age.config.values import FRAME
+from cyclegan_age.config.values import FRAME, OLDEST, PORT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,14 @@ class TrainConfig:
     """Side in pixels of the pictures the networks see; a multiple of 4."""
     load_size: Annotated[int, Option(DATA)] = 144
     """Side in pixels that pictures are cached at; random crops of image_size are taken from it."""
-    ages: Annotated[tuple[int, ...], Option(DATA, min_length=2, rising=True)] = (10, 20, 30, 40, 50, 60)
+    ages: Annotated[tuple[int, ...], Option(DATA, min_length=2, rising=True, at_least=0, at_most=OLDEST)] = (
+        10,
+        20,
+        30,
+        40,
+        50,
+        60,
+    )
     """Anchor ages in years, rising."""
     age_vector: Annotated[Literal["linear", "onehot"], Option(DATA)] = "linear"
     """Interpolate between anchors, or one unit vector per group."""
@@ -87,7 +94,7 @@ class TrainConfig:
     """Layers whose feature maps are shown beside the samples, where the model has them."""
     visdom_server: Annotated[str, Option(LOGGING)] = "http://127.0.0.1"
     """Address of the Visdom server."""
-    visdom_port: Annotated[int, Option(LOGGING)] = 8097
+    visdom_port: Annotated[int, replace(PORT, group=LOGGING)] = 8097
     """Port of the Visdom server."""
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from cyclegan_age.config.errors import UserError
 from cyclegan_age.config.fields import MODEL, Option
 
+OLDEST = 120  # years that can be asked for
 CHANGE_PARTS = ("hair", "skin", "shape")
 FRAME_NAMES = ("utkface", "ffhq")  # faces.frames.FRAMES has their points
 _FRAME_WORDS = (

@@ -32,6 +32,7 @@ NO_AGE = "no age known"
 NO_GROUP = "younger or older than the groups"
 
 _LEADING = re.compile(r"(\d{1,3})[_-]")
+_ADIENCE = re.compile(r"(coarse_tilt|landmark)_aligned_face\.\d+\.")  # names of its pictures, without ages
 _MASKS = "parsings"
 _FEW = 12  # different ages in years, as the middles of groups are
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
@@ -233,9 +234,17 @@ def _labelled(dataroot: Path, known: Mapping[Path, Known]) -> tuple[list[tuple[P
     folders = _age_folders(dataroot)
     found: list[tuple[Path, float, int | None]] = []
     told_by_name, wrong = 0, []
+    homes: dict[tuple[int, int], Path] = {}
     for folder, years in folders.items():
         opens = years[0] if folder.name.strip().endswith("+") else None
-        for path in _faces(folder):
+        faces = _faces(folder)
+        for home in dict.fromkeys(path.parent for path in faces):
+            there = home.stat()
+            first = homes.setdefault((there.st_dev, there.st_ino), home)
+            if first != home:
+                both = " and ".join(one.relative_to(dataroot).as_posix() for one in (first, home))
+                raise UserError(f"--dataroot {dataroot}: {both} are one folder, whose faces count twice; remove a link")
+        for path in faces:
             own = known[path].age_years if path in known else label(path.name, years)
             found.append((path, own, opens))
             if path not in known and form_of(stem_of(path)):
@@ -275,6 +284,9 @@ def _remedy(dataroot: Path, paths: Sequence[Path]) -> str:
     """How to make age folders of pictures, by the form of their names."""
     forms = Counter(form_of(stem_of(path)) for path in paths)
     source = shlex.quote(str(dataroot))
+    if 2 * sum(map(bool, map(_ADIENCE.match, (path.name for path in paths)))) > len(paths):
+        rest = "with its fold_0_data.txt to fold_4_data.txt in it"
+        return f"make age folders of them: python prepare.py adience --source {source} --output FOLDER, {rest}"
     form, number = max(forms.items(), key=lambda one: (bool(one[0]), one[1]), default=("", 0))
     if form and 2 * number > len(paths):
         return f"make age folders of them: python prepare.py {form} --source {source} --output FOLDER"

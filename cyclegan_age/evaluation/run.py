@@ -20,6 +20,7 @@ from cyclegan_age.evaluation.records import BLEND, Judges, Row
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import FEWEST, Goal, Values, ages_read, as_csv, as_text, by_label
 from cyclegan_age.faces.frames import Frame
+from cyclegan_age.files import json_lines, unwritten
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.render import save_text
@@ -61,6 +62,7 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
             raise UserError(f"--weights {row.weights}: {e}") from None
     if config.fit_ages:
         fitting(rows[0])
+    _check_results(config)
     scores = Scores.begin(config, judges, say)
     try:
         own = [judge for judge in scores.yard.judges if judge.name == "age_judge"]
@@ -84,7 +86,7 @@ def evaluate(config: EvaluateConfig, say: Say, judges: Judges | None = None) -> 
                 years = " ".join(f"{one:.1f}" for one in asked)
                 say(f"{config.fit_ages}: for a face that looks {looks:.0f}, asks for {years} years at its ages")
     except OSError as e:
-        raise UserError(f"--results_dir {config.results_dir}: cannot be written ({e.strerror or e})") from e
+        raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from e
     finally:
         scores.bench.close()
     say((folder / "table.txt").read_text(encoding="utf-8"))
@@ -189,6 +191,13 @@ def _plain(scores: Scores, real: Values, notes: list[str]) -> dict[str, Any]:
     }
 
 
+def _check_results(config: EvaluateConfig) -> None:
+    try:
+        (config.results_dir / config.name).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise unwritten(f"--results_dir {config.results_dir}", e, "or give another folder") from None
+
+
 def _folder(config: EvaluateConfig) -> Path:
     if not config.name:
         return next_folder(config.results_dir, "evaluate")
@@ -263,6 +272,4 @@ def _line(name: str, values: Values, aims: list[Goal], best: bool) -> str:
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:
-    if not log.is_file():
-        return []
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list(json_lines(log)) if log.is_file() else []

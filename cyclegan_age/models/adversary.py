@@ -38,6 +38,7 @@ from cyclegan_age.networks.discriminators import FeatureCritic
 from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 
+R1_PART = 4  # R1 is of one picture in so many
 WRONG_AGE = 0.5  # weight of the loss of real faces with wrong ages, relative to that of generated faces
 
 
@@ -252,17 +253,15 @@ def adversarial_step(
         yield "discriminator", {}
         return
     x_real, x_fake = discriminator_input(net, x_real), discriminator_input(net, x_fake.detach())
-    penalty = {}
-    if net.lambda_r1:
-        x_real = x_real.detach().requires_grad_()
-        real = discriminator.forward(x_real, label_real)  # not compiled: compiled networks have no second derivative
-        penalty["r1"] = net.lambda_r1 * r1(real, x_real)
-        x_real = x_real.detach()
-    else:
-        real = discriminator(x_real, label_real)
+    real = discriminator(x_real, label_real)
     fake = discriminator(x_fake, label_fake)
     terms = {"d_real": 0.5 * real_or_fake(real, 1 - net.label_smoothing), "d_fake": 0.5 * real_or_fake(fake, 0)}
-    terms |= penalty
+    if net.lambda_r1:
+        part = max(1, len(x_real) // R1_PART)
+        x_part = x_real[:part].detach().requires_grad_()
+        # Not compiled: compiled networks have no second derivative.
+        logits = discriminator.forward(x_part, None if label_real is None else label_real[:part])
+        terms["r1"] = net.lambda_r1 * r1(logits, x_part)
     if feature_discriminator:
         terms |= feature_discriminator.discriminator_losses(x_real, x_fake, label_real, label_fake, label_wrong)
     yield "discriminator", terms

@@ -68,7 +68,7 @@ def build_discriminator(
             labels=labels,
             channels=net.d_channels,
             slope=net.slope,
-            deviation=net.batch_deviation,
+            spectral=not net.lambda_r1,
         )
     return NoiseDiscriminator(
         image_size=config.image_size,

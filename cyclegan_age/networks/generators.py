@@ -299,8 +299,10 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
     """The generator that a configuration describes, for so many entries of the age vector and pixels a side.
 
     Raises:
-        UserError: limits for another number of ages.
+        UserError: limits for another number of ages, or a side inside that is above the picture's.
     """
+    if net.inner_size > image_size:
+        raise UserError(f"--inner_size {net.inner_size}: must be at most --image_size, {image_size}")
     if len(net.most_darkening) not in (0, 1, ages):
         raise UserError(f"--most_darkening {net.most_darkening}: give one number, or one for each of --ages ({ages})")
     return ResnetGenerator(

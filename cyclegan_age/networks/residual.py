@@ -127,8 +127,8 @@ class ProjectionDiscriminator(nn.Module):
     """Picture and label -> logit (N,) of "real": how real the picture is, plus how well it fits the label.
 
     4x4 convolutions of stride 2 and one that takes what is left to a vector; the label's own vector is multiplied with
-    it (Miyato and Koyama, equation 4). All weights have spectral norm 1, but those of the label; the logit is ten times
-    what they give.
+    it (Miyato and Koyama, equation 4). All but the label's weights have spectral norm 1, or none; with it the logit is
+    ten times what they give.
     """
 
     def __init__(
@@ -138,31 +138,37 @@ class ProjectionDiscriminator(nn.Module):
         labels: int,  # numbers in a label; 0 for none
         channels: tuple[int, ...],  # of the convolutions
         slope: float,  # of the leaky ReLU
-        deviation: bool = False,  # one more map: the standard deviation over the batch, as a mean
+        spectral: bool = True,  # spectral norm; without it the mean standard deviation over the batch is one more map
     ) -> None:
         super().__init__()
-        self.slope, self.deviation = slope, deviation
-        self.stages = nn.ModuleList(SpectralConv(a, b, 4, 2, 1) for a, b in pairwise([3, *channels]))
-        self.whole = SpectralConv(channels[-1] + deviation, channels[-1], image_size >> len(channels))
-        self.head = SpectralConv(channels[-1], 1, 1)
+        conv = SpectralConv if spectral else nn.Conv2d
+        self.slope, self.spectral = slope, spectral
+        self.stages = nn.ModuleList(conv(a, b, 4, 2, 1) for a, b in pairwise([3, *channels]))
+        self.whole = conv(channels[-1] + (not spectral), channels[-1], image_size >> len(channels))
+        self.head = conv(channels[-1], 1, 1)
         self.embed = nn.Linear(labels, channels[-1], bias=False) if labels else None
+        if not spectral:
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.reset_parameters()
+            if not self.spectral and isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, self.slope)
+            elif not self.spectral and isinstance(module, nn.Linear):
+                nn.init.zeros_(module.weight)  # of the label: other weights would make large logits
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         h = x
         for stage in self.stages:
             h = F.leaky_relu(stage(h), self.slope)
-        if self.deviation:
-            spread = (h.float().var(dim=0, correction=0) + 1e-8).sqrt().mean().to(h.dtype)
-            h = torch.cat([h, spread.expand(len(h), 1, *h.shape[2:])], dim=1)
+        if not self.spectral:  # Karras et al., ICLR 2018, section 3
+            deviation = (h.float().var(dim=0, correction=0) + 1e-8).sqrt().mean().to(h.dtype)
+            h = torch.cat([h, deviation.expand(len(h), 1, *h.shape[2:])], dim=1)
         h = F.leaky_relu(self.whole(h), self.slope)
         logits: Tensor = self.head(h).flatten().float()
-        if self.embed is None or label is None:
-            return _GAIN * logits
-        fit: Tensor = (self.embed(label) * h.flatten(1)).float().sum(dim=1)
-        return _GAIN * (logits + fit)
+        if self.embed is not None and label is not None:
+            logits = logits + (self.embed(label) * h.flatten(1)).float().sum(dim=1)
+        return _GAIN * logits if self.spectral else logits

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
+from cyclegan_age.config import TrainConfig
+from cyclegan_age.models.base import Model
 from cyclegan_age.runs import save_snapshot
 from cyclegan_age.training.state import Training
 
@@ -46,18 +48,19 @@ class Checkpoints:
         save_snapshot(path, training.config, training.net, training.images_seen, tensors, training.model.parts)
 
 
-def room_needed(training: Training) -> int:
+def room_needed(config: TrainConfig, model: Model) -> int:
     """Bytes of what is written at a save, some pictures included."""
-    config, step = training.config, training.step
-    averaged, state = (sum(map(_bytes, networks.values())) for networks in (step.averaged, step.model.networks))
+    shipped = (model.networks[name] for name in model.shipped)
+    averaged, state = (sum(map(_bytes, networks)) for networks in (shipped, model.networks.values()))
     state += averaged
     if config.checkpoint == "light":
         state //= 2
     else:
-        parameters = sum(w.numel() * w.element_size() for weights in step.parameters.values() for w in weights)
+        trained = (w for names in model.phases.values() for name in names for w in model.networks[name].parameters())
+        parameters = sum(w.numel() * w.element_size() for w in trained)
         state += 2 * parameters if config.optimizer == "adam" else 0
         one = 4 * (3 * config.image_size**2 + len(config.ages))  # a picture in a history buffer, and its age vector
-        state += sum(pool.size * one for pool in step.model.pools.values())
+        state += sum(pool.size * one for pool in model.pools.values())
     return state + 2 * averaged + _PICTURES_BYTES
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 
 from cyclegan_age.config import UserError
+from cyclegan_age.files import append_line
+from cyclegan_age.runs import has_state
 from cyclegan_age.training.progress import Progress
 from cyclegan_age.training.report import Report
 from cyclegan_age.training.state import Training
@@ -57,18 +59,18 @@ class Log:
         if report.longest:
             logger.warning("up to step %d: a loss or gradient is not finite; the steps are skipped", step)
         if report.longest >= MAX_BAD_STEPS:
-            raise UserError(
-                f"{run}: {MAX_BAD_STEPS} steps in a row were not finite; the state before them is kept: "
-                f"give --init {run.name} with a lower --lr or --precision fp32 and another --name"
-            )
+            begin = f"{run}: {MAX_BAD_STEPS} steps in a row were not finite"
+            mend = "a lower --lr or --precision fp32 and another --name"
+            if not has_state(run):
+                raise UserError(f"{begin}; no state was saved before them: begin again with {mend}")
+            raise UserError(f"{begin}; the state before them is kept: give --init {run.name} with {mend}")
 
 
 def log_numbers(training: Training, numbers: Mapping[str, float]) -> None:
     """Write numbers of the last step, by names like `loss/cycle`, to metrics.jsonl and the trackers."""
     step = training.schedule.step
     if training.is_main:
-        with (training.run / "metrics.jsonl").open("a") as f:
-            f.write(json.dumps({"step": step, **numbers}) + "\n")
+        append_line(training.run / "metrics.jsonl", json.dumps({"step": step, **numbers}))
     training.accelerator.log(dict(numbers), step=step)
 
 

@@ -15,7 +15,7 @@ from cyclegan_age.devices import best_device, runtime_of
 from cyclegan_age.files import check_room, writing
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.monitor import start, trackers
-from cyclegan_age.runs import forget_run, open_run, settings, trim_metrics
+from cyclegan_age.runs import forget_run, has_state, open_run, settings, trim_metrics
 from cyclegan_age.training.checkpoints import room_needed
 from cyclegan_age.training.initial import load_initial_weights
 from cyclegan_age.training.schedule import Schedule
@@ -50,7 +50,8 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
                 if training.is_main:
                     forget_run(training.run)
                 raise
-    held.enter_context(writing(training.run, room_needed(training), kept="; the last saved state is kept"))
+    needed = room_needed(config, training.model)
+    held.enter_context(writing(training.run, needed, kept=lambda: _kept(training.run)))
     if training.is_main:
         trim_metrics(training.run / "metrics.jsonl", training.schedule.step)
         training.remove_old_files()
@@ -63,7 +64,7 @@ def begin(training: Training) -> None:
     Raises:
         UserError: there is too little room, or a tracker does not start.
     """
-    run, needed = training.run, room_needed(training)
+    run, needed = training.run, room_needed(training.config, training.model)
     needed *= 1 if training.resumed else 2  # old files stay until new ones are whole
     _on_main(lambda: _or_forget(run, lambda: check_room(run, needed)))
     shown = _flat(settings(training.config, training.net))
@@ -78,7 +79,7 @@ def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
     torch.manual_seed(config.seed)  # the same initial weights in every process
     model = system.build(config, net)
     torch.manual_seed(config.seed + processes.process_index)
-    run = _on_main(lambda: open_run(config, net, held))
+    run = _on_main(lambda: open_run(config, net, held, room_needed(config, model)))
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="no",  # --precision decides; fp16 in accelerate's configuration would scale the losses
@@ -126,6 +127,10 @@ def _or_forget(run: Path, do: Callable[[], None]) -> None:
     except UserError:
         forget_run(run)
         raise
+
+
+def _kept(run: Path) -> str:
+    return "; the last saved state is kept" if has_state(run) else "; no state was saved before"
 
 
 def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -186,7 +186,8 @@ class Gate:
             # The page sends up to two pictures in one message, in Base64.
             most = (self._most if path.startswith("/api/") else self._most * 8 // 3) + _SLACK
             body = await self._body(receive, most, held)
-            await self._app(scope, _replay(body, receive), answer)
+            answering = self._app(scope, _replay(body, receive), answer)
+            await (_unless_left(answering, receive) if path.startswith("/api/") else answering)
         except Refused as no:
             await _answer(answer, no.status, no.body, no.headers)
         except asyncio.CancelledError:  # by `close`
@@ -306,6 +307,24 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+async def _unless_left(answering: Awaitable[None], receive: Receive) -> None:
+    """Answer a request, or cancel that once its sender has gone: a job that still waits is then not done."""
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.ensure_future(answering), asyncio.ensure_future(left())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(done[0], Exception):
+        raise done[0]
 
 
 async def _answer(send: Send, status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from gradio.events import api
 from gradio.state_holder import SessionState, StateHolder
 from PIL import Image
 
-from cyclegan_age.config import DemoConfig
+from cyclegan_age.config import OLDEST, DemoConfig
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.games import Made, age_warning, estimated_age
@@ -273,8 +273,8 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
         async def age(image: str, target_age: float, face: str = "all", aligned: bool = False, model: str = "") -> str:
             """A picture in Base64 at an age, in Base64 and its own format."""
             try:
-                if not isinstance(target_age, int | float) or not 0 <= target_age <= 120:
-                    raise Refused(422, "target_age: not an age in years; give a number from 0 to 120")
+                if not isinstance(target_age, int | float) or not 0 <= target_age <= OLDEST:
+                    raise Refused(422, f"target_age: must be a number from 0 to {OLDEST}")
                 data = _decoded(image)
                 job = partial(studio.age, data, target_age, face=face, aligned=aligned, model=model)
                 made, _, _ = await worker.run(job)

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.routing import Mount
 
-from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.config import OLDEST, DemoConfig, UserError
 from cyclegan_age.web.limits import Gate, Refused, Worker
 from cyclegan_age.web.page import HERE, Sessions, build, theme
 from cyclegan_age.web.work import KINDS, Studio, load, png
@@ -53,10 +53,10 @@ async def _known_fields(request: Request) -> None:
     kind = request.headers.get("content-type", _FORMS[0]).partition(";")[0].strip().lower()
     if names and kind not in _FORMS:
         kind = re.sub(r"[^\w/.+-]", "", kind, flags=re.ASCII)[:40]
-        raise Refused(415, f"{kind}: not a form; send multipart/form-data, as curl -F image=@photo.jpg does")
+        raise Refused(415, f"{kind}: expected multipart/form-data, as curl -F image=@photo.jpg sends it")
     odd = next((name for name in await request.form() if name not in names), None) if names else None
     if odd is not None:
-        raise Refused(422, f"{odd[:40]}: no such field; there are {', '.join(names)}")
+        raise Refused(422, f"{odd[:40]}: unknown field; expected {', '.join(names)}")
 
 
 def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
@@ -79,8 +79,12 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     async def wrong_field(_: Request, wrong: RequestValidationError) -> Response:
         first = wrong.errors()[0]
         field, text = first["loc"][-1], first["msg"]
-        if field == "image" and first["type"] != "missing":
-            text = "not a file; curl sends one as image=@photo.jpg"
+        if first["type"] == "missing":
+            text = "required"
+        elif field == "image":
+            text = "must be a file, as curl -F image=@photo.jpg sends it"
+        elif field == "target_age":
+            text = f"must be a number from 0 to {OLDEST}"
         return JSONResponse({"error": f"{field}: {text}"}, 422)
 
     @app.exception_handler(HTTPException)
@@ -94,7 +98,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     @app.post("/api/age", response_class=Response, responses=_answers("the picture, in its own format", "image/*"))
     async def age(
         image: Image_,
-        target_age: Annotated[float, Form(ge=0, le=120, allow_inf_nan=False, description="years")],
+        target_age: Annotated[float, Form(ge=0, le=OLDEST, allow_inf_nan=False, description="years")],
         face: Face = "all",
         aligned: Aligned = False,
         model: Model = "",
@@ -140,13 +144,13 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
 
     @app.api_route("/openapi.json", methods=["POST", *others], include_in_schema=False)
     async def readable() -> Response:
-        return JSONResponse({"error": "read it by GET"}, 405, {"Allow": "GET"})
+        return JSONResponse({"error": "must be read by GET"}, 405, {"Allow": "GET"})
 
     @app.api_route("/api/{rest:path}", methods=["GET", "HEAD", "POST", *others], include_in_schema=False)
     async def nothing(request: Request) -> Response:
         if request.url.path in posts:
-            return JSONResponse({"error": "send it by POST"}, 405, {"Allow": "POST"})
-        return JSONResponse({"error": f"no such request; there are {', '.join(sorted(posts))}"}, 404)
+            return JSONResponse({"error": "must be sent by POST"}, 405, {"Allow": "POST"})
+        return JSONResponse({"error": f"no such request; expected one of {', '.join(sorted(posts))}"}, 404)
 
     return app
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cyclegan_age import render
-from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.config import DemoConfig, UserError, install_extra
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_text
@@ -20,7 +20,7 @@ from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.gallery import clean_name
 from cyclegan_age.games import Made, age_warning, aging, estimated_age, kids, morph
-from cyclegan_age.images import BadImage, reads_heif
+from cyclegan_age.images import BadImage, is_heif, reads_heif
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.photos import preview, warnings_of
 from cyclegan_age.provenance import Mark, marked
@@ -30,6 +30,7 @@ from cyclegan_age.web.limits import Refused
 FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
 # Pillow's names; JPEG stands for MPO, too.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", *(("HEIF",) if reads_heif() else ()))
+_KINDS = f"a JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP{', PPM or HEIC' if reads_heif() else ' or PPM'} file"
 SHIPPED = ("", "cyclegan_heads", "caae")  # weights that the page offers without others
 KINDS = {"gif": "image/gif", "mp4": "video/mp4"}
 _SHOWN_SIDE = 384  # greatest side in pixels of a face on the page
@@ -91,7 +92,7 @@ class Studio:
             Refused: 422, no such model.
         """
         if model and model not in self.agers:
-            raise Refused(422, f"model: unknown; give one of {', '.join(self.agers)}")
+            raise Refused(422, f"model: must be one of {', '.join(self.agers)}")
         return self.agers[model or next(iter(self.agers))]
 
     def mark(self, model: str = "") -> Mark | None:
@@ -133,7 +134,7 @@ class Studio:
         ager = self.ager(model)
         if ager.domains and years not in range(len(ager.domains)):
             numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(ager.domains))
-            raise Refused(422, f"target_age: this model knows no ages; give a domain's number, {numbers}")
+            raise Refused(422, f"target_age: must be a domain's number, {numbers}, as this model knows no ages")
         said = self.said(model, years)
         photo = self.open(data)
         if aligned or ager.domains:
@@ -158,7 +159,7 @@ class Studio:
             Refused: as `age`.
         """
         if face == "all":
-            raise Refused(422, "face: one is wanted; give largest or a number from 1 on, counted from the left")
+            raise Refused(422, "face: must be largest or a number from 1 on, counted from the left")
         frame = self.ager(model).frame
         photo = self.open(data)
         if not (aligned or self.ager(model).domains):
@@ -252,13 +253,13 @@ class Studio:
     def _found(self, photo: Photo, face: str) -> tuple[list[Face], list[Face]]:
         """All faces of a photograph, and those that a choice names."""
         if not FACE.fullmatch(face):
-            raise Refused(422, "face: not a choice; give all, largest or a number from 1 on, counted from the left")
+            raise Refused(422, "face: must be all, largest or a number from 1 on, counted from the left")
+        found = detector().find(as_rgb(photo.upright))
         try:
-            found = detector().find(as_rgb(photo.upright))
             return found, chosen(found, face)
-        except NoFace as e:
-            if face.isdigit() and "counted" in str(e):
-                raise Refused(422, f"{e}; give another number") from None
+        except NoFace:
+            if face.isdigit() and found:
+                raise Refused(422, f"face: must be at most {len(found)}, the number of faces found") from None
             raise Refused(422, f"no face found; {_REMEDY}") from None  # without the flags of test.py
 
     def _crop(self, photo: Photo, face: Face, frame: Frame, side: int) -> Image.Image:
@@ -277,6 +278,9 @@ def _size(data: bytes) -> tuple[int, int] | None:
     Raises:
         Refused: 422, not a picture of a kind that is read.
     """
+    if is_heif(data) and not reads_heif():
+        extra = f"reading it needs the extra heif on the server: {install_extra('heif')}"
+        raise Refused(422, f"a HEIC picture; expected {_KINDS} ({extra})")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata
@@ -285,7 +289,7 @@ def _size(data: bytes) -> tuple[int, int] | None:
     except Image.DecompressionBombError:
         return None
     except Exception:  # Pillow raises many kinds on broken data
-        raise Refused(422, "not a picture; send a JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or PPM file") from None
+        raise Refused(422, f"{'not a picture' if data else 'an empty file'}; expected {_KINDS}") from None
 
 
 def png(picture: Image.Image | np.typing.NDArray[np.uint8], mark: Mark | None = None) -> bytes:

@@ -44,9 +44,9 @@ def read_adience(source: Path) -> list[Row]:
         fold = re.findall(r"\d+", file.name)[0]
         for line in table(file, ("user_id", "original_image", "face_id", "age", "gender"), delimiter="\t"):
             name = f"{line['face_id']}.{line['original_image']}"
-            names = [
-                f"{line['user_id']}/{before}.{name}" for before in ("coarse_tilt_aligned_face", "landmark_aligned_face")
-            ]
+            kinds = ("coarse_tilt_aligned_face", "landmark_aligned_face")
+            names = [f"{line['user_id']}/{kind}.{name}" for kind in kinds]
+            names += [f"{kind}.{name}" for kind in kinds]  # all in one folder
             found = next((path for one in names if (path := pictures.find(one))), None)
             age, group = years_of(line["age"])
             row = Row(

@@ -8,7 +8,8 @@ There are two ways to train it, and weights say by their configuration which one
 - On faces without names (`teacher`): a ready-made recogniser (`data.teacher`) gives each face a target once, and the
   network learns to point the same way. The triplet term takes two augmented views of one picture for the positive pair
   and other pictures for the negatives. So the network knows of identity what its teacher knows, at a fraction of its
-  cost and differentiable; it has never seen one person twice, and what resembles the teacher must not be judged by it.
+  cost and differentiable. It has never seen one person twice, and must not evaluate a model that resembles the
+  teacher.
 
 Both see the faces through the age estimator's augmentation of place, light, colour and sharpness.
 """
@@ -27,7 +28,7 @@ from cyclegan_age.models.augmentation import augment
 from cyclegan_age.models.base import Losses, Model, System
 from cyclegan_age.networks.embedders import FaceEmbedder
 
-FAR = (0.01, 0.001)  # false acceptance rates that verification is told at
+FAR = (0.01, 0.001)  # false acceptance rates of the reported verification
 YEARS_APART = 10.0
 
 
@@ -99,8 +100,8 @@ class FaceEmbedderModel(Model):
 
         With names the pairs are those of one person, also those at least ten years apart alone, against all others.
         With a teacher they are two augmented views of one face, against other faces; beside them stand the mean cosine
-        to the teacher, and the correlation of both networks' similarities over pairs of different faces. The loss is
-        told for them, too.
+        to the teacher, and the correlation of both networks' similarities over pairs of different faces. The
+        loss is reported for them, too.
         """
         held, embedder = self.held_out, networks["embedder"]
         first = _embed(embedder, held.x.to(x.device))

@@ -162,7 +162,7 @@ class PFAGAN(AdversarialModel):
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The discriminator's error on the real faces held out."""
         own = one_hot(group_of(self.code, age_years), len(self.code))
-        scores = self.discriminator.forward(x)  # as it is: not compiled anew for batches of this size
+        scores = self.discriminator.forward(x)  # `forward`: not compiled again for batches of this size
         return {"held_out_d_real": 0.5 * lsgan(scores, 1 - self.net.label_smoothing, own).item()}
 
 

@@ -29,7 +29,7 @@ class Report:
 
 
 class _Sums:
-    """Sums of the loss terms of all steps that had the same phases at rest."""
+    """Sums of the loss terms of all steps with the same paused phases."""
 
     def __init__(self, phases: Mapping[str, str], device: torch.device) -> None:
         self.phases = dict(phases)
@@ -57,7 +57,7 @@ class Counts:
         """Count a step.
 
         Args:
-            paused: phases that rested in it.
+            paused: phases that were paused in it.
             phases: for each loss term, in order, its phase.
             values: (terms,) float32, the loss terms.
             bad: () bool, whether the step was not finite.

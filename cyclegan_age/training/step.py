@@ -195,7 +195,7 @@ class Step:
                     if self.averager and i == parts_count - 1:
                         self.averager.watch(phase)
                     (stacked.sum() / parts_count).backward()
-            if not of_parts:  # it rests
+            if not of_parts:  # it is paused
                 continue
             phase_of |= dict.fromkeys(terms, phase)
             values.append(torch.stack(of_parts).mean(dim=0))

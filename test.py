@@ -10,15 +10,9 @@ from options.test import parse_test
 @command(parse_test, interrupted="interrupted; the pictures written so far are whole")
 def main(config: InferConfig) -> None:
     """Render the faces."""
-    # After parsing, since these import torch and --help should not.
-    if config.input and not config.aligned and "list" not in config.features:
-        from cyclegan_age.photos import render_photos
+    from cyclegan_age.rendering.gallery import render_all  # after parsing: it imports torch, and --help should not
 
-        render_photos(config, print)
-    else:
-        from cyclegan_age.gallery import render_all
-
-        render_all(config, print)
+    render_all(config, print)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ def table(ager: Ager, model: bytes, rounds: int = 5) -> str:
     picture = to_float(ager.fit(demo_portrait(ager.frame)).square).numpy()
     first, last = ager.code.anchors[0], ager.code.anchors[-1]
     ages = ager.code.encode(np.linspace(first, last, AGES).tolist()).numpy()
-    exported = program(ager)
+    exported, network = program(ager), ager.engine.network
     forms: dict[str, tuple[int, Run]] = {
-        "PyTorch": (sum(p.numel() * 4 for p in ager.generator.parameters()), by_torch(ager.generator)),
+        "PyTorch": (sum(p.numel() * 4 for p in network.parameters()), by_torch(network)),
         "`.pt2`": (len(exported), by_torch(torch.export.load(io.BytesIO(exported)).module())),
     }
     variants = {f"`.onnx`, {one}": stored_as(model, one) for one in ("fp32", "fp16", "int8")}
@@ -110,7 +110,7 @@ def main(config: ExportConfig) -> None:
     ager = Ager.load(find_weights(config.weights, config.results_dir))
     if ager.domains:
         raise UserError(f"--weights {config.weights}: know no ages; give others")
-    ager.generator.cpu()
+    ager.engine.network.cpu()
     print(f"{machine()}\n\n{table(ager, graph(ager))}")
 
 

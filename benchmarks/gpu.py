@@ -338,14 +338,14 @@ class Bench:
         use_kernels(False)  # these two are on after a training
         torch.backends.cudnn.benchmark = False
         ager = Ager.load()
-        generator = ager.generator.to(self.device)
+        network = ager.engine.network.to(self.device)
         shape = (batch, 3, size, size)
         x = (torch.rand(shape, device=self.device) * 2 - 1).contiguous(memory_format=torch.channels_last)
         vectors = ager.code.encode([60.0]).to(self.device).expand(batch, -1)
 
         def run() -> None:
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-                generator(x, vectors)
+                network(x, vectors)
 
         run()
         seconds = timed(run, self.device, self.plan)

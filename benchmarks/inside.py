@@ -18,10 +18,10 @@ from benchmarks.processes import make_faces
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import has_bf16
-from cyclegan_age.gallery import render_all
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.networks.discriminators import AgeCritic
+from cyclegan_age.rendering.gallery import render_all
 from cyclegan_age.runs import save_snapshot
 
 CPU = torch.device("cpu")
@@ -208,11 +208,13 @@ def measure_rendering(
     weights = folder / "random.safetensors"
     save_snapshot(weights, config, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     faces = make_faces(folder / "portraits", plan.faces, config.image_size)
-    infer = InferConfig(input=faces, weights=str(weights), batch_size=plan.batch_size, results_dir=folder / "rendered")
+    infer = InferConfig(
+        input=faces, aligned=True, weights=str(weights), batch_size=plan.batch_size, results_dir=folder / "rendered"
+    )
     ager = Ager.load(weights)
     images = plan.faces * len(config.ages)
     x = made_up_batch(config, plan.batch_size).x_source.contiguous(memory_format=torch.channels_last)
-    vectors = ager.code.encode([float(config.ages[0])]).expand(plan.batch_size, -1)
+    vectors = ager.age_vectors(x, [float(config.ages[0])] * plan.batch_size)
 
     def bare() -> None:
         with torch.inference_mode():

@@ -379,7 +379,7 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
     from cyclegan_age.evaluation.records import BLEND, COPY
     from cyclegan_age.evaluation.run import evaluate
     from cyclegan_age.inference import Ager
-    from cyclegan_age.render import save_jpg, save_text
+    from cyclegan_age.rendering.pictures import save_jpg, save_text
 
     weights = {s: config.results_dir / parts_of(s, config)[-1].name / "weights.safetensors" for s in training}
     aging = {system: path for system, path in weights.items() if not from_noise(Ager.load(path))}

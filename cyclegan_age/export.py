@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from cyclegan_age.config import ExportConfig, UserError, install_extra
 from cyclegan_age.export_page import check_runtime, page
@@ -81,9 +80,9 @@ def _taking_pictures(weights: Path) -> Ager:
 
 def program(ager: Ager) -> bytes:
     """The generator by torch.export, for `torch.export.load`, on any number of pictures."""
-    generator: nn.Module = ager.generator.cpu().to(memory_format=torch.contiguous_format)
+    network = ager.engine.network.cpu().to(memory_format=torch.contiguous_format)
     free, example = {0: torch.export.Dim("batch")}, _example(ager)
-    program = torch.export.export(generator, example, dynamic_shapes=tuple(free for _ in example), strict=False)
+    program = torch.export.export(network, example, dynamic_shapes=tuple(free for _ in example), strict=False)
     out = io.BytesIO()
     torch.export.save(program, out)
     return out.getvalue()
@@ -134,7 +133,7 @@ def graph(ager: Ager) -> bytes:
     """The generator of an `Ager` that takes pictures, as a serialised ONNX model; see `export`."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    generator: nn.Module = ager.generator.cpu().to(memory_format=torch.contiguous_format)
+    network = ager.engine.network.cpu().to(memory_format=torch.contiguous_format)
     size, code = ager.image_size, ager.code
     free = {0: torch.export.Dim("batch")}
     example = _example(ager)
@@ -142,7 +141,7 @@ def graph(ager: Ager) -> bytes:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="# The axis name")  # both inputs share it, as they should
         program = torch.onnx.export(
-            generator,
+            network,
             example,
             input_names=names,
             output_names=["translated" if ager.domains else "aged"],

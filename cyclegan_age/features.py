@@ -13,11 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import UserError
-from cyclegan_age.networks.estimators import AgeCorrection
-from cyclegan_age.networks.generators import ResnetGenerator
-from cyclegan_age.networks.translation import ResnetTranslator, UnetTranslator
-
-_GENERATORS = (ResnetGenerator, ResnetTranslator, UnetTranslator)
+from cyclegan_age.networks.blocks import Layered
 
 
 def layer_names(network: nn.Module) -> list[str]:
@@ -28,9 +24,9 @@ def layer_names(network: nn.Module) -> list[str]:
     """
     names: list[str] = []
     for name, child in network.named_children():
-        if isinstance(child, (nn.Sequential, nn.ModuleList, *_GENERATORS)):
+        if isinstance(child, nn.Sequential | nn.ModuleList | Layered):
             names += [f"{name}.{inner}" for inner in layer_names(child)]
-        elif not isinstance(child, nn.Linear | nn.Flatten | nn.Embedding | nn.ModuleDict | AgeCorrection):
+        elif not isinstance(child, nn.Linear | nn.Flatten | nn.Embedding | nn.ModuleDict):
             names.append(name)
     return names
 
@@ -163,7 +159,12 @@ def decode_from(network: nn.Module, layer: str, feature_map: Tensor, *inputs: Te
 
 
 def life_frames(
-    network: nn.Module, x: Tensor, code: AgeCode, frames_per_decade: int = 12, layer: str = "blocks.2"
+    network: nn.Module,
+    x: Tensor,
+    code: AgeCode,
+    frames_per_decade: int = 12,
+    layer: str = "blocks.2",
+    calibrated: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """One life from the first to the last anchor age.
 
@@ -176,6 +177,7 @@ def life_frames(
         code: what turns ages into vectors.
         frames_per_decade: frames in ten years, at least 1.
         layer: name of a layer.
+        calibrated: the picture and age vectors (1, K) -> the age vectors to give the network; by default these.
 
     Returns:
         (F, 3, S, S) in [-1, 1]; between anchors ten years apart lie `frames_per_decade` steps.
@@ -186,8 +188,9 @@ def life_frames(
     features: list[Tensor] = []
     outputs: list[Tensor] = []
     for vector in vectors:
+        age = calibrated(x, vector[None]) if calibrated else vector[None]
         with Taps(network, [layer]) as taps:
-            outputs.append(network(x, vector[None]))
+            outputs.append(network(x, age))
         features.append(taps.outputs[layer])
     frames: list[Tensor] = []
     for k, (low, high) in enumerate(zip(code.anchors, code.anchors[1:], strict=False)):
@@ -197,5 +200,5 @@ def life_frames(
             weight = i / steps
             feature_map = torch.lerp(features[k], features[k + 1], weight)
             age = torch.lerp(vectors[k], vectors[k + 1], weight)[None]
-            frames.append(decode_from(network, layer, feature_map, x, age))
+            frames.append(decode_from(network, layer, feature_map, x, calibrated(x, age) if calibrated else age))
     return torch.cat([*frames, outputs[-1]])

@@ -35,7 +35,6 @@ from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan, cyclegan_heads
 from cyclegan_age.networks.adain import AdaINGenerator
-from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.networks.parsers import PARTS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -360,9 +359,9 @@ def test_fitting_ages_needs_a_judge_and_a_cyclegan(config: Callable[..., Evaluat
     said: list[str] = []
     run.evaluate(config(fit_ages=file), said.append, own)
     assert sum(line.startswith(f"{file}: for a face that looks ") for line in said) == 2
-    generator = Ager.load(file).generator
-    assert isinstance(generator, ResnetGenerator) and generator.correction is not None
-    assert (generator.correction.asked.diff() >= 0).all() and generator.correction.estimator.training is False
+    calibration = Ager.load(file).engine.network.calibration
+    assert calibration is not None
+    assert (calibration.asked.diff() >= 0).all() and calibration.estimator.training is False
     group, net = tmp_path / "group.safetensors", CycleGANConfig(ngf=4, blocks=1)
     train = TrainConfig(image_size=32, load_size=32, age_vector="onehot")
     runs.save_snapshot(group, train, net, 0, load_file(str(config().weights[0])))
@@ -686,18 +685,17 @@ def test_heads_are_judged_by_their_faces_and_kept_outside_of_them(
     # What tells how old a face looks before it is aged looks at the face, and what is written knows that.
     faces, slider = np.zeros((6, 32, 32, 3), np.uint8), np.arange(10, 61, 5, dtype=np.float64)
     fit.fit_ages(scores.row_of("heads", heads), faces, np.tile(slider, (6, 1)), slider, tmp_path / "fitted.safetensors")
-    fitted = Ager.load(tmp_path / "fitted.safetensors").generator
-    assert isinstance(fitted, ResnetGenerator) and fitted.correction is not None
-    assert fitted.correction.estimator.window == window(FRAMES["utkface"], FRAMES["ffhq"])
+    fitted = Ager.load(tmp_path / "fitted.safetensors").engine.network.calibration
+    assert fitted is not None and fitted.estimator.window == window(FRAMES["utkface"], FRAMES["ffhq"])
     train = replace(snapshot.train, model="cyclegan_heads", frame="ffhq", image_size=32, load_size=32)
     net = CycleGANHeadsConfig(ngf=4, blocks=2, detail=2)
     tensors = {f"generator.{k}": v for k, v in cyclegan_heads.build_generator(train, net).state_dict().items()}
     runs.save_snapshot(heads, train, net, 0, tensors)
     late = np.tile(slider - 5, (6, 1))  # read five years too young
     fit.fit_ages(scores.row_of("heads", heads), faces, late, slider, tmp_path / "fitted.safetensors")
-    adain = Ager.load(tmp_path / "fitted.safetensors").generator
-    assert isinstance(adain, AdaINGenerator) and adain.correction is not None
-    assert adain.correction.asked[0].tolist()[1:-1] == [anchor + 5 for anchor in train.ages[1:-1]]
+    adain = Ager.load(tmp_path / "fitted.safetensors").engine.network
+    assert isinstance(adain.generator, AdaINGenerator) and adain.calibration is not None
+    assert adain.calibration.asked[0].tolist()[1:-1] == [anchor + 5 for anchor in train.ages[1:-1]]
 
     plan = records.Plan.of(config(frame="ffhq"), Panel(tmp_path / "log"))
     picture = np.zeros((64, 64, 3), np.uint8)

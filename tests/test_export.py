@@ -85,7 +85,7 @@ def test_the_graph_gives_what_the_generator_gives(
         x = torch.rand(count, 3, 32, 32) * 2 - 1
         age = ager.code.encode([12.0, 20.0, 33.0][:count])
         with torch.inference_mode():
-            expected = ager.generator(x, age).numpy()
+            expected = ager.engine.network(x, age).numpy()
         (aged,) = session.run(["aged"], {"picture": x.numpy(), "age": age.numpy()})
         assert np.abs(aged - expected).max() < 1e-3
         assert np.abs(aged - x.numpy()).max() > 0.1
@@ -120,7 +120,7 @@ def at_ten_ages(ager: Ager) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     x = torch.rand(10, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     age = ager.code.encode(np.linspace(8, 68, 10).tolist())
     with torch.inference_mode():
-        made = ager.generator(x, age).numpy()
+        made = ager.engine.network(x, age).numpy()
     assert np.abs(made - x.numpy()).max() > 0.1 and np.abs(made[0] - made[-1]).max() > 0.1
     return x, age, made
 

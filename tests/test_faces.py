@@ -18,7 +18,7 @@ from skimage.data import astronaut, coffee
 from torch import nn
 
 from benchmarks import photos as measurement
-from cyclegan_age import images, photos, runs
+from cyclegan_age import images, runs
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError, install_extra
 from cyclegan_age.data.folders import Known
@@ -29,12 +29,14 @@ from cyclegan_age.faces.detection import Detector, Face, NoFace, chosen, detecto
 from cyclegan_age.faces.files import Photo, without_thumbnail
 from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.faces.tracking import chosen_tracks, follow
-from cyclegan_age.gallery import render_all
 from cyclegan_age.images import BadImage, Picture, list_images, open_image
 from cyclegan_age.inference import Ager
+from cyclegan_age.inference.engine import Engine
 from cyclegan_age.models import cyclegan
+from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
-from cyclegan_age.photos import render_photos
+from cyclegan_age.rendering import photos
+from cyclegan_age.rendering.gallery import render_all
 
 NEAR = FRAMES["utkface"]
 TEMPLATE = NEAR.template
@@ -55,7 +57,7 @@ class Redder(nn.Module):
 
 @pytest.fixture(scope="module")
 def ager() -> Ager:
-    return Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64)
+    return Ager(Renderer(generator=Redder(), code=AgeCode((10, 60))), image_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -332,9 +334,9 @@ def test_a_generator_that_bends_gives_its_field_apart() -> None:
     torch.manual_seed(0)
     generator = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, deform=0.1)
     nn.init.normal_(generator.bend.conv.weight if hasattr(generator.bend, "conv") else generator.bend.weight, 0, 0.5)
-    ager = Ager(generator=generator, code=AgeCode((10, 60)), image_size=32)
+    ager = Ager(Renderer(generator=generator, code=AgeCode((10, 60))), image_size=32)
     pictures = noise(3, 32, 32, 3) // 4 + 90
-    changes = ager.changes(pictures, [10, 30, 60], batch_size=2)
+    changes = ager.engine.changes(pictures, [10, 30, 60], batch_size=2)
     for change, picture, aged in zip(changes, pictures, ager.age_many(pictures, [10, 30, 60]), strict=True):
         assert change.shift is not None
         assert change.shift.shape == (8, 8, 2)
@@ -675,7 +677,7 @@ def test_a_turned_photograph_comes_back_as_it_was_and_that_is_said(weights: Path
     save(turned, tmp_path / "me.png")
     said: list[str] = []
     settings = {"input": tmp_path / "me.png", "weights": str(weights), "results_dir": tmp_path / "out"}
-    page = render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
+    page = render_all(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
     line = "the face is turned by 180 degrees with the clock; the picture stays as it is"
     assert f"me.png: {line}" in said
     assert line[1:] in page.read_text(encoding="utf-8")
@@ -692,7 +694,7 @@ def test_ages_that_were_hardly_learned_are_said(weights: Path, tmp_path: Path, n
     save(PORTRAIT, tmp_path / name)
     said: list[str] = []
     settings = {"input": tmp_path / name, "weights": str(weights), "results_dir": tmp_path / "out"}
-    page = render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
+    page = render_all(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
     lines = [line for line in said if "cracks" in line]
     assert len(lines) == bool(years)
     assert all(f"about {years} years; under 10 and over 70" in line for line in lines)
@@ -707,7 +709,7 @@ def test_a_turned_face_and_its_age_are_said_of_a_video(
     monkeypatch.setattr(photos, "estimated_age", lambda image, frame: 5.0)
     said: list[str] = []
     settings = {"input": clip, "weights": str(weights), "results_dir": tmp_path / "out"}
-    page = render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
+    page = render_all(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
     assert "clip.mp4: the face is turned by 180 degrees with the clock; the picture stays as it is" in said
     assert any(line.startswith("clip.mp4: a face of about 5 years; under 10") for line in said)
     assert "A face of about 5 years; under 10" in page.read_text(encoding="utf-8")
@@ -719,7 +721,7 @@ def test_the_estimated_age_of_real_children_is_said(weights: Path, heads: Path, 
         save(open_image(file), tmp_path / f"{band}.png")  # a name that tells no age
     said: list[str] = []
     settings = {"input": tmp_path, "weights": str(weights), "results_dir": tmp_path / "out"}
-    render_photos(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
+    render_all(InferConfig(**settings, target_age=(40,)), said.append)  # type: ignore[arg-type]
     assert [line.partition(":")[0] for line in said if "cracks" in line] == ["00-04.png"]
 
 
@@ -734,7 +736,7 @@ def test_a_full_disk_is_told_with_need_and_room(clip: Path, weights: Path, tmp_p
         rf"^--results_dir {out}: disk full, [\d.e+]+ MB free and about [\d.e+-]+ MB needed; make room or name another"
     )
     with pytest.raises(UserError, match=told):
-        render_photos(config, lambda line: None)
+        render_all(config, lambda line: None)
     assert list((out / "x").iterdir()) == []
 
 
@@ -748,13 +750,13 @@ def test_kinds_that_are_not_read_are_counted(weights: Path, tmp_path: Path, monk
     settings = {"weights": str(weights), "results_dir": tmp_path / "out", "target_age": (40,)}
     line = f"not read: 2 .heic, 1 .jxl; {install_extra('heif')} has .heic and .heif read"
     with pytest.raises(UserError, match=f"no pictures in it; {line}"):
-        render_photos(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
+        render_all(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"a\.HEIC: a HEIC picture, which needs pillow-heif; python -m pip install"):
-        render_photos(InferConfig(input=folder / "a.HEIC", **settings), said.append)  # type: ignore[arg-type]
+        render_all(InferConfig(input=folder / "a.HEIC", **settings), said.append)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=f"no pictures in it; {line}"):
         render_all(InferConfig(input=folder, aligned=True, **settings), said.append)  # type: ignore[arg-type]
     save(PORTRAIT, folder / "me.jfif", format="JPEG")
-    page = render_photos(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
+    page = render_all(InferConfig(input=folder, **settings), said.append)  # type: ignore[arg-type]
     assert said[0] == line
     assert (page.parent / "me_age40.jfif").is_file()
 
@@ -830,7 +832,7 @@ def test_one_photograph_with_life_features_and_a_choice(weights: Path, tmp_path:
     save(two_people(), tmp_path / "two.tif")
     settings = {"input": tmp_path / "two.tif", "weights": str(weights), "results_dir": tmp_path / "out"}
     config = InferConfig(**settings, target_age=(10,), face="2", features=("stem",), life=True)  # type: ignore[arg-type]
-    page = render_photos(config, lambda line: None)
+    page = render_all(config, lambda line: None)
     names = {p.name for p in page.parent.iterdir()}
     assert names == {
         "index.html", "two_input.jpg", "two_age10.tif", "two_age10_preview.jpg", "two_face2_strip.png",
@@ -843,18 +845,18 @@ def test_the_name_of_a_photograph_tells_of_its_one_face(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
-    plain = Ager.changes
+    plain = Engine.changes
 
-    def changes(self: Ager, pictures: Picture, years: list[float], size: int, known: list[Known]) -> list[Change]:
+    def changes(self: Engine, pictures: Picture, years: list[float], size: int, known: list[Known]) -> list[Change]:
         told.append(known)
         return plain(self, pictures, years, size, known)
 
-    monkeypatch.setattr(Ager, "changes", changes)
+    monkeypatch.setattr(Engine, "changes", changes)
     (tmp_path / "in").mkdir()
     save(PORTRAIT, tmp_path / "in" / "31_1_0_me.jpg")
     save(two_people(), tmp_path / "in" / "40_0_0_two.jpg")
     settings = {"input": tmp_path / "in", "weights": str(weights), "results_dir": tmp_path / "out"}
-    render_photos(InferConfig(**settings, target_age=(10, 40)), lambda line: None)  # type: ignore[arg-type]
+    render_all(InferConfig(**settings, target_age=(10, 40)), lambda line: None)  # type: ignore[arg-type]
     assert told == [[Known(31.0, 1.0, 0.0)] * 2, [Known()] * 4]
 
 

@@ -32,6 +32,7 @@ from cyclegan_age.files import foreign, lock, unlock
 from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import SYSTEMS
+from cyclegan_age.models.base import Renderer
 from cyclegan_age.models.cyclegan import build_generator
 from cyclegan_age.runs import load_snapshot, load_state, open_run
 from cyclegan_age.training import checkpoints, log, progress
@@ -431,7 +432,7 @@ def test_a_linked_folder_below_an_age_folder_or_an_input_counts(tiny_faces: Path
 
 def test_ages_pictures_and_paths_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     generator = build_generator(TrainConfig(image_size=32, load_size=36), CycleGANConfig(ngf=4, blocks=1))
-    ager = Ager(generator=generator, code=AgeCode((10, 20, 30, 40, 50, 60)), image_size=32)
+    ager = Ager(Renderer(generator=generator, code=AgeCode((10, 20, 30, 40, 50, 60))), image_size=32)
     face = demo_portrait()
     face.save(tmp_path / "face.png")
     (tmp_path / "text.png").write_text("no picture")

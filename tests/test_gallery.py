@@ -14,10 +14,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cyclegan_age import gallery, render, runs
+from cyclegan_age import runs
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.inference import Ager
+from cyclegan_age.inference.engine import Engine
 from cyclegan_age.models import cyclegan
+from cyclegan_age.rendering import crops, pictures
+from cyclegan_age.rendering import page as pages_of
+from cyclegan_age.rendering.gallery import render_all
+from cyclegan_age.rendering.sources import output_stems
 
 PROJECT = Path(__file__).resolve().parent.parent
 AGES = (10, 20, 40)
@@ -39,8 +44,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(weights: Path, tmp_path: Path) -> Callable[..., tuple[Path, list[str]]]:
     def run(**settings: object) -> tuple[Path, list[str]]:
         said: list[str] = []
-        config = InferConfig(weights=str(weights), results_dir=tmp_path / "results", **settings)  # type: ignore[arg-type]
-        return gallery.render_all(config, said.append), said
+        settings = {
+            "aligned": "input" in settings,
+            "weights": str(weights),
+            "results_dir": tmp_path / "results",
+        } | settings
+        return render_all(InferConfig(**settings), said.append), said  # type: ignore[arg-type]
 
     return run
 
@@ -182,7 +191,7 @@ def test_ages_that_were_hardly_learned_are_said(
 def test_ages_that_no_name_tells_are_estimated(
     run: Callable[..., tuple[Path, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "estimated_age", lambda image, frame: float(image.width))
+    monkeypatch.setattr(crops, "estimated_age", lambda image, frame: float(image.width))
     for side in (8, 20):
         picture(tmp_path / "in" / f"face{side}.png", (side, side))
     _, said = run(input=tmp_path / "in", target_age=(20,))
@@ -194,7 +203,7 @@ def test_what_an_interrupted_run_wrote_is_whole(
 ) -> None:
     for i in range(12):
         picture(tmp_path / "in" / f"{i:02d}.png")
-    age_many, calls = Ager.age_many, []
+    age_many, calls = Engine.age_many, []
 
     def interrupted(*args: object) -> object:
         calls.append(args)
@@ -202,7 +211,7 @@ def test_what_an_interrupted_run_wrote_is_whole(
             raise KeyboardInterrupt
         return age_many(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Ager, "age_many", interrupted)
+    monkeypatch.setattr(Engine, "age_many", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(input=tmp_path / "in", name="cut", batch_size=3)
     folder = tmp_path / "results" / "cut"
@@ -224,7 +233,7 @@ def test_memory_stays_bounded(
     for i in range(60):
         picture(tmp_path / "in" / f"{i:02d}.png", (4, 4))
     opened, written, ahead = [0], [0], [0]
-    open_image, save_jpg = gallery.open_image, render.save_jpg
+    open_image, save_jpg = crops.open_image, pictures.save_jpg
 
     def opening(path: Path) -> Image.Image:
         opened[0] += 1
@@ -235,8 +244,8 @@ def test_memory_stays_bounded(
         written[0] += 1
         save_jpg(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gallery, "open_image", opening)
-    monkeypatch.setattr(render, "save_jpg", saving)
+    monkeypatch.setattr(crops, "open_image", opening)
+    monkeypatch.setattr(pictures, "save_jpg", saving)
     run(input=tmp_path / "in", target_age=(20,), batch_size=4)
     assert opened == written == [60]
     assert max(ahead) < 30
@@ -245,7 +254,7 @@ def test_memory_stays_bounded(
 def test_many_faces_are_spread_over_pages(
     run: Callable[..., tuple[Path, list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gallery, "FACES_PER_PAGE", 2)
+    monkeypatch.setattr(pages_of, "FACES_PER_PAGE", 2)
     for i in range(5):
         picture(tmp_path / "in" / f"{i}.png")
     page, _ = run(input=tmp_path / "in", name="x")
@@ -260,8 +269,8 @@ def test_many_faces_are_spread_over_pages(
 
 def test_output_stems() -> None:
     paths = [Path(p) for p in ("a.jpg", "A.png", "a-2.jpg", "a.b.jpg", "s/a.png", "n\nl.png", "\udcff.png")]
-    assert gallery.output_stems(paths) == ["a", "A-2", "a-2-2", "a.b", "s/a", "n_l", "?"]
-    long = gallery.output_stems([Path("顔" * 80 + ".png"), Path("顔" * 80 + ".jpg")])
+    assert output_stems(paths) == ["a", "A-2", "a-2-2", "a.b", "s/a", "n_l", "?"]
+    long = output_stems([Path("顔" * 80 + ".png"), Path("顔" * 80 + ".jpg")])
     assert all(len(stem.encode()) <= 205 for stem in long)
     assert len(set(long)) == 2
 

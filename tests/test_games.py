@@ -11,17 +11,18 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import test as test_command
-from cyclegan_age import games
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.data.folders import Known
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import CENTRE, Change, blend
 from cyclegan_age.faces.frames import FRAMES
-from cyclegan_age.games import FRAME, aging, estimated_age, kids, morph, play, samples
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
-from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Renderer
+from cyclegan_age.rendering import games
+from cyclegan_age.rendering.games import FRAME, aging, kids, morph, play, samples
+from cyclegan_age.rendering.reliability import estimated_age
 from cyclegan_age.runs import save_snapshot
 
 CODE = AgeCode((10, 20, 30))
@@ -59,7 +60,7 @@ class MeanColour(FaceEncoder):
 
 @pytest.fixture
 def ager() -> Ager:
-    return Ager(generator=Paint(), code=CODE, image_size=SIZE, encoder=MeanColour())
+    return Ager(Renderer(generator=Paint(), code=CODE, encoder=MeanColour()), image_size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def picture_ager() -> Ager:
     generator = cyclegan.build_generator(train, CycleGANConfig(ngf=4, blocks=3))
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
-    return Ager(generator=generator, code=CODE, image_size=32)
+    return Ager(Renderer(generator=generator, code=CODE), image_size=32)
 
 
 def face(*colour: int, size: int = 16) -> Image.Image:
@@ -188,7 +189,7 @@ def test_samples_are_rows_of_one_noise_at_every_age(ager: Ager) -> None:
     assert [name for name, _ in made.pictures] == [f"sample-00{i}_age{a}" for i in (1, 2) for a in (10, 20, 30)]
     longer = dict(samples(ager, 5, [20.0]).pictures)
     assert np.array_equal(np.asarray(longer["sample-002_age20"]), np.asarray(dict(made.pictures)["sample-002_age20"]))
-    plain = Ager(generator=Paint(), code=CODE, image_size=SIZE, encoder=MeanColour(), conditional=False)
+    plain = Ager(Renderer(generator=Paint(), code=CODE, encoder=MeanColour(), conditional=False), image_size=SIZE)
     assert [name for name, _ in samples(plain, 3).pictures] == ["sample-001", "sample-002", "sample-003"]
 
 

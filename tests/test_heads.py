@@ -15,17 +15,19 @@ from scipy.ndimage import binary_dilation
 from skimage.data import astronaut
 from torch import Tensor, nn
 
-from cyclegan_age import inference, runs
+from cyclegan_age import runs
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.blending import Change, blend
+from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.faces.heads import GROWN, MARGIN, SIZE, Head, Steady, scaled
 from cyclegan_age.images import to_float
-from cyclegan_age.inference import Ager, demo_portrait
+from cyclegan_age.inference import Ager, blender, demo_portrait
 from cyclegan_age.models import cyclegan, load_embedder, load_estimator
 from cyclegan_age.models.age_estimator import build_estimator
+from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.parsers import PARTS
 
@@ -77,13 +79,13 @@ class Redder(nn.Module):
 
 @pytest.fixture(scope="module")
 def ager() -> Ager:
-    return Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64, frame=FFHQ, parser=Stub())  # type: ignore[arg-type]
+    return Ager(Renderer(generator=Redder(), code=AgeCode((10, 60))), image_size=64, frame=FFHQ, parser=Stub())  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tiny ones of FFHQ's frame, and a parser for them."""
-    monkeypatch.setattr(inference, "load_parser", lambda name, config: Stub())
+    monkeypatch.setattr(blender, "load_parser", lambda name, config: Stub())
     return tiny(tmp_path / "tiny.safetensors", "ffhq")
 
 
@@ -242,7 +244,7 @@ def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
 def test_a_photograph_is_changed_within_the_head_alone(ager: Ager) -> None:
     aged = np.asarray(ager.age_photo(PORTRAIT, 60)).astype(int)
     change = aged - np.asarray(PORTRAIT)
-    (face,) = inference.detector().find(np.asarray(PORTRAIT))
+    (face,) = detector().find(np.asarray(PORTRAIT))
     place = face.place(FFHQ)
     y, x = np.mgrid[:512, :512] + 0.5
     z = ((x + 1j * y - place.corner) / place.edge + MARGIN * (1 + 1j)) * 256
@@ -256,10 +258,10 @@ def test_a_photograph_is_changed_within_the_head_alone(ager: Ager) -> None:
 
 
 def test_the_shipped_parser_finds_the_head_of_the_portrait() -> None:
-    one = Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64, frame=FFHQ)
+    one = Ager(Renderer(generator=Redder(), code=AgeCode((10, 60))), image_size=64, frame=FFHQ)
     photo = np.asarray(PORTRAIT)
-    (face,) = inference.detector().find(photo)
-    (found,) = one.heads(photo, [face.place(FFHQ)])
+    (face,) = detector().find(photo)
+    (found,) = one.blender.heads(photo, [face.place(FFHQ)])
     assert found and found.hair is not None
     aged = blend(photo, [(face.place(FFHQ), found.does(Change(np.full((8, 8, 3), 30, np.float32)), {}))])
     changed = (aged != photo).any(axis=2)
@@ -289,8 +291,8 @@ def test_one_frame_is_cut_out_of_another() -> None:
 
 def test_any_other_frame_blends_by_the_ellipse_of_the_face() -> None:
     frame = Frame(tuple((0.5 + (x - 0.5) / 2, 0.5 + (y - 0.5) / 2) for x, y in NEAR.points))  # faces half as large
-    one = Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64, frame=frame)
-    near = Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64)
+    one = Ager(Renderer(generator=Redder(), code=AgeCode((10, 60))), image_size=64, frame=frame)
+    near = Ager(Renderer(generator=Redder(), code=AgeCode((10, 60))), image_size=64)
     a, b = (np.asarray(each.age_photo(PORTRAIT, 60)).astype(int) - np.asarray(PORTRAIT) for each in (one, near))
     assert abs(a - b).max() <= 6 and b.max() > 45
 
@@ -361,11 +363,11 @@ def test_the_page_has_each_face_in_the_frame_of_each_model(ager: Ager) -> None:
     from cyclegan_age.config import DemoConfig
     from cyclegan_age.web.work import Studio, png
 
-    near = Ager(generator=Redder(), code=AgeCode((10, 60)), image_size=64)
+    near = Ager(Renderer(generator=Redder(), code=AgeCode((10, 60))), image_size=64)
     studio = Studio({"heads": ager, "faces": near}, DemoConfig())
     seen = studio.look(png(PORTRAIT))
     (face,) = seen.faces
-    (found,) = inference.detector().find(np.asarray(PORTRAIT))
+    (found,) = detector().find(np.asarray(PORTRAIT))
     for frame, size in ((FFHQ, found.place(FFHQ).side), (NEAR, found.place(NEAR).side)):
         assert face[frame].width == round(size)
     # What is given as a crop already is one of the model that was chosen.
@@ -406,8 +408,8 @@ def test_networks_of_heads_cannot_look_at_tight_faces(tmp_path: Path) -> None:
 def test_every_generator_that_bends_is_asked_how() -> None:
     generator = AdaINGenerator(ages=2, ngf=4, blocks=2, detail=0)
     nn.init.constant_(generator.bend.bias, 0.5)
-    one = Ager(generator=generator, code=AgeCode((10, 60)), image_size=32, frame=FFHQ)
-    (change,) = one.changes(np.asarray(PORTRAIT.resize((32, 32)))[None], [60])
+    one = Ager(Renderer(generator=generator, code=AgeCode((10, 60))), image_size=32, frame=FFHQ)
+    (change,) = one.engine.changes(np.asarray(PORTRAIT.resize((32, 32)))[None], [60])
     assert change.shift is not None
     inner = change.shift[3:-3, 3:-3] if len(change.shift) > 6 else change.shift[2:-2, 2:-2]
     np.testing.assert_allclose(inner, 0.06 * np.tanh(0.5), atol=1e-5)

@@ -17,6 +17,7 @@ from cyclegan_age.config import CycleGANConfig, GANConfig, TrainConfig, UserErro
 from cyclegan_age.hub import Card
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan, gan
+from cyclegan_age.models.base import Renderer
 from cyclegan_age.runs import save_snapshot
 
 
@@ -137,7 +138,7 @@ def test_what_cannot_be_done_is_one_line(weights: Path, tmp_path: Path, monkeypa
         Ager.from_pretrained("a/b/c")
     ager = Ager.load(weights)
     with pytest.raises(UserError, match=r"^an Ager of networks in memory; Ager\.load gives one of a file"):
-        Ager(generator=ager.generator, code=ager.code, image_size=32).save_pretrained(tmp_path)
+        Ager(Renderer(generator=ager.generator, code=ager.code), image_size=32).save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for do in (lambda: Ager.from_pretrained("me/ages"), lambda: ager.push_to_hub("me/ages")):
         with pytest.raises(UserError, match=r"^huggingface_hub: not installed; run python -m pip install"):

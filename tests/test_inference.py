@@ -20,6 +20,7 @@ from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, CycleGANPair
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_pair
+from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.runs import save_snapshot
 
@@ -93,7 +94,7 @@ def test_every_mode_is_taken(ager: Ager, mode: str) -> None:
 
 
 def test_detail_of_large_pictures_is_kept() -> None:
-    ager = Ager(generator=Brighter(), code=AgeCode((10, 20)), image_size=16)
+    ager = Ager(Renderer(generator=Brighter(), code=AgeCode((10, 20))), image_size=16)
     fine = np.indices((96, 64)).sum(axis=0) % 2 * 100 + 50  # a checkerboard that 16 pixels cannot hold
     image = Image.fromarray(np.repeat(fine[..., None], 3, axis=2).astype(np.uint8))
     change = np.asarray(ager.age(image, 10)).astype(int) - np.asarray(image)
@@ -107,7 +108,7 @@ def test_a_large_picture_is_bent_itself() -> None:
             weight.zero_()
         generator.bend.get_parameter("conv.bias")[0] = 20.0  # a quarter of the side to the right
     picture = noise(128, 128, 3)
-    ager = Ager(generator=generator, code=AgeCode((10, 20)), image_size=32)
+    ager = Ager(Renderer(generator=generator, code=AgeCode((10, 20))), image_size=32)
     aged = np.asarray(ager.age(Image.fromarray(picture), 10))
     inner = slice(57, 71)  # away from the edges, where the field's average sees zeros
     assert abs(aged[inner, inner].astype(int) - picture[inner, 89:103]).max() <= 1
@@ -251,7 +252,7 @@ def test_a_face_of_1000_pixels_keeps_its_detail(blur: int) -> None:
     ager = Ager.load()
     aged = ager.age(face, 60)
     grey, grey_aged = (np.asarray(one, np.float32).mean(axis=2) for one in (face, aged))
-    (change,) = ager.changes(ager.fit(face).square[None], [60])
+    (change,) = ager.engine.changes(ager.fit(face).square[None], [60])
     assert change.shift is not None
     right, down = 1000 * resize(change.shift, (1000, 1000), order=3, mode="edge").transpose(2, 0, 1)
     rows, columns = np.mgrid[:1000, :1000].astype(np.float32)

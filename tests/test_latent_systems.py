@@ -837,9 +837,9 @@ def test_what_is_known_of_a_face_reaches_the_reader(command: Callable[..., list[
     assert train_command.main(command("caae", tmp_path, "sexes", "--sexes", steps=4)) == 0
     ager = Ager.load(tmp_path / "sexes" / "weights.safetensors")
     picture = np.full((1, 32, 32, 3), 90, np.uint8)
-    kept = [ager.read(picture, [Known(20, sex)]).latent[0, 8:].tolist() for sex in (0, 1)]
+    kept = [ager.engine.read(picture, [Known(20, sex)]).latent[0, 8:].tolist() for sex in (0, 1)]
     assert kept == [[1, 0], [0, 1]]
-    assert sum(ager.read(picture).latent[0, 8:].tolist()) == 1
+    assert sum(ager.engine.read(picture).latent[0, 8:].tolist()) == 1
     assert ager.age(Image.new("RGB", (50, 40)), 30, Known(20, 1)).size == (50, 40)
 
 

@@ -17,7 +17,7 @@ from cyclegan_age.config import INSTALL_VISDOM, UserError, needs
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import opencv
 from cyclegan_age.inference import demo_portrait
-from cyclegan_age.render import save_mp4
+from cyclegan_age.rendering.pictures import save_mp4
 
 PROJECT = Path(__file__).resolve().parent.parent
 TRAINING = ("torch", "numpy", "pillow", "safetensors", "accelerate", "tyro", "tqdm")

@@ -12,8 +12,8 @@ from PIL import Image, ImageFilter
 
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import demo_portrait
-from cyclegan_age.page import Section, gallery_page
-from cyclegan_age.render import (
+from cyclegan_age.rendering.page import Section, gallery_page
+from cyclegan_age.rendering.pictures import (
     difference_map,
     feature_grid,
     feature_strip,

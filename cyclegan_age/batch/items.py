@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from cyclegan_age.batch.storage import below, is_file, is_remote, joined, read, write
 from cyclegan_age.config import BatchConfig, UserError, needs
-from cyclegan_age.gallery import clean_name
 from cyclegan_age.images import SUFFIXES, absent, list_images, unread
+from cyclegan_age.rendering.sources import clean_name
 
 FAILURES = "failures.csv"
 _NAME_BYTES = 200  # longest name of a file or folder, before what is put behind it

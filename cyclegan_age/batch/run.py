@@ -17,10 +17,9 @@ from cyclegan_age.batch.storage import below, is_remote, joined
 from cyclegan_age.batch.work import Report, Worker
 from cyclegan_age.config import BatchConfig, UserError, install_extra, needs
 from cyclegan_age.faces.detection import detector
-from cyclegan_age.gallery import wanted_ages
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
-from cyclegan_age.photos import check_change
+from cyclegan_age.rendering.gallery import wanted_ages
 from cyclegan_age.runs import find_weights
 
 _BLOCK = 64  # items of a task; those of a worker that is killed are done again
@@ -50,7 +49,7 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
         raise UserError(f"--weights {config.weights}: know no ages; give others, or translate pictures by test.py")
     if not config.aligned:
         detector()
-        check_change(config.rendering, ager)
+        ager.blender.check(config.rendering.strengths)
     ages = wanted_ages(config.rendering, ager, say)
     address = _settle()
     with needs("ray[data]", install=install_extra("ray")):

@@ -17,11 +17,12 @@ from cyclegan_age.config import InferConfig, UserError
 from cyclegan_age.data.names import known_by_name
 from cyclegan_age.faces.detection import NoFace
 from cyclegan_age.faces.files import Photo
-from cyclegan_age.gallery import Face, ahead, clean_name, rendered
 from cyclegan_age.images import BadImage
 from cyclegan_age.inference import Ager
-from cyclegan_age.photos import age_faces
 from cyclegan_age.provenance import marked
+from cyclegan_age.rendering.crops import Crop, rendered
+from cyclegan_age.rendering.photos import AgedPhoto
+from cyclegan_age.rendering.sources import Source, ahead, clean_name
 
 _AHEAD = 2  # pictures that each thread is ahead of the network, or behind it
 
@@ -40,7 +41,7 @@ class Report:
 
 
 class Renderer:
-    """Renders items with one network; see `gallery` for aligned crops and `photos` for photographs."""
+    """Renders items with one network; see `rendering.crops` and `rendering.photos`."""
 
     def __init__(
         self,
@@ -74,25 +75,25 @@ class Renderer:
         by_stem = {item.stem: item for item in items}
         failed: list[Report] = []
 
-        def start(item: Item) -> Face | Report:
+        def start(item: Item) -> Crop | Report:
             try:
                 known = known_by_name(_file_name(item))
-                return Face.read(read(item.source), self._ager, title=item.source, stem=item.stem, known=known)
+                return Crop.read(Source(read(item.source), item.source, item.stem, known), self._ager)
             except (BadImage, OSError) as e:
                 return Report(item.stem, cause=_line(e))
 
-        def usable(found: Iterator[Face | Report]) -> Iterator[Face]:
+        def usable(found: Iterator[Crop | Report]) -> Iterator[Crop]:
             for one in found:
-                if isinstance(one, Face):
+                if isinstance(one, Crop):
                     yield one
                 else:
                     failed.append(one)
 
-        def finish(face: Face) -> Report:
+        def finish(face: Crop) -> Report:
             image = face.picture()
-            for years, square in zip(self._ages, face.aged, strict=True):
-                self._write(by_stem[face.stem], years, ".png", partial(_png, face.fitted.unfit(square, image)))
-            return Report(face.stem, len(self._ages))
+            for years, square in zip(self._ages, face.changed, strict=True):
+                self._write(by_stem[face.source.stem], years, ".png", partial(_png, face.fitted.unfit(square, image)))
+            return Report(face.source.stem, len(self._ages))
 
         with ThreadPoolExecutor(self._threads) as readers, ThreadPoolExecutor(self._threads) as writers:
             faces = usable(ahead(readers, start, items, self._config.batch_size + _AHEAD * self._threads))
@@ -121,8 +122,9 @@ class Renderer:
                 try:
                     if isinstance(photo, Exception):
                         raise photo
-                    done = age_faces(self._ager, photo, _file_name(item), self._ages, self._config)
-                    yield item, photo, [photo.with_upright(pixels) for pixels in done.pictures]
+                    source = Source(None, item.source, item.stem, known_by_name(_file_name(item)))
+                    done = AgedPhoto(source, photo, self._ager, self._ages, self._config)
+                    yield item, photo, [photo.with_upright(pixels) for pixels in done.aged()]
                 except (BadImage, NoFace, OSError) as e:
                     failed.append(Report(item.stem, cause=_line(e)))
 

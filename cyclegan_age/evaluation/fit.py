@@ -13,7 +13,6 @@ from cyclegan_age.evaluation.records import Row
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import SYSTEMS, trained_estimator
 from cyclegan_age.networks.estimators import AgeCorrection, expected_age
-from cyclegan_age.networks.generators import BendingGenerator
 from cyclegan_age.runs import Snapshot, load_snapshot, save_snapshot
 
 _STEP_YEARS = 0.5
@@ -47,9 +46,7 @@ def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path
     snapshot = fitting(row)
     render = SYSTEMS[snapshot.train.model].renderer
     assert render is not None and isinstance(snapshot.net, CycleGANConfig | CycleGANHeadsConfig)
-    generator = render(snapshot).generator
-    assert isinstance(generator, BendingGenerator)
-    correction = generator.correction
+    correction = render(snapshot).calibration
     if correction is None:
         train, name = snapshot.train, (*snapshot.net.estimators, "age_loss_a")[0]
         estimator, of_estimator = trained_estimator(name, train, train.frame)

@@ -15,10 +15,10 @@ from cyclegan_age.evaluation.records import BLEND, COPY, Row
 from cyclegan_age.evaluation.scores import Scores
 from cyclegan_age.evaluation.table import FARS, GAPS, Goal, Values, cell, near
 from cyclegan_age.images import Picture, grid
-from cyclegan_age.render import save_jpg, save_text
+from cyclegan_age.rendering.page import document
+from cyclegan_age.rendering.pictures import save_jpg, save_text
 
 with needs("dominate"):
-    import dominate
     from dominate import tags
     from dominate.util import raw
 
@@ -57,11 +57,7 @@ def write_page(folder: Path, scores: Scores, rows: Sequence[Row], real: Values, 
         real: the estimators' errors on real faces.
         notes: lines under the heading.
     """
-    page = dominate.document(title="Evaluation", lang="en")
-    with page.head:
-        tags.meta(charset="utf-8")
-        tags.meta(name="viewport", content="width=device-width, initial-scale=1")
-        tags.style(raw(_STYLE))
+    page = document("Evaluation", _STYLE)
     with page, tags.main():
         with tags.header():
             tags.h1("Evaluation")

@@ -14,7 +14,7 @@ from cyclegan_age.images import BadImage, Picture, open_image, to_float, to_squa
 from cyclegan_age.models import load_parser
 from cyclegan_age.models.face_parser import confusion, intersection_over_union
 from cyclegan_age.networks.parsers import PARTS, FaceParser
-from cyclegan_age.render import save_text
+from cyclegan_age.rendering.pictures import save_text
 
 _BATCH = 16
 

@@ -322,7 +322,7 @@ def render(ager: Ager, picture: Picture, years: Sequence[float], known: Known) -
     """A face of any size at N ages, as `Ager.age` does it, in one batch: uint8 (N, H, W, 3)."""
     image = Image.fromarray(picture)
     fitted = ager.fit(image)
-    aged = ager.age_fitted([fitted] * len(years), list(years), known=[known] * len(years))
+    aged = ager.engine.age_fitted([fitted] * len(years), list(years), known=[known] * len(years))
     return np.stack([np.asarray(fitted.unfit(one, image)) for one in aged])
 
 

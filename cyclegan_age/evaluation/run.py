@@ -23,7 +23,7 @@ from cyclegan_age.faces.frames import Frame
 from cyclegan_age.files import json_lines, unwritten
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
-from cyclegan_age.render import save_text
+from cyclegan_age.rendering.pictures import save_text
 from cyclegan_age.runs import SHIPPED, find_weights, load_snapshot, next_folder, write_atomically
 
 _POLL_SECONDS = 15.0

@@ -13,7 +13,7 @@ from cyclegan_age.files import write_atomically
 from cyclegan_age.images import BadImage, Picture, grid, open_image, to_square
 from cyclegan_age.labeler.estimates import GROUPS, group_of
 from cyclegan_age.labeler.table import BAD, CONFIRMED, CORRECTED, ESTIMATED, Face, Labels
-from cyclegan_age.render import save_png
+from cyclegan_age.rendering.pictures import save_png
 
 SEXES = {0: "M", 1: "F", 9: "?"}
 _SIDE, _LINE = 124, 15  # pixels of a face and of a line below it

@@ -13,6 +13,7 @@ from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.networks.estimators import AgeCorrection
 from cyclegan_age.runs import Snapshot
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
@@ -156,7 +157,7 @@ class FaceEncoder(nn.Module, ABC):
         """
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
-        """Generator inputs (count, ...) from the model's prior, drawn by a generator on the CPU.
+        """Generator inputs (count, ...) from the model's prior, sample_latents by a generator on the CPU.
 
         Raises:
             UserError: the model has no prior.
@@ -181,6 +182,7 @@ class Renderer:
         encoder: how faces are encoded.
         conditional: whether the age vector makes a difference.
         domains: what pictures are translated to, if not to ages: number k stands for k years.
+        calibration: of the age vectors, before the generator takes them, if `evaluate.py --fit_ages` fitted one.
     """
 
     generator: nn.Module
@@ -188,6 +190,7 @@ class Renderer:
     encoder: FaceEncoder = field(default_factory=PictureEncoder)
     conditional: bool = True
     domains: tuple[str, ...] = ()
+    calibration: AgeCorrection | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

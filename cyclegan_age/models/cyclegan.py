@@ -58,8 +58,7 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, CycleGANConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
-    generator.correction = age_correction(snapshot)
-    return Renderer(generator=generator, code=code_of(snapshot.train))
+    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_correction(snapshot))
 
 
 class CycleGAN(Model):

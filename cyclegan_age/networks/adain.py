@@ -130,8 +130,9 @@ class AdaINGenerator(BendingGenerator):
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1], H and W multiples of 16, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32."""
-        if self.correction is not None:
-            age = self.correction(x, age)
+        return self.with_flow(x, age)[0]
+
+    def with_flow(self, x: Tensor, age: Tensor) -> tuple[Tensor, Tensor | None]:
         x_in = F.avg_pool2d(x, 2) if self.detail else x
         e = self.embed(age)  # (N, 64); H and W are those of x_in below
         h0 = self.stem(x_in, age)  # (N, ngf, H, W)
@@ -143,7 +144,8 @@ class AdaINGenerator(BendingGenerator):
         for block in self.blocks:
             h = block(h, e)
         h = self.up3(h, h2, e)
-        warped = bent(x, self.shift(self.bend(h))) if self.deform else x
+        flow = self.shift(self.bend(h)) if self.deform else None
+        warped = x if flow is None else bent(x, flow)
         h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)
         residual = _residual(self.head(h))
         if self.detail:
@@ -153,7 +155,7 @@ class AdaINGenerator(BendingGenerator):
         out = warped + residual
         clipped = out.clamp(-1, 1)
         # The gradient goes past the clipping, so that it does not vanish there.
-        return out + (clipped - out).detach() if self.training else clipped
+        return (out + (clipped - out).detach() if self.training else clipped), flow
 
     def shift(self, h: Tensor) -> Tensor:
         """Output of the child `bend` -> flow (N, 2, h, w): right and down to where each point is taken from, in shares

@@ -11,6 +11,10 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
+class Layered(nn.Module):
+    """A network whose children are its layers, in the order they run: as a part of another it stands for them."""
+
+
 class InstanceNorm(nn.Module):
     """Instance normalisation without weights (Ulyanov et al. 2016): each channel of each picture to mean 0, variance 1.
 

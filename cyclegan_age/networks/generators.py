@@ -13,8 +13,16 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
 from cyclegan_age.config import GeneratorConfig, UserError
-from cyclegan_age.networks.blocks import Conv, InstanceNorm, UpConv, biased, init_weights, on_kernels, reflected
-from cyclegan_age.networks.estimators import AgeCorrection
+from cyclegan_age.networks.blocks import (
+    Conv,
+    InstanceNorm,
+    Layered,
+    UpConv,
+    biased,
+    init_weights,
+    on_kernels,
+    reflected,
+)
 
 
 class _Encode(nn.Module):
@@ -92,21 +100,20 @@ class _Decode(nn.Module):
         return out
 
 
-class BendingGenerator(nn.Module):
+class BendingGenerator(Layered):
     """A generator that bends the picture by a smooth field and then changes its colours.
 
     Attributes:
         deform: how far the picture is bent at most, as a share of its side; 0 leaves it, and there is no `bend` then.
         bend: child whose output (N, 2, h, w), or (2 N, 2, h, w) with mirror images, `shift` makes the field of.
-        correction: of the age vectors, for rendering with weights that `evaluate.py --fit_ages` fitted; else None.
     """
 
     deform: float
     bend: nn.Module
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.correction: AgeCorrection | None = None
+    def with_flow(self, x: Tensor, age: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, and the flow (N, 2, h, w) that `shift` gave, before `bent` smoothed it; None without one."""
+        raise NotImplementedError
 
     def shift(self, h: Tensor) -> Tensor:
         """What the child `bend` gives -> where points come from: (N, 2, h, w) of (right, down), shares of the side.
@@ -205,10 +212,11 @@ class ResnetGenerator(BendingGenerator):
 
         With `inner_size` any square size goes in, and H and W in the comments below are that size.
         """
-        size = x.shape[2:]
+        return self.with_flow(x, age)[0]
+
+    def with_flow(self, x: Tensor, age: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        size, flow = x.shape[2:], None
         age = age if self.ages else None
-        if self.correction is not None and age is not None:
-            age = self.correction(x, age)
         darkest = self.darkest
         if age is not None and len(self.most_darkening) > 1:
             darkest = (age.float() * darkest).sum(dim=1)[:, None, None, None]
@@ -223,10 +231,11 @@ class ResnetGenerator(BendingGenerator):
             h = self.join(h, age)
         h = self.blocks(h)
         if self.deform:
-            x = bent(x, self.shift(self.bend(h)))
+            flow = self.shift(self.bend(h))
+            x = bent(x, flow)
         h = self.up2(self.up1(h))
         if not self.residual:
-            return torch.tanh(self.head(h).float())
+            return torch.tanh(self.head(h).float()), flow
         change = scaled(self._change(self.head(h)), size)
         if self.detail:
             seen = both_ways(x) if self.symmetric else x
@@ -242,7 +251,7 @@ class ResnetGenerator(BendingGenerator):
             change = torch.maximum(change, -darkest)
         clipped = (x + change).clamp(-1, 1)
         # The gradient goes past the clipping, so that it does not vanish there.
-        return out + (clipped - out).detach() if self.training else clipped
+        return (out + (clipped - out).detach() if self.training else clipped), flow
 
     def _change(self, h: Tensor) -> Tensor:
         """What is added to the picture, from a head's output (N, 4, h, w): three colours and their mask."""

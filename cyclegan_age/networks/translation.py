@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import Conv, InstanceNorm, init_weights, leaky, reflected
+from cyclegan_age.networks.blocks import Conv, InstanceNorm, Layered, init_weights, leaky, reflected
 
 _DROPOUT = 0.5
 
@@ -86,7 +86,7 @@ class _Block(nn.Module):
         return x + _normed(self.norm2, self.conv2(h), 1.0)
 
 
-class ResnetTranslator(nn.Module):
+class ResnetTranslator(Layered):
     """Picture -> picture, with residual blocks at a quarter of the size.
 
     Children in the order they run: `stem` (7x7), `down1`, `down2`, `blocks.0` .., `up1`, `up2`, `head` (7x7).
@@ -166,7 +166,7 @@ class _Up(nn.Module):
         return out
 
 
-class UnetTranslator(nn.Module):
+class UnetTranslator(Layered):
     """Picture -> picture through a U-Net, each layer of whose way up also sees that of its size on the way down.
 
     Children in the order they run: `downs.0` .., `ups.0` .. (innermost first), `head`.

@@ -12,7 +12,7 @@ from cyclegan_age.curves import draw_curves, loss_curves
 from cyclegan_age.devices import fork_rng
 from cyclegan_age.images import Picture, grid, to_uint8
 from cyclegan_age.monitor import log_pictures, read_metrics
-from cyclegan_age.render import difference_map, feature_grid, feature_strip, save_jpg, save_png
+from cyclegan_age.rendering.pictures import difference_map, feature_grid, feature_strip, save_jpg, save_png
 from cyclegan_age.training.log import log_numbers
 from cyclegan_age.training.sheets import feature_maps, life, sample_columns
 from cyclegan_age.training.state import Training

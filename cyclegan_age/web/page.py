@@ -21,9 +21,10 @@ from PIL import Image
 from cyclegan_age.config import OLDEST, DemoConfig
 from cyclegan_age.data.names import Known
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.games import Made, age_warning, estimated_age
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.provenance import Mark
+from cyclegan_age.rendering.games import Made
+from cyclegan_age.rendering.reliability import age_warning, estimated_age
 from cyclegan_age.web.limits import Refused, Worker
 from cyclegan_age.web.work import KINDS, Seen, Studio, animation, jpeg, png
 

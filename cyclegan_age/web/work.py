@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cyclegan_age import render
 from cyclegan_age.config import DemoConfig, UserError, install_extra
 from cyclegan_age.data.names import Known
-from cyclegan_age.faces.alignment import Place, crop, reframed
+from cyclegan_age.faces.alignment import crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.gallery import clean_name
-from cyclegan_age.games import Made, age_warning, aging, estimated_age, kids, morph
 from cyclegan_age.images import BadImage, is_heif, reads_heif
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
-from cyclegan_age.photos import preview, warnings_of
 from cyclegan_age.provenance import Mark, marked
+from cyclegan_age.rendering import pictures
+from cyclegan_age.rendering.games import Made, aging, kids, morph
+from cyclegan_age.rendering.photos import preview, warnings_of
+from cyclegan_age.rendering.reliability import age_warning, estimated_age
+from cyclegan_age.rendering.sources import clean_name
 from cyclegan_age.runs import find_weights, known_as
 from cyclegan_age.web.limits import Refused
 
@@ -61,7 +62,7 @@ def load(config: DemoConfig) -> dict[str, Ager]:
         ager = Ager.load(find_weights(one, config.results_dir))
         try:
             ager.age(demo_portrait(ager.frame), ager.code.anchors[0])
-            ager.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
+            ager.blender.check()
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
         name = clean_name(known_as(Path(one))) or "cyclegan"
@@ -216,7 +217,7 @@ class Studio:
         return self.ager(model).age(face, years)
 
     def maps(self, face: Image.Image, years: float, layer: str, model: str = "") -> bytes:
-        """The channels of a layer as a PNG; see `render.feature_grid`.
+        """The channels of a layer as a PNG; see `pictures.feature_grid`.
 
         Raises:
             Refused: 422, a layer that gives no feature map.
@@ -226,7 +227,7 @@ class Studio:
             maps = ager.features(ager.fit(face).square, [years], [layer])
         except UserError as e:
             raise Refused(422, str(e)) from None
-        return png(render.feature_grid(maps[layer][0]))
+        return png(pictures.feature_grid(maps[layer][0]))
 
     def game(self, game: str, faces: tuple[Image.Image, Image.Image], ages: tuple[float, float], model: str) -> Made:
         """Morph or kids with two aligned faces of known ages.
@@ -312,5 +313,5 @@ def animation(frames: list[Image.Image], kind: str, mark: Mark | None = None) ->
     """The bytes of a GIF or MP4."""
     with tempfile.TemporaryDirectory(prefix="cyclegan-age-") as folder:  # the video library needs a file
         path = Path(folder) / f"life.{kind}"
-        {"gif": render.save_gif, "mp4": render.save_mp4}[kind](frames, path, mark=mark)
+        {"gif": pictures.save_gif, "mp4": pictures.save_mp4}[kind](frames, path, mark=mark)
         return path.read_bytes()

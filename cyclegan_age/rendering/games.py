@@ -8,7 +8,6 @@ morph interpolates the features of a middle layer, the pictures and the age vect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +15,16 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from cyclegan_age import render
-from cyclegan_age.config import TrainConfig, UserError
+from cyclegan_age.config import UserError
 from cyclegan_age.data.names import Known, known_by_name
-from cyclegan_age.faces.alignment import crop, reframed
+from cyclegan_age.faces.alignment import crop
 from cyclegan_age.faces.detection import NoFace, chosen, detector
-from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.features import Taps, decode_from
-from cyclegan_age.images import BadImage, Picture, grid, open_image, to_float, to_rgb, to_uint8
+from cyclegan_age.faces.frames import Frame
+from cyclegan_age.images import BadImage, Picture, grid, open_image, to_rgb
 from cyclegan_age.inference import Ager, Fitted
-from cyclegan_age.models import load_estimator
-from cyclegan_age.networks.estimators import AgeEstimator, expected_age
-from cyclegan_age.networks.generators import both_ways
-from cyclegan_age.provenance import Mark
+from cyclegan_age.rendering.pictures import thumbnail
+from cyclegan_age.rendering.reliability import estimated_age
 
-RELIABLE = (10, 70)  # estimated years of faces between which there were enough to learn from
 FRAME = (255, 140, 0)  # of the own age group
 _SHEET_SIDE = 192  # greatest side in pixels of a picture on a sheet
 _CROP_SIDE = 256  # of a face out of a photograph
@@ -126,9 +120,9 @@ def morph(
     blended = torch.stack([torch.lerp(vectors[0], vectors[1], float(w)) for w in weights])
     if ager.encoder.latent_size:
         between = torch.stack([torch.lerp(kept[0], kept[1], float(w)) for w in weights])
-        squares = ager.render_vectors(between, blended)
+        squares = ager.engine.render_vectors(between, blended)
     else:
-        squares = _morph_features(ager, kept, blended, weights, layer or ager.middle_layer)
+        squares = ager.engine.render_blends(kept, blended, weights, layer or ager.middle_layer)
     faces = [Image.fromarray(square) for square in squares]
     names = [f"{i}" for i in range(steps + 1)]
     return Made(
@@ -172,7 +166,7 @@ def kids(
         sex = torch.randint(2, (count,), generator=random)
         children = torch.cat([children, torch.eye(2)[sex].to(kept.device)], dim=1)
     youngest = torch.eye(len(ager.code))[:1].expand(count, -1)
-    squares = ager.render_vectors(children, youngest)
+    squares = ager.engine.render_vectors(children, youngest)
     rows = [list(squares[i : i + 8]) for i in range(0, count, 8)]
     return Made(
         pictures=[(f"kid{i + 1}", Image.fromarray(square)) for i, square in enumerate(squares)],
@@ -258,57 +252,6 @@ def _face(game: str, file: Path, aligned: bool, frame: Frame) -> Image.Image:
         raise UserError(f"--game {game} {file}: {cause}; give a picture of a face") from None
 
 
-def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str], mark: Mark | None = None) -> Path:
-    """Write the pictures, the sheet, the animation and a page that shows them; returns the page.
-
-    A mark is theirs, each with what it is.
-
-    Raises:
-        UserError: a package is missing: dominate, or for an animation av.
-    """
-    from cyclegan_age.page import Section, gallery_page  # here: the browser application plays and writes no page
-
-    for name, picture in made.pictures:
-        render.save_png(picture, folder / f"{name}.png", mark=mark and mark.of(name))
-    whole = mark and mark.of(made.caption)
-    render.save_png(made.sheet, folder / "sheet.png", mark=whole)
-    section = Section(title=title, notes=made.notes, sheets=[(made.caption, "sheet.png")])
-    if made.frames:
-        section.gif, section.mp4 = "morph.gif", "morph.mp4"
-        render.save_gif(made.frames, folder / section.gif, mark=whole)
-        render.save_mp4(made.frames, folder / section.mp4, mark=whole)
-    page = folder / "index.html"
-    render.save_text(gallery_page(title=title, facts=facts, sections=[section]), page)
-    return page
-
-
-def estimated_age(image: Image.Image, frame: Frame) -> float:
-    """Years that the shipped age estimator sees on an aligned crop in a frame and on its mirror image, in the mean."""
-    network = _estimator()
-    image = to_rgb(image)
-    if frame != FRAMES["utkface"]:
-        whole = Fitted.fit(image, max(image.size)).square
-        image = Image.fromarray(reframed(whole, frame, FRAMES["utkface"]))
-    square = Fitted.fit(image, network.input_size).square
-    with torch.inference_mode():
-        return float(expected_age(network(both_ways(to_float(square)))).mean())
-
-
-def age_warning(ages: Sequence[float]) -> str:
-    """A line where a face is so young or old that renderings of it are often wrong; empty for other ages (years)."""
-    beyond = sorted(age for age in ages if not RELIABLE[0] <= age <= RELIABLE[1])
-    if not beyond:
-        return ""
-    years = " and ".join(dict.fromkeys(f"{age:.0f}" for age in beyond))
-    low, high = RELIABLE
-    return f"a face of about {years} years; under {low} and over {high} renderings often have cracks and smears"
-
-
-@cache
-def _estimator() -> AgeEstimator:
-    return load_estimator("age_loss_a", TrainConfig()).eval()
-
-
 def _with_age(image: Image.Image, known: Known | None, frame: Frame) -> tuple[Known, str]:
     """What is known of a face, its age estimated if need be, and a line that says so."""
     known = known or Known()
@@ -322,42 +265,16 @@ def _pair(
     ager: Ager, images: tuple[Image.Image, Image.Image], known: tuple[Known | None, Known | None]
 ) -> tuple[Tensor, Tensor, list[str]]:
     """What is kept of two faces (2, ...), their age vectors (2, K), and a line on each."""
-    ager.check_ages("a game of two faces")
+    ager.engine.check_ages("a game of two faces")
     told = [_with_age(image, about, ager.frame) for image, about in zip(images, known, strict=True)]
     squares = np.stack([Fitted.fit(to_rgb(image), ager.image_size).square for image in images])
-    kept = ager.read(squares, [about for about, _ in told]).latent
+    kept = ager.engine.read(squares, [about for about, _ in told]).latent
     vectors = ager.code.encode([about.age_years for about, _ in told])
     return kept, vectors, [f"{name} face: {line}" for name, (_, line) in zip(("first", "second"), told, strict=True)]
 
 
-def _morph_features(ager: Ager, kept: Tensor, vectors: Tensor, weights: Tensor, layer: str) -> Picture:
-    """Decode from blends of the features of `layer`; at both ends these are the generator's plain outputs.
-
-    Where the layer does not run for both faces, as one of a sub-network that one of them does not need, pictures and
-    age vectors are blended alone.
-    """
-    frames, generator = [], ager.generator
-    with torch.inference_mode():
-        ends = []
-        for k, vector in ((0, vectors[0]), (1, vectors[-1])):
-            with Taps(generator, [layer]) as taps:
-                generator(kept[k][None], vector[None].to(kept.device))
-            ends += [taps.outputs[layer]] if layer in taps.outputs else []
-        for vector, weight in zip(vectors, weights, strict=True):
-            x = torch.lerp(kept[:1], kept[1:], float(weight))
-            age = vector[None].to(kept.device)
-            if len(ends) == 2:
-                features = torch.lerp(ends[0], ends[1], float(weight))
-                frames.append(to_uint8(decode_from(generator, layer, features, x, age)))
-            else:
-                frames.append(to_uint8(generator(x, age)))
-    return np.concatenate(frames)
-
-
 def _small(image: Image.Image) -> Picture:
-    small = image.copy()
-    small.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
-    return np.asarray(small)
+    return thumbnail(image, _SHEET_SIDE)
 
 
 def _framed(image: Image.Image) -> Picture:

@@ -100,6 +100,13 @@ def difference_map(a: Picture, b: Picture, reach: int = 64) -> Picture:
     return picture
 
 
+def thumbnail(image: Image.Image, side: int) -> Picture:
+    """A picture, made smaller where a side of it is longer than so many pixels."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    return np.asarray(small)
+
+
 def strip(pictures: Sequence[Picture], names: Sequence[str]) -> Picture:
     """Pictures of one size side by side with a name over each."""
     return grid([pictures], columns=names)

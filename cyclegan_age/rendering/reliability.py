@@ -1,0 +1,45 @@
+"""Faces whose renderings are often wrong: too young or too old, by the age that the shipped estimator sees."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from PIL import Image
+
+from cyclegan_age.config import TrainConfig
+from cyclegan_age.faces.alignment import reframed
+from cyclegan_age.faces.frames import FRAMES, Frame
+from cyclegan_age.images import to_float, to_rgb
+from cyclegan_age.inference import Fitted
+from cyclegan_age.models import load_estimator
+from cyclegan_age.networks.estimators import AgeEstimator, expected_age
+from cyclegan_age.networks.generators import both_ways
+
+RELIABLE = (10, 70)  # estimated years of faces between which there were enough to learn from
+
+
+@cache
+def _estimator() -> AgeEstimator:
+    return load_estimator("age_loss_a", TrainConfig()).eval()
+
+
+def estimated_age(image: Image.Image, frame: Frame) -> float:
+    """Years that the shipped age estimator sees on an aligned crop in a frame and on its mirror image, in the mean."""
+    network = _estimator()
+    image = to_rgb(image)
+    if frame != FRAMES["utkface"]:
+        whole = Fitted.fit(image, max(image.size)).square
+        image = Image.fromarray(reframed(whole, frame, FRAMES["utkface"]))
+    square = Fitted.fit(image, network.input_size).square
+    with torch.inference_mode():
+        return float(expected_age(network(both_ways(to_float(square)))).mean())
+
+
+def age_warning(ages: Sequence[float]) -> str:
+    """A line where a face is so young or old that renderings of it are often wrong; empty for other ages (years)."""
+    beyond = sorted(age for age in ages if not RELIABLE[0] <= age <= RELIABLE[1])
+    if not beyond:
+        return ""
+    years = " and ".join(dict.fromkeys(f"{age:.0f}" for age in beyond))
+    low, high = RELIABLE
+    return f"a face of about {years} years; under {low} and over {high} renderings often have cracks and smears"

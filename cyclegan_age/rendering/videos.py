@@ -1,0 +1,147 @@
+"""Videos -> the same ones with their faces at other ages, each followed through its frames."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cyclegan_age.config import InferConfig
+from cyclegan_age.faces import video
+from cyclegan_age.faces.alignment import Place
+from cyclegan_age.faces.blending import Change, Pixels, blend
+from cyclegan_age.faces.detection import Face, detector, turned_text
+from cyclegan_age.faces.frames import FRAMES
+from cyclegan_age.faces.heads import Head, Steady
+from cyclegan_age.faces.tracking import Track, chosen_tracks, follow
+from cyclegan_age.images import Picture
+from cyclegan_age.inference import Ager
+from cyclegan_age.provenance import Mark
+from cyclegan_age.rendering.outputs import Output, sentence
+from cyclegan_age.rendering.page import Section
+from cyclegan_age.rendering.photos import NEAR, estimated_at
+from cyclegan_age.rendering.reliability import age_warning
+from cyclegan_age.rendering.sources import Source
+
+_STEADY_S = 0.1  # seconds before and after a frame whose masks its own is averaged with
+
+
+class AgedVideo(Output):
+    """A video whose faces are followed, and aged frame by frame while it is written.
+
+    Raises:
+        BadImage: it cannot be read.
+        NoFace: no face is found, or not the one wanted.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        path: Path,  # its file
+        config: InferConfig,  # which faces, how strongly, and how many at once
+        say: Callable[[str], None],  # takes lines for the user
+    ) -> None:
+        self.source, self._path, self._config = source, path, config
+        if config.life or config.features:
+            say(f"{source.title}: --life and --features are made of photographs only")
+        self._fps, total = video.rate(path)
+        found: list[list[Face]] = []
+        cuts: set[int] = set()
+        before: Picture | None = None
+        with tqdm(total=total or None, unit="frame", desc="faces", leave=False, disable=None) as bar:
+            for frame in video.frames(path):
+                if before is not None and video.begins_scene(before, frame):
+                    cuts.add(len(found))
+                found.append(detector().find(frame, (320, 1280), (320,)))
+                before = frame
+                bar.update()
+        everyone = follow(found, cuts, self._fps)
+        self._frames, self._tracks = len(found), chosen_tracks(everyone, config.face)
+        self._others = [track for track in everyone if track not in self._tracks]
+        self.count = len(self._tracks)
+
+    def write(self, folder: Path, ager: Ager, ages: Sequence[float], mark: Mark | None) -> list[Section]:
+        tracks, estimated = self._tracks, list[float]()
+        parsed = _heads(ager, self._path, tracks) if ager.frame != FRAMES["utkface"] else iter(())
+        steady = Steady(parsed, max(1, round(_STEADY_S * self._fps)))
+        ending = video.ending(self._path)
+        names = [f"{self.source.stem}_age{years:g}{ending}" for years in ages]
+        parts = [folder / Path(name).parent / f".{Path(name).stem}.part{ending}" for name in names]
+        parts[0].parent.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=self._frames, unit="frame", desc="ages", leave=False, disable=None) as bar:
+
+            def edit(number: int, frame: Picture) -> list[Pixels]:
+                bar.update()
+                estimated.extend(
+                    estimated_at(frame, place)
+                    for track in tracks
+                    if number == track.first + len(track.strength) // 2 and (place := track.place(number, NEAR))
+                )
+                here = _here(ager, frame, number, tracks)
+                if not here:
+                    return [frame] * len(ages)
+                heads = steady.at(number)
+                faces = [(p, float(tracks[k].strength[number - tracks[k].first]), heads.get(k)) for k, p in here]
+                away = [place for _, place in _here(ager, frame, number, self._others)]
+                return _aged_frame(ager, frame, faces, away, ages, self._config)
+
+            try:
+                video.rewrite(self._path, parts, edit, [mark.at(years) for years in ages] if mark else [])
+                for part, name in zip(parts, names, strict=True):
+                    part.replace(folder / name)
+            finally:
+                for part in parts:
+                    part.unlink(missing_ok=True)
+        middles = [Face(track.landmarks[len(track.landmarks) // 2], (0, 0, 0, 0), 1) for track in tracks]
+        self.warnings = [line for line in (turned_text(middles), age_warning(estimated)) if line]
+        sections = [
+            Section(title=f"{self.source.title} at {y:g} years", mp4=n) for y, n in zip(ages, names, strict=True)
+        ]
+        sections[0].notes = [sentence(line) for line in self.warnings]
+        return sections
+
+
+def _here(ager: Ager, frame: Picture, number: int, tracks: Sequence[Track]) -> list[tuple[int, Place]]:
+    """The faces that are in a frame of a video: their numbers among the tracks, and their places."""
+    places = [track.place(number, ager.frame) for track in tracks]
+    return [(k, place) for k, place in enumerate(places) if place is not None and place.touches(frame.shape)]
+
+
+def _heads(ager: Ager, source: Path, tracks: Sequence[Track]) -> Iterator[dict[int, Head]]:
+    """The heads of each frame of a video, by the numbers of their tracks."""
+    for number, frame in enumerate(video.frames(source)):
+        here = _here(ager, frame, number, tracks)
+        heads = ager.blender.heads(frame, [place for _, place in here])
+        yield {k: head for (k, _), head in zip(here, heads, strict=True) if head}
+
+
+def _aged_frame(
+    ager: Ager,
+    frame: Picture,
+    faces: Sequence[tuple[Place, float, Head | None]],
+    others: Sequence[Place],
+    ages: Sequence[float],
+    config: InferConfig,
+) -> list[Pixels]:
+    """A frame of a video at each age; of each face its place, how much of the change is done, and its head."""
+    places = [place for place, _, _ in faces]
+    done = ager.blender.changes(
+        ager.blender.squares(frame, places),
+        [head for _, _, head in faces],
+        ages,
+        strengths=config.strengths,
+        batch_size=config.batch_size,
+    )
+    weaker = [[_weaker(change, share) for change, (_, share, _) in zip(one, faces, strict=True)] for one in done]
+    return [blend(frame, list(zip(places, one, strict=True)), others=others) for one in weaker]
+
+
+def _weaker(change: Change, share: float) -> Change:
+    """A share of a change."""
+    if share >= 1:
+        return change
+    shift = None if change.shift is None else change.shift * np.float32(share)
+    if change.replaces:
+        return replace(change, share=share * change.share)
+    return replace(change, colour=change.colour * np.float32(share), shift=shift)

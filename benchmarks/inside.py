@@ -104,7 +104,7 @@ class Trainee:
 
     def step(self) -> None:
         """One step, as in the training loop."""
-        losses = self.model.losses(self.batch, torch.tensor(0.5), self.model.resting(0.5))
+        losses = self.model.losses(self.batch, torch.tensor(0.5), self.model.paused(0.5))
         for phase, optimizer in self.optimizers.items():
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
@@ -135,7 +135,7 @@ def flops_per_image(config: TrainConfig, net: CycleGANConfig) -> Flops:
     """Count the operations of a step."""
     model = SYSTEMS["cyclegan"].build(config, net)
     phases = dict.fromkeys(model.phases, 0.0)
-    losses = model.losses(made_up_batch(config, config.batch_size), torch.tensor(0.5), model.resting(0.5))
+    losses = model.losses(made_up_batch(config, config.batch_size), torch.tensor(0.5), model.paused(0.5))
     for phase in phases:
         with FlopCounterMode(display=False) as counter:
             torch.stack(list(next(losses)[1].values())).sum().backward()

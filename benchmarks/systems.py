@@ -317,9 +317,7 @@ def scaled(picture: "Picture", side: int) -> "Picture":
 
 def from_noise(ager: "Ager") -> bool:
     """Whether the weights generate faces from noise alone."""
-    from cyclegan_age.models.gan import NoiseReader
-
-    return isinstance(ager.reader, NoiseReader)
+    return not ager.encoder.encodes
 
 
 def portraits(photos: Sequence[Path]) -> list[Image.Image]:

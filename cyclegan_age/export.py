@@ -12,7 +12,7 @@ import torch
 from cyclegan_age.config import ExportConfig, UserError, install_extra
 from cyclegan_age.export_page import check_runtime, page
 from cyclegan_age.inference import Ager
-from cyclegan_age.models.base import PictureReader
+from cyclegan_age.models.base import PictureEncoder
 from cyclegan_age.runs import find_weights, in_half, write_atomically
 
 _LARGE = 4096  # minimum size of a tensor that `stored_as` converts
@@ -71,7 +71,7 @@ def metadata(data: bytes) -> dict[str, object]:
 
 def _taking_pictures(weights: Path) -> Ager:
     ager = Ager.load(weights)
-    if not isinstance(ager.reader, PictureReader):
+    if not isinstance(ager.encoder, PictureEncoder):
         kinds = "a cyclegan's, cyclegan_heads' or cyclegan_pair's"
         raise UserError(f"--weights {weights}: no image-to-image network; expected {kinds}")
     return ager

@@ -158,24 +158,6 @@ def decode_from(network: nn.Module, layer: str, feature_map: Tensor, *inputs: Te
     return out
 
 
-def maps_by_age(network: nn.Module, kept: Tensor, code: AgeCode, layers: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-    """Feature maps of one face at every anchor age: layer -> years -> (C, h, w).
-
-    Args:
-        network: generator, called as `network(kept, age)`.
-        kept: what it takes of one face (1, ...).
-        code: what turns ages into vectors.
-        layers: names of layers.
-    """
-    maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
-    for years, vector in zip(code.nominal_years, code.encode(code.nominal_years).to(kept.device), strict=True):
-        with Taps(network, layers) as taps:
-            network(kept, vector[None])
-        for layer in layers:
-            maps[layer][f"{years:g}"] = taps.outputs[layer][0]
-    return maps
-
-
 def life_frames(
     network: nn.Module,
     x: Tensor,

@@ -185,7 +185,7 @@ def real_or_fake(logits: Tensor, goal: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, goal, dtype=torch.float32))
 
 
-def generator_adversarial(logits: Tensor, *, saturating: bool = False) -> Tensor:
+def generator_loss(logits: Tensor, *, saturating: bool = False) -> Tensor:
     """The generator's adversarial loss, from the discriminator's logits (N,) of its pictures.
 
     -log D(G(z)), or `saturating` log(1 - D(G(z))), whose gradient vanishes when the discriminator is confident

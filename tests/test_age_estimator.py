@@ -11,7 +11,8 @@ from cyclegan_age.evaluation.evaluators import load_evaluators
 from cyclegan_age.images import to_uint8
 from cyclegan_age.losses import label_distribution
 from cyclegan_age.models import age_estimator
-from cyclegan_age.models.age_estimator import AgeEstimatorModel, augment
+from cyclegan_age.models.age_estimator import AgeEstimatorModel
+from cyclegan_age.models.augmentation import augment
 
 SMALL = {"width": 4, "depth": (1,), "input_size": 16}
 

@@ -500,7 +500,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
     last = len(ager.domains) - 1
     with torch.inference_mode():
         expected = to_uint8(pair[1][0](to_float(square)))  # of the direction to B, the last
-    kept = ager.engine.read(square).kept
+    kept = ager.engine.read(square).latent
     assert all((made == expected).all() for made in (ager.age_many(square, [last]), ager.render(kept, [last])))
     assert ager.caption(last) == f"to {ager.domains[-1]}"
     layer = ager.layers()[0]

@@ -154,9 +154,9 @@ def test_discriminators_and_estimators_do_not_drown_the_shift() -> None:
                 torch.nn.init.normal_(weight, 0, 0.05)
         batch, shares = heads(), torch.full((4, 5, 64, 64), 0.2)
         x_fake = batch.x_source.clone().requires_grad_()
-        meant, ages = torch.full((4, model.kinds), 1 / model.kinds), torch.tensor([60.0, 60, 20, 20])
+        heads_fake, ages = torch.full((4, model.kinds), 1 / model.kinds), torch.tensor([60.0, 60, 20, 20])
         ground = torch.zeros(4, 3, 1, 1)
-        terms = model._judged(x_fake, batch, Regions(shares), ground, meant, ages, torch.tensor(1.0))
+        terms = model._adversarial_terms(x_fake, batch, Regions(shares), ground, heads_fake, ages, torch.tensor(1.0))
         terms["g_shift"].backward()
         assert x_fake.grad is not None
         gradients[name] = x_fake.grad

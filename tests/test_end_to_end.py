@@ -321,8 +321,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
 ) -> None:
     losses = CycleGAN.losses
 
-    def poisoned(self: CycleGAN, batch: object, progress: torch.Tensor, resting: frozenset[str]) -> object:
-        for phase, terms in losses(self, batch, progress, resting):  # type: ignore[arg-type]
+    def poisoned(self: CycleGAN, batch: object, progress: torch.Tensor, paused: frozenset[str]) -> object:
+        for phase, terms in losses(self, batch, progress, paused):  # type: ignore[arg-type]
             if round(6 * float(progress)) == bad:
                 terms["g_adversarial" if phase == "generator" else "d_real"] *= float("nan")
             yield phase, terms

@@ -19,7 +19,7 @@ from cyclegan_age.data.masks import read_masks, scan_masks
 from cyclegan_age.evaluation.parsing import parts_found
 from cyclegan_age.images import to_float, to_square
 from cyclegan_age.models import SYSTEMS, load_parser
-from cyclegan_age.models.face_parser import confusion, disturb, intersection_over_union, painted
+from cyclegan_age.models.face_parser import augment, confusion, intersection_over_union, painted
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 from cyclegan_age.networks.parsers import PARTS, FaceParser
 from cyclegan_age.runs import load_state
@@ -241,7 +241,7 @@ def test_a_mask_is_moved_as_its_picture_is() -> None:
     side = torch.linspace(-0.9, 0.9, 48)
     x = torch.where(side[None] * 0.5 + side[:, None] > 0.2, 0.9, -0.9).expand(64, 3, 48, 48).clone()
     masks = (x[:, :1] > 0).float()
-    moved, of_moved = disturb(x, masks)
+    moved, of_moved = augment(x, masks)
     dark, light = (moved.mean(dim=1, keepdim=True)[of_moved == k] for k in (0, 1))
     # Light, contrast, noise and cut-outs blur it, but by its own mask each picture falls into dark and light.
     assert light.median() - dark.median() > 1

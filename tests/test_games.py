@@ -19,7 +19,7 @@ from cyclegan_age.faces.blending import CENTRE, Change, blend
 from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
-from cyclegan_age.models.base import About, Reader, Reading, Renderer
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Renderer
 from cyclegan_age.rendering import games
 from cyclegan_age.rendering.games import FRAME, aging, kids, morph, play, samples
 from cyclegan_age.rendering.reliability import estimated_age
@@ -45,22 +45,22 @@ class Paint(nn.Module):
         return torch.cat([red, colour[:, 1:]], dim=1)[:, :, None, None].expand(-1, -1, SIZE, SIZE)
 
 
-class MeanColour(Reader):
+class MeanColour(FaceEncoder):
     """The latent vector is the mean colour, with the sex behind it."""
 
-    latent = 3
+    latent_size = 3
 
-    def read(self, x: Tensor, about: About) -> Reading:
-        female = about.sex.nan_to_num(0.5)
-        return Reading(torch.cat([x.mean(dim=(2, 3)), torch.stack([1 - female, female], dim=1)], dim=1))
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+        female = attributes.sex.nan_to_num(0.5)
+        return Encoding(torch.cat([x.mean(dim=(2, 3)), torch.stack([1 - female, female], dim=1)], dim=1))
 
-    def draw(self, count: int, random: torch.Generator) -> Tensor:
+    def sample(self, count: int, random: torch.Generator) -> Tensor:
         return torch.rand(count, 5, generator=random)
 
 
 @pytest.fixture
 def ager() -> Ager:
-    return Ager(Renderer(generator=Paint(), code=CODE, reader=MeanColour()), image_size=SIZE)
+    return Ager(Renderer(generator=Paint(), code=CODE, encoder=MeanColour()), image_size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_samples_are_rows_of_one_noise_at_every_age(ager: Ager) -> None:
     assert [name for name, _ in made.pictures] == [f"sample-00{i}_age{a}" for i in (1, 2) for a in (10, 20, 30)]
     longer = dict(samples(ager, 5, [20.0]).pictures)
     assert np.array_equal(np.asarray(longer["sample-002_age20"]), np.asarray(dict(made.pictures)["sample-002_age20"]))
-    plain = Ager(Renderer(generator=Paint(), code=CODE, reader=MeanColour(), conditional=False), image_size=SIZE)
+    plain = Ager(Renderer(generator=Paint(), code=CODE, encoder=MeanColour(), conditional=False), image_size=SIZE)
     assert [name for name, _ in samples(plain, 3).pictures] == ["sample-001", "sample-002", "sample-003"]
 
 

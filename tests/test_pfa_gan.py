@@ -22,8 +22,8 @@ from cyclegan_age.data.folders import Known, known_by_path
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.models.base import About
-from cyclegan_age.models.pfa_gan import PFAGAN, GroupReader, Judges, build_generator, group_of
+from cyclegan_age.models.base import FaceAttributes
+from cyclegan_age.models.pfa_gan import PFAGAN, GroupEncoder, LossNetworks, build_generator, group_of
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
 from cyclegan_age.networks.progressive import AgingStep, ProgressiveGenerator, gates_between, place, with_group
 from cyclegan_age.runs import load_state
@@ -197,7 +197,7 @@ class _Says(nn.Module):
 def test_a_step_ages_the_younger_face_to_the_group_of_the_older_one() -> None:
     config = TrainConfig(ages=(20, 40, 60), image_size=32, load_size=32)
     net = PFAGANConfig(ngf=2, ndf=2, blocks=1, lambda_age=0, lambda_identity=2.0, alpha_ssim=0.25, alpha_feature=0)
-    model = PFAGAN(config=config, net=net, judges=Judges(estimators=[], embedder=None))
+    model = PFAGAN(config=config, net=net, loss_networks=LossNetworks(estimators=[], embedder=None))
     model.generator = _adding(0.1, 0.3)
     model.discriminator = says = _Says([5.0, 0.0, 3.0])  # type: ignore[assignment]
     levels = torch.tensor([-0.4, -0.2, 0.0, 0.2])
@@ -229,8 +229,8 @@ def test_judges_teach_the_generator_and_stay_as_they_are() -> None:
     torch.manual_seed(0)
     config = TrainConfig(ages=(20, 40, 60), image_size=32, load_size=32)
     net = PFAGANConfig(ngf=2, ndf=2, blocks=1)
-    judges = Judges(estimators=[ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=32)], embedder=None)
-    model = PFAGAN(config=config, net=net, judges=judges)
+    loss_networks = LossNetworks(estimators=[ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=32)], embedder=None)
+    model = PFAGAN(config=config, net=net, loss_networks=loss_networks)
     for head in (step.head for step in model.generator.steps):
         nn.init.normal_(head.conv.weight, 0, 0.02)
     x = torch.rand(2, 3, 32, 32) * 2 - 1
@@ -241,29 +241,31 @@ def test_judges_teach_the_generator_and_stay_as_they_are() -> None:
     weights = [step.head.conv.weight for step in model.generator.steps]
     for term in (terms["g_age"], terms["feature"]):
         assert all(g.any() for g in torch.autograd.grad(term, weights, retain_graph=True))
-    assert not any(w.requires_grad or w.grad is not None for w in judges.parameters())
-    assert not any(module.training for module in judges.modules())
+    assert not any(w.requires_grad or w.grad is not None for w in loss_networks.parameters())
+    assert not any(module.training for module in loss_networks.modules())
 
 
 def test_the_remedies_for_a_strong_discriminator_are_taken() -> None:
     net = PFAGANConfig(ngf=2, ndf=2, blocks=1, lambda_age=0, alpha_feature=0, label_smoothing=0.2, d_reset=2.0)
     config = TrainConfig(ages=(20, 40), image_size=32, load_size=32, epochs=8)
     model = PFAGAN(
-        config=config, net=replace(net, d_rate=0.5, head_start=1.0), judges=Judges(estimators=[], embedder=None)
+        config=config,
+        net=replace(net, d_rate=0.5, head_start=1.0),
+        loss_networks=LossNetworks(estimators=[], embedder=None),
     )
     assert model.rates == {"discriminator": 0.5}
     x = torch.rand(1, 3, 32, 32)
     batch = Batch(x, torch.tensor([20.0]), x, torch.tensor([40.0]))
-    assert model.resting(0.1) == {"discriminator"}  # epoch 0.8 of a head start of 1
-    assert dict(model.losses(batch, torch.tensor(0.1), model.resting(0.1)))["discriminator"] == {}
+    assert model.paused(0.1) == {"discriminator"}  # epoch 0.8 of a head start of 1
+    assert dict(model.losses(batch, torch.tensor(0.1), model.paused(0.1)))["discriminator"] == {}
     nn.init.zeros_(model.discriminator.head.weight)
-    assert not model.resting(0.2)
+    assert not model.paused(0.2)
     terms = dict(model.losses(batch, torch.tensor(0.2), frozenset()))["discriminator"]
     assert terms["d_real"].item() == pytest.approx(0.5 * 0.8**2)
     nn.init.ones_(model.discriminator.head.weight)
     before = model.discriminator.trunk[0].weight.clone()
-    assert model.renew(0.23, 0.24) == []
-    assert model.renew(0.24, 0.25) == ["discriminator"]
+    assert model.reset(0.23, 0.24) == []
+    assert model.reset(0.24, 0.25) == ["discriminator"]
     assert model.discriminator.head.weight.abs().max() < 0.2
     assert not torch.equal(model.discriminator.trunk[0].weight, before)
 
@@ -283,11 +285,14 @@ def test_a_face_whose_age_is_not_known_is_read_at_its_estimated_age() -> None:
     nn.init.constant_(estimator.head.bias, -100)
     with torch.no_grad():
         estimator.head.bias[52] = 100
-    reader = GroupReader(code=AgeCode((10, 20, 30, 40, 50, 60)), estimator=estimator)
+    encoder = GroupEncoder(code=AgeCode((10, 20, 30, 40, 50, 60)), estimator=estimator)
     x = torch.rand(2, 3, 16, 16)
-    kept = reader.read(x, About(torch.tensor([math.nan, 28.0]), torch.tensor([math.nan, 1.0]))).kept
-    assert torch.equal(kept[:, :3], x)
-    assert kept[:, 3].amax(dim=(1, 2)).tolist() == kept[:, 3].amin(dim=(1, 2)).tolist() == [4, 2]
+    latent = encoder.encode(x, FaceAttributes(torch.tensor([math.nan, 28.0]), torch.tensor([math.nan, 1.0]))).latent
+    assert torch.equal(latent[:, :3], x)
+    assert latent[:, 3].amax(dim=(1, 2)).tolist() == latent[:, 3].amin(dim=(1, 2)).tolist() == [4, 2]
+    alone = GroupEncoder(code=AgeCode((10, 20, 30, 40, 50, 60)))  # without an estimator it is of the first group
+    latent = alone.encode(x, FaceAttributes(torch.tensor([math.nan, 28.0]), torch.tensor([math.nan, 1.0]))).latent
+    assert latent[:, 3].amax(dim=(1, 2)).tolist() == [0, 2]
 
 
 def test_a_folder_tells_the_age_where_the_name_does_not() -> None:

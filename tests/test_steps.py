@@ -34,15 +34,16 @@ from cyclegan_age.losses import triplet
 from cyclegan_age.models import face_parser
 from cyclegan_age.models.age_cgan import AgeCGAN
 from cyclegan_age.models.age_estimator import AgeEstimatorModel
+from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.caae import CAAE
 from cyclegan_age.models.cgan import CGAN
-from cyclegan_age.models.cyclegan import CycleGAN, disturb
+from cyclegan_age.models.cyclegan import CycleGAN
 from cyclegan_age.models.cyclegan_pair import CycleGANPair
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut
 from cyclegan_age.models.gan import GAN
-from cyclegan_age.models.pfa_gan import PFAGAN, Judges
+from cyclegan_age.models.pfa_gan import PFAGAN, LossNetworks
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
 
@@ -120,8 +121,8 @@ def parser() -> tuple[Model, Batch]:
 
 
 def pfa_gan() -> tuple[Model, Batch]:
-    judges = Judges(estimators=[estimator()], embedder=embedder())
-    return PFAGAN(config=TRAIN, net=PFAGANConfig(ngf=2, ndf=2, blocks=1), judges=judges), faces()
+    loss_networks = LossNetworks(estimators=[estimator()], embedder=embedder())
+    return PFAGAN(config=TRAIN, net=PFAGANConfig(ngf=2, ndf=2, blocks=1), loss_networks=loss_networks), faces()
 
 
 def caae() -> tuple[Model, Batch]:
@@ -169,7 +170,7 @@ CASES: dict[str, tuple[Callable[[], tuple[Model, Batch]], float]] = {
     "caae": (caae, 0.2),
     "gan": (lambda: (GAN(config=TRAIN, net=GANConfig(**NOISE)), faces()), 0.2),
     "cgan": (lambda: (CGAN(config=TRAIN, net=CGANConfig(**NOISE, prior="normal")), faces()), 0.2),
-    "cgan, resting": (lambda: (CGAN(config=TRAIN, net=CGANConfig(**NOISE, head_start=1.0)), faces()), 0.2),
+    "cgan, paused": (lambda: (CGAN(config=TRAIN, net=CGANConfig(**NOISE, head_start=1.0)), faces()), 0.2),
     "encoder_cdcgan": (lambda: averaged(EncoderCDCGAN(config=TRAIN, net=EncoderCDCGANConfig(**STAGES))), 0.2),
     "encoder_cdcgan, encoder": (lambda: averaged(EncoderCDCGAN(config=TRAIN, net=EncoderCDCGANConfig(**STAGES))), 0.6),
     "age_cgan": (lambda: averaged(age_cgan()), 0.2),
@@ -195,12 +196,12 @@ def networks_of(model: Model) -> list[nn.Module]:
     return [*model.networks.values(), *model.frozen.values(), *model.averaged.values()]
 
 
-def take(model: Model, batch: Batch, progress: Tensor, resting: frozenset[str]) -> dict[str, tuple[Tensor, Tensor]]:
+def take(model: Model, batch: Batch, progress: Tensor, paused: frozenset[str]) -> dict[str, tuple[Tensor, Tensor]]:
     """One step without an optimiser: of each phase that does not rest its terms' sum and its gradient's length."""
     out = {}
-    for phase, terms in model.losses(batch, progress, resting):
+    for phase, terms in model.losses(batch, progress, paused):
         if not terms:
-            assert phase in resting
+            assert phase in paused
             continue
         total = torch.stack([*terms.values()]).sum()
         total.backward()
@@ -245,10 +246,10 @@ def test_nothing_is_read_from_a_tensor_or_made_of_host_data_in_a_step(case: str)
     model, batch = built(case)
     small_pools(model)
     progress = torch.tensor(CASES[case][1])
-    resting = model.resting(CASES[case][1])
-    take(model, batch, progress, resting)  # makes constants and buffers
+    paused = model.paused(CASES[case][1])
+    take(model, batch, progress, paused)  # makes constants and buffers
     with Watch(torch.device("cpu")) as watch:
-        take(model, batch, progress, resting)
+        take(model, batch, progress, paused)
     assert not watch.found
 
 
@@ -264,10 +265,10 @@ def test_a_step_stays_on_the_device_of_its_batch(case: str, monkeypatch: pytest.
     for network in networks_of(model):
         network.to(meta)
     batch = Batch(*(getattr(batch, column.name).to(meta) for column in fields(batch)))
-    progress, resting = torch.zeros((), device=meta), model.resting(CASES[case][1])
-    take(model, batch, progress, resting)
+    progress, paused = torch.zeros((), device=meta), model.paused(CASES[case][1])
+    take(model, batch, progress, paused)
     with Watch(meta) as watch:
-        take(model, batch, progress, resting)
+        take(model, batch, progress, paused)
     assert not watch.found
 
 
@@ -281,20 +282,20 @@ def test_a_step_is_captured_as_a_cuda_graph(case: str) -> None:
     for network in networks_of(model):
         network.to(device)
     batch = Batch(*(getattr(batch, column.name).to(device) for column in fields(batch)))
-    progress, resting = torch.full((), CASES[case][1], device=device), model.resting(CASES[case][1])
+    progress, paused = torch.full((), CASES[case][1], device=device), model.paused(CASES[case][1])
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        take(model, batch, progress, resting)
+        take(model, batch, progress, paused)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            take(model, batch, progress, resting)
+            take(model, batch, progress, paused)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        taken = take(model, batch, progress, resting)
+        taken = take(model, batch, progress, paused)
     seen = []
     for flipped in (False, True):
         if flipped:
@@ -357,7 +358,7 @@ PINNED: dict[str, dict[str, tuple[float, float]]] = {
         "generator": (0.663982, 0.5759),
         "discriminator": (0.696972, 2.03074),
     },
-    "cgan, resting": {
+    "cgan, paused": {
         "generator": (0.664224, 0.583915),
     },
     "encoder_cdcgan": {
@@ -397,14 +398,14 @@ def test_the_terms_and_gradients_of_a_step_are_pinned(case: str) -> None:
     model, batch = built(case)
     torch.manual_seed(1)
     progress = CASES[case][1]
-    taken = take(model, batch, torch.tensor(progress), model.resting(progress))
+    taken = take(model, batch, torch.tensor(progress), model.paused(progress))
     assert taken.keys() == PINNED[case].keys()
     for phase, numbers in taken.items():
         assert [n.item() for n in numbers] == pytest.approx(PINNED[case][phase], rel=1e-4), phase
 
 
 def disturbed_on_the_host(x: Tensor) -> Tensor:
-    """What `disturb` does, by the numbers drawn one by one."""
+    """What `random_view` does, by the numbers drawn one by one."""
     size = x.shape[-1]
     draw = torch.rand(7)
     side = int(size * (0.86 + 0.14 * float(draw[0])))
@@ -427,7 +428,7 @@ def test_a_disturbed_view_is_cropped_and_resized_as_torch_does_it(size: int) -> 
         torch.manual_seed(seed)
         x, outer = torch.rand(2, 3, size, size) * 2 - 1, torch.randn(2, 3, size, size)
         views, gradients = [], []
-        for view in (disturb, disturbed_on_the_host):
+        for view in (random_view, disturbed_on_the_host):
             torch.manual_seed(seed)
             given = x.clone().requires_grad_()
             views.append(view(given))

@@ -208,7 +208,7 @@ def _networks() -> tuple[AgeEstimator, FaceEmbedder]:
     estimator: AgeEstimator = load_estimator(ESTIMATOR, TrainConfig()).eval()
     estimator = estimator.to(memory_format=torch.channels_last)
     if isinstance(estimator, LiteAgeEstimator):
-        estimator.network.fuse()
+        estimator.fuse()
     embedder: nn.Module = load_embedder(EMBEDDER, TrainConfig())
     assert isinstance(embedder, FaceEmbedder)
     return estimator, embedder

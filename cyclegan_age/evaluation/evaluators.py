@@ -130,7 +130,7 @@ def _own_estimator(evaluator: str, results_dir: Path, frame: str) -> Evaluator:
     except (UserError, RuntimeError) as e:
         return Evaluator(name, "age", name, why=str(e).splitlines()[0])
     if isinstance(network, LiteAgeEstimator):
-        network.network.fuse()
+        network.fuse()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     def look(pictures: Picture) -> NDArray[np.float32]:

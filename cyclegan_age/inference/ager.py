@@ -42,7 +42,7 @@ class Ager:
         generator: what is kept of faces (N, ...) and `age_vectors` (N, K) -> (N, 3, S, S) in [-1, 1], in eval mode.
         code: what turns years into age vectors; its anchors are the ages trained on.
         image_size: S, the side in pixels of the generator's pictures.
-        reader: how faces are encoded.
+        encoder: how faces are encoded.
         conditional: whether ages make a difference; False for a plain GAN.
         frame: where faces stand in the pictures.
         domains: what pictures of any kind are translated to, if not to ages. Where it is not empty, `years` are the
@@ -65,7 +65,7 @@ class Ager:
     ) -> None:
         self.engine = Engine(renderer, image_size)
         self.blender = FaceBlender(self.engine, frame, parser)
-        self.code, self.reader, self.generator = renderer.code, renderer.reader, renderer.generator
+        self.code, self.encoder, self.generator = renderer.code, renderer.encoder, renderer.generator
         self.conditional, self.domains = renderer.conditional, renderer.domains
         self.image_size, self.frame, self.weights = image_size, frame, weights
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] if weights else ""
@@ -148,7 +148,7 @@ class Ager:
             BadImage: see `images.check_size`.
         """
         check_size(image)
-        return Fitted.fit(image, self.image_size, detail=not (self.reader.latent or self.domains))
+        return Fitted.fit(image, self.image_size, detail=not (self.encoder.latent_size or self.domains))
 
     def age_photo(
         self,

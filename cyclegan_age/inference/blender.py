@@ -38,7 +38,9 @@ class FaceBlender:
         """
         heads = self.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
         self._taken(
-            Change(np.zeros((1, 1, 3), np.float32), replaces=bool(self._engine.reader.latent)), heads[0], strengths
+            Change(np.zeros((1, 1, 3), np.float32), replaces=bool(self._engine.encoder.latent_size)),
+            heads[0],
+            strengths,
         )
 
     def squares(self, pixels: Pixels, places: Sequence[Place]) -> Picture:

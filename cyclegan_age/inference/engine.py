@@ -16,7 +16,7 @@ from cyclegan_age.features import Taps, decode_from, life_frames
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.inference.calibration import Calibrated
 from cyclegan_age.inference.crops import Fitted
-from cyclegan_age.models.base import About, Reading, Renderer
+from cyclegan_age.models.base import Encoding, FaceAttributes, Renderer
 from cyclegan_age.networks.generators import WarpingGenerator, smooth_flow, warp
 
 _KEPT_READINGS = 4096  # faces whose latent vectors are remembered
@@ -33,19 +33,19 @@ class Engine:
         generator: what is kept of faces (N, ...) and calibrated age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
         code: what turns years into age vectors.
         image_size: S, the side in pixels of the generator's pictures.
-        reader: how faces are encoded.
+        encoder: how faces are encoded.
         domains: what pictures are translated to, if not to ages; `years` are then the number of a domain.
         device: where the networks are.
     """
 
     def __init__(self, renderer: Renderer, image_size: int) -> None:
         self.network = Calibrated(generator=renderer.generator, calibration=renderer.calibration)
-        self.generator, self.reader = renderer.generator, renderer.reader
-        for network in (self.network, self.reader):
+        self.generator, self.encoder = renderer.generator, renderer.encoder
+        for network in (self.network, self.encoder):
             network.eval().to(memory_format=torch.channels_last)
         self.code, self.domains, self.image_size = renderer.code, renderer.domains, image_size
         self.device = next(self.generator.parameters()).device
-        self._readings: OrderedDict[str, Reading] = OrderedDict()
+        self._readings: OrderedDict[str, Encoding] = OrderedDict()
 
     def vectors(self, kept: Tensor, years: Sequence[float]) -> Tensor:
         """What to give the generator for N ages beside what is kept of N faces: calibrated age vectors (N, K)."""
@@ -54,7 +54,7 @@ class Engine:
     def _calibrated(self, kept: Tensor, vectors: Tensor) -> Tensor:
         return self.network.vectors(kept, vectors.to(self.device))
 
-    def read(self, pictures: Picture, known: Sequence[Known] | None = None, batch_size: int = 16) -> Reading:
+    def read(self, pictures: Picture, known: Sequence[Known] | None = None, batch_size: int = 16) -> Encoding:
         """Encode faces: what `render` takes, and what the model measured on the way.
 
         Latent vectors, which may take long to find, are remembered.
@@ -66,7 +66,7 @@ class Engine:
         """
         self._check(pictures, known)
         known = known or [Known()] * len(pictures)
-        if not self.reader.latent:
+        if not self.encoder.latent_size:
             return self._read(pictures, known)
         names = [
             hashlib.sha256(p.tobytes() + repr(k).encode()).hexdigest() for p, k in zip(pictures, known, strict=True)
@@ -78,31 +78,31 @@ class Engine:
             reading = self._read(pictures[[i for _, i in part]], [known[i] for _, i in part])
             for n, (name, _) in enumerate(part):
                 measures = {k: v[n : n + 1] for k, v in reading.measures.items()}
-                found[name] = Reading(reading.kept[n : n + 1], measures)
+                found[name] = Encoding(reading.latent[n : n + 1], measures)
         for name in names:
             self._readings[name] = found[name]
             self._readings.move_to_end(name)
         while len(self._readings) > _KEPT_READINGS:
             self._readings.popitem(last=False)
         all_of_them = [found[name] for name in names]
-        return Reading(
-            torch.cat([r.kept for r in all_of_them]),
+        return Encoding(
+            torch.cat([r.latent for r in all_of_them]),
             {k: torch.cat([r.measures[k] for r in all_of_them]) for k in all_of_them[0].measures},
         )
 
-    def _read(self, pictures: Picture, known: Sequence[Known]) -> Reading:
+    def _read(self, pictures: Picture, known: Sequence[Known]) -> Encoding:
         x = to_float(pictures).to(self.device).contiguous(memory_format=torch.channels_last)
-        about = About(
+        about = FaceAttributes(
             torch.tensor([k.age_years for k in known], dtype=torch.float32, device=self.device),
             torch.tensor([k.sex for k in known], dtype=torch.float32, device=self.device),
         )
         with torch.no_grad():
-            return self.reader.read(x, about)
+            return self.encoder.encode(x, about)
 
     def draw(self, count: int, seed: int = 0) -> Tensor:
         """What `render` takes, for so many faces that nobody has; see `Ager.draw`."""
         random = torch.Generator().manual_seed(seed)
-        return torch.cat([self.reader.draw(1, random) for _ in range(count)]).to(self.device)
+        return torch.cat([self.encoder.sample(1, random) for _ in range(count)]).to(self.device)
 
     def render(self, kept: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
         """What `read` or `draw` gave (N, ...), each at its own age -> uint8 (N, S, S, 3)."""
@@ -156,12 +156,12 @@ class Engine:
         self.check_years(years, len(pictures))
         if not len(pictures):
             return pictures.copy()
-        if self.reader.latent:  # all at once: latent vectors are small, and the faces may be few
-            return self.render(self.read(pictures, known, batch_size).kept, years, batch_size)
+        if self.encoder.latent_size:  # all at once: latent vectors are small, and the faces may be few
+            return self.render(self.read(pictures, known, batch_size).latent, years, batch_size)
         parts = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)
-            kept = self.read(pictures[part], known[part] if known else None).kept
+            kept = self.read(pictures[part], known[part] if known else None).latent
             parts.append(self.render(kept, years[part], batch_size))
         return np.concatenate(parts)
 
@@ -204,7 +204,7 @@ class Engine:
         found: list[Change] = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)
-            kept = self.read(pictures[part], known[part] if known else None, batch_size).kept
+            kept = self.read(pictures[part], known[part] if known else None, batch_size).latent
             base = to_float(pictures[part]).to(self.device)
             with torch.inference_mode():
                 vectors = self.vectors(kept, years[part])
@@ -216,7 +216,7 @@ class Engine:
                 if flow is not None:
                     base = warp(base, flow)
                     shifts = list(smooth_flow(flow).permute(0, 2, 3, 1).contiguous().cpu().numpy())
-                anew = bool(self.reader.latent)
+                anew = bool(self.encoder.latent_size)
                 both = out.float() + 1 if anew else out.float() - base, base + 1
                 levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]
             each = zip(*levels, shifts, strict=True)
@@ -225,7 +225,7 @@ class Engine:
 
     def life(self, picture: Picture, frames_per_decade: int, layer: str, known: Known | None = None) -> Picture:
         """One face uint8 (S, S, 3) from the first to the last anchor age, uint8 (F, S, S, 3); see `life_frames`."""
-        kept = self.read(picture[None], [known] if known else None).kept
+        kept = self.read(picture[None], [known] if known else None).latent
         with torch.inference_mode():
             x = life_frames(self.generator, kept, self.code, frames_per_decade, layer, self._calibrated)
         return to_uint8(x)
@@ -235,7 +235,7 @@ class Engine:
     ) -> dict[str, Tensor]:
         """Feature maps of one face at several ages; see `Ager.features`."""
         self.check_years(years, len(years))
-        kept = self.read(picture[None], [known] if known else None).kept
+        kept = self.read(picture[None], [known] if known else None).latent
         maps: dict[str, list[Tensor]] = {layer: [] for layer in layers}
         with torch.inference_mode():
             for one in years:

@@ -36,7 +36,7 @@ def load_renderer(path: Path) -> tuple[Renderer, TrainConfig, Frame]:
         if build is None:
             raise UserError(f"weights of the model {snapshot.train.model}, which renders no faces; give others")
         renderer, device = build(snapshot), best_device()
-        for network in (renderer.generator, renderer.reader, renderer.calibration):
+        for network in (renderer.generator, renderer.encoder, renderer.calibration):
             if network is not None:
                 network.to(device)
         return renderer, snapshot.train, Frame.of(snapshot.train.frame)

@@ -1,9 +1,9 @@
-"""What the systems with a real-or-fake discriminator share: its remedies, and the game of a generator from noise.
+"""Shared by the models with a binary discriminator: its stabilisation, and the step of a GAN from noise.
 
-The remedies keep a discriminator from winning, as the AI2100 project report tells them: a lower learning rate, pauses,
-beginning anew every few epochs, a head start of the generator, goals below 1 for real pictures. Two more are of later
-papers: all pictures that a discriminator sees are augmented, and heads on the features of an ImageNet network judge
-beside it (Sauer et al., "Projected GANs Converge Faster", NeurIPS 2021).
+A discriminator that wins is held back as in the AI2100 project report: a lower learning rate, pauses, a reset every few
+epochs, a head start of the generator, one-sided label smoothing. Two more are of later papers: all inputs of the
+discriminator are augmented, and heads on the features of an ImageNet network are a second discriminator (Sauer et al.,
+"Projected GANs Converge Faster", NeurIPS 2021).
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ from cyclegan_age.config import (
 from cyclegan_age.devices import best_device, fork_rng
 from cyclegan_age.losses import (
     augmented,
-    generator_adversarial,
+    generator_loss,
     identity_distance,
     lsgan,
     perceptual,
@@ -39,47 +39,50 @@ from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 
 R1_PART = 4  # R1 is of one picture in so many
-WRONG_AGE = 0.5  # weight of showing heads on features real faces at wrong ages, to that of generated ones
+WRONG_AGE = 0.5  # weight of the loss of real faces with wrong ages, relative to that of generated faces
 
 
-class _Starting(Protocol):
+class _Resettable(Protocol):
     def reset_parameters(self) -> None: ...
 
 
-def rests(net: AdversaryConfig, epoch: float) -> bool:
-    """Whether the discriminators rest after so many epochs."""
+def discriminators_paused(config: TrainConfig, net: AdversaryConfig, progress: float) -> bool:
+    """Whether the discriminators are paused when a share of the training is done, 0 to 1."""
+    epoch = progress * config.epochs
     since_start = epoch % net.d_reset if net.d_reset else epoch
     pauses = zip(net.d_pause[::2], net.d_pause[1::2], strict=True)
     return since_start < net.head_start or any(first <= epoch < last for first, last in pauses)
 
 
-def renewed(net: AdversaryConfig, discriminators: Iterable[_Starting], before: float, epoch: float, seed: int) -> bool:
-    """Begin the discriminators anew if this step is the first after another `d_reset` epochs; whether it did.
+def reset_discriminators(
+    config: TrainConfig, net: AdversaryConfig, discriminators: Iterable[_Resettable], before: float, progress: float
+) -> bool:
+    """Initialise the discriminators again if this step is the first after another `d_reset` epochs; whether it did.
 
-    Every process draws the same weights, and the training's sequence of random numbers goes on as if nothing was.
+    Every process draws the same weights, and the training's sequence of random numbers is not changed.
 
     Args:
-        net: the remedies.
-        discriminators: what to begin anew.
-        before: epochs done before the last step.
-        epoch: epochs done before this step.
-        seed: the training's seed.
+        config: its number of epochs and seed.
+        net: its `d_reset`.
+        discriminators: the networks to reset.
+        before: share of the training that was done before the last step.
+        progress: share that is done before this step.
     """
-    if not net.d_reset or int(before / net.d_reset) == int(epoch / net.d_reset):
+    if not net.d_reset or int(before * config.epochs / net.d_reset) == int(progress * config.epochs / net.d_reset):
         return False
     with fork_rng(best_device()):
-        torch.manual_seed(seed + int(epoch / net.d_reset))
+        torch.manual_seed(config.seed + int(progress * config.epochs / net.d_reset))
         for discriminator in discriminators:
             discriminator.reset_parameters()
     return True
 
 
-class FeatureJudge:
-    """The features of an ImageNet network, which stay as they are, and heads on them that tell real faces from others.
+class FeatureDiscriminator:
+    """Discriminator heads on the feature maps of a frozen ImageNet network.
 
     Attributes:
         features: pictures -> feature maps; to be among a model's frozen networks.
-        critic: feature maps -> scores; to be moved in the discriminator's phase.
+        critic: feature maps -> scores; to be trained in the discriminator's phase.
     """
 
     def __init__(self, config: TrainConfig, *, heads: int) -> None:
@@ -88,20 +91,20 @@ class FeatureJudge:
         self.features = LiteFeatures()
         self.critic = FeatureCritic(map_channels=self.features.map_channels, heads=heads)
 
-    def deceived(self, maps: Sequence[Tensor], label: Tensor | None) -> Tensor:
-        """What a generator lowers, from the feature maps of its pictures and the labels (N, K) that they are for."""
+    def generator_loss(self, x_fake: Tensor, label: Tensor | None) -> Tensor:
+        """LSGAN loss of the generator, from its pictures (N, 3, S, S) and their target labels (N, K)."""
         self.critic.requires_grad_(False)
-        return lsgan(self.critic(maps), 1, label)
+        return lsgan(self.critic(self.features(x_fake)), 1, label)
 
-    def told(
+    def discriminator_losses(
         self,
         x_real: Tensor,
         x_fake: Tensor,
         label_real: Tensor | None = None,
         label_fake: Tensor | None = None,
-        label_wrong: Tensor | None = None,  # what real faces are no examples of, see `wrong_ages`
+        label_wrong: Tensor | None = None,  # wrong labels of the real faces, see `wrong_ages`
     ) -> dict[str, Tensor]:
-        """What the heads lower, in two parts, or three where there are labels."""
+        """LSGAN losses of the heads: two terms, or three with labels."""
         self.critic.requires_grad_(True)
         with torch.no_grad():
             maps = self.features(torch.cat([x_real, x_fake]))
@@ -112,18 +115,21 @@ class FeatureJudge:
         return terms
 
 
-class Likeness:
-    """Terms that keep what is made of a face's latent vector like the face: perceptual and identity losses.
+class SimilarityLosses:
+    """Perceptual and identity losses between faces and their reconstructions.
 
     Attributes:
         frozen: the networks in use, by name, to be among a model's frozen ones.
     """
 
     def __init__(
-        self, net: CAAEConfig | EncodedConfig, judge: FeatureJudge | None, embedder: FaceEmbedder | None
+        self,
+        net: CAAEConfig | EncodedConfig,
+        feature_discriminator: FeatureDiscriminator | None,
+        embedder: FaceEmbedder | None,
     ) -> None:
         self.net = net
-        self.features: nn.Module | None = judge.features if judge else None
+        self.features: nn.Module | None = feature_discriminator.features if feature_discriminator else None
         if net.lambda_perceptual and not self.features:
             self.features = LiteFeatures()
         self.embedder = embedder.eval().requires_grad_(False) if embedder else None
@@ -131,12 +137,12 @@ class Likeness:
         self.frozen = {name: part for name, part in parts.items() if part}
 
     def terms(self, x: Tensor, x_same: Tensor, x_made: Tensor) -> dict[str, Tensor]:
-        """Weighted terms, where they are asked for.
+        """Weighted terms; those of weight 0 are left out.
 
         Args:
             x: (N, 3, S, S), the faces.
-            x_same: shaped so, what is made at their own ages; compared by features.
-            x_made: (k N, 3, S, S), k renderings of all of them, one after the other; compared by identity.
+            x_same: (N, 3, S, S), their reconstructions at their own ages, for the perceptual loss.
+            x_made: (k N, 3, S, S), k renderings of each face, the whole batch k times, for the identity loss.
         """
         terms: dict[str, Tensor] = {}
         if self.net.lambda_perceptual and self.features:
@@ -150,29 +156,29 @@ class Likeness:
         return terms
 
 
-def feature_judge(config: TrainConfig, net: LatentConfig, *, heads: int) -> FeatureJudge | None:
-    """What a configuration asks for.
+def build_feature_discriminator(config: TrainConfig, net: LatentConfig, *, heads: int) -> FeatureDiscriminator | None:
+    """The feature discriminator that a configuration describes; None with a `lambda_features` of 0.
 
     Raises:
         UserError: the ImageNet network is not installed, or does not take pictures of this size.
     """
-    return FeatureJudge(config, heads=heads) if net.lambda_features else None
+    return FeatureDiscriminator(config, heads=heads) if net.lambda_features else None
 
 
 def wrong_ages(code: AgeCode, age_years: Tensor) -> Tensor:
-    """Labels (N, K) of ages that faces of ages (N,) surely do not have: see `losses.wrong_age_weights`."""
+    """Wrong labels (N, K) for faces of ages (N,) in years: see `losses.wrong_age_weights`."""
     return wrong_age_weights(age_years, constant(code.nominal_years, age_years.device))
 
 
-def seen(net: LatentConfig, x: Tensor) -> Tensor:
-    """Pictures as discriminators see them."""
+def discriminator_input(net: LatentConfig, x: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S), augmented where the configuration says so."""
     return augmented(x) if net.augment else x
 
 
-class Duel(Model):
-    """One generator against one discriminator, with the remedies; networks and phases are called so.
+class AdversarialModel(Model):
+    """Networks and phases `generator` and `discriminator`, the latter with pauses and resets.
 
-    With a `FeatureJudge` its heads, `feature_critic`, are moved with the discriminator.
+    With a `FeatureDiscriminator` its heads, `feature_critic`, are trained in the discriminator's phase.
     """
 
     def __init__(
@@ -180,73 +186,73 @@ class Duel(Model):
         config: TrainConfig,
         net: AdversaryConfig,
         generator: nn.Module,
-        discriminator: _Starting,
-        judge: FeatureJudge | None = None,
+        discriminator: _Resettable,
+        feature_discriminator: FeatureDiscriminator | None = None,
     ) -> None:
-        self.config, self.remedies, self.beginner, self.judge = config, net, discriminator, judge
+        self.config, self._adversary, self._resettable = config, net, discriminator
+        self.feature_discriminator = feature_discriminator
         self.code = code_of(config)
         self.networks = {"generator": generator, "discriminator": cast(nn.Module, discriminator)}
         self.frozen = {}
         self.phases = {"generator": ["generator"], "discriminator": ["discriminator"]}
-        if judge:
-            self.frozen["features"] = judge.features
-            self.networks["feature_critic"] = judge.critic
+        if feature_discriminator:
+            self.frozen["features"] = feature_discriminator.features
+            self.networks["feature_critic"] = feature_discriminator.critic
             self.phases["discriminator"].append("feature_critic")
         self.rates = {"discriminator": net.d_rate}
         self.shipped = ["generator"]
         self.pools = {}
 
-    def resting(self, progress: float) -> frozenset[str]:
-        return frozenset({"discriminator"} if rests(self.remedies, progress * self.config.epochs) else ())
+    def paused(self, progress: float) -> frozenset[str]:
+        return frozenset({"discriminator"} if discriminators_paused(self.config, self._adversary, progress) else ())
 
-    def renew(self, before: float, progress: float) -> Sequence[str]:
-        epochs = self.config.epochs
-        anew = renewed(self.remedies, [self.beginner], before * epochs, progress * epochs, self.config.seed)
-        return ["discriminator"] if anew else []
+    def reset(self, before: float, progress: float) -> Sequence[str]:
+        reset = reset_discriminators(self.config, self._adversary, [self._resettable], before, progress)
+        return ["discriminator"] if reset else []
 
 
-def noise(net: NoiseConfig, like: Tensor) -> Tensor:
-    """A latent vector for each row of `like`, on its device: (N, z)."""
+def latents_like(net: NoiseConfig, like: Tensor) -> Tensor:
+    """Random latent vectors (N, z), as many as `like` has rows, on its device."""
     shape = (len(like), net.z)
     if net.prior == "normal":
         return torch.randn(shape, device=like.device)
     return torch.rand(shape, device=like.device) * 2 - 1
 
 
-def drawn(net: NoiseConfig, count: int, random: torch.Generator) -> Tensor:
-    """As many latent vectors, drawn by a generator of random numbers on the CPU: (count, z)."""
+def sample_latents(net: NoiseConfig, count: int, random: torch.Generator) -> Tensor:
+    """Random latent vectors (count, z), sample_latents by a generator on the CPU."""
     if net.prior == "normal":
         return torch.randn(count, net.z, generator=random)
     return torch.rand(count, net.z, generator=random) * 2 - 1
 
 
-def play(
+def adversarial_step(
     generator: nn.Module,
     discriminator: nn.Module,
     net: NoiseConfig,
     x_real: Tensor,
     *,
-    judge: FeatureJudge | None = None,
+    feature_discriminator: FeatureDiscriminator | None = None,
     label_real: Tensor | None = None,  # (N, K); both or neither
-    label_fake: Tensor | None = None,  # what the fakes are made for
-    label_wrong: Tensor | None = None,  # what the real ones are no examples of
-    resting: bool = False,  # the discriminator does not learn
+    label_fake: Tensor | None = None,  # of the generated pictures
+    label_wrong: Tensor | None = None,  # wrong labels of the real pictures, see `wrong_ages`
+    paused: bool = False,  # the discriminator is not trained
 ) -> Losses:
-    """One round: the generator's phase, then the discriminator's, whose loss is the mean of its parts."""
+    """The generator's phase, then the discriminator's, whose loss is the mean over real and generated pictures."""
     discriminator.requires_grad_(False)
-    x_fake = generator(noise(net, x_real), label_fake)
-    x_seen = seen(net, x_fake)
+    x_fake = generator(latents_like(net, x_real), label_fake)
+    x_seen = discriminator_input(net, x_fake)
     saturating = net.generator_loss == "saturating"
-    terms = {"g_adversarial": generator_adversarial(discriminator(x_seen, label_fake), saturating=saturating)}
-    if judge:
-        terms["g_features"] = net.lambda_features * judge.deceived(judge.features(x_seen), label_fake)
+    terms = {"g_adversarial": generator_loss(discriminator(x_seen, label_fake), saturating=saturating)}
+    if feature_discriminator:
+        terms["g_features"] = net.lambda_features * feature_discriminator.generator_loss(x_seen, label_fake)
     yield "generator", terms
 
     discriminator.requires_grad_(True)
-    if resting:
+    if paused:
         yield "discriminator", {}
         return
-    x_real, x_fake = seen(net, x_real), seen(net, x_fake.detach())
+    x_real, x_fake = discriminator_input(net, x_real), discriminator_input(net, x_fake.detach())
     real = discriminator(x_real, label_real)
     fake = discriminator(x_fake, label_fake)
     terms = {"d_real": 0.5 * real_or_fake(real, 1 - net.label_smoothing), "d_fake": 0.5 * real_or_fake(fake, 0)}
@@ -256,13 +262,15 @@ def play(
         # Not compiled: compiled networks have no second derivative.
         logits = discriminator.forward(x_part, None if label_real is None else label_real[:part])
         terms["r1"] = net.lambda_r1 * r1(logits, x_part)
-    if judge:
-        terms |= judge.told(x_real, x_fake, label_real, label_fake, label_wrong)
+    if feature_discriminator:
+        terms |= feature_discriminator.discriminator_losses(x_real, x_fake, label_real, label_fake, label_wrong)
     yield "discriminator", terms
 
 
-def held_out(discriminator: nn.Module, net: NoiseConfig, x: Tensor, label: Tensor | None = None) -> dict[str, float]:
-    """The measure `held_out_d_real`: the error of `play` on real faces x (N, 3, H, W) with labels (N, K)."""
-    # As it is: not compiled anew for batches of this size.
-    logits = discriminator.forward(seen(net, x), label)
+def held_out_loss(
+    discriminator: nn.Module, net: NoiseConfig, x: Tensor, label: Tensor | None = None
+) -> dict[str, float]:
+    """The measure `held_out_d_real`: the loss `d_real` of real faces x (N, 3, H, W) with labels (N, K)."""
+    # `forward`: not compiled again for batches of this size.
+    logits = discriminator.forward(discriminator_input(net, x), label)
     return {"held_out_d_real": 0.5 * real_or_fake(logits, 1 - net.label_smoothing).item()}

@@ -22,21 +22,23 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import AgeCGANConfig, FaceEmbedderConfig, TrainConfig
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.models.adversary import drawn
-from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.models.adversary import sample_latents
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Model, Renderer, System
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN, load_networks
 from cyclegan_age.models.face_embedder import build_embedder
+from cyclegan_age.models.pretrained import trained_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
 from cyclegan_age.runs import Snapshot
 
 
-class IdentityReader(Reader):
-    """Keeps the latent vector whose face, at the own age, is nearest to the given one by a face embedder.
+class IdentityEncoder(FaceEncoder):
+    """The latent vector whose face, at the own age, is nearest to the given one by a face embedder.
 
-    Measures the distance (0 to 2) before and after the optimisation.
+    Its measures are the distances (0 to 2) before and after the optimisation.
     """
 
     def __init__(
@@ -51,23 +53,23 @@ class IdentityReader(Reader):
         super().__init__()
         self.encoder, self.generator, self.embedder = encoder, generator, embedder
         self.code, self.net = code, net
-        self.latent = net.z
+        self.latent_size = net.z
 
-    def read(self, x: Tensor, about: About) -> Reading:
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
         z_first, identity = self.encoder(x), self.embedder(x)
-        age = self._own_age(z_first, identity, about)
+        age = self._own_age(z_first, identity, attributes)
         before = self.distance(z_first, age, identity)
         if not self.net.latent_steps:
-            return Reading(z_first, {"identity_distance_before": before, "identity_distance_after": before})
+            return Encoding(z_first, {"identity_distance_before": before, "identity_distance_after": before})
         if self.net.latent_optimizer == "lbfgs":  # its line search is for one face
             parts = zip(z_first.split(1), age.split(1), identity.split(1), strict=True)
             z, after = (torch.cat(column) for column in zip(*(self._nearest(*p) for p in parts), strict=True))
         else:
             z, after = self._nearest(z_first, age, identity)
-        return Reading(z, {"identity_distance_before": before, "identity_distance_after": after})
+        return Encoding(z, {"identity_distance_before": before, "identity_distance_after": after})
 
-    def draw(self, count: int, random: torch.Generator) -> Tensor:
-        return drawn(self.net, count, random)
+    def sample(self, count: int, random: torch.Generator) -> Tensor:
+        return sample_latents(self.net, count, random)
 
     def distance(self, z: Tensor, age: Tensor, identity: Tensor) -> Tensor:
         """|FR(x) - FR(G(z, age))| (N,) for the embeddings `identity` (N, D) of faces x."""
@@ -75,12 +77,12 @@ class IdentityReader(Reader):
         apart: Tensor = torch.linalg.vector_norm(made - identity, dim=1)
         return apart
 
-    def _own_age(self, z: Tensor, identity: Tensor, about: About) -> Tensor:
+    def _own_age(self, z: Tensor, identity: Tensor, attributes: FaceAttributes) -> Tensor:
         anchors = torch.eye(len(self.code), device=z.device)
         far = torch.stack([self.distance(z, v.expand(len(z), -1), identity) for v in anchors])  # (K, N)
         guess = anchors[far.argmin(dim=0)]
-        told = self.code.encode(about.age_years.nan_to_num(0.0))
-        return torch.where(about.age_years.isnan()[:, None], guess, told)
+        known = self.code.encode(attributes.age_years.nan_to_num(0.0))
+        return torch.where(attributes.age_years.isnan()[:, None], guess, known)
 
     @torch.enable_grad()
     def _nearest(self, z_first: Tensor, age: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,8 +120,8 @@ def renderer(snapshot: Snapshot) -> Renderer:
     embedder = build_embedder(of_embedder)
     embedder.load_state_dict(snapshot.network("embedder"))
     code = code_of(snapshot.train)
-    reader = IdentityReader(encoder=encoder, generator=generator, embedder=embedder, code=code, net=net)
-    return Renderer(generator=generator, code=code, reader=reader)
+    face_encoder = IdentityEncoder(encoder=encoder, generator=generator, embedder=embedder, code=code, net=net)
+    return Renderer(generator=generator, code=code, encoder=face_encoder)
 
 
 class AgeCGAN(Model):
@@ -141,26 +143,25 @@ class AgeCGAN(Model):
         self.phases = self.stages.phases
         self.rates = self.stages.rates
         self.shipped = [*self.stages.shipped, "embedder"]
+        self.columns = self.stages.columns
         self.parts = {"embedder": of_embedder}
         self.pools = {}
 
-    def resting(self, progress: float) -> frozenset[str]:
-        return self.stages.resting(progress)
+    def paused(self, progress: float) -> frozenset[str]:
+        paused = self.stages.paused(progress)
+        self.columns = self.stages.columns
+        return paused
 
-    def renew(self, before: float, progress: float) -> Sequence[str]:
-        return self.stages.renew(before, progress)
+    def reset(self, before: float, progress: float) -> Sequence[str]:
+        return self.stages.reset(before, progress)
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         self.stages.averaged = self.averaged
-        return self.stages.losses(batch, progress, resting)
+        return self.stages.losses(batch, progress, paused)
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        return self.stages.samples(networks, x, age_years)
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        return self.stages.feature_maps(networks, x, layers)
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        """Of the first latent vectors; the optimisation of the last ones would take minutes."""
+        return self.stages.renderers(networks)
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """As of `EncoderCDCGAN`, and in the encoder's stage the distance of identities at the first latent vectors."""
@@ -170,3 +171,12 @@ class AgeCGAN(Model):
         embedder = networks["embedder"]
         apart = torch.linalg.vector_norm(embedder(made) - embedder(x), dim=1)
         return {"identity_distance": float(apart.mean())}
+
+
+def build(config: TrainConfig, net: AgeCGANConfig) -> AgeCGAN:
+    """The model with the trained embedder that its configuration names."""
+    embedder, of_embedder = trained_embedder(net.embedder, config, config.frame)
+    return AgeCGAN(config=config, net=net, embedder=embedder, of_embedder=of_embedder)
+
+
+SYSTEM = System(config=AgeCGANConfig, build=build, data=recipes.age_groups, renderer=renderer)

@@ -1,21 +1,26 @@
-"""What the training loop knows of a model, and what inference knows of a trained one."""
+"""The interfaces of a model in training, and of the renderer that inference makes of its networks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
-from cyclegan_age.config import ModelConfig, UserError
+from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.estimators import AgeCorrection
+from cyclegan_age.runs import Snapshot
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
+
+# Of a sample sheet, see `training.sheets`: the face at its own age; at each age; the last of these, back at its own
+# age; translations to the other domains and back; two faces from noise; one at each age from noise.
+Column = Literal["rebuilt", "ages", "cycle", "translations", "generated", "generated ages"]
 
 
 class Model(ABC):
@@ -24,10 +29,13 @@ class Model(ABC):
     Attributes:
         networks: all that is trained, by name.
         frozen: networks that the losses use as they are.
-        phases: for each phase, in order, the names of the networks that its optimiser moves.
+        phases: for each phase, in order, the names of the networks that its optimiser updates.
         shipped: networks whose (averaged) weights make the inference snapshot.
         pools: history buffers, by name.
-        rates: for each phase that does not learn at the configured rate, what that is multiplied by.
+        rates: factors of the learning rate, for each phase whose rate is another than the configured one.
+        columns: what a sample sheet shows beside the faces, by the renderers; may change between stages.
+        shows_life: whether the life of one face is shown, too.
+        default_layers: layers whose features are shown where `--feature_layers` is not given; by default its default.
         parts: configurations of shipped networks that were trained before, as models of their own, by name.
         averaged: copies of the shipped networks with averaged weights, in eval mode; the loop sets and keeps them.
     """
@@ -38,42 +46,45 @@ class Model(ABC):
     shipped: list[str]
     pools: dict[str, ImagePool]
     rates: Mapping[str, float] = MappingProxyType({})
+    columns: Sequence[Column] = ()
+    shows_life = False
+    default_layers: Sequence[str] = ()
     parts: Mapping[str, ModelConfig] = MappingProxyType({})
     averaged: Mapping[str, nn.Module] = MappingProxyType({})
 
     def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
-        """Called once before the first step of a training, not when it goes on: what is read off the data is kept.
+        """Collect statistics of the data, once before the first step; a resumed training has them in its state.
 
         Of several processes only one shows its progress.
         """
         return
 
     @abstractmethod
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         """One step: yields every phase in order with its weighted, named loss terms.
 
         The loop applies a phase's gradients before it asks for the next one.
 
-        It is captured as a CUDA graph for each value of `resting`, once it has run as it is: shapes are the same in
+        It is captured as a CUDA graph for each value of `paused`, once it has run as it is: shapes are the same in
         every step, random numbers come from the default generator of the batch's device, nothing is copied from or
         to the host, and no branch is taken on the value of a tensor. What the graph works on stays where it is.
 
         Args:
             batch: pictures in [-1, 1] and ages in years.
             progress: () float32 on the batch's device, share of the training that is done, 0 to 1.
-            resting: phases to yield without terms, as `resting` gave them.
+            paused: phases to yield without terms, as `paused` gave them.
         """
 
-    def resting(self, progress: float) -> frozenset[str]:
-        """Called before each step, on the host: the phases that rest in it.
+    def paused(self, progress: float) -> frozenset[str]:
+        """Called before each step, on the host: the phases that are paused in it.
 
         Their networks and the averages of these stay as they are. So stages that follow each other are phases that
-        rest in turn.
+        are paused in turn.
         """
         return frozenset()
 
-    def renew(self, before: float, progress: float) -> Sequence[str]:
-        """Called before each step, on the host: the phases whose networks it began anew, in place.
+    def reset(self, before: float, progress: float) -> Sequence[str]:
+        """Called before each step, on the host: the phases whose networks it initialised again, in place.
 
         Args:
             before: share of the training that was done before the last step; `progress` before the first.
@@ -81,39 +92,32 @@ class Model(ABC):
         """
         return ()
 
-    @abstractmethod
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """Columns of a sample sheet: name -> (N, 3, H, W) for pictures x (N, 3, H, W) of ages (N,) in years.
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence["Renderer"]:
+        """What inference makes of the shipped networks, averaged and in eval mode; nothing of a model without faces.
 
-        Args:
-            networks: the shipped networks, averaged and in eval mode.
+        It is one renderer, or, where each of two generators translates one way, these two.
         """
+        return ()
 
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        """Feature maps to log beside a sample sheet: layer -> column -> (C, h, w) for one picture x (1, 3, H, W)."""
+    def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+        """Columns (N, 3, H, W) by name, for the sheet of pictures x (N, 3, H, W), of a model that renders no faces."""
         return {}
 
-    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor | None:
-        """Frames (F, 3, H, W) of the life of one picture x (1, 3, H, W), to log beside a sheet, if it has any."""
-        return None
-
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        """Numbers to log beside a sample sheet; none where the sheet says it all.
+        """Numbers to log beside a sample sheet, by name.
 
-        `held_out_NAME` is the loss NAME on faces that are not learnt from: over-fitting is told by it.
+        `held_out_NAME` is the loss NAME on faces that are not trained on; it shows over-fitting.
         """
         return {}
 
 
 @dataclass(frozen=True, eq=False)
-class About:
-    """What is known of faces beside their pictures.
+class FaceAttributes:
+    """Attributes of a batch of faces.
 
     Attributes:
-        age_years: (N,) float32, their own ages, NaN where not known.
-        sex: (N,) float32, 0 male, 1 female, NaN where not known.
+        age_years: (N,) float32, their ages, NaN where unknown.
+        sex: (N,) float32, 0 male, 1 female, NaN where unknown.
     """
 
     age_years: Tensor
@@ -121,37 +125,39 @@ class About:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """What a model keeps of faces once it has read them.
+class Encoding:
+    """What a generator takes of a batch of faces.
 
     Attributes:
-        kept: (N, ...), what its generator takes: pictures, or latent vectors.
-        measures: (N,) each, by name: what the reading found out that a user wants to know.
+        latent: (N, ...), latent vectors, or the pictures themselves where the generator takes pictures.
+        measures: (N,) each, by name, for the user: such as the distance of identities.
     """
 
-    kept: Tensor
+    latent: Tensor
     measures: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Reader(nn.Module, ABC):
-    """How a trained model takes faces in, once for all the ages it then renders them at.
+class FaceEncoder(nn.Module, ABC):
+    """Encodes faces, once for all ages that they are then rendered at.
 
     Attributes:
-        latent: entries of the latent vector that the first columns of `kept` are; 0 where pictures are kept.
+        latent_size: entries of a latent vector, the first columns of `Encoding.latent`; 0 where pictures are encoded.
+        encodes: whether it encodes faces; otherwise it only samples.
     """
 
-    latent = 0
+    latent_size = 0
+    encodes = True
 
     @abstractmethod
-    def read(self, x: Tensor, about: About) -> Reading:
-        """Pictures x (N, 3, S, S) in [-1, 1] -> what the generator takes for them. Called without gradients.
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+        """Pictures x (N, 3, S, S) in [-1, 1] -> the generator's input. Called without gradients.
 
         Raises:
-            UserError: the model makes faces from noise and can read none.
+            UserError: the model generates faces from noise alone.
         """
 
-    def draw(self, count: int, random: torch.Generator) -> Tensor:
-        """So many of what the generator takes, drawn from the model's prior by a generator on the CPU.
+    def sample(self, count: int, random: torch.Generator) -> Tensor:
+        """Generator inputs (count, ...) from the model's prior, sample_latents by a generator on the CPU.
 
         Raises:
             UserError: the model has no prior.
@@ -159,21 +165,21 @@ class Reader(nn.Module, ABC):
         raise UserError("weights of a model that makes no faces from noise; give those of a gan, cgan or age_cgan")
 
 
-class PictureReader(Reader):
-    """Keeps the pictures as they are: the generator takes pictures."""
+class PictureEncoder(FaceEncoder):
+    """For generators of pictures: the pictures themselves."""
 
-    def read(self, x: Tensor, about: About) -> Reading:
-        return Reading(x)
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+        return Encoding(x)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Renderer:
-    """A trained model as it is used.
+    """The networks that render faces, during training and after.
 
     Attributes:
-        generator: what a reader kept (N, ...) and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        generator: a `latent` (N, ...) of its encoder and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
         code: how years become its age vectors.
-        reader: how it takes faces in.
+        encoder: how faces are encoded.
         conditional: whether the age vector makes a difference.
         domains: what pictures are translated to, if not to ages: number k stands for k years.
         calibration: of the age vectors, before the generator takes them, if `evaluate.py --fit_ages` fitted one.
@@ -181,7 +187,24 @@ class Renderer:
 
     generator: nn.Module
     code: AgeCode
-    reader: Reader = field(default_factory=PictureReader)
+    encoder: FaceEncoder = field(default_factory=PictureEncoder)
     conditional: bool = True
     domains: tuple[str, ...] = ()
     calibration: AgeCorrection | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A model's row in the table.
+
+    Attributes:
+        config: class of its configuration.
+        build: the model, as a training begins it.
+        data: what it trains on.
+        renderer: how its weights are used; None where it renders no faces.
+    """
+
+    config: type[ModelConfig]
+    build: Callable[[TrainConfig, Any], Model]
+    data: Callable[[TrainConfig, Any], FaceData]
+    renderer: Callable[[Snapshot], Renderer] | None = None

@@ -15,8 +15,8 @@ with ten ages times two sexes. Where it departs from them:
 - Batches are balanced over the age groups.
 - The preset `default` is stronger: residual networks (see `networks.residual`), reconstructions that are compared by
   features and identity, too, and heads on an ImageNet network's features beside the critic of pictures. With
-  `other_ages` each face is made at another age, too, and the critics of pictures judge that one: without it no face
-  made at an age other than its own is ever judged.
+  `other_ages` each face is made at another age, too, and the critics of pictures see that one: without it they see no
+  face at an age other than its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,19 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import AgeCode, code_of
 from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import maps_by_age
-from cyclegan_age.losses import generator_adversarial, real_or_fake, total_variation
-from cyclegan_age.models.adversary import Likeness, feature_judge, renewed, rests, seen, wrong_ages
-from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
+from cyclegan_age.losses import generator_loss, real_or_fake, total_variation
+from cyclegan_age.models.adversary import (
+    SimilarityLosses,
+    build_feature_discriminator,
+    discriminator_input,
+    discriminators_paused,
+    reset_discriminators,
+    wrong_ages,
+)
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Model, Renderer, System
+from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
@@ -83,34 +91,34 @@ def shares(sex: Tensor) -> Tensor:
     return torch.stack([1 - female, female], dim=1)
 
 
-class CAAEReader(Reader):
-    """Keeps latent vectors and, where the labels tell sexes apart, the shares of male and female.
+class CAAEEncoder(FaceEncoder):
+    """Latent vectors, followed by the shares of male and female where the labels distinguish sexes.
 
-    Of a face whose sex is not known it takes the one that gives the better reconstruction, at its own age or, if that
-    is not known either, at the best one.
+    An unknown sex is set to the one with the better reconstruction, at the face's own age or, if that is unknown, too,
+    at the best one.
     """
 
     def __init__(self, *, encoder: Encoder, generator: Decoder | ResidualGenerator, code: AgeCode) -> None:
         super().__init__()
         self.encoder, self.generator, self.code = encoder, generator, code
-        self.latent = generator.latent
+        self.latent_size = generator.latent
 
-    def read(self, x: Tensor, about: About) -> Reading:
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
         z = self.encoder(x)
         if not self.generator.sexes:
-            return Reading(z)
+            return Encoding(z)
         errors = []
         for sex in shares(torch.tensor([0.0, 1.0], device=x.device)):
-            kept = torch.cat([z, sex.expand(len(z), -1)], dim=1)
-            own = [self.code.encode(about.age_years.nan_to_num(0.0))]
+            latent = torch.cat([z, sex.expand(len(z), -1)], dim=1)
+            own = [self.code.encode(attributes.age_years.nan_to_num(0.0))]
             every = list(torch.eye(len(self.code), device=x.device)[:, None].expand(-1, len(z), -1))
-            each = torch.stack([(self.generator(kept, v) - x).abs().mean(dim=(1, 2, 3)) for v in own + every])
-            errors.append(torch.where(about.age_years.isnan(), each[1:].amin(dim=0), each[0]))
+            each = torch.stack([(self.generator(latent, v) - x).abs().mean(dim=(1, 2, 3)) for v in own + every])
+            errors.append(torch.where(attributes.age_years.isnan(), each[1:].amin(dim=0), each[0]))
         guess = (errors[1] < errors[0]).float()
-        return Reading(torch.cat([z, shares(torch.where(about.sex.isnan(), guess, about.sex))], dim=1))
+        return Encoding(torch.cat([z, shares(torch.where(attributes.sex.isnan(), guess, attributes.sex))], dim=1))
 
-    def draw(self, count: int, random: torch.Generator) -> Tensor:
-        z = torch.rand(count, self.latent, generator=random) * 2 - 1
+    def sample(self, count: int, random: torch.Generator) -> Tensor:
+        z = torch.rand(count, self.latent_size, generator=random) * 2 - 1
         if not self.generator.sexes:
             return z
         return torch.cat([z, shares(torch.randint(2, (count,), generator=random).float())], dim=1)
@@ -123,9 +131,14 @@ def renderer(snapshot: Snapshot) -> Renderer:
     generator, encoder = build_generator(train, net), build_encoder(train, net)
     generator.load_state_dict(snapshot.network("generator"))
     encoder.load_state_dict(snapshot.network("encoder"))
-    code = code_of(train)
-    reader = CAAEReader(encoder=encoder, generator=generator, code=code)
-    return Renderer(generator=generator, code=code, reader=reader)
+    return _renderer(code_of(train), {"generator": generator, "encoder": encoder})
+
+
+def _renderer(code: AgeCode, networks: Mapping[str, nn.Module]) -> Renderer:
+    encoder, generator = networks["encoder"], networks["generator"]
+    assert isinstance(encoder, Encoder) and isinstance(generator, Decoder | ResidualGenerator)
+    face_encoder = CAAEEncoder(encoder=encoder, generator=generator, code=code)
+    return Renderer(generator=generator, code=code, encoder=face_encoder)
 
 
 class CAAE(Model):
@@ -133,6 +146,8 @@ class CAAE(Model):
 
     With sexes a batch's label is the sex of each face: 0 male, 1 female.
     """
+
+    columns = ("rebuilt", "ages")
 
     def __init__(
         self,
@@ -165,24 +180,24 @@ class CAAE(Model):
             "critic_image": self.critic_image,
         }
         self.phases = {"autoencoder": ["encoder", "generator"], "critics": ["critic_z", "critic_image"]}
-        self.judge = feature_judge(config, net, heads=labels)
-        self.likeness = Likeness(net, self.judge, embedder)
-        self.frozen = self.likeness.frozen
-        if self.judge:
-            self.networks["feature_critic"] = self.judge.critic
+        self.feature_discriminator = build_feature_discriminator(config, net, heads=labels)
+        self.similarity = SimilarityLosses(net, self.feature_discriminator, embedder)
+        self.frozen = self.similarity.frozen
+        if self.feature_discriminator:
+            self.networks["feature_critic"] = self.feature_discriminator.critic
             self.phases["critics"].append("feature_critic")
         self.rates = {"critics": net.d_rate}
         self.shipped = ["encoder", "generator"]
         self.pools = {}
 
-    def resting(self, progress: float) -> frozenset[str]:
-        return frozenset({"critics"} if rests(self.net, progress * self.config.epochs) else ())
+    def paused(self, progress: float) -> frozenset[str]:
+        return frozenset({"critics"} if discriminators_paused(self.config, self.net, progress) else ())
 
-    def renew(self, before: float, progress: float) -> Sequence[str]:
-        critics, epochs = (self.critic_z, self.critic_image), self.config.epochs
-        return ["critics"] if renewed(self.net, critics, before * epochs, progress * epochs, self.config.seed) else []
+    def reset(self, before: float, progress: float) -> Sequence[str]:
+        critics = (self.critic_z, self.critic_image)
+        return ["critics"] if reset_discriminators(self.config, self.net, critics, before, progress) else []
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, x = self.net, batch.x_source
         age = self.code.encode(batch.age_source)  # (N, K)
         sex = shares(batch.label_source[:, 0]) if net.sexes else age[:, :0]
@@ -191,68 +206,62 @@ class CAAE(Model):
         for critic in (self.critic_z, self.critic_image):
             critic.requires_grad_(False)
         z = self.encoder(x)
-        kept, ages, label_made = torch.cat([z, sex], dim=1), age, label
-        if net.other_ages:  # what is made at the own age comes first, and is held to the face itself alone
+        latent, ages, label_made = torch.cat([z, sex], dim=1), age, label
+        if net.other_ages:  # the reconstruction comes first, and has no adversarial loss
             age_other = self.code.encode(batch.age_target)
-            kept, ages = kept.repeat(2, 1), torch.cat([age, age_other])
+            latent, ages = latent.repeat(2, 1), torch.cat([age, age_other])
             label_made = joint_label(age_other, sex) if net.sexes else age_other
-        x_made = self.generator(kept, ages)
-        x_same, x_judged = x_made[: len(x)], x_made[-len(x) :]
-        x_seen = seen(net, x_judged)
+        x_made = self.generator(latent, ages)
+        x_same, x_fake = x_made[: len(x)], x_made[-len(x) :]
+        x_seen = discriminator_input(net, x_fake)
         distance = F.l1_loss if net.reconstruction == "l1" else F.mse_loss
         terms = {
             "reconstruction": net.lambda_reconstruction * distance(x_same, x),
-            "g_z": net.lambda_z * generator_adversarial(self.critic_z(z)),
-            "g_image": net.lambda_image * generator_adversarial(self.critic_image(x_seen, label_made)),
+            "g_z": net.lambda_z * generator_loss(self.critic_z(z)),
+            "g_image": net.lambda_image * generator_loss(self.critic_image(x_seen, label_made)),
             "variation": net.lambda_tv * total_variation(x_same),
         }
-        if self.judge:
-            terms["g_features"] = net.lambda_features * self.judge.deceived(self.judge.features(x_seen), label_made)
-        terms |= self.likeness.terms(x, x_same, x_made)
+        if self.feature_discriminator:
+            terms["g_features"] = net.lambda_features * self.feature_discriminator.generator_loss(x_seen, label_made)
+        terms |= self.similarity.terms(x, x_same, x_made)
         yield "autoencoder", terms
 
         for critic in (self.critic_z, self.critic_image):
             critic.requires_grad_(True)
-        if "critics" in resting:
+        if "critics" in paused:
             yield "critics", {}
             return
         z_prior = torch.rand_like(z) * 2 - 1
         real = 1 - net.label_smoothing
-        x_real, x_seen = seen(net, x), seen(net, x_judged.detach())
+        x_real, x_seen = discriminator_input(net, x), discriminator_input(net, x_fake.detach())
         terms = {
             "d_z_real": real_or_fake(self.critic_z(z_prior), real),
             "d_z_fake": real_or_fake(self.critic_z(z.detach()), 0),
             "d_image_real": real_or_fake(self.critic_image(x_real, label), real),
             "d_image_fake": real_or_fake(self.critic_image(x_seen, label_made), 0),
         }
-        if self.judge:
+        if self.feature_discriminator:
             wrong = wrong_ages(self.code, batch.age_source)
             wrong = joint_label(wrong, sex) if net.sexes else wrong
-            terms |= self.judge.told(x_real, x_seen, label, label_made, wrong)
+            terms |= self.feature_discriminator.discriminator_losses(x_real, x_seen, label, label_made, wrong)
         yield "critics", terms
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        kept, generator = self._kept(networks, x, age_years), networks["generator"]
-        columns = {"source": x, "rebuilt": generator(kept, self.code.encode(age_years))}
-        for years, age in zip(self.code.nominal_years, torch.eye(len(self.code), device=x.device), strict=True):
-            columns[f"{years:g}"] = generator(kept, age.expand(len(x), -1))
-        return columns
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        kept = self._kept(networks, x, torch.full((len(x),), torch.nan, device=x.device))
-        return maps_by_age(networks["generator"], kept, self.code, layers)
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        return [_renderer(self.code, networks)]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The reconstruction of the batch held out, as in the loss."""
         distance = F.l1_loss if self.net.reconstruction == "l1" else F.mse_loss
-        kept = self._kept(networks, x, age_years)
-        error = distance(networks["generator"](kept, self.code.encode(age_years)), x)
+        (renderer,) = self.renderers(networks)
+        latent = renderer.encoder.encode(x, FaceAttributes(age_years, torch.full_like(age_years, torch.nan))).latent
+        error = distance(renderer.generator(latent, self.code.encode(age_years)), x)
         return {"held_out_reconstruction": self.net.lambda_reconstruction * float(error)}
 
-    def _kept(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> Tensor:
-        encoder, generator = networks["encoder"], networks["generator"]
-        assert isinstance(encoder, Encoder) and isinstance(generator, Decoder | ResidualGenerator)
-        reader = CAAEReader(encoder=encoder, generator=generator, code=self.code)
-        return reader.read(x, About(age_years, torch.full_like(age_years, torch.nan))).kept
+
+def build(config: TrainConfig, net: CAAEConfig) -> CAAE:
+    """The model with the trained network that its configuration names."""
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_identity else None
+    return CAAE(config=config, net=net, embedder=embedder)
+
+
+SYSTEM = System(config=CAAEConfig, build=build, data=recipes.caae, renderer=renderer)

@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch, FaceData
-from cyclegan_age.devices import widest_float
 from cyclegan_age.faces.blending import face_distance
 from cyclegan_age.faces.frames import Frame
-from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import (
     age_hinge,
     clip_gradients,
@@ -32,8 +31,10 @@ from cyclegan_age.losses import (
     wrong_age_weights,
 )
 from cyclegan_age.models.age_estimator import build_estimator
-from cyclegan_age.models.base import Losses, Model, Renderer
+from cyclegan_age.models.augmentation import random_view
+from cyclegan_age.models.base import Losses, Model, Renderer, System
 from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.models.pretrained import load_embedder, load_estimator
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import FeatureMeans, LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -41,7 +42,6 @@ from cyclegan_age.networks.estimators import AgeCorrection, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
 from cyclegan_age.runs import Snapshot
 
-_FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
 _MEAN_FACES = 6000  # whose features are averaged
 
 
@@ -80,6 +80,9 @@ class CycleGAN(Model):
     generated ones beside the discriminator: see `AgeCritic`; with `lambda_features` heads on an ImageNet network's do,
     too: see `FeatureCritic`.
     """
+
+    columns = ("ages", "cycle")
+    shows_life = True
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ class CycleGAN(Model):
             raise UserError(f"--lambda_shift: the data have no faces of each {kind}{more}, or other --ages")
         self.means.finish()
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, x_real = self.net, batch.x_target
         v_source = self.code.encode(batch.age_source)  # (N, K)
         v_target = self.code.encode(batch.age_target)
@@ -160,8 +163,8 @@ class CycleGAN(Model):
             torch.cat([batch.x_source, batch.x_source[:count]]), torch.cat([v_target, v_source[:count]])
         )
         x_fake, x_same = x_made.split([len(x_real), count])
-        meant = self._heads(v_target, batch.label_source)  # (N, heads)
-        terms = self._judged(x_fake, batch, meant)
+        heads_fake = self._heads(v_target, batch.label_source)  # (N, heads)
+        terms = self._adversarial_terms(x_fake, batch, heads_fake)
         if net.lambda_outside:
             change = (x_fake - batch.x_source).abs().mean(dim=1)
             weight = outside(self.image_size, x_fake.device, self.frame)
@@ -178,10 +181,10 @@ class CycleGAN(Model):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        kept = torch.cat([meant, batch.age_source[:, None]], dim=1)
-        x_old, kept = self.pools["fakes"].exchange(x_fake.detach(), kept)
-        meant_old, age_old = kept[:, :-1], kept[:, -1]
-        right, wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
+        stored = torch.cat([heads_fake, batch.age_source[:, None]], dim=1)
+        x_old, stored = self.pools["fakes"].exchange(x_fake.detach(), stored)
+        heads_old, age_old = stored[:, :-1], stored[:, -1]
+        heads_real, heads_wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
         x_both = torch.cat([x_real, x_old])
         scores = {"d": self.discriminator(x_both)}
         if self.feature_critic:
@@ -190,17 +193,17 @@ class CycleGAN(Model):
                 maps = self._maps(x_both)
             scores["features"] = self.feature_critic(maps[1:])
         terms = {}
-        for name, judged in scores.items():
-            real, fake = judged.chunk(2)
-            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, right)
-            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, meant_old)
+        for name, both in scores.items():
+            real, fake = both.chunk(2)
+            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, heads_real)
+            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, heads_old)
             if net.lambda_wrong_age:
-                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, heads_wrong)
         yield "discriminator", terms
 
         if self.critics:
-            # A fake shows its source's age to whoever is not fooled: so the estimators learn what they fell for.
-            x_seen = disturb(x_both)
+            # A fake is labelled with its source's age, so that the estimators unlearn what fools them.
+            x_seen = random_view(x_both)
             fooled = net.lambda_fooled * (progress / max(net.fooled_warmup, 1e-9)).clamp_max(1.0)
             terms = {}
             for name, critic in self.critics.items():
@@ -209,9 +212,9 @@ class CycleGAN(Model):
                 (real, fake), (years_real, years_fake) = scores.chunk(2), logits.chunk(2)
                 terms[f"{name}_age"] = label_distribution(years_real, batch.age_target, 2.5)
                 terms[f"{name}_fooled"] = fooled * label_distribution(years_fake, age_old, 2.5)
-                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, right)
-                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, meant_old)
-                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, wrong)
+                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, heads_real)
+                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, heads_old)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, heads_wrong)
             yield "critics", terms
 
     def _maps(self, x: Tensor) -> list[Tensor]:
@@ -219,14 +222,14 @@ class CycleGAN(Model):
         return [F.avg_pool2d(x, 4), *(self.features(x) if self.features else [])]
 
     def _heads(self, vector: Tensor, sex: Tensor) -> Tensor:
-        """How much each head of the judges counts: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
+        """Weights of the discriminators' heads: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
         if not self.net.sexes:
             return vector
         share = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
         return (share[:, :, None] * vector[:, None, :]).flatten(1)
 
     def _wrong_heads(self, batch: Batch, v_target: Tensor) -> Tensor:
-        """The same for heads that real faces are no examples of: by their age and, half as much, by their sex."""
+        """Weights of the heads that real faces are negative examples for: of wrong ages and, halved, the wrong sex."""
         anchors = constant(self.code.nominal_years, v_target.device)
         wrong = self._heads(wrong_age_weights(batch.age_target, anchors), batch.label_target)
         if not self.net.sexes:
@@ -234,24 +237,24 @@ class CycleGAN(Model):
         known = (~batch.label_target.isnan()).float()
         return wrong + 0.5 * known * self._heads(v_target, 1 - batch.label_target)
 
-    def _judged(self, x_fake: Tensor, batch: Batch, meant: Tensor) -> dict[str, Tensor]:
-        """What discriminator and critics say of generated pictures, the age term's gradient held down."""
+    def _adversarial_terms(self, x_fake: Tensor, batch: Batch, heads_fake: Tensor) -> dict[str, Tensor]:
+        """Adversarial, feature and age terms of generated pictures, the age term's gradient clipped."""
         net = self.net
         x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # apart, so that their gradients are
-        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, meant)}
+        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, heads_fake)}
         maps = self._maps(x)
         if self.feature_critic:
-            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, meant)
+            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, heads_fake)
         if self.means:
             with torch.no_grad():
                 before = self._maps(batch.x_source)
             own = self._heads(self.code.encode(batch.age_source), batch.label_source)
-            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (meant - own))
+            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (heads_fake - own))
         if self.critics:
-            x_seen = disturb(x_aged)
+            x_seen = random_view(x_aged)
             views = [critic(x, x_seen) for critic in self.critics.values()]
             errors = [age_hinge(logits, batch.age_target, net.age_tolerance) for _, logits in views]
-            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, meant) for s, _ in views]).mean()
+            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, heads_fake) for s, _ in views]).mean()
             terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         torch.stack([*terms.values()]).sum().backward()
         assert x.grad is not None
@@ -262,22 +265,8 @@ class CycleGAN(Model):
         values = {name: term.detach() for name, term in terms.items()}
         return values | {"g_adversarial": with_gradient(x_fake, values["g_adversarial"], gradient)}
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        generator = networks["generator"]
-        columns = {"source": x}
-        for years in self.code.nominal_years:
-            columns[f"{years:g}"] = generator(x, self.code.encode([years]).to(x.device).expand(len(x), -1))
-        columns["cycle"] = generator(columns[f"{self.code.nominal_years[-1]:g}"], self.code.encode(age_years))
-        return columns
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        return maps_by_age(networks["generator"], x, self.code, layers)
-
-    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor:
-        generator = networks["generator"]
-        return life_frames(generator, x, self.code, _FRAMES_PER_DECADE, middle_layer(generator))
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        return [Renderer(generator=networks["generator"], code=self.code)]
 
 
 @lru_cache(maxsize=8)
@@ -291,41 +280,11 @@ def outside(size: int, device: torch.device, frame: str = "utkface") -> Tensor:
     return torch.from_numpy(weight / weight.mean()).to(device)
 
 
-def disturb(x: Tensor) -> Tensor:
-    """A random view of a batch (N, 3, H, W), differentiable: crop, colour, light, contrast, half the time blur or grey.
-
-    What an estimator in the loss is shown, so that the generator cannot please it by patterns of single pixels.
-    """
-    size, draw = x.shape[-1], torch.rand(7, device=x.device)
-    fine = draw[:3].to(widest_float(x.device))
-    side = (size * (0.86 + 0.14 * fine[0])).floor().float()
-    first = (fine[1:] * (size - side + 1)).floor().float()  # (2,), top and left
-    half = torch.full_like(side, size // 2)
-    with torch.autocast(x.device.type, enabled=False):
-        blur = resizing(size // 2, size, 0 * first, half) @ resizing(size, size // 2, first, side)
-        rows, columns = torch.where(draw[3] < 0.5, blur, resizing(size, size, first, side))
-        x = rows @ x.float() @ columns.T
-    x = torch.where(draw[6] < 0.5, x.mean(dim=1, keepdim=True), x)  # or else tints tell an age
-    tint, contrast = 0.8 + 0.4 * torch.rand(1, 3, 1, 1, device=x.device), 0.85 + 0.3 * draw[4]
-    # ((x + 1) tint - 1) contrast + light, in one pass over the pictures
-    x = torch.addcmul((tint - 1) * contrast + 0.2 * (draw[5] - 0.5), x, tint * contrast)
-    return torch.add(x, torch.randn(x.shape, device=x.device), alpha=0.02)
+def build(config: TrainConfig, net: CycleGANConfig) -> CycleGAN:
+    """The model with the trained networks that its configuration names."""
+    estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_embedding else None
+    return CycleGAN(config=config, net=net, estimators=estimators, embedder=embedder)
 
 
-def resizing(pixels: int, out: int, first: Tensor, count: Tensor) -> Tensor:
-    """Matrices (M, out, pixels) that take a row of pixels to a part of it, resized: bilinear, without aliases.
-
-    They do what `F.interpolate(antialias=True)` does, but to a part that only the device knows.
-
-    Args:
-        pixels: length of the row.
-        out: what the part is resized to.
-        first: (M,), number of the first pixel of each part.
-        count: (), pixels in a part.
-    """
-    scale = count / out
-    centre = (torch.arange(out, device=first.device) + 0.5) * scale  # of each output pixel, in the part
-    at = torch.arange(pixels, device=first.device) + 0.5 - first[:, None]  # (M, pixels), of each pixel there
-    weight = (1 - (at[:, None, :] - centre[:, None]).abs() / scale.clamp_min(1)).clamp_min(0)
-    weight = weight * ((at > 0) & (at < count))[:, None, :]
-    return weight / weight.sum(dim=2, keepdim=True)
+SYSTEM = System(config=CycleGANConfig, build=build, data=recipes.cyclegan, renderer=renderer)

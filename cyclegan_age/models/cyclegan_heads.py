@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch, FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
-from cyclegan_age.features import life_frames, maps_by_age, middle_layer
 from cyclegan_age.losses import age_hinge, augmented, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
-from cyclegan_age.models.base import Losses, Model, Renderer
-from cyclegan_age.models.cyclegan import age_correction, disturb
+from cyclegan_age.models.augmentation import random_view
+from cyclegan_age.models.base import Losses, Model, Renderer, System
+from cyclegan_age.models.cyclegan import age_correction
 from cyclegan_age.models.pool import ImagePool
+from cyclegan_age.models.pretrained import load_embedder, load_estimator, load_parser
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.discriminators import FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import LiteFeatures
@@ -33,7 +35,6 @@ from cyclegan_age.runs import Snapshot
 _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
 _PARSED = 64  # side in pixels of the masks
-_FRAMES_PER_DECADE = 3  # of the life beside a sample sheet
 _IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
 
 
@@ -57,6 +58,9 @@ class CycleGANHeads(Model):
     network (Sauer et al., NeurIPS 2021). All see the head cut out by the parser's mask of its source. Real and
     generated heads are augmented alike before them (Zhao et al., NeurIPS 2020).
     """
+
+    columns = ("ages",)
+    shows_life = True
 
     def __init__(
         self,
@@ -124,11 +128,11 @@ class CycleGANHeads(Model):
             raise UserError("--dataroot: not every age has heads of women and of men; give other --ages or more data")
         self.means.finish()
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, x_source, x_real = self.net, batch.x_source, batch.x_target
         age_source, age_target = (self._clamped(age) for age in (batch.age_source, batch.age_target))
         v_source, v_target = self.code.encode(age_source), self.code.encode(age_target)  # (N, K)
-        meant = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
+        heads_fake = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
         with torch.no_grad():
             source = Regions(self.parser.shares(x_source, _PARSED))
             real = Regions(self.parser.shares(x_real, _PARSED))
@@ -138,7 +142,7 @@ class CycleGANHeads(Model):
             network.requires_grad_(False)
         x_fake = self.generator(x_source, v_target)
         ground = _ground(x_fake)
-        terms = self._judged(x_fake, batch, source, ground, meant, age_target, rise)
+        terms = self._adversarial_terms(x_fake, batch, source, ground, heads_fake, age_target, rise)
         cosine = (self.embedder(self._face(x_fake, 64)) * self.embedder(self._face(x_source, 64))).sum(dim=1)
         terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
         change = (x_fake - x_source).abs().mean(dim=1, keepdim=True)
@@ -156,52 +160,52 @@ class CycleGANHeads(Model):
 
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(True)
-        x_old, meant_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), ground), meant)
-        right = self._kinds(v_target[..., None], batch.label_target)[..., 0]
+        x_old, heads_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), ground), heads_fake)
+        heads_real = self._kinds(v_target[..., None], batch.label_target)[..., 0]
         anchors = constant(self.code.nominal_years, x_real.device)
-        wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
+        heads_wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
         x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]), _VIEW)
         with torch.no_grad():
             grey = torch.cat([real.cut_out(x_real, 0.0), source.cut_out(x_fake.detach(), 0.0)])
             maps = self._maps(augmented(grey, _VIEW))
-        judged = {
-            "whole": (self.whole(x_both), meant_old),
-            "half": (self.half(F.avg_pool2d(x_both, 2)), meant_old),
-            "features": (self.critic(maps[1:]), meant),
+        scores = {
+            "whole": (self.whole(x_both), heads_old),
+            "half": (self.half(F.avg_pool2d(x_both, 2)), heads_old),
+            "features": (self.critic(maps[1:]), heads_fake),
         }
         terms = {}
-        for name, (scores, of_fakes) in judged.items():
-            reals, fakes = scores.chunk(2)
-            terms[f"{name}_real"] = 0.5 * lsgan(reals, 1, right)
+        for name, (both, of_fakes) in scores.items():
+            reals, fakes = both.chunk(2)
+            terms[f"{name}_real"] = 0.5 * lsgan(reals, 1, heads_real)
             terms[f"{name}_fake"] = 0.5 * lsgan(fakes, 0, of_fakes)
-            terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(reals, 0, wrong)
+            terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(reals, 0, heads_wrong)
         yield "discriminator", terms
 
-    def _judged(
+    def _adversarial_terms(
         self,
         x_fake: Tensor,
         batch: Batch,
         source: Regions,
         ground: Tensor,
-        meant: Tensor,
+        heads_fake: Tensor,
         age_target: Tensor,
         rise: Tensor,
     ) -> dict[str, Tensor]:
-        """What discriminators, means and estimators say of generated heads.
+        """Adversarial, feature shift and age terms of generated heads.
 
-        The gradients of realism and of the estimators on a head are held to shares of that of the shift of features, or
-        else a discriminator that has grown steep drowns it: the generator then sharpens pictures to please it alone.
+        The gradients of the adversarial and age terms on a head are limited to shares of that of the feature shift, or
+        else a steep discriminator dominates it, and the generator only sharpens pictures.
         """
         net = self.net
-        x_judged, x_moved, x_aged = (
+        x_adversarial, x_moved, x_aged = (
             x_fake.detach().requires_grad_() for _ in range(3)
         )  # apart, as their gradients are
-        x_seen = augmented(source.cut_out(x_judged, ground), _VIEW)
+        x_seen = augmented(source.cut_out(x_adversarial, ground), _VIEW)
         realism = {
-            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, meant),
-            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, meant),
+            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, heads_fake),
+            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, heads_fake),
             "g_features": net.lambda_features
-            * lsgan(self.critic(self._maps(source.cut_out(x_judged, 0.0))[1:]), 1, meant),
+            * lsgan(self.critic(self._maps(source.cut_out(x_adversarial, 0.0))[1:]), 1, heads_fake),
         }
         with torch.no_grad():
             before = self._maps(source.cut_out(batch.x_source, 0.0))
@@ -209,12 +213,12 @@ class CycleGANHeads(Model):
         moved = net.lambda_shift * self.means(maps, before, self._shift(batch, age_target), source.parts)
         (gradient,) = torch.autograd.grad(moved, x_moved)
         longest = norms(gradient)
-        (of_realism,) = torch.autograd.grad(torch.stack([*realism.values()]).sum(), x_judged)
+        (of_realism,) = torch.autograd.grad(torch.stack([*realism.values()]).sum(), x_adversarial)
         gradient = gradient + clip_gradients(of_realism, net.realism_share * longest)
         values = {name: term.detach() for name, term in realism.items()}
         if net.lambda_age:
             face = self._face(x_aged, 112)
-            errors = [age_hinge(n(disturb(face)), age_target, net.age_tolerance) for n in self.estimators]
+            errors = [age_hinge(n(random_view(face)), age_target, net.age_tolerance) for n in self.estimators]
             aged = net.lambda_age * rise * torch.stack(errors).mean()
             (of_age,) = torch.autograd.grad(aged, x_aged)
             gradient = gradient + clip_gradients(of_age, net.age_share * longest)
@@ -234,7 +238,7 @@ class CycleGANHeads(Model):
         return torch.stack([self.code.encode(self._hair(age_years)), vector, vector], dim=2)
 
     def _hair(self, age_years: Tensor) -> Tensor:
-        """Ages (N,) -> those whose mean hair is meant: from 40 on later ones, since many of the real heads are dyed."""
+        """Ages (N,) -> those whose mean hair is the target: later from 40 on, since much of the real hair is dyed."""
         return age_years + self.net.hair_ahead * ((age_years - 40) / 10).clamp(0, 1)
 
     def _shift(self, batch: Batch, age_target: Tensor) -> Tensor:
@@ -269,23 +273,24 @@ class CycleGANHeads(Model):
         change = F.avg_pool2d(padded, kernel, 1).abs().mean(dim=1)[:, :size, :size]
         return (change * eyes).mean() / torch.as_tensor(eyes).mean()
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        generator = networks["generator"]
-        columns = {"source": x}
-        for years in self.code.nominal_years:
-            columns[f"{years:g}"] = generator(x, self.code.encode([years]).to(x.device).expand(len(x), -1))
-        return columns
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        return maps_by_age(networks["generator"], x, self.code, layers)
-
-    def life(self, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor:
-        generator = networks["generator"]
-        return life_frames(generator, x, self.code, _FRAMES_PER_DECADE, middle_layer(generator))
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        return [Renderer(generator=networks["generator"], code=self.code)]
 
 
 def _ground(x: Tensor) -> Tensor:
     """A random colour for each picture: (N, 3, 1, 1) in [-1, 1]."""
     return torch.rand(len(x), 3, 1, 1, device=x.device) * 2 - 1
+
+
+def build(config: TrainConfig, net: CycleGANHeadsConfig) -> CycleGANHeads:
+    """The model with the trained networks that its configuration names."""
+    return CycleGANHeads(
+        config=config,
+        net=net,
+        parser=load_parser(net.parser, config),
+        estimators=[load_estimator(w, config) for w in net.estimators] if net.lambda_age else [],
+        embedder=load_embedder(net.embedder, config),
+    )
+
+
+SYSTEM = System(config=CycleGANHeadsConfig, build=build, data=recipes.cyclegan_heads, renderer=renderer)

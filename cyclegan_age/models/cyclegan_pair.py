@@ -12,15 +12,17 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import AgeCode, parse_group
 from cyclegan_age.config import CycleGANPairConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import Taps
 from cyclegan_age.losses import lsgan
-from cyclegan_age.models.base import Losses, Model, Renderer
+from cyclegan_age.models.base import Losses, Model, Renderer, System
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.generators import generator_of
 from cyclegan_age.networks.translation import ResnetTranslator, UnetTranslator
 from cyclegan_age.runs import Snapshot
+
+_TWO = AgeCode((0, 1))  # domains instead of ages
 
 
 def build_generator(config: TrainConfig, net: CycleGANPairConfig) -> nn.Module:
@@ -64,6 +66,11 @@ class _TwoDomains(nn.Module):
         return out
 
 
+def one_way(generator: nn.Module, domain: str) -> Renderer:
+    """A generator that translates to one domain, and takes no age."""
+    return Renderer(generator=generator, code=_TWO, conditional=False, domains=(domain,))
+
+
 def renderer(snapshot: Snapshot) -> Renderer:
     """Both generators of a snapshot as one that knows two ages, the middles of the groups, and blends between them.
 
@@ -80,13 +87,12 @@ def renderer(snapshot: Snapshot) -> Renderer:
         generator = build_generator(train, net)
         generator.load_state_dict(snapshot.network(name))
         networks.append(generator)
-    code = AgeCode((0, 1))
     if single:
-        return Renderer(generator=networks[0], code=code, conditional=False, domains=(net.group_b,))
+        return one_way(networks[0], net.group_b)
     groups = [parse_group(group) for group in (net.group_a, net.group_b)]
     if not all(groups):
         both = _TwoDomains(to_a=networks[0], to_b=networks[1])
-        return Renderer(generator=both, code=code, domains=(net.group_a, net.group_b))
+        return Renderer(generator=both, code=_TWO, domains=(net.group_a, net.group_b))
     a, b = ((group[0] + group[1] + 1) // 2 if group else 0 for group in groups)
     if a == b:
         raise UserError(f"two domains of one age, {net.group_a} and {net.group_b}; they cannot be chosen by age")
@@ -99,8 +105,11 @@ def renderer(snapshot: Snapshot) -> Renderer:
 class CycleGANPair(Model):
     """Networks `generator_ab`, `generator_ba`, `discriminator_a`, `discriminator_b`."""
 
+    columns = ("translations",)
+
     def __init__(self, *, config: TrainConfig, net: CycleGANPairConfig) -> None:
         self.net = net
+        self.default_layers = ("downs.1", "ups.2") if net.generator == "unet" else ()
         self.generator_ab, self.generator_ba = build_generator(config, net), build_generator(config, net)
         self.discriminator_a = PatchDiscriminator(ndf=net.ndf)
         self.discriminator_b = PatchDiscriminator(ndf=net.ndf)
@@ -118,7 +127,7 @@ class CycleGANPair(Model):
         self.shipped = ["generator_ab", "generator_ba"]
         self.pools = {"a": ImagePool(size=net.pool_size), "b": ImagePool(size=net.pool_size)}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, a_real, b_real = self.net, batch.x_source, batch.x_target
         discriminators = (self.discriminator_a, self.discriminator_b)
 
@@ -151,24 +160,14 @@ class CycleGANPair(Model):
             terms[f"d_fake_{domain}"] = 0.5 * lsgan(scores_old, 0)
         yield "discriminator", terms
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        b_fake = networks["generator_ab"](x)
-        return {
-            "source": x,
-            "to B": b_fake,
-            "cycle": networks["generator_ba"](b_fake),
-            "to A": networks["generator_ba"](x),
-        }
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        """From A to B, and from B to A."""
+        return [one_way(networks["generator_ab"], "B"), one_way(networks["generator_ba"], "A")]
 
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        if self.net.generator == "unet" and tuple(layers) == TrainConfig.feature_layers:
-            layers = ("downs.1", "ups.2")
-        maps: dict[str, dict[str, Tensor]] = {layer: {} for layer in layers}
-        for column, name in (("to B", "generator_ab"), ("to A", "generator_ba")):
-            with Taps(networks[name], layers) as taps:
-                networks[name](x)
-            for layer in layers:
-                maps[layer][column] = taps.outputs[layer][0]
-        return maps
+
+SYSTEM = System(
+    config=CycleGANPairConfig,
+    build=lambda config, net: CycleGANPair(config=config, net=net),
+    data=recipes.cyclegan_pair,
+    renderer=renderer,
+)

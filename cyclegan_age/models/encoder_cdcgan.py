@@ -3,8 +3,8 @@
 After the blog "Face Aging using an Encoder - Conditional DCGAN Network" (preset `blog`: groups 20-30 and 40-50), which
 joins Radford et al., "Unsupervised Representation Learning with DCGANs" (ICLR 2016), to Mirza and Osindero,
 "Conditional Generative Adversarial Nets" (2014). One training has two stages: the GAN, then, from `gan_share` of it on,
-the encoder, which is shown what the finished (averaged) generator makes of random latent vectors, and learns to tell
-these. A face is aged by the encoder and the generator with another label. Where it departs from the blog:
+the encoder, which learns to find the random latent vectors from which the finished (averaged) generator made its
+inputs. A face is aged by the encoder and the generator with another label. Where it departs from the blog:
 
 - The blog names no channels; they are DCGAN's, the encoder's those of its discriminator.
 - The preset `default` has the networks and remedies of the one of `cgan`, and any ages. Its encoder sees real faces,
@@ -19,23 +19,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import code_of
-from cyclegan_age.config import EncodedConfig, TrainConfig, UserError
+from cyclegan_age.config import EncodedConfig, EncoderCDCGANConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import maps_by_age
 from cyclegan_age.models.adversary import (
-    Likeness,
-    drawn,
-    feature_judge,
-    held_out,
-    noise,
-    play,
-    renewed,
-    rests,
+    SimilarityLosses,
+    adversarial_step,
+    build_feature_discriminator,
+    discriminators_paused,
+    held_out_loss,
+    latents_like,
+    reset_discriminators,
+    sample_latents,
     wrong_ages,
 )
-from cyclegan_age.models.base import About, Losses, Model, Reader, Reading, Renderer
-from cyclegan_age.models.cgan import by_age, made_by_age
+from cyclegan_age.models.base import Column, Encoding, FaceAttributes, FaceEncoder, Losses, Model, Renderer, System
 from cyclegan_age.models.gan import build_discriminator, build_generator
+from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
@@ -57,19 +57,19 @@ def build_encoder(config: TrainConfig, net: EncodedConfig) -> Encoder:
     )
 
 
-class EncoderReader(Reader):
-    """Keeps what the encoder tells."""
+class LatentEncoder(FaceEncoder):
+    """The latent vectors of the encoder network."""
 
     def __init__(self, *, encoder: Encoder, net: EncodedConfig) -> None:
         super().__init__()
         self.encoder, self.net = encoder, net
-        self.latent = net.z
+        self.latent_size = net.z
 
-    def read(self, x: Tensor, about: About) -> Reading:
-        return Reading(self.encoder(x))
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+        return Encoding(self.encoder(x))
 
-    def draw(self, count: int, random: torch.Generator) -> Tensor:
-        return drawn(self.net, count, random)
+    def sample(self, count: int, random: torch.Generator) -> Tensor:
+        return sample_latents(self.net, count, random)
 
 
 def load_networks(snapshot: Snapshot) -> tuple[NoiseGenerator | ResidualGenerator, Encoder]:
@@ -86,12 +86,14 @@ def renderer(snapshot: Snapshot) -> Renderer:
     """The generator and the encoder of a snapshot."""
     assert isinstance(snapshot.net, EncodedConfig)
     generator, encoder = load_networks(snapshot)
-    reader = EncoderReader(encoder=encoder, net=snapshot.net)
-    return Renderer(generator=generator, code=code_of(snapshot.train), reader=reader)
+    face_encoder = LatentEncoder(encoder=encoder, net=snapshot.net)
+    return Renderer(generator=generator, code=code_of(snapshot.train), encoder=face_encoder)
 
 
 class EncoderCDCGAN(Model):
-    """Networks and phases `generator`, `discriminator` and `encoder`; the first two rest in the encoder's stage."""
+    """Networks and phases `generator`, `discriminator` and `encoder`; the encoder's stage pauses the first two."""
+
+    columns: Sequence[Column] = ("generated ages",)
 
     def __init__(
         self,
@@ -108,52 +110,52 @@ class EncoderCDCGAN(Model):
         self.encoder = build_encoder(config, net)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}
         self.phases = {name: [name] for name in self.networks}
-        self.judge = feature_judge(config, net, heads=ages)
-        self.likeness = Likeness(net, self.judge, embedder)
-        self.frozen = self.likeness.frozen
-        if self.judge:
-            self.networks["feature_critic"] = self.judge.critic
+        self.feature_discriminator = build_feature_discriminator(config, net, heads=ages)
+        self.similarity = SimilarityLosses(net, self.feature_discriminator, embedder)
+        self.frozen = self.similarity.frozen
+        if self.feature_discriminator:
+            self.networks["feature_critic"] = self.feature_discriminator.critic
             self.phases["discriminator"].append("feature_critic")
         self.rates = {"discriminator": net.d_rate}
         self.shipped = ["generator", "encoder"]
         self.pools = {}
         self.encoding = False  # whether the last step was of the encoder's stage
 
-    def resting(self, progress: float) -> frozenset[str]:
+    def paused(self, progress: float) -> frozenset[str]:
         self.encoding = progress >= self.net.gan_share
+        self.columns = ("rebuilt", "ages") if self.encoding else ("generated ages",)
         if self.encoding:
             return frozenset({"generator", "discriminator"})
-        pause = rests(self.net, progress * self.config.epochs)
-        return frozenset({"encoder", "discriminator"} if pause else {"encoder"})
+        paused = discriminators_paused(self.config, self.net, progress)
+        return frozenset({"encoder", "discriminator"} if paused else {"encoder"})
 
-    def renew(self, before: float, progress: float) -> Sequence[str]:
+    def reset(self, before: float, progress: float) -> Sequence[str]:
         if progress >= self.net.gan_share:
             return []
-        epochs = self.config.epochs
-        anew = renewed(self.net, [self.discriminator], before * epochs, progress * epochs, self.config.seed)
-        return ["discriminator"] if anew else []
+        reset = reset_discriminators(self.config, self.net, [self.discriminator], before, progress)
+        return ["discriminator"] if reset else []
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net = self.net
         age_other = self.code.encode(batch.age_target)
-        if "encoder" in resting:
-            yield from play(
+        if "encoder" in paused:
+            yield from adversarial_step(
                 self.generator,
                 self.discriminator,
                 net,
                 batch.x_source,
-                judge=self.judge,
+                feature_discriminator=self.feature_discriminator,
                 label_real=self.code.encode(batch.age_source),
                 label_fake=age_other,
                 label_wrong=wrong_ages(self.code, batch.age_source),
-                resting="discriminator" in resting,
+                paused="discriminator" in paused,
             )
             yield "encoder", {}
             return
         yield "generator", {}
         yield "discriminator", {}
         generator, x = self.averaged["generator"], batch.x_source
-        z = noise(net, x)
+        z = latents_like(net, x)
         with torch.no_grad():
             x_made = generator(z, age_other)
         if not (net.lambda_pixel or net.lambda_perceptual or net.lambda_identity):
@@ -164,23 +166,24 @@ class EncoderCDCGAN(Model):
         terms = {"latent": F.mse_loss(z_made, z)}
         if net.lambda_pixel:
             terms["pixel"] = net.lambda_pixel * F.l1_loss(x_same, x)
-        terms |= self.likeness.terms(x, x_same, x_same)
+        terms |= self.similarity.terms(x, x_same, x_same)
         yield "encoder", terms
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """In the first stage faces from noise; in the second the given ones, as they are taken in and at each age."""
-        generator = networks["generator"]
-        if not self.encoding:
-            return {"source": x, **made_by_age(generator, self.net, self.code, x)}
-        z = networks["encoder"](x)
-        columns = {"source": x, "rebuilt": generator(z, self.code.encode(age_years))}
-        return columns | by_age(generator, self.code, z)
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        return maps_by_age(networks["generator"], networks["encoder"](x), self.code, layers)
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        encoder = networks["encoder"]
+        assert isinstance(encoder, Encoder)
+        face_encoder = LatentEncoder(encoder=encoder, net=self.net)
+        return [Renderer(generator=networks["generator"], code=self.code, encoder=face_encoder)]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """In the first stage the discriminator's error on the faces held out; the second learns from no real face."""
-        return {} if self.encoding else held_out(self.discriminator, self.net, x, self.code.encode(age_years))
+        return {} if self.encoding else held_out_loss(self.discriminator, self.net, x, self.code.encode(age_years))
+
+
+def build(config: TrainConfig, net: EncodedConfig) -> EncoderCDCGAN:
+    """The model with the trained network that its configuration names."""
+    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_identity else None
+    return EncoderCDCGAN(config=config, net=net, embedder=embedder)
+
+
+SYSTEM = System(config=EncoderCDCGANConfig, build=build, data=recipes.age_groups, renderer=renderer)

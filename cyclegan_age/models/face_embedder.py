@@ -6,11 +6,12 @@ There are two ways to train it, and weights say by their configuration which one
 - On faces with names (no `teacher`): triplets of two pictures of one person and one of another, the semi-hard ones of
   each batch. FaceNet had 200 million faces; what a few thousand give is for experiments.
 - On faces without names (`teacher`): a ready-made recogniser (`data.teacher`) gives each face a target once, and the
-  network learns to point the same way. The triplet term takes two disturbed views of one picture for the positive pair
+  network learns to point the same way. The triplet term takes two augmented views of one picture for the positive pair
   and other pictures for the negatives. So the network knows of identity what its teacher knows, at a fraction of its
-  cost and differentiable; it has never seen one person twice, and what resembles the teacher must not be judged by it.
+  cost and differentiable. It has never seen one person twice, and must not evaluate a model that resembles the
+  teacher.
 
-Both see the faces through the age estimator's disturbances of place, light, colour and sharpness.
+Both see the faces through the age estimator's augmentation of place, light, colour and sharpness.
 """
 
 from collections.abc import Mapping
@@ -19,14 +20,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cyclegan_age.config import FaceEmbedderConfig
+from cyclegan_age.config import FaceEmbedderConfig, TrainConfig
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import triplet
-from cyclegan_age.models.age_estimator import augment
-from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.models.augmentation import augment
+from cyclegan_age.models.base import Losses, Model, System
 from cyclegan_age.networks.embedders import FaceEmbedder
 
-FAR = (0.01, 0.001)  # false acceptance rates that verification is told at
+FAR = (0.01, 0.001)  # false acceptance rates of the reported verification
 YEARS_APART = 10.0
 
 
@@ -72,7 +74,7 @@ class FaceEmbedderModel(Model):
         self.shipped = ["embedder"]
         self.pools = {}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net = self.net
         x = torch.cat([batch.x_source, batch.x_target])
         label = torch.cat([batch.label_source, batch.label_target])
@@ -87,19 +89,19 @@ class FaceEmbedderModel(Model):
         terms["triplet"] = net.lambda_triplet * triplet(embeddings, person, net.margin)
         yield "embedder", terms
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """Each face, a disturbed view of it, and the other face of the sheet that the network finds most alike."""
+    def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+        """Of each face an augmented view, and the other face of the sheet that the network finds most alike."""
         embeddings = networks["embedder"](x)
         alike = (embeddings @ embeddings.T).fill_diagonal_(-2).argmax(dim=1)
-        return {"source": x, "augmented": augment(x), "most alike": x[alike]}
+        return {"augmented": augment(x), "most alike": x[alike]}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """Verification on the held-out faces.
 
         With names the pairs are those of one person, also those at least ten years apart alone, against all others.
-        With a teacher they are two disturbed views of one face, against other faces; beside them stand the mean cosine
-        to the teacher, and the correlation of both networks' similarities over pairs of different faces. The loss is
-        told for them, too.
+        With a teacher they are two augmented views of one face, against other faces; beside them stand the mean cosine
+        to the teacher, and the correlation of both networks' similarities over pairs of different faces. The
+        loss is reported for them, too.
         """
         held, embedder = self.held_out, networks["embedder"]
         first = _embed(embedder, held.x.to(x.device))
@@ -145,3 +147,11 @@ def verification(same: Tensor, different: Tensor) -> dict[str, float]:
 
 def _embed(embedder: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([embedder(part) for part in x.split(64)])
+
+
+def build(config: TrainConfig, net: FaceEmbedderConfig) -> FaceEmbedderModel:
+    """The model with the faces that it is tested on."""
+    return FaceEmbedderModel(net=net, held_out=HeldOut(*recipes.held_out_people(config, net)))
+
+
+SYSTEM = System(config=FaceEmbedderConfig, build=build, data=recipes.face_embedder)

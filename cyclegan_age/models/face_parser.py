@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.config import FaceParserConfig
+from cyclegan_age.config import FaceParserConfig, TrainConfig
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.models.age_estimator import move, recolour
-from cyclegan_age.models.base import Losses, Model
+from cyclegan_age.models.augmentation import move, recolour
+from cyclegan_age.models.base import Losses, Model, System
 from cyclegan_age.networks.parsers import PARTS, FaceParser
 
 COLOURS = ((40, 40, 40), (240, 170, 90), (80, 110, 255), (90, 220, 120), (230, 60, 160))  # of PARTS
@@ -47,29 +48,27 @@ class FaceParserModel(Model):
     def __init__(self, *, net: FaceParserConfig, held_out: HeldOut) -> None:
         self.held_out = held_out
         self.parser = build_parser(net)
-        self.parser.encoder.load_imagenet()
+        self.parser.load_imagenet()
         self.networks = {"parser": self.parser}
         self.frozen = {}
         self.phases = {"parser": ["parser"]}
         self.shipped = ["parser"]
         self.pools = {}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         x = torch.cat([batch.x_source, batch.x_target])
         masks = torch.cat([batch.label_source, batch.label_target]).view(len(x), 1, *x.shape[2:])
-        x, masks = disturb(x, masks.float())
+        x, masks = augment(x, masks.float())
         yield "parser", {"parts": _cross_entropy(self.parser(x), masks[:, 0].long())}
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """Each head, its parts in colours, and both of a disturbed view of it."""
-        disturbed, _ = disturb(x, x[:, :1])
-        out = {"source": x, "augmented": disturbed}
-        for name, view in list(out.items()):
-            out[f"{name} parts"] = painted(view, networks["parser"](view).softmax(dim=1))
-        return {name: out[name] for name in ("source", "source parts", "augmented", "augmented parts")}
+    def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
+        """Of each head its parts in colours, an augmented view of it, and the parts of this."""
+        augmented, _ = augment(x, x[:, :1])
+        parts, of_augmented = (painted(view, networks["parser"](view).softmax(dim=1)) for view in (x, augmented))
+        return {"source parts": parts, "augmented": augmented, "augmented parts": of_augmented}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        """Intersection over union of each part, and the loss, on the heads held out, which are not disturbed."""
+        """Intersection over union of each part, and the loss, on the heads held out, which are not augmented."""
         masks = self.held_out.masks.to(x.device)
         logits = torch.cat([networks["parser"](part.to(x.device)) for part in self.held_out.x.split(32)])
         shares = F.interpolate(logits.softmax(dim=1), size=masks.shape[1:], mode="bilinear")
@@ -98,7 +97,7 @@ def painted(x: Tensor, shares: Tensor) -> Tensor:
     return (x + torch.einsum("nkhw,kc->nchw", shares, colours)) / 2
 
 
-def disturb(x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+def augment(x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Random views of pictures (N, 3, S, S) in [-1, 1], and what their masks (N, 1, S, S) become in these."""
     x, masks = move(x, masks)
     return _cut_out(recolour(x)), masks
@@ -117,3 +116,11 @@ def _cut_out(x: Tensor) -> Tensor:
 def _cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     """Mean over pixels, at the size of the masks (N, S, S) int64."""
     return F.cross_entropy(F.interpolate(logits, size=masks.shape[1:], mode="bilinear"), masks)
+
+
+def build(config: TrainConfig, net: FaceParserConfig) -> FaceParserModel:
+    """The model with the heads that it is tested on."""
+    return FaceParserModel(net=net, held_out=HeldOut(*recipes.held_out_masks(config)))
+
+
+SYSTEM = System(config=FaceParserConfig, build=build, data=recipes.face_parser)

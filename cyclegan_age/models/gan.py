@@ -18,10 +18,16 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import code_of
 from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import maps_by_age
-from cyclegan_age.models.adversary import Duel, drawn, feature_judge, held_out, play
-from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
+from cyclegan_age.models.adversary import (
+    AdversarialModel,
+    adversarial_step,
+    build_feature_discriminator,
+    held_out_loss,
+    sample_latents,
+)
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
 from cyclegan_age.runs import Snapshot
@@ -74,19 +80,21 @@ def build_discriminator(
     )
 
 
-class NoiseReader(Reader):
-    """Draws latent vectors; a face it cannot take in."""
+class NoiseSampler(FaceEncoder):
+    """Samples latent vectors; it encodes no faces."""
+
+    encodes = False
 
     def __init__(self, *, net: NoiseConfig) -> None:
         super().__init__()
         self.net = net
-        self.latent = net.z
+        self.latent_size = net.z
 
-    def read(self, x: Tensor, about: About) -> Reading:
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
         raise UserError("weights of a model that ages no given face; give others, or test.py --sample N with these")
 
-    def draw(self, count: int, random: torch.Generator) -> Tensor:
-        return drawn(self.net, count, random)
+    def sample(self, count: int, random: torch.Generator) -> Tensor:
+        return sample_latents(self.net, count, random)
 
 
 def renderer(snapshot: Snapshot) -> Renderer:
@@ -94,34 +102,43 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, GANConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
-    reader = NoiseReader(net=snapshot.net)
-    return Renderer(generator=generator, code=code_of(snapshot.train), reader=reader, conditional=False)
+    sampler = NoiseSampler(net=snapshot.net)
+    return Renderer(generator=generator, code=code_of(snapshot.train), encoder=sampler, conditional=False)
 
 
-class GAN(Duel):
+class GAN(AdversarialModel):
     """Networks and phases `generator` and `discriminator`."""
+
+    columns = ("generated",)
 
     def __init__(self, *, config: TrainConfig, net: GANConfig) -> None:
         self.net = net
         self.generator, self.discriminator = build_generator(config, net), build_discriminator(config, net)
-        super().__init__(config, net, self.generator, self.discriminator, feature_judge(config, net, heads=1))
+        super().__init__(
+            config, net, self.generator, self.discriminator, build_feature_discriminator(config, net, heads=1)
+        )
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
-        rests = "discriminator" in resting
-        yield from play(self.generator, self.discriminator, self.net, batch.x_source, judge=self.judge, resting=rests)
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
+        yield from adversarial_step(
+            self.generator,
+            self.discriminator,
+            self.net,
+            batch.x_source,
+            feature_discriminator=self.feature_discriminator,
+            paused="discriminator" in paused,
+        )
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        """Real faces, and as many from the same noise each time, twice."""
-        z = drawn(self.net, 2 * len(x), torch.Generator().manual_seed(0)).to(x.device)
-        first, second = networks["generator"](z).chunk(2)
-        return {"source": x, "made": first, "made too": second}
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        z = drawn(self.net, 1, torch.Generator().manual_seed(0)).to(x.device)
-        maps = maps_by_age(networks["generator"], z, self.code, layers)
-        return {layer: {"made": next(iter(ages.values()))} for layer, ages in maps.items()}
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        sampler = NoiseSampler(net=self.net)
+        return [Renderer(generator=networks["generator"], code=self.code, encoder=sampler, conditional=False)]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        return held_out(self.discriminator, self.net, x)
+        return held_out_loss(self.discriminator, self.net, x)
+
+
+SYSTEM = System(
+    config=GANConfig,
+    build=lambda config, net: GAN(config=config, net=net),
+    data=recipes.age_groups,
+    renderer=renderer,
+)

@@ -9,7 +9,7 @@ AI2100 project report describes it. Where it departs from them:
 - The discriminator is this package's PatchGAN, in which each group has a head; theirs joins the group to a feature map.
 - Of the two faces of a draw the younger one is aged to the group of the older one. Pairs of one group, which no
   sub-network acts on, count neither for the generator nor as fakes.
-- The age loss asks this package's estimators, on disturbed views, or else the generator pleases them by patterns that
+- The age loss asks this package's estimators, on random views, or else the generator fools them by patterns that
   no person sees. The group's probability is the sum over its years.
 - Deep features are those of a face embedder, or of the first age estimator, at unit length, instead of VGG-Face's.
 """
@@ -22,12 +22,13 @@ from torch.nn import functional as F
 
 from cyclegan_age.ages import AgeCode, code_of, constant, one_hot
 from cyclegan_age.config import PFAGANConfig, TrainConfig
+from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.features import maps_by_age
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
-from cyclegan_age.models.adversary import Duel
-from cyclegan_age.models.base import About, Losses, Reader, Reading, Renderer
-from cyclegan_age.models.cyclegan import disturb
+from cyclegan_age.models.adversary import AdversarialModel
+from cyclegan_age.models.augmentation import random_view
+from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Renderer, System
+from cyclegan_age.models.pretrained import load_embedder, load_estimator
 from cyclegan_age.networks.blocks import crop_input
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
@@ -46,31 +47,35 @@ def group_of(code: AgeCode, age_years: Tensor) -> Tensor:
     return (place(code.encode(age_years)) + 0.5).floor().long()
 
 
-class GroupReader(Reader):
-    """Keeps pictures together with their age groups; of a face whose age is not known an estimator tells it."""
+class GroupEncoder(FaceEncoder):
+    """Pictures together with their age groups.
 
-    def __init__(self, *, code: AgeCode, estimator: AgeEstimator) -> None:
+    An unknown age is estimated; without an estimator the group is the first one, on which every step acts.
+    """
+
+    def __init__(self, *, code: AgeCode, estimator: AgeEstimator | None = None) -> None:
         super().__init__()
         self.code = code
         self.estimator = estimator
 
-    def read(self, x: Tensor, about: About) -> Reading:
-        guess = expected_age(self.estimator(x))
-        age_years = torch.where(about.age_years.isnan(), guess, about.age_years)
-        return Reading(with_group(x, group_of(self.code, age_years)))
+    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+        guess = expected_age(self.estimator(x)) if self.estimator else torch.zeros_like(attributes.age_years)
+        age_years = torch.where(attributes.age_years.isnan(), guess, attributes.age_years)
+        return Encoding(with_group(x, group_of(self.code, age_years)))
 
 
-def renderer(snapshot: Snapshot, estimator: AgeEstimator) -> Renderer:
+def renderer(snapshot: Snapshot) -> Renderer:
     """The generator of a snapshot, with an estimator for the ages of faces that are not known."""
+    estimator = load_estimator("age_loss_a", snapshot.train, snapshot.train.frame)
     assert isinstance(snapshot.net, PFAGANConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
     code = code_of(snapshot.train)
-    return Renderer(generator=generator, code=code, reader=GroupReader(code=code, estimator=estimator))
+    return Renderer(generator=generator, code=code, encoder=GroupEncoder(code=code, estimator=estimator))
 
 
-class Judges(nn.Module):
-    """Frozen networks that the generator answers to: estimates of age, and features of a face."""
+class LossNetworks(nn.Module):
+    """Frozen networks of the generator's losses: age estimators, and an extractor of face features."""
 
     def __init__(
         self,
@@ -83,7 +88,7 @@ class Judges(nn.Module):
         self.trunk: nn.Module | None = None
         self.window: Sequence[float] = ()
         if embedder is not None:
-            self.trunk = nn.Sequential(embedder.stem, embedder.stages)
+            self.trunk = embedder.trunk()
             self.size, self.window = embedder.input_size, embedder.window
         elif estimators:
             self.trunk = estimators[0].first_half()
@@ -102,18 +107,20 @@ class Judges(nn.Module):
         return [estimator(x_seen) for estimator in self.estimators], maps
 
 
-class PFAGAN(Duel):
-    """Networks and phases `generator` and `discriminator`; the judges are frozen."""
+class PFAGAN(AdversarialModel):
+    """Networks and phases `generator` and `discriminator`; the loss networks are frozen."""
 
-    def __init__(self, *, config: TrainConfig, net: PFAGANConfig, judges: Judges) -> None:
+    columns = ("ages",)
+
+    def __init__(self, *, config: TrainConfig, net: PFAGANConfig, loss_networks: LossNetworks) -> None:
         self.net = net
         self.generator = build_generator(config, net)
         self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
-        self.judges = judges
+        self.loss_networks = loss_networks
         super().__init__(config, net, self.generator, self.discriminator)
-        self.frozen = {"judges": judges}
+        self.frozen = {"loss_networks": loss_networks}
 
-    def losses(self, batch: Batch, progress: Tensor, resting: frozenset[str]) -> Losses:
+    def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, code = self.net, self.code
         younger_first = batch.age_source <= batch.age_target  # (N,)
         first = younger_first[:, None, None, None]
@@ -127,8 +134,8 @@ class PFAGAN(Duel):
         self.discriminator.requires_grad_(False)
         x_fake = self.generator(with_group(x_source, g_source), v_target)
         terms = {"g_adversarial": lsgan(self.discriminator(x_fake), 1, v_target * aged[:, None])}  # equation 4
-        x_seen = disturb(x_fake)
-        logits, features = self.judges(torch.cat([x_fake, x_source]), x_seen)
+        x_seen = random_view(x_fake)
+        logits, features = self.loss_networks(torch.cat([x_fake, x_source]), x_seen)
         if net.lambda_age and logits:
             groups = group_of(code, torch.arange(MAX_AGE_YEARS + 1, device=x_fake.device))  # of each year
             nominal = constant(code.nominal_years, x_fake.device)
@@ -142,28 +149,28 @@ class PFAGAN(Duel):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        if "discriminator" in resting:
+        if "discriminator" in paused:
             yield "discriminator", {}
             return
         real, fake = self.discriminator(torch.cat([x_real, x_fake.detach()])).chunk(2)
         d_real = 0.5 * lsgan(real, 1 - net.label_smoothing, v_target)
         yield "discriminator", {"d_real": d_real, "d_fake": 0.5 * lsgan(fake, 0, v_target * aged[:, None])}
 
-    def samples(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, Tensor]:
-        columns = {"source": x}
-        for years in self.code.nominal_years:
-            v_target = self.code.encode(torch.full_like(age_years, years))
-            columns[f"{years:g}"] = networks["generator"](with_group(x, group_of(self.code, age_years)), v_target)
-        return columns
-
-    def feature_maps(
-        self, networks: Mapping[str, nn.Module], x: Tensor, layers: Sequence[str]
-    ) -> dict[str, dict[str, Tensor]]:
-        """Of the face as one of the first group, so that every step acts."""
-        return maps_by_age(networks["generator"], with_group(x, torch.zeros(1, device=x.device)), self.code, layers)
+    def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
+        return [Renderer(generator=networks["generator"], code=self.code, encoder=GroupEncoder(code=self.code))]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The discriminator's error on the real faces held out."""
         own = one_hot(group_of(self.code, age_years), len(self.code))
-        scores = self.discriminator.forward(x)  # as it is: not compiled anew for batches of this size
+        scores = self.discriminator.forward(x)  # `forward`: not compiled again for batches of this size
         return {"held_out_d_real": 0.5 * lsgan(scores, 1 - self.net.label_smoothing, own).item()}
+
+
+def build(config: TrainConfig, net: PFAGANConfig) -> PFAGAN:
+    """The model with the trained networks that its configuration names."""
+    estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
+    embedder = load_embedder(net.embedder, config, config.frame) if net.embedder else None
+    return PFAGAN(config=config, net=net, loss_networks=LossNetworks(estimators=estimators, embedder=embedder))
+
+
+SYSTEM = System(config=PFAGANConfig, build=build, data=recipes.age_groups, renderer=renderer)

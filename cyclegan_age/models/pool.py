@@ -15,7 +15,7 @@ class ImagePool:
 
     def __init__(self, *, size: int) -> None:
         self.size = size
-        # All on the device of the pictures. The last row is no part of the buffer: it takes what is not kept.
+        # All on the device of the pictures. The last row is no part of the buffer: it takes what is not stored.
         self.pictures: Tensor | None = None  # (size + 1, 3, H, W)
         self.vectors: Tensor | None = None  # (size + 1, K)
         self.filled = torch.zeros((), dtype=torch.int64)
@@ -36,7 +36,7 @@ class ImagePool:
         old = torch.rand(self.size, device=x.device).argsort()[: len(x)]
         free = (filled + torch.arange(len(x), device=x.device)).clamp_max(self.size)
         row = torch.where(full, torch.where(exchanged, old, self.size), free)
-        # What is not finite is not kept, or else every step that met it again would be skipped.
+        # What is not finite is not stored, or else every step that met it again would be skipped.
         finite = x.flatten(1).isfinite().all(dim=1)
         exchanged, row = exchanged & finite, torch.where(finite, row, self.size)
         out_x = torch.where(exchanged[:, None, None, None], pictures[row], x)

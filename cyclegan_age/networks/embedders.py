@@ -80,6 +80,10 @@ class FaceEmbedder(nn.Module):
         h = self.norm((h * self.place).sum(dim=(2, 3)))
         return F.normalize(self.head(h).float(), dim=1)
 
+    def trunk(self) -> nn.Module:
+        """The layers up to the last feature map: pictures of `input_size` -> (N, channels, side, side)."""
+        return nn.Sequential(self.stem, self.stages)
+
     def freeze(self) -> None:
         """Irreversible: no gradients of its weights, and only bf16 by autocast; the same output in less time."""
         self.stem[0], self.stem[1] = fold_norm(self.stem[0], self.stem[1])

@@ -131,6 +131,10 @@ class LiteAgeEstimator(AgeEstimator):
     def fuse(self) -> None:
         self.network.fuse()
 
+    def load_imagenet(self) -> None:
+        """See `EfficientNetLite.load_imagenet`."""
+        self.network.load_imagenet()
+
     def first_half(self) -> nn.Module:
         return nn.Sequential(self.network.stem, nn.ReLU6(), *self.network.stages[:4])
 

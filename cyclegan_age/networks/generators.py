@@ -216,6 +216,7 @@ class ResnetGenerator(WarpingGenerator):
 
     def with_flow(self, x: Tensor, age: Tensor | None) -> tuple[Tensor, Tensor | None]:
         size, flow = x.shape[2:], None
+        age = age if self.ages else None
         darkest = self.darkest
         if age is not None and len(self.most_darkening) > 1:
             darkest = (age.float() * darkest).sum(dim=1)[:, None, None, None]

@@ -72,6 +72,10 @@ class FaceParser(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return F.interpolate(logits.softmax(dim=1), size=(size, size), mode="bilinear")
 
+    def load_imagenet(self) -> None:
+        """See `EfficientNetLite.load_imagenet`; of the encoder."""
+        self.encoder.load_imagenet()
+
     def fuse(self) -> None:
         """Fold each batch norm into its convolution, irreversibly: the same output in eval mode, in less time."""
         self.encoder.fuse()

@@ -118,7 +118,7 @@ def morph(
     kept, vectors, notes = _pair(ager, (first, second), known)
     weights = torch.linspace(0, 1, steps + 1)
     blended = torch.stack([torch.lerp(vectors[0], vectors[1], float(w)) for w in weights])
-    if ager.reader.latent:
+    if ager.encoder.latent_size:
         between = torch.stack([torch.lerp(kept[0], kept[1], float(w)) for w in weights])
         squares = ager.engine.render_vectors(between, blended)
     else:
@@ -155,14 +155,14 @@ def kids(
     Raises:
         UserError: the weights keep no latent vector.
     """
-    if not ager.reader.latent:
+    if not ager.encoder.latent_size:
         raise UserError("--game kids: weights without a latent vector; give those of a caae, age_cgan, encoder_cdcgan")
     kept, _, notes = _pair(ager, (first, second), known)
     random = torch.Generator().manual_seed(seed)
-    blend = torch.rand(count, ager.reader.latent, generator=random).to(kept.device)
-    mother, father = kept[:, : ager.reader.latent]
+    blend = torch.rand(count, ager.encoder.latent_size, generator=random).to(kept.device)
+    mother, father = kept[:, : ager.encoder.latent_size]
     children = blend * mother + (1 - blend) * father
-    if kept.shape[1] > ager.reader.latent:  # columns of male and female
+    if kept.shape[1] > ager.encoder.latent_size:  # columns of male and female
         sex = torch.randint(2, (count,), generator=random)
         children = torch.cat([children, torch.eye(2)[sex].to(kept.device)], dim=1)
     youngest = torch.eye(len(ager.code))[:1].expand(count, -1)
@@ -268,7 +268,7 @@ def _pair(
     ager.engine.check_ages("a game of two faces")
     told = [_with_age(image, about, ager.frame) for image, about in zip(images, known, strict=True)]
     squares = np.stack([Fitted.fit(to_rgb(image), ager.image_size).square for image in images])
-    kept = ager.engine.read(squares, [about for about, _ in told]).kept
+    kept = ager.engine.read(squares, [about for about, _ in told]).latent
     vectors = ager.code.encode([about.age_years for about, _ in told])
     return kept, vectors, [f"{name} face: {line}" for name, (_, line) in zip(("first", "second"), told, strict=True)]
 

@@ -57,7 +57,7 @@ class Counts:
         """Count a step.
 
         Args:
-            resting: phases that paused in it.
+            paused: phases that were paused in it.
             phases: for each loss term, in order, its phase.
             values: (terms,) float32, the loss terms.
             bad: () bool, whether the step was not finite.

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from cyclegan_age.config import TrainConfig
 from cyclegan_age.curves import draw_curves, loss_curves, read_metrics
 from cyclegan_age.devices import fork_rng
 from cyclegan_age.images import Picture, grid, to_uint8
 from cyclegan_age.monitor import log_pictures
 from cyclegan_age.rendering.pictures import difference_map, feature_grid, feature_strip, save_jpg, save_png
 from cyclegan_age.training.log import log_numbers
+from cyclegan_age.training.sheets import feature_maps, life, sample_columns
 from cyclegan_age.training.state import Training
 from cyclegan_age.watchdog import Watchdog
 
@@ -63,13 +65,13 @@ class Samples:
         1]."""
         training, model, networks = self._training, self._training.model, self._training.step.averaged
         with torch.inference_mode(), fork_rng(training.accelerator.device):
-            columns = model.samples(networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
+            columns = sample_columns(model, networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
             measures = model.measures(networks, self._x, self._age_years)
             maps = self._feature_maps()
-            life = model.life(networks, self._x[:1])
+            frames = life(model, networks, self._x[:1])
         pictures = _sheets({name: to_uint8(column) for name, column in columns.items()}, maps)
-        if life is not None:
-            pictures["life"] = grid([list(to_uint8(life))])
+        if frames is not None:
+            pictures["life"] = grid([list(to_uint8(frames))])
         for name, picture in pictures.items():
             file = f"{name.replace(' ', '-')}-{training.schedule.step:07d}.jpg"
             save_jpg(picture, training.run / "samples" / file)
@@ -79,8 +81,10 @@ class Samples:
         return columns
 
     def _feature_maps(self) -> dict[str, dict[str, Tensor]]:
-        training = self._training
-        return training.model.feature_maps(training.step.averaged, self._x[:1], training.config.feature_layers)
+        model, layers = self._training.model, self._training.config.feature_layers
+        if model.default_layers and layers == TrainConfig.feature_layers:
+            layers = tuple(model.default_layers)
+        return feature_maps(model, self._training.step.averaged, self._x[:1], layers)
 
 
 def _sheets(columns: Mapping[str, Picture], maps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Picture]:

@@ -75,7 +75,7 @@ class Step:
             before: progress before the previous step, 0 to 1.
             progress: progress before this step, 0 to 1.
         """
-        for phase in self.model.renew(before, progress):
+        for phase in self.model.reset(before, progress):
             _restart(self.optimizers[phase])
         lr = self.rate(progress)
         for phase, optimizer in self.optimizers.items():
@@ -86,7 +86,7 @@ class Step:
                 else:
                     group["lr"] = own
         self.progress.fill_(progress)
-        paused = self.model.resting(progress)
+        paused = self.model.paused(progress)
         if self._capture:
             self._replay(batch, paused)
         else:
@@ -197,7 +197,7 @@ class Step:
                     if self.averager and i == parts_count - 1:
                         self.averager.watch(phase)
                     (stacked.sum() / parts_count).backward()
-            if not of_parts:  # it pauses
+            if not of_parts:  # it is paused
                 continue
             phase_of |= dict.fromkeys(terms, phase)
             values.append(torch.stack(of_parts).mean(dim=0))

@@ -313,7 +313,7 @@ def _then(ager: Ager, years: float) -> str:
 
 
 def _games(ager: Ager) -> list[tuple[str, str]]:
-    kids = [("Kids: children of the two faces", "kids")] if ager.reader.latent else []
+    kids = [("Kids: children of the two faces", "kids")] if ager.encoder.latent_size else []
     return [("Morph: from the one face to the other", "morph"), *kids]
 
 

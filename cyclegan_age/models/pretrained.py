@@ -1,0 +1,95 @@
+"""Networks that were trained before, as models of their own, and that other models' losses use."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from cyclegan_age.config import AgeEstimatorConfig, FaceEmbedderConfig, FaceParserConfig, TrainConfig, UserError
+from cyclegan_age.faces.frames import Frame, window
+from cyclegan_age.models.age_estimator import build_estimator
+from cyclegan_age.models.face_embedder import build_embedder
+from cyclegan_age.models.face_parser import build_parser
+from cyclegan_age.networks.embedders import FaceEmbedder
+from cyclegan_age.networks.estimators import AgeEstimator
+from cyclegan_age.networks.parsers import FaceParser
+from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
+
+Net = TypeVar("Net", AgeEstimatorConfig, FaceEmbedderConfig)
+
+
+def load_estimator(weights: str, config: TrainConfig, frame: str = "") -> AgeEstimator:
+    """A trained age estimator by file, run name or the name of a shipped one.
+
+    Args:
+        weights: which.
+        config: its `results_dir` is where runs are.
+        frame: of the pictures that it is shown, by default its own; of larger ones it looks at its part.
+
+    Raises:
+        UserError: no such weights, those of another model, or of a frame that these pictures do not show.
+    """
+    return trained_estimator(weights, config, frame)[0]
+
+
+def trained_estimator(weights: str, config: TrainConfig, frame: str = "") -> tuple[AgeEstimator, AgeEstimatorConfig]:
+    """As `load_estimator`, and the network's configuration."""
+    snapshot = _snapshot(weights, config, "--estimators", "age_estimator")
+    assert isinstance(snapshot.net, AgeEstimatorConfig)
+    net = _of_frame(snapshot.net, snapshot.train.frame, frame, f"--estimators {weights}")
+    network = build_estimator(net)
+    network.load_state_dict(snapshot.network("estimator"))
+    return network, net
+
+
+def load_embedder(weights: str, config: TrainConfig, frame: str = "") -> FaceEmbedder:
+    """A trained face embedder in eval mode; arguments and errors as of `load_estimator`."""
+    return trained_embedder(weights, config, frame)[0]
+
+
+def trained_embedder(weights: str, config: TrainConfig, frame: str = "") -> tuple[FaceEmbedder, FaceEmbedderConfig]:
+    """As `load_embedder`, and the network's configuration."""
+    snapshot = _snapshot(weights, config, "--embedder", "face_embedder")
+    assert isinstance(snapshot.net, FaceEmbedderConfig)
+    net = _of_frame(snapshot.net, snapshot.train.frame, frame, f"--embedder {weights}")
+    network = build_embedder(net)
+    network.load_state_dict(snapshot.network("embedder"))
+    return network.eval(), net
+
+
+def load_parser(weights: str, config: TrainConfig) -> FaceParser:
+    """A trained face parser in eval mode, batch norms fused; arguments and errors as of `load_estimator`."""
+    snapshot = _snapshot(weights, config, "--parser", "face_parser")
+    assert isinstance(snapshot.net, FaceParserConfig)
+    network = build_parser(snapshot.net)
+    network.load_state_dict(snapshot.network("parser"))
+    network.eval().fuse()
+    return network
+
+
+def _snapshot(weights: str, config: TrainConfig, flag: str, model: str) -> Snapshot:
+    """Weights that a flag names, which must be of a model."""
+    try:
+        path = find_weights("", config.results_dir, weights)
+        snapshot = load_snapshot(path if path.is_file() else find_weights(weights, config.results_dir))
+    except UserError as e:
+        raise UserError(f"{str(e).replace('--weights', flag, 1)}, or train one by --model {model}") from None
+    if snapshot.train.model != model:
+        raise UserError(f"{flag} {weights}: weights of a {snapshot.train.model}; give those of a {model}")
+    return snapshot
+
+
+def _of_frame(net: Net, own: str, frame: str, flag: str) -> Net:
+    """The configuration of a network of faces in its own frame that is shown pictures of another one.
+
+    Raises:
+        UserError: these do not show all that it looks at.
+    """
+    if not frame or frame == own:
+        return net
+    left, top, side = window(Frame.of(own), Frame.of(frame))
+    if net.window:
+        left, top, side = left + side * net.window[0], top + side * net.window[1], side * net.window[2]
+    try:
+        return replace(net, window=(left, top, side))
+    except UserError:
+        remedy = f"give weights trained with --frame {frame}"
+        raise UserError(f"{flag}: looks at more ({own}) than the frame {frame} shows; {remedy}") from None

@@ -30,6 +30,7 @@ from cyclegan_age.files import clear, exclusive, foreign, lock, writing
 from cyclegan_age.files import write_atomically as write_atomically
 
 SHIPPED = Path(__file__).parent / "weights"
+HEADS, TIGHT = "cyclegan_heads", "cyclegan"  # shipped weights where none are named: for photographs, for tight crops
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -208,9 +209,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     return tensors, text
 
 
-def find_weights(weights: str, results_dir: Path, model: str = "cyclegan") -> Path:
+def find_weights(weights: str, results_dir: Path, model: str = HEADS) -> Path:
     """The file of a `--weights` value: a file, a run's name (its newest snapshot), the name of shipped weights, or ""
-    or "shipped" for those of `model`.
+    or "shipped" for the shipped ones of `model`.
 
     Raises:
         UserError: none of these.

@@ -97,12 +97,12 @@ def test_lists_of_other_programs_are_read(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_results_that_a_link_leads_to_are_no_inputs(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "above").symlink_to(tmp_path)
-    for name in ("in/1.jpg", "out/1_age20.jpg", "out/sub/2_age20.jpg", "outer/3.jpg"):
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "work")
+    for name in ("in/1.jpg", "work/out/1_age20.jpg", "work/out/sub/2_age20.jpg", "work/outer/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    config = BatchConfig(input=str(tmp_path / "in"), output=str(tmp_path / "out"))
-    assert [item.stem for item in all_items(config, nothing)] == ["1", "above/outer/3"]
+    config = BatchConfig(input=str(tmp_path / "in"), output=str(tmp_path / "work" / "out"))
+    assert [item.stem for item in all_items(config, nothing)] == ["1", "link/outer/3"]
 
 
 def test_a_table_is_an_input(tmp_path: Path) -> None:

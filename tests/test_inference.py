@@ -22,7 +22,7 @@ from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_pair
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.runs import SHIPPED, save_snapshot
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
 NET = CycleGANConfig(ngf=4, blocks=3)
@@ -223,7 +223,7 @@ def test_a_broken_configuration_is_told(weights: Path, tmp_path: Path, part: str
     plain = json.loads(text)
     plain[part][name] = value
     (tmp_path / "broken.safetensors").write_bytes(save(tensors, {key: json.dumps(plain)}))
-    with pytest.raises(UserError, match=r"^--weights .*broken\.safetensors: do not fit their own configuration; "):
+    with pytest.raises(UserError, match=r"^--weights .*broken\.safetensors: (do not fit|a setting is not as)"):
         Ager.load(tmp_path / "broken.safetensors")
 
 
@@ -249,7 +249,7 @@ def test_a_face_of_1000_pixels_keeps_its_detail(blur: int) -> None:
             250:800, 250:800
         ]
 
-    ager = Ager.load()
+    ager = Ager.load(SHIPPED / "cyclegan.safetensors")  # it warps more than the other weights
     aged = ager.age(face, 60)
     grey, grey_aged = (np.asarray(one, np.float32).mean(axis=2) for one in (face, aged))
     (change,) = ager.engine.changes(ager.fit(face).square[None], [60])

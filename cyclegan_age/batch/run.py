@@ -20,7 +20,7 @@ from cyclegan_age.faces.detection import detector
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.gallery import wanted_ages
-from cyclegan_age.runs import find_weights
+from cyclegan_age.runs import HEADS, TIGHT, find_weights
 
 _BLOCK = 64  # items per task; those of a killed worker are repeated
 _RETRIES = 2  # of a task whose worker died
@@ -43,7 +43,7 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
     """
     check_output(config)
     items = all_items(config, say)
-    weights = find_weights(config.weights, config.results_dir).resolve()
+    weights = find_weights(config.weights, config.results_dir, TIGHT if config.aligned else HEADS).resolve()
     ager = Ager.load(weights)
     if ager.domains:
         raise UserError(f"--weights {config.weights}: have no ages; choose others, or translate pictures by test.py")

@@ -29,7 +29,8 @@ class BatchConfig:
     provenance: bool = True
     """Mark the files as aged by a network; --no_provenance omits the mark."""
     weights: str = ""
-    """A .safetensors file, the name of a run, or of other shipped weights; default: the shipped cyclegan."""
+    """A .safetensors file, the name of a run, or of shipped weights; default: cyclegan_heads, and cyclegan for aligned
+    crops."""
     results_dir: Path = Path("results")
     """Folder of the runs."""
     column: str = "path"

@@ -26,7 +26,7 @@ class DemoConfig:
     host: str = "127.0.0.1"
     """Address to listen on; a loopback address is unreachable from other machines."""
     weights: tuple[str, ...] = ()
-    """.safetensors files or names of runs to choose from on the page; default: the shipped cyclegan, cyclegan_heads and
+    """.safetensors files or names of runs to choose from on the page; default: the shipped cyclegan_heads, cyclegan and
     caae."""
     results_dir: Path = Path("results")
     """Folder of the runs."""

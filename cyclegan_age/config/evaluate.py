@@ -19,7 +19,7 @@ class EvaluateConfig:
     shard_cache: Annotated[float, Option(above=0)] = 50.0
     """Size limit in GB of the local cache of shards fetched by http."""
     weights: tuple[str, ...] = ()
-    """.safetensors files or names of runs, compared side by side; default: the shipped weights."""
+    """.safetensors files or names of runs, compared side by side; default: the shipped ones for the frame."""
     watch: str = ""
     """A run: score each of its snapshots, including future ones, and mark the best."""
     watch_minutes: Annotated[float, Option(at_least=0, needs=("watch",))] = 0.0

@@ -22,12 +22,12 @@ from cyclegan_age.evaluation.records import Evaluators
 from cyclegan_age.evaluation.reference import FEWEST, Values, by_label
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import Goal, as_csv, as_text
-from cyclegan_age.faces.frames import Frame
+from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.files import json_lines, write_error
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.pictures import save_text
-from cyclegan_age.runs import SHIPPED, find_weights, load_snapshot, next_folder, write_atomically
+from cyclegan_age.runs import HEADS, SHIPPED, TIGHT, find_weights, load_snapshot, next_folder, write_atomically
 
 _POLL_SECONDS = 15.0
 
@@ -109,7 +109,8 @@ def _check_frame(ager: Ager, row: Row, config: EvaluateConfig) -> None:
 
 def _weights(config: EvaluateConfig) -> dict[str, Path]:
     """The files of `--weights` by their names in the table."""
-    paths = [find_weights(weights, config.results_dir) for weights in config.weights or ("",)]
+    default = HEADS if Frame.of(config.frame) == FRAMES["ffhq"] else TIGHT
+    paths = [find_weights(weights, config.results_dir, default) for weights in config.weights or ("",)]
     names: list[str] = []
     for weights, path in zip(config.weights or ("",), paths, strict=True):
         name = _name(weights, path)

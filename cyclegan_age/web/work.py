@@ -32,7 +32,7 @@ FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
 # Pillow's names; JPEG stands for MPO, too.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", *(("HEIF",) if reads_heif() else ()))
 _KINDS = f"a JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP{', PPM or HEIC' if reads_heif() else ' or PPM'} file"
-SHIPPED = ("", "cyclegan_heads", "caae")  # weights that the page offers without others
+SHIPPED = ("cyclegan_heads", "cyclegan", "caae")  # weights that the page offers without others
 KINDS = {"gif": "image/gif", "mp4": "video/mp4"}
 _SHOWN_SIDE = 384  # greatest side in pixels of a face on the page
 _LIFE_SIDE = 320  # and in an animation

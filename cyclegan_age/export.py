@@ -13,7 +13,7 @@ from cyclegan_age.config import ExportConfig, UserError, install_extra
 from cyclegan_age.export_page import check_runtime, page
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureEncoder
-from cyclegan_age.runs import find_weights, in_half, write_atomically
+from cyclegan_age.runs import TIGHT, find_weights, in_half, write_atomically
 
 _LARGE = 4096  # minimum size of a tensor that `stored_as` converts
 
@@ -36,7 +36,7 @@ def export(config: ExportConfig) -> Path:
         UserError: a package is missing, no such weights, weights of no image-to-image model, or the file cannot be
             written.
     """
-    weights = find_weights(config.weights, config.results_dir)
+    weights = find_weights(config.weights, config.results_dir, TIGHT)
     suffix = config.output.suffix
     if suffix == ".safetensors":
         data = in_half(weights)

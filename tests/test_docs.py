@@ -39,7 +39,7 @@ import train as train_command
 from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.runs import SHIPPED, save_snapshot
 from cyclegan_age.training import setup as training
 from options.batch import parse_batch
 from options.convert import parse_convert
@@ -134,10 +134,10 @@ def test_the_code_of_a_page_runs_as_written(page: str, files: Path, monkeypatch:
                 _, main = VERBS[words[1]]
                 assert main(words[2:]) == 0, f"{page}:{line}: {shlex.join(words)}"
     if page == "README.md":
-        assert namespace["taps"].outputs["blocks.3"].shape == (1, 128, 16, 16)  # as its comment says
+        assert namespace["taps"].outputs["blocks.3"].shape == (1, 192, 16, 16)  # as its comment says
         assert np.asarray(Image.open("me-at-50.png")).shape == np.asarray(Image.open("me.jpg")).shape
     if page == "docs/export.md":
-        by_torch = Ager.load().age(Image.open("face.jpg").resize((128, 128)), 57)
+        by_torch = Ager.load(SHIPPED / "cyclegan.safetensors").age(Image.open("face.jpg").resize((128, 128)), 57)
         assert np.abs(np.asarray(by_torch, int) - np.asarray(Image.open("face-57.png"), int)).mean() < 3
 
 
@@ -213,8 +213,8 @@ def test_the_notebook_is_of_its_format_and_runs(tmp_path: Path, monkeypatch: pyt
     for cell in cells:
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"{path.name}:{cell['id']}", "exec"), namespace)
-    assert len(namespace["frames"]) == 31
+    assert len(namespace["frames"]) == 37
     with Image.open(tmp_path / "results" / "life.gif") as life:
-        assert getattr(life, "n_frames", 1) == 31
-    assert namespace["maps"][0].shape == (1, 128, 16, 16)
+        assert getattr(life, "n_frames", 1) == 37
+    assert namespace["maps"][0].shape == (1, 192, 16, 16)
     assert not torch.equal(namespace["maps"][0], namespace["maps"][-1])

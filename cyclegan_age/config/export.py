@@ -12,7 +12,7 @@ class ExportConfig:
     """Configuration of `export.py`."""
 
     weights: str = ""
-    """A .safetensors file or the name of a run; default: the shipped weights."""
+    """A .safetensors file or the name of a run; default: the shipped cyclegan."""
     output: Annotated[Path, Option(endings=(".onnx", ".html", ".pt2", ".safetensors"))] = Path("age.onnx")
     """The file to write: .onnx, .html for a page that ages faces without a server, .pt2 for a program of torch.export,
     or .safetensors for the weights themselves in half precision."""

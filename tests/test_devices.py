@@ -12,7 +12,7 @@ import train as train_command
 from cyclegan_age import devices
 from cyclegan_age.config import TrainConfig
 from cyclegan_age.devices import best_device, fork_rng, has_bf16, rng_state, runtime_of, set_rng_state, widest_float
-from cyclegan_age.models import cyclegan
+from cyclegan_age.models import augmentation
 from cyclegan_age.training import report
 from cyclegan_age.training.step import Step
 
@@ -86,7 +86,7 @@ def test_a_training_step_needs_no_double_precision(
         torch.float64,
         torch.float32,
     )
-    for module in (report, cyclegan):
+    for module in (report, augmentation):
         monkeypatch.setattr(module, "widest_float", lambda device: widest_float(MPS))
     steps = 0
 

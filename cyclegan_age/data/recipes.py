@@ -37,7 +37,7 @@ logger = logging.getLogger("cyclegan_age")
 def _faces(config: TrainConfig) -> FaceFolder:
     code = code_of(config)
     folder = scan(config.dataroot, code, cache_gb=config.shard_cache)
-    remedy = f"; give other --ages than {' '.join(map(str, code.anchors))} to use them"
+    remedy = f"; choose other --ages than {' '.join(map(str, code.anchors))} to use them"
     for reason, count in folder.left_out.items():
         more = remedy if reason.startswith(NO_GROUP) else ""
         logger.info("%s: %s left out: %s%s", shown(config.dataroot), counted(count), reason, more)

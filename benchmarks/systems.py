@@ -174,7 +174,8 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
         UserError: train.py fails.
     """
     from cyclegan_age.curves import read_metrics
-    from cyclegan_age.runs import trim_metrics, write_atomically
+    from cyclegan_age.files import write_atomically
+    from cyclegan_age.runs import trim_metrics
 
     run = results_dir / part.name
     metrics, goal = run / "metrics.jsonl", part.minutes * 60

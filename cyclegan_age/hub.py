@@ -9,8 +9,10 @@ from pathlib import Path
 from string import Template
 
 from cyclegan_age.config import UserError, needs
+from cyclegan_age.files import write_atomically
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.runs import SHIPPED, Snapshot, load_snapshot, settings, weights_name, write_atomically
+from cyclegan_age.runs import SHIPPED, weights_name
+from cyclegan_age.snapshots import Snapshot, load_snapshot, settings
 
 LIBRARY = "cyclegan-age"
 _FILES = "model.safetensors", "weights.safetensors"  # of the Hub, and of a run

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from skimage.data import astronaut
 
 import prepare as prepare_command
-from cyclegan_age.audit import defects, looks, moves
+from cyclegan_age.audit import defects, looks, moves, plans
 from cyclegan_age.audit.find import Finding
 from cyclegan_age.config import UserError
 from options.prepare import parse_prepare
@@ -221,7 +221,7 @@ def planned(tmp_path: Path) -> tuple[Path, Path]:
         Finding("grey", root / "a/2.png"),
         Finding("turned", root / "b/3.png"),
     ]
-    lines, moved = moves.plan(root, some)
+    lines, moved = plans.plan(root, some)
     assert moved == 2
     (tmp_path / "plan.csv").write_bytes(lines)
     return root, tmp_path / "plan.csv"

@@ -33,7 +33,7 @@ from cyclegan_age.features import Taps
 from cyclegan_age.images import to_float, to_uint8
 from cyclegan_age.inference import Ager, Fitted
 from cyclegan_age.rendering.games import morph
-from cyclegan_age.runs import load_snapshot
+from cyclegan_age.snapshots import load_snapshot
 from options.train import parse_train
 
 Norm = Callable[[int], nn.Module]

@@ -19,7 +19,8 @@ import test as test_command
 import train as train_command
 from cyclegan_age.config import CycleGANConfig
 from cyclegan_age.models.cyclegan import CycleGAN
-from cyclegan_age.runs import from_settings, load_snapshot, load_state
+from cyclegan_age.runs import load_state
+from cyclegan_age.snapshots import from_settings, load_snapshot
 from cyclegan_age.training import log
 from cyclegan_age.training.report import Report
 

@@ -33,7 +33,8 @@ from cyclegan_age.models import cyclegan, cyclegan_heads, gan
 from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.networks.estimators import AgeCorrection
 from cyclegan_age.provenance import Mark
-from cyclegan_age.runs import SHIPPED, in_half, load_snapshot, save_snapshot
+from cyclegan_age.runs import SHIPPED
+from cyclegan_age.snapshots import in_half, load_snapshot, save_snapshot
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIB = 2**20

@@ -18,10 +18,10 @@ from skimage.data import astronaut, coffee
 from torch import nn
 
 from benchmarks import photos as measurement
-from cyclegan_age import images, runs
+from cyclegan_age import images, snapshots
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError, install_extra
-from cyclegan_age.data.folders import Known
+from cyclegan_age.data.names import Known
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, blend, distance, weight
@@ -68,7 +68,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    runs.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import test as test_command
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
-from cyclegan_age.data.folders import Known
+from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import CENTRE, Change, blend
 from cyclegan_age.faces.frames import FRAMES
@@ -23,7 +23,7 @@ from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Rend
 from cyclegan_age.rendering import games
 from cyclegan_age.rendering.games import FRAME, aging, kids, morph, play, samples
 from cyclegan_age.rendering.reliability import estimated_age
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 
 CODE = AgeCode((10, 20, 30))
 SIZE = 8

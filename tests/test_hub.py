@@ -18,7 +18,7 @@ from cyclegan_age.hub import Card
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan, gan
 from cyclegan_age.models.base import Renderer
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 
 
 @pytest.fixture(scope="module")

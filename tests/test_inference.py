@@ -22,7 +22,7 @@ from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_pair
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
 NET = CycleGANConfig(ngf=4, blocks=3)

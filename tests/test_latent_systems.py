@@ -30,7 +30,7 @@ from cyclegan_age.config import (
     UserError,
 )
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.data.folders import Known, known_by_name
+from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import (
     augmented,
@@ -52,7 +52,8 @@ from cyclegan_age.models.face_embedder import build_embedder
 from cyclegan_age.models.gan import GAN
 from cyclegan_age.networks.latent import NoiseDiscriminator, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, SpectralConv, spectral
-from cyclegan_age.runs import load_snapshot, load_state, save_snapshot
+from cyclegan_age.runs import load_state
+from cyclegan_age.snapshots import load_snapshot, save_snapshot
 from cyclegan_age.training.sheets import feature_maps
 from options.presets import PRESETS
 

@@ -10,11 +10,13 @@ from torch.nn import functional as F
 
 from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, UserError
 from cyclegan_age.features import Taps
-from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, UpConv
+from cyclegan_age.networks.blocks import UpConv
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCorrection, LiteAgeEstimator, ResnetAgeEstimator, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator, generator_of, smooth_flow, warp
+from cyclegan_age.networks.generators import ResnetGenerator, generator_of
+from cyclegan_age.networks.norms import InstanceNorm, LeakyReLU
+from cyclegan_age.networks.warping import smooth_flow, warp
 
 
 def _count(network: torch.nn.Module) -> int:

@@ -17,8 +17,9 @@ import test as test_command
 import train as train_command
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import PFAGANConfig, TrainConfig, UserError
+from cyclegan_age.data.age_folders import known_by_path
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.data.folders import Known, known_by_path
+from cyclegan_age.data.names import Known
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age
 from cyclegan_age.models import SYSTEMS

@@ -26,7 +26,8 @@ import train as train_command
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data import fetching
-from cyclegan_age.data.batches import FaceData
+from cyclegan_age.data.batches import prefetching
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.fetching import Fetched
 from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.shard_index import expanded, index_of
@@ -592,7 +593,7 @@ def test_processes_make_the_batches_and_the_next_window_is_fetched(server: Serve
         for step, batch in zip(range(5, 25), stream, strict=False):
             assert same(batch, direct.batch(step, 1, 2))
     assert isinstance(data._cache, ShardPictures) and isinstance(data._cache.paths, Shards)
-    with closing(data._fetching(iter([()] * 100), 0, 0, 1)) as stream:
+    with closing(prefetching(data._draws, iter([()] * 100), 0, 0, 1)) as stream:
         list(islice(stream, 3))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shards")]
 

@@ -17,7 +17,7 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.face_embedder import build_embedder
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 from cyclegan_age.training.sheets import feature_maps, life, sample_columns
 
 AGES = ("20", "40", "60")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cyclegan_age.ages import parse_group
 from cyclegan_age.audit.looks import Look, embedding_of, small_of
 from cyclegan_age.audit.pairs import likeness, similar
-from cyclegan_age.data.folders import label
+from cyclegan_age.data.age_folders import label
 from cyclegan_age.data.labels import read_labels
 from cyclegan_age.data.names import OLDEST, Known, form_of, labels_in_name, stem_of
 from cyclegan_age.data.prepare.copies import near_copies

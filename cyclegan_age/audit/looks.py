@@ -30,7 +30,7 @@ from cyclegan_age.images import BadImage, Picture, open_image, to_float
 from cyclegan_age.models import load_embedder, load_estimator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator, LiteAgeEstimator, expected_age
-from cyclegan_age.networks.generators import both_ways
+from cyclegan_age.networks.warping import both_ways
 
 ESTIMATOR, EMBEDDER = "age_judge", "face_embedder"
 SMALL = 32  # side in pixels of the face crops kept for comparison

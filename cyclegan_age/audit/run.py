@@ -9,12 +9,13 @@ from pathlib import Path
 
 from cyclegan_age.audit.find import find
 from cyclegan_age.audit.looks import look_at, recognise
-from cyclegan_age.audit.moves import apply, kinds_of_plan, plan, undo
+from cyclegan_age.audit.moves import apply, undo
 from cyclegan_age.audit.page import page
+from cyclegan_age.audit.plans import kinds_of_plan, plan
 from cyclegan_age.config import AuditConfig, UserError
-from cyclegan_age.files import write_error
+from cyclegan_age.files import write_atomically, write_error
 from cyclegan_age.images import counted, list_images
-from cyclegan_age.runs import next_folder, write_atomically
+from cyclegan_age.runs import next_folder
 
 Say = Callable[[str], None]
 

@@ -20,8 +20,9 @@ from cyclegan_age.config import (
     TrainConfig,
     UserError,
 )
-from cyclegan_age.data.batches import FaceData, Pool, balanced
 from cyclegan_age.data.cache import PictureCache, Pictures
+from cyclegan_age.data.draws import Pool, balanced
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.folders import NO_GROUP, FaceFolder, describe, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
 from cyclegan_age.data.masks import MaskFolder, read_masks, scan_masks

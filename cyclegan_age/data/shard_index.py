@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.cache import cache_folder, explained, stamp
+from cyclegan_age.data.cache_files import cache_folder, explained, stamp
 from cyclegan_age.data.fetching import Absent, Fetched
 from cyclegan_age.data.names import OLDEST, Known, form_of, labels_in_name, stem_of
 from cyclegan_age.files import write_atomically

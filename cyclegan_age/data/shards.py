@@ -21,7 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.cache import PictureCache, Pictures, cache_base
+from cyclegan_age.data.cache import PictureCache, Pictures
+from cyclegan_age.data.cache_files import cache_base
 from cyclegan_age.data.fetching import Fetched
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shard_index import columns_of, expanded, is_url, rows_of

@@ -13,7 +13,7 @@ from cyclegan_age.evaluation.measures import Array
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import SYSTEMS, trained_estimator
 from cyclegan_age.networks.estimators import AgeCorrection, expected_age
-from cyclegan_age.runs import Snapshot, load_snapshot, save_snapshot
+from cyclegan_age.snapshots import Snapshot, load_snapshot, save_snapshot
 
 _STEP_YEARS = 0.5
 _ENDS = (5, 95)  # percentiles of the estimated source ages: the young-looking and the old-looking face

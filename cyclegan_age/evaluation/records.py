@@ -20,18 +20,18 @@ from skimage.color import rgb2lab
 from skimage.morphology import dilation, disk
 
 from cyclegan_age.config import EvaluateConfig, TrainConfig
-from cyclegan_age.data.cache import cache_folder
+from cyclegan_age.data.cache_files import cache_folder
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shards import open_pictures
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.evaluation.faces import BLEND, COPY, REACH_YEARS, REAL, Faces, Row
 from cyclegan_age.faces.frames import Frame
+from cyclegan_age.files import write_atomically
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import load_parser
 from cyclegan_age.networks.parsers import PARTS
-from cyclegan_age.runs import write_atomically
 
 _FORMAT = "1"  # changed to invalidate earlier records
 

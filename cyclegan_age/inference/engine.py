@@ -17,7 +17,7 @@ from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.inference.calibration import Calibrated
 from cyclegan_age.inference.crops import Fitted
 from cyclegan_age.models.base import Encoding, FaceAttributes, Renderer
-from cyclegan_age.networks.generators import WarpingGenerator, smooth_flow, warp
+from cyclegan_age.networks.warping import WarpingGenerator, smooth_flow, warp
 
 _KEPT_READINGS = 4096  # faces whose latent vectors are remembered
 

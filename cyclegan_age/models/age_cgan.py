@@ -32,7 +32,7 @@ from cyclegan_age.models.pretrained import trained_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 class IdentityEncoder(FaceEncoder):

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
-from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.estimators import AgeCorrection
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
 

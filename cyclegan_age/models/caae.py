@@ -43,7 +43,7 @@ from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 def build_encoder(config: TrainConfig, net: CAAEConfig) -> Encoder:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data import recipes
-from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.faces.blending import face_distance
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.losses import (
@@ -40,7 +41,7 @@ from cyclegan_age.networks.efficientnet import FeatureMeans, LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeCorrection, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 _MEAN_FACES = 6000  # whose features are averaged
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data import recipes
-from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.losses import age_hinge, augmented, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
 from cyclegan_age.models.augmentation import random_view
@@ -30,7 +31,7 @@ from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator

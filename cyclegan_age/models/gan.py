@@ -30,7 +30,7 @@ from cyclegan_age.models.adversary import (
 from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -> NoiseGenerator | ResidualGenerator:

@@ -34,7 +34,7 @@ from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import MAX_AGE_YEARS, AgeEstimator, expected_age
 from cyclegan_age.networks.progressive import ProgressiveGenerator, place, with_group
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 def build_generator(config: TrainConfig, net: PFAGANConfig) -> ProgressiveGenerator:

@@ -12,17 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import between
-from cyclegan_age.networks.blocks import (
-    Affine,
-    MeanPool,
-    affine,
-    conv_norm,
-    crop_input,
-    fold_norm,
-    on_kernels,
-    pad_channels,
-)
+from cyclegan_age.networks.blocks import MeanPool, crop_input, pad_channels
 from cyclegan_age.networks.efficientnet import EfficientNetLite
+from cyclegan_age.networks.norms import Affine, affine, conv_norm, fold_norm, on_kernels
 
 MAX_AGE_YEARS = 100
 

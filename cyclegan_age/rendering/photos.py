@@ -14,6 +14,7 @@ from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, Pixels, blend
 from cyclegan_age.faces.detection import Face, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Points
+from cyclegan_age.files import write_atomically
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
 from cyclegan_age.provenance import Mark, marked, packet
@@ -21,7 +22,6 @@ from cyclegan_age.rendering import pictures
 from cyclegan_age.rendering.outputs import LIFE_SIDE, STRIP_SIDE, PictureOutput, Sheets, sentence
 from cyclegan_age.rendering.reliability import age_warning, estimated_age
 from cyclegan_age.rendering.sources import Source
-from cyclegan_age.runs import write_atomically
 
 _PREVIEW = 1024  # greatest side in pixels of a photograph on the page
 _SHOWN = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})  # what browsers show

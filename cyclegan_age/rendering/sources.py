@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.folders import known_by_path, scan
+from cyclegan_age.data.age_folders import known_by_path
+from cyclegan_age.data.folders import scan
 from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.faces import video

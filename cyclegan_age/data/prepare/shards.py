@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cyclegan_age.config import ShardsConfig, UserError
-from cyclegan_age.data.folders import known_by_path, labelled
+from cyclegan_age.data.age_folders import known_by_path, labelled
 from cyclegan_age.data.labels import is_exact, read_labels, read_lines, within
 from cyclegan_age.data.names import Known
 from cyclegan_age.data.shard_index import as_index, known_of

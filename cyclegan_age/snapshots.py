@@ -14,15 +14,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
-from cyclegan_age.files import foreign
-from cyclegan_age.files import write_atomically as write_atomically
+from cyclegan_age.files import foreign, write_atomically
 
 logger = logging.getLogger("cyclegan_age")
 
 _SETTINGS = "cyclegan_age"  # key of the configuration in the metadata of a snapshot
 _LARGE = 4096  # minimum size of a tensor to be stored in half precision
 _HALF_ERROR = 1e-3  # maximum relative error of it
-
 
 # Terms once used in every k-th step, now on a k-th of the batch; old weights contain both.
 _SHARES = {"cycle_every": "cycle_share", "identity_every": "identity_share"}

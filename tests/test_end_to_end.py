@@ -251,7 +251,7 @@ def test_a_training_begins_from_given_weights(
     for name, weight in second.items():
         torch.testing.assert_close(mean[name], 0.75 * weight + 0.25 * more[name])
     assert not all(torch.equal(weight, more[name]) for name, weight in second.items())
-    average[3] = "first"  # bends nothing
+    average[3] = "first"  # has no flow
     assert train_command.main([*common, *average, "--deform", "0.1", "--name", "other"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(

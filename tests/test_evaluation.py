@@ -345,14 +345,14 @@ def test_weights_are_written_with_the_ages_to_ask_for(weights: Path, tmp_path: P
     slider, file = np.arange(10, 61, 5, dtype=np.float64), tmp_path / "fitted.safetensors"
     faces = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     read = np.tile(slider + 5, (6, 1))  # five years too old
-    correction = fit.fit_ages(scores.row_of("tiny", weights), faces, read, slider, file)
-    assert correction.asked.tolist() == [[10, 15, 25, 35, 45, 55]] * 2
+    calibration = fit.fit_ages(scores.row_of("tiny", weights), faces, read, slider, file)
+    assert calibration.asked.tolist() == [[10, 15, 25, 35, 45, 55]] * 2
     plain, fitted = Ager.load(weights), Ager.load(file)
     assert plain.layers() == fitted.layers()
     assert np.array_equal(fitted.age_many(faces, [40.0] * 6), plain.age_many(faces, [35.0] * 6))
     read = np.tile(slider, (6, 1))  # read as they should be, they stay
     again = fit.fit_ages(scores.row_of("tiny", file), faces, read, slider, file)
-    assert torch.equal(again.asked, correction.asked)
+    assert torch.equal(again.asked, calibration.asked)
     before, after = (load_file(path) for path in (weights, file))
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 

@@ -258,7 +258,7 @@ def test_a_face_of_1000_pixels_keeps_its_detail(blur: int) -> None:
     rows, columns = np.mgrid[:1000, :1000].astype(np.float32)
     bent = map_coordinates(grey, [rows + down, columns + right], order=5, mode="nearest")
     assert np.abs(right).max() > 1, "bent by more than a pixel"
-    # White grain loses a sixth by any bending, a spline's too; what a lens gives is kept.
+    # White noise loses a sixth by any warp, a spline's too; the noise of a lens keeps its strength.
     assert 0.95 < finest(grey_aged).std() / finest(grey if blur else bent).std() < 1.05
     assert np.corrcoef(finest(bent).ravel(), finest(grey_aged).ravel())[0, 1] > 0.99, "bent, but not smoothed"
     assert np.abs(np.asarray(aged, np.float32) - np.asarray(face)).mean() > 1

@@ -16,7 +16,7 @@ PACKAGE = "cyclegan_age"
 # Lowest first. A unit is a module or a folder of the package; it may import its own layer and those above it here.
 LAYERS = (
     {"config"},
-    {"ages", "files", "html_page", "images", "provenance"},
+    {"ages", "attributes", "files", "html_page", "images", "provenance"},
     {"networks"},
     {"losses"},
     {"models", "data", "faces", "runs", "snapshots", "features", "watchdog", "curves", "devices"},

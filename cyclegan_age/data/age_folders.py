@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cyclegan_age.ages import parse_group, parse_groups
+from cyclegan_age.attributes import FaceAttributes, attributes_by_name, form_of, labels_in_name, stem_of
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import names_all, read_labels
-from cyclegan_age.data.names import Known, form_of, known_by_name, labels_in_name, stem_of
 from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.images import counted, list_images, unread
 
@@ -30,11 +30,11 @@ Years = tuple[int, int]
 log = logging.getLogger("cyclegan_age")
 
 
-def known_by_path(path: Path) -> Known:
-    """Like `known_by_name`; for a file in an age folder also its age in a training."""
-    known = known_by_name(path.name)
+def attributes_by_path(path: Path) -> FaceAttributes:
+    """Like `attributes_by_name`; for a file in an age folder also its age in a training."""
+    attributes = attributes_by_name(path.name)
     span = parse_groups([path.parent.name]).get(path.parent.name)
-    return Known(label(path.name, span)) if math.isnan(known.age_years) and span else known
+    return FaceAttributes(label(path.name, span)) if math.isnan(attributes.age_years) and span else attributes
 
 
 def labelled(dataroot: Path) -> list[tuple[Path, float]]:
@@ -43,7 +43,7 @@ def labelled(dataroot: Path) -> list[tuple[Path, float]]:
 
 
 def labelled_files(
-    dataroot: Path, known: Mapping[Path, Known]
+    dataroot: Path, labels: Mapping[Path, FaceAttributes]
 ) -> tuple[list[tuple[Path, float, int | None]], Counter[str]]:
     """Every picture of the age folders with its age in years, sorted, and the counts of the others by reason.
 
@@ -52,7 +52,7 @@ def labelled_files(
     """
     if names_all(dataroot):
         files = _faces(dataroot)
-        listed: list[tuple[Path, float, int | None]] = [(f, known[f].age_years, None) for f in files if f in known]
+        listed: list[tuple[Path, float, int | None]] = [(f, labels[f].age_years, None) for f in files if f in labels]
         if not listed:
             raise UserError(f"--dataroot {dataroot}: none of its pictures is in labels.csv; run prepare.py label again")
         return listed, Counter({NOT_LISTED: len(files) - len(listed)})
@@ -70,9 +70,9 @@ def labelled_files(
                 both = " and ".join(one.relative_to(dataroot).as_posix() for one in (first, home))
                 raise UserError(f"--dataroot {dataroot}: {both} are one folder, whose faces count twice; remove a link")
         for path in faces:
-            own = known[path].age_years if path in known else label(path.name, years)
+            own = labels[path].age_years if path in labels else label(path.name, years)
             found.append((path, own, opens))
-            if path not in known and form_of(stem_of(path)):
+            if path not in labels and form_of(stem_of(path)):
                 named += 1
                 if not years[0] - 1 <= own < years[1] + 2 and opens is None:
                     wrong.append((path, own))

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_age.ages import AgeCode, parse_groups
+from cyclegan_age.attributes import FaceAttributes, attributes_by_name
 from cyclegan_age.config import UserError
 from cyclegan_age.data.age_folders import labelled_files
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import Known, known_by_name
-from cyclegan_age.data.shards import CACHE_GB, KnownOf, is_shards, open_shards, refuse_shards, shown
+from cyclegan_age.data.shards import CACHE_GB, ShardAttributes, is_shards, open_shards, refuse_shards, shown
 from cyclegan_age.images import counted, list_images
 
 NO_AGE = "no age known"
@@ -36,7 +36,7 @@ class FaceFolder:
         paths: N files, sorted, or the pictures of shards.
         age_years: (N,) float32, ages in years.
         group: (N,) int64, index of the age group of the `AgeCode`.
-        known: N, the labels of each from `labels.csv`, its name or the shard.
+        attributes: N, the labels of each from `labels.csv`, its name or the shard.
         left_out: number of excluded pictures, by reason.
     """
 
@@ -44,7 +44,7 @@ class FaceFolder:
     paths: Sequence[Path]
     age_years: NDArray[np.float32]
     group: NDArray[np.int64]
-    known: Sequence[Known]
+    attributes: Sequence[FaceAttributes]
     left_out: dict[str, int]
 
 
@@ -62,8 +62,8 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True, cache_gb: f
     """
     if is_shards(dataroot):
         return _scan_shards(dataroot, code, every_group, cache_gb)
-    known = read_labels(dataroot)
-    found, left_out = labelled_files(dataroot, known)
+    labels = read_labels(dataroot)
+    found, left_out = labelled_files(dataroot, labels)
     outside = _outside(code)
     kept: list[tuple[Path, float, int]] = []
     last = len(code) - 1
@@ -81,7 +81,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True, cache_gb: f
         paths=[path for path, _, _ in kept],
         age_years=np.array([years for _, years, _ in kept], dtype=np.float32),
         group=np.array([group for _, _, group in kept], dtype=np.int64),
-        known=[known.get(path) or known_by_name(path.name) for path, _, _ in kept],
+        attributes=[labels.get(path) or attributes_by_name(path.name) for path, _, _ in kept],
         left_out={reason: count for reason, count in left_out.items() if count},
     )
 
@@ -101,7 +101,7 @@ def _scan_shards(dataroot: Path, code: AgeCode, every_group: bool, cache_gb: flo
         paths=kept,
         age_years=kept.age_years,
         group=group,
-        known=KnownOf(kept),
+        attributes=ShardAttributes(kept),
         left_out={reason: count for reason, count in left_out.items() if count},
     )
 

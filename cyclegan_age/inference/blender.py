@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import TrainConfig, check_strengths
-from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Pixels
 from cyclegan_age.faces.files import as_rgb
@@ -78,7 +78,7 @@ class FaceBlender:
         heads: Sequence[Head | None],
         ages: Sequence[float],
         *,
-        known: Sequence[Known] | None = None,
+        attributes: Sequence[FaceAttributes] | None = None,
         strengths: Mapping[str, float] | None = None,
         batch_size: int = 16,
     ) -> list[list[Change]]:
@@ -88,7 +88,7 @@ class FaceBlender:
             squares: uint8 (N, S, S, 3), as `squares` gave them.
             heads: N, as `heads` gave them.
             ages: in years.
-            known: the faces' own ages and sexes, for the models that use them.
+            attributes: the faces' own ages and sexes, for the models that use them.
             strengths: as `change` in `Ager.age_photo`.
             batch_size: faces per forward pass.
 
@@ -99,7 +99,7 @@ class FaceBlender:
         check_strengths(strengths or {})
         count, many = len(squares), np.concatenate([squares] * len(ages))
         years = [one for one in ages for _ in squares]
-        found = self._engine.changes(many, years, batch_size, [*known] * len(ages) if known else None)
+        found = self._engine.changes(many, years, batch_size, [*attributes] * len(ages) if attributes else None)
         taken = [self._taken(change, heads[i % count], strengths) for i, change in enumerate(found)]
         return [taken[i * count : (i + 1) * count] for i in range(len(ages))]
 

@@ -21,7 +21,7 @@ from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.losses import age_hinge, augmented, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
 from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Losses, Model, Renderer, System
-from cyclegan_age.models.cyclegan import age_correction
+from cyclegan_age.models.cyclegan import age_calibration
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.models.pretrained import load_embedder, load_estimator, load_parser
 from cyclegan_age.networks.adain import AdaINGenerator
@@ -49,7 +49,7 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, CycleGANHeadsConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_correction(snapshot))
+    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_calibration(snapshot))
 
 
 class CycleGANHeads(Model):

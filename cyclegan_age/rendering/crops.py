@@ -85,19 +85,19 @@ def rendered(
     """Fill in what the generator makes of each crop, in batches of one size across crops and ages."""
     pairs = ((crop, years) for crop in crops for years in ages)
     while batch := list(islice(pairs, config.batch_size)):
-        fits, known = [crop.fitted for crop, _ in batch], [crop.source.known for crop, _ in batch]
-        made = ager.engine.age_fitted(fits, [years for _, years in batch], config.batch_size, known)
+        fits, attributes = [crop.fitted for crop, _ in batch], [crop.source.attributes for crop, _ in batch]
+        made = ager.engine.age_fitted(fits, [years for _, years in batch], config.batch_size, attributes)
         advance(len(batch))
         for (crop, _), change in zip(batch, made, strict=True):
             crop.changed.append(change)
             if len(crop.changed) == len(ages):
-                measures = ager.engine.read(crop.fitted.square[None], [crop.source.known]).measures
+                measures = ager.engine.encode(crop.fitted.square[None], [crop.source.attributes]).measures
                 crop.measures = {name: float(values[0]) for name, values in measures.items()}
                 if config.features:
-                    crop.maps = ager.features(crop.fitted.square, ages, config.features, crop.source.known)
+                    crop.maps = ager.features(crop.fitted.square, ages, config.features, crop.source.attributes)
                 if config.life:
                     small = Image.fromarray(pictures.thumbnail(crop.picture(), LIFE_SIDE))
-                    crop.life = ager.life(small, known=crop.source.known)
+                    crop.life = ager.life(small, attributes=crop.source.attributes)
                 yield crop
 
 
@@ -105,7 +105,7 @@ def warned(ager: Ager, crops: Iterable[Crop]) -> Iterator[Crop]:
     """Add warnings of ages that are not reliable, estimated where no name says them; none of the built-in portrait."""
     for crop in crops:
         if crop.source.file is not None and not ager.domains:
-            own = crop.source.known.age_years
+            own = crop.source.attributes.age_years
             line = age_warning([estimated_age(crop.picture(), ager.frame) if math.isnan(own) else own])
             crop.warnings = [line] if line else []
         yield crop

@@ -44,7 +44,7 @@ ager.age_photo("me.jpg", years=50).save("me-at-50.png")"""
 _USE_DOMAINS = """ager = Ager.from_pretrained("$repo")
 ager.age("picture.jpg", 0).save("translated.png")  # to domain number 0"""
 _USE_NOISE = """ager = Ager.from_pretrained("$repo")
-ager.render(ager.draw(8), [30] * 8)  # uint8 (8, S, S, 3)"""
+ager.render(ager.sample(8), [30] * 8)  # uint8 (8, S, S, 3)"""
 
 
 @dataclass(frozen=True, kw_only=True)

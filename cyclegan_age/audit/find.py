@@ -72,7 +72,7 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Measurements], recogn
     out = [Finding("broken file", file, one["broken"]) for file, one in both if one["broken"]]
     labels = read_labels(root)
     attributes = {file: _attributes(file, labels) for file, _ in good}
-    # The first of several copies is kept. Order: an exact age, then a line of labels.csv, then other labels.
+    # The first of several copies stays. Order: an exact age, then a line of labels.csv, then other labels.
     best = sorted(good, key=lambda one: _unknown(attributes[one[0]], one[0] in labels))
     out += _copies(root, best, attributes, recognise)
     splits: dict[str, set[str]] = {}
@@ -84,13 +84,13 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Measurements], recogn
     ]
     inexact = [file for file, one in attributes.items() if file in labels and not one.exact]
     out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file in inexact]
-    for file, look in good:
-        out += [Finding(kind, file, detail) for kind, detail in _by_itself(look, attributes[file].age_years).items()]
+    for file, one in good:
+        out += [Finding(kind, file, detail) for kind, detail in _by_itself(one, attributes[file].age_years).items()]
     return sorted(out, key=lambda one: (one.kind, one.file))
 
 
 def _attributes(file: Path, labels: Mapping[Path, FaceAttributes]) -> FaceAttributes:
-    """Labels of a picture; the age is that of its folder if nothing else gives one."""
+    """Labels of a picture; without an age its folder's."""
     form = form_of(stem_of(file))
     if attributes := labels.get(file) or (labels_in_name(form, stem_of(file)) if form else None):
         return attributes

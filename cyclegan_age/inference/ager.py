@@ -33,10 +33,9 @@ logger = logging.getLogger("cyclegan_age")
 class Ager:
     """Renders faces at other ages, with the weights of any model that can.
 
-    Pictures are aligned crops in the frame of the weights. In the frame of UTKFace, which most have, faces are upright,
-    the eyes' centres at 0.30 and 0.68 of the width and 0.30 of the height. A face is encoded once: its latent is the
-    picture for a CycleGAN, a vector for an autoencoder. The latent is rendered at each age. Some models use the face's
-    own age or sex, and estimate unknown ones.
+    Pictures are aligned crops in the frame of the weights, mostly UTKFace's: faces upright, the eyes' centres at 0.30
+    and 0.68 of the width and 0.30 of the height. A face is encoded once, and its latent (the picture or a vector) is
+    rendered at each age. Some models use the face's own age or sex, and estimate unknown ones.
 
     Attributes:
         generator: latents (N, ...) and `age_vectors` (N, K) -> (N, 3, S, S) in [-1, 1], in eval mode.
@@ -160,10 +159,9 @@ class Ager:
     ) -> Image.Image:
         """Render the faces of a photograph at an age.
 
-        Each is detected, aligned to the weights' frame, and changed in place at its own resolution. No pixel changes
-        outside the ellipses of the faces or, with weights of FFHQ's frame, beyond 8 pixels of a 256-pixel crop from the
-        heads; transparency never changes. Turned faces stay turned; a warning in the log names them. The picture keeps
-        its size and its `info`. Grey, grey with alpha, RGB, RGBA and 16-bit grey keep their mode; others become RGB.
+        Each is detected, aligned and changed in place at its own resolution. No pixel changes outside the ellipses of
+        the faces or, in FFHQ's frame, beyond 8 pixels of a 256-pixel crop from the heads. Turned faces stay turned; a
+        warning names them. The picture keeps size, transparency and `info`; rare modes become RGB.
 
         Args:
             image: a photograph of any size and mode, or its path; it is turned upright by its EXIF orientation.
@@ -278,7 +276,7 @@ class Ager:
     ) -> dict[str, Tensor]:
         """Feature maps of one face, uint8 (S, S, 3), at N ages: layer -> (N, C, H, W), on the CPU.
 
-        `layers` are names as the method of that name gives, or parts of such layers; `attributes` is as in `age`.
+        `layers` are names of `Ager.layers`, or parts of these; `attributes` as in `age`.
         """
         return self.engine.features(picture, years, layers, attributes)
 

@@ -19,7 +19,7 @@ from cyclegan_age.networks.parsers import FaceParser
 
 
 class FaceBlender:
-    """Where the generator's changes go in a photograph; the photograph is uint8 or uint16 (H, W, 1 or 3), upright.
+    """Places of the generator's changes in a photograph, which is uint8 or uint16 (H, W, 1 or 3), upright.
 
     Args:
         engine: renders.
@@ -31,7 +31,7 @@ class FaceBlender:
         self._engine, self._frame, self._parser = engine, frame, parser
 
     def check(self, strengths: Mapping[str, float] | None = None) -> None:
-        """Errors of `heads` and of strengths, before the work.
+        """Raise the errors of `heads` and of strengths early.
 
         Raises:
             UserError: the face parser is missing, or see `changes`.
@@ -44,13 +44,13 @@ class FaceBlender:
         )
 
     def squares(self, pixels: Pixels, places: Sequence[Place]) -> Picture:
-        """The generator's pictures uint8 (N, S, S, 3) of N faces; `faces.detection.Face.place` says where they are."""
+        """The generator's pictures uint8 (N, S, S, 3) of N faces; see `faces.detection.Face.place`."""
         size = self._engine.image_size
         rgb = as_rgb(pixels)
         return np.array([crop(rgb, place, size) for place in places], np.uint8).reshape(-1, size, size, 3)
 
     def heads(self, pixels: Pixels, places: Sequence[Place]) -> list[Head | None]:
-        """Where to blend the changes of N faces; None: into their ellipses.
+        """The regions to blend the changes of N faces into; None for their ellipses.
 
         Raises:
             UserError: FFHQ's frame, and the face parser is missing.
@@ -61,7 +61,7 @@ class FaceBlender:
             return [Head.ellipse(self._frame)] * len(places)
         if self._parser is None:
             self._parser = load_parser("face_parser", TrainConfig()).to(self._engine.device)
-            wide = self._parser.input_size * (1 + 2 * MARGIN)  # so that heads are as large as they were in its training
+            wide = self._parser.input_size * (1 + 2 * MARGIN)  # heads at their size in the parser's training
             self._parser.input_size = 16 * round(wide / 16)
         heads: list[Head | None] = []
         rgb = as_rgb(pixels)
@@ -82,11 +82,11 @@ class FaceBlender:
         strengths: Mapping[str, float] | None = None,
         batch_size: int = 16,
     ) -> list[list[Change]]:
-        """The changes of N faces at each of K ages, as their heads take them: K lists of N.
+        """The changes of N faces at each of K ages, within their heads: K lists of N.
 
         Args:
-            squares: uint8 (N, S, S, 3), as `squares` gave them.
-            heads: N, as `heads` gave them.
+            squares: uint8 (N, S, S, 3), by `squares`.
+            heads: N, by `heads`.
             ages: in years.
             attributes: the faces' own ages and sexes, for the models that use them.
             strengths: as `change` in `Ager.age_photo`.

@@ -26,10 +26,10 @@ _KEPT_PIXELS = 4_000_000  # larger pictures are decoded a second time instead of
 
 @dataclass(kw_only=True)
 class Crop(PictureOutput):
-    """One aligned crop on its way from its file to its pictures."""
+    """One aligned crop and its renderings."""
 
     source: Source
-    image: Image.Image | None  # None where it is too large to be kept
+    image: Image.Image | None  # None if it is too large to stay in memory
     fitted: Fitted
     frame: Frame  # of the weights
     changed: list[Picture | Change] = field(default_factory=list)  # at each age, for `fitted.unfit`
@@ -48,15 +48,15 @@ class Crop(PictureOutput):
             OSError: the file cannot be read.
         """
         image = _open(source.file, ager.frame)
-        kept = image if image.width * image.height <= _KEPT_PIXELS else None
-        return cls(source=source, image=kept, fitted=ager.fit(image), frame=ager.frame)
+        small = image if image.width * image.height <= _KEPT_PIXELS else None
+        return cls(source=source, image=small, fitted=ager.fit(image), frame=ager.frame)
 
     def picture(self) -> Image.Image:
         """The crop as it was read."""
         return _open(self.source.file, self.frame) if self.image is None else self.image
 
     def before(self) -> Image.Image:
-        self.image = self.picture()  # from here on, when it is written
+        self.image = self.picture()  # in memory from now on
         return self.image
 
     def aged(self) -> Iterator[Picture]:
@@ -82,7 +82,7 @@ def _open(file: Path | bytes | None, frame: Frame) -> Image.Image:
 def rendered(
     ager: Ager, crops: Iterable[Crop], ages: Sequence[float], config: InferConfig, advance: Callable[[int], object]
 ) -> Iterator[Crop]:
-    """Fill in what the generator makes of each crop, in batches of one size across crops and ages."""
+    """Render each crop at all ages, in batches of one size across crops and ages."""
     pairs = ((crop, years) for crop in crops for years in ages)
     while batch := list(islice(pairs, config.batch_size)):
         fits, attributes = [crop.fitted for crop, _ in batch], [crop.source.attributes for crop, _ in batch]
@@ -102,7 +102,7 @@ def rendered(
 
 
 def warned(ager: Ager, crops: Iterable[Crop]) -> Iterator[Crop]:
-    """Add warnings of ages that are not reliable, estimated where no name says them; none of the built-in portrait."""
+    """Add warnings of unreliable ages, estimated if unknown; none for the built-in portrait."""
     for crop in crops:
         if crop.source.file is not None and not ager.domains:
             own = crop.source.attributes.age_years

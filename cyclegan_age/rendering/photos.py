@@ -39,11 +39,11 @@ class AgedPhoto(PictureOutput):
 
     def __init__(
         self,
-        source: Source,  # what it says of a face counts where that is the only one
+        source: Source,  # its attributes apply only to a photograph of one face
         photo: Photo,
         ager: Ager,
         ages: Sequence[float],
-        config: InferConfig,  # which faces, how strongly, how many at once, and what else is shown of them
+        config: InferConfig,  # selection of faces, strengths, batch size, sheets
     ) -> None:
         self.source, self._photo, self._ager, self._ages, self._config = source, photo, ager, ages, config
         self._rgb = as_rgb(photo.upright)
@@ -110,12 +110,12 @@ class AgedPhoto(PictureOutput):
 
 
 def warnings_of(rgb: Picture, faces: Sequence[Face], attributes: FaceAttributes | None = None) -> list[str]:
-    """Lines on faces of a photograph that are turned, or of an age that is not reliable.
+    """Warnings of turned faces and of unreliable ages.
 
     Args:
         rgb: the photograph, uint8 (H, W, 3).
         faces: of it.
-        attributes: of its one face; ages that are not known are estimated.
+        attributes: of its only face; unknown ages are estimated.
     """
     if attributes and not math.isnan(attributes.age_years):
         ages = [attributes.age_years]
@@ -125,7 +125,7 @@ def warnings_of(rgb: Picture, faces: Sequence[Face], attributes: FaceAttributes 
 
 
 def estimated_at(rgb: Picture, place: Place) -> float:
-    """The estimated age of a face whose crop in UTKFace's frame lies there."""
+    """The estimated age of the face at a place in UTKFace's frame."""
     return estimated_age(Image.fromarray(crop(rgb, place, STRIP_SIDE)), NEAR)
 
 
@@ -143,6 +143,8 @@ def preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:
         draw.line(line, fill="white", width=3)
         draw.line(line, fill="black", width=1)
         top = line[int(np.argmin(points[:, 1]))]
-        height = max(18, min(max(size) // 18, int(np.ptp(points[:, 1])) // 2))  # read on a page that shows it smaller
+        height = max(
+            18, min(max(size) // 18, int(np.ptp(points[:, 1])) // 2)
+        )  # legible on a page that shows it smaller
         draw.text(top, str(number), "white", font_size=height, anchor="mb", stroke_width=2, stroke_fill="black")
     return image

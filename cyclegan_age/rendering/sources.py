@@ -28,10 +28,10 @@ class Source:
     """One input.
 
     Attributes:
-        file: where it is, or what it holds; None for the built-in portrait.
-        title: what it is called on the page.
+        file: its path or content; None for the built-in portrait.
+        title: its name on the page.
         stem: of its output files, relative to the output folder.
-        attributes: what its name says of the face in it.
+        attributes: of its face, from its name.
     """
 
     file: Path | bytes | None
@@ -41,13 +41,13 @@ class Source:
 
 
 def sources(config: InferConfig, code: AgeCode, say: Callable[[str], None], *, videos: bool) -> list[Source]:
-    """The inputs that a configuration names.
+    """The inputs of a configuration.
 
     Args:
         config: `input`, or `dataroot`, or neither for the built-in portrait; and `limit`.
         code: the ages of the weights, for the age groups of a data set.
-        say: takes lines on files that are not read.
-        videos: whether these are inputs, too.
+        say: called with lines on ignored files.
+        videos: whether videos are inputs, too.
 
     Raises:
         UserError: there are none.

@@ -84,8 +84,10 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Measurements], recogn
     ]
     inexact = [file for file, one in attributes.items() if file in labels and not one.exact]
     out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file in inexact]
-    for file, one in good:
-        out += [Finding(kind, file, detail) for kind, detail in _by_itself(one, attributes[file].age_years).items()]
+    for file, measured in good:
+        out += [
+            Finding(kind, file, detail) for kind, detail in _by_itself(measured, attributes[file].age_years).items()
+        ]
     return sorted(out, key=lambda one: (one.kind, one.file))
 
 

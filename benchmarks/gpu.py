@@ -32,8 +32,8 @@ from cyclegan_age.data.resident import ResidentPictures
 from cyclegan_age.devices import runtime_of
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.networks.blocks import use_kernels
 from cyclegan_age.networks.efficientnet import FeatureMeans
+from cyclegan_age.networks.norms import use_kernels
 from cyclegan_age.networks.regions import REGIONS, RegionMeans
 from cyclegan_age.training.step import PLAIN_STEPS, Step
 from options.bench import GPU_ROWS, GPUBenchConfig, parse_gpu_bench

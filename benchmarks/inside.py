@@ -22,7 +22,7 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.networks.discriminators import AgeCritic
 from cyclegan_age.rendering.gallery import render_all
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 
 CPU = torch.device("cpu")
 

@@ -36,7 +36,8 @@ from benchmarks.plan import Row, table
 from benchmarks.processes import make_faces
 from cyclegan_age.config import UserError
 from cyclegan_age.curves import read_metrics
-from cyclegan_age.runs import from_settings, load_snapshot, load_state
+from cyclegan_age.runs import load_state
+from cyclegan_age.snapshots import from_settings, load_snapshot
 from options.bench import ReliabilityConfig, parse_reliability
 from options.command import command
 

@@ -16,7 +16,8 @@ from benchmarks.plan import Row, table
 from benchmarks.processes import RSS_UNIT, make_faces
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import ShardsConfig
-from cyclegan_age.data.batches import FaceData
+from cyclegan_age.data.batches import make
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.prepare.shards import write_shards
 from cyclegan_age.data.shards import open_pictures, open_shards
 from cyclegan_age.data.workers import in_processes
@@ -48,7 +49,7 @@ def measure(config: ShardsBenchConfig, folder: Path, say: Callable[[str], None])
     cpu = (time.process_time() - begin) / (2 * BATCH * batches)
     rows = [Row(measure=f"one picture of {SIDE} px, read, decoded and cropped", value=cpu * 1e3, unit="ms of a core")]
     for workers in (1, 2):
-        made = in_processes(partial(data._make, 0, 1), count(), workers)
+        made = in_processes(partial(make, data._draws, 0, 1), count(), workers)
         with closing(made):
             next(made)  # the processes have started
             begin, drawn = time.monotonic(), 0

@@ -174,7 +174,8 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
         UserError: train.py fails.
     """
     from cyclegan_age.curves import read_metrics
-    from cyclegan_age.runs import trim_metrics, write_atomically
+    from cyclegan_age.files import write_atomically
+    from cyclegan_age.runs import trim_metrics
 
     run = results_dir / part.name
     metrics, goal = run / "metrics.jsonl", part.minutes * 60
@@ -287,7 +288,7 @@ def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
         return float("nan")
 
     ager = Ager.load(weights)
-    kept = ager.draw(SAMPLES)
+    kept = ager.sample(SAMPLES)
     if not ager.conditional:
         pairs = [([0.0] * SAMPLES, [i for group in groups for i in group[:fewest]])]
     else:
@@ -363,7 +364,7 @@ def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.I
         ager, row = Ager.load(path), []
         for i, portrait in enumerate(inputs):
             if from_noise(ager):
-                drawn = ager.draw(len(inputs) * (1 if ager.conditional else len(ages)))
+                drawn = ager.sample(len(inputs) * (1 if ager.conditional else len(ages)))
                 kept = drawn[i : i + 1].expand(len(ages), -1) if ager.conditional else drawn[i :: len(inputs)]
                 row += [blank, *(scaled(one, SIDE) for one in ager.render(kept, ages))]
             else:

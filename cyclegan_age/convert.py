@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.files import foreign
 from cyclegan_age.models.cyclegan_pair import build_generator, renderer
-from cyclegan_age.runs import Snapshot, save_snapshot
+from cyclegan_age.snapshots import Snapshot, save_snapshot
 
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.config import TrainConfig
-from cyclegan_age.networks.blocks import Freezable, use_kernels
+from cyclegan_age.networks.blocks import Freezable
+from cyclegan_age.networks.norms import use_kernels
 
 logger = logging.getLogger("cyclegan_age")
 

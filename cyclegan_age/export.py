@@ -11,9 +11,11 @@ import torch
 
 from cyclegan_age.config import ExportConfig, UserError, install_extra
 from cyclegan_age.export_page import check_runtime, page
+from cyclegan_age.files import write_atomically
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureEncoder
-from cyclegan_age.runs import TIGHT, find_weights, in_half, write_atomically
+from cyclegan_age.runs import TIGHT, find_weights
+from cyclegan_age.snapshots import in_half
 
 _LARGE = 4096  # minimum size of a tensor that `stored_as` converts
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from string import Template
 
 from cyclegan_age.config import UserError, needs
+from cyclegan_age.files import write_atomically
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.runs import SHIPPED, Snapshot, load_snapshot, settings, weights_name, write_atomically
+from cyclegan_age.runs import SHIPPED, weights_name
+from cyclegan_age.snapshots import Snapshot, load_snapshot, settings
 
 LIBRARY = "cyclegan-age"
 _FILES = "model.safetensors", "weights.safetensors"  # of the Hub, and of a run
@@ -42,7 +44,7 @@ ager.age_photo("me.jpg", years=50).save("me-at-50.png")"""
 _USE_DOMAINS = """ager = Ager.from_pretrained("$repo")
 ager.age("picture.jpg", 0).save("translated.png")  # to domain number 0"""
 _USE_NOISE = """ager = Ager.from_pretrained("$repo")
-ager.render(ager.draw(8), [30] * 8)  # uint8 (8, S, S, 3)"""
+ager.render(ager.sample(8), [30] * 8)  # uint8 (8, S, S, 3)"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from skimage.data import astronaut
 
 import prepare as prepare_command
-from cyclegan_age.audit import defects, looks, moves
+from cyclegan_age.audit import defects, measurements, moves, plans
 from cyclegan_age.audit.find import Finding
 from cyclegan_age.config import UserError
 from options.prepare import parse_prepare
@@ -196,7 +196,9 @@ def test_mosaics_and_made_borders_are_found_and_the_picture_itself_is_not() -> N
 def test_another_audit_looks_at_new_pictures_alone(faulty: Path, tmp_path: Path, monkeypatch: Any) -> None:
     assert audited(faulty, tmp_path) == 0
     looked: list[Path] = []
-    monkeypatch.setattr(looks, "look", lambda files: looked.extend(files) or [{"broken": "new"} for _ in files])
+    monkeypatch.setattr(
+        measurements, "measure", lambda files: looked.extend(files) or [{"broken": "new"} for _ in files]
+    )
     (faulty / "val/40-44/soft.png").write_bytes(b"other")
     journal = next((tmp_path / ".audit").iterdir())
     lines = journal.read_text().splitlines(keepends=True)
@@ -221,7 +223,7 @@ def planned(tmp_path: Path) -> tuple[Path, Path]:
         Finding("grey", root / "a/2.png"),
         Finding("turned", root / "b/3.png"),
     ]
-    lines, moved = moves.plan(root, some)
+    lines, moved = plans.plan(root, some)
     assert moved == 2
     (tmp_path / "plan.csv").write_bytes(lines)
     return root, tmp_path / "plan.csv"

@@ -25,7 +25,7 @@ from cyclegan_age.faces.files import Photo
 from cyclegan_age.inference import Ager
 from cyclegan_age.inference.engine import Engine
 from cyclegan_age.models import cyclegan
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 from options.batch import parse_batch
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,8 @@ from cyclegan_age.config import (
     UserError,
 )
 from cyclegan_age.config.fields import GROUPS, Option, option_of
-from cyclegan_age.runs import SHIPPED, from_settings, load_snapshot, settings
+from cyclegan_age.runs import SHIPPED
+from cyclegan_age.snapshots import from_settings, load_snapshot, settings
 from options.test import parse_test
 from options.train import parse_train
 

@@ -33,7 +33,7 @@ from cyclegan_age.features import Taps
 from cyclegan_age.images import to_float, to_uint8
 from cyclegan_age.inference import Ager, Fitted
 from cyclegan_age.rendering.games import morph
-from cyclegan_age.runs import load_snapshot
+from cyclegan_age.snapshots import load_snapshot
 from options.train import parse_train
 
 Norm = Callable[[int], nn.Module]
@@ -500,8 +500,8 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
     last = len(ager.domains) - 1
     with torch.inference_mode():
         expected = to_uint8(pair[1][0](to_float(square)))  # of the direction to B, the last
-    kept = ager.engine.read(square).latent
-    assert all((made == expected).all() for made in (ager.age_many(square, [last]), ager.render(kept, [last])))
+    latents = ager.engine.encode(square).latent
+    assert all((made == expected).all() for made in (ager.age_many(square, [last]), ager.render(latents, [last])))
     assert ager.caption(last) == f"to {ager.domains[-1]}"
     layer = ager.layers()[0]
     for years in (-1, 0.5, last + 1, 50, math.nan):
@@ -510,7 +510,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
             partial(ager.engine.age_fitted, [ager.fit(face)], [years]),
             partial(ager.age_many, square, [years]),
             partial(ager.engine.changes, square, [years]),
-            partial(ager.render, kept, [years]),
+            partial(ager.render, latents, [years]),
             partial(ager.features, square[0], [years], [layer]),
             partial(ager.caption, years),
         ):

@@ -19,9 +19,9 @@ from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.networks.adain import AdaINGenerator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
-from cyclegan_age.networks.generators import warp
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
+from cyclegan_age.networks.warping import warp
 from cyclegan_age.training.step import Step
 from options.train import parse_train
 

@@ -22,9 +22,13 @@ from PIL import Image
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import UserError
 from cyclegan_age.data import cache as cache_module
-from cyclegan_age.data.batches import Batch, FaceData, balanced
+from cyclegan_age.data import face_data
+from cyclegan_age.data.age_folders import label
+from cyclegan_age.data.batches import Batch, streamed
 from cyclegan_age.data.cache import PictureCache
-from cyclegan_age.data.folders import label, scan, scan_pair
+from cyclegan_age.data.draws import balanced
+from cyclegan_age.data.face_data import FaceData
+from cyclegan_age.data.folders import scan, scan_pair
 from cyclegan_age.data.resident import ResidentPictures, _hash
 from cyclegan_age.data.workers import in_processes
 from cyclegan_age.images import absent, list_images, to_uint8, unread
@@ -857,7 +861,7 @@ def test_a_group_without_a_good_picture_stops_the_training(tmp_path: Path) -> No
         data.fixed()
     with pytest.raises(UserError, match=message):
         next(data.batches(0))
-    for draw in (of_device, lambda data, step: next(data._streamed(step, 0, 1, CPU))):
+    for draw in (of_device, lambda data, step: next(streamed(data._draws, step, 0, 1, CPU))):
         again = numbered(tmp_path, (3, 2))
         for name in ("003.png", "004.png"):
             (tmp_path / "20" / name).write_bytes(b"")
@@ -867,7 +871,7 @@ def test_a_group_without_a_good_picture_stops_the_training(tmp_path: Path) -> No
 
 def test_pictures_on_a_device_are_those_of_the_pools(tmp_path: Path, decoded: Decoded) -> None:
     data = numbered(tmp_path, (3, 4, 2))
-    del data._pools[0][1], data._pools[1][1]
+    del data._draws.pools[0][1], data._draws.pools[1][1]
     data.resident(CPU)
     data.resident(CPU, 1, 2)
     assert sorted(decoded) == [f"{i:03}.png" for i in (0, 1, 2, 7, 8)]  # once
@@ -876,7 +880,7 @@ def test_pictures_on_a_device_are_those_of_the_pools(tmp_path: Path, decoded: De
 
 def test_batches_of_processes_are_those_of_the_processor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, direct = with_a_bad_file(tmp_path), with_a_bad_file(tmp_path)
-    with closing(data._streamed(3, 1, 2, CPU)) as stream, caplog.at_level(logging.WARNING, "cyclegan_age"):
+    with closing(streamed(data._draws, 3, 1, 2, CPU)) as stream, caplog.at_level(logging.WARNING, "cyclegan_age"):
         for step, batch in zip(range(3, 25), stream, strict=False):
             assert same(batch, direct.batch(step, 1, 2)) and batch.label_source.shape == (4, 0)
         assert data.bad_files == 1
@@ -892,7 +896,7 @@ def test_what_fits_in_half_of_the_free_memory_goes_there(
     on_processor = data.resident(CPU)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
     monkeypatch.setattr(data, "resident", lambda *given: called.append(given) or on_processor)
-    monkeypatch.setattr(data, "_streamed", lambda *given: called.append(given) or iter("ab"))
+    monkeypatch.setattr(face_data, "streamed", lambda draws, *given: called.append(given) or iter("ab"))
     gpu = torch.device("cuda", 0)
     with caplog.at_level(logging.INFO, "cyclegan_age"):
         first = next(data.batches(40, device=gpu))
@@ -949,7 +953,7 @@ def test_a_gpu_draws_what_a_processor_draws_and_nobody_waits(sizes: tuple[int, .
 def test_batches_of_processes_are_copied_to_a_gpu_in_order(tmp_path: Path) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     direct = numbered(tmp_path, (5, 4))
-    with closing(numbered(tmp_path, (5, 4))._streamed(3, 0, 1, device)) as stream:
+    with closing(streamed(numbered(tmp_path, (5, 4))._draws, 3, 0, 1, device)) as stream:
         for step, batch in zip(range(3, 60), stream, strict=False):
             assert all(x.device == device for x in vars(batch).values())
             for name, x in vars(direct.batch(step)).items():

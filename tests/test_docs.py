@@ -39,7 +39,8 @@ import train as train_command
 from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
-from cyclegan_age.runs import SHIPPED, save_snapshot
+from cyclegan_age.runs import SHIPPED
+from cyclegan_age.snapshots import save_snapshot
 from cyclegan_age.training import setup as training
 from options.batch import parse_batch
 from options.convert import parse_convert

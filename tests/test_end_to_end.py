@@ -19,7 +19,8 @@ import test as test_command
 import train as train_command
 from cyclegan_age.config import CycleGANConfig
 from cyclegan_age.models.cyclegan import CycleGAN
-from cyclegan_age.runs import from_settings, load_snapshot, load_state
+from cyclegan_age.runs import load_state
+from cyclegan_age.snapshots import from_settings, load_snapshot
 from cyclegan_age.training import log
 from cyclegan_age.training.report import Report
 
@@ -250,7 +251,7 @@ def test_a_training_begins_from_given_weights(
     for name, weight in second.items():
         torch.testing.assert_close(mean[name], 0.75 * weight + 0.25 * more[name])
     assert not all(torch.equal(weight, more[name]) for name, weight in second.items())
-    average[3] = "first"  # bends nothing
+    average[3] = "first"  # has no flow
     assert train_command.main([*common, *average, "--deform", "0.1", "--name", "other"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import evaluate as command
-from cyclegan_age import runs
+from cyclegan_age import snapshots
 from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, EvaluateConfig, TrainConfig, UserError
 from cyclegan_age.evaluation import columns, fit, measures, plots, records, run, scores, table
 from cyclegan_age.evaluation import evaluators as judges_module
@@ -302,7 +302,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, net = TrainConfig(image_size=32, load_size=32), CycleGANConfig(ngf=4, blocks=1)
     generator = cyclegan.build_generator(train, net)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    runs.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -345,14 +345,14 @@ def test_weights_are_written_with_the_ages_to_ask_for(weights: Path, tmp_path: P
     slider, file = np.arange(10, 61, 5, dtype=np.float64), tmp_path / "fitted.safetensors"
     faces = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     read = np.tile(slider + 5, (6, 1))  # five years too old
-    correction = fit.fit_ages(scores.row_of("tiny", weights), faces, read, slider, file)
-    assert correction.asked.tolist() == [[10, 15, 25, 35, 45, 55]] * 2
+    calibration = fit.fit_ages(scores.row_of("tiny", weights), faces, read, slider, file)
+    assert calibration.asked.tolist() == [[10, 15, 25, 35, 45, 55]] * 2
     plain, fitted = Ager.load(weights), Ager.load(file)
     assert plain.layers() == fitted.layers()
     assert np.array_equal(fitted.age_many(faces, [40.0] * 6), plain.age_many(faces, [35.0] * 6))
     read = np.tile(slider, (6, 1))  # read as they should be, they stay
     again = fit.fit_ages(scores.row_of("tiny", file), faces, read, slider, file)
-    assert torch.equal(again.asked, correction.asked)
+    assert torch.equal(again.asked, calibration.asked)
     before, after = (load_file(path) for path in (weights, file))
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 
@@ -379,7 +379,7 @@ def test_calibration_needs_an_age_estimator_and_a_cyclegan(
     assert (calibration.asked.diff() >= 0).all() and calibration.estimator.training is False
     group, net = tmp_path / "group.safetensors", CycleGANConfig(ngf=4, blocks=1)
     train = TrainConfig(image_size=32, load_size=32, age_vector="onehot")
-    runs.save_snapshot(group, train, net, 0, load_file(str(config().weights[0])))
+    snapshots.save_snapshot(group, train, net, 0, load_file(str(config().weights[0])))
     with pytest.raises(UserError, match="--fit_ages: group is no cyclegan or cyclegan_heads with --age_vector linear"):
         run.evaluate(config(fit_ages=file, weights=(str(group),)), print, own)
 
@@ -557,9 +557,9 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     def pause(seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 1:  # another one comes while it waits
-            snapshot = runs.load_snapshot(weights)
+            snapshot = snapshots.load_snapshot(weights)
             tensors = {k: v + 0.5 if k.endswith("bias") else v for k, v in snapshot.tensors.items()}
-            runs.save_snapshot(folder / "step-0000020.safetensors", snapshot.train, snapshot.net, 20, tensors)
+            snapshots.save_snapshot(folder / "step-0000020.safetensors", snapshot.train, snapshot.net, 20, tensors)
 
     said: list[str] = []
     settings = config(weights=(), watch="mine", watch_minutes=1)
@@ -695,9 +695,9 @@ def test_heads_are_evaluated_by_their_faces_and_unchanged_outside_of_them(
         run.evaluate(config(frame="ffhq"), print, Panel(tmp_path / "log"))
     with pytest.raises(UserError, match=r"^--frame head: must be utkface, ffhq"):
         config(frame="head")
-    snapshot = runs.load_snapshot(weights)
+    snapshot = snapshots.load_snapshot(weights)
     heads = tmp_path / "heads.safetensors"
-    runs.save_snapshot(heads, replace(snapshot.train, frame="ffhq"), snapshot.net, 0, snapshot.tensors)
+    snapshots.save_snapshot(heads, replace(snapshot.train, frame="ffhq"), snapshot.net, 0, snapshot.tensors)
     folder = run.evaluate(config(frame="ffhq", weights=(str(heads),)), lambda line: None, Panel(tmp_path / "log"))
     assert "heads" in json.loads((folder / "table.json").read_text())["rows"]
 
@@ -709,7 +709,7 @@ def test_heads_are_evaluated_by_their_faces_and_unchanged_outside_of_them(
     train = replace(snapshot.train, model="cyclegan_heads", frame="ffhq", image_size=32, load_size=32)
     net = CycleGANHeadsConfig(ngf=4, blocks=2, detail=2)
     tensors = {f"generator.{k}": v for k, v in cyclegan_heads.build_generator(train, net).state_dict().items()}
-    runs.save_snapshot(heads, train, net, 0, tensors)
+    snapshots.save_snapshot(heads, train, net, 0, tensors)
     late = np.tile(slider - 5, (6, 1))  # read five years too young
     fit.fit_ages(scores.row_of("heads", heads), faces, late, slider, tmp_path / "fitted.safetensors")
     adain = Ager.load(tmp_path / "fitted.safetensors").engine.network

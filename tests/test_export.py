@@ -31,9 +31,10 @@ from cyclegan_age.export_page import check_runtime, page
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_heads, gan
 from cyclegan_age.models.age_estimator import build_estimator
-from cyclegan_age.networks.estimators import AgeCorrection
+from cyclegan_age.networks.estimators import AgeCalibration
 from cyclegan_age.provenance import Mark
-from cyclegan_age.runs import SHIPPED, in_half, load_snapshot, save_snapshot
+from cyclegan_age.runs import SHIPPED
+from cyclegan_age.snapshots import in_half, load_snapshot, save_snapshot
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -51,9 +52,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nn.init.normal_(p, 0, 0.3)
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
     of_estimator = AgeEstimatorConfig(width=4, depth=(1,), input_size=24)
-    correction = AgeCorrection(estimator=build_estimator(of_estimator), anchors=train.ages)
-    correction.asked = torch.tensor([[10.0, 30.0, 40.0], [10.0, 12.0, 30.0]])
-    tensors |= {f"correction.{k}": v for k, v in correction.state_dict().items()}
+    calibration = AgeCalibration(estimator=build_estimator(of_estimator), anchors=train.ages)
+    calibration.asked = torch.tensor([[10.0, 30.0, 40.0], [10.0, 12.0, 30.0]])
+    tensors |= {f"correction.{k}": v for k, v in calibration.state_dict().items()}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_snapshot(path, train, net, 0, tensors, {"correction": of_estimator})
     return path

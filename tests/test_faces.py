@@ -18,10 +18,10 @@ from skimage.data import astronaut, coffee
 from torch import nn
 
 from benchmarks import photos as measurement
-from cyclegan_age import images, runs
+from cyclegan_age import images, snapshots
 from cyclegan_age.ages import AgeCode
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError, install_extra
-from cyclegan_age.data.folders import Known
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, blend, distance, weight
@@ -68,7 +68,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    runs.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -847,9 +847,11 @@ def test_the_name_of_a_photograph_contains_its_face(
     told: list[object] = []
     plain = Engine.changes
 
-    def changes(self: Engine, pictures: Picture, years: list[float], size: int, known: list[Known]) -> list[Change]:
-        told.append(known)
-        return plain(self, pictures, years, size, known)
+    def changes(
+        self: Engine, pictures: Picture, years: list[float], size: int, attributes: list[FaceAttributes]
+    ) -> list[Change]:
+        told.append(attributes)
+        return plain(self, pictures, years, size, attributes)
 
     monkeypatch.setattr(Engine, "changes", changes)
     (tmp_path / "in").mkdir()
@@ -857,7 +859,7 @@ def test_the_name_of_a_photograph_contains_its_face(
     save(two_people(), tmp_path / "in" / "40_0_0_two.jpg")
     settings = {"input": tmp_path / "in", "weights": str(weights), "results_dir": tmp_path / "out"}
     render_all(InferConfig(**settings, target_age=(10, 40)), lambda line: None)  # type: ignore[arg-type]
-    assert told == [[Known(31.0, 1.0, 0.0)] * 2, [Known()] * 4]
+    assert told == [[FaceAttributes(31.0, 1.0, 0.0)] * 2, [FaceAttributes()] * 4]
 
 
 def test_mistakes_are_reported_in_one_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,8 @@ from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.models.cyclegan import build_generator
-from cyclegan_age.runs import load_snapshot, load_state, open_run
+from cyclegan_age.runs import load_state, open_run
+from cyclegan_age.snapshots import load_snapshot
 from cyclegan_age.training import checkpoints, log, progress
 from options.train import parse_train
 

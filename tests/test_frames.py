@@ -12,7 +12,7 @@ import pytest
 from cyclegan_age.config import FRAME_NAMES, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.frames import FRAMES, Frame, similarity, window
-from cyclegan_age.runs import from_settings, load_snapshot, save_snapshot, settings
+from cyclegan_age.snapshots import from_settings, load_snapshot, save_snapshot, settings
 from options.train import parse_train
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -1,6 +1,7 @@
 """Aging, morph, kids and faces from noise: frames, blends and draws, on generators small enough to work out by hand."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,18 @@ from torch import Tensor, nn
 
 import test as test_command
 from cyclegan_age.ages import AgeCode
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
-from cyclegan_age.data.folders import Known
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import CENTRE, Change, blend
 from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
-from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Renderer
+from cyclegan_age.models.base import Encoding, FaceEncoder, Renderer, age_and_sex
 from cyclegan_age.rendering import games
 from cyclegan_age.rendering.games import FRAME, aging, kids, morph, play, samples
 from cyclegan_age.rendering.reliability import estimated_age
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 
 CODE = AgeCode((10, 20, 30))
 SIZE = 8
@@ -38,9 +39,9 @@ class Paint(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.calls: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, kept: Tensor, age: Tensor) -> Tensor:
-        self.calls.append((kept.clone(), age.clone()))
-        colour = kept[:, :3] * self.scale
+    def forward(self, latents: Tensor, age: Tensor) -> Tensor:
+        self.calls.append((latents.clone(), age.clone()))
+        colour = latents[:, :3] * self.scale
         red = colour[:, :1] + 0.11 * (age * torch.arange(3)).sum(dim=1, keepdim=True)
         return torch.cat([red, colour[:, 1:]], dim=1)[:, :, None, None].expand(-1, -1, SIZE, SIZE)
 
@@ -50,8 +51,8 @@ class MeanColour(FaceEncoder):
 
     latent_size = 3
 
-    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
-        female = attributes.sex.nan_to_num(0.5)
+    def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
+        female = age_and_sex(attributes, x.device)[1].nan_to_num(0.5)
         return Encoding(torch.cat([x.mean(dim=(2, 3)), torch.stack([1 - female, female], dim=1)], dim=1))
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
@@ -79,12 +80,12 @@ def face(*colour: int, size: int = 16) -> Image.Image:
 
 def calls(ager: Ager) -> tuple[Tensor, Tensor]:
     assert isinstance(ager.generator, Paint)
-    kept, ages = zip(*ager.generator.calls, strict=True)
-    return torch.cat(kept), torch.cat(ages)
+    latents, ages = zip(*ager.generator.calls, strict=True)
+    return torch.cat(latents), torch.cat(ages)
 
 
 def test_the_own_group_is_framed_and_so_is_the_face(ager: Ager) -> None:
-    made = aging(ager, face(40, 80, 120, size=64), Known(age_years=22.0))
+    made = aging(ager, face(40, 80, 120, size=64), FaceAttributes(age_years=22.0))
     assert [name for name, _ in made.pictures] == ["age10", "age20", "age30"]
     assert made.notes == ["22 years old by its name"]
     orange = (made.sheet == np.array(FRAME)).all(axis=2)
@@ -98,7 +99,7 @@ def test_the_own_group_is_framed_and_so_is_the_face(ager: Ager) -> None:
 
 def test_an_age_that_is_not_known_is_estimated(ager: Ager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(games, "estimated_age", lambda image, frame: 29.0)
-    made = aging(ager, face(40, 80, 120), Known())
+    made = aging(ager, face(40, 80, 120), FaceAttributes())
     assert made.notes == ["about 29 years old, as estimated"]
     orange = (made.sheet == np.array(FRAME)).all(axis=2)
     assert orange[:, -10:].any() and not orange[:, 18:34].any()  # 30, and not 10
@@ -115,13 +116,13 @@ def test_the_shipped_estimator_gives_years() -> None:
 
 
 def test_a_morph_is_linear_in_latent_vector_age_and_sex(ager: Ager) -> None:
-    known = (Known(10.0, 0.0), Known(30.0, 1.0))
-    made = morph(ager, face(255, 0, 0), face(0, 0, 255), 4, known)
+    attributes = (FaceAttributes(10.0, 0.0), FaceAttributes(30.0, 1.0))
+    made = morph(ager, face(255, 0, 0), face(0, 0, 255), 4, attributes)
     assert len(made.pictures) == 5 and len(made.frames) == 5 + 3
-    kept, ages = calls(ager)
+    latents, ages = calls(ager)
     for i in range(5):
         share = i / 4
-        assert kept[i].tolist() == pytest.approx([1 - 2 * share, -1, 2 * share - 1, 1 - share, share], abs=1e-6)
+        assert latents[i].tolist() == pytest.approx([1 - 2 * share, -1, 2 * share - 1, 1 - share, share], abs=1e-6)
         assert ages[i].tolist() == pytest.approx([1 - share, 0, share])
     first, last = (np.asarray(made.pictures[k][1])[0, 0].tolist() for k in (0, 4))
     assert first == [255, 0, 0] and last == [28, 0, 255]  # the oldest anchor adds 0.22 of 2
@@ -130,17 +131,17 @@ def test_a_morph_is_linear_in_latent_vector_age_and_sex(ager: Ager) -> None:
 def test_a_morph_of_pictures_blends_taps_between_plain_outputs(picture_ager: Ager) -> None:
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)) for _ in range(2)]
-    known = (Known(10.0), Known(25.0))
-    made = morph(picture_ager, images[0], images[1], 2, known)
-    ends = [picture_ager.age(image, about.age_years) for image, about in zip(images, known, strict=True)]
+    attributes = (FaceAttributes(10.0), FaceAttributes(25.0))
+    made = morph(picture_ager, images[0], images[1], 2, attributes)
+    ends = [picture_ager.age(image, about.age_years) for image, about in zip(images, attributes, strict=True)]
     for k, end in ((0, ends[0]), (2, ends[1])):
         assert abs(np.asarray(made.pictures[k][1]).astype(int) - np.asarray(end)).max() <= 1
     middle, blend = (np.asarray(p).astype(int) for p in (made.pictures[1][1], Image.blend(*ends, 0.5)))
     assert abs(middle - blend).max() > 1  # features are blended, not pictures
-    other = morph(picture_ager, images[0], images[1], 2, known, layer="up2")
+    other = morph(picture_ager, images[0], images[1], 2, attributes, layer="up2")
     assert not np.array_equal(other.sheet, made.sheet)
     with pytest.raises(UserError, match="nowhere"):
-        morph(picture_ager, images[0], images[1], 2, known, layer="nowhere")
+        morph(picture_ager, images[0], images[1], 2, attributes, layer="nowhere")
 
 
 def test_a_face_made_anew_shows_nothing_of_the_old_detail(ager: Ager) -> None:
@@ -164,24 +165,24 @@ def test_a_face_made_anew_takes_the_place_of_the_old_one_in_a_photograph(ager: A
 
 
 def test_kids_are_random_blends_of_each_number_young_and_of_either_sex(ager: Ager) -> None:
-    known = (Known(20.0, 0.0), Known(30.0, 1.0))
-    made = kids(ager, face(0, 0, 0), face(255, 255, 255), 200, 0, known)
-    kept, ages = calls(ager)
-    assert len(made.pictures) == len(kept) == 200
+    attributes = (FaceAttributes(20.0, 0.0), FaceAttributes(30.0, 1.0))
+    made = kids(ager, face(0, 0, 0), face(255, 255, 255), 200, 0, attributes)
+    latents, ages = calls(ager)
+    assert len(made.pictures) == len(latents) == 200
     assert torch.equal(ages, torch.eye(3)[:1].expand(200, -1))
-    share = (kept[:, :3] + 1) / 2  # of the second parent
+    share = (latents[:, :3] + 1) / 2  # of the second parent
     assert float(share.min()) >= 0 and float(share.max()) <= 1
     assert float(share.mean()) == pytest.approx(0.5, abs=0.05) and float(share.std()) == pytest.approx(0.29, abs=0.03)
     assert abs(float(torch.corrcoef(share.T)[0, 1])) < 0.2  # each number by itself
-    assert set(map(tuple, kept[:, 3:].tolist())) == {(1.0, 0.0), (0.0, 1.0)}
-    again, other = (kids(ager, face(0, 0, 0), face(255, 255, 255), 5, seed, known).sheet for seed in (0, 1))
+    assert set(map(tuple, latents[:, 3:].tolist())) == {(1.0, 0.0), (0.0, 1.0)}
+    again, other = (kids(ager, face(0, 0, 0), face(255, 255, 255), 5, seed, attributes).sheet for seed in (0, 1))
     assert not np.array_equal(again, other)
-    assert np.array_equal(again, kids(ager, face(0, 0, 0), face(255, 255, 255), 5, 0, known).sheet)
+    assert np.array_equal(again, kids(ager, face(0, 0, 0), face(255, 255, 255), 5, 0, attributes).sheet)
 
 
 def test_kids_need_a_latent_vector(picture_ager: Ager) -> None:
     with pytest.raises(UserError, match="latent vector; give those of a caae"):
-        kids(picture_ager, face(0, 0, 0), face(1, 1, 1), known=(Known(20.0), Known(20.0)))
+        kids(picture_ager, face(0, 0, 0), face(1, 1, 1), attributes=(FaceAttributes(20.0), FaceAttributes(20.0)))
 
 
 def test_samples_are_rows_of_one_noise_at_every_age(ager: Ager) -> None:
@@ -244,7 +245,7 @@ def test_names_tell_ages_and_games_write_a_page(
     assert "first face: 12 years old by its name" in page and "second face: 28 years" in page
     assert {p.suffix for p in (tmp_path / "m").iterdir()} == {".png", ".gif", ".mp4", ".html"}
     assert "12 years old by its name" in (tmp_path / "a" / "index.html").read_text()
-    assert not math.isnan(Known(1.0).age_years)
+    assert not math.isnan(FaceAttributes(1.0).age_years)
 
 
 def test_a_game_finds_the_face_of_a_photograph(faces: Path, ager: Ager, tmp_path: Path) -> None:

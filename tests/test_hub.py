@@ -18,7 +18,7 @@ from cyclegan_age.hub import Card
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan, gan
 from cyclegan_age.models.base import Renderer
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_models_that_make_faces_from_noise_say_so(tmp_path: Path) -> None:
     save_snapshot(tmp_path / "gan.safetensors", train, net, 0, tensors)
     Ager.load(tmp_path / "gan.safetensors").save_pretrained(tmp_path / "hub")
     card = ModelCard.load(tmp_path / "hub" / "README.md")
-    assert card.data.pipeline_tag == "unconditional-image-generation" and "ager.draw" in card.text
+    assert card.data.pipeline_tag == "unconditional-image-generation" and "ager.sample" in card.text
 
 
 class Api:

@@ -22,7 +22,8 @@ from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_pair
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
-from cyclegan_age.runs import SHIPPED, save_snapshot
+from cyclegan_age.runs import SHIPPED
+from cyclegan_age.snapshots import save_snapshot
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
 NET = CycleGANConfig(ngf=4, blocks=3)
@@ -223,7 +224,8 @@ def test_a_broken_configuration_is_told(weights: Path, tmp_path: Path, part: str
     plain = json.loads(text)
     plain[part][name] = value
     (tmp_path / "broken.safetensors").write_bytes(save(tensors, {key: json.dumps(plain)}))
-    with pytest.raises(UserError, match=r"^--weights .*broken\.safetensors: (do not fit|a setting is not as)"):
+    cause = r"(do not fit their own configuration|a setting is not as train\.py wrote it \(.*\)); "
+    with pytest.raises(UserError, match=rf"^--weights .*broken\.safetensors: {cause}"):
         Ager.load(tmp_path / "broken.safetensors")
 
 
@@ -258,7 +260,7 @@ def test_a_face_of_1000_pixels_keeps_its_detail(blur: int) -> None:
     rows, columns = np.mgrid[:1000, :1000].astype(np.float32)
     bent = map_coordinates(grey, [rows + down, columns + right], order=5, mode="nearest")
     assert np.abs(right).max() > 1, "bent by more than a pixel"
-    # White grain loses a sixth by any bending, a spline's too; what a lens gives is kept.
+    # White noise loses a sixth by any warp, a spline's too; the noise of a lens keeps its strength.
     assert 0.95 < finest(grey_aged).std() / finest(grey if blur else bent).std() < 1.05
     assert np.corrcoef(finest(bent).ravel(), finest(grey_aged).ravel())[0, 1] > 0.99, "bent, but not smoothed"
     assert np.abs(np.asarray(aged, np.float32) - np.asarray(face)).mean() > 1

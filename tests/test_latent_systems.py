@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import test as test_command
 import train as train_command
 from cyclegan_age.ages import AgeCode, code_of
+from cyclegan_age.attributes import FaceAttributes, attributes_by_name
 from cyclegan_age.config import (
     MODEL_CONFIGS,
     AdversaryConfig,
@@ -30,7 +31,6 @@ from cyclegan_age.config import (
     UserError,
 )
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.data.folders import Known, known_by_name
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import (
     augmented,
@@ -44,7 +44,7 @@ from cyclegan_age.losses import (
 from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
 from cyclegan_age.models.adversary import discriminators_paused, reset_discriminators
 from cyclegan_age.models.age_cgan import AgeCGAN, IdentityEncoder
-from cyclegan_age.models.base import FaceAttributes, Model
+from cyclegan_age.models.base import Model
 from cyclegan_age.models.caae import CAAE, CAAEEncoder, shares
 from cyclegan_age.models.cgan import CGAN
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
@@ -52,7 +52,8 @@ from cyclegan_age.models.face_embedder import build_embedder
 from cyclegan_age.models.gan import GAN
 from cyclegan_age.networks.latent import NoiseDiscriminator, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, SpectralConv, spectral
-from cyclegan_age.runs import load_snapshot, load_state, save_snapshot
+from cyclegan_age.runs import load_state
+from cyclegan_age.snapshots import load_snapshot, save_snapshot
 from cyclegan_age.training.sheets import feature_maps
 from options.presets import PRESETS
 
@@ -261,13 +262,13 @@ def test_twenty_labels_are_ages_of_men_then_of_women() -> None:
 
 
 def test_file_names_tell_age_sex_and_race() -> None:
-    assert known_by_name("31_1_4_x.jpg") == Known(31, 1, 4)
+    assert attributes_by_name("31_1_4_x.jpg") == FaceAttributes(31, 1, 4)
     for name in ("31_2_0_x.jpg", "31_1_5_x.jpg", "031A53.jpg", "photo.jpg"):
-        assert math.isnan(known_by_name(name).sex) and math.isnan(known_by_name(name).age_years)
-    unsexed, nothing = known_by_name("07_9_3_ffh1.webp"), known_by_name("40_9_9_con2.webp")
+        assert math.isnan(attributes_by_name(name).sex) and math.isnan(attributes_by_name(name).age_years)
+    unsexed, nothing = attributes_by_name("07_9_3_ffh1.webp"), attributes_by_name("40_9_9_con2.webp")
     assert (unsexed.age_years, unsexed.race, nothing.age_years) == (7, 3, 40)
     assert all(map(math.isnan, (unsexed.sex, nothing.sex, nothing.race)))
-    assert known_by_name("40_1_9_con2.webp").sex == 1 and math.isnan(known_by_name("40_1_9_con2.webp").race)
+    assert attributes_by_name("40_1_9_con2.webp").sex == 1 and math.isnan(attributes_by_name("40_1_9_con2.webp").race)
 
 
 @pytest.mark.parametrize("label_at", [0, 1, 3])
@@ -477,10 +478,10 @@ def test_latent_vector_age_and_sex_steer_a_residual_generator(sexes: bool) -> No
     torch.manual_seed(0)
     net = ResidualGenerator(latent=8, ages=3, channels=(8, 8, 4), sexes=sexes).eval()
     assert shapes(net, torch.zeros(2, 10 if sexes else 8), torch.eye(3)[:2])[-1] == (2, 3, 32, 32)
-    kept = torch.randn(1, 10 if sexes else 8)
-    ages = [net(kept, torch.eye(3)[[k]]) for k in range(3)]
+    latents = torch.randn(1, 10 if sexes else 8)
+    ages = [net(latents, torch.eye(3)[[k]]) for k in range(3)]
     assert not torch.allclose(ages[0], ages[2]) and float(ages[0].detach().abs().max()) <= 1
-    other = kept.clone()
+    other = latents.clone()
     other[:, -1 if sexes else 0] += 1
     assert not torch.allclose(net(other, torch.eye(3)[[0]]), ages[0])
 
@@ -593,7 +594,7 @@ class Colour(nn.Module):
         return torch.zeros(len(x), 3) if self.zeros else x.mean(dim=(2, 3))
 
 
-NOTHING = FaceAttributes(torch.tensor([math.nan]), torch.tensor([math.nan]))
+NOTHING = [FaceAttributes()]
 
 
 def identity_encoder(**flags: Any) -> IdentityEncoder:
@@ -607,7 +608,7 @@ def test_the_optimisation_brings_identities_together(optimizer: str, rate: float
     x = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])[:, :, None, None].expand(-1, -1, 4, 4)
     encoder = identity_encoder(latent_optimizer=optimizer, latent_rate=rate, latent_steps=40)
     with torch.no_grad():
-        encoding = encoder.encode(x, FaceAttributes(torch.tensor([10.0, 10.0]), torch.full((2,), math.nan)))
+        encoding = encoder.encode(x, [FaceAttributes(10.0)] * 2)
     assert encoding.measures["identity_distance_before"].tolist() == [5.0, 0.0]  # |(3, 4, 0)|
     after = encoding.measures["identity_distance_after"]
     assert after[0] < 0.5 and after[1] == 0.0  # nothing to gain, nothing lost
@@ -625,16 +626,16 @@ def test_an_unknown_age_is_the_one_that_fits_best() -> None:
     x = torch.full((1, 3, 4, 4), 19.0)  # 20 is what the last anchor paints
     near = identity_encoder(latent_steps=0).encode(x, NOTHING)
     assert near.measures["identity_distance_before"].item() == pytest.approx(math.sqrt(3))
-    known = identity_encoder(latent_steps=0).encode(x, FaceAttributes(torch.tensor([20.0]), torch.tensor([math.nan])))
-    assert known.measures["identity_distance_before"].item() == pytest.approx(9 * math.sqrt(3))
+    attributes = identity_encoder(latent_steps=0).encode(x, [FaceAttributes(20.0)])
+    assert attributes.measures["identity_distance_before"].item() == pytest.approx(9 * math.sqrt(3))
 
 
 def test_an_unknown_sex_is_the_one_that_reconstructs_better() -> None:
     class Halves(nn.Module):
         latent, sexes = 2, True
 
-        def forward(self, kept: Tensor, age: Tensor) -> Tensor:
-            return kept[:, 3, None, None, None].expand(-1, 3, 4, 4)  # women 1, men 0
+        def forward(self, latents: Tensor, age: Tensor) -> Tensor:
+            return latents[:, 3, None, None, None].expand(-1, 3, 4, 4)  # women 1, men 0
 
     class Zeros(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -643,9 +644,7 @@ def test_an_unknown_sex_is_the_one_that_reconstructs_better() -> None:
     parts: dict[str, Any] = {"encoder": Zeros(), "generator": Halves()}
     encoder = CAAEEncoder(**parts, code=AgeCode((10, 20)))
     x = torch.tensor([0.9, 0.1, 0.1])[:, None, None, None].expand(-1, 3, 4, 4)
-    latent = encoder.encode(
-        x, FaceAttributes(torch.full((3,), math.nan), torch.tensor([math.nan, math.nan, 1.0]))
-    ).latent
+    latent = encoder.encode(x, [FaceAttributes(), FaceAttributes(), FaceAttributes(sex=1.0)]).latent
     assert latent[:, 2:].tolist() == [[0, 1], [1, 0], [0, 1]]
 
 
@@ -829,7 +828,7 @@ def test_a_face_is_read_once_for_all_its_ages(trained: Callable[[str], Path]) ->
     single = ager.age_many(faces[1:], [50])
     assert counts == [2]
     assert abs(many[5].astype(int) - single[0]).max() <= 1
-    ager.age_many(faces[:1], [10], known=[Known(30, 0)])  # something else is known of it
+    ager.age_many(faces[:1], [10], attributes=[FaceAttributes(30, 0)])  # something else is known of it
     assert counts == [2, 1]
 
 
@@ -837,10 +836,10 @@ def test_what_is_known_of_a_face_reaches_the_reader(command: Callable[..., list[
     assert train_command.main(command("caae", tmp_path, "sexes", "--sexes", steps=4)) == 0
     ager = Ager.load(tmp_path / "sexes" / "weights.safetensors")
     picture = np.full((1, 32, 32, 3), 90, np.uint8)
-    kept = [ager.engine.read(picture, [Known(20, sex)]).latent[0, 8:].tolist() for sex in (0, 1)]
-    assert kept == [[1, 0], [0, 1]]
-    assert sum(ager.engine.read(picture).latent[0, 8:].tolist()) == 1
-    assert ager.age(Image.new("RGB", (50, 40)), 30, Known(20, 1)).size == (50, 40)
+    latents = [ager.engine.encode(picture, [FaceAttributes(20, sex)]).latent[0, 8:].tolist() for sex in (0, 1)]
+    assert latents == [[1, 0], [0, 1]]
+    assert sum(ager.engine.encode(picture).latent[0, 8:].tolist()) == 1
+    assert ager.age(Image.new("RGB", (50, 40)), 30, FaceAttributes(20, 1)).size == (50, 40)
 
 
 class Stop(Exception):

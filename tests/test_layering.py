@@ -16,10 +16,10 @@ PACKAGE = "cyclegan_age"
 # Lowest first. A unit is a module or a folder of the package; it may import its own layer and those above it here.
 LAYERS = (
     {"config"},
-    {"ages", "files", "html_page", "images", "provenance"},
+    {"ages", "attributes", "files", "html_page", "images", "provenance"},
     {"networks"},
     {"losses"},
-    {"models", "data", "faces", "runs", "features", "watchdog", "curves", "devices"},
+    {"models", "data", "faces", "runs", "snapshots", "features", "watchdog", "curves", "devices"},
     {"hub"},
     {"inference", "rendering", "labeler", "export", "export_page", "convert", "monitor", "visdom_tracker"}
     | {"visdom_server", "evaluation"},

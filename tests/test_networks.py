@@ -10,11 +10,13 @@ from torch.nn import functional as F
 
 from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, UserError
 from cyclegan_age.features import Taps
-from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, UpConv
+from cyclegan_age.networks.blocks import UpConv
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
-from cyclegan_age.networks.estimators import AgeCorrection, LiteAgeEstimator, ResnetAgeEstimator, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator, generator_of, smooth_flow, warp
+from cyclegan_age.networks.estimators import AgeCalibration, LiteAgeEstimator, ResnetAgeEstimator, expected_age
+from cyclegan_age.networks.generators import ResnetGenerator, generator_of
+from cyclegan_age.networks.norms import InstanceNorm, LeakyReLU
+from cyclegan_age.networks.warping import smooth_flow, warp
 
 
 def _count(network: torch.nn.Module) -> int:
@@ -404,7 +406,7 @@ def test_a_symmetric_generator_gives_a_mirror_image_the_mirror_image_of_its_face
     x, age = torch.rand(2, 3, 32, 32) - 0.5, torch.eye(2)
     torch.testing.assert_close(both(x.flip(3), age), both(x, age).flip(3), atol=1e-5, rtol=1e-4)
     assert (one(x.flip(3), age) - one(x, age).flip(3)).abs().max() > 0.01
-    same = (x + x.flip(3)) / 2  # of a face that is its own mirror image the bending has no direction in the middle
+    same = (x + x.flip(3)) / 2  # of a face that is its own mirror image the flow has no direction in the middle
     with Taps(both, ["bend"]) as taps:
         both(same, age)
     assert taps.outputs["bend"].shape[0] == 4
@@ -413,17 +415,17 @@ def test_a_symmetric_generator_gives_a_mirror_image_the_mirror_image_of_its_face
     assert shift.abs().max() > 0.001
 
 
-def test_a_correction_asks_for_other_years_by_what_a_face_looks_like() -> None:
-    correction = AgeCorrection(estimator=ResnetAgeEstimator(width=4, blocks=(1,)), anchors=(10, 20, 40))
+def test_a_calibration_asks_for_other_years_by_what_a_face_looks_like() -> None:
+    calibration = AgeCalibration(estimator=ResnetAgeEstimator(width=4, blocks=(1,)), anchors=(10, 20, 40))
     age = torch.tensor([[0, 0.5, 0.5]])  # 30
-    assert correction.years(torch.tensor([5.0, 60.0]), age).tolist() == [30, 30]  # nothing was fitted
-    correction.looks = torch.tensor([20.0, 40.0])
-    correction.asked = torch.tensor([[10.0, 24.0, 40.0], [10.0, 14.0, 30.0]])
+    assert calibration.years(torch.tensor([5.0, 60.0]), age).tolist() == [30, 30]  # nothing was fitted
+    calibration.looks = torch.tensor([20.0, 40.0])
+    calibration.asked = torch.tensor([[10.0, 24.0, 40.0], [10.0, 14.0, 30.0]])
     looks = torch.tensor([3.0, 20.0, 25.0, 40.0, 90.0])
-    assert correction.years(looks, age).tolist() == [32, 32, 29.5, 22, 22]
-    correction.estimator.head.weight.data.zero_()
-    correction.estimator.head.bias.data = torch.full((101,), -100.0).index_fill(0, torch.tensor([25]), 100.0)
-    out = correction(torch.rand(1, 3, 32, 32), age)
+    assert calibration.years(looks, age).tolist() == [32, 32, 29.5, 22, 22]
+    calibration.estimator.head.weight.data.zero_()
+    calibration.estimator.head.bias.data = torch.full((101,), -100.0).index_fill(0, torch.tensor([25]), 100.0)
+    out = calibration(torch.rand(1, 3, 32, 32), age)
     torch.testing.assert_close(out, torch.tensor([[0, 0.525, 0.475]]))  # 29.5 between 20 and 40
 
 

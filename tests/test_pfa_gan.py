@@ -16,13 +16,13 @@ from torch import Tensor, nn
 import test as test_command
 import train as train_command
 from cyclegan_age.ages import AgeCode
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import PFAGANConfig, TrainConfig, UserError
+from cyclegan_age.data.age_folders import attributes_by_path
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.data.folders import Known, known_by_path
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.models.base import FaceAttributes
 from cyclegan_age.models.pfa_gan import PFAGAN, GroupEncoder, LossNetworks, build_generator, group_of
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
 from cyclegan_age.networks.progressive import AgingStep, ProgressiveGenerator, gates_between, place, with_group
@@ -287,19 +287,19 @@ def test_a_face_whose_age_is_not_known_is_read_at_its_estimated_age() -> None:
         estimator.head.bias[52] = 100
     encoder = GroupEncoder(code=AgeCode((10, 20, 30, 40, 50, 60)), estimator=estimator)
     x = torch.rand(2, 3, 16, 16)
-    latent = encoder.encode(x, FaceAttributes(torch.tensor([math.nan, 28.0]), torch.tensor([math.nan, 1.0]))).latent
+    latent = encoder.encode(x, [FaceAttributes(), FaceAttributes(28.0, 1.0)]).latent
     assert torch.equal(latent[:, :3], x)
     assert latent[:, 3].amax(dim=(1, 2)).tolist() == latent[:, 3].amin(dim=(1, 2)).tolist() == [4, 2]
     alone = GroupEncoder(code=AgeCode((10, 20, 30, 40, 50, 60)))  # without an estimator it is of the first group
-    latent = alone.encode(x, FaceAttributes(torch.tensor([math.nan, 28.0]), torch.tensor([math.nan, 1.0]))).latent
+    latent = alone.encode(x, [FaceAttributes(), FaceAttributes(28.0, 1.0)]).latent
     assert latent[:, 3].amax(dim=(1, 2)).tolist() == [0, 2]
 
 
 def test_a_folder_tells_the_age_where_the_name_does_not() -> None:
-    assert known_by_path(Path("faces/20-29/Ann.jpg")).age_years == 24.5
-    assert known_by_path(Path("faces/20-29/23_0_1_x.jpg")) == Known(23, 0, 1)
-    assert known_by_path(Path("faces/60+/Ann.jpg")).age_years == 64.5
-    assert math.isnan(known_by_path(Path("faces/mine/Ann.jpg")).age_years)
+    assert attributes_by_path(Path("faces/20-29/Ann.jpg")).age_years == 24.5
+    assert attributes_by_path(Path("faces/20-29/23_0_1_x.jpg")) == FaceAttributes(23, 0, 1)
+    assert attributes_by_path(Path("faces/60+/Ann.jpg")).age_years == 64.5
+    assert math.isnan(attributes_by_path(Path("faces/mine/Ann.jpg")).age_years)
 
 
 def test_a_training_resumes_to_the_bit_and_its_weights_age_faces(tiny_faces: Path, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_training_resumes_to_the_bit_and_its_weights_age_faces(tiny_faces: Pat
     assert ager.layers() == ["steps.0", "steps.1"]
     face = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     faces = np.stack([face] * 4)
-    out = ager.age_many(faces, [20, 40, 50, 60], known=[Known(age_years=41)] * 4)
+    out = ager.age_many(faces, [20, 40, 50, 60], attributes=[FaceAttributes(age_years=41)] * 4)
     assert np.array_equal(out[:2], faces[:2])  # at its own age and below it stays
     assert not np.array_equal(out[2], face)
     # Halfway there, but for rounding and clipping.

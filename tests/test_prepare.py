@@ -16,8 +16,8 @@ from PIL import Image
 from skimage.data import astronaut
 
 import prepare as prepare_command
+from cyclegan_age.attributes import attributes_by_name
 from cyclegan_age.config import PREPARE_SETS, PrepareConfig, UserError
-from cyclegan_age.data.names import known_by_name
 from cyclegan_age.data.prepare import SETS, run
 from cyclegan_age.data.prepare.copies import near_copies, perceptual_hash
 from cyclegan_age.data.prepare.plan import identical, plan, split
@@ -67,7 +67,7 @@ def test_a_set_becomes_age_folders_with_labels(fgnet: Path, tmp_path: Path, caps
     assert one["file"].endswith("/30-34/33_9_9_fgnet+007+007A33.jpg")
     assert (one["age"], one["sex"], one["race"], one["person"], one["fold"]) == ("33", "9", "9", "007", "007")
     assert one["split"] == one["file"].split("/")[0] and one["source"] == "fgnet" and one["exact"] == "1"
-    assert known_by_name(Path(one["file"]).name).person == "007"
+    assert attributes_by_name(Path(one["file"]).name).person == "007"
     by_person = {
         line["person"]: {other["split"] for other in found if other["person"] == line["person"]} for line in found
     }

@@ -22,7 +22,7 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
 from cyclegan_age.provenance import TOOL, Mark, mark_file, marked, packet
 from cyclegan_age.rendering.pictures import save_gif, save_mp4
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 MARK = Mark("tiny 0123456789ab").at(60)

@@ -26,7 +26,8 @@ import train as train_command
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data import fetching
-from cyclegan_age.data.batches import FaceData
+from cyclegan_age.data.batches import prefetching
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.fetching import Fetched
 from cyclegan_age.data.folders import describe, scan
 from cyclegan_age.data.shard_index import expanded, index_of
@@ -131,8 +132,8 @@ def test_whether_an_age_is_recorded_is_packed_and_read(
     assert prepare_command.main(["shards", str(folder), "--output", str(packed), "--per_shard", "20"]) == 0
 
     def exact_of_shards() -> tuple[int, int]:
-        known = scan(packed / "all-{000..002}.tar", CODE).known
-        return len(known), sum(one.exact for one in known)
+        attributes = scan(packed / "all-{000..002}.tar", CODE).attributes
+        return len(attributes), sum(one.exact for one in attributes)
 
     for shard in packed.glob("*.tar"):
         with tarfile.open(shard) as tar:
@@ -140,7 +141,7 @@ def test_whether_an_age_is_recorded_is_packed_and_read(
             told = [json.loads(tar.extractfile(name).read()) for name in names]  # type: ignore[union-attr]
         exact = open_shards(shard).exact
         assert [bool(one["exact"]) for one in told] == exact.tolist() == [one["file"] not in estimated for one in told]
-    of_folder = [one.exact for one in scan(folder, CODE).known]
+    of_folder = [one.exact for one in scan(folder, CODE).attributes]
     assert exact_of_shards() == (len(files), len(files) - len(estimated)) == (len(of_folder), sum(of_folder))
     monkeypatch.setattr(evaluation_faces, "_FEWEST_EXACT", 5)  # calibrations are made on these alone
     scored = evaluation_faces.Faces.find(EvaluateConfig(dataroot=packed / "all-{000..002}.tar"))
@@ -254,8 +255,8 @@ def test_labels_are_those_of_the_folder(packed: Path, tiny_faces: Path) -> None:
     folder, shards = scan(tiny_faces, CODE), scan(spec(packed), CODE)
     assert is_shards(spec(packed)) and not is_shards(tiny_faces)
     assert Counter(shards.age_years.tolist()) == Counter(folder.age_years.tolist())
-    assert Counter((k.age_years, k.sex, k.race) for k in shards.known) == Counter(
-        (k.age_years, k.sex, k.race) for k in folder.known
+    assert Counter((k.age_years, k.sex, k.race) for k in shards.attributes) == Counter(
+        (k.age_years, k.sex, k.race) for k in folder.attributes
     )
     assert [CODE.group(float(age)) for age in shards.age_years] == shards.group.tolist()
     assert describe(shards, CODE)[0].startswith("group 10, 5 to below 15 years: 4 pictures, as all-00")
@@ -282,7 +283,7 @@ def test_shards_of_others_have_no_index(copied: Path, tmp_path: Path) -> None:
         tar.add(tmp_path / "file", "broken.json")
     faces = scan(tmp_path / "other.tar", CODE, every_group=False)
     assert faces.left_out == {"no age known": 2} and faces.age_years.tolist() == [31, 25]
-    assert [(k.sex, k.person) for k in faces.known] == [(1, "7"), (1, "")]
+    assert [(k.sex, k.person) for k in faces.attributes] == [(1, "7"), (1, "")]
     assert all(open_pictures(faces.paths, faces.root, 8).get(i) is not None for i in range(2))
 
 
@@ -592,7 +593,7 @@ def test_processes_make_the_batches_and_the_next_window_is_fetched(server: Serve
         for step, batch in zip(range(5, 25), stream, strict=False):
             assert same(batch, direct.batch(step, 1, 2))
     assert isinstance(data._cache, ShardPictures) and isinstance(data._cache.paths, Shards)
-    with closing(data._fetching(iter([()] * 100), 0, 0, 1)) as stream:
+    with closing(prefetching(data._draws, iter([()] * 100), 0, 0, 1)) as stream:
         list(islice(stream, 3))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("shards")]
 

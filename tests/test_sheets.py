@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 import train as train_command
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import MODEL_CONFIGS, FaceEmbedderConfig, ModelConfig, TrainConfig
-from cyclegan_age.data.names import Known
 from cyclegan_age.images import to_float, to_uint8
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.face_embedder import build_embedder
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 from cyclegan_age.training.sheets import feature_maps, life, sample_columns
 
 AGES = ("20", "40", "60")
@@ -89,13 +89,13 @@ def test_a_sheet_shows_what_inference_renders(case: str, tmp_path: Path) -> None
     tensors = {f"{name}.{k}": v for name, one in networks.items() for k, v in one.state_dict().items()}
     save_snapshot(tmp_path / "weights.safetensors", config, net, 0, tensors, model.parts)
     ager = Ager.load(tmp_path / "weights.safetensors")
-    known = [Known(age_years=28.0), Known(age_years=20.0)]
+    attributes = [FaceAttributes(age_years=28.0), FaceAttributes(age_years=20.0)]
     for name in set(names) & {*AGES, "to A", "to B"}:
         years = {"to A": 25.0, "to B": 55.0}[name] if name.startswith("to ") else float(name)
         if ager.encoder.encodes and progress == 0 and "cgan" in case:
             continue  # faces from noise, before there is an encoder
         if ager.encoder.encodes:
-            rendered = ager.age_many(pictures, [years] * 2, known=known)
+            rendered = ager.age_many(pictures, [years] * 2, attributes=attributes)
         else:
             random = torch.Generator().manual_seed(0)
             rendered = ager.render(ager.encoder.sample(2, random), [years] * 2)

@@ -28,7 +28,8 @@ from cyclegan_age.config import (
 from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.images import Picture
 from cyclegan_age.models import SYSTEMS as MODELS
-from cyclegan_age.runs import save_snapshot, save_state
+from cyclegan_age.runs import save_state
+from cyclegan_age.snapshots import save_snapshot
 from options.bench import SystemsBenchConfig, parse_systems_bench
 from options.train import parse_train
 

@@ -19,7 +19,8 @@ from cyclegan_age.devices import Runtime, runtime_of
 from cyclegan_age.models import SYSTEMS, face_parser
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut
-from cyclegan_age.runs import load_snapshot, load_state
+from cyclegan_age.runs import load_state
+from cyclegan_age.snapshots import load_snapshot
 from cyclegan_age.training import schedule as schedule_module
 from cyclegan_age.training.averaging import GradientAverager
 from cyclegan_age.training.schedule import Schedule

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_age.ages import parse_group
-from cyclegan_age.audit.looks import Look, embedding_of, small_of
+from cyclegan_age.attributes import OLDEST, FaceAttributes, form_of, labels_in_name, stem_of
+from cyclegan_age.audit.measurements import Measurements, embedding_of, small_of
 from cyclegan_age.audit.pairs import likeness, similar
-from cyclegan_age.data.folders import label
+from cyclegan_age.data.age_folders import label
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import OLDEST, Known, form_of, labels_in_name, stem_of
 from cyclegan_age.data.prepare.copies import near_copies
 from cyclegan_age.data.prepare.rows import split_of
 
@@ -55,14 +55,14 @@ def own_error(age_years: float) -> float:
     return OWN_ERROR_YEARS[min(int(age_years) // 10, len(OWN_ERROR_YEARS) - 1)]
 
 
-def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Recognise) -> list[Finding]:
+def find(root: Path, files: Sequence[Path], seen: Sequence[Measurements], recognise: Recognise) -> list[Finding]:
     """Possible faults, sorted by kind.
 
     Args:
         root: the folder.
         files: N pictures in it.
-        seen: N measurements, as `looks.look` gives them.
-        recognise: a second face embedder, as `looks.recognise`.
+        seen: N measurements, as `measurements.measure` gives them.
+        recognise: a second face embedder, as `measurements.recognise`.
 
     Raises:
         UserError: a `labels.csv` that cannot be read.
@@ -71,51 +71,58 @@ def find(root: Path, files: Sequence[Path], seen: Sequence[Look], recognise: Rec
     good = [(file, one) for file, one in both if not one["broken"]]
     out = [Finding("broken file", file, one["broken"]) for file, one in both if one["broken"]]
     labels = read_labels(root)
-    known = {file: _known(file, labels) for file, _ in good}
-    # The first of several copies is kept. Order: an exact age, then a line of labels.csv, then other labels.
-    best = sorted(good, key=lambda one: _unknown(known[one[0]], one[0] in labels))
-    out += _copies(root, best, known, recognise)
+    attributes = {file: _attributes(file, labels) for file, _ in good}
+    # The first of several copies stays. Order: an exact age, then a line of labels.csv, then other labels.
+    best = sorted(good, key=lambda one: _unknown(attributes[one[0]], one[0] in labels))
+    out += _copies(root, best, attributes, recognise)
     splits: dict[str, set[str]] = {}
-    for file, about in known.items():
-        splits.setdefault(about.person, set()).add(_split(root, file))
+    for file, one in attributes.items():
+        splits.setdefault(one.person, set()).add(_split(root, file))
     parted = {person for person, some in splits.items() if person and len(some) > 1}
-    out += [Finding("person in two splits", file, who.person) for file, who in known.items() if who.person in parted]
-    inexact = [file for file, about in known.items() if file in labels and not about.exact]
+    out += [
+        Finding("person in two splits", file, who.person) for file, who in attributes.items() if who.person in parted
+    ]
+    inexact = [file for file, one in attributes.items() if file in labels and not one.exact]
     out += [Finding("age not recorded", file, "exact is 0 in labels.csv") for file in inexact]
-    for file, look in good:
-        out += [Finding(kind, file, detail) for kind, detail in _by_itself(look, known[file].age_years).items()]
+    for file, measured in good:
+        out += [
+            Finding(kind, file, detail) for kind, detail in _by_itself(measured, attributes[file].age_years).items()
+        ]
     return sorted(out, key=lambda one: (one.kind, one.file))
 
 
-def _known(file: Path, labels: Mapping[Path, Known]) -> Known:
-    """Labels of a picture; the age is that of its folder if nothing else gives one."""
+def _attributes(file: Path, labels: Mapping[Path, FaceAttributes]) -> FaceAttributes:
+    """Labels of a picture; without an age its folder's."""
     form = form_of(stem_of(file))
-    if known := labels.get(file) or (labels_in_name(form, stem_of(file)) if form else None):
-        return known
+    if attributes := labels.get(file) or (labels_in_name(form, stem_of(file)) if form else None):
+        return attributes
     span = parse_group(file.parent.name)
     if not span:
-        return Known()
+        return FaceAttributes()
     age = label(file.name, span)
-    return Known(age, exact=age != sum(span) / 2)
+    return FaceAttributes(age, exact=age != sum(span) / 2)
 
 
-def _unknown(about: Known, listed: bool) -> tuple[bool, bool, int]:
+def _unknown(attributes: FaceAttributes, listed: bool) -> tuple[bool, bool, int]:
     """Sort key: which labels of a picture are unknown."""
-    unsure = not about.exact or math.isnan(about.age_years)
-    return unsure, not listed, math.isnan(about.sex) + math.isnan(about.race) + (not about.person)
+    unsure = not attributes.exact or math.isnan(attributes.age_years)
+    return unsure, not listed, math.isnan(attributes.sex) + math.isnan(attributes.race) + (not attributes.person)
 
 
-def _years(file: Path, about: Known) -> tuple[float, float]:
+def _years(file: Path, attributes: FaceAttributes) -> tuple[float, float]:
     """First and last possible age of a picture: the bounds of its folder where only the group is known."""
-    age, name = about.age_years, file.parent.name.strip()
+    age, name = attributes.age_years, file.parent.name.strip()
     span = parse_group(name)
-    if not span or not span[0] <= age <= span[1] + 1 or about.exact:
+    if not span or not span[0] <= age <= span[1] + 1 or attributes.exact:
         return age, age
     return span[0], OLDEST if name.endswith("+") else span[1]
 
 
 def _copies(
-    root: Path, good: Sequence[tuple[Path, Look]], known: Mapping[Path, Known], recognise: Recognise
+    root: Path,
+    good: Sequence[tuple[Path, Measurements]],
+    attributes: Mapping[Path, FaceAttributes],
+    recognise: Recognise,
 ) -> list[Finding]:
     """Duplicate pictures, of which the first is kept, and faces of one person on both sides of a split."""
     out = []
@@ -124,9 +131,9 @@ def _copies(
         out.append(Finding(kind, file, f"of {first.relative_to(root)}{detail}", first))
         if _split(root, file) != _split(root, first):
             out.append(Finding("copy in another split", file, f"of {first.relative_to(root)}", first))
-        one, other = _years(file, known[file]), _years(first, known[first])
+        one, other = _years(file, attributes[file]), _years(first, attributes[first])
         if max(one[0] - other[1], other[0] - one[1]) > 1:
-            ages = f"{known[file].age_years:g} and {known[first].age_years:g} years"
+            ages = f"{attributes[file].age_years:g} and {attributes[first].age_years:g} years"
             out.append(Finding("copy of another age", file, ages, first))
 
     named: set[int] = set()  # each copy once
@@ -148,19 +155,19 @@ def _copies(
             named.add(j)
         elif _split(root, good[i][0]) != _split(root, good[j][0]):
             apart.append((i, j, cosine))
-    asked = sorted({i for pair in apart for i in pair[:2]})
-    seen_as = dict(zip(asked, recognise([good[i][0] for i in asked]), strict=True))
+    queried = sorted({i for pair in apart for i in pair[:2]})
+    seen_as = dict(zip(queried, recognise([good[i][0] for i in queried]), strict=True))
     for i, j, cosine in apart:
         first, second = seen_as[i], seen_as[j]
         if first is None or second is None or (surely := float(first @ second)) < _SAME_PERSON[1]:
             continue
-        if not known[good[i][0]].person or known[good[i][0]].person != known[good[j][0]].person:
+        if not attributes[good[i][0]].person or attributes[good[i][0]].person != attributes[good[j][0]].person:
             detail = f"as {good[i][0].relative_to(root)}, embeddings {cosine:.2f}, SFace {surely:.2f}"
             out.append(Finding("perhaps a person in two splits", good[j][0], detail, good[i][0]))
     return out
 
 
-def _by_itself(one: Look, age_years: float) -> dict[str, str]:
+def _by_itself(one: Measurements, age_years: float) -> dict[str, str]:
     """Possible faults of a single picture: kind -> detail."""
     kinds = {}
     if not one["faces"]:

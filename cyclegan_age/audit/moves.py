@@ -1,4 +1,4 @@
-"""Plans that move faulty pictures out of a folder of faces, and back.
+"""Moves of faulty pictures out of a folder of faces by a plan, and back.
 
 `faces-aside/`, beside the folder `faces`, holds the moved pictures, at the same paths, and a journal of each plan. The
 journal is written before the first move and contains the original `labels.csv`. So the same command resumes after an
@@ -11,68 +11,18 @@ import io
 import json
 import os
 import shlex
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cyclegan_age.audit.find import Finding
+from cyclegan_age.audit.plans import Move, digest, printable, read_plan
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.files import exclusive, json_lines, write_atomically, write_error
 from cyclegan_age.images import SUFFIXES, counted
 
-MOVE, KEEP = "move", "keep"
-COLUMNS = ("action", "file", "findings", "sha256")
-
-# Kinds that a plan moves by default; the user decides on the others.
-_MOVED = {
-    *("broken file", "same bytes", "near copy", "near copy by its face", "copy in another split"),
-    *("no face", "several faces", "turned", "blurred", "pixelated"),
-}
-
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Move:
-    """A picture below the folder, and the SHA-256 of its content."""
-
-    file: str
-    sha256: str
-
-
-def plan(root: Path, findings: Sequence[Finding]) -> tuple[bytes, int]:
-    """A table of the pictures with findings, one a line, for the user to edit; and how many it moves unedited.
-
-    Raises:
-        OSError: a picture cannot be read.
-    """
-    kinds: dict[Path, list[str]] = {}
-    for one in findings:
-        kinds.setdefault(one.file, []).append(f"{one.kind} ({one.detail})" if one.detail else one.kind)
-    moved = {one.file for one in findings if one.kind in _MOVED}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for file in sorted(kinds, key=lambda file: (file not in moved, file)):
-        action = MOVE if file in moved else KEEP
-        writer.writerow((action, file.relative_to(root).as_posix(), "; ".join(kinds[file]), _digest(file)))
-    return text.getvalue().encode(errors="surrogateescape"), len(moved)
-
-
-def kinds_of_plan(findings: Sequence[Finding]) -> list[str]:
-    """Sentences: the kinds of findings whose pictures a plan moves, and those that it leaves to the user."""
-    gone = {one.file for one in findings if one.kind in _MOVED}
-    moved = Counter(one.kind for one in findings if one.kind in _MOVED)
-    left = Counter(one.kind for one in findings if one.file not in gone)
-
-    def listed(kinds: Counter[str]) -> str:
-        return ", ".join(f"{kind} ({kinds[kind]:,})" for kind in sorted(kinds)) or "none"
-
-    return [f"The plan moves pictures with: {listed(moved)}.", f"It leaves to you those with only: {listed(left)}."]
 
 
 def apply(root: Path, plan_file: Path, say: Say) -> Path:
@@ -88,7 +38,7 @@ def apply(root: Path, plan_file: Path, say: Say) -> Path:
             applied before; or a disk cannot be written.
     """
     aside = _aside(root)
-    content, moves = _read(plan_file, "--apply")
+    content, moves = read_plan(plan_file, "--apply")
     journal = aside / f".{hashlib.sha256(content).hexdigest()[:16]}.json"
     try:
         with exclusive(aside):
@@ -122,7 +72,7 @@ def undo(root: Path, plan_file: Path, say: Say) -> Path:
             disk cannot be written.
     """
     aside = _aside(root)
-    content, moves = _read(plan_file, "--undo")
+    content, moves = read_plan(plan_file, "--undo")
     journal = aside / f".{hashlib.sha256(content).hexdigest()[:16]}.json"
     try:
         if not aside.is_dir():
@@ -160,35 +110,7 @@ def _aside(root: Path) -> Path:
     return whole.with_name(f"{whole.name}-aside")
 
 
-def _read(plan_file: Path, flag: str) -> tuple[bytes, list[_Move]]:
-    """The plan's content, and its moves; the flag is for errors."""
-    try:
-        content = plan_file.read_bytes()
-        text = content.decode("utf-8-sig", errors="surrogateescape")
-        first = text.partition("\n")[0]
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in first else ",")
-        lines = list(reader)
-    except OSError as e:
-        raise UserError(f"{flag} {plan_file}: cannot be read ({e.strerror}); expected the plan.csv of --fix") from None
-    except csv.Error:
-        raise UserError(f"{flag} {plan_file}: not a table; expected the plan.csv of --fix") from None
-    if not {"action", "file", "sha256"} <= set(reader.fieldnames or ()):
-        raise UserError(f"{flag} {plan_file}: no columns action, file and sha256; expected the plan.csv of --fix")
-    moves: dict[str, _Move] = {}
-    for number, line in enumerate(lines, 2):
-        action, file = (line["action"] or "").strip().lower(), line["file"] or ""
-        if action not in (MOVE, KEEP):
-            raise UserError(f"{flag} {plan_file}: line {number}: action {_printable(action)}; must be {MOVE} or {KEEP}")
-        if action == MOVE:
-            if file in moves:
-                raise UserError(
-                    f"{flag} {plan_file}: line {number}: {_printable(file)} is listed twice; delete one of the lines"
-                )
-            moves[file] = _Move(file, line["sha256"] or "")
-    return content, list(moves.values())
-
-
-def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool, flag: str = "--apply") -> None:
+def _check(root: Path, aside: Path, move: Move, plan_file: Path, *, moved: bool, flag: str = "--apply") -> None:
     """Refuse an unsafe move.
 
     Args:
@@ -201,7 +123,7 @@ def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool
     """
 
     def refuse(cause: str, remedy: str) -> UserError:
-        return UserError(f"{flag} {plan_file}: {_printable(move.file)}: {cause}; nothing was moved; {remedy}")
+        return UserError(f"{flag} {plan_file}: {printable(move.file)}: {cause}; nothing was moved; {remedy}")
 
     path = PurePosixPath(move.file)
     if path.is_absolute() or ".." in path.parts or "\0" in move.file or "\\" in move.file or not path.parts:
@@ -222,11 +144,11 @@ def _check(root: Path, aside: Path, move: _Move, plan_file: Path, *, moved: bool
         raise refuse("is missing", "put it back" if back else "run the audit again, or delete the line")
     if not move.sha256:
         raise refuse("has no sha256 in the plan", "run the audit again, or delete the line")
-    if _digest(file) != move.sha256:
+    if digest(file) != move.sha256:
         raise refuse("has changed since", "put it back" if back else "run the audit again, or delete the line")
 
 
-def _labels(root: Path, moves: Sequence[_Move]) -> dict[str, Any]:
+def _labels(root: Path, moves: Sequence[Move]) -> dict[str, Any]:
     """`labels.csv` of the folder, or of the one above it, before and after removal of the pictures' lines.
 
     Raises:
@@ -310,15 +232,6 @@ def _clear(aside: Path) -> None:
             Path(where).rmdir()
 
 
-def _printable(text: str) -> str:
-    """A name, safe to print in one line of an error."""
-    return text if text.isprintable() else ascii(text)
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 def _failed(flag: str, plan_file: Path, e: OSError) -> UserError:
-    what = f"{flag} {plan_file}: {_printable(str(e.filename or 'a file'))}"
+    what = f"{flag} {plan_file}: {printable(str(e.filename or 'a file'))}"
     return write_error(what, e, "then repeat the same command")

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from cyclegan_age.audit.find import find
-from cyclegan_age.audit.looks import look_at, recognise
-from cyclegan_age.audit.moves import apply, kinds_of_plan, plan, undo
+from cyclegan_age.audit.measurements import measure_all, recognise
+from cyclegan_age.audit.moves import apply, undo
 from cyclegan_age.audit.page import page
+from cyclegan_age.audit.plans import kinds_of_plan, plan
 from cyclegan_age.config import AuditConfig, UserError
-from cyclegan_age.files import write_error
+from cyclegan_age.files import write_atomically, write_error
 from cyclegan_age.images import counted, list_images
-from cyclegan_age.runs import next_folder, write_atomically
+from cyclegan_age.runs import next_folder
 
 Say = Callable[[str], None]
 
@@ -42,7 +43,7 @@ def audit(config: AuditConfig, say: Say) -> Path:
     files = [file for file in list_images(config.folder) if "parsings" not in file.parts]
     if not files:
         raise UserError(f"{config.folder}: no pictures in it; expected a folder of faces")
-    seen = look_at(config, files)
+    seen = measure_all(config, files)
     findings = find(config.folder, files, seen, partial(recognise, config.workers))
     for kind, number in Counter(one.kind for one in findings).items():
         first = next(one for one in findings if one.kind == kind)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from cyclegan_age.attributes import attributes_by_name
 from cyclegan_age.batch.items import Item, output_name
 from cyclegan_age.batch.storage import joined, read, write
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.names import known_by_name
 from cyclegan_age.faces.detection import NoFace
 from cyclegan_age.faces.files import Photo
 from cyclegan_age.images import BadImage
@@ -77,8 +77,8 @@ class Renderer:
 
         def start(item: Item) -> Crop | Report:
             try:
-                known = known_by_name(_file_name(item))
-                return Crop.read(Source(read(item.source), item.source, item.stem, known), self._ager)
+                attributes = attributes_by_name(_file_name(item))
+                return Crop.read(Source(read(item.source), item.source, item.stem, attributes), self._ager)
             except (BadImage, OSError) as e:
                 return Report(item.stem, cause=_line(e))
 
@@ -122,7 +122,7 @@ class Renderer:
                 try:
                     if isinstance(photo, Exception):
                         raise photo
-                    source = Source(None, item.source, item.stem, known_by_name(_file_name(item)))
+                    source = Source(None, item.source, item.stem, attributes_by_name(_file_name(item)))
                     done = AgedPhoto(source, photo, self._ager, self._ages, self._config)
                     yield item, photo, [photo.with_upright(pixels) for pixels in done.aged()]
                 except (BadImage, NoFace, OSError) as e:

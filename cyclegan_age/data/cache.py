@@ -7,19 +7,15 @@ lists of files, may share the folder.
 """
 
 import errno
-import fcntl
-import hashlib
 import json
 import logging
 import os
 import shutil
-import sys
 import uuid
 import weakref
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,13 +23,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cyclegan_age.config import UserError
+from cyclegan_age.data.cache_files import (
+    CHECKSUM_BYTES,
+    cache_folder,
+    checksum,
+    close_files,
+    explained,
+    locked,
+    read_index,
+    stamp,
+    write_at,
+)
 from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.images import BadImage, Picture, open_image, to_square
 
-VARIABLE = "CYCLEGAN_AGE_CACHE"
 _FORMAT = 1  # increased to invalidate earlier rows
-_MARK = 4  # bytes
 _PIECE = 64_000_000  # bytes read at once
 _MANY = 200  # minimum number of pictures to decode with processes
 _CHUNK = 16  # pictures per task of a process or thread
@@ -120,10 +124,10 @@ class PictureCache:
         path, row = self.paths[i], int(self._rows[i])
         if path in self.bad:
             return None
-        mark = os.pread(self._marks, _MARK, row * _MARK)
+        mark = os.pread(self._marks, CHECKSUM_BYTES, row * CHECKSUM_BYTES)
         if any(mark):
             pixels = os.pread(self._pixels, self._row_bytes, row * self._row_bytes)
-            if _mark(pixels) == mark:
+            if checksum(pixels) == mark:
                 return np.frombuffer(bytearray(pixels), np.uint8).reshape(self.size, self.size, 3)
         try:
             picture = to_square(open_image(path), self.size)
@@ -132,8 +136,8 @@ class PictureCache:
             return None
         with explained():  # not through a memory map, where a full disk kills the process
             pixels = picture.tobytes()
-            _write(self._pixels, pixels, row * self._row_bytes)
-            _write(self._marks, _mark(pixels), row * _MARK)
+            write_at(self._pixels, pixels, row * self._row_bytes)
+            write_at(self._marks, checksum(pixels), row * CHECKSUM_BYTES)
         return picture
 
     def pieces(
@@ -193,7 +197,7 @@ class PictureCache:
         """Open pixels and marks; creates new ones if another training has recreated the cache."""
         files = self.folder / f"pixels-{self._generation}", self.folder / f"marks-{self._generation}"
         self._pixels, self._marks = (os.open(file, os.O_RDWR | os.O_CREAT, 0o666) for file in files)
-        weakref.finalize(self, _close, self._pixels, self._marks)
+        weakref.finalize(self, close_files, self._pixels, self._marks)
 
     def _decode(self, indices: NDArray[np.int64], progress: bool) -> None:
         """Decode the missing pictures, if they are many; `get` decodes the rest.
@@ -227,12 +231,12 @@ class PictureCache:
         first = int(self._rows[indices[0]])
         pixels = np.zeros((len(indices), self._row_bytes), np.uint8)
         marks = np.zeros(len(indices), np.uint32)
-        os.preadv(self._marks, [marks.data], first * _MARK)
+        os.preadv(self._marks, [marks.data], first * CHECKSUM_BYTES)
 
         def read(k: int) -> bytes:
             part = pixels[k : k + _CHUNK]
             os.preadv(self._pixels, [part.data], (first + k) * self._row_bytes)
-            return b"".join(_mark(row.data) for row in part)
+            return b"".join(checksum(row.data) for row in part)
 
         found = np.frombuffer(b"".join(threads.map(read, range(0, len(indices), _CHUNK))), np.uint32)
         readable = np.array([self.paths[i] not in self.bad for i in indices])
@@ -246,7 +250,7 @@ class PictureCache:
         """Update the index for the files; returns its generation and the row of each picture."""
         index_file = self.folder / "index.json"
         keys = [os.path.relpath(path, root) for path in self.paths]
-        index = generation, end, before = _read_index(index_file)
+        index = generation, end, before = read_index(index_file)
         stamps = {key: stamp(root / key) for key in {*before, *keys}}
         files = {key: entry for key, entry in before.items() if tuple(entry[1:]) == stamps[key]}
         if not generation or end > 2 * len(files):  # most rows are of files that were changed or deleted
@@ -266,7 +270,9 @@ class PictureCache:
 
     def _there(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether each of the pictures is in the cache."""
-        marks = np.frombuffer(os.pread(self._marks, os.fstat(self._marks).st_size // _MARK * _MARK, 0), np.uint32)
+        marks = np.frombuffer(
+            os.pread(self._marks, os.fstat(self._marks).st_size // CHECKSUM_BYTES * CHECKSUM_BYTES, 0), np.uint32
+        )
         rows = self._rows[indices]
         there = rows < len(marks)
         there[there] = marks[rows[there]] != 0
@@ -277,73 +283,3 @@ class PictureCache:
         needed, free = missing * self._row_bytes, shutil.disk_usage(self.folder).free
         if needed > free:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free", str(self.folder))
-
-
-def cache_base(cache_dir: Path | None = None) -> Path:
-    """The folder of all caches; it may not exist yet."""
-    base = cache_dir or os.environ.get(VARIABLE) or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "cyclegan_age"
-
-
-def cache_folder(root: Path, what: str, cache_dir: Path | None = None) -> Path:
-    """Folder, created if needed, for one kind of cache of a data folder; `PictureCache` lists its files."""
-    where = os.fsencode(root.resolve()) + f"|{what}".encode()
-    folder = cache_base(cache_dir) / hashlib.sha256(where).hexdigest()[:20]
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Byte count and modification time of a file; -1 if it does not exist."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _read_index(file: Path) -> tuple[str, int, dict[str, list[int]]]:
-    """Generation, number of rows and [row, bytes, time] of each file; empty without a valid index."""
-    try:
-        index = json.loads(file.read_text())
-        return index["generation"], index["end"], index["files"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return "", 0, {}
-
-
-def _mark(pixels: bytes | memoryview) -> bytes:
-    """Checksum of a row, never 0, which marks a missing row."""
-    return max(zlib.crc32(pixels), 1).to_bytes(_MARK, sys.byteorder)
-
-
-def _write(file: int, data: bytes, offset: int) -> None:
-    while data:
-        count = os.pwrite(file, data, offset)
-        data, offset = data[count:], offset + count
-
-
-def _close(*files: int) -> None:
-    for file in files:
-        os.close(file)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Convert errors of the cache's files to a UserError."""
-    try:
-        yield
-    except (OSError, RuntimeError) as e:  # RuntimeError: no home folder
-        cause = f"{e.filename or 'disk'}: {e.strerror}" if isinstance(e, OSError) else str(e)
-        raise UserError(
-            f"{VARIABLE}: cannot cache pictures: {cause}; set it to a writable folder with free space"
-        ) from None

@@ -15,7 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.cache import VARIABLE, explained, locked
+from cyclegan_age.data.cache_files import VARIABLE, explained, locked
 
 _TRIES = 4  # each resumes where the one before ended
 _PAUSE_SECONDS = 1.0  # after the first try, then doubled each time

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_age.ages import parse_group
+from cyclegan_age.attributes import FaceAttributes, form_of, labels_in_name, stem_of
 from cyclegan_age.config import UserError
 from cyclegan_age.data.folders import FaceFolder
 from cyclegan_age.data.labels import read_labels
-from cyclegan_age.data.names import Known, form_of, labels_in_name, stem_of
 from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.images import list_images
 
@@ -79,18 +79,18 @@ def scan_people(dataroot: Path) -> People:
     )
 
 
-def _who(path: Path, root: Path, known: Known | None) -> tuple[str, float]:
+def _who(path: Path, root: Path, attributes: FaceAttributes | None) -> tuple[str, float]:
     """Name of the person on a picture, empty if unknown, and the age in years or NaN.
 
     Args:
         path: the picture.
         root: the data folder.
-        known: its labels in `labels.csv`.
+        attributes: its labels in `labels.csv`.
     """
     form = form_of(stem_of(path))
-    known = known or (labels_in_name(form, stem_of(path)) if form else None)
-    if known and known.person:
-        return known.person, known.age_years
+    attributes = attributes or (labels_in_name(form, stem_of(path)) if form else None)
+    if attributes and attributes.person:
+        return attributes.person, attributes.age_years
     folder = path.parent
     if folder == root or folder.name.lower() in _GENERAL or parse_group(folder.name):
         return "", np.nan

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import UserError, needs
-from cyclegan_age.data.names import Known
 
 NAME = "labels.csv"
 PARQUET = "labels.parquet"
@@ -56,7 +56,7 @@ def as_parquet(lines: Iterable[Mapping[str, object]]) -> bytes:
     return data.getvalue()
 
 
-def read_labels(dataroot: Path) -> dict[Path, Known]:
+def read_labels(dataroot: Path) -> dict[Path, FaceAttributes]:
     """Labels of the pictures of a folder by their paths, from the `labels.csv` in it or in the folder above.
 
     If it is missing, `labels.parquet` is read. Files with other columns are ignored.
@@ -69,12 +69,14 @@ def read_labels(dataroot: Path) -> dict[Path, Known]:
             break
     else:
         return {}
-    known: dict[Path, Known] = {}
+    labels: dict[Path, FaceAttributes] = {}
     for line in read_lines(folder):
         race, sex = (_code(line[column]) for column in ("race", "sex"))
         exact = is_exact(line["exact"])
-        known[_below(dataroot, folder, line["file"])] = Known(float(line["age"]), sex, race, line["person"], exact)
-    return known
+        labels[_below(dataroot, folder, line["file"])] = FaceAttributes(
+            float(line["age"]), sex, race, line["person"], exact
+        )
+    return labels
 
 
 def is_exact(word: str) -> bool:

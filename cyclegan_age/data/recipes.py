@@ -20,8 +20,9 @@ from cyclegan_age.config import (
     TrainConfig,
     UserError,
 )
-from cyclegan_age.data.batches import FaceData, Pool, balanced
 from cyclegan_age.data.cache import PictureCache, Pictures
+from cyclegan_age.data.draws import Pool, balanced
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.folders import NO_GROUP, FaceFolder, describe, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
 from cyclegan_age.data.masks import MaskFolder, read_masks, scan_masks
@@ -95,7 +96,9 @@ def cyclegan(config: TrainConfig, net: CycleGANConfig) -> FaceData:
     """Every age as often as any other; with `balance` each sex and race within an age, too. Labels are sexes."""
     folder = _faces(config)
     pools = _groups(config, folder)
-    sex, race = (np.array(column, np.float32) for column in zip(*((k.sex, k.race) for k in folder.known), strict=True))
+    sex, race = (
+        np.array(column, np.float32) for column in zip(*((k.sex, k.race) for k in folder.attributes), strict=True)
+    )
     if net.balance:
         if np.isnan(sex).all():
             raise UserError(f"--balance: no file name in {config.dataroot} tells a sex and a race; leave it out")
@@ -106,10 +109,10 @@ def cyclegan(config: TrainConfig, net: CycleGANConfig) -> FaceData:
 def cyclegan_heads(config: TrainConfig, net: CycleGANHeadsConfig) -> FaceData:
     """Every age as often as any other, and within an age half of the heads East Asian where there are others, too."""
     folder = _faces(config)
-    asian = np.array([known.race == _EAST_ASIAN for known in folder.known])
+    asian = np.array([attributes.race == _EAST_ASIAN for attributes in folder.attributes])
     groups = _groups(config, folder)
     pools = [group[part[group]] for group in groups for part in (asian, ~asian)]
-    sex = np.array([[known.sex] for known in folder.known], np.float32)
+    sex = np.array([[attributes.sex] for attributes in folder.attributes], np.float32)
     return _by_age(config, folder, pools if all(map(len, pools)) else groups, labels=sex)
 
 
@@ -133,7 +136,7 @@ def age_groups(config: TrainConfig, net: ModelConfig) -> FaceData:
 def caae(config: TrainConfig, net: CAAEConfig) -> FaceData:
     """A random batch is held out; with sexes the labels are those of the file names, and faces without one left out."""
     folder = _faces(config)
-    sex = np.array([known.sex for known in folder.known], np.float32)
+    sex = np.array([attributes.sex for attributes in folder.attributes], np.float32)
     usable = ~np.isnan(sex) if net.sexes else np.ones(len(sex), bool)
     groups = [group[usable[group]] for group in _groups(config, folder)]
     empty = [str(age) for age, group in zip(config.ages, groups, strict=True) if not len(group)]

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclegan_age.attributes import OLDEST, FaceAttributes, form_of, labels_in_name, stem_of
 from cyclegan_age.config import UserError
-from cyclegan_age.data.cache import cache_folder, explained, stamp
+from cyclegan_age.data.cache_files import cache_folder, explained, stamp
 from cyclegan_age.data.fetching import Absent, Fetched
-from cyclegan_age.data.names import OLDEST, Known, form_of, labels_in_name, stem_of
 from cyclegan_age.files import write_atomically
 from cyclegan_age.images import SUFFIXES
 
@@ -80,21 +80,23 @@ def index_of(shard: Path) -> bytes:
         raise UserError(
             f"--dataroot {shard}: cannot be read: {e.strerror}; grant permission or choose another"
         ) from None
-    return as_index((*place, known_of(labels.get(key, {}), place[0])) for key, place in pictures.items())
+    return as_index((*place, attributes_of(labels.get(key, {}), place[0])) for key, place in pictures.items())
 
 
-def as_index(pictures: Iterator[tuple[str, int, int, Known]]) -> bytes:
+def as_index(pictures: Iterator[tuple[str, int, int, FaceAttributes]]) -> bytes:
     """An index of name, offset, size in bytes and labels of each picture of a shard."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for name, offset, size, known in pictures:
-        age, sex, race = ("" if math.isnan(n) else f"{n:g}" for n in (known.age_years, known.sex, known.race))
-        writer.writerow((name, offset, size, age, sex or "9", race or "9", known.person, int(known.exact)))
+    for name, offset, size, attributes in pictures:
+        age, sex, race = (
+            "" if math.isnan(n) else f"{n:g}" for n in (attributes.age_years, attributes.sex, attributes.race)
+        )
+        writer.writerow((name, offset, size, age, sex or "9", race or "9", attributes.person, int(attributes.exact)))
     return text.getvalue().encode(errors="surrogateescape")
 
 
-def known_of(labels: Mapping[str, Any], name: str) -> Known:
+def attributes_of(labels: Mapping[str, Any], name: str) -> FaceAttributes:
     """The labels of a picture; without an age in them, those in its name in a public set's form."""
 
     def number(key: str, most: float) -> float:
@@ -108,10 +110,10 @@ def known_of(labels: Mapping[str, Any], name: str) -> Known:
     if math.isnan(age):
         stem = stem_of(Path(name))
         form = form_of(stem)
-        return (labels_in_name(form, stem) if form else None) or Known()
+        return (labels_in_name(form, stem) if form else None) or FaceAttributes()
     sex = _SEXES.get(str(labels.get("sex", labels.get("gender", ""))).lower().removesuffix(".0"), math.nan)
     exact = number("exact", 1) != 0
-    return Known(age, sex, number("race", 4), str(labels.get("person") or ""), exact)
+    return FaceAttributes(age, sex, number("race", 4), str(labels.get("person") or ""), exact)
 
 
 def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:

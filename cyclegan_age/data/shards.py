@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import UserError
-from cyclegan_age.data.cache import PictureCache, Pictures, cache_base
+from cyclegan_age.data.cache import PictureCache, Pictures
+from cyclegan_age.data.cache_files import cache_base
 from cyclegan_age.data.fetching import Fetched
-from cyclegan_age.data.names import Known
 from cyclegan_age.data.shard_index import columns_of, expanded, is_url, rows_of
 from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.images import BadImage, Picture, open_image, to_square
@@ -157,7 +158,7 @@ class Shards(Sequence[Path]):
 
 
 @dataclass(frozen=True, eq=False)
-class KnownOf(Sequence[Known]):
+class ShardAttributes(Sequence[FaceAttributes]):
     """The labels of each picture in the indices."""
 
     shards: Shards
@@ -166,15 +167,15 @@ class KnownOf(Sequence[Known]):
         return len(self.shards)
 
     @overload
-    def __getitem__(self, i: int) -> Known: ...
+    def __getitem__(self, i: int) -> FaceAttributes: ...
     @overload
-    def __getitem__(self, i: slice) -> list[Known]: ...
-    def __getitem__(self, i: int | slice) -> Known | list[Known]:
+    def __getitem__(self, i: slice) -> list[FaceAttributes]: ...
+    def __getitem__(self, i: int | slice) -> FaceAttributes | list[FaceAttributes]:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
         s = self.shards
         person, exact = s.persons[s.person[i]], bool(s.exact[i])
-        return Known(float(s.age_years[i]), float(s.sex[i]), float(s.race[i]), person, exact)
+        return FaceAttributes(float(s.age_years[i]), float(s.sex[i]), float(s.race[i]), person, exact)
 
 
 def open_shards(dataroot: Path, cache_gb: float = CACHE_GB) -> Shards:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from cyclegan_age.data.cache import cache_folder, explained, locked, stamp
+from cyclegan_age.data.cache_files import cache_folder, explained, locked, stamp
 from cyclegan_age.faces.detection import packaged, yunet
+from cyclegan_age.files import write_atomically
 from cyclegan_age.images import BadImage, Picture, open_image
-from cyclegan_age.runs import write_atomically
 
 SIZE = 128  # numbers in an embedding
 _SAVE_EVERY = 1000  # faces

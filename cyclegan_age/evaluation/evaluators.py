@@ -32,7 +32,7 @@ from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 from cyclegan_age.networks.estimators import LiteAgeEstimator, expected_age
-from cyclegan_age.networks.generators import both_ways
+from cyclegan_age.networks.warping import both_ways
 from cyclegan_age.runs import find_weights
 
 Look = Callable[[Picture], NDArray[np.float32]]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclegan_age.ages import AgeCode
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data.folders import scan
-from cyclegan_age.data.names import Known
 
 REACH_YEARS = 5.0  # half width of the group of real faces around a target
 _CODE = AgeCode((10, 20, 30, 40, 50, 60, 70))  # real faces of 5 to 79 years are used
@@ -80,28 +80,28 @@ class Faces:
         order = sorted(range(len(marks)), key=lambda i: marks[i])
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
-        known = folder.known
+        attributes = folder.attributes
         youngest, oldest = config.sources
         fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not fitting:
             raise UserError(f"--sources {youngest} {oldest}: {config.dataroot} has no face of that age; choose others")
-        exact = frozenset(i for i, one in enumerate(known) if one.exact)
+        exact = frozenset(i for i, one in enumerate(attributes) if one.exact)
         return cls(
             root=folder.root,
             paths=folder.paths,
             age_years=folder.age_years,
-            sex=["" if math.isnan(one.sex) else _SEXES[int(one.sex)] for one in known],
-            race=["" if math.isnan(one.race) else _RACES[int(one.race)] for one in known],
+            sex=["" if math.isnan(one.sex) else _SEXES[int(one.sex)] for one in attributes],
+            race=["" if math.isnan(one.race) else _RACES[int(one.race)] for one in attributes],
             rank=rank,
             sources=sorted(evenly(fitting, folder.age_years, config.limit)),
             left_out=folder.left_out,
-            exact=exact if len(exact) >= _FEWEST_EXACT else frozenset(range(len(known))),
+            exact=exact if len(exact) >= _FEWEST_EXACT else frozenset(range(len(attributes))),
         )
 
-    def known(self, i: int) -> Known:
+    def attributes(self, i: int) -> FaceAttributes:
         """The labels of face i that a model may use."""
         sex = float(_SEXES.index(self.sex[i])) if self.sex[i] else math.nan
-        return Known(float(self.age_years[i]), sex)
+        return FaceAttributes(float(self.age_years[i]), sex)
 
 
 def evenly(order: Sequence[int], age_years: NDArray[np.float32], limit: int) -> list[int]:

@@ -12,8 +12,8 @@ from cyclegan_age.evaluation.faces import Row
 from cyclegan_age.evaluation.measures import Array
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import SYSTEMS, trained_estimator
-from cyclegan_age.networks.estimators import AgeCorrection, expected_age
-from cyclegan_age.runs import Snapshot, load_snapshot, save_snapshot
+from cyclegan_age.networks.estimators import AgeCalibration, expected_age
+from cyclegan_age.snapshots import Snapshot, load_snapshot, save_snapshot
 
 _STEP_YEARS = 0.5
 _ENDS = (5, 95)  # percentiles of the estimated source ages: the young-looking and the old-looking face
@@ -33,38 +33,40 @@ def fitting(row: Row) -> Snapshot:
     return snapshot
 
 
-def fit_ages(row: Row, pictures: Picture, read: Array, slider: Array, file: Path) -> AgeCorrection:
+def fit_ages(row: Row, pictures: Picture, estimates: Array, slider: Array, file: Path) -> AgeCalibration:
     """Write a row's weights with a calibration of the age input; returns the calibration.
 
     Args:
         row: the weights.
         pictures: faces uint8 (N, S, S, 3), at the size of the generator.
-        read: (N, Y) calibrated estimates for each face at each age of the slider.
+        estimates: (N, Y) calibrated estimates for each face at each age of the slider.
         slider: (Y,) years, rising.
         file: output file.
     """
     snapshot = fitting(row)
     render = SYSTEMS[snapshot.train.model].renderer
     assert render is not None and isinstance(snapshot.net, CycleGANConfig | CycleGANHeadsConfig)
-    correction = render(snapshot).calibration
-    if correction is None:
+    calibration = render(snapshot).calibration
+    if calibration is None:
         train, name = snapshot.train, (*snapshot.net.estimators, "age_loss_a")[0]
         estimator, of_estimator = trained_estimator(name, train, train.frame)
-        correction = AgeCorrection(estimator=estimator, anchors=snapshot.train.ages)
+        calibration = AgeCalibration(estimator=estimator, anchors=snapshot.train.ages)
         snapshot.parts["correction"] = of_estimator
-    correction.eval()
+    calibration.eval()
     with torch.inference_mode():
-        looks = torch.cat([expected_age(correction.estimator(part)) for part in to_float(pictures).split(16)])
+        apparent = torch.cat([expected_age(calibration.estimator(part)) for part in to_float(pictures).split(16)])
         vectors = code_of(snapshot.train).encode(slider.tolist())
-        asked = np.stack([correction.years(looks, one.expand(len(looks), -1)).numpy() for one in vectors], axis=1)
-    ends, years = calibrated_inputs(looks.numpy(), asked, read, np.array(snapshot.train.ages))
-    correction.looks, correction.asked = (torch.tensor(v, dtype=torch.float32) for v in (ends, years))
-    tensors = snapshot.tensors | {f"correction.{name}": v for name, v in correction.state_dict().items()}
+        inputs = np.stack(
+            [calibration.years(apparent, one.expand(len(apparent), -1)).numpy() for one in vectors], axis=1
+        )
+    ends, years = calibrated_inputs(apparent.numpy(), inputs, estimates, np.array(snapshot.train.ages))
+    calibration.looks, calibration.asked = (torch.tensor(v, dtype=torch.float32) for v in (ends, years))
+    tensors = snapshot.tensors | {f"correction.{name}": v for name, v in calibration.state_dict().items()}
     save_snapshot(file, snapshot.train, snapshot.net, snapshot.images_seen, tensors, snapshot.parts)
-    return correction
+    return calibration
 
 
-def calibrated_inputs(looks: Array, asked: Array, read: Array, anchors: Array) -> tuple[Array, Array]:
+def calibrated_inputs(apparent: Array, inputs: Array, estimates: Array, anchors: Array) -> tuple[Array, Array]:
     """Calibrated age inputs by the apparent age of a face.
 
     At each of some input ages, a straight line is fitted to the estimated ages over the apparent ages of the sources.
@@ -72,21 +74,21 @@ def calibrated_inputs(looks: Array, asked: Array, read: Array, anchors: Array) -
     made rising and inverted.
 
     Args:
-        looks: (N,) apparent ages of the sources in years.
-        asked: (N, Y) input ages in years, rising in each row.
-        read: (N, Y) estimated ages of the results in years; NaN where unknown.
+        apparent: (N,) apparent ages of the sources in years.
+        inputs: (N, Y) input ages in years, rising in each row.
+        estimates: (N, Y) estimated ages of the results in years; NaN where unknown.
         anchors: (K,) years, rising.
 
     Returns:
         (2,) apparent ages of the two faces in years, and (2, K) the calibrated input at each anchor.
     """
-    known = np.isfinite(read).all(axis=1)
-    looks, asked, read = looks[known].astype(np.float64), asked[known], read[known]
+    known = np.isfinite(estimates).all(axis=1)
+    apparent, inputs, estimates = apparent[known].astype(np.float64), inputs[known], estimates[known]
     grid = np.arange(anchors[0], anchors[-1] + _STEP_YEARS, _STEP_YEARS)
-    there = np.stack([np.interp(grid, a, r) for a, r in zip(asked, read, strict=True)])  # (N, G)
-    ends = np.percentile(looks, _ENDS)
+    there = np.stack([np.interp(grid, a, r) for a, r in zip(inputs, estimates, strict=True)])  # (N, G)
+    ends = np.percentile(apparent, _ENDS)
     ends[1] = max(ends[1], ends[0] + 1)
-    lines = np.linalg.lstsq(np.stack([np.ones_like(looks), looks], axis=1), there, rcond=None)[0]  # (2, G)
+    lines = np.linalg.lstsq(np.stack([np.ones_like(apparent), apparent], axis=1), there, rcond=None)[0]  # (2, G)
     years = []
     for end in ends:
         level = measures.rising(lines[0] + lines[1] * end, np.ones(len(grid))).round(6)

@@ -168,7 +168,7 @@ def _same_faces(folder: Path, scores: Scores, rows: Sequence[Row]) -> list[tuple
         for i in numbers:
             picture = renderer.pictures.get(i)
             assert picture is not None
-            made[i].append([picture, *renderer.render(picture, targets, faces.known(i))])
+            made[i].append([picture, *renderer.render(picture, targets, faces.attributes(i))])
     out = []
     for i in numbers:
         heads = ["input", *(str(t) for t in targets)]
@@ -220,7 +220,7 @@ def _extremes(folder: Path, scores: Scores, row: Row) -> None:
                     if age:
                         years = reference.calibration[age.name](scores.records[row.name][i][age.key][at, 0])
                         heads = [f"{t} ({y:.0f})" for t, y in zip(reference.targets, years, strict=True)]
-                    strip = [[picture, *renderer.render(picture, reference.targets, reference.faces.known(i))]]
+                    strip = [[picture, *renderer.render(picture, reference.targets, reference.faces.attributes(i))]]
                     path = f"faces/{_slug(row.name)}-{title}-{i}.jpg"
                     save_jpg(grid(strip, columns=["input", *heads]), folder / path)
                     _figure(path, f"{_who(scores, i)}; {badness(scores, row, i):.1f}")

@@ -19,19 +19,19 @@ from safetensors.numpy import save
 from skimage.color import rgb2lab
 from skimage.morphology import dilation, disk
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import EvaluateConfig, TrainConfig
-from cyclegan_age.data.cache import cache_folder
-from cyclegan_age.data.names import Known
+from cyclegan_age.data.cache_files import cache_folder
 from cyclegan_age.data.shards import open_pictures
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.evaluation.faces import BLEND, COPY, REACH_YEARS, REAL, Faces, Row
 from cyclegan_age.faces.frames import Frame
+from cyclegan_age.files import write_atomically
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import load_parser
 from cyclegan_age.networks.parsers import PARTS
-from cyclegan_age.runs import write_atomically
 
 _FORMAT = "1"  # changed to invalidate earlier records
 
@@ -85,10 +85,10 @@ class Renderer:
         if row != self._row:
             self._row, self._ager = row, Ager.load(row.weights) if row.weights else None
 
-    def render(self, picture: Picture, years: Sequence[float], known: Known) -> Picture:
+    def render(self, picture: Picture, years: Sequence[float], attributes: FaceAttributes) -> Picture:
         """A face (S, S, 3) at N ages by the current row: uint8 (N, S, S, 3)."""
         if self._ager:
-            return render(self._ager, picture, years, known)
+            return render(self._ager, picture, years, attributes)
         if self._row == BLEND:
             means = np.stack([self._mean(float(one)) for one in years])
             return ((means + picture) / 2).round().astype(np.uint8)
@@ -140,8 +140,8 @@ class Renderer:
             self.use(row)
             # The outputs for the input face apply to its copies.
             said = self.complete(REAL, i) or self.record(REAL, i) if row == COPY else None
-            known_face = self.plan.faces.known(i)
-            pictures = self.render(picture, self.plan.slider, known_face)
+            attributes = self.plan.faces.attributes(i)
+            pictures = self.render(picture, self.plan.slider, attributes)
             decades = pictures[[self.plan.slider.index(years) for years in self.plan.targets]]
             for evaluator in missing:
                 shown = pictures if evaluator.kind == "age" else decades
@@ -149,17 +149,17 @@ class Renderer:
                     said[evaluator.key].repeat(len(shown), axis=0) if said else _outputs(evaluator, shown)
                 )
             if "keeping" not in known:
-                known["keeping"] = self._keeping(picture, decades, known_face)
+                known["keeping"] = self._keeping(picture, decades, attributes)
             if self._parser and "hair" not in known:
                 known["hair"] = self._hair(picture, decades)
         write_atomically(file, save(known, None))
         return known
 
-    def _keeping(self, picture: Picture, decades: Picture, known: Known) -> NDArray[np.float32]:
+    def _keeping(self, picture: Picture, decades: Picture, attributes: FaceAttributes) -> NDArray[np.float32]:
         """Measures of preservation; see `keeping_names`."""
-        own, ends = [known.age_years], (0, len(decades) - 1)
-        same = self.render(picture, own, known)[0]
-        back = [self.render(decades[k], own, Known(self.plan.targets[k], known.sex))[0] for k in ends]
+        own, ends = [attributes.age_years], (0, len(decades) - 1)
+        same = self.render(picture, own, attributes)[0]
+        back = [self.render(decades[k], own, FaceAttributes(self.plan.targets[k], attributes.sex))[0] for k in ends]
         mask, sharp = self._outside(picture), measures.sharpness(picture)
         values = [
             *(measures.ssim(picture, same), measures.l1(picture, same)),
@@ -211,11 +211,11 @@ def keeping_names(targets: Sequence[int]) -> list[str]:
     return [*fixed, *(f"outside_{t}" for t in targets), *(f"sharpness_{t}" for t in targets)]
 
 
-def render(ager: Ager, picture: Picture, years: Sequence[float], known: Known) -> Picture:
+def render(ager: Ager, picture: Picture, years: Sequence[float], attributes: FaceAttributes) -> Picture:
     """A face of any size at N ages, as `Ager.age` does it, in one batch: uint8 (N, H, W, 3)."""
     image = Image.fromarray(picture)
     fitted = ager.fit(image)
-    aged = ager.engine.age_fitted([fitted] * len(years), list(years), known=[known] * len(years))
+    aged = ager.engine.age_fitted([fitted] * len(years), list(years), attributes=[attributes] * len(years))
     return np.stack([np.asarray(fitted.unfit(one, image)) for one in aged])
 
 

@@ -23,11 +23,12 @@ from cyclegan_age.evaluation.reference import FEWEST, Values, by_label
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import Goal, as_csv, as_text
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.files import json_lines, write_error
+from cyclegan_age.files import json_lines, write_atomically, write_error
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.pictures import save_text
-from cyclegan_age.runs import HEADS, SHIPPED, TIGHT, find_weights, load_snapshot, next_folder, write_atomically
+from cyclegan_age.runs import HEADS, SHIPPED, TIGHT, find_weights, next_folder
+from cyclegan_age.snapshots import load_snapshot
 
 _POLL_SECONDS = 15.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import UserError
-from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import Pixels, blend
 from cyclegan_age.faces.detection import chosen, detector, turned_text
@@ -33,25 +33,23 @@ logger = logging.getLogger("cyclegan_age")
 class Ager:
     """Renders faces at other ages, with the weights of any model that can.
 
-    The pictures it takes are aligned crops in the frame of the weights. In UTKFace's, which most have, faces are
-    upright, the eyes' centres at 0.30 and 0.68 of the width and 0.30 of the height. A face is encoded once (a CycleGAN
-    keeps the picture, an autoencoder its latent vector) and what is kept of it is rendered at each age. Some models
-    want to know a face's own age or sex; what is not said they estimate.
+    Pictures are aligned crops in the frame of the weights, mostly UTKFace's: faces upright, the eyes' centres at 0.30
+    and 0.68 of the width and 0.30 of the height. A face is encoded once, and its latent (the picture or a vector) is
+    rendered at each age. Some models use the face's own age or sex, and estimate unknown ones.
 
     Attributes:
-        generator: what is kept of faces (N, ...) and `age_vectors` (N, K) -> (N, 3, S, S) in [-1, 1], in eval mode.
-        code: what turns years into age vectors; its anchors are the ages trained on.
+        generator: latents (N, ...) and `age_vectors` (N, K) -> (N, 3, S, S) in [-1, 1], in eval mode.
+        code: converts years to age vectors; its anchors are the ages of the training.
         image_size: S, the side in pixels of the generator's pictures.
         encoder: how faces are encoded.
         conditional: whether ages make a difference; False for a plain GAN.
         frame: where faces stand in the pictures.
-        domains: what pictures of any kind are translated to, if not to ages. Where it is not empty, `years` are the
-            number of a domain, from 0 on: `age`, `age_many`, `render`, `features` and `caption` take no others, and
-            `age_photo`, `age_places` and `life`, which are for faces, raise a UserError.
-        weights: the file that it is of; None for networks in memory.
-        mark: what files of its pictures should say; see `provenance`.
+        domains: targets of translations that are not to ages. If any, `years` are the number of a domain, from 0 on,
+            and `age_photo`, `age_places` and `life` raise a UserError.
+        weights: the file of the weights; None for networks in memory.
+        mark: provenance to write into files of its pictures; see `provenance`.
         engine: encodes and renders in batches.
-        blender: finds where changes go in photographs.
+        blender: finds the places of changes in photographs.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class Ager:
         image_size: int,  # side in pixels of its pictures
         frame: Frame = FRAMES["utkface"],  # of its pictures
         parser: FaceParser | None = None,  # finds heads in FFHQ's frame; without it the shipped one does
-        weights: Path | None = None,  # the file that all this is of
+        weights: Path | None = None,  # the file of all this
     ) -> None:
         self.engine = Engine(renderer, image_size)
         self.blender = FaceBlender(self.engine, frame, parser)
@@ -76,8 +74,8 @@ class Ager:
         """Read weights, by default the shipped ones, to the GPU if there is one.
 
         Weights of a two-domain model know two ages: the middles of its groups, and blends between them; or, where its
-        domains are no age groups, its `domains`. Those of a `gan` or `cgan` make faces from noise alone: `draw` takes
-        them, `age` does not.
+        domains are no age groups, its `domains`. Those of a `gan` or `cgan` generate faces from noise alone: `sample`
+        works with them, `age` does not.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
@@ -106,7 +104,7 @@ class Ager:
     def push_to_hub(
         self, repo: str, card: Card | None = None, *, private: bool = False, token: str | None = None
     ) -> str:
-        """Upload what `save_pretrained` writes to a repository of the Hub, as `me/ages`; gives its address.
+        """Upload the files of `save_pretrained` to a repository of the Hub, such as `me/ages`; returns its address.
 
         Raises:
             UserError: these networks are not of a file, huggingface_hub is not installed, or the Hub refuses.
@@ -118,15 +116,17 @@ class Ager:
             raise UserError("an Ager of networks in memory; Ager.load gives one of a file, which can be saved")
         return self.weights
 
-    def age(self, image: Image.Image | Path | str, years: float, known: Known | None = None) -> Image.Image:
+    def age(
+        self, image: Image.Image | Path | str, years: float, attributes: FaceAttributes | None = None
+    ) -> Image.Image:
         """Render a face at an age: an RGB picture of the same size.
 
         Args:
             image: an aligned face crop of any size and mode, or the path of one. It is fitted into the generator's
                 square; see `fit`.
-            years: age in years; beyond the first or last anchor age it means that anchor. With weights that know no
-                ages the number of one of `domains`; the picture may then be of any kind.
-            known: the face's own age and sex, for the models that use them.
+            years: age in years, clipped to the first and last anchor age. For weights with `domains` the number of one
+                of these; the picture may then be of any kind.
+            attributes: the face's own age and sex, for the models that use them.
 
         Raises:
             ValueError: years are no age, or see `images.check_size`.
@@ -135,14 +135,14 @@ class Ager:
         """
         rgb = to_rgb(opened(image))
         fitted = self.fit(rgb)
-        (aged,) = self.engine.age_fitted([fitted], [years], known=[known] if known else None)
+        (aged,) = self.engine.age_fitted([fitted], [years], attributes=[attributes] if attributes else None)
         return fitted.unfit(aged, rgb)
 
     def fit(self, image: Image.Image) -> Fitted:
         """Fit an RGB picture into the generator's square.
 
-        The detail of a larger picture is kept, but with weights that make faces anew, from a latent vector, or that
-        translate to another domain: theirs is other detail.
+        The detail of a larger picture is kept, except with weights that generate from a latent vector or translate to
+        another domain.
 
         Raises:
             BadImage: see `images.check_size`.
@@ -159,17 +159,15 @@ class Ager:
     ) -> Image.Image:
         """Render the faces of a photograph at an age.
 
-        Each is found, brought to the weights' frame, and changed where it is, at its own resolution. Outside the faces'
-        ellipses no pixel changes, with weights of FFHQ's frame none that is 8 pixels of a 256-pixel crop from the
-        heads, and transparency never does. Faces that are turned stay so; a warning in the log names them. The picture
-        keeps its size and its `info`. Grey, grey with alpha, RGB, RGBA and 16-bit grey stay what they are; other modes
-        become RGB.
+        Each is detected, aligned and changed in place at its own resolution. No pixel changes outside the ellipses of
+        the faces or, in FFHQ's frame, beyond 8 pixels of a 256-pixel crop from the heads. Turned faces stay turned; a
+        warning names them. The picture keeps size, transparency and `info`; rare modes become RGB.
 
         Args:
-            image: a photograph of any size and mode, or its path; one that EXIF says is turned is turned upright.
+            image: a photograph of any size and mode, or its path; it is turned upright by its EXIF orientation.
             years: as in `age`.
             face: `all`, `largest`, or a number, counted from 1 from left to right.
-            change: strengths from 0 to 2, else 1, of `hair` and `skin`, whose colours change, and of `shape`, the flow;
+            change: strengths from 0 to 2, by default 1, of the colours of `hair` and `skin`, and of `shape`, the flow;
                 `hair` is for weights of FFHQ's frame.
 
         Raises:
@@ -197,60 +195,64 @@ class Ager:
         pixels: Pixels,
         places: Sequence[Place],
         years: float,
-        known: Sequence[Known] | None = None,
+        attributes: Sequence[FaceAttributes] | None = None,
         change: Mapping[str, float] | None = None,
         others: Sequence[Place] = (),
     ) -> Pixels:
         """Render the faces at some places of a photograph at an age.
 
         Args:
-            pixels: uint8 or uint16 (H, W, 1 or 3), upright; what is given back is a new array of the same kind.
+            pixels: uint8 or uint16 (H, W, 1 or 3), upright; the result is a new array of the same kind.
             places: where the crop of each face lies; `faces.detection.Face.place` gives it for this `frame`.
             years: as in `age`.
-            known: as in `age_many`.
+            attributes: as in `age_many`.
             change: as in `age_photo`; errors are the same, too.
-            others: where faces are that are to stay as they are.
+            others: places of faces that stay unchanged.
         """
         self.engine.check_ages("age_places")
         squares, heads = self.blender.squares(pixels, places), self.blender.heads(pixels, places)
-        (changes,) = self.blender.changes(squares, heads, [years], known=known, strengths=change)
+        (changes,) = self.blender.changes(squares, heads, [years], attributes=attributes, strengths=change)
         return blend(pixels, list(zip(places, changes, strict=True)), others=others)
 
     def age_many(
-        self, pictures: Picture, years: Sequence[float], batch_size: int = 16, known: Sequence[Known] | None = None
+        self,
+        pictures: Picture,
+        years: Sequence[float],
+        batch_size: int = 16,
+        attributes: Sequence[FaceAttributes] | None = None,
     ) -> Picture:
-        """Render N faces uint8 (N, S, S, 3), each at its own age; the same face at several ages is encoded but once.
+        """Render N faces uint8 (N, S, S, 3), each at its own age; a face at several ages is encoded once.
 
         Args:
             pictures: of the generator's size.
             years: N ages.
             batch_size: faces per forward pass.
-            known: their own ages and sexes, for the models that use them.
+            attributes: their own ages and sexes, for the models that use them.
 
         Raises:
             ValueError: shapes or counts that do not agree, or years that are no ages.
             UserError: the weights make faces from noise alone.
         """
-        return self.engine.age_many(pictures, years, batch_size, known)
+        return self.engine.age_many(pictures, years, batch_size, attributes)
 
-    def draw(self, count: int, seed: int = 0) -> Tensor:
-        """What `render` takes, for so many faces that nobody has; the first of them do not depend on the count.
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """Latents (count, ...) of random faces, for `render`; the first of them do not depend on the count.
 
         Raises:
             UserError: the weights make no faces from noise.
         """
-        return self.engine.draw(count, seed)
+        return self.engine.sample(count, seed)
 
-    def render(self, kept: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
-        """What `draw` gave (N, ...), each at its own age -> uint8 (N, S, S, 3); errors are those of `age_many`."""
-        return self.engine.render(kept, years, batch_size)
+    def render(self, latents: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
+        """Latents (N, ...) by `sample`, each at its own age -> uint8 (N, S, S, 3); errors are those of `age_many`."""
+        return self.engine.render(latents, years, batch_size)
 
     def life(
         self,
         image: Image.Image | Path | str,
         frames_per_decade: int = 12,
         layer: str = "",
-        known: Known | None = None,
+        attributes: FaceAttributes | None = None,
     ) -> list[Image.Image]:
         """Render one life from the first to the last anchor age; see `features.life_frames`.
 
@@ -258,7 +260,7 @@ class Ager:
             image: as in `age`; the frames are RGB pictures of its size.
             frames_per_decade: frames in ten years.
             layer: where the features of two neighbouring ages are blended; by default `middle_layer`.
-            known: as in `age`.
+            attributes: as in `age`.
 
         Raises:
             UserError: the weights make faces from noise alone or know no ages, or a layer that the generator lacks.
@@ -266,20 +268,20 @@ class Ager:
         self.engine.check_ages("life")
         rgb = to_rgb(opened(image))
         fitted = self.fit(rgb)
-        frames = self.engine.life(fitted.square, frames_per_decade, layer or self.middle_layer, known)
+        frames = self.engine.life(fitted.square, frames_per_decade, layer or self.middle_layer, attributes)
         return [fitted.unfit(frame, rgb) for frame in frames]
 
     def features(
-        self, picture: Picture, years: Sequence[float], layers: Sequence[str], known: Known | None = None
+        self, picture: Picture, years: Sequence[float], layers: Sequence[str], attributes: FaceAttributes | None = None
     ) -> dict[str, Tensor]:
         """Feature maps of one face, uint8 (S, S, 3), at N ages: layer -> (N, C, H, W), on the CPU.
 
-        `layers` are names as the method of that name gives, or parts of such layers; `known` is as in `age`.
+        `layers` are names of `Ager.layers`, or parts of these; `attributes` as in `age`.
         """
-        return self.engine.features(picture, years, layers, known)
+        return self.engine.features(picture, years, layers, attributes)
 
     def age_vectors(self, x: Tensor, years: Sequence[float]) -> Tensor:
-        """N ages as the generator takes them beside pictures x (N, 3, S, S) in [-1, 1]: calibrated, (N, K)."""
+        """Calibrated age vectors (N, K) of N ages, for pictures x (N, 3, S, S) in [-1, 1]."""
         return self.engine.vectors(x, years)
 
     def layers(self) -> list[str]:
@@ -292,6 +294,6 @@ class Ager:
         return middle_layer(self.generator)
 
     def caption(self, years: float) -> str:
-        """What is rendered at an age, in words: `50 years`, or without ages the domain of that number, `to B`."""
+        """Caption of a rendering at an age: `50 years`, or without ages the domain of that number, `to B`."""
         self.engine.check_years([years], 1)
         return f"to {self.domains[int(years)]}" if self.domains else f"{years:g} years"

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import TrainConfig, check_strengths
-from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Pixels
 from cyclegan_age.faces.files import as_rgb
@@ -19,7 +19,7 @@ from cyclegan_age.networks.parsers import FaceParser
 
 
 class FaceBlender:
-    """Where the generator's changes go in a photograph; the photograph is uint8 or uint16 (H, W, 1 or 3), upright.
+    """Places of the generator's changes in a photograph, which is uint8 or uint16 (H, W, 1 or 3), upright.
 
     Args:
         engine: renders.
@@ -31,7 +31,7 @@ class FaceBlender:
         self._engine, self._frame, self._parser = engine, frame, parser
 
     def check(self, strengths: Mapping[str, float] | None = None) -> None:
-        """Errors of `heads` and of strengths, before the work.
+        """Raise the errors of `heads` and of strengths early.
 
         Raises:
             UserError: the face parser is missing, or see `changes`.
@@ -44,13 +44,13 @@ class FaceBlender:
         )
 
     def squares(self, pixels: Pixels, places: Sequence[Place]) -> Picture:
-        """The generator's pictures uint8 (N, S, S, 3) of N faces; `faces.detection.Face.place` says where they are."""
+        """The generator's pictures uint8 (N, S, S, 3) of N faces; see `faces.detection.Face.place`."""
         size = self._engine.image_size
         rgb = as_rgb(pixels)
         return np.array([crop(rgb, place, size) for place in places], np.uint8).reshape(-1, size, size, 3)
 
     def heads(self, pixels: Pixels, places: Sequence[Place]) -> list[Head | None]:
-        """Where to blend the changes of N faces; None: into their ellipses.
+        """The regions to blend the changes of N faces into; None for their ellipses.
 
         Raises:
             UserError: FFHQ's frame, and the face parser is missing.
@@ -61,7 +61,7 @@ class FaceBlender:
             return [Head.ellipse(self._frame)] * len(places)
         if self._parser is None:
             self._parser = load_parser("face_parser", TrainConfig()).to(self._engine.device)
-            wide = self._parser.input_size * (1 + 2 * MARGIN)  # so that heads are as large as they were in its training
+            wide = self._parser.input_size * (1 + 2 * MARGIN)  # heads at their size in the parser's training
             self._parser.input_size = 16 * round(wide / 16)
         heads: list[Head | None] = []
         rgb = as_rgb(pixels)
@@ -78,17 +78,17 @@ class FaceBlender:
         heads: Sequence[Head | None],
         ages: Sequence[float],
         *,
-        known: Sequence[Known] | None = None,
+        attributes: Sequence[FaceAttributes] | None = None,
         strengths: Mapping[str, float] | None = None,
         batch_size: int = 16,
     ) -> list[list[Change]]:
-        """The changes of N faces at each of K ages, as their heads take them: K lists of N.
+        """The changes of N faces at each of K ages, within their heads: K lists of N.
 
         Args:
-            squares: uint8 (N, S, S, 3), as `squares` gave them.
-            heads: N, as `heads` gave them.
+            squares: uint8 (N, S, S, 3), by `squares`.
+            heads: N, by `heads`.
             ages: in years.
-            known: the faces' own ages and sexes, for the models that use them.
+            attributes: the faces' own ages and sexes, for the models that use them.
             strengths: as `change` in `Ager.age_photo`.
             batch_size: faces per forward pass.
 
@@ -99,7 +99,7 @@ class FaceBlender:
         check_strengths(strengths or {})
         count, many = len(squares), np.concatenate([squares] * len(ages))
         years = [one for one in ages for _ in squares]
-        found = self._engine.changes(many, years, batch_size, [*known] * len(ages) if known else None)
+        found = self._engine.changes(many, years, batch_size, [*attributes] * len(ages) if attributes else None)
         taken = [self._taken(change, heads[i % count], strengths) for i, change in enumerate(found)]
         return [taken[i * count : (i + 1) * count] for i in range(len(ages))]
 

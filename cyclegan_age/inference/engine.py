@@ -9,32 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import OLDEST, UserError
-from cyclegan_age.data.names import Known
 from cyclegan_age.faces.blending import Change, Floats
 from cyclegan_age.features import Taps, decode_from, life_frames
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.inference.calibration import Calibrated
 from cyclegan_age.inference.crops import Fitted
-from cyclegan_age.models.base import Encoding, FaceAttributes, Renderer
-from cyclegan_age.networks.generators import WarpingGenerator, smooth_flow, warp
+from cyclegan_age.models.base import Encoding, Renderer
+from cyclegan_age.networks.warping import WarpingGenerator, smooth_flow, warp
 
-_KEPT_READINGS = 4096  # faces whose latent vectors are remembered
+_MOST_ENCODINGS = 4096  # faces whose latent vectors are remembered
 
 
 class Engine:
     """The networks of an `Ager`, and how they are run.
 
-    What raises a ValueError here: shapes or counts that do not agree, or years that are no ages. A UserError: faces
-    to be read by weights that make them from noise alone, or a number that is not of a domain.
+    All methods raise a ValueError for shapes or counts that do not agree, or invalid ages. They raise a UserError for
+    faces to encode by weights that generate from noise alone, or for a number that is not of a domain.
 
     Attributes:
         network: the generator and its calibration, in eval mode.
-        generator: what is kept of faces (N, ...) and calibrated age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
-        code: what turns years into age vectors.
+        generator: latents (N, ...) and calibrated age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        code: converts years to age vectors.
         image_size: S, the side in pixels of the generator's pictures.
         encoder: how faces are encoded.
-        domains: what pictures are translated to, if not to ages; `years` are then the number of a domain.
+        domains: the targets of a translation that is not to ages; `years` are then the number of a domain.
         device: where the networks are.
     """
 
@@ -45,87 +45,86 @@ class Engine:
             network.eval().to(memory_format=torch.channels_last)
         self.code, self.domains, self.image_size = renderer.code, renderer.domains, image_size
         self.device = next(self.generator.parameters()).device
-        self._readings: OrderedDict[str, Encoding] = OrderedDict()
+        self._encodings: OrderedDict[str, Encoding] = OrderedDict()
 
-    def vectors(self, kept: Tensor, years: Sequence[float]) -> Tensor:
-        """What to give the generator for N ages beside what is kept of N faces: calibrated age vectors (N, K)."""
-        return self._calibrated(kept, self.code.encode([float(one) for one in years]))
+    def vectors(self, latents: Tensor, years: Sequence[float]) -> Tensor:
+        """Calibrated age vectors (N, K) of N ages, for N latents."""
+        return self._calibrated(latents, self.code.encode([float(one) for one in years]))
 
-    def _calibrated(self, kept: Tensor, vectors: Tensor) -> Tensor:
-        return self.network.vectors(kept, vectors.to(self.device))
+    def _calibrated(self, latents: Tensor, vectors: Tensor) -> Tensor:
+        return self.network.vectors(latents, vectors.to(self.device))
 
-    def read(self, pictures: Picture, known: Sequence[Known] | None = None, batch_size: int = 16) -> Encoding:
-        """Encode faces: what `render` takes, and what the model measured on the way.
+    def encode(
+        self, pictures: Picture, attributes: Sequence[FaceAttributes] | None = None, batch_size: int = 16
+    ) -> Encoding:
+        """Latents of faces, for `render`, and the measures of the encoder.
 
         Latent vectors, which may take long to find, are remembered.
 
         Args:
             pictures: uint8 (N, S, S, 3).
-            known: their own ages and sexes.
+            attributes: their own ages and sexes.
             batch_size: faces per forward pass.
         """
-        self._check(pictures, known)
-        known = known or [Known()] * len(pictures)
+        self._check(pictures, attributes)
+        attributes = attributes or [FaceAttributes()] * len(pictures)
         if not self.encoder.latent_size:
-            return self._read(pictures, known)
+            return self._encoded(pictures, attributes)
         names = [
-            hashlib.sha256(p.tobytes() + repr(k).encode()).hexdigest() for p, k in zip(pictures, known, strict=True)
+            hashlib.sha256(p.tobytes() + repr(k).encode()).hexdigest()
+            for p, k in zip(pictures, attributes, strict=True)
         ]
-        found = {name: self._readings[name] for name in names if name in self._readings}
+        found = {name: self._encodings[name] for name in names if name in self._encodings}
         new = list({name: i for i, name in enumerate(names) if name not in found}.items())
         for j in range(0, len(new), batch_size):
             part = new[j : j + batch_size]
-            reading = self._read(pictures[[i for _, i in part]], [known[i] for _, i in part])
+            encoding = self._encoded(pictures[[i for _, i in part]], [attributes[i] for _, i in part])
             for n, (name, _) in enumerate(part):
-                measures = {k: v[n : n + 1] for k, v in reading.measures.items()}
-                found[name] = Encoding(reading.latent[n : n + 1], measures)
+                measures = {k: v[n : n + 1] for k, v in encoding.measures.items()}
+                found[name] = Encoding(encoding.latent[n : n + 1], measures)
         for name in names:
-            self._readings[name] = found[name]
-            self._readings.move_to_end(name)
-        while len(self._readings) > _KEPT_READINGS:
-            self._readings.popitem(last=False)
+            self._encodings[name] = found[name]
+            self._encodings.move_to_end(name)
+        while len(self._encodings) > _MOST_ENCODINGS:
+            self._encodings.popitem(last=False)
         all_of_them = [found[name] for name in names]
         return Encoding(
             torch.cat([r.latent for r in all_of_them]),
             {k: torch.cat([r.measures[k] for r in all_of_them]) for k in all_of_them[0].measures},
         )
 
-    def _read(self, pictures: Picture, known: Sequence[Known]) -> Encoding:
+    def _encoded(self, pictures: Picture, attributes: Sequence[FaceAttributes]) -> Encoding:
         x = to_float(pictures).to(self.device).contiguous(memory_format=torch.channels_last)
-        about = FaceAttributes(
-            torch.tensor([k.age_years for k in known], dtype=torch.float32, device=self.device),
-            torch.tensor([k.sex for k in known], dtype=torch.float32, device=self.device),
-        )
         with torch.no_grad():
-            return self.encoder.encode(x, about)
+            return self.encoder.encode(x, attributes)
 
-    def draw(self, count: int, seed: int = 0) -> Tensor:
-        """What `render` takes, for so many faces that nobody has; see `Ager.draw`."""
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """See `Ager.sample`."""
         random = torch.Generator().manual_seed(seed)
         return torch.cat([self.encoder.sample(1, random) for _ in range(count)]).to(self.device)
 
-    def render(self, kept: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
-        """What `read` or `draw` gave (N, ...), each at its own age -> uint8 (N, S, S, 3)."""
-        self.check_years(years, len(kept))
-        return self.render_vectors(kept, self.code.encode([float(one) for one in years]), batch_size)
+    def render(self, latents: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
+        """Latents (N, ...), each at its own age -> uint8 (N, S, S, 3)."""
+        self.check_years(years, len(latents))
+        return self.render_vectors(latents, self.code.encode([float(one) for one in years]), batch_size)
 
-    def render_vectors(self, kept: Tensor, vectors: Tensor, batch_size: int = 16) -> Picture:
-        """As `render`, for age vectors (N, K), which need not be those of an age: two of them blended, say."""
+    def render_vectors(self, latents: Tensor, vectors: Tensor, batch_size: int = 16) -> Picture:
+        """As `render`, for age vectors (N, K), also blended ones."""
         parts = []
         with torch.inference_mode():
-            for i in range(0, len(kept), batch_size):
+            for i in range(0, len(latents), batch_size):
                 part = slice(i, i + batch_size)
-                parts.append(to_uint8(self.network(kept[part], vectors[part].to(self.device))))
+                parts.append(to_uint8(self.network(latents[part], vectors[part].to(self.device))))
         return np.concatenate(parts)
 
-    def render_blends(self, kept: Tensor, vectors: Tensor, weights: Tensor, layer: str) -> Picture:
+    def render_blends(self, latents: Tensor, vectors: Tensor, weights: Tensor, layer: str) -> Picture:
         """Blends of two faces: K pictures uint8 (K, S, S, 3), decoded from blends of the features of `layer`.
 
         At weights 0 and 1 they are the generator's plain outputs. Where the layer does not run for both faces, as one
         of a sub-network that one of them does not need, pictures and age vectors are blended alone.
 
         Args:
-            kept: (2, 3, S, S), what a model that keeps pictures kept of the two.
+            latents: (2, 3, S, S), the two pictures.
             vectors: (K, ...), the age vectors of the blends, those of the two faces first and last.
             weights: (K,), of the second face.
             layer: name of a layer.
@@ -134,12 +133,12 @@ class Engine:
         with torch.inference_mode():
             ends = []
             for k, vector in ((0, vectors[0]), (1, vectors[-1])):
-                age = self._calibrated(kept[k][None], vector[None])
+                age = self._calibrated(latents[k][None], vector[None])
                 with Taps(generator, [layer]) as taps:
-                    generator(kept[k][None], age)
+                    generator(latents[k][None], age)
                 ends += [taps.outputs[layer]] if layer in taps.outputs else []
             for vector, weight in zip(vectors, weights, strict=True):
-                x = torch.lerp(kept[:1], kept[1:], float(weight))
+                x = torch.lerp(latents[:1], latents[1:], float(weight))
                 age = self._calibrated(x, vector[None])
                 if len(ends) == 2:
                     features = torch.lerp(ends[0], ends[1], float(weight))
@@ -149,20 +148,24 @@ class Engine:
         return np.concatenate(frames)
 
     def age_many(
-        self, pictures: Picture, years: Sequence[float], batch_size: int = 16, known: Sequence[Known] | None = None
+        self,
+        pictures: Picture,
+        years: Sequence[float],
+        batch_size: int = 16,
+        attributes: Sequence[FaceAttributes] | None = None,
     ) -> Picture:
         """Faces, each at its own age; see `Ager.age_many`."""
-        self._check(pictures, known)
+        self._check(pictures, attributes)
         self.check_years(years, len(pictures))
         if not len(pictures):
             return pictures.copy()
         if self.encoder.latent_size:  # all at once: latent vectors are small, and the faces may be few
-            return self.render(self.read(pictures, known, batch_size).latent, years, batch_size)
+            return self.render(self.encode(pictures, attributes, batch_size).latent, years, batch_size)
         parts = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)
-            kept = self.read(pictures[part], known[part] if known else None).latent
-            parts.append(self.render(kept, years[part], batch_size))
+            latents = self.encode(pictures[part], attributes[part] if attributes else None).latent
+            parts.append(self.render(latents, years[part], batch_size))
         return np.concatenate(parts)
 
     def age_fitted(
@@ -170,12 +173,11 @@ class Engine:
         faces: Sequence[Fitted],
         years: Sequence[float],
         batch_size: int = 16,
-        known: Sequence[Known] | None = None,
+        attributes: Sequence[FaceAttributes] | None = None,
     ) -> list[Picture | Change]:
-        """As `age_many`, for faces that `Ager.fit` gave; the answers are for their `unfit`.
+        """As `age_many`, for faces of `Ager.fit`; the results are for their `unfit`.
 
-        Where the generator warps faces, the flow is applied to a larger picture itself, whose edges would else be seen
-        twice.
+        A flow is applied to a larger picture itself, whose edges would otherwise be visible twice.
         """
         squares = np.stack([face.square for face in faces])
         warps = isinstance(self.generator, WarpingGenerator) and self.generator.deform > 0
@@ -185,33 +187,37 @@ class Engine:
             (self.changes, np.flatnonzero(large).tolist()),
             (self.age_many, np.flatnonzero(~large).tolist()),
         ):
-            some = [known[i] for i in chosen_ones] if known else None
+            some = [attributes[i] for i in chosen_ones] if attributes else None
             done = do(squares[chosen_ones], [years[i] for i in chosen_ones], batch_size, some)
             for i, one in zip(chosen_ones, done, strict=True):
                 aged[i] = one
         return aged
 
     def changes(
-        self, pictures: Picture, years: Sequence[float], batch_size: int = 16, known: Sequence[Known] | None = None
+        self,
+        pictures: Picture,
+        years: Sequence[float],
+        batch_size: int = 16,
+        attributes: Sequence[FaceAttributes] | None = None,
     ) -> list[Change]:
-        """What the generator does to faces, apart from the faces: the residual and, where it warps them, the flow.
+        """The changes of faces: the residual and, if the generator warps them, the flow.
 
-        A model that makes faces anew gives these instead. A change undoes nothing of the picture's own detail when it
-        is enlarged with the face. Arguments are those of `age_many`.
+        For a model with latent vectors they are the new faces instead. A change enlarged with the face keeps the
+        picture's own detail. Arguments are those of `age_many`.
         """
-        self._check(pictures, known)
+        self._check(pictures, attributes)
         self.check_years(years, len(pictures))
         found: list[Change] = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)
-            kept = self.read(pictures[part], known[part] if known else None, batch_size).latent
+            latents = self.encode(pictures[part], attributes[part] if attributes else None, batch_size).latent
             base = to_float(pictures[part]).to(self.device)
             with torch.inference_mode():
-                vectors = self.vectors(kept, years[part])
+                vectors = self.vectors(latents, years[part])
                 if isinstance(self.generator, WarpingGenerator):
-                    out, flow = self.generator.with_flow(kept, vectors)
+                    out, flow = self.generator.with_flow(latents, vectors)
                 else:
-                    out, flow = self.generator(kept, vectors), None
+                    out, flow = self.generator(latents, vectors), None
                 shifts: list[Floats | None] = [None] * len(out)
                 if flow is not None:
                     base = warp(base, flow)
@@ -223,34 +229,36 @@ class Engine:
             found += [Change(colour, shift, anew, before=before) for colour, before, shift in each]
         return found
 
-    def life(self, picture: Picture, frames_per_decade: int, layer: str, known: Known | None = None) -> Picture:
+    def life(
+        self, picture: Picture, frames_per_decade: int, layer: str, attributes: FaceAttributes | None = None
+    ) -> Picture:
         """One face uint8 (S, S, 3) from the first to the last anchor age, uint8 (F, S, S, 3); see `life_frames`."""
-        kept = self.read(picture[None], [known] if known else None).latent
+        latents = self.encode(picture[None], [attributes] if attributes else None).latent
         with torch.inference_mode():
-            x = life_frames(self.generator, kept, self.code, frames_per_decade, layer, self._calibrated)
+            x = life_frames(self.generator, latents, self.code, frames_per_decade, layer, self._calibrated)
         return to_uint8(x)
 
     def features(
-        self, picture: Picture, years: Sequence[float], layers: Sequence[str], known: Known | None = None
+        self, picture: Picture, years: Sequence[float], layers: Sequence[str], attributes: FaceAttributes | None = None
     ) -> dict[str, Tensor]:
         """Feature maps of one face at several ages; see `Ager.features`."""
         self.check_years(years, len(years))
-        kept = self.read(picture[None], [known] if known else None).latent
+        latents = self.encode(picture[None], [attributes] if attributes else None).latent
         maps: dict[str, list[Tensor]] = {layer: [] for layer in layers}
         with torch.inference_mode():
             for one in years:
                 with Taps(self.generator, layers) as taps:
-                    self.generator(kept, self.vectors(kept, [one]))
+                    self.generator(latents, self.vectors(latents, [one]))
                 for layer in layers:
                     maps[layer].append(taps.outputs[layer][:1].cpu())  # a mirror image may follow
         return {layer: torch.cat(parts) for layer, parts in maps.items()}
 
-    def _check(self, pictures: Picture, known: Sequence[Known] | None) -> None:
+    def _check(self, pictures: Picture, attributes: Sequence[FaceAttributes] | None) -> None:
         size = self.image_size
         if pictures.ndim != 4 or pictures.shape[1:] != (size, size, 3) or pictures.dtype != np.uint8:
             raise ValueError(f"pictures: {pictures.dtype} {pictures.shape}, not uint8 (N, {size}, {size}, 3)")
-        if known is not None and len(pictures) != len(known):
-            raise ValueError(f"{len(pictures)} pictures and what is known of {len(known)}")
+        if attributes is not None and len(pictures) != len(attributes):
+            raise ValueError(f"{len(pictures)} pictures and {len(attributes)} attributes")
 
     def check_years(self, years: Sequence[float], count: int) -> None:
         """Check that these are the ages of so many pictures, or numbers of domains."""

@@ -9,7 +9,7 @@ from cyclegan_age.devices import best_device
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Renderer
-from cyclegan_age.runs import load_snapshot
+from cyclegan_age.snapshots import load_snapshot
 
 _LARGEST = 10_000  # of the whole numbers in a network's configuration; others would never be built
 # What building a network raises where its configuration or its tensors are not what they were.

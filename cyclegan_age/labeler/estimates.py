@@ -24,7 +24,7 @@ from cyclegan_age.files import write_atomically, write_error
 from cyclegan_age.images import BadImage, Picture, open_image, to_float, to_square
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator
-from cyclegan_age.networks.generators import both_ways
+from cyclegan_age.networks.warping import both_ways
 
 GROUPS = (*(f"{low}-{low + 9}" for low in range(0, 90, 10)), "90+")  # also valid names of age folders
 INSTALL = install_extra("eval")

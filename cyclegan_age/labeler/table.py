@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cyclegan_age.attributes import OLDEST
 from cyclegan_age.config import UserError
 from cyclegan_age.data.labels import COLUMNS, NAME, STATE, as_csv
-from cyclegan_age.data.names import OLDEST
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.files import write_atomically
 from cyclegan_age.labeler.estimates import Estimate, group_of

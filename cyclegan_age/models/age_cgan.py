@@ -21,18 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode, code_of
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import AgeCGANConfig, FaceEmbedderConfig, TrainConfig
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.adversary import sample_latents
-from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Model, Renderer, System
+from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Model, Renderer, System, age_and_sex
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN, load_networks
 from cyclegan_age.models.face_embedder import build_embedder
 from cyclegan_age.models.pretrained import trained_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 class IdentityEncoder(FaceEncoder):
@@ -55,9 +56,9 @@ class IdentityEncoder(FaceEncoder):
         self.code, self.net = code, net
         self.latent_size = net.z
 
-    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+    def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
         z_first, identity = self.encoder(x), self.embedder(x)
-        age = self._own_age(z_first, identity, attributes)
+        age = self._own_age(z_first, identity, age_and_sex(attributes, x.device)[0])
         before = self.distance(z_first, age, identity)
         if not self.net.latent_steps:
             return Encoding(z_first, {"identity_distance_before": before, "identity_distance_after": before})
@@ -77,12 +78,12 @@ class IdentityEncoder(FaceEncoder):
         apart: Tensor = torch.linalg.vector_norm(made - identity, dim=1)
         return apart
 
-    def _own_age(self, z: Tensor, identity: Tensor, attributes: FaceAttributes) -> Tensor:
+    def _own_age(self, z: Tensor, identity: Tensor, age_years: Tensor) -> Tensor:
         anchors = torch.eye(len(self.code), device=z.device)
         far = torch.stack([self.distance(z, v.expand(len(z), -1), identity) for v in anchors])  # (K, N)
         guess = anchors[far.argmin(dim=0)]
-        known = self.code.encode(attributes.age_years.nan_to_num(0.0))
-        return torch.where(attributes.age_years.isnan()[:, None], guess, known)
+        known = self.code.encode(age_years.nan_to_num(0.0))
+        return torch.where(age_years.isnan()[:, None], guess, known)
 
     @torch.enable_grad()
     def _nearest(self, z_first: Tensor, age: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:

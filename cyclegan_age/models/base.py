@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
-from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.models.pool import ImagePool
-from cyclegan_age.networks.estimators import AgeCorrection
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.networks.estimators import AgeCalibration
+from cyclegan_age.snapshots import Snapshot
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
 
@@ -111,17 +113,11 @@ class Model(ABC):
         return {}
 
 
-@dataclass(frozen=True, eq=False)
-class FaceAttributes:
-    """Attributes of a batch of faces.
-
-    Attributes:
-        age_years: (N,) float32, their ages, NaN where unknown.
-        sex: (N,) float32, 0 male, 1 female, NaN where unknown.
-    """
-
-    age_years: Tensor
-    sex: Tensor
+def age_and_sex(attributes: Sequence[FaceAttributes], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ages in years and sexes of N faces, (N,) float32 each, NaN where unknown."""
+    values = [(one.age_years, one.sex) for one in attributes]
+    age_years, sex = torch.tensor(values, dtype=torch.float32, device=device).view(-1, 2).unbind(1)
+    return age_years, sex
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +145,8 @@ class FaceEncoder(nn.Module, ABC):
     encodes = True
 
     @abstractmethod
-    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
-        """Pictures x (N, 3, S, S) in [-1, 1] -> the generator's input. Called without gradients.
+    def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
+        """Pictures x (N, 3, S, S) in [-1, 1] with N attributes -> the generator's input. Called without gradients.
 
         Raises:
             UserError: the model generates faces from noise alone.
@@ -168,7 +164,7 @@ class FaceEncoder(nn.Module, ABC):
 class PictureEncoder(FaceEncoder):
     """For generators of pictures: the pictures themselves."""
 
-    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+    def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
         return Encoding(x)
 
 
@@ -190,7 +186,7 @@ class Renderer:
     encoder: FaceEncoder = field(default_factory=PictureEncoder)
     conditional: bool = True
     domains: tuple[str, ...] = ()
-    calibration: AgeCorrection | None = None
+    calibration: AgeCalibration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import AgeCode, code_of
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
@@ -38,12 +39,12 @@ from cyclegan_age.models.adversary import (
     reset_discriminators,
     wrong_ages,
 )
-from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Model, Renderer, System
+from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Model, Renderer, System, age_and_sex
 from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 def build_encoder(config: TrainConfig, net: CAAEConfig) -> Encoder:
@@ -103,19 +104,20 @@ class CAAEEncoder(FaceEncoder):
         self.encoder, self.generator, self.code = encoder, generator, code
         self.latent_size = generator.latent
 
-    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+    def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
         z = self.encoder(x)
         if not self.generator.sexes:
             return Encoding(z)
+        age_years, own_sex = age_and_sex(attributes, x.device)
         errors = []
         for sex in shares(torch.tensor([0.0, 1.0], device=x.device)):
             latent = torch.cat([z, sex.expand(len(z), -1)], dim=1)
-            own = [self.code.encode(attributes.age_years.nan_to_num(0.0))]
+            own = [self.code.encode(age_years.nan_to_num(0.0))]
             every = list(torch.eye(len(self.code), device=x.device)[:, None].expand(-1, len(z), -1))
             each = torch.stack([(self.generator(latent, v) - x).abs().mean(dim=(1, 2, 3)) for v in own + every])
-            errors.append(torch.where(attributes.age_years.isnan(), each[1:].amin(dim=0), each[0]))
+            errors.append(torch.where(age_years.isnan(), each[1:].amin(dim=0), each[0]))
         guess = (errors[1] < errors[0]).float()
-        return Encoding(torch.cat([z, shares(torch.where(attributes.sex.isnan(), guess, attributes.sex))], dim=1))
+        return Encoding(torch.cat([z, shares(torch.where(own_sex.isnan(), guess, own_sex))], dim=1))
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
         z = torch.rand(count, self.latent_size, generator=random) * 2 - 1
@@ -253,7 +255,7 @@ class CAAE(Model):
         """The reconstruction of the batch held out, as in the loss."""
         distance = F.l1_loss if self.net.reconstruction == "l1" else F.mse_loss
         (renderer,) = self.renderers(networks)
-        latent = renderer.encoder.encode(x, FaceAttributes(age_years, torch.full_like(age_years, torch.nan))).latent
+        latent = renderer.encoder.encode(x, [FaceAttributes(years) for years in age_years.tolist()]).latent
         error = distance(renderer.generator(latent, self.code.encode(age_years)), x)
         return {"held_out_reconstruction": self.net.lambda_reconstruction * float(error)}
 

@@ -28,7 +28,7 @@ from cyclegan_age.models.adversary import (
 )
 from cyclegan_age.models.base import Losses, Renderer, System
 from cyclegan_age.models.gan import NoiseSampler, build_discriminator, build_generator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 def renderer(snapshot: Snapshot) -> Renderer:

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.data import recipes
-from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.faces.blending import face_distance
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.losses import (
@@ -38,9 +39,9 @@ from cyclegan_age.models.pretrained import load_embedder, load_estimator
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import FeatureMeans, LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
-from cyclegan_age.networks.estimators import AgeCorrection, AgeEstimator
+from cyclegan_age.networks.estimators import AgeCalibration, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 _MEAN_FACES = 6000  # whose features are averaged
 
@@ -50,15 +51,15 @@ def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator
     return generator_of(net, ages=len(config.ages), image_size=config.image_size)
 
 
-def age_correction(snapshot: Snapshot) -> AgeCorrection | None:
-    """The correction of the age vectors that `evaluate.py --fit_ages` wrote into a snapshot, if it did."""
+def age_calibration(snapshot: Snapshot) -> AgeCalibration | None:
+    """The calibration of the age input that `evaluate.py --fit_ages` wrote into a snapshot, if it did."""
     of_estimator = snapshot.parts.get("correction")
     if of_estimator is None:
         return None
     assert isinstance(of_estimator, AgeEstimatorConfig)
-    correction = AgeCorrection(estimator=build_estimator(of_estimator), anchors=snapshot.train.ages)
-    correction.load_state_dict(snapshot.network("correction"))
-    return correction
+    calibration = AgeCalibration(estimator=build_estimator(of_estimator), anchors=snapshot.train.ages)
+    calibration.load_state_dict(snapshot.network("correction"))
+    return calibration
 
 
 def renderer(snapshot: Snapshot) -> Renderer:
@@ -66,7 +67,7 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, CycleGANConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_correction(snapshot))
+    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_calibration(snapshot))
 
 
 class CycleGAN(Model):

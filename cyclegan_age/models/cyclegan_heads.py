@@ -15,12 +15,13 @@ from tqdm import tqdm
 from cyclegan_age.ages import code_of, constant
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data import recipes
-from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.losses import age_hinge, augmented, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
 from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Losses, Model, Renderer, System
-from cyclegan_age.models.cyclegan import age_correction
+from cyclegan_age.models.cyclegan import age_calibration
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.models.pretrained import load_embedder, load_estimator, load_parser
 from cyclegan_age.networks.adain import AdaINGenerator
@@ -30,7 +31,7 @@ from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
@@ -48,7 +49,7 @@ def renderer(snapshot: Snapshot) -> Renderer:
     assert isinstance(snapshot.net, CycleGANHeadsConfig)
     generator = build_generator(snapshot.train, snapshot.net)
     generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_correction(snapshot))
+    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_calibration(snapshot))
 
 
 class CycleGANHeads(Model):

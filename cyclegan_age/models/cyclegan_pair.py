@@ -20,7 +20,7 @@ from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.generators import generator_of
 from cyclegan_age.networks.translation import ResnetTranslator, UnetTranslator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 _TWO = AgeCode((0, 1))  # domains instead of ages
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import code_of
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import EncodedConfig, EncoderCDCGANConfig, TrainConfig, UserError
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
@@ -33,13 +34,13 @@ from cyclegan_age.models.adversary import (
     sample_latents,
     wrong_ages,
 )
-from cyclegan_age.models.base import Column, Encoding, FaceAttributes, FaceEncoder, Losses, Model, Renderer, System
+from cyclegan_age.models.base import Column, Encoding, FaceEncoder, Losses, Model, Renderer, System
 from cyclegan_age.models.gan import build_discriminator, build_generator
 from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 KERNEL = 5  # side in pixels of the encoder's
 
@@ -65,7 +66,7 @@ class LatentEncoder(FaceEncoder):
         self.encoder, self.net = encoder, net
         self.latent_size = net.z
 
-    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+    def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
         return Encoding(self.encoder(x))
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import code_of
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
@@ -27,10 +28,10 @@ from cyclegan_age.models.adversary import (
     held_out_loss,
     sample_latents,
 )
-from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Renderer, System
+from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -> NoiseGenerator | ResidualGenerator:
@@ -90,7 +91,7 @@ class NoiseSampler(FaceEncoder):
         self.net = net
         self.latent_size = net.z
 
-    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
+    def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
         raise UserError("weights of a model that ages no given face; give others, or test.py --sample N with these")
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:

@@ -21,20 +21,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import AgeCode, code_of, constant, one_hot
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import PFAGANConfig, TrainConfig
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
 from cyclegan_age.models.adversary import AdversarialModel
 from cyclegan_age.models.augmentation import random_view
-from cyclegan_age.models.base import Encoding, FaceAttributes, FaceEncoder, Losses, Renderer, System
+from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System, age_and_sex
 from cyclegan_age.models.pretrained import load_embedder, load_estimator
 from cyclegan_age.networks.blocks import crop_input
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import MAX_AGE_YEARS, AgeEstimator, expected_age
 from cyclegan_age.networks.progressive import ProgressiveGenerator, place, with_group
-from cyclegan_age.runs import Snapshot
+from cyclegan_age.snapshots import Snapshot
 
 
 def build_generator(config: TrainConfig, net: PFAGANConfig) -> ProgressiveGenerator:
@@ -58,9 +59,10 @@ class GroupEncoder(FaceEncoder):
         self.code = code
         self.estimator = estimator
 
-    def encode(self, x: Tensor, attributes: FaceAttributes) -> Encoding:
-        guess = expected_age(self.estimator(x)) if self.estimator else torch.zeros_like(attributes.age_years)
-        age_years = torch.where(attributes.age_years.isnan(), guess, attributes.age_years)
+    def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
+        own, _ = age_and_sex(attributes, x.device)
+        guess = expected_age(self.estimator(x)) if self.estimator else torch.zeros_like(own)
+        age_years = torch.where(own.isnan(), guess, own)
         return Encoding(with_group(x, group_of(self.code, age_years)))
 
 

@@ -11,7 +11,8 @@ from cyclegan_age.models.face_parser import build_parser
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
-from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
+from cyclegan_age.runs import find_weights
+from cyclegan_age.snapshots import Snapshot, load_snapshot
 
 Net = TypeVar("Net", AgeEstimatorConfig, FaceEmbedderConfig)
 

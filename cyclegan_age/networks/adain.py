@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.ages import planes
-from cyclegan_age.networks.blocks import InstanceNorm, upsample
-from cyclegan_age.networks.generators import WarpingGenerator, warp
+from cyclegan_age.networks.blocks import upsample
+from cyclegan_age.networks.norms import InstanceNorm
+from cyclegan_age.networks.warping import WarpingGenerator, warp
 
 _EMBEDDING = 64  # dimensions of the age embedding
 

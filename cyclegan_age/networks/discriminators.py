@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import InstanceNorm, LeakyReLU, conv_norm, init_weights, on_kernels, to_bf16
+from cyclegan_age.networks.blocks import init_weights, to_bf16
 from cyclegan_age.networks.estimators import AgeEstimator
+from cyclegan_age.networks.norms import InstanceNorm, LeakyReLU, conv_norm, on_kernels
 
 
 def shared(maps: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cyclegan_age.config import UserError
-from cyclegan_age.networks.blocks import fold_norm, to_bf16
+from cyclegan_age.networks.blocks import to_bf16
+from cyclegan_age.networks.norms import fold_norm
 
 # For each stage: kernel, stride, expansion, channels.
 _STAGES = ((3, 1, 1, 16), (3, 2, 6, 24), (5, 2, 6, 40), (3, 2, 6, 80), (5, 1, 6, 112), (5, 2, 6, 192), (3, 1, 6, 320))

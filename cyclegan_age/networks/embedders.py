@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import conv_norm, crop_input, fold_norm, to_bf16
+from cyclegan_age.networks.blocks import crop_input, to_bf16
+from cyclegan_age.networks.norms import conv_norm, fold_norm
 
 
 class _Block(nn.Module):

@@ -12,17 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.ages import between
-from cyclegan_age.networks.blocks import (
-    Affine,
-    MeanPool,
-    affine,
-    conv_norm,
-    crop_input,
-    fold_norm,
-    on_kernels,
-    pad_channels,
-)
+from cyclegan_age.networks.blocks import MeanPool, crop_input, pad_channels
 from cyclegan_age.networks.efficientnet import EfficientNetLite
+from cyclegan_age.networks.norms import Affine, affine, conv_norm, fold_norm, on_kernels
 
 MAX_AGE_YEARS = 100
 
@@ -206,7 +198,7 @@ class ResnetAgeEstimator(AgeEstimator):
         return nn.Sequential(self.stem, *self.stages[: len(self.stages) // 2])
 
 
-class AgeCorrection(nn.Module):
+class AgeCalibration(nn.Module):
     """Calibration of a generator's age input, so that its faces have the target age, by the apparent age of the source.
 
     A generator may be too conservative: for 40 it makes young faces younger and old faces older than that. The
@@ -228,10 +220,10 @@ class AgeCorrection(nn.Module):
             "asked", self.anchors.expand(2, count).clone()
         )  # (2, K) calibrated input for each in years, never falling
 
-    def years(self, looks: Tensor, age: Tensor) -> Tensor:
+    def years(self, apparent_years: Tensor, age: Tensor) -> Tensor:
         """Calibrated input ages (N,) in years for apparent ages (N,) and target age vectors (N, K)."""
         young, old = self.looks
-        share = ((looks - young) / (old - young)).clamp(0, 1)[:, None]
+        share = ((apparent_years - young) / (old - young)).clamp(0, 1)[:, None]
         return (age.float() * torch.lerp(self.asked[0], self.asked[1], share)).sum(dim=1)
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:

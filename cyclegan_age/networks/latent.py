@@ -1,7 +1,7 @@
 """Networks between pictures and latent vectors: generators, encoders and discriminators.
 
-The generators' input is called `kept`: (N, latent) or, with sexes, (N, latent + 2) with the probabilities of male and
-female at the end. Children that output feature maps are named `stages.0`, `stages.1` .. in execution order.
+The generators take `latents`: (N, latent) or, with sexes, (N, latent + 2) with the probabilities of male and female at
+the end. Children that output feature maps are named `stages.0`, `stages.1` .. in execution order.
 Discriminators output logits: the sigmoid of the papers is in the loss.
 """
 
@@ -93,9 +93,9 @@ class NoiseGenerator(nn.Module):
         if norm:
             init_weights(self)
 
-    def forward(self, kept: Tensor, age: Tensor | None = None) -> Tensor:
+    def forward(self, latents: Tensor, age: Tensor | None = None) -> Tensor:
         """(N, latent) and (N, labels) -> (N, 3, S, S) in [-1, 1], float32. Without labels the age is ignored."""
-        h = kept if age is None or not self.labels else torch.cat([kept, age.to(kept.dtype)], dim=1)
+        h = latents if age is None or not self.labels else torch.cat([latents, age.to(latents.dtype)], dim=1)
         x = h[:, :, None, None]
         for stage in self.stages:
             x = stage(x)
@@ -190,7 +190,7 @@ class Decoder(nn.Module):
         image_size: int,  # side in pixels
         latent: int,  # numbers in a latent vector
         ages: int,  # numbers in an age vector
-        sexes: bool,  # `kept` has two more columns, and the label is ages times sexes
+        sexes: bool,  # `latents` has two more columns, and the label is ages times sexes
         channels: tuple[int, ...],  # input channels of the transposed convolutions
         doublings: int,  # transposed convolutions of stride 2
         kernel: int,  # side of their kernels; for stride 1 the next smaller odd one
@@ -211,9 +211,9 @@ class Decoder(nn.Module):
             )
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, kept: Tensor, age: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, age: Tensor) -> Tensor:
         """(N, latent), or (N, latent + 2) with the sex probabilities, and (N, ages) -> (N, 3, S, S) in [-1, 1]."""
-        z, sex = kept[:, : self.latent], kept[:, self.latent :]
+        z, sex = latents[:, : self.latent], latents[:, self.latent :]
         label = joint_label(age, sex) if self.sexes else age
         h = F.relu(self.enter(torch.cat([z, label.to(z.dtype)], dim=1)))
         x: Tensor = h.unflatten(1, (self.first, self.side, self.side))

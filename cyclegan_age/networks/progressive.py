@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import Conv, InstanceNorm, init_weights
+from cyclegan_age.networks.blocks import Conv, init_weights
+from cyclegan_age.networks.norms import InstanceNorm
 
 SLOPE = 0.2  # of the leaky ReLUs
 

@@ -68,7 +68,7 @@ class ResidualGenerator(nn.Module):
         latent: int,  # numbers in a latent vector
         ages: int,  # numbers in an age vector; 0 for an unconditional generator
         channels: tuple[int, ...],  # input channels of the blocks; the last one has as many output channels
-        sexes: bool = False,  # `kept` has two more columns, and the label is ages times sexes
+        sexes: bool = False,  # `latents` has two more columns, and the label is ages times sexes
     ) -> None:
         super().__init__()
         self.latent, self.labels, self.sexes, self.first = latent, ages, sexes, channels[0]
@@ -80,11 +80,11 @@ class ResidualGenerator(nn.Module):
         self.norm = nn.BatchNorm2d(channels[-1])
         self.head = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
-    def forward(self, kept: Tensor, age: Tensor | None = None) -> Tensor:
+    def forward(self, latents: Tensor, age: Tensor | None = None) -> Tensor:
         """(N, latent), or (N, latent + 2) with the sex probabilities, and (N, ages) -> (N, 3, S, S) in [-1, 1]."""
-        vector = z = kept[:, : self.latent]
+        vector = z = latents[:, : self.latent]
         if age is not None and self.labels:
-            label = joint_label(age, kept[:, self.latent :]) if self.sexes else age
+            label = joint_label(age, latents[:, self.latent :]) if self.sexes else age
             vector = torch.cat([z, self.latent**0.5 / 3 * label.to(z.dtype)], dim=1)
         x: Tensor = self.enter(vector).unflatten(1, (self.first, _START, _START))
         for stage in self.stages:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.networks.blocks import Conv, InstanceNorm, Layered, init_weights, leaky, reflection_pad
+from cyclegan_age.networks.blocks import Conv, Layered, init_weights, reflection_pad
+from cyclegan_age.networks.norms import InstanceNorm, leaky
 
 _DROPOUT = 0.5
 

@@ -26,10 +26,10 @@ _KEPT_PIXELS = 4_000_000  # larger pictures are decoded a second time instead of
 
 @dataclass(kw_only=True)
 class Crop(PictureOutput):
-    """One aligned crop on its way from its file to its pictures."""
+    """One aligned crop and its renderings."""
 
     source: Source
-    image: Image.Image | None  # None where it is too large to be kept
+    image: Image.Image | None  # None if it is too large to stay in memory
     fitted: Fitted
     frame: Frame  # of the weights
     changed: list[Picture | Change] = field(default_factory=list)  # at each age, for `fitted.unfit`
@@ -48,15 +48,15 @@ class Crop(PictureOutput):
             OSError: the file cannot be read.
         """
         image = _open(source.file, ager.frame)
-        kept = image if image.width * image.height <= _KEPT_PIXELS else None
-        return cls(source=source, image=kept, fitted=ager.fit(image), frame=ager.frame)
+        small = image if image.width * image.height <= _KEPT_PIXELS else None
+        return cls(source=source, image=small, fitted=ager.fit(image), frame=ager.frame)
 
     def picture(self) -> Image.Image:
         """The crop as it was read."""
         return _open(self.source.file, self.frame) if self.image is None else self.image
 
     def before(self) -> Image.Image:
-        self.image = self.picture()  # from here on, when it is written
+        self.image = self.picture()  # in memory from now on
         return self.image
 
     def aged(self) -> Iterator[Picture]:
@@ -82,30 +82,30 @@ def _open(file: Path | bytes | None, frame: Frame) -> Image.Image:
 def rendered(
     ager: Ager, crops: Iterable[Crop], ages: Sequence[float], config: InferConfig, advance: Callable[[int], object]
 ) -> Iterator[Crop]:
-    """Fill in what the generator makes of each crop, in batches of one size across crops and ages."""
+    """Render each crop at all ages, in batches of one size across crops and ages."""
     pairs = ((crop, years) for crop in crops for years in ages)
     while batch := list(islice(pairs, config.batch_size)):
-        fits, known = [crop.fitted for crop, _ in batch], [crop.source.known for crop, _ in batch]
-        made = ager.engine.age_fitted(fits, [years for _, years in batch], config.batch_size, known)
+        fits, attributes = [crop.fitted for crop, _ in batch], [crop.source.attributes for crop, _ in batch]
+        made = ager.engine.age_fitted(fits, [years for _, years in batch], config.batch_size, attributes)
         advance(len(batch))
         for (crop, _), change in zip(batch, made, strict=True):
             crop.changed.append(change)
             if len(crop.changed) == len(ages):
-                measures = ager.engine.read(crop.fitted.square[None], [crop.source.known]).measures
+                measures = ager.engine.encode(crop.fitted.square[None], [crop.source.attributes]).measures
                 crop.measures = {name: float(values[0]) for name, values in measures.items()}
                 if config.features:
-                    crop.maps = ager.features(crop.fitted.square, ages, config.features, crop.source.known)
+                    crop.maps = ager.features(crop.fitted.square, ages, config.features, crop.source.attributes)
                 if config.life:
                     small = Image.fromarray(pictures.thumbnail(crop.picture(), LIFE_SIDE))
-                    crop.life = ager.life(small, known=crop.source.known)
+                    crop.life = ager.life(small, attributes=crop.source.attributes)
                 yield crop
 
 
 def warned(ager: Ager, crops: Iterable[Crop]) -> Iterator[Crop]:
-    """Add warnings of ages that are not reliable, estimated where no name says them; none of the built-in portrait."""
+    """Add warnings of unreliable ages, estimated if unknown; none for the built-in portrait."""
     for crop in crops:
         if crop.source.file is not None and not ager.domains:
-            own = crop.source.known.age_years
+            own = crop.source.attributes.age_years
             line = age_warning([estimated_age(crop.picture(), ager.frame) if math.isnan(own) else own])
             crop.warnings = [line] if line else []
         yield crop

@@ -1,8 +1,8 @@
-"""The games of AgeProgression (Serry): aging, morph and kids, and faces made of noise.
+"""The games of AgeProgression (Serry): aging, morph and kids, and faces from noise.
 
-They take aligned face crops, as `Ager.age` does, and work with every model that can: aging with all that read faces,
-kids with those that keep a latent vector, morph with both kinds. Where a model keeps pictures, as the CycleGANs do, a
-morph interpolates the features of a middle layer, the pictures and the age vectors, and decodes from there.
+They take aligned face crops, as `Ager.age` does, and work with the models that encode faces; kids only with latent
+vectors. For models of pictures, such as the CycleGANs, a morph interpolates the features of a middle layer, the
+pictures and the age vectors, and decodes from there.
 """
 
 import math
@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from cyclegan_age.attributes import FaceAttributes, attributes_by_name
 from cyclegan_age.config import UserError
-from cyclegan_age.data.names import Known, known_by_name
 from cyclegan_age.faces.alignment import crop
 from cyclegan_age.faces.detection import NoFace, chosen, detector
 from cyclegan_age.faces.frames import Frame
@@ -39,9 +39,9 @@ class Made:
         pictures: in order, each with a name that is one of its own.
         sheet: all of them on one picture.
         caption: what the sheet shows.
-        notes: what else is to be said.
-        frames: the same as an animation; empty where that says nothing.
-        own: the picture of the face's own age group, by name; empty where there is no such thing.
+        notes: further lines for the user.
+        frames: the same as an animation; empty if there is none.
+        own: the picture of the face's own age group, by name; empty if there is none.
     """
 
     pictures: list[tuple[str, Image.Image]]
@@ -52,21 +52,21 @@ class Made:
     own: str = ""
 
 
-def aging(ager: Ager, image: Image.Image, known: Known | None = None) -> Made:
+def aging(ager: Ager, image: Image.Image, attributes: FaceAttributes | None = None) -> Made:
     """A face at every age of the weights, its own group framed, and so the face itself; without ages every domain.
 
     Args:
-        ager: any that reads faces, or pictures of any kind.
+        ager: any that encodes faces, or translates pictures.
         image: an aligned face crop.
-        known: its own age, estimated where not known, and sex.
+        attributes: its own age, estimated if unknown, and sex.
     """
     rgb = to_rgb(image)
     if ager.domains:
         return _translations(ager, rgb)
-    known, told = _with_age(rgb, known, ager.frame)
+    attributes, note = _with_age(rgb, attributes, ager.frame)
     fitted, years = ager.fit(rgb), list(ager.code.nominal_years)
-    aged = ager.age_many(fitted.square[None].repeat(len(years), axis=0), years, known=[known] * len(years))
-    own = int(ager.code.encode([known.age_years]).argmax())
+    aged = ager.age_many(fitted.square[None].repeat(len(years), axis=0), years, attributes=[attributes] * len(years))
+    own = int(ager.code.encode([attributes.age_years]).argmax())
     faces = [fitted.unfit(square, rgb) for square in aged]
     names = [f"{one:g}" for one in years]
     tiles = [_framed(rgb), *(_framed(face) if k == own else _small(face) for k, face in enumerate(faces))]
@@ -74,7 +74,7 @@ def aging(ager: Ager, image: Image.Image, known: Known | None = None) -> Made:
         pictures=[(f"age{name}", face) for name, face in zip(names, faces, strict=True)],
         sheet=grid([tiles], columns=["input", *names]),
         caption="the face, then at every age; framed: its own",
-        notes=[told],
+        notes=[note],
         own=f"age{names[own]}",
     )
 
@@ -97,7 +97,7 @@ def morph(
     first: Image.Image,
     second: Image.Image,
     steps: int = 8,
-    known: tuple[Known | None, Known | None] = (None, None),
+    attributes: tuple[FaceAttributes | None, FaceAttributes | None] = (None, None),
     layer: str = "",
 ) -> Made:
     """From one face and age to another in so many steps.
@@ -105,24 +105,24 @@ def morph(
     Step i of N is at (N - i)/N of the first and i/N of the second, in latent vector, age and sex.
 
     Args:
-        ager: any that reads faces.
+        ager: any that encodes faces.
         first: an aligned face crop.
         second: another.
         steps: N; there are N + 1 pictures, of the weights' own size.
-        known: their own ages, estimated where not known, and sexes.
-        layer: where features are blended, for models that keep pictures; by default `Ager.middle_layer`.
+        attributes: their own ages, estimated if unknown, and sexes.
+        layer: where features are blended, for models of pictures; by default `Ager.middle_layer`.
 
     Raises:
         UserError: the weights know no ages, or a layer that the generator lacks.
     """
-    kept, vectors, notes = _pair(ager, (first, second), known)
+    latents, vectors, notes = _pair(ager, (first, second), attributes)
     weights = torch.linspace(0, 1, steps + 1)
     blended = torch.stack([torch.lerp(vectors[0], vectors[1], float(w)) for w in weights])
     if ager.encoder.latent_size:
-        between = torch.stack([torch.lerp(kept[0], kept[1], float(w)) for w in weights])
+        between = torch.stack([torch.lerp(latents[0], latents[1], float(w)) for w in weights])
         squares = ager.engine.render_vectors(between, blended)
     else:
-        squares = ager.engine.render_blends(kept, blended, weights, layer or ager.middle_layer)
+        squares = ager.engine.render_blends(latents, blended, weights, layer or ager.middle_layer)
     faces = [Image.fromarray(square) for square in squares]
     names = [f"{i}" for i in range(steps + 1)]
     return Made(
@@ -140,31 +140,31 @@ def kids(
     second: Image.Image,
     count: int = 8,
     seed: int = 0,
-    known: tuple[Known | None, Known | None] = (None, None),
+    attributes: tuple[FaceAttributes | None, FaceAttributes | None] = (None, None),
 ) -> Made:
     """Children of two faces: each number of a latent vector a random blend of theirs, the youngest group, a random sex.
 
     Args:
-        ager: one that keeps a latent vector.
+        ager: one with latent vectors.
         first: an aligned face crop.
         second: another.
         count: how many.
         seed: seed of blends and sexes.
-        known: the parents' own ages and sexes.
+        attributes: the parents' own ages and sexes.
 
     Raises:
-        UserError: the weights keep no latent vector.
+        UserError: the weights have no latent vectors.
     """
     if not ager.encoder.latent_size:
         raise UserError("--game kids: weights without a latent vector; give those of a caae, age_cgan, encoder_cdcgan")
-    kept, _, notes = _pair(ager, (first, second), known)
+    latents, _, notes = _pair(ager, (first, second), attributes)
     random = torch.Generator().manual_seed(seed)
-    blend = torch.rand(count, ager.encoder.latent_size, generator=random).to(kept.device)
-    mother, father = kept[:, : ager.encoder.latent_size]
+    blend = torch.rand(count, ager.encoder.latent_size, generator=random).to(latents.device)
+    mother, father = latents[:, : ager.encoder.latent_size]
     children = blend * mother + (1 - blend) * father
-    if kept.shape[1] > ager.encoder.latent_size:  # columns of male and female
+    if latents.shape[1] > ager.encoder.latent_size:  # columns of male and female
         sex = torch.randint(2, (count,), generator=random)
-        children = torch.cat([children, torch.eye(2)[sex].to(kept.device)], dim=1)
+        children = torch.cat([children, torch.eye(2)[sex].to(latents.device)], dim=1)
     youngest = torch.eye(len(ager.code))[:1].expand(count, -1)
     squares = ager.engine.render_vectors(children, youngest)
     rows = [list(squares[i : i + 8]) for i in range(0, count, 8)]
@@ -189,8 +189,8 @@ def samples(ager: Ager, count: int, years: Sequence[float] = (), seed: int = 0) 
         UserError: the weights make no faces from noise.
     """
     ages = list(years or ager.code.nominal_years) if ager.conditional else [ager.code.nominal_years[0]]
-    kept = ager.draw(count, seed)
-    columns = [ager.render(kept, [one] * count) for one in ages]
+    latents = ager.sample(count, seed)
+    columns = [ager.render(latents, [one] * count) for one in ages]
     names = [f"_age{one:g}" for one in ages] if ager.conditional else [""]
     pictures = [
         (f"sample-{i + 1:03d}{name}", Image.fromarray(column[i]))
@@ -208,7 +208,7 @@ def samples(ager: Ager, count: int, years: Sequence[float] = (), seed: int = 0) 
 
 
 def play(words: Sequence[str], ager: Ager, *, steps: int = 8, seed: int = 0, aligned: bool = False) -> Made:
-    """Play what the command line names: a game, then its one or two files. Names may tell ages and sexes.
+    """Play the game of a command line: its name, then one or two files, whose names may contain ages and sexes.
 
     Args:
         words: the game and its files.
@@ -218,20 +218,20 @@ def play(words: Sequence[str], ager: Ager, *, steps: int = 8, seed: int = 0, ali
         aligned: the files are aligned face crops; otherwise the largest face of each photograph is taken.
 
     Raises:
-        UserError: no such game, another number of files than it takes, or a file that shows no face.
+        UserError: no such game, another number of files than it takes, or a file without a face.
     """
     takes = {"aging": 1, "morph": 2, "kids": 2}
     game, files = words[0], [Path(word) for word in words[1:]]
     if takes.get(game) != len(files):
         remedy = "give aging A, morph A B or kids A B, A and B being photographs"
         raise UserError(f"--game {' '.join(words)}: not a game; {remedy}")
-    images, known = (
+    images, attributes = (
         [_face(game, file, aligned, ager.frame) for file in files],
-        [known_by_name(file.name) for file in files],
+        [attributes_by_name(file.name) for file in files],
     )
     if game == "aging":
-        return aging(ager, images[0], known[0])
-    both = (known[0], known[1])
+        return aging(ager, images[0], attributes[0])
+    both = (attributes[0], attributes[1])
     if game == "morph":
         return morph(ager, images[0], images[1], steps, both)
     return kids(ager, images[0], images[1], steps, seed, both)
@@ -252,25 +252,25 @@ def _face(game: str, file: Path, aligned: bool, frame: Frame) -> Image.Image:
         raise UserError(f"--game {game} {file}: {cause}; give a picture of a face") from None
 
 
-def _with_age(image: Image.Image, known: Known | None, frame: Frame) -> tuple[Known, str]:
-    """What is known of a face, its age estimated if need be, and a line that says so."""
-    known = known or Known()
-    if not math.isnan(known.age_years):
-        return known, f"{known.age_years:g} years old by its name"
+def _with_age(image: Image.Image, attributes: FaceAttributes | None, frame: Frame) -> tuple[FaceAttributes, str]:
+    """Attributes of a face, its age estimated if unknown, and a note on that."""
+    attributes = attributes or FaceAttributes()
+    if not math.isnan(attributes.age_years):
+        return attributes, f"{attributes.age_years:g} years old by its name"
     years = estimated_age(image, frame)
-    return Known(years, known.sex), f"about {years:.0f} years old, as estimated"
+    return FaceAttributes(years, attributes.sex), f"about {years:.0f} years old, as estimated"
 
 
 def _pair(
-    ager: Ager, images: tuple[Image.Image, Image.Image], known: tuple[Known | None, Known | None]
+    ager: Ager, images: tuple[Image.Image, Image.Image], attributes: tuple[FaceAttributes | None, FaceAttributes | None]
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """What is kept of two faces (2, ...), their age vectors (2, K), and a line on each."""
+    """The latents of two faces (2, ...), their age vectors (2, K), and a line on each."""
     ager.engine.check_ages("a game of two faces")
-    told = [_with_age(image, about, ager.frame) for image, about in zip(images, known, strict=True)]
+    aged = [_with_age(image, one, ager.frame) for image, one in zip(images, attributes, strict=True)]
     squares = np.stack([Fitted.fit(to_rgb(image), ager.image_size).square for image in images])
-    kept = ager.engine.read(squares, [about for about, _ in told]).latent
-    vectors = ager.code.encode([about.age_years for about, _ in told])
-    return kept, vectors, [f"{name} face: {line}" for name, (_, line) in zip(("first", "second"), told, strict=True)]
+    latents = ager.engine.encode(squares, [one for one, _ in aged]).latent
+    vectors = ager.code.encode([one.age_years for one, _ in aged])
+    return latents, vectors, [f"{name} face: {line}" for name, (_, line) in zip(("first", "second"), aged, strict=True)]
 
 
 def _small(image: Image.Image) -> Picture:

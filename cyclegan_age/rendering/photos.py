@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import InferConfig
-from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import CENTRE, SEMI_AXES, Pixels, blend
 from cyclegan_age.faces.detection import Face, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Points
+from cyclegan_age.files import write_atomically
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
 from cyclegan_age.provenance import Mark, marked, packet
@@ -21,7 +22,6 @@ from cyclegan_age.rendering import pictures
 from cyclegan_age.rendering.outputs import LIFE_SIDE, STRIP_SIDE, PictureOutput, Sheets, sentence
 from cyclegan_age.rendering.reliability import age_warning, estimated_age
 from cyclegan_age.rendering.sources import Source
-from cyclegan_age.runs import write_atomically
 
 _PREVIEW = 1024  # greatest side in pixels of a photograph on the page
 _SHOWN = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})  # what browsers show
@@ -39,24 +39,24 @@ class AgedPhoto(PictureOutput):
 
     def __init__(
         self,
-        source: Source,  # what it says of a face counts where that is the only one
+        source: Source,  # its attributes apply only to a photograph of one face
         photo: Photo,
         ager: Ager,
         ages: Sequence[float],
-        config: InferConfig,  # which faces, how strongly, how many at once, and what else is shown of them
+        config: InferConfig,  # selection of faces, strengths, batch size, sheets
     ) -> None:
         self.source, self._photo, self._ager, self._ages, self._config = source, photo, ager, ages, config
         self._rgb = as_rgb(photo.upright)
         self._found = detector().find(self._rgb)  # from left to right
         self._wanted = chosen(self._found, config.face)
-        self._known = source.known if len(self._found) == 1 else Known()
+        self._attributes = source.attributes if len(self._found) == 1 else FaceAttributes()
         self._places = [face.place(ager.frame) for face in self._wanted]
         self._squares = ager.blender.squares(self._rgb, self._places)
         self._changes = ager.blender.changes(
             self._squares,
             ager.blender.heads(self._rgb, self._places),
             ages,
-            known=[self._known] * len(self._wanted),
+            attributes=[self._attributes] * len(self._wanted),
             strengths=config.strengths,
             batch_size=config.batch_size,
         )
@@ -71,7 +71,7 @@ class AgedPhoto(PictureOutput):
         return preview(self._rgb, self._found if len(self._found) > 1 else [])
 
     def notes(self) -> list[str]:
-        self.warnings = warnings_of(self._rgb, self._wanted, self._known)
+        self.warnings = warnings_of(self._rgb, self._wanted, self._attributes)
         several = f"{len(self._found)} faces, numbered from left to right; --face chooses one of them."
         return [*([several] if len(self._found) > 1 else []), *map(sentence, self.warnings)]
 
@@ -94,7 +94,7 @@ class AgedPhoto(PictureOutput):
         return [crop(rgb, place, STRIP_SIDE) for place in self._places]
 
     def sheets(self) -> Iterator[Sheets]:
-        ager, known, layers = self._ager, self._known, self._config.features
+        ager, attributes, layers = self._ager, self._attributes, self._config.features
         for face, place, square in zip(self._wanted, self._places, self._squares, strict=True):
             number = next(i for i, other in enumerate(self._found, start=1) if other is face)
             alone = len(self._found) == 1
@@ -103,29 +103,29 @@ class AgedPhoto(PictureOutput):
             yield Sheets(
                 title=self.source.title if alone else f"{self.source.title}, face {number}",
                 stem=self.source.stem if alone else f"{self.source.stem}_face{number}",
-                measures=ager.engine.read(square[None], [known]).measures,
-                maps=ager.features(square, self._ages, layers, known) if layers else {},
-                life=ager.life(life, known=known) if life else [],
+                measures=ager.engine.encode(square[None], [attributes]).measures,
+                maps=ager.features(square, self._ages, layers, attributes) if layers else {},
+                life=ager.life(life, attributes=attributes) if life else [],
             )
 
 
-def warnings_of(rgb: Picture, faces: Sequence[Face], known: Known | None = None) -> list[str]:
-    """Lines on faces of a photograph that are turned, or of an age that is not reliable.
+def warnings_of(rgb: Picture, faces: Sequence[Face], attributes: FaceAttributes | None = None) -> list[str]:
+    """Warnings of turned faces and of unreliable ages.
 
     Args:
         rgb: the photograph, uint8 (H, W, 3).
         faces: of it.
-        known: of its one face; ages that are not known are estimated.
+        attributes: of its only face; unknown ages are estimated.
     """
-    if known and not math.isnan(known.age_years):
-        ages = [known.age_years]
+    if attributes and not math.isnan(attributes.age_years):
+        ages = [attributes.age_years]
     else:
         ages = [estimated_at(rgb, face.place(NEAR)) for face in faces]
     return [line for line in (turned_text(faces), age_warning(ages)) if line]
 
 
 def estimated_at(rgb: Picture, place: Place) -> float:
-    """The estimated age of a face whose crop in UTKFace's frame lies there."""
+    """The estimated age of the face at a place in UTKFace's frame."""
     return estimated_age(Image.fromarray(crop(rgb, place, STRIP_SIDE)), NEAR)
 
 
@@ -143,6 +143,8 @@ def preview(rgb: Picture, faces: Sequence[Face]) -> Image.Image:
         draw.line(line, fill="white", width=3)
         draw.line(line, fill="black", width=1)
         top = line[int(np.argmin(points[:, 1]))]
-        height = max(18, min(max(size) // 18, int(np.ptp(points[:, 1])) // 2))  # read on a page that shows it smaller
+        height = max(
+            18, min(max(size) // 18, int(np.ptp(points[:, 1])) // 2)
+        )  # legible on a page that shows it smaller
         draw.text(top, str(number), "white", font_size=height, anchor="mb", stroke_width=2, stroke_fill="black")
     return image

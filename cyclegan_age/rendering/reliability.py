@@ -13,7 +13,7 @@ from cyclegan_age.images import to_float, to_rgb
 from cyclegan_age.inference import Fitted
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator, expected_age
-from cyclegan_age.networks.generators import both_ways
+from cyclegan_age.networks.warping import both_ways
 
 RELIABLE = (10, 70)  # estimated years of faces between which there were enough to learn from
 

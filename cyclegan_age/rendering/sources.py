@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from cyclegan_age.ages import AgeCode
+from cyclegan_age.attributes import FaceAttributes, attributes_by_name
 from cyclegan_age.config import InferConfig, UserError
-from cyclegan_age.data.folders import known_by_path, scan
-from cyclegan_age.data.names import Known, known_by_name
+from cyclegan_age.data.age_folders import attributes_by_path
+from cyclegan_age.data.folders import scan
 from cyclegan_age.data.shards import refuse_shards
 from cyclegan_age.faces import video
 from cyclegan_age.images import absent, counted, list_files, list_images, unread
@@ -27,31 +28,31 @@ class Source:
     """One input.
 
     Attributes:
-        file: where it is, or what it holds; None for the built-in portrait.
-        title: what it is called on the page.
+        file: its path or content; None for the built-in portrait.
+        title: its name on the page.
         stem: of its output files, relative to the output folder.
-        known: what its name says of the face in it.
+        attributes: of its face, from its name.
     """
 
     file: Path | bytes | None
     title: str
     stem: str
-    known: Known
+    attributes: FaceAttributes
 
 
 def sources(config: InferConfig, code: AgeCode, say: Callable[[str], None], *, videos: bool) -> list[Source]:
-    """The inputs that a configuration names.
+    """The inputs of a configuration.
 
     Args:
         config: `input`, or `dataroot`, or neither for the built-in portrait; and `limit`.
         code: the ages of the weights, for the age groups of a data set.
-        say: takes lines on files that are not read.
-        videos: whether these are inputs, too.
+        say: called with lines on ignored files.
+        videos: whether videos are inputs, too.
 
     Raises:
         UserError: there are none.
     """
-    line, known = "", known_by_path if config.dataroot else lambda path: known_by_name(path.name)
+    line, attributes_of = "", attributes_by_path if config.dataroot else lambda path: attributes_by_name(path.name)
     if config.dataroot:
         refuse_shards(config.dataroot, "test.py")
         found = scan(config.dataroot, code, every_group=False)
@@ -59,7 +60,7 @@ def sources(config: InferConfig, code: AgeCode, say: Callable[[str], None], *, v
         for reason, count in found.left_out.items():
             say(f"{root}: {counted(count)} left out: {reason}")
     elif not config.input:
-        return [Source(None, "portrait", "portrait", Known())]
+        return [Source(None, "portrait", "portrait", FaceAttributes())]
     elif config.input.is_dir():
         root, paths, line = config.input, list_images(config.input), unread(config.input)
         paths = sorted([*paths, *list_files(root, video.SUFFIXES)]) if videos else paths
@@ -75,7 +76,7 @@ def sources(config: InferConfig, code: AgeCode, say: Callable[[str], None], *, v
     paths = paths[: config.limit or None]
     relative = [path.relative_to(root) for path in paths]
     each = zip(paths, relative, output_stems(relative), strict=True)
-    return [Source(path, clean_name(name.as_posix()), stem, known(path)) for path, name, stem in each]
+    return [Source(path, clean_name(name.as_posix()), stem, attributes_of(path)) for path, name, stem in each]
 
 
 def clean_name(name: str) -> str:

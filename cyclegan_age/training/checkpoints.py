@@ -7,7 +7,7 @@ from torch import nn
 
 from cyclegan_age.config import TrainConfig
 from cyclegan_age.models.base import Model
-from cyclegan_age.runs import save_snapshot
+from cyclegan_age.snapshots import save_snapshot
 from cyclegan_age.training.state import Training
 
 _PICTURES_BYTES = 1_000_000  # approximate size of sheets, curves and metrics

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cyclegan_age.config import TrainConfig, UserError
-from cyclegan_age.runs import Snapshot, find_weights, load_snapshot
+from cyclegan_age.runs import find_weights
+from cyclegan_age.snapshots import Snapshot, load_snapshot
 from cyclegan_age.training.step import Step
 
 logger = logging.getLogger("cyclegan_age")

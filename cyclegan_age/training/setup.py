@@ -15,7 +15,8 @@ from cyclegan_age.devices import best_device, runtime_of
 from cyclegan_age.files import check_room, writing
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.monitor import start, trackers
-from cyclegan_age.runs import has_state, open_run, remove_new_run, settings, trim_metrics
+from cyclegan_age.runs import has_state, open_run, remove_new_run, trim_metrics
+from cyclegan_age.snapshots import settings
 from cyclegan_age.training.checkpoints import room_needed
 from cyclegan_age.training.initial import load_initial_weights
 from cyclegan_age.training.schedule import Schedule

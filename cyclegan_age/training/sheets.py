@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.features import Taps, life_frames, middle_layer
-from cyclegan_age.models.base import FaceAttributes, Model, Renderer
+from cyclegan_age.models.base import Model, Renderer
 
 _FRAMES_PER_DECADE = 3  # of a life
 
@@ -80,9 +81,9 @@ def life(model: Model, networks: Mapping[str, nn.Module], x: Tensor) -> Tensor |
 
 def _encoded(renderer: Renderer, x: Tensor, age_years: Tensor | float = torch.nan) -> Tensor:
     """Generator inputs (N, ...) of pictures (N, 3, H, W) of ages in years, NaN where unknown."""
-    unknown = torch.full((len(x),), torch.nan, device=x.device)
-    known = torch.as_tensor(age_years, dtype=torch.float32, device=x.device).expand(len(x))
-    return renderer.encoder.encode(x, FaceAttributes(known, unknown)).latent
+    years_of_each = torch.as_tensor(age_years).expand(len(x)).tolist()
+    attributes = [FaceAttributes(years) for years in years_of_each]
+    return renderer.encoder.encode(x, attributes).latent
 
 
 def _sampled(renderer: Renderer, like: Tensor) -> Tensor:

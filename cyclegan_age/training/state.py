@@ -7,7 +7,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
-from cyclegan_age.data.batches import Batch, FaceData
+from cyclegan_age.data.batches import Batch
+from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.devices import rng_state, set_rng_state
 from cyclegan_age.models.base import Model
 from cyclegan_age.runs import load_state, save_state

@@ -18,8 +18,8 @@ from gradio.events import api
 from gradio.state_holder import SessionState, StateHolder
 from PIL import Image
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import OLDEST, DemoConfig
-from cyclegan_age.data.names import Known
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.provenance import Mark
@@ -156,7 +156,7 @@ def build(studio: Studio, worker: Worker, config: DemoConfig) -> Any:
 
         def shown(seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
             one, own = faces_of(seen, number, name)
-            made = studio.strip(one, name, Known(own))
+            made = studio.strip(one, name, FaceAttributes(own))
             pair = _pair(one, studio.at(one, at, name), _then(studio.ager(name), at), studio.said(name, at))
             return [_said(line_of(own)), pair, _figures(made, studio.mark(name))]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import DemoConfig, UserError, install_extra
-from cyclegan_age.data.names import Known
 from cyclegan_age.faces.alignment import crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
@@ -193,9 +193,9 @@ class Studio:
         ages = [estimated_age(one, FRAMES["utkface"]) for one in near]
         return Seen(faces, ages, preview(rgb, found), turned_text(found), small)
 
-    def strip(self, face: Image.Image, model: str = "", known: Known | None = None) -> Made:
+    def strip(self, face: Image.Image, model: str = "", attributes: FaceAttributes | None = None) -> Made:
         """A face at every age of a model; see `games.aging`."""
-        return aging(self.ager(model), face, known)
+        return aging(self.ager(model), face, attributes)
 
     def life(self, face: Image.Image, kind: str, model: str = "") -> bytes:
         """The life of a face as a file.
@@ -236,10 +236,10 @@ class Studio:
             Refused: 422, a model without a latent vector has no kids, and one without ages no games.
         """
         self._with_ages(model)
-        known = Known(ages[0]), Known(ages[1])
+        attributes = FaceAttributes(ages[0]), FaceAttributes(ages[1])
         try:
             play: Callable[..., Made] = kids if game == "kids" else morph
-            return play(self.ager(model), *faces, known=known)
+            return play(self.ager(model), *faces, attributes=attributes)
         except UserError:
             raise Refused(422, "kids: this model keeps no latent vector; choose an autoencoder's weights") from None
 

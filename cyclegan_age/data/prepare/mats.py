@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cyclegan_age.attributes import labels_in_name, taken_at
 from cyclegan_age.config import UserError, needs
-from cyclegan_age.data.names import labels_in_name, taken_at
 from cyclegan_age.data.prepare.rows import (
     FOREIGN,
     MISSING,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from cyclegan_age.attributes import labels_in_name, stem_of
 from cyclegan_age.config import UserError
-from cyclegan_age.data.names import labels_in_name, stem_of
 from cyclegan_age.data.prepare.rows import (
     FOREIGN,
     WRONG_AGE,
@@ -30,10 +30,12 @@ def _named(form: str, row: Row, youngest: float = 0) -> Row:
     """A row with the labels in its file name, for a given form."""
     if row.reason:
         return row
-    known = labels_in_name(form, stem_of(row.file))
-    if known is None:
+    attributes = labels_in_name(form, stem_of(row.file))
+    if attributes is None:
         return replace(row, reason=FOREIGN)
-    row = replace(row, age=known.age_years, sex=code(known.sex), race=code(known.race), person=known.person)
+    row = replace(
+        row, age=attributes.age_years, sex=code(attributes.sex), race=code(attributes.race), person=attributes.person
+    )
     return replace(row, reason=WRONG_AGE) if row.age != row.age else checked(row, youngest)
 
 
@@ -46,8 +48,8 @@ def read_utkface(source: Path) -> list[Row]:
     rows = []
     for row in _all(source, lambda file: ".chip." not in file.name.lower()):
         short = _NO_RACE.fullmatch(stem_of(row.file)) if not row.reason else None
-        known = checked(replace(row, age=float(short[1]), sex=int(short[2]))) if short else _named("utkface", row)
-        rows.append(known)
+        attributes = checked(replace(row, age=float(short[1]), sex=int(short[2]))) if short else _named("utkface", row)
+        rows.append(attributes)
     return rows
 
 

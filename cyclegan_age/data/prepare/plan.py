@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
+from cyclegan_age.attributes import stem_of
 from cyclegan_age.config import PrepareConfig, UserError
-from cyclegan_age.data.names import stem_of
 from cyclegan_age.data.prepare.rows import Row
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cyclegan_age.ages import parse_group
+from cyclegan_age.attributes import OLDEST
 from cyclegan_age.config import UserError
-from cyclegan_age.data.names import OLDEST
 from cyclegan_age.images import list_images
 
 # Reasons for the exclusion of a picture.

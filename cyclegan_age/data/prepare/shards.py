@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import ShardsConfig, UserError
-from cyclegan_age.data.folders import known_by_path, labelled
+from cyclegan_age.data.age_folders import attributes_by_path, labelled
 from cyclegan_age.data.labels import is_exact, read_labels, read_lines, within
-from cyclegan_age.data.names import Known
-from cyclegan_age.data.shard_index import as_index, known_of
+from cyclegan_age.data.shard_index import as_index, attributes_of
 from cyclegan_age.files import json_lines, write_atomically, write_error
 from cyclegan_age.images import SUFFIXES, counted
 
@@ -112,8 +112,8 @@ def _lines(folder: Path) -> list[Line]:
         except UserError as e:
             raise UserError(str(e).replace("--dataroot", "FOLDER", 1)) from None
         for path, age in pictures:
-            known = labels.get(path) or known_by_path(path)
-            lines.append({"file": path.relative_to(folder).as_posix(), "age": age, "split": split} | _codes(known))
+            attributes = labels.get(path) or attributes_by_path(path)
+            lines.append({"file": path.relative_to(folder).as_posix(), "age": age, "split": split} | _codes(attributes))
     if not lines:
         raise UserError(f"FOLDER {folder}: no pictures in it; expected a prepared folder, or one with age folders")
     for line in lines:
@@ -134,10 +134,10 @@ def _with_numbers(line: Mapping[str, str]) -> Line:
     return labels | ({"exact": int(is_exact(line["exact"]))} if line["exact"] else {})
 
 
-def _codes(known: Known) -> Line:
-    line: Line = {key: int(n) for key, n in (("sex", known.sex), ("race", known.race)) if n == n}
-    line |= {"person": known.person} if known.person else {}
-    return line if known.exact else line | {"exact": 0}
+def _codes(attributes: FaceAttributes) -> Line:
+    line: Line = {key: int(n) for key, n in (("sex", attributes.sex), ("race", attributes.race)) if n == n}
+    line |= {"person": attributes.person} if attributes.person else {}
+    return line if attributes.exact else line | {"exact": 0}
 
 
 def _begin(output: Path, settings: Line) -> None:
@@ -156,7 +156,7 @@ def _write(shard: Shard, folder: Path, output: Path, done: Callable[[], object])
     """Write a shard, then its index; yields the unreadable files, with the cause."""
     tar_file = output / shard.name
     part = output / f".{shard.name}.part"
-    index: list[tuple[str, int, int, Known]] = []
+    index: list[tuple[str, int, int, FaceAttributes]] = []
     with part.open("wb") as out, tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, line in shard.members:
             done()
@@ -171,7 +171,7 @@ def _write(shard: Shard, folder: Path, output: Path, done: Callable[[], object])
                 continue
             name = f"{key}{Path(line['file']).suffix.lower()}"
             _add(tar, name, picture)
-            index.append((name, tar.offset - -(-len(picture) // 512) * 512, len(picture), known_of(line, name)))
+            index.append((name, tar.offset - -(-len(picture) // 512) * 512, len(picture), attributes_of(line, name)))
             _add(tar, f"{key}.json", json.dumps(line, ensure_ascii=False).encode(errors="replace"))
     part.replace(tar_file)
     write_atomically(tar_file.with_suffix(".csv"), as_index(iter(index)))

@@ -1,4 +1,4 @@
-"""Labels in file names: the forms of the public sets."""
+"""Attributes of a face, and those in its file name: the forms of the public sets."""
 
 import math
 import re
@@ -9,8 +9,8 @@ OLDEST = 116  # years; a larger number in a name is no age
 
 
 @dataclass(frozen=True)
-class Known:
-    """Labels of a face; NaN, or an empty name, if unknown.
+class FaceAttributes:
+    """Attributes of a face; NaN, or an empty name, if unknown.
 
     Attributes:
         age_years: age of the face.
@@ -55,7 +55,7 @@ def form_of(stem: str) -> str:
     return next((name for name, form in FORMS.items() if form.fullmatch(stem)), "")
 
 
-def labels_in_name(form: str, stem: str) -> Known | None:
+def labels_in_name(form: str, stem: str) -> FaceAttributes | None:
     """The labels in a file name, without its suffix, of a set's form; None if it does not match.
 
     The age is NaN if it is invalid: below 0, or above `OLDEST`.
@@ -72,7 +72,7 @@ def labels_in_name(form: str, stem: str) -> Known | None:
     if form == "all_age_faces":
         sex = float(int(parts["number"]) <= _LAST_FEMALE)
     race = parts.get("race", "9")
-    return Known(
+    return FaceAttributes(
         float(age) if 0 <= age <= OLDEST else math.nan,
         sex,
         math.nan if race == "9" else float(race),
@@ -85,9 +85,9 @@ def taken_at(born: int, month: int, taken: int) -> int:
     return taken - born - (month > 6)
 
 
-def known_by_name(name: str) -> Known:
+def attributes_by_name(name: str) -> FaceAttributes:
     """The labels in a file name of the UTKFace form `age_sex_race_...`; none for any other form.
 
     A sex or race of 9 is unknown.
     """
-    return labels_in_name("utkface", stem_of(Path(name))) or Known()
+    return labels_in_name("utkface", stem_of(Path(name))) or FaceAttributes()

@@ -1,4 +1,4 @@
-"""Measurements of each picture, taken once and kept: sharpness, faces, estimated age, embedding."""
+"""Measurements of each picture, taken once and stored: sharpness, faces, estimated age, embedding."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ from cyclegan_age.images import BadImage, Picture, open_image, to_float
 from cyclegan_age.models import load_embedder, load_estimator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator, LiteAgeEstimator, expected_age
-from cyclegan_age.networks.generators import both_ways
+from cyclegan_age.networks.warping import both_ways
 
 ESTIMATOR, EMBEDDER = "age_judge", "face_embedder"
 SMALL = 32  # side in pixels of the face crops kept for comparison
@@ -40,11 +40,11 @@ _AT_ONCE = 16  # pictures per batch
 _VERSION = 1  # of the stored measurements; others are taken again
 _PAUSE_SECONDS = 20.0
 
-Look = dict[str, Any]
+Measurements = dict[str, Any]
 
 
-def look_at(config: AuditConfig, files: Sequence[Path]) -> list[Look]:
-    """Measurements of each picture, as `look` gives them; reuses those of an earlier audit of the same file.
+def measure_all(config: AuditConfig, files: Sequence[Path]) -> list[Measurements]:
+    """Measurements of each picture, as `measure` gives them; reuses those of an earlier audit of the same file.
 
     Raises:
         UserError: they cannot be stored below `--results_dir`.
@@ -60,7 +60,7 @@ def look_at(config: AuditConfig, files: Sequence[Path]) -> list[Look]:
         parts = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]
         processes = min(processors() if config.workers < 0 else config.workers, len(parts))
         chunks = [[file for file, _ in part] for part in parts]
-        seen = in_processes(look, chunks, processes) if processes else map(look, chunks)
+        seen = in_processes(measure, chunks, processes) if processes else map(measure, chunks)
         pause = 0.1 if sys.stderr.isatty() else _PAUSE_SECONDS
         times = {"mininterval": pause, "maxinterval": pause}
         with (
@@ -107,11 +107,11 @@ def _mark(root: Path, file: Path) -> str:
     return f"{state.st_size} {state.st_mtime_ns} {file.relative_to(root).as_posix()}"
 
 
-def _line(mark: str, one: Look) -> str:
+def _line(mark: str, one: Measurements) -> str:
     return json.dumps({"version": _VERSION, "mark": mark, **one}) + "\n"
 
 
-def _read(journal: Path) -> Iterator[tuple[str, Look]]:
+def _read(journal: Path) -> Iterator[tuple[str, Measurements]]:
     for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
         try:
             one = json.loads(line)
@@ -121,7 +121,7 @@ def _read(journal: Path) -> Iterator[tuple[str, Look]]:
             continue
 
 
-def look(files: Sequence[Path]) -> list[Look]:
+def measure(files: Sequence[Path]) -> list[Measurements]:
     """Measurements of pictures, each by itself; a `broken` one has that key alone.
 
     Returns:
@@ -132,7 +132,7 @@ def look(files: Sequence[Path]) -> list[Look]:
     """
     out, faces, whose = [], [], []
     for file in files:
-        one, face = _look(file)
+        one, face = _measure(file)
         out.append(one)
         if face is not None:
             faces.append(face)
@@ -151,13 +151,13 @@ def look(files: Sequence[Path]) -> list[Look]:
     return out
 
 
-def embedding_of(one: Look) -> NDArray[np.float32]:
+def embedding_of(one: Measurements) -> NDArray[np.float32]:
     """The embedding of its face, the mean with that of its mirror image, of length 1."""
     embedding: NDArray[np.float32] = np.frombuffer(base64.b64decode(one["embedding"]), np.float16).astype(np.float32)
     return embedding
 
 
-def small_of(one: Look) -> NDArray[np.uint8]:
+def small_of(one: Measurements) -> NDArray[np.uint8]:
     """Its face in UTKFace's frame, in greyscale, uint8 (SMALL, SMALL)."""
     return np.frombuffer(base64.b64decode(one["small"]), np.uint8).reshape(SMALL, SMALL)
 
@@ -166,7 +166,7 @@ def _text(array: NDArray[Any]) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
-def _look(file: Path) -> tuple[Look, Picture | None]:
+def _measure(file: Path) -> tuple[Measurements, Picture | None]:
     """Measurements of a picture without networks, and its aligned face as network input."""
     cv2 = opencv()
     cv2.setNumThreads(1)
@@ -182,7 +182,7 @@ def _look(file: Path) -> tuple[Look, Picture | None]:
     channels = picture.astype(np.int16)
     border = flat_border(picture)
     found = sorted(detector().find(picture), key=lambda face: face.size, reverse=True)
-    one: Look = {
+    one: Measurements = {
         "broken": "",
         "bytes": hashlib.sha256(data).hexdigest(),
         "hash": perceptual_hash(grey),

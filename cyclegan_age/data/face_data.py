@@ -1,0 +1,206 @@
+"""Balanced batches that depend on the step alone, so that a resumed training draws the same batches; see `Draws`.
+
+On a GPU the pictures lie in its memory and the draws are computed there, see `ResidentPictures`. If they do not fit,
+other processes make the batches. On a CPU a thread makes them, and other processes those of shards.
+"""
+
+import logging
+from collections.abc import Generator, Sequence
+from itertools import count, islice, zip_longest
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cyclegan_age.data.batches import Batch, prepared, streamed, to_batch
+from cyclegan_age.data.cache import PictureCache, Pictures
+from cyclegan_age.data.draws import SOURCE, TARGET, Draws, Pool
+from cyclegan_age.data.resident import ResidentPictures
+from cyclegan_age.images import to_float
+
+log = logging.getLogger("cyclegan_age")
+
+
+class FaceData:
+    """Batches of the pictures of a cache.
+
+    Args:
+        cache: the pictures.
+        age_years: (len(cache),) age of each in years.
+        source_pools: for each age group the indices of its pictures in the cache; one pool for one domain.
+        target_pools: the same for the targets.
+        image_size: side in pixels of the random crops; at most the cache's.
+        flip: whether half of the pictures are mirrored.
+        batch_size: pictures per batch.
+        seed: seed of order, crops and mirroring.
+        labels: (len(cache), L) float32 or uint8 of each picture, see `Batch`; without it L is 0.
+        held_out: indices of the pictures, for each age group, that are in no pool; `fixed` shows them.
+        paired: whether the target is the picture after its source in the order of one pool, such as two pictures of one
+            person, instead of an independent draw.
+
+    Raises:
+        UserError: pairs are required, but not all pictures are available at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: Pictures,
+        age_years: NDArray[np.float32],
+        source_pools: Sequence[Pool],
+        target_pools: Sequence[Pool],
+        image_size: int,
+        flip: bool,
+        batch_size: int,
+        seed: int,
+        labels: NDArray[np.float32 | np.uint8] | None = None,
+        held_out: Sequence[Pool] = (),
+        paired: bool = False,
+    ) -> None:
+        if image_size > cache.size:
+            raise ValueError(f"image_size {image_size} is more than the cache's {cache.size}")
+        self._cache = cache
+        self._age_years = np.asarray(age_years, dtype=np.float32)
+        self._labels = np.zeros((len(cache), 0), np.float32) if labels is None else labels
+        self._held_out = [pool for pool in held_out if len(pool)]
+        self._paired = paired
+        self._image_size = image_size
+        self._flip = flip
+        self._batch_size = batch_size
+        self._seed = seed % 2**64
+        self._resident: dict[torch.device, tuple[Tensor, Pool]] = {}  # (M, C, C, 3) uint8, number of each
+        self._draws = Draws(
+            cache=cache,
+            age_years=self._age_years,
+            source_pools=source_pools,
+            target_pools=target_pools,
+            image_size=image_size,
+            flip=flip,
+            batch_size=batch_size,
+            seed=self._seed,
+            labels=self._labels,
+            paired=paired,
+        )
+
+    def __len__(self) -> int:
+        """Number of distinct source pictures."""
+        return len(np.unique(np.concatenate(self._draws.pools[SOURCE])))
+
+    @property
+    def bad_files(self) -> int:
+        """Number of unreadable files so far."""
+        return len(self._cache.bad)
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch of a step, independent of earlier draws.
+
+        Args:
+            step: number of steps before it.
+            rank: index of this process.
+            world: number of processes.
+
+        Raises:
+            UserError: no picture of a group can be read.
+        """
+        return to_batch(self._draws.made(step, rank, world))
+
+    def batches(
+        self, start_step: int, rank: int = 0, world: int = 1, device: torch.device | None = None
+    ) -> Generator[Batch, None, None]:
+        """The batches of step `start_step` and of all following ones, without end, prepared ahead.
+
+        On a CPU these equal `batch`; a thread makes them, or processes where each picture is decoded at each use. On a
+        GPU with enough memory (at most half of the free memory is used) the pictures are loaded there, and order, crops
+        and mirroring differ. Otherwise several processes make the batches of `batch`, and each is copied while the one
+        before it is used.
+
+        Close the iterator (or delete it) to end threads and processes.
+
+        Args:
+            start_step: number of steps before the first.
+            rank: index of this process.
+            world: number of processes.
+            device: device of the batches; CPU if None.
+
+        Raises:
+            UserError: no picture of a group can be read.
+        """
+        if device is None or device.type != "cuda":
+            device = device or torch.device("cpu")
+            if isinstance(self._cache, PictureCache):
+                return prepared(self._draws, start_step, rank, world, device)
+            return streamed(self._draws, start_step, rank, world, device)
+        needed, free = len(self._draws.used()) * self._cache.size**2 * 3, torch.cuda.mem_get_info(device)[0]
+        fits = device in self._resident or needed <= free // 2
+        if rank == 0:
+            where = "in GPU memory" if fits else "read from disk"
+            log.info(
+                "pictures are %s: they take %.2f GB, %.2f GB of GPU memory are free", where, needed / 1e9, free / 1e9
+            )
+        if not fits:
+            return streamed(self._draws, start_step, rank, world, device)
+        pictures = self.resident(device, rank, world)
+        return (Batch(*pictures.batch(step)) for step in count(start_step))
+
+    def resident(self, device: torch.device, rank: int = 0, world: int = 1) -> ResidentPictures:
+        """The pictures of all pools on a device, loaded at the first call; the draws are computed there.
+
+        Raises:
+            UserError: no picture of a group can be read.
+        """
+        if device not in self._resident:
+            self._resident[device] = self._load(device, progress=rank == 0)
+        pictures, loaded = self._resident[device]
+        place = np.full(len(self._cache), -1)
+        place[loaded] = np.arange(len(loaded))
+        pools = {s: [place[pool][place[pool] >= 0] for pool in pools] for s, pools in self._draws.pools.items()}
+        for stream, readable in pools.items():
+            for k, pool in enumerate(readable):
+                if not len(pool):
+                    raise self._draws.none_readable(self._draws.pools[stream][k])
+        return ResidentPictures(
+            pictures=pictures,
+            age_years=torch.from_numpy(self._age_years[loaded]).to(device),
+            labels=torch.from_numpy(self._labels[loaded]).to(device),
+            source_pools=pools[SOURCE],
+            target_pools=pools[TARGET],
+            image_size=self._image_size,
+            flip=self._flip,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            paired=self._paired,
+            rank=rank,
+            world=world,
+        )
+
+    def fixed(self, per_pool: int = 1, most: int = 16) -> tuple[Tensor, Tensor]:
+        """The first readable pictures of the first `most` source pools, centre crops, for sample sheets.
+
+        With held-out pictures all of these instead, the first of each group before the second.
+
+        Returns:
+            Pictures (M, 3, S, S) float32 in [-1, 1] and their ages (M,) float32 in years.
+        """
+        edge = (self._cache.size - self._image_size) // 2
+        middle = slice(edge, edge + self._image_size)
+        found = []
+        for pool in self._held_out or self._draws.pools[SOURCE][:most]:
+            readable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)
+            found.append(list(islice(readable, None if self._held_out else per_pool)))
+            if not found[-1]:
+                raise self._draws.none_readable(pool)
+        if self._held_out:
+            found = [[face for face in turn if face] for turn in zip_longest(*found)]
+        pictures = [picture[middle, middle] for turn in found for _, picture in turn]
+        indices = [i for turn in found for i, _ in turn]
+        return to_float(np.stack(pictures)), torch.from_numpy(self._age_years[indices])
+
+    def _load(self, device: torch.device, *, progress: bool) -> tuple[Tensor, Pool]:
+        """The readable pictures on a device, uint8 (M, C, C, 3), and their indices (M,)."""
+        used, size = self._draws.used(), self._cache.size
+        pictures, loaded = torch.empty((len(used), size, size, 3), dtype=torch.uint8, device=device), used[:0]
+        for indices, piece in self._cache.pieces(used, progress=progress):
+            pictures[len(loaded) : len(loaded) + len(indices)] = torch.from_numpy(piece).to(device)
+            loaded = np.concatenate([loaded, indices])
+        return pictures[: len(loaded)], loaded

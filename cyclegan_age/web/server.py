@@ -74,29 +74,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
 
     app = FastAPI(title="cyclegan-age", version="0.1.0", docs_url=None, redoc_url=None, dependencies=known)
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, no: Refused) -> Response:
-        return JSONResponse(no.body, no.status, no.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong_field(_: Request, wrong: RequestValidationError) -> Response:
-        first = wrong.errors()[0]
-        field, text = first["loc"][-1], first["msg"]
-        if first["type"] == "missing":
-            text = "required"
-        elif field == "image":
-            text = "must be a file, as curl -F image=@photo.jpg sends it"
-        elif field == "target_age":
-            text = f"must be a number from 0 to {OLDEST}"
-        return JSONResponse({"error": f"{field}: {text}"}, 422)
-
-    @app.exception_handler(HTTPException)
-    async def plain(_: Request, wrong: HTTPException) -> Response:
-        return JSONResponse({"error": str(wrong.detail)}, wrong.status_code)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, wrong: Exception) -> Response:
-        return JSONResponse({"error": "the server failed; try another picture"}, 500)
+    _report_errors(app)
 
     @app.post("/api/age", response_class=Response, responses=_answers("the picture, in its own format", "image/*"))
     async def age(
@@ -156,6 +134,34 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         return JSONResponse({"error": f"no such request; expected one of {', '.join(sorted(posts))}"}, 404)
 
     return app
+
+
+def _report_errors(app: FastAPI) -> None:
+    """Answer every error with one line of JSON."""
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, no: Refused) -> Response:
+        return JSONResponse(no.body, no.status, no.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_field(_: Request, wrong: RequestValidationError) -> Response:
+        first = wrong.errors()[0]
+        field, text = first["loc"][-1], first["msg"]
+        if first["type"] == "missing":
+            text = "required"
+        elif field == "image":
+            text = "must be a file, as curl -F image=@photo.jpg sends it"
+        elif field == "target_age":
+            text = f"must be a number from 0 to {OLDEST}"
+        return JSONResponse({"error": f"{field}: {text}"}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def plain(_: Request, wrong: HTTPException) -> Response:
+        return JSONResponse({"error": str(wrong.detail)}, wrong.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, wrong: Exception) -> Response:
+        return JSONResponse({"error": "the server failed; try another picture"}, 500)
 
 
 def mount(app: FastAPI, blocks: gr.Blocks, host: str, port: int) -> Any:

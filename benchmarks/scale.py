@@ -5,7 +5,7 @@ import math
 import sys
 
 from benchmarks.plan import digits, markdown
-from options.bench import ScaleBenchConfig, parse_scale
+from options.bench_scale import ScaleBenchConfig, parse_scale
 from options.command import command
 
 

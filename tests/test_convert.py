@@ -572,24 +572,24 @@ def test_the_page_shows_translations(pair: tuple[Path, list[nn.Module]], picture
     made, kind, note = studio.age(data, 0)
     with Image.open(io.BytesIO(made)) as image:
         assert kind == "image/png" and image.size == (64, 48) and note == "" and b"to A" in made
-    with pytest.raises(Refused, match="target_age: must be a domain's number, 0 for A, 1 for"):
+    with pytest.raises(Refused, match="target_age: must be the number of a domain, 0 for A, 1 for"):
         studio.age(data, 7)
     seen = studio.look(data)
     assert seen.whole is not None and not seen.faces
     assert [name for name, _ in studio.strip(seen.whole).pictures] == ["to A", "to z/ebra"]
     assert studio.maps(seen.whole, 1, "to_b.down2").startswith(b"\x89PNG")
-    with pytest.raises(Refused, match="this model knows no ages"):
+    with pytest.raises(Refused, match="this model has no ages"):
         studio.life(seen.whole, "gif")
 
 
 def test_the_page_asks_for_the_one_domain(pair: tuple[Path, list[nn.Module]], pictures: Path) -> None:
     gr = pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
-    from cyclegan_age.web.page import _span
+    from cyclegan_age.web.handlers import span
     from cyclegan_age.web.work import Studio, load
 
     config = DemoConfig(weights=(str(converted(pair[0].with_name("latest_net_G_A.pth"), image_size=32)),))
     studio = Studio(load(config), config)
-    slider = gr.Slider(**_span(studio.ager("")))
+    slider = gr.Slider(**span(studio.ager("")))
     data = (pictures / "testA" / "0.png").read_bytes()
     assert not slider.visible and b"to B" in studio.age(data, slider.value)[0]
 

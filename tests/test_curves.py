@@ -1,4 +1,4 @@
-"""Curves of a training: read, drawn, and judged."""
+"""Curves of a training: read and judged."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import train as train_command
-from cyclegan_age.curves import Curves, draw_curves, loss_curves, read_metrics, smooth
+from cyclegan_age.curves import Curves, loss_curves, read_metrics, smooth
 from cyclegan_age.watchdog import Watchdog
 
 ORANGE, BLUE = (217, 115, 13), (31, 111, 180)
@@ -31,7 +31,7 @@ def _curve(*corners: float, points: int = 40, last: int = 4000) -> tuple[list[in
     return steps.astype(int).tolist(), (values * (1 + noise)).tolist()
 
 
-# Reading and drawing
+# Reading
 
 
 def test_losses_and_their_values_on_faces_held_out_are_the_curves() -> None:
@@ -45,28 +45,6 @@ def test_losses_and_their_values_on_faces_held_out_are_the_curves() -> None:
 def test_the_running_mean_is_that_of_the_neighbours() -> None:
     assert smooth([1, 2, 6, 3, 3], share=0.6).tolist() == pytest.approx([1.5, 3, 11 / 3, 4, 3])
     assert smooth([5.0]).tolist() == [5.0]
-
-
-def test_the_picture_has_a_panel_for_each_loss_and_orange_for_faces_held_out() -> None:
-    curves = {"age": _curve(3, 1, 0.5), "d_real": ([4000], [0.2]), "flat": _curve(0, 0)}
-    plain = draw_curves(curves, "run")
-    assert plain.dtype == np.uint8 and plain.shape[1:] == (1080, 3)
-    assert _has(plain, BLUE) and not _has(plain, ORANGE)
-    both = draw_curves(curves | {"held_out_age": _curve(3, 2, 2, points=5)}, "run")
-    assert both.shape == plain.shape
-    assert _has(both[:, :360], ORANGE) and not _has(both[34:, 360:], ORANGE)
-    four = draw_curves(curves | {"more": _curve(1, 2)}, "run")
-    assert len(four) == len(plain) + 200
-    assert draw_curves({}, "nothing yet").shape[2] == 3
-
-
-def test_the_curve_falls_from_left_to_right_and_one_wild_value_does_not_flatten_it() -> None:
-    steps, values = _curve(2, 1)
-    values[20] = 500.0
-    picture = draw_curves({"age": (steps, values)}, "run")[64:210, 52:348]  # the area of the first panel's curves
-    blue = (abs(picture.astype(int) - BLUE).max(axis=-1) < 60).astype(float)
-    early, late = (float(np.average(np.arange(146), weights=blue[:, x] + 1e-9)) for x in (15, 288))
-    assert 20 < late - early < 120  # rows are counted from above
 
 
 # Warnings

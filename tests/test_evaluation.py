@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 import evaluate as command
 from cyclegan_age import snapshots
 from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, EvaluateConfig, TrainConfig, UserError
-from cyclegan_age.evaluation import columns, fit, measures, plots, records, run, scores, table
+from cyclegan_age.evaluation import columns, fit, measures, records, run, scores, table
 from cyclegan_age.evaluation import evaluators as judges_module
 from cyclegan_age.evaluation import faces as evaluation_faces
 from cyclegan_age.evaluation import recorder as recorder_module
@@ -245,18 +245,6 @@ def test_sources_are_even_over_decades_and_do_not_depend_on_the_folder() -> None
     chosen = evaluation_faces.evenly([3, 0, 6, 1, 5, 4, 2], ages, 5)
     assert sorted(chosen) == [0, 3, 4, 5, 6]
     assert evaluation_faces.evenly([3, 0, 6, 1, 5, 4, 2], ages, 0) == [3, 6, 4, 0, 5, 1, 2]
-
-
-def test_line_plot_has_gaps_bars_and_escaped_names() -> None:
-    svg = plots.line_plot(
-        (10, 20, 30), {"<b>": (1, NAN, 3), "c": (0, 1, 2)}, x_name="x", y_name="y", spread={"c": (1, 1, 1)}
-    )
-    assert "<b>" not in svg
-    assert svg.count("<circle") == 5
-    assert svg.count('opacity=".6"') == 3
-    assert plots.line_plot((1, 2), {"a": (NAN, NAN)}, x_name="x", y_name="y") == ""
-    shares = plots.line_plot((1, 2), {"a": (1, 1)}, x_name="x", y_name="y", x_names=("p", "q"), ends=(0, 1))
-    assert re.findall(r'"end">([\d.]+)<', shares) == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
 
 
 # Whole evaluations, with judges made up

@@ -17,7 +17,8 @@ from PIL import Image, ImageCms, ImageOps
 from skimage.data import astronaut, coffee
 from torch import nn
 
-from benchmarks import photos as measurement
+from benchmarks import photos as photos_benchmark
+from benchmarks import photos_detection as detection
 from cyclegan_age import images, snapshots
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.attributes import FaceAttributes
@@ -916,15 +917,15 @@ def test_real_crops_are_found_again_in_a_photograph(faces: Path) -> None:
 def test_the_measurement_of_turned_faces_sees_those_that_are(tmp_path: Path) -> None:
     for i in range(2):
         save(PORTRAIT.crop((60 + i, 0, 440, 300)), tmp_path / f"{i}.png")
-    plan = measurement.Plan(width=400, height=300, turned=1, repetitions=1)
-    rows = [(row.measure, row.value) for row in measurement.turned_found([tmp_path], plan)]
+    plan = detection.Plan(width=400, height=300, turned=1, repetitions=1)
+    rows = [(row.measure, row.value) for row in detection.turned_found([tmp_path], plan)]
     assert [value for _, value in rows[:-2]] == [2, 0, 1, 1, 1, 1, 1, 1]
     save(PORTRAIT.crop((60, 0, 440, 300)).transpose(Image.Transpose.ROTATE_180), tmp_path / "2.png")
-    assert measurement.turned_found([tmp_path], plan)[1].value == 1
+    assert detection.turned_found([tmp_path], plan)[1].value == 1
 
 
 def test_the_measurement_finds_faces_and_seams() -> None:
-    rows = {row.measure: row.value for row in measurement.portraits_found(measurement.Plan(sides=(64,)))}
+    rows = {row.measure: row.value for row in detection.portraits_found(detection.Plan(sides=(64,)))}
     assert rows.pop("portraits found, 64 px") == 100
     assert 0 < rows.popitem()[1] < 8
     photo = np.random.default_rng(1).integers(0, 200, (300, 300, 3)).astype(np.uint8)
@@ -935,7 +936,7 @@ def test_the_measurement_finds_faces_and_seams() -> None:
     outside = photo.copy()
     outside[0, 0] += 7
     for aged, low, high, most in ((soft, 0.9, 1.1, 0), (hard, 1.2, 3, 0), (outside, 1, 1, 7)):
-        changed, seam, worst = (row.value for row in measurement.seams(photo, [aged], place))
+        changed, seam, worst = (row.value for row in photos_benchmark.seams(photo, [aged], place))
         assert changed == most
         assert low <= seam <= high
         assert worst >= seam

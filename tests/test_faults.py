@@ -23,7 +23,7 @@ from PIL import Image
 
 import test as test_command
 import train as train_command
-from benchmarks import reliability
+from benchmarks import reliability_kills
 from cyclegan_age import visdom_server
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
@@ -468,34 +468,34 @@ def test_a_training_that_is_killed_often_ends_as_if_it_had_not_been(
 ) -> None:
     monkeypatch.setenv("CYCLEGAN_AGE_CACHE", str(tmp_path / "cache"))
     code = (
-        "import random, sys\nfrom pathlib import Path\nfrom benchmarks.reliability import kills\n"
+        "import random, sys\nfrom pathlib import Path\nfrom benchmarks.reliability_kills import kills\n"
         f"found = kills(Path({str(tmp_path)!r}), 3, float('inf'), random.Random(1), Path({str(tmp_path / 'kept')!r}))\n"
         "assert found['kills'] == 3 and not found['broken'] and not found['different'], found"
     )
     subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
     run = tmp_path / "runs" / "whole"
-    assert reliability.invalid(run) == [] and not (tmp_path / "kept").exists()
-    assert reliability.differences(reliability.outcome(run), reliability.outcome(run)) == []
+    assert reliability_kills.invalid(run) == [] and not (tmp_path / "kept").exists()
+    assert reliability_kills.differences(reliability_kills.outcome(run), reliability_kills.outcome(run)) == []
     for name in ("state.pt", "weights.safetensors", "config.json"):  # the check sees
         whole = (run / name).read_bytes()
         (run / name).write_bytes(whole[: len(whole) // 2])
-        assert [fault.startswith(name) or name in fault for fault in reliability.invalid(run)] == [True]
+        assert [fault.startswith(name) or name in fault for fault in reliability_kills.invalid(run)] == [True]
         (run / name).write_bytes(whole)
     next(run.glob("state-0-*.pt")).unlink()
-    assert "without state-0-" in reliability.invalid(run)[0]
+    assert "without state-0-" in reliability_kills.invalid(run)[0]
     state = load_state(run / "state.pt")
     other = load_state(run / "state.pt")
-    assert state is not None and other is not None and reliability.differences(state, other) == []
+    assert state is not None and other is not None and reliability_kills.differences(state, other) == []
     name, tensor = next(iter(other["networks"]["generator"].items()))
     tensor.add_(1e-5)
-    assert reliability.differences(state, other) == [f"all/networks/generator/{name}"]
+    assert reliability_kills.differences(state, other) == [f"all/networks/generator/{name}"]
 
 
 def test_a_visdom_server_that_is_killed_has_every_point_later(tmp_path: Path) -> None:
     if visdom_server.missing_assets():
         pytest.skip("the scripts of Visdom's page are not fetched: make visdom")
     code = (
-        "import random\nfrom pathlib import Path\nfrom benchmarks.reliability import visdom\n"
+        "import random\nfrom pathlib import Path\nfrom benchmarks.reliability_visdom import visdom\n"
         f"found = visdom(Path({str(tmp_path)!r}), 1, float('inf'), random.Random(1))\n"
         "assert found['kills'] == 1 and found['points'] > 10 and not found['lost'] and not found['doubled'], found"
     )

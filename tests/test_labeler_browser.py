@@ -72,7 +72,7 @@ def opened(folder: Path) -> Iterator[tuple[Any, Labeler]]:
             own = (f"{server.url}/", "data:", "blob:")
             page.on("request", lambda asked: None if asked.url.startswith(own) else wrong.append(asked.url))
             page.goto(f"{server.url}/")
-            page.wait_for_selector(".labeler .told:not(:empty)")
+            page.wait_for_selector(".labeler .line:not(:empty)")
             yield page, server
             assert wrong == []
         finally:
@@ -136,7 +136,7 @@ def test_labels_are_confirmed_and_corrected_by_keyboard_and_a_kill_loses_none(nu
         assert names[3] not in lines(numbered)
         with (numbered / "left_out.csv").open(encoding="utf-8", newline="") as f:
             assert names[3] in [line["file"] for line in csv.DictReader(f)]
-        assert page.locator(".labeler .told").inner_text().startswith("3 of 6 done")
+        assert page.locator(".labeler .line").inner_text().startswith("3 of 6 done")
 
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.2:{server.port}/")  # it would answer if it listened on all addresses
@@ -152,7 +152,7 @@ def test_labels_are_confirmed_and_corrected_by_keyboard_and_a_kill_loses_none(nu
         rest += [press(page, "Enter"), press(page, "Enter")]
         assert sorted([*names[:4], *rest[1:]]) == sorted(estimates), "each once"
         page.keyboard.press("Enter")
-        page.locator(".labeler .told", has_text="All 6 faces are done").wait_for()
+        page.locator(".labeler .line", has_text="All 6 faces are done").wait_for()
         states = {name: line["state"] for name, line in lines(numbered).items()}
         assert set(states.values()) == {"confirmed", "corrected"} and names[3] not in states
         assert page.locator(".labeler figcaption b").count() == 0, "names are text, not HTML"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scale import efficiency, exchange_seconds, images_per_s, main, serving, training, wait_ms
-from options.bench import ScaleBenchConfig
+from options.bench_scale import ScaleBenchConfig
 
 PROJECT = Path(__file__).resolve().parent.parent
 

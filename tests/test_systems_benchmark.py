@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import systems
-from benchmarks.systems import SYSTEMS, Part, Trained, main, parts_of, row_of, table, train_part, trained
+from benchmarks import systems_comparison as comparison
+from benchmarks import systems_training as training
+from benchmarks.systems import main
+from benchmarks.systems_comparison import row_of, table
+from benchmarks.systems_training import SYSTEMS, Part, Trained, parts_of, train_part, trained
 from cyclegan_age.config import (
     CAAEConfig,
     CGANConfig,
@@ -83,7 +86,7 @@ def run_with(folder: Path, steps: int, saved: int) -> Path:
 
 
 def test_a_run_whose_minutes_are_used_up_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systems, "CHILD", "raise SystemExit(1)")
+    monkeypatch.setattr(training, "CHILD", "raise SystemExit(1)")
     run = run_with(tmp_path, 100, 100)
     part = Part("gan", [], 8, minutes=200 / 60)
     assert train_part(part, tmp_path, print, 0) == Trained(200.0, 800)
@@ -93,7 +96,7 @@ def test_a_run_whose_minutes_are_used_up_is_not_started_again(tmp_path: Path, mo
 
 
 def test_of_a_finished_run_weights_and_minutes_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(systems, "CHILD", "raise SystemExit(1)")
+    monkeypatch.setattr(training, "CHILD", "raise SystemExit(1)")
     run = run_with(tmp_path, 100, 100)
     part = Part("gan", [], 8, minutes=200 / 60)
     train_part(part, tmp_path, print, 0)
@@ -122,10 +125,10 @@ for step in range(70, 1000, 10):
         f.write(json.dumps({{"step": step, "speed/images_per_s": 4.0}}) + "\\n")
     time.sleep(0.02 if step < 100 else 60)
 """
-    monkeypatch.setattr(systems, "CHILD", child)
-    monkeypatch.setattr(systems, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(training, "CHILD", child)
+    monkeypatch.setattr(training, "POLL_SECONDS", 0.01)
     part = Part("gan", [], 8, minutes=200 / 60)
-    monkeypatch.setattr(systems, "saved_step", lambda run, first=[60]: first.pop() if first else 100)
+    monkeypatch.setattr(training, "saved_step", lambda run, first=[60]: first.pop() if first else 100)
     lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
     try:
         assert train_part(part, tmp_path, print, lock) == Trained(200.0, 800)
@@ -134,9 +137,9 @@ for step in range(70, 1000, 10):
 
 
 def test_saved_steps_are_those_of_the_state(tmp_path: Path) -> None:
-    assert systems.saved_step(tmp_path) == 0
+    assert training.saved_step(tmp_path) == 0
     save_state(tmp_path / "state.pt", {"step": 10})
-    assert systems.saved_step(tmp_path) == 10
+    assert training.saved_step(tmp_path) == 10
 
 
 def test_table() -> None:
@@ -191,12 +194,12 @@ def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         "cyclegan_age.evaluation.evaluators.load_evaluators",
         lambda evaluator, results: [Evaluator("f", "features", "f", 4, look)],
     )
-    monkeypatch.setattr(systems, "SAMPLES", 20)
+    monkeypatch.setattr(comparison, "SAMPLES", 20)
     config = SystemsBenchConfig(dataroot=tiny_faces, test=tiny_faces, results_dir=tmp_path)
     done = Trained(1200.0, 2400)
     for fewest, kid in ((10, "-"), (4, "(0.0)")):
-        monkeypatch.setattr(systems, "FEWEST", fewest)
-        text = systems.compare(config, dict.fromkeys(("caae", "gan", "cgan"), done), lambda line: None)
+        monkeypatch.setattr(comparison, "FEWEST", fewest)
+        text = comparison.compare(config, dict.fromkeys(("caae", "gan", "cgan"), done), lambda line: None)
         cells = {line.split(" | ")[0].lstrip("| "): line.strip("| ").split(" | ") for line in text.splitlines()[2:]}
         assert list(cells) == ["copy input", "group mean blend", "caae", "gan", "cgan"]
         assert cells["copy input"] == ["copy input", "-", "-", "-", "0.50", "100.0 %", "30.0", "-", "-", "-", "-"]
@@ -209,27 +212,27 @@ def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     made = [shape for shape in shown if shape[0] > 1]
     assert made == [(16, 128, 128, 3), (4, 128, 128, 3)] * 7  # of the gan once, of the cgan at each age
     with Image.open(tmp_path / "seen-4" / "systems.jpg") as sheet:
-        assert sheet.width > 7 * systems.SIDE and sheet.height > 3 * systems.SIDE
-        corner = np.asarray(sheet)[-systems.SIDE :, -7 * (systems.SIDE + 2) :][4:-4, 4 : systems.SIDE - 4]
+        assert sheet.width > 7 * comparison.SIDE and sheet.height > 3 * comparison.SIDE
+        corner = np.asarray(sheet)[-comparison.SIDE :, -7 * (comparison.SIDE + 2) :][4:-4, 4 : comparison.SIDE - 4]
         assert corner.min() > 250  # a cgan has no input
 
 
 def test_faces_of_photographs_are_shown(tmp_path: Path) -> None:
     Image.fromarray(skimage.data.astronaut()).save(tmp_path / "photo.png")
-    (square,) = systems.portraits([tmp_path / "photo.png"])
-    (built_in,) = systems.portraits([])
-    assert square.size == built_in.size == (systems.SIDE, systems.SIDE)
+    (square,) = comparison.portraits([tmp_path / "photo.png"])
+    (built_in,) = comparison.portraits([])
+    assert square.size == built_in.size == (comparison.SIDE, comparison.SIDE)
     assert np.corrcoef(np.ravel(square), np.ravel(built_in))[0, 1] > 0.6  # the same face, framed a little otherwise
     Image.new("RGB", (64, 64)).save(tmp_path / "grey.png")
     for name, cause in (("grey.png", "no face found"), ("none.png", "No such file")):
         with pytest.raises(UserError, match=f"--faces .*{name}: .*{cause}"):
-            systems.portraits([tmp_path / name])
+            comparison.portraits([tmp_path / name])
 
 
 def test_parameters_are_what_was_learnt(tmp_path: Path) -> None:
     tensors = {"g.weight": torch.zeros(3, 4), "g.norm.running_mean": torch.zeros(9)}
     save_snapshot(tmp_path / "w.safetensors", TrainConfig(model="gan"), GANConfig(), 0, tensors)
-    assert systems.parameters(tmp_path / "w.safetensors") == 12
+    assert comparison.parameters(tmp_path / "w.safetensors") == 12
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ from cyclegan_age.faces.files import Photo
 from cyclegan_age.images import reads_heif
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.provenance import marked
-from cyclegan_age.web.limits import Gate, Refused, Worker
+from cyclegan_age.web.gate import Gate
+from cyclegan_age.web.limits import Refused, Worker
 from options.bench import parse_web_bench
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -251,7 +252,7 @@ def test_gradio_client(web: WebServer, ager: Ager) -> None:
         assert base64.b64decode(client.predict(sent, 60, api_name="/age")) == aged(ager, photo(), 60)
         with pytest.raises(AppError, match="no face found"):
             client.predict(base64.b64encode(faceless()).decode(), 60, api_name="/age")
-        with pytest.raises(AppError, match="not a picture in Base64"):
+        with pytest.raises(AppError, match="expected a picture in Base64"):
             client.predict("<b>", 60, api_name="/age")
         for age in ("old", 500, None):
             with pytest.raises(AppError, match="target_age: must be a number from 0 to 120"):

@@ -12,11 +12,11 @@ from cyclegan_age.config import needs
 from cyclegan_age.evaluation import measures
 from cyclegan_age.evaluation.columns import GAPS, near
 from cyclegan_age.evaluation.faces import BLEND, COPY, Row
-from cyclegan_age.evaluation.plots import colour, line_plot
 from cyclegan_age.evaluation.reference import FARS, Values
 from cyclegan_age.evaluation.scores import Scores
 from cyclegan_age.evaluation.table import Goal, cell
 from cyclegan_age.images import Picture, grid
+from cyclegan_age.plots import colour, line_plot
 from cyclegan_age.rendering.page import document
 from cyclegan_age.rendering.pictures import save_jpg, save_text
 
@@ -42,8 +42,7 @@ td.good { color: var(--good); font-weight: 600; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1rem; }
 .faces figure { margin-bottom: 1rem; }
 figure { margin: 0 0 .5rem; } img { max-width: 100%; height: auto; } svg { width: 100%; height: auto; }
-svg text { fill: var(--soft); font-size: 11px; } .grid { stroke: var(--line); }
-.same { stroke: var(--soft); stroke-dasharray: 5 4; }
+svg text { fill: var(--soft); }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1rem; } .key i { display: inline-block; width: .8rem; height: .8rem;
   margin-right: .3rem; border-radius: 50%; }
 """

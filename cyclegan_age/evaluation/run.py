@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from cyclegan_age import plots
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.evaluation.columns import estimated_ages
 from cyclegan_age.evaluation.faces import BLEND, Row
@@ -45,7 +46,8 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
         The output folder.
 
     Raises:
-        UserError: no such data or weights, weights that render no faces, or the output cannot be written.
+        UserError: no such data or weights, weights that render no faces, a package is not installed, or the output
+            cannot be written.
     """
     begun = time.perf_counter()
     weights = _weights(config)
@@ -56,6 +58,7 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
         folder = _folder(config)
         evaluate_parsers(config, weights, folder, say)
         return folder
+    plots.require()
     rows = [row_of(name, path) for name, path in weights.items()]
     for row in rows:  # report errors before the work
         ager = Ager.load(row.weights)

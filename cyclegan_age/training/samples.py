@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cyclegan_age.config import TrainConfig
-from cyclegan_age.curves import draw_curves, loss_curves, read_metrics
+from cyclegan_age import plots
+from cyclegan_age.config import TrainConfig, UserError
+from cyclegan_age.curves import Curves, loss_curves, read_metrics
 from cyclegan_age.devices import fork_rng
 from cyclegan_age.images import Picture, grid, to_uint8
 from cyclegan_age.monitor import log_pictures
@@ -36,6 +37,7 @@ class Samples:
         self._x, self._age_years = (t.to(training.accelerator.device) for t in training.data.fixed())
         with torch.inference_mode(), fork_rng(training.accelerator.device):
             self._feature_maps()  # reports a wrong layer before the first step
+        self._plots = training.is_main and _has_plots()
         self._drawn_at = time.monotonic()
 
     def __call__(self) -> None:
@@ -47,8 +49,7 @@ class Samples:
         columns = self._draw()
         warnings = self._watchdog.samples(columns)
         curves, self._drawn_at = loss_curves(read_metrics(training.run / "metrics.jsonl")), time.monotonic()
-        title = f"{training.run.name}, step {schedule.step:,} of {schedule.length}"
-        save_png(draw_curves(curves, title), training.run / "curves.png")
+        self._draw_curves(curves)
         for warning in [*warnings, *self._watchdog.curves(curves, training.progress)]:
             logger.warning("step %d: %s", schedule.step, warning)
         schedule.reserve("pictures", self._drawn_at - started)
@@ -80,11 +81,27 @@ class Samples:
             log_numbers(training, {f"measure/{name}": value for name, value in measures.items()})
         return columns
 
+    def _draw_curves(self, curves: Curves) -> None:
+        if self._plots:
+            run, schedule = self._training.run, self._training.schedule
+            title = f"{run.name}, step {schedule.step:,} of {schedule.length}"
+            save_png(plots.loss_panels(curves, title), run / "curves.png")
+
     def _feature_maps(self) -> dict[str, dict[str, Tensor]]:
         model, layers = self._training.model, self._training.config.feature_layers
         if model.default_layers and layers == TrainConfig.feature_layers:
             layers = tuple(model.default_layers)
         return feature_maps(model, self._training.step.averaged, self._x[:1], layers)
+
+
+def _has_plots() -> bool:
+    """Whether curves can be drawn; otherwise a warning names the cause and the remedy."""
+    try:
+        plots.require()
+    except UserError as e:
+        logger.warning("curves.png is not drawn: %s", e)
+        return False
+    return True
 
 
 def _sheets(columns: Mapping[str, Picture], maps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Picture]:

@@ -13,11 +13,11 @@ def serve(config: DemoConfig, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C.
 
     Args:
-        config: where, with which weights and limits.
-        say: takes lines for the user.
+        config: address, weights and limits.
+        say: called with lines for the user.
 
     Raises:
-        UserError: a package is missing, weights that cannot be used, or an address that cannot be had.
+        UserError: a package is not installed, weights cannot be used, or the address is in use.
     """
     _check()
     from cyclegan_age.web.server import run
@@ -26,14 +26,14 @@ def serve(config: DemoConfig, say: Callable[[str], None]) -> None:
 
 
 def serve_labels(config: LabelConfig, say: Callable[[str], None]) -> None:
-    """Estimate the labels of a folder that are missing, and serve the page that confirms them until Ctrl-C.
+    """Estimate the missing labels of a folder, and serve the page that confirms them until Ctrl-C.
 
     Args:
-        config: which folder, and the port.
-        say: takes lines for the user.
+        config: folder and port.
+        say: called with lines for the user.
 
     Raises:
-        UserError: as `labeler.run.label`; a package is missing, or a port that cannot be had.
+        UserError: as `labeler.run.label`; a package is not installed, or the port is in use.
     """
     _check()
     from cyclegan_age.web.labels import run

@@ -20,10 +20,10 @@ const show = (value) => {
   [age, sex] = [value.age, value.sex];
   const done = !value.file;
   const count = `${value.done} of ${value.total} done`;
-  const told = part('.told');
-  told.textContent = done ? `All ${value.total} faces are done. B goes back.` : `${count}; this one: ${value.state}`;
-  if (value.wrong) told.textContent = `${value.wrong} ${told.textContent}`;
-  told.classList.toggle('wrong', Boolean(value.wrong));
+  const line = part('.line');
+  line.textContent = done ? `All ${value.total} faces are done. B goes back.` : `${count}; this one: ${value.state}`;
+  if (value.wrong) line.textContent = `${value.wrong} ${line.textContent}`;
+  line.classList.toggle('wrong', Boolean(value.wrong));
   part('progress').value = value.done / value.total;
   part('.one').style.opacity = done ? 0.4 : 1;
   const image = part('img');
@@ -44,8 +44,8 @@ const send = async (what) => {
     if (!answer.ok) throw new Error(answer.status);
     show(await answer.json());
   } catch {
-    part('.told').textContent = 'No answer, nothing saved: start prepare.py label again, then press the key again.';
-    part('.told').classList.add('wrong');
+    part('.line').textContent = 'No answer, nothing saved: start prepare.py label again, then press the key again.';
+    part('.line').classList.add('wrong');
   }
   waiting = false;
 };

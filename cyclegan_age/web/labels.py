@@ -1,4 +1,4 @@
-"""The page on which estimated labels are confirmed or corrected, by keyboard; `prepare.py label FOLDER --page`."""
+"""The page to confirm or correct estimated labels by keyboard; `prepare.py label FOLDER --page`."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from cyclegan_age.images import BadImage, open_image
 from cyclegan_age.labeler.estimates import GROUPS
 from cyclegan_age.labeler.run import held, labelled
 from cyclegan_age.labeler.table import BAD, ESTIMATED, Face, Labels
-from cyclegan_age.web.limits import Gate
-from cyclegan_age.web.page import data_url, script
+from cyclegan_age.web.gate import Gate
+from cyclegan_age.web.markup import data_url, script
 from cyclegan_age.web.server import listen, mount
 
 HOST = "127.0.0.1"
@@ -28,7 +28,7 @@ _GROUPS = "".join(
     for digit, group in enumerate(GROUPS)
 )
 _TEMPLATE = f"""<div class="labeler">
-<p class="told" role="status" aria-live="polite"></p>
+<p class="line" role="status" aria-live="polite"></p>
 <progress max="1" value="0" aria-label="Share of the faces that are done"></progress>
 <div class="one"><figure><img alt=""><figcaption></figcaption></figure><div class="keys">
 <p class="now"><strong class="label"></strong> <span class="guess"></span></p>
@@ -70,7 +70,7 @@ def run(config: LabelConfig, say: Callable[[str], None]) -> None:
 
 
 def application(labels: Labels, port: int) -> Gate:
-    """All that is served."""
+    """The whole application."""
     app = FastAPI(openapi_url=None)
 
     @app.post("/api/answer")  # and not Gradio's queue, which would take half a second a face
@@ -82,7 +82,7 @@ def application(labels: Labels, port: int) -> Gate:
 
 
 class _Own:
-    """ASGI middleware: requests that pages of other sites make are refused; they could change labels."""
+    """ASGI middleware that refuses requests from pages of other sites, which could change labels."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
@@ -94,7 +94,7 @@ class _Own:
         own = headers.get(b"host") in self._hosts and (not origin or origin.partition("://")[2] in self._hosts)
         if scope["type"] == "http" and not own:
             await send({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b"not from a page of this address"})
+            await send({"type": "http.response.body", "body": b"must come from a page of this address"})
             return
         await self._app(scope, receive, send)
 
@@ -108,12 +108,12 @@ def build() -> Any:
 
 
 def answered(labels: Labels, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what a message of the page asks for, and give the next face.
+    """Carry out a message of the page; returns the next face.
 
     Args:
         labels: of the folder.
-        said: `do`, which is confirm, bad, skip or back; the `file` that the page shows, none at first; of confirm `age`
-            and `sex`.
+        said: `do`, which is confirm, bad, skip or back; the `file` that the page shows, missing at first; for confirm
+            `age` and `sex`.
     """
     file, do = str(said.get("file", "")), said.get("do")
     try:
@@ -126,12 +126,12 @@ def answered(labels: Labels, said: Mapping[str, Any]) -> dict[str, Any]:
     except OSError as e:
         return {**shown(labels, labels.faces[file]), "wrong": f"Not saved: {e.strerror or e}."}
     except (KeyError, TypeError, ValueError):
-        return {**shown(labels, labels.faces.get(file) or labels.next()), "wrong": "Not understood."}
+        return {**shown(labels, labels.faces.get(file) or labels.next()), "wrong": "Invalid message."}
     return shown(labels, labels.next(file))
 
 
 def shown(labels: Labels, face: Face | None) -> dict[str, Any]:
-    """What labels.js shows; without a face that all are done."""
+    """The values that labels.js shows; without a face all are done."""
     count = {"done": len(labels.faces) - labels.waiting, "total": len(labels.faces)}
     if face is None:
         return {**count, "file": ""}

@@ -1,4 +1,4 @@
-"""The REST service, the page mounted beside it, and the server that runs both."""
+"""The REST service, the page, and the server of both."""
 
 import gc
 import re
@@ -18,36 +18,39 @@ from starlette.formparsers import MultiPartParser
 from starlette.routing import Mount
 
 from cyclegan_age.config import OLDEST, DemoConfig, UserError
-from cyclegan_age.web.limits import Gate, Refused, Worker
-from cyclegan_age.web.page import HERE, Sessions, build, theme
-from cyclegan_age.web.work import KINDS, Studio, load, png
+from cyclegan_age.web.files import png
+from cyclegan_age.web.gate import Gate
+from cyclegan_age.web.limits import Refused, Worker
+from cyclegan_age.web.markup import HERE
+from cyclegan_age.web.page import Sessions, build, theme
+from cyclegan_age.web.work import KINDS, Studio, load
 
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")  # files come by the first alone
-_HELD = 8  # pictures of the largest size that may be held in memory at the same time, as they came
+_HELD = 8  # uploads of the largest size that may be in memory at the same time
 Image_ = Annotated[UploadFile, File(description="a photograph, or an aligned face crop")]
 Face = Annotated[str, Form(description="all, largest, or a number counted from the left", max_length=10)]
 OneFace = Annotated[str, Form(description="largest, or a number counted from the left", max_length=10)]
-Aligned = Annotated[bool, Form(description="the picture is an aligned crop: no face is looked for")]
-Model = Annotated[str, Form(description="name of the weights; the first without one", max_length=200)]
+Aligned = Annotated[bool, Form(description="the picture is an aligned crop; it is not searched for faces")]
+Model = Annotated[str, Form(description="name of the weights; default: the first", max_length=200)]
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/json": {"example": {"error": "one line"}}}}
     for status, text in {
         413: "too many bytes or pixels",
         415: "the body is not multipart/form-data",
-        422: "not a picture, no face in it, or a field that does not fit",
-        503: "the queue is full; `waiting` is its length, the header Retry-After says when to try again",
-        504: "not done in time",
+        422: "not a picture, no face in it, or an invalid field",
+        503: "the queue is full; `waiting` is its length, the header Retry-After gives the seconds to wait",
+        504: "the time limit is exceeded",
     }.items()
 }
 
 
 def _answers(what: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
-    note = {"description": "on a face that is turned, or whose age is not reliable", "schema": {"type": "string"}}
+    note = {"description": "warning of a turned face, or of an age that is not reliable", "schema": {"type": "string"}}
     return {200: {"description": what, "content": {k: {} for k in kinds}, "headers": {"X-Note": note}}} | _ERRORS
 
 
 async def _known_fields(request: Request) -> None:
-    """Refuse what would else go unnoticed, like `targetage=60`, and bodies that are no forms."""
+    """Refuse unknown fields, such as `targetage=60`, and bodies that are not forms."""
     route = request.scope["route"]
     names = [field.alias for field in route.dependant.body_params]
     kind = request.headers.get("content-type", _FORMS[0]).partition(";")[0].strip().lower()
@@ -71,29 +74,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
 
     app = FastAPI(title="cyclegan-age", version="0.1.0", docs_url=None, redoc_url=None, dependencies=known)
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, no: Refused) -> Response:
-        return JSONResponse(no.body, no.status, no.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong_field(_: Request, wrong: RequestValidationError) -> Response:
-        first = wrong.errors()[0]
-        field, text = first["loc"][-1], first["msg"]
-        if first["type"] == "missing":
-            text = "required"
-        elif field == "image":
-            text = "must be a file, as curl -F image=@photo.jpg sends it"
-        elif field == "target_age":
-            text = f"must be a number from 0 to {OLDEST}"
-        return JSONResponse({"error": f"{field}: {text}"}, 422)
-
-    @app.exception_handler(HTTPException)
-    async def plain(_: Request, wrong: HTTPException) -> Response:
-        return JSONResponse({"error": str(wrong.detail)}, wrong.status_code)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, wrong: Exception) -> Response:
-        return JSONResponse({"error": "failed on the server; try another picture"}, 500)
+    _report_errors(app)
 
     @app.post("/api/age", response_class=Response, responses=_answers("the picture, in its own format", "image/*"))
     async def age(
@@ -103,14 +84,14 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
         aligned: Aligned = False,
         model: Model = "",
     ) -> Response:
-        """The faces of a photograph at an age; outside them no pixel changes."""
+        """The faces of a photograph at an age; no pixel outside the faces changes."""
         data = await image.read()
         job = partial(studio.age, data, target_age, face=face, aligned=aligned, model=model)
         return answer(*await worker.run(job), model)
 
     @app.post("/api/strip", response_class=Response, responses=_answers("the sheet", "image/png"))
     async def strip(image: Image_, face: OneFace = "largest", aligned: Aligned = False, model: Model = "") -> Response:
-        """One face at every age of the model on one sheet, its own age group framed."""
+        """One face at all ages of the model on one sheet; a frame marks its own age group."""
         data = await image.read()
 
         def job() -> tuple[bytes, str, str]:
@@ -155,8 +136,36 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
     return app
 
 
+def _report_errors(app: FastAPI) -> None:
+    """Answer every error with one line of JSON."""
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, no: Refused) -> Response:
+        return JSONResponse(no.body, no.status, no.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_field(_: Request, wrong: RequestValidationError) -> Response:
+        first = wrong.errors()[0]
+        field, text = first["loc"][-1], first["msg"]
+        if first["type"] == "missing":
+            text = "required"
+        elif field == "image":
+            text = "must be a file, as curl -F image=@photo.jpg sends it"
+        elif field == "target_age":
+            text = f"must be a number from 0 to {OLDEST}"
+        return JSONResponse({"error": f"{field}: {text}"}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def plain(_: Request, wrong: HTTPException) -> Response:
+        return JSONResponse({"error": str(wrong.detail)}, wrong.status_code)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, wrong: Exception) -> Response:
+        return JSONResponse({"error": "the server failed; try another picture"}, 500)
+
+
 def mount(app: FastAPI, blocks: gr.Blocks, host: str, port: int) -> Any:
-    """Serve a page at the root of an application, beside what that has; gives Gradio's application."""
+    """Serve a page at the root of an application, beside its routes; returns Gradio's application."""
     gr.mount_gradio_app(
         app,
         blocks,
@@ -180,19 +189,19 @@ def mount(app: FastAPI, blocks: gr.Blocks, host: str, port: int) -> Any:
 
 
 def application(config: DemoConfig) -> Gate:
-    """All that is served, the weights loaded.
+    """The whole application, with loaded weights.
 
     Raises:
-        UserError: weights that cannot be used.
+        UserError: the weights cannot be used.
     """
     studio = Studio(load(config), config)
-    # A picture that was refused may still be held, by the traceback of that.
+    # The traceback of a refusal may still hold its picture.
     worker = Worker(config.waiting, config.seconds, before=gc.collect)
     most = round(config.megabytes * 1e6)
     MultiPartParser.spool_max_size = 2 * most  # uploads are parsed in memory, never in a file
     app = service(studio, worker, config)
     mount(app, build(studio, worker, config), config.host, config.port)
-    gc.freeze()  # what is loaded now stays: it need not be looked through again with every job
+    gc.freeze()  # the loaded objects stay: `gc.collect` need not visit them
     root_path = config.root_path.rstrip("/")
     return Gate(app, most, _HELD * most, config.seconds, root_path=root_path, allow_origin=config.allow_origin)
 
@@ -207,13 +216,13 @@ def listen(host: str, port: int, make: Callable[[], Gate], say: Callable[[str], 
 
     Args:
         host: address to listen on.
-        port: likewise.
-        make: gives the application, once it is certain that the address can be had.
-        say: takes the line with the address.
-        flags: what is to be named beside --port if it cannot.
+        port: to listen on.
+        make: creates the application, after the address is bound.
+        say: called with the line that gives the address.
+        flags: named beside --port in the error.
 
     Raises:
-        UserError: the address cannot be had.
+        UserError: the address cannot be bound.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -229,13 +238,13 @@ def listen(host: str, port: int, make: Callable[[], Gate], say: Callable[[str], 
 
 
 class _Server(uvicorn.Server):
-    """Stops although pages are open."""
+    """Stops even if pages are open."""
 
     def __init__(self, settings: uvicorn.Config, gate: Gate) -> None:
         super().__init__(settings)
         self._gate = gate
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End what goes on, then as uvicorn does."""
+        """End the open answers, then stop as uvicorn does."""
         self._gate.close()
         await super().shutdown(sockets)

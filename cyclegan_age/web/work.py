@@ -1,9 +1,6 @@
-"""An uploaded picture -> what is made of it. Nothing here outlives its call, and nothing knows HTTP."""
+"""An uploaded picture -> the results. No function keeps a picture after its call, and none depends on HTTP."""
 
-import io
 import re
-import tempfile
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from cyclegan_age.attributes import FaceAttributes
-from cyclegan_age.config import DemoConfig, UserError, install_extra
+from cyclegan_age.config import DemoConfig, UserError
 from cyclegan_age.faces.alignment import crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.images import BadImage, is_heif, reads_heif
+from cyclegan_age.images import BadImage
 from cyclegan_age.inference import Ager, Fitted, demo_portrait
 from cyclegan_age.provenance import Mark, marked
 from cyclegan_age.rendering import pictures
@@ -26,12 +23,10 @@ from cyclegan_age.rendering.photos import preview, warnings_of
 from cyclegan_age.rendering.reliability import age_warning, estimated_age
 from cyclegan_age.rendering.sources import clean_name
 from cyclegan_age.runs import find_weights, weights_name
+from cyclegan_age.web.files import animation, picture_size, png
 from cyclegan_age.web.limits import Refused
 
 FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
-# Pillow's names; JPEG stands for MPO, too.
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", *(("HEIF",) if reads_heif() else ()))
-_KINDS = f"a JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP{', PPM or HEIC' if reads_heif() else ' or PPM'} file"
 SHIPPED = ("cyclegan_heads", "cyclegan", "caae")  # weights that the page offers without others
 KINDS = {"gif": "image/gif", "mp4": "video/mp4"}
 _SHOWN_SIDE = 384  # greatest side in pixels of a face on the page
@@ -42,20 +37,20 @@ _REMEDY = "send a photograph that shows a face from the front"
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the page keeps of an upload while it is open: its faces, cut out, and never the file."""
+    """What the session of a page keeps of an upload: cut-out faces and two small copies, never the file."""
 
     faces: list[dict[Frame, Image.Image]]  # aligned crops, RGB, from left to right, in the frame of each model
-    ages: list[float]  # years, estimated
-    view: Image.Image  # the photograph, small, its faces numbered
-    note: str = ""  # what is to be said of faces that are turned
-    whole: Image.Image | None = None  # the photograph as models without ages take it, RGB
+    ages: list[float]  # estimated, in years
+    view: Image.Image  # the photograph, at most 1,024 px, its faces numbered
+    note: str = ""  # a sentence on faces that are turned
+    whole: Image.Image | None = None  # the photograph for models without ages, RGB, at most 384 px
 
 
 def load(config: DemoConfig) -> dict[str, Ager]:
-    """The models to choose from, by name, each tried once.
+    """The models to choose from, by name; each renders one face as a check.
 
     Raises:
-        UserError: no such weights, or of a model that takes no faces.
+        UserError: there are no such weights, or their model takes no faces.
     """
     agers: dict[str, Ager] = {}
     for one in config.weights or SHIPPED:
@@ -74,11 +69,11 @@ def load(config: DemoConfig) -> dict[str, Ager]:
 
 
 class Studio:
-    """The models and what they do with pictures.
+    """The models, and their methods for pictures.
 
     Args:
         agers: models by name; the first is the default.
-        config: its limits hold for pictures.
+        config: the limits on pictures.
     """
 
     def __init__(self, agers: Mapping[str, Ager], config: DemoConfig) -> None:
@@ -87,7 +82,7 @@ class Studio:
         self._most_bytes, self._most_pixels = config.megabytes * 1e6, config.megapixels * 1e6
 
     def ager(self, model: str) -> Ager:
-        """A model by its name, or the default for no name.
+        """A model by its name; the default model for an empty name.
 
         Raises:
             Refused: 422, no such model.
@@ -97,26 +92,26 @@ class Studio:
         return self.agers[model or next(iter(self.agers))]
 
     def mark(self, model: str = "") -> Mark | None:
-        """What files of a model's pictures say of themselves; see `ager`."""
+        """The provenance mark in the files of a model; see `ager`."""
         return self.ager(model).mark if self._provenance else None
 
     def said(self, model: str, years: float) -> Mark | None:
-        """As `mark`, of a picture at an age, or in the domain of that number."""
+        """As `mark`, for a picture at an age, or in the domain of that number."""
         mark, ager = self.mark(model), self.ager(model)
         return mark and (mark.of(ager.caption(years)) if ager.domains else mark.at(years))
 
     def open(self, data: bytes) -> Photo:
-        """Decode an upload, after a look at its size alone.
+        """Decode an upload, after a check of its size.
 
         Raises:
-            Refused: 413, too large in bytes or pixels; 422, not a picture.
+            Refused: 413, too many bytes or pixels; 422, not a picture.
         """
         if len(data) > self._most_bytes:
             raise Refused(413, f"larger than {self._most_bytes / 1e6:g} MB; send a smaller file")
-        size = _size(data)
+        size = picture_size(data)
         if size is None or size[0] * size[1] > self._most_pixels:
-            told = f"{size[0]} x {size[1]} pixels" if size else "far too many pixels"
-            raise Refused(413, f"{told}, more than {self._most_pixels / 1e6:g} million; send a smaller picture")
+            counted = f"{size[0]} x {size[1]} pixels" if size else "far too many pixels"
+            raise Refused(413, f"{counted}, more than {self._most_pixels / 1e6:g} million; send a smaller picture")
         try:
             return Photo.read(data)
         except BadImage as e:
@@ -125,9 +120,9 @@ class Studio:
     def age(
         self, data: bytes, years: float, *, face: str = "all", aligned: bool = False, model: str = ""
     ) -> tuple[bytes, str, str]:
-        """A photograph with its faces at an age, in its own format and with its metadata; its media type, and a note.
+        """A photograph with its faces at an age, in its own format and with its metadata; its media type; a note.
 
-        The note is of faces that are turned, or of an age that is not reliable; else it is empty.
+        The note warns of turned faces and of ages that are not reliable; otherwise it is empty.
 
         Raises:
             Refused: as `open`; 422, no such face or model.
@@ -135,7 +130,7 @@ class Studio:
         ager = self.ager(model)
         if ager.domains and years not in range(len(ager.domains)):
             numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(ager.domains))
-            raise Refused(422, f"target_age: must be a domain's number, {numbers}, as this model knows no ages")
+            raise Refused(422, f"target_age: must be the number of a domain, {numbers}; this model has no ages")
         said = self.said(model, years)
         photo = self.open(data)
         if aligned or ager.domains:
@@ -154,7 +149,7 @@ class Studio:
     def face(
         self, data: bytes, face: str = "largest", aligned: bool = False, model: str = ""
     ) -> tuple[Image.Image, str]:
-        """An aligned crop of one face in the frame of a model, of at most 320 px; a note as that of `age`.
+        """An aligned crop of one face in the frame of a model, of at most 320 px, and a note as in `age`.
 
         Raises:
             Refused: as `age`.
@@ -171,7 +166,7 @@ class Studio:
         return small, "" if self.ager(model).domains else age_warning([estimated_age(small, frame)])
 
     def look(self, data: bytes, aligned: bool = False, model: str = "") -> Seen:
-        """The faces of an upload; an aligned one is in the frame of a model. For one without ages none is looked for.
+        """The faces of an upload; an aligned crop is in the frame of the model. A model without ages searches no faces.
 
         Raises:
             Refused: as `open`; 422, no face.
@@ -194,19 +189,19 @@ class Studio:
         return Seen(faces, ages, preview(rgb, found), turned_text(found), small)
 
     def strip(self, face: Image.Image, model: str = "", attributes: FaceAttributes | None = None) -> Made:
-        """A face at every age of a model; see `games.aging`."""
+        """A face at all ages of a model; see `games.aging`."""
         return aging(self.ager(model), face, attributes)
 
     def life(self, face: Image.Image, kind: str, model: str = "") -> bytes:
-        """The life of a face as a file.
+        """The life of a face as an animation file.
 
         Args:
             face: an aligned crop.
             kind: `gif` or `mp4`.
-            model: a name; the default without one.
+            model: its name; empty for the default.
 
         Raises:
-            Refused: 422, a model without ages.
+            Refused: 422, the model has no ages.
         """
         self._with_ages(model)
         mark = self.mark(model)
@@ -220,7 +215,7 @@ class Studio:
         """The channels of a layer as a PNG; see `pictures.feature_grid`.
 
         Raises:
-            Refused: 422, a layer that gives no feature map.
+            Refused: 422, the layer gives no feature map.
         """
         ager = self.ager(model)
         try:
@@ -233,7 +228,7 @@ class Studio:
         """Morph or kids with two aligned faces of known ages.
 
         Raises:
-            Refused: 422, a model without a latent vector has no kids, and one without ages no games.
+            Refused: 422, kids with a model that has no latent vector, or a model without ages.
         """
         self._with_ages(model)
         attributes = FaceAttributes(ages[0]), FaceAttributes(ages[1])
@@ -241,18 +236,18 @@ class Studio:
             play: Callable[..., Made] = kids if game == "kids" else morph
             return play(self.ager(model), *faces, attributes=attributes)
         except UserError:
-            raise Refused(422, "kids: this model keeps no latent vector; choose an autoencoder's weights") from None
+            raise Refused(422, "kids: this model has no latent vector; choose an autoencoder") from None
 
     def _with_ages(self, model: str) -> None:
         if self.ager(model).domains:
-            raise Refused(422, "this model knows no ages; choose another")
+            raise Refused(422, "this model has no ages; choose another model")
 
     @property
     def _frames(self) -> set[Frame]:
         return {ager.frame for ager in self.agers.values()}
 
     def _found(self, photo: Photo, face: str) -> tuple[list[Face], list[Face]]:
-        """All faces of a photograph, and those that a choice names."""
+        """All faces of a photograph, and the chosen faces."""
         if not FACE.fullmatch(face):
             raise Refused(422, "face: must be all, largest or a number from 1 on, counted from the left")
         found = detector().find(as_rgb(photo.upright))
@@ -271,47 +266,3 @@ class Studio:
 
 def _note(photo: Photo, faces: list[Face]) -> str:
     return "; ".join(warnings_of(as_rgb(photo.upright), faces))
-
-
-def _size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a picture that stays undecoded; None where Pillow will not even tell.
-
-    Raises:
-        Refused: 422, not a picture of a kind that is read.
-    """
-    if is_heif(data) and not reads_heif():
-        extra = f"reading it needs the extra heif on the server: {install_extra('heif')}"
-        raise Refused(422, f"a HEIC picture; expected {_KINDS} ({extra})")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.size
-    except Image.DecompressionBombError:
-        return None
-    except Exception:  # Pillow raises many kinds on broken data
-        raise Refused(422, f"{'not a picture' if data else 'an empty file'}; expected {_KINDS}") from None
-
-
-def png(picture: Image.Image | np.typing.NDArray[np.uint8], mark: Mark | None = None) -> bytes:
-    """The bytes of a PNG."""
-    return marked(_saved(picture, "PNG", compress_level=3), mark)
-
-
-def jpeg(picture: Image.Image, mark: Mark | None = None) -> bytes:
-    """The bytes of a JPEG for the page."""
-    return marked(_saved(picture, "JPEG", quality=90), mark)
-
-
-def _saved(picture: Image.Image | np.typing.NDArray[np.uint8], kind: str, **how: int) -> bytes:
-    out = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(out, format=kind, **how)
-    return out.getvalue()
-
-
-def animation(frames: list[Image.Image], kind: str, mark: Mark | None = None) -> bytes:
-    """The bytes of a GIF or MP4."""
-    with tempfile.TemporaryDirectory(prefix="cyclegan-age-") as folder:  # the video library needs a file
-        path = Path(folder) / f"life.{kind}"
-        {"gif": pictures.save_gif, "mp4": pictures.save_mp4}[kind](frames, path, mark=mark)
-        return path.read_bytes()

@@ -12,12 +12,11 @@ from cyclegan_age.config import PrepareConfig
 from cyclegan_age.data.prepare import SETS
 from cyclegan_age.html_page import html_page
 from cyclegan_age.images import counted
+from cyclegan_age.plots import bar_plot
 
 SEXES = {0: "male", 1: "female", 9: "unknown"}
 RACES = {0: "White", 1: "Black", 2: "Asian", 3: "Indian", 4: "other", 9: "unknown"}
 _SPLITS = ("train", "val", "test")
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#8a8a8a")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 560, 220, 50, 36
 
 _STYLE = """
 table { border-collapse: collapse; margin: .5rem 0 1rem; }
@@ -25,7 +24,7 @@ td { padding: .1rem .8rem .1rem 0; overflow-wrap: anywhere; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; }
 svg { width: 100%; }
-svg text { font-size: 11px; fill: currentColor; }
+svg text { fill: currentColor; }
 """
 
 Line = Mapping[str, Any]
@@ -165,32 +164,5 @@ def _histogram(values: Sequence[float], bins: int = 20) -> tuple[list[str], dict
 
 
 def _bars(title: str, names: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
-    """Stacked bars over names, as an `svg` element in a figure."""
-    totals = [sum(column) for column in zip(*series.values(), strict=True)]
-    high, wide = max([*totals, 1]), (_WIDTH - _LEFT) / len(names)
-    tall = _HEIGHT - _BOTTOM - 16
-    out = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">']
-    for share in (0, 0.5, 1):
-        y = _HEIGHT - _BOTTOM - share * tall
-        out.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH}" stroke="#8886"/>')
-        out.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{high * share:,.0f}</text>')
-    below = [0] * len(names)
-    for k, values in enumerate(series.values()):
-        for i, value in enumerate(values):
-            below[i] += value
-            if value:
-                y, height = _HEIGHT - _BOTTOM - below[i] / high * tall, value / high * tall
-                x = _LEFT + i * wide + 1
-                out.append(
-                    f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide - 2:.1f}" height="{height:.1f}" fill="{_COLOURS[k]}"/>'
-                )
-    step = -(-len(names) // 12)
-    for i in range(0, len(names), step):
-        x = _LEFT + (i + 0.5) * wide
-        out.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="middle">{escape(names[i])}</text>')
-    x = float(_LEFT)
-    for k, name in enumerate(name for name in series if name):
-        out.append(f'<rect x="{x}" y="{_HEIGHT - 12}" width="9" height="9" fill="{_COLOURS[k]}"/>')
-        out.append(f'<text x="{x + 13}" y="{_HEIGHT - 4}">{escape(name)}</text>')
-        x += 24 + 6.5 * len(name)
-    return f"<figure><figcaption>{escape(title)}</figcaption>{''.join(out)}</svg></figure>"
+    """Stacked bars over names, with a caption."""
+    return f"<figure><figcaption>{escape(title)}</figcaption>{bar_plot(title, names, series)}</figure>"

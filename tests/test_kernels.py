@@ -22,7 +22,7 @@ SCRIPT = """
 import math
 import torch
 from torch.nn import functional as F
-from cyclegan_age.networks.blocks import InstanceNorm
+from cyclegan_age.networks.norms import InstanceNorm
 from cyclegan_age.networks.kernels import (
     BiasFunction, DepthwiseFunction, InstanceNormFunction, MeanPoolFunction, ReflectionPadFunction
 )

@@ -115,7 +115,7 @@ def test_strip_and_life(web: WebServer, ager: Ager) -> None:
     life = web.post("/api/life", portrait, aligned="true")
     assert life.headers["content-type"] == "video/mp4"
     with av.open(io.BytesIO(life.content)) as film:
-        assert sum(1 for _ in film.decode(video=0)) == 61
+        assert sum(1 for _ in film.decode(video=0)) == 73
     assert web.files() == []
 
 

@@ -117,7 +117,7 @@ def test_from_the_upload_to_the_game(web: WebServer) -> None:
 
         # every age, the own one framed
         captions = page.locator("#strip figcaption").all_inner_texts()
-        assert [text.split(",")[0] for text in captions] == ["10", "20", "30", "40", "50", "60"]
+        assert [text.split(",")[0] for text in captions] == ["10", "20", "30", "40", "50", "60", "70"]
         assert [text for text in captions if "own age" in text] == page.locator(
             "#strip .own figcaption"
         ).all_inner_texts()
@@ -138,7 +138,7 @@ def test_from_the_upload_to_the_game(web: WebServer) -> None:
         with page.expect_download() as download:
             page.get_by_role("link", name="Save life.mp4").click()
         with av.open(str(download.value.path())) as film:
-            assert sum(1 for _ in film.decode(video=0)) == 61
+            assert sum(1 for _ in film.decode(video=0)) == 73
 
         page.get_by_role("tab", name="Layers").click()
         page.get_by_role("button", name="Show its feature maps").click()
@@ -253,7 +253,7 @@ def test_pages_of_several_people_do_not_mix(web: WebServer) -> None:
         for shown in (page, second):
             slider(shown).press("ArrowLeft")
         for shown in (page, second):
-            wait_for(shown.locator("#pair .then").inner_text, lambda text: text == "at 59 years", PATIENCE)
+            wait_for(shown.locator("#pair .then").inner_text, lambda text: text == "at 69 years", PATIENCE)
         first, mirrored = picture(page, "#pair img.before").astype(int), picture(second, "#pair img.before")
         assert abs(first - mirrored[:, ::-1]).mean() < 0.75 * abs(first - mirrored).mean()
 

@@ -117,7 +117,7 @@ def take(
     for group in GROUPS:
         if group in members:
             part = make_dataclass(group, members[group])
-            part.__doc__ = "Flags of single recipes." if group == RARE else ""
+            part.__doc__ = "Flags that only some presets use." if group == RARE else ""
             root.append((group, part, field(default_factory=part)))
     kind: Any = make_dataclass("Flags", root)
     try:

@@ -412,17 +412,17 @@ def test_pictures_are_translated_as_a_whole(
     assert b"to z/ebra" in files[0].read_bytes()  # what made it
     capsys.readouterr()
     for more, text in (
-        (["--target_age", "50"], "--target_age: not with weights that know no ages; leave it out, or give --target_d"),
-        (["--life"], "--life: not with weights that know no ages; leave it out"),
-        (["--face", "2"], "--face: not with weights that know no ages; leave it out"),
+        (["--target_age", "50"], "--target_age: needs weights with ages; leave it out, or give --target_d"),
+        (["--life"], "--life: needs weights with ages; leave it out"),
+        (["--face", "2"], "--face: needs weights with ages; leave it out"),
         (["--target_domain", "dog"], "--target_domain dog: unknown to the weights; they have A, z/ebra"),
     ):
         assert test_command.main([*flags, str(pair[0]), *more]) == 2
         assert capsys.readouterr().err.startswith(text)
     assert test_command.main(["--weights", str(single), "--dataroot", str(pictures)]) == 2
-    assert capsys.readouterr().err == "--dataroot: not with weights that know no ages; give the folder as --input\n"
+    assert capsys.readouterr().err == "--dataroot: needs weights with ages; give the folder as --input\n"
     assert test_command.main(["--weights", str(single), "--game", "aging", "a.jpg"]) == 2
-    assert capsys.readouterr().err == "--game: not with weights that know no ages; give others\n"
+    assert capsys.readouterr().err == "--game: needs weights with ages; give others\n"
     assert test_command.main(["--target_domain", "B"]) == 2
     assert capsys.readouterr().err == "--target_domain B: weights of ages; give --target_age\n"
     assert evaluate_command.main(["--weights", str(single), "--dataroot", str(pictures)]) == 2
@@ -523,7 +523,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
         ("life", lambda: ager.life(picture)),
         ("a game of two faces", lambda: morph(ager, face, face)),
     ):
-        with pytest.raises(UserError, match=f"^{what}: not with weights that know no ages; give others"):
+        with pytest.raises(UserError, match=f"^{what}: needs weights with ages; give others"):
             for_faces()
 
 

@@ -59,7 +59,7 @@ class PFAGANConfig(AdversaryConfig):
     ndf: Annotated[int, Option(MODEL, at_least=1)] = 64
     """Channels after the discriminator's first layer."""
     lambda_age: Annotated[float, Option(LOSS, at_least=0)] = 0.002
-    """Weight of the age loss, in square years; 0 needs no estimators."""
+    """Weight of the age loss, which is in square years; 0 needs no estimators."""
     estimators: Annotated[tuple[str, ...], Option(MODEL)] = ("age_loss_a", "age_loss_b")
     """Age estimators in the loss: shipped names, files or runs."""
     lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 1.0

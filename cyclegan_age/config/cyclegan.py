@@ -33,11 +33,11 @@ class GeneratorConfig:
     lambda_cycle: Annotated[float, Option(LOSS, at_least=0)] = 5.0
     """Weight of the cycle consistency (L1)."""
     cycle_share: Annotated[float, Option(LOSS, above=0, at_most=1)] = 1.0
-    """Share of each batch (at least one picture) in the cycle term; its weight is multiplied by that share."""
+    """Share of each batch (at least one picture) in the cycle term. The term's weight is multiplied by it."""
     lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 10.0
     """Weight of the identity term (L1): a face at its own age stays unchanged."""
     identity_share: Annotated[float, Option(LOSS, above=0, at_most=1)] = 0.25
-    """Share of each batch (at least one picture) in the identity term; its weight is multiplied by that share."""
+    """Share of each batch (at least one picture) in the identity term. The term's weight is multiplied by it."""
     pool_size: Annotated[int, Option(LOSS, at_least=0)] = 50
     """Generated pictures in the history buffer; 0 disables it."""
     strength: Annotated[float, Option(RARE, above=0, needs=("residual",))] = 1.0
@@ -92,18 +92,18 @@ class CycleGANConfig(GeneratorConfig):
     """Draw each age group's faces with the same shares of sexes and races, from the labels or names like
     age_sex_race_...; those rare in a group are repeated up to four times."""
     lambda_embedding: Annotated[float, Option(RARE, at_least=0)] = 0.0
-    """Weight of the identity loss: 1 minus the cosine between the embeddings of a face and of the aged face."""
+    """Weight of the embedding loss: 1 minus the cosine between the embeddings of a face and of the aged face."""
     embedding_tolerance: Annotated[float, Option(RARE, at_least=0, below=2)] = 0.0
-    """Value of it that has no loss."""
+    """Embedding loss that is not penalised."""
     embedder: Annotated[str, Option(RARE)] = "face_embedder"
-    """Face embedder for that: a shipped name, a file or a run."""
+    """Face embedder of --lambda_embedding: a shipped name, a file or a run."""
     lambda_features: Annotated[float, Option(RARE, at_least=0)] = 0.0
     """Weight of an adversarial term on the features of an ImageNet network; above 0 it needs `make eval-packages`."""
     lambda_shift: Annotated[float, Option(RARE, at_least=0)] = 0.0
     """Weight of the distance to the face's features shifted by the mean difference between real faces of the two
     ages."""
     shift_strength: Annotated[float, Option(RARE, above=0)] = 3.0
-    """Factor of that difference."""
+    """Factor of the difference in --lambda_shift."""
 
     def check_together(self) -> None:
         """Refuse an age loss without estimators."""
@@ -118,7 +118,7 @@ class CycleGANPairConfig(GeneratorConfig):
     group_a: Annotated[str, Option(DATA)] = "20-29"
     """Age group of domain A. If the dataroot holds trainA and trainB, it is only the domain's name (default A)."""
     group_b: Annotated[str, Option(DATA)] = "50-59"
-    """The same of domain B."""
+    """Age group of domain B, given likewise."""
     generator: Annotated[Literal["default", "resnet", "unet"], Option(RARE)] = "default"
     """default: the generator of `cyclegan` without ages. resnet (CycleGAN, CUT) and unet (pix2pix) follow the papers'
     programs layer by layer; of the generator flags they use only --ngf, --blocks and the three below."""

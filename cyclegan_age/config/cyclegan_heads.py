@@ -54,9 +54,9 @@ class CycleGANHeadsConfig:
     age_share: Annotated[float, Option(LOSS, at_least=0)] = 1.0
     """Largest gradient norm of the age term on a generated head, relative to the shift term's."""
     lambda_embedding: Annotated[float, Option(LOSS, at_least=0)] = 2.0
-    """Weight of the identity loss: 1 minus the cosine between the embeddings of a face and of the aged face."""
+    """Weight of the embedding loss: 1 minus the cosine between the embeddings of a face and of the aged face."""
     embedding_tolerance: Annotated[float, Option(LOSS, at_least=0, below=2)] = 0.3
-    """Value of it that has no loss."""
+    """Embedding loss that is not penalised."""
     lambda_outside: Annotated[float, Option(LOSS, at_least=0)] = 2.0
     """Weight of the change (L1) outside the head."""
     lambda_eyes: Annotated[float, Option(LOSS, at_least=0)] = 1.0

@@ -38,7 +38,7 @@ class TrainConfig:
     flip: Annotated[bool, Option(DATA)] = True
     """Mirror half of the pictures."""
     shard_cache: Annotated[float, Option(DATA, above=0)] = 50.0
-    """Size limit in GB of the local cache of shards fetched by http; below the data's size it changes the draws."""
+    """Size limit in GB of the local cache of shards fetched by http; the draws change if the data are larger."""
     model: Annotated[str, Option(MODEL)] = "cyclegan"
     """System to train."""
     preset: Annotated[str, Option(MODEL)] = "default"
@@ -52,7 +52,7 @@ class TrainConfig:
     epochs: Annotated[float, Option(OPTIMISATION, at_least=0)] = 50.0
     """Length of the training; an epoch draws as many pictures as the data has. 0 writes the initial weights."""
     minutes: Annotated[float, Option(OPTIMISATION, at_least=0)] = 0.0
-    """Time limit instead, from the start of the command and in total over resumes; 0 takes --epochs."""
+    """Length in minutes instead of --epochs, from the start of the command, in total over resumes; 0 takes --epochs."""
     batch_size: Annotated[int, Option(OPTIMISATION, at_least=1)] = 8
     """Pictures per step and process."""
     lr: Annotated[float, Option(OPTIMISATION, above=0)] = 2e-4
@@ -78,7 +78,7 @@ class TrainConfig:
     precision: Annotated[Literal["auto", "fp32", "bf16"], Option(RUNTIME)] = "auto"
     """auto takes bf16 where the processor computes it natively."""
     compile: Annotated[bool, Option(RUNTIME)] = True
-    """Compile the networks with torch.compile on a CPU (some minutes, once); use the project's kernels on a GPU."""
+    """On a CPU torch.compile (some minutes, once); on a GPU this package's own kernels."""
     save_every: Annotated[int, Option(RUNTIME, at_least=1)] = 500
     """Steps between two checkpoints."""
     snapshot_every: Annotated[int, Option(RUNTIME, at_least=1)] = 1000

@@ -281,4 +281,4 @@ class Engine:
             UserError: they translate whole pictures instead.
         """
         if self.domains:
-            raise UserError(f"{what}: not with weights that know no ages; give others, or use Ager.age")
+            raise UserError(f"{what}: needs weights with ages; give others, or use Ager.age")

@@ -20,8 +20,8 @@ from cyclegan_age.snapshots import Snapshot
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
 
-# Of a sample sheet, see `training.sheets`: the face at its own age; at each age; the last of these, back at its own
-# age; translations to the other domains and back; two faces from noise; one at each age from noise.
+# Of a sample sheet, see `training.sheets`: the face at its own age; at each age; cycle: the oldest rendering, back at
+# its own age; translations to the other domains and back; two faces from noise; one at each age from noise.
 Column = Literal["rebuilt", "ages", "cycle", "translations", "generated", "generated ages"]
 
 
@@ -29,7 +29,7 @@ class Model(ABC):
     """How one paper combines its networks.
 
     Attributes:
-        networks: all that is trained, by name.
+        networks: all that a checkpoint saves, by name.
         frozen: networks that the losses use as they are.
         phases: for each phase, in order, the names of the networks that its optimiser updates.
         shipped: networks whose (averaged) weights make the inference snapshot.

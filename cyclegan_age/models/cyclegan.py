@@ -145,8 +145,8 @@ class CycleGAN(Model):
                     bar.update(len(x))
                     seen += len(x)
         if self.means.counts.min() < 1:
-            kind, more = ("age and sex", "; give --no_sexes") if self.net.sexes else ("age", "")
-            raise UserError(f"--lambda_shift: the data have no faces of each {kind}{more}, or other --ages")
+            kind, remedy = ("age and sex", " or --no_sexes") if self.net.sexes else ("age", "")
+            raise UserError(f"--lambda_shift: the data lack faces of some {kind}; choose other --ages{remedy}")
         self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:

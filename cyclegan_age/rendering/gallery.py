@@ -115,7 +115,7 @@ def _wanted_domains(config: InferConfig, ager: Ager) -> list[float]:
         ("--face", config.face != "all", "leave it out"),
     ):
         if given:
-            raise UserError(f"{flag}: not with weights that know no ages; {remedy}")
+            raise UserError(f"{flag}: needs weights with ages; {remedy}")
     for name in config.target_domain:
         if name not in ager.domains:
             raise UserError(f"--target_domain {name}: unknown to the weights; they have {', '.join(ager.domains)}")
@@ -125,7 +125,7 @@ def _wanted_domains(config: InferConfig, ager: Ager) -> list[float]:
 def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> Path:
     """Faces from noise, or a game: what needs no inputs of a folder."""
     if ager.domains:
-        raise UserError(f"{'--game' if config.game else '--sample'}: not with weights that know no ages; give others")
+        raise UserError(f"{'--game' if config.game else '--sample'}: needs weights with ages; give others")
     if config.game:
         made = play(config.game, ager, steps=config.steps, seed=config.seed, aligned=config.aligned)
         title = f"{config.game[0].capitalize()} game"
@@ -297,5 +297,5 @@ class _Run:
         if not self.aligned:
             of = f"{counted(self.faces, 'face')} in {counted(self.files, 'file')}, at {counted(ages, 'age')}"
             return f"{of} in {seconds:.1f} s"
-        of = f"{counted(self.files * ages)} of {counted(self.files, 'input' if self.ager.domains else 'face')}"
-        return f"{of} in {seconds:.1f} s, {self.files * ages / seconds:.1f} images/s"
+        of, count = counted(self.files, "input" if self.ager.domains else "face"), self.files * ages
+        return f"{counted(count)} of {of} in {seconds:.1f} s, {count / seconds:.1f} images/s"

@@ -1,8 +1,8 @@
 """One training step on its device: gradients, updates, EMA weights and counts, without synchronisation.
 
-Only `Step.read` and `Step.state_dict` read numbers from the device. Non-finite steps are detected and skipped on the
-device: a flag keeps the optimisers from changing anything. On a GPU the whole step is captured as a CUDA graph after a
-few plain ones, and replayed.
+Only `Step.read`, `Step.state_dict` and the checkpoints read numbers from the device. Non-finite steps are detected and
+skipped on the device: a flag keeps the optimisers from changing anything. On a GPU the whole step is captured as a CUDA
+graph after a few plain ones, and replayed.
 """
 
 import logging

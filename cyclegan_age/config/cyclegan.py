@@ -73,7 +73,7 @@ class CycleGANConfig(GeneratorConfig):
     age_tolerance: Annotated[float, Option(LOSS)] = 3.0
     """Error of the estimated age in years that has no loss."""
     age_share: Annotated[float, Option(LOSS, at_least=0)] = 1.0
-    """Largest gradient norm of the age term on a generated picture, relative to the adversarial term's; 0 sets no
+    """Clip the age term's gradient on a generated picture to this multiple of the adversarial term's; 0 sets no
     limit."""
     lambda_fooled: Annotated[float, Option(LOSS, at_least=0)] = 0.1
     """Weight of generated faces, labelled with their source's age, when the estimators are trained along."""

@@ -52,7 +52,7 @@ class CycleGANHeadsConfig:
     age_tolerance: Annotated[float, Option(LOSS)] = 3.0
     """Error of the estimated age in years that has no loss."""
     age_share: Annotated[float, Option(LOSS, at_least=0)] = 1.0
-    """Largest gradient norm of the age term on a generated head, relative to the shift term's."""
+    """Clip the age term's gradient on a generated head to this multiple of the shift term's."""
     lambda_embedding: Annotated[float, Option(LOSS, at_least=0)] = 2.0
     """Weight of the embedding loss: 1 minus the cosine between the embeddings of a face and of the aged face."""
     embedding_tolerance: Annotated[float, Option(LOSS, at_least=0, below=2)] = 0.3

@@ -30,8 +30,8 @@ class Option:
         endings: suffixes of a file name.
         valid: a predicate for other constraints; requires `must_be`.
         must_be: the text for the error, where the text of the bounds is too short.
-        needs: another flag that a value other than the default requires, and its allowed values; without values any but
-            an empty one or 0.
+        needs: another flag that a value other than the default requires, and its allowed values; where none are listed,
+            any that is neither empty nor 0.
     """
 
     group: str = ""

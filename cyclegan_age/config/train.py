@@ -30,8 +30,8 @@ class TrainConfig:
     age_vector: Annotated[Literal["linear", "onehot"], Option(DATA)] = "linear"
     """Interpolate between anchors, or one unit vector per group."""
     ends: Annotated[tuple[int, ...], Option(DATA, needs=("age_vector", "onehot"))] = ()
-    """Last year of each group, for unit vectors; default: groups without gaps, and the last as long as the one
-    before."""
+    """Last year of each group, for unit vectors; default: each group ends where the next begins, the last is as long
+    as the one before."""
     frame: Annotated[str, replace(FRAME, group=DATA)] = "utkface"
     """Positions of the face in the pictures of --dataroot: utkface (tight faces), ffhq (whole heads), or x and y of
     eyes, tip of the nose and corners of the mouth, as ten shares of the side with commas between them."""

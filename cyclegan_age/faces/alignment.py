@@ -50,7 +50,7 @@ class Place:
         return max(0, int(left)), max(0, int(top)), min(width, int(right)), min(height, int(bottom))
 
     def off(self, shape: tuple[int, ...]) -> float:
-        """Largest distance, along an axis, of a corner from a photograph's (H, W, ...); a share of its longer side."""
+        """How far the square is from covering a photograph (H, W, ...) exactly, as a share of its longer side."""
         height, width = shape[:2]
         corners = np.array([(0, 0), (1, 0), (0, 1), (1, 1)], dtype=np.float64)
         return float(np.abs(self.to_photo(corners) - corners * (width, height)).max()) / max(height, width)

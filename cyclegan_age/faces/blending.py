@@ -31,7 +31,7 @@ class Change:
     """
 
     colour: Floats  # (S, S, 3) in levels of 255
-    shift: Floats | None = None  # (h, w, 2) flow to the right and down, as shares of the square's side
+    shift: Floats | None = None  # (h, w, 2) displacement of the sampling points, right and down, shares of the side
     replaces: bool = False
     share: float = 1.0  # opacity of a change that replaces
     mask: Floats | None = None  # (M, M), 0 to 1 and 0 at its border: opacity, instead of the ellipse

@@ -73,13 +73,13 @@ def renderer(snapshot: Snapshot) -> Renderer:
 class CycleGAN(Model):
     """Networks and phases `generator` and `discriminator`, and `critics` where there are age estimators.
 
-    An estimator in the loss is fooled before a face looks older, by stripes and tints. So its gradient on a generated
-    picture is held to a share of the discriminator's (`age_share`), much as VQGAN weighs its adversarial term by
-    gradients (Esser et al., CVPR 2021, equation 7). With `lambda_fooled` it is also trained on, on real faces with
-    their ages and on fakes with those of their sources. The weight of the fakes begins at 0: a generator that never
-    fools an estimator never leaves the copy of its input. Heads on the estimators' features tell real faces from
-    generated ones beside the discriminator: see `AgeCritic`; with `lambda_features` heads on an ImageNet network's do,
-    too: see `FeatureCritic`.
+    Stripes and tints fool an estimator in the loss before a face looks older. So its gradient on a generated picture
+    is clipped to a multiple of the discriminator's (`age_share`), much as VQGAN weighs its adversarial term by
+    gradients (Esser et al., CVPR 2021, equation 7). With `lambda_fooled` the estimator also learns on: from real faces
+    with their ages and from fakes with those of their sources. A generator that never fools an estimator only copies
+    its input, so the fakes' weight starts at 0. `AgeCritic` discriminates on the estimators' features; with
+    `lambda_features` the network `feature_critic` does on an ImageNet network's (`FeatureCritic`). With `lambda_shift`
+    `means` holds the mean features of each age.
     """
 
     columns = ("ages", "cycle")
@@ -239,9 +239,13 @@ class CycleGAN(Model):
         return wrong + 0.5 * known * self._heads(v_target, 1 - batch.label_target)
 
     def _adversarial_terms(self, x_fake: Tensor, batch: Batch, heads_fake: Tensor) -> dict[str, Tensor]:
-        """Adversarial, feature and age terms of generated pictures, the age term's gradient clipped."""
+        """Adversarial, feature and age terms of generated pictures.
+
+        It runs its own backward pass: the returned `g_adversarial` carries the sum of the terms' gradients, the age
+        term's clipped. Further terms on `x` and `x_aged` belong before that.
+        """
         net = self.net
-        x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # apart, so that their gradients are
+        x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # each term's gradient is read apart
         terms = {"g_adversarial": lsgan(self.discriminator(x), 1, heads_fake)}
         maps = self._maps(x)
         if self.feature_critic:

@@ -156,7 +156,7 @@ def test_from_the_upload_to_the_game(web: WebServer) -> None:
 
         # what is refused is said, and the page goes on
         upload(page, b"hello\n" * 50, "<b>text</b>.txt")
-        said(page, "Not a picture; send a JPEG")
+        said(page, "Not a picture; expected a JPEG")
         assert page.locator(".drop b").count() == 0, "names are text, not HTML"
         upload(page, bomb(), "bomb.png")
         said(page, "Far too many pixels, more than 4 million")
@@ -168,7 +168,7 @@ def test_from_the_upload_to_the_game(web: WebServer) -> None:
         page.locator("#photo .wrong", has_text="No face found").wait_for()
         page.get_by_role("tab", name="Life").click()
         page.get_by_role("button", name="Render the life").click()
-        page.locator("#life .wrong", has_text="No face is kept for this page; choose a photograph").wait_for()
+        page.locator("#life .wrong", has_text="The session keeps no face; choose a photograph").wait_for()
         upload(page, bytes(3_000_000))
         page.get_by_text("Not taken: larger than 2 MB.").wait_for()
         upload(page, two_faces())

@@ -1,5 +1,6 @@
 """Warps of pictures by a smooth flow of displacements, and generators that warp."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from cyclegan_age.networks.blocks import Layered
 
 
-class WarpingGenerator(Layered):
+class WarpingGenerator(Layered, ABC):
     """A generator that warps the picture by a smooth flow and then changes its colours.
 
     Attributes:
@@ -20,17 +21,17 @@ class WarpingGenerator(Layered):
     deform: float
     bend: nn.Module
 
+    @abstractmethod
     def with_flow(self, x: Tensor, age: Tensor) -> tuple[Tensor, Tensor | None]:
         """As `forward`, and the flow (N, 2, h, w) that `flow` gave, before `warp` smooths it; None without one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flow(self, h: Tensor) -> Tensor:
         """Output of the child `bend` -> flow (N, 2, h, w): displacements of the sampling points (right, down), shares
         of the side.
 
         `warp` smooths the flow and warps the picture by it.
         """
-        raise NotImplementedError
 
 
 def both_ways(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.files import foreign
 from cyclegan_age.models.cyclegan_pair import build_generator, renderer
-from cyclegan_age.snapshots import Snapshot, save_snapshot
+from cyclegan_age.weight_files import Weights, save_weights
 
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -56,11 +56,11 @@ def convert(config: ConvertConfig) -> Path:
             f"--cg {config.cg[1]}: its {', '.join(differ)} differ from {config.cg[0]}; expected two of one training"
         )
     try:
-        renderer(Snapshot(train, net, 0, tensors))
+        renderer(Weights(train, net, 0, tensors))
     except UserError as e:
         raise UserError(f"--group_b {config.group_b}: {e}; choose another name") from None
     try:
-        save_snapshot(config.output, train, net, 0, tensors)
+        save_weights(config.output, train, net, 0, tensors)
     except OSError as e:
         raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); choose another file") from e
     return config.output

@@ -15,7 +15,7 @@ from cyclegan_age.files import write_atomically
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureEncoder
 from cyclegan_age.runs import TIGHT, find_weights
-from cyclegan_age.snapshots import in_half
+from cyclegan_age.weight_files import in_half
 
 _LARGE = 4096  # minimum size of a tensor that `stored_as` converts
 

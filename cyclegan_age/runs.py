@@ -1,12 +1,12 @@
-"""Run folders: configuration, metrics, snapshots for inference, and the checkpoint to resume from.
+"""Run folders: configuration, metrics, weights for inference, and the checkpoint to resume from.
 
 results/001-cyclegan-default/
     config.json               every setting
     metrics.jsonl             one object per logged step
     curves.png                the losses so far
     samples/                  sample sheets
-    snapshots/                EMA weights at some numbers of images, safetensors with the configuration inside
-    weights.safetensors       the newest of them
+    snapshots/                EMA weights kept along the training, safetensors with the configuration inside
+    weights.safetensors       the newest EMA weights
     state.pt                  the checkpoint; loads without pickle code
 """
 
@@ -23,7 +23,7 @@ import torch
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.files import clear, exclusive, lock, write_atomically, writing
-from cyclegan_age.snapshots import from_settings, settings
+from cyclegan_age.weight_files import from_settings, settings
 
 SHIPPED = Path(__file__).parent / "weights"
 HEADS, TIGHT = "cyclegan_heads", "cyclegan"  # shipped weights where none are named: for photographs, for tight crops
@@ -47,7 +47,7 @@ _TUNED = {
 
 
 def find_weights(weights: str, results_dir: Path, model: str = HEADS) -> Path:
-    """The file of a `--weights` value: a file, a run's name (its newest snapshot), the name of shipped weights, or ""
+    """The file of a `--weights` value: a file, a run's name (its newest weights), the name of shipped weights, or ""
     or "shipped" for the shipped ones of `model`.
 
     Raises:
@@ -185,7 +185,7 @@ def _numbers(value: Any) -> list[float]:
     return [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int | float)]
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint: nested dicts and lists of tensors, numbers and strings.
 
     Raises:
@@ -196,12 +196,12 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, whole.getbuffer())
 
 
-def has_state(run: Path) -> bool:
-    """Whether a run's folder has a state to resume from."""
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run's folder has a checkpoint to resume from."""
     return (run / "state.pt").is_file()
 
 
-def load_state(path: Path) -> dict[str, Any] | None:
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read a checkpoint; None if it does not exist.
 
     Raises:

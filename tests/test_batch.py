@@ -25,7 +25,7 @@ from cyclegan_age.faces.files import Photo
 from cyclegan_age.inference import Ager
 from cyclegan_age.inference.engine import Engine
 from cyclegan_age.models import cyclegan
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 from options.batch import parse_batch
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, net = TrainConfig(image_size=32, load_size=36), CycleGANConfig(ngf=4, blocks=1)
     tensors = {f"generator.{k}": v for k, v in cyclegan.build_generator(train, net).state_dict().items()}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_snapshot(path, train, net, 0, tensors)
+    save_weights(path, train, net, 0, tensors)
     return path
 
 

@@ -33,7 +33,7 @@ from cyclegan_age.features import Taps
 from cyclegan_age.images import to_float, to_uint8
 from cyclegan_age.inference import Ager, Fitted
 from cyclegan_age.rendering.games import morph
-from cyclegan_age.snapshots import load_snapshot
+from cyclegan_age.weight_files import load_weights
 from options.train import parse_train
 
 Norm = Callable[[int], nn.Module]
@@ -251,7 +251,7 @@ def test_old_files_and_prefixes_are_read(tmp_path: Path) -> None:
         assert found.keys() == wanted.keys() and all(torch.equal(found[k], v) for k, v in wanted.items())
     batch = trained("resnet 6 batch dropout").state_dict()
     torch.save({k: v for k, v in batch.items() if not k.endswith("tracked")}, tmp_path / "batch.pth")  # before 0.4.1
-    assert load_snapshot(converted(tmp_path / "batch.pth")).tensors["generator_ab.stem.norm.num_batches_tracked"] == 0
+    assert load_weights(converted(tmp_path / "batch.pth")).tensors["generator_ab.stem.norm.num_batches_tracked"] == 0
 
 
 class Evil:

@@ -34,7 +34,7 @@ from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.networks.estimators import AgeCalibration
 from cyclegan_age.provenance import Mark
 from cyclegan_age.runs import SHIPPED
-from cyclegan_age.snapshots import in_half, load_snapshot, save_snapshot
+from cyclegan_age.weight_files import in_half, load_weights, save_weights
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -56,7 +56,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration.asked = torch.tensor([[10.0, 30.0, 40.0], [10.0, 12.0, 30.0]])
     tensors |= {f"correction.{k}": v for k, v in calibration.state_dict().items()}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_snapshot(path, train, net, 0, tensors, {"correction": of_estimator})
+    save_weights(path, train, net, 0, tensors, {"correction": of_estimator})
     return path
 
 
@@ -103,7 +103,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weight in layer.parameters():
             nn.init.normal_(weight, 0, 0.02)
     path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
-    save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -236,7 +236,7 @@ def test_weights_that_take_no_pictures_are_refused(tmp_path: Path, monkeypatch: 
     net = GANConfig(z=4, g_channels=(4, 4, 4), d_channels=(4, 4, 4))
     generator = gan.build_generator(train, net)
     path = tmp_path / "gan.safetensors"
-    save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     with pytest.raises(UserError, match=r"^--weights .*gan\.safetensors: no image-to-image network; expected"):
         export(ExportConfig(weights=str(path), output=tmp_path / "a.onnx"))
 
@@ -269,7 +269,7 @@ def test_weights_in_half_precision_are_loaded_as_they_were_but_for_rounding(
     }
     train, of_estimator = TrainConfig(image_size=32, ages=(10, 20, 40)), AgeEstimatorConfig(width=4)
     source, file = tmp_path / "whole.safetensors", tmp_path / "new" / "half.safetensors"
-    save_snapshot(source, train, CycleGANConfig(ngf=4), 5, tensors, {"correction": of_estimator})
+    save_weights(source, train, CycleGANConfig(ngf=4), 5, tensors, {"correction": of_estimator})
     assert export_command.main(["--weights", str(source), "--output", str(file)]) == 0
     assert f"written: {file}" in capsys.readouterr().out
     with safe_open(source, framework="pt") as a, safe_open(file, framework="pt") as b:
@@ -278,7 +278,7 @@ def test_weights_in_half_precision_are_loaded_as_they_were_but_for_rounding(
     assert kinds == {"large": torch.float16, "steps": torch.int64} | dict.fromkeys(
         ("bias", "tiny", "huge"), torch.float32
     )
-    whole, half = load_snapshot(source), load_snapshot(file)
+    whole, half = load_weights(source), load_weights(file)
     assert (whole.train, whole.net, whole.images_seen, whole.parts) == (
         *(half.train, half.net, half.images_seen, half.parts),
     )
@@ -297,7 +297,7 @@ def test_in_half_precision_a_generator_makes_the_same_pictures(tmp_path: Path) -
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
     source, file = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
-    save_snapshot(source, train, large, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(source, train, large, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     file.write_bytes(in_half(source))
     assert file.stat().st_size < 0.6 * source.stat().st_size
     faces = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
@@ -312,9 +312,9 @@ def test_shipped_weights_are_in_half_precision(path: Path) -> None:
         stored = [f.get_tensor(k) for k in f.keys()]  # noqa: SIM118 - not a dict
     halves = sum(t.numel() for t in stored if t.dtype == torch.float16)
     assert halves > 0.9 * sum(t.numel() for t in stored)
-    snapshot = load_snapshot(path)
-    assert {t.dtype for t in snapshot.tensors.values()} <= {torch.float32, torch.int64}
-    assert all(torch.isfinite(t).all() for t in snapshot.tensors.values())
+    weights = load_weights(path)
+    assert {t.dtype for t in weights.tensors.values()} <= {torch.float32, torch.int64}
+    assert all(torch.isfinite(t).all() for t in weights.tensors.values())
 
 
 def test_the_checkout_stays_small() -> None:

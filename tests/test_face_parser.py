@@ -22,7 +22,7 @@ from cyclegan_age.models import SYSTEMS, load_parser
 from cyclegan_age.models.face_parser import augment, confusion, intersection_over_union, painted
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 from cyclegan_age.networks.parsers import PARTS, FaceParser
-from cyclegan_age.runs import load_state
+from cyclegan_age.runs import load_checkpoint
 
 TINY = [
     *("--image_size", "32", "--load_size", "32", "--batch_size", "4", "--channels", "8", "--input_size", "32"),
@@ -256,7 +256,7 @@ def test_a_training_learns_resumes_to_the_bit_and_is_scored(
     base += ["--save_every", "3", "--sample_every", "100", "--lr", "0.005", "--lr_constant", "1"]
     assert train_command.main([*base, "--name", "whole", "--epochs", "16"]) == 0
     assert train_command.main([*base, "--name", "parts", "--epochs", "8"]) == 0
-    half = load_state(tmp_path / "parts" / "state.pt")
+    half = load_checkpoint(tmp_path / "parts" / "state.pt")
     assert half is not None and half["step"] == 20
     assert train_command.main([*base, "--name", "parts", "--epochs", "16"]) == 0
     whole, parts = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))

@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks import photos as photos_benchmark
 from benchmarks import photos_detection as detection
-from cyclegan_age import images, snapshots
+from cyclegan_age import images, weight_files
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError, install_extra
@@ -69,7 +69,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    weight_files.save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 

@@ -24,7 +24,7 @@ from cyclegan_age.models.base import Encoding, FaceEncoder, Renderer, age_and_se
 from cyclegan_age.rendering import games
 from cyclegan_age.rendering.games import FRAME, aging, kids, morph, play, samples
 from cyclegan_age.rendering.reliability import estimated_age
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 
 CODE = AgeCode((10, 20, 30))
 SIZE = 8
@@ -231,7 +231,7 @@ def test_names_tell_ages_and_games_write_a_page(
 ) -> None:
     train = TrainConfig(image_size=32, load_size=32, ages=CODE.anchors)
     tensors = {f"generator.{k}": v for k, v in picture_ager.generator.state_dict().items()}
-    save_snapshot(tmp_path / "w.safetensors", train, CycleGANConfig(ngf=4, blocks=3), 0, tensors)
+    save_weights(tmp_path / "w.safetensors", train, CycleGANConfig(ngf=4, blocks=3), 0, tensors)
     files = [str(tmp_path / name) for name in ("12_0_1_x.png", "28_1_0_y.png")]
     for i, file in enumerate(files):
         face(200 * i, 90, 80, size=40).save(file)

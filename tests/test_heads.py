@@ -15,7 +15,7 @@ from scipy.ndimage import binary_dilation
 from skimage.data import astronaut
 from torch import Tensor, nn
 
-from cyclegan_age import runs, snapshots
+from cyclegan_age import runs, weight_files
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.faces.alignment import Place, crop, reframed
@@ -96,7 +96,7 @@ def tiny(path: Path, frame: str) -> Path:
     generator = cyclegan.build_generator(train, net)
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
-    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    weight_files.save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -401,7 +401,7 @@ def test_networks_of_heads_cannot_look_at_tight_faces(tmp_path: Path) -> None:
     net = AgeEstimatorConfig(width=4, depth=(1,), input_size=32)
     tensors = {f"estimator.{k}": v for k, v in build_estimator(net).state_dict().items()}
     file = tmp_path / "own.safetensors"
-    snapshots.save_snapshot(file, TrainConfig(model="age_estimator", frame="ffhq"), net, 0, tensors)
+    weight_files.save_weights(file, TrainConfig(model="age_estimator", frame="ffhq"), net, 0, tensors)
     assert load_estimator(str(file), TrainConfig(), "ffhq").window == ()
     with pytest.raises(UserError, match=r"^--estimators .*: looks at more \(ffhq\) than the frame utkface shows"):
         load_estimator(str(file), TrainConfig(), "utkface")

@@ -18,7 +18,7 @@ from cyclegan_age.hub import Card
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan, gan
 from cyclegan_age.models.base import Renderer
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for p in generator.parameters():
         torch.nn.init.normal_(p, 0, 0.3)
     path = tmp_path_factory.mktemp("runs") / "001-tiny" / "weights.safetensors"
-    save_snapshot(path, train, net, 1234, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(path, train, net, 1234, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -79,7 +79,7 @@ def test_models_that_make_faces_from_noise_say_so(tmp_path: Path) -> None:
         GANConfig(z=4, g_channels=(4, 4, 4), d_channels=(4, 4, 4)),
     )
     tensors = {f"generator.{k}": v for k, v in gan.build_generator(train, net).state_dict().items()}
-    save_snapshot(tmp_path / "gan.safetensors", train, net, 0, tensors)
+    save_weights(tmp_path / "gan.safetensors", train, net, 0, tensors)
     Ager.load(tmp_path / "gan.safetensors").save_pretrained(tmp_path / "hub")
     card = ModelCard.load(tmp_path / "hub" / "README.md")
     assert card.data.pipeline_tag == "unconditional-image-generation" and "ager.sample" in card.text

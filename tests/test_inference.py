@@ -23,7 +23,7 @@ from cyclegan_age.models import cyclegan, cyclegan_pair
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.runs import SHIPPED
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
 NET = CycleGANConfig(ngf=4, blocks=3)
@@ -41,7 +41,7 @@ def generator() -> nn.Module:
 @pytest.fixture(scope="module")
 def weights(generator: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_snapshot(path, TRAIN, NET, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(path, TRAIN, NET, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -181,7 +181,7 @@ def test_a_pair_renders_its_two_ages(tmp_path: Path) -> None:
                 nn.init.normal_(p, 0, 0.1)
         tensors = {f"{n}.{k}": v for n, network in networks.items() for k, v in network.state_dict().items()}
         train = replace(TRAIN, model="cyclegan_pair")
-        save_snapshot(tmp_path / "pair.safetensors", train, net, 0, tensors)
+        save_weights(tmp_path / "pair.safetensors", train, net, 0, tensors)
         ager = Ager.load(tmp_path / "pair.safetensors")
         assert ager.code.anchors == anchors
         picture = noise(1, 32, 32, 3)
@@ -197,11 +197,11 @@ def test_unusable_weights_are_told(tmp_path: Path, generator: nn.Module) -> None
     with pytest.raises(UserError, match=r"text\.safetensors.*not a readable"):
         Ager.load(tmp_path / "text.safetensors")
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
-    save_snapshot(tmp_path / "other.safetensors", TRAIN, CycleGANConfig(ngf=8, blocks=3), 0, tensors)
+    save_weights(tmp_path / "other.safetensors", TRAIN, CycleGANConfig(ngf=8, blocks=3), 0, tensors)
     with pytest.raises(UserError, match="do not fit"):
         Ager.load(tmp_path / "other.safetensors")
     train = TrainConfig(model="age_estimator", image_size=32, load_size=32)
-    save_snapshot(tmp_path / "est.safetensors", train, AgeEstimatorConfig(), 0, tensors)
+    save_weights(tmp_path / "est.safetensors", train, AgeEstimatorConfig(), 0, tensors)
     with pytest.raises(UserError, match="age_estimator"):
         Ager.load(tmp_path / "est.safetensors")
 

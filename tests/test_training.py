@@ -19,12 +19,12 @@ from cyclegan_age.devices import Runtime, runtime_of
 from cyclegan_age.models import SYSTEMS, face_parser
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut
-from cyclegan_age.runs import load_state
-from cyclegan_age.snapshots import load_snapshot
+from cyclegan_age.runs import load_checkpoint
 from cyclegan_age.training import schedule as schedule_module
 from cyclegan_age.training.averaging import GradientAverager
 from cyclegan_age.training.schedule import Schedule
 from cyclegan_age.training.step import PLAIN_STEPS, Step
+from cyclegan_age.weight_files import load_weights
 from options.train import parse_train
 
 CPU = torch.device("cpu")
@@ -308,14 +308,14 @@ def test_a_training_of_some_seconds_ends_on_time_and_resumes(
 ) -> None:
     flags = _flags(tiny_faces, tmp_path, "--name", "timed", "--log_every", "2")
     assert train_command.main([*flags, "--minutes", "0.1"]) == 0
-    state = load_state(tmp_path / "timed" / "state.pt")
+    state = load_checkpoint(tmp_path / "timed" / "state.pt")
     assert state is not None and state["step"] > 0 and 0 < state["seconds"] < 60
-    assert load_snapshot(tmp_path / "timed" / "weights.safetensors").images_seen == 4 * state["step"]
+    assert load_weights(tmp_path / "timed" / "weights.safetensors").images_seen == 4 * state["step"]
     assert train_command.main([*flags, "--minutes", "0.1"]) == 0
     assert "finished; use another --name to start again, or --name with more --minutes to continue" in caplog.text
     longer = state["seconds"] / 60 + 0.1
     assert train_command.main([*flags, "--minutes", f"{longer}"]) == 0
-    more = load_state(tmp_path / "timed" / "state.pt")
+    more = load_checkpoint(tmp_path / "timed" / "state.pt")
     assert more is not None and more["step"] > state["step"] and more["seconds"] > state["seconds"]
 
 
@@ -324,7 +324,7 @@ def test_a_light_run_moves_to_another_place_and_resumes_there(
 ) -> None:
     sgd = ["--name", "run", "--checkpoint", "light", "--epochs"]
     assert train_command.main([*_flags(tiny_faces, tmp_path / "here"), *sgd, "0.2"]) == 0
-    state = load_state(tmp_path / "here" / "run" / "state.pt")
+    state = load_checkpoint(tmp_path / "here" / "run" / "state.pt")
     assert state is not None and "optimizers" not in state
     assert all(v.dtype == torch.float16 for k, v in state["networks"]["generator"].items() if k.endswith("weight"))
     (tmp_path / "there").mkdir()
@@ -332,7 +332,7 @@ def test_a_light_run_moves_to_another_place_and_resumes_there(
     (tmp_path / "faces").symlink_to(tiny_faces)
     assert train_command.main([*_flags(tmp_path / "faces", tmp_path / "there"), *sgd, "0.4"]) == 0
     assert "a light checkpoint: the optimisers start without state" in caplog.text
-    assert load_snapshot(tmp_path / "there" / "run" / "weights.safetensors").images_seen == 20
+    assert load_weights(tmp_path / "there" / "run" / "weights.safetensors").images_seen == 20
 
 
 def _average(rank: int, store: str, out: Any) -> None:

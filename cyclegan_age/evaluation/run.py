@@ -29,7 +29,7 @@ from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.pictures import save_text
 from cyclegan_age.runs import HEADS, SHIPPED, TIGHT, find_weights, next_folder
-from cyclegan_age.snapshots import load_snapshot
+from cyclegan_age.weight_files import load_weights
 
 _POLL_SECONDS = 15.0
 
@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
     """
     begun = time.perf_counter()
     weights = _weights(config)
-    parsers = [name for name, path in weights.items() if load_snapshot(path).train.model == "face_parser"]
+    parsers = [name for name, path in weights.items() if load_weights(path).train.model == "face_parser"]
     if parsers:
         if len(parsers) < len(weights):
             raise UserError("--weights: some are of a face_parser and some are not; score them one after the other")

@@ -16,7 +16,7 @@ from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.estimators import AgeCalibration
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
 
@@ -32,7 +32,7 @@ class Model(ABC):
         networks: all that a checkpoint saves, by name.
         frozen: networks that the losses use as they are.
         phases: for each phase, in order, the names of the networks that its optimiser updates.
-        shipped: networks whose (averaged) weights make the inference snapshot.
+        shipped: networks whose (averaged) weights inference loads.
         pools: history buffers, by name.
         rates: factors of the learning rate, for each phase whose rate is another than the configured one.
         columns: what a sample sheet shows beside the faces, by the renderers; may change between stages.
@@ -203,4 +203,4 @@ class System:
     config: type[ModelConfig]
     build: Callable[[TrainConfig, Any], Model]
     data: Callable[[TrainConfig, Any], FaceData]
-    renderer: Callable[[Snapshot], Renderer] | None = None
+    renderer: Callable[[Weights], Renderer] | None = None

@@ -44,7 +44,7 @@ from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 
 def build_encoder(config: TrainConfig, net: CAAEConfig) -> Encoder:
@@ -126,13 +126,13 @@ class CAAEEncoder(FaceEncoder):
         return torch.cat([z, shares(torch.randint(2, (count,), generator=random).float())], dim=1)
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The encoder and the generator of a snapshot."""
-    train, net = snapshot.train, snapshot.net
+def renderer(weights: Weights) -> Renderer:
+    """The encoder and the generator of a weights file."""
+    train, net = weights.train, weights.net
     assert isinstance(net, CAAEConfig)
     generator, encoder = build_generator(train, net), build_encoder(train, net)
-    generator.load_state_dict(snapshot.network("generator"))
-    encoder.load_state_dict(snapshot.network("encoder"))
+    generator.load_state_dict(weights.network("generator"))
+    encoder.load_state_dict(weights.network("encoder"))
     return _renderer(code_of(train), {"generator": generator, "encoder": encoder})
 
 

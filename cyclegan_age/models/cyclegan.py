@@ -41,7 +41,7 @@ from cyclegan_age.networks.efficientnet import FeatureMeans, LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeCalibration, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 _MEAN_FACES = 6000  # whose features are averaged
 
@@ -51,23 +51,23 @@ def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator
     return generator_of(net, ages=len(config.ages), image_size=config.image_size)
 
 
-def age_calibration(snapshot: Snapshot) -> AgeCalibration | None:
-    """The calibration of the age input that `evaluate.py --fit_ages` wrote into a snapshot, if it did."""
-    of_estimator = snapshot.parts.get("correction")
+def age_calibration(weights: Weights) -> AgeCalibration | None:
+    """The calibration of the age input that `evaluate.py --fit_ages` wrote into a weights file, if it did."""
+    of_estimator = weights.parts.get("correction")
     if of_estimator is None:
         return None
     assert isinstance(of_estimator, AgeEstimatorConfig)
-    calibration = AgeCalibration(estimator=build_estimator(of_estimator), anchors=snapshot.train.ages)
-    calibration.load_state_dict(snapshot.network("correction"))
+    calibration = AgeCalibration(estimator=build_estimator(of_estimator), anchors=weights.train.ages)
+    calibration.load_state_dict(weights.network("correction"))
     return calibration
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator of a snapshot; it takes pictures as they are."""
-    assert isinstance(snapshot.net, CycleGANConfig)
-    generator = build_generator(snapshot.train, snapshot.net)
-    generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_calibration(snapshot))
+def renderer(weights: Weights) -> Renderer:
+    """The generator of a weights file; it takes pictures as they are."""
+    assert isinstance(weights.net, CycleGANConfig)
+    generator = build_generator(weights.train, weights.net)
+    generator.load_state_dict(weights.network("generator"))
+    return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))
 
 
 class CycleGAN(Model):

@@ -31,7 +31,7 @@ from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
@@ -44,12 +44,12 @@ def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGener
     return AdaINGenerator(ages=len(config.ages), ngf=net.ngf, blocks=net.blocks, deform=net.deform, detail=net.detail)
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator of a snapshot; it takes pictures as they are."""
-    assert isinstance(snapshot.net, CycleGANHeadsConfig)
-    generator = build_generator(snapshot.train, snapshot.net)
-    generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_calibration(snapshot))
+def renderer(weights: Weights) -> Renderer:
+    """The generator of a weights file; it takes pictures as they are."""
+    assert isinstance(weights.net, CycleGANHeadsConfig)
+    generator = build_generator(weights.train, weights.net)
+    generator.load_state_dict(weights.network("generator"))
+    return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))
 
 
 class CycleGANHeads(Model):

@@ -31,7 +31,7 @@ from cyclegan_age.models.adversary import (
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 
 def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -> NoiseGenerator | ResidualGenerator:
@@ -98,13 +98,13 @@ class NoiseSampler(FaceEncoder):
         return sample_latents(self.net, count, random)
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator of a snapshot."""
-    assert isinstance(snapshot.net, GANConfig)
-    generator = build_generator(snapshot.train, snapshot.net)
-    generator.load_state_dict(snapshot.network("generator"))
-    sampler = NoiseSampler(net=snapshot.net)
-    return Renderer(generator=generator, code=code_of(snapshot.train), encoder=sampler, conditional=False)
+def renderer(weights: Weights) -> Renderer:
+    """The generator of a weights file."""
+    assert isinstance(weights.net, GANConfig)
+    generator = build_generator(weights.train, weights.net)
+    generator.load_state_dict(weights.network("generator"))
+    sampler = NoiseSampler(net=weights.net)
+    return Renderer(generator=generator, code=code_of(weights.train), encoder=sampler, conditional=False)
 
 
 class GAN(AdversarialModel):

@@ -7,8 +7,8 @@ from torch import nn
 
 from cyclegan_age.config import TrainConfig
 from cyclegan_age.models.base import Model
-from cyclegan_age.snapshots import save_snapshot
 from cyclegan_age.training.state import Training
+from cyclegan_age.weight_files import save_weights
 
 _PICTURES_BYTES = 1_000_000  # approximate size of sheets, curves and metrics
 
@@ -45,7 +45,7 @@ class Checkpoints:
         training = self._training
         averaged = training.step.averaged.items()
         tensors = {f"{name}.{k}": v for name, network in averaged for k, v in network.state_dict().items()}
-        save_snapshot(path, training.config, training.net, training.images_seen, tensors, training.model.parts)
+        save_weights(path, training.config, training.net, training.images_seen, tensors, training.model.parts)
 
 
 def room_needed(config: TrainConfig, model: Model) -> int:

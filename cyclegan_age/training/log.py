@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from cyclegan_age.config import UserError
 from cyclegan_age.files import append_line
-from cyclegan_age.runs import has_state
+from cyclegan_age.runs import has_checkpoint
 from cyclegan_age.training.progress import Progress
 from cyclegan_age.training.report import Report
 from cyclegan_age.training.state import Training
@@ -61,7 +61,7 @@ class Log:
         if report.longest >= MAX_BAD_STEPS:
             begin = f"{run}: {MAX_BAD_STEPS} consecutive steps were not finite"
             remedy = "a lower --lr or --precision fp32 and another --name"
-            if not has_state(run):
+            if not has_checkpoint(run):
                 raise UserError(f"{begin}; there is no earlier checkpoint: start again with {remedy}")
             raise UserError(f"{begin}; the checkpoint before them is kept: use --init {run.name} with {remedy}")
 

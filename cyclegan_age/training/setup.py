@@ -15,13 +15,13 @@ from cyclegan_age.devices import best_device, runtime_of
 from cyclegan_age.files import check_room, writing
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.monitor import start, trackers
-from cyclegan_age.runs import has_state, open_run, remove_new_run, trim_metrics
-from cyclegan_age.snapshots import settings
+from cyclegan_age.runs import has_checkpoint, open_run, remove_new_run, trim_metrics
 from cyclegan_age.training.checkpoints import room_needed
 from cyclegan_age.training.initial import load_initial_weights
 from cyclegan_age.training.schedule import Schedule
 from cyclegan_age.training.state import Training
 from cyclegan_age.training.step import Step
+from cyclegan_age.weight_files import settings
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ def _or_forget(run: Path, do: Callable[[], None]) -> None:
 
 
 def _kept(run: Path) -> str:
-    return "; the last checkpoint is kept" if has_state(run) else "; there is no checkpoint yet"
+    return "; the last checkpoint is kept" if has_checkpoint(run) else "; there is no checkpoint yet"
 
 
 def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

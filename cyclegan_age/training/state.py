@@ -11,7 +11,7 @@ from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.devices import rng_state, set_rng_state
 from cyclegan_age.models.base import Model
-from cyclegan_age.runs import load_state, save_state
+from cyclegan_age.runs import load_checkpoint, save_checkpoint
 from cyclegan_age.training.schedule import Schedule
 from cyclegan_age.training.step import Step
 
@@ -83,7 +83,7 @@ class Training:
         Raises:
             UserError: it cannot be read, or has another number of processes.
         """
-        state = load_state(self.run / "state.pt")
+        state = load_checkpoint(self.run / "state.pt")
         if not state:
             return
         schedule, per_step = self.schedule, self.schedule.per_step
@@ -96,7 +96,7 @@ class Training:
         self.resumed, self.seen_before = True, state.get("seen_before", 0)
         schedule.load_state_dict(state)
         self.step.load_state_dict(state)
-        own = load_state(self._own_file()) or {}
+        own = load_checkpoint(self._own_file()) or {}
         if "random" in own:
             set_rng_state(own["random"])
             for name, pool in own["pools"].items():  # missing in a light checkpoint
@@ -115,12 +115,12 @@ class Training:
         light, own = self.config.checkpoint == "light", self._own_file()
         pools = {} if light else {name: pool.state_dict() for name, pool in self.model.pools.items()}
         try:
-            save_state(own, {"random": rng_state(self.accelerator.device), "pools": pools})
+            save_checkpoint(own, {"random": rng_state(self.accelerator.device), "pools": pools})
             self.accelerator.wait_for_everyone()
             if self.is_main:
                 counts = {"per_step": self.schedule.per_step, "seen_before": self.seen_before}
                 state = counts | self.schedule.state_dict() | self.step.state_dict(light=light)
-                save_state(self.run / "state.pt", state)
+                save_checkpoint(self.run / "state.pt", state)
         except OSError:  # it belongs to no complete checkpoint
             own.unlink(missing_ok=True)
             raise

@@ -1,4 +1,4 @@
-"""Snapshots for inference: weights with the configuration of their training, as safetensors files."""
+"""Weights for inference with the configuration of their training, as safetensors files."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from cyclegan_age.files import foreign, write_atomically
 
 logger = logging.getLogger("cyclegan_age")
 
-_SETTINGS = "cyclegan_age"  # key of the configuration in the metadata of a snapshot
+_SETTINGS = "cyclegan_age"  # key of the configuration in the metadata of a weights file
 _LARGE = 4096  # minimum size of a tensor to be stored in half precision
 _HALF_ERROR = 1e-3  # maximum relative error of it
 
@@ -29,7 +29,7 @@ _DROPPED = {"keep_hue", "asked", "age_warmup"}
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Weights:
     """Weights for inference with their training configuration.
 
     Attributes:
@@ -43,7 +43,7 @@ class Snapshot:
     parts: dict[str, ModelConfig] = field(default_factory=dict)
 
     def network(self, name: str) -> dict[str, Tensor]:
-        """State dict of one network of the snapshot."""
+        """State dict of one network."""
         prefix = name + "."
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
@@ -95,7 +95,7 @@ def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
         raise UserError(f"{source}: a setting is not as train.py wrote it ({e}); restore it, or train again") from None
 
 
-def save_snapshot(
+def save_weights(
     path: Path,
     train: TrainConfig,
     net: ModelConfig,
@@ -122,8 +122,8 @@ def save_snapshot(
     write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
-def load_snapshot(path: Path) -> Snapshot:
-    """Read a snapshot; its tensors are in fp32 (except counters), even if the file is in half precision.
+def load_weights(path: Path) -> Weights:
+    """Read a weights file; its tensors are in fp32 (except counters), even if the file is in half precision.
 
     Raises:
         UserError: the file is missing, is no safetensors file, or has no configuration of this version.
@@ -137,17 +137,17 @@ def load_snapshot(path: Path) -> Snapshot:
         for name, part in plain.get("parts", {}).items()
     }
     single = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    return Snapshot(train, net, plain["images_seen"], single, parts)
+    return Weights(train, net, plain["images_seen"], single, parts)
 
 
 def in_half(path: Path) -> bytes:
-    """A snapshot's file with its large tensors in half precision and the same configuration.
+    """A weights file with its large tensors in half precision and the same configuration.
 
     Biases, norms and their statistics stay in fp32, and so does a tensor that fp16 cannot represent or would change by
     more than a thousandth (Frobenius norm).
 
     Raises:
-        UserError: the file is not readable; see `load_snapshot`.
+        UserError: the file is not readable; see `load_weights`.
     """
     tensors, text = _read(path)
     return save({k: _halved(v) for k, v in tensors.items()}, {_SETTINGS: text})
@@ -162,7 +162,7 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The stored tensors of a snapshot's file, and its configuration as JSON."""
+    """The stored tensors of a weights file, and its configuration as JSON."""
     if not path.is_file():
         raise UserError(f"--weights {path}: no such file; expected a .safetensors file or the name of a run")
     try:

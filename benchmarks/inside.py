@@ -68,7 +68,7 @@ def made_up_batch(config: TrainConfig, size: int) -> Batch:
     return Batch(pictures(), ages(), pictures(), ages())
 
 
-class Trainee:
+class SingleBatchTrainer:
     """A model with its optimisers, on one batch that stays in memory.
 
     Args:
@@ -171,7 +171,7 @@ def measure_training(plan: Plan, config: TrainConfig, net: CycleGANConfig, say: 
     say("training step: operations")
     flops = flops_per_image(config, net)
     bf16 = has_bf16(CPU)
-    fast, plain = (Trainee(config=config, net=net, fast=fast) for fast in (True, False))
+    fast, plain = (SingleBatchTrainer(config=config, net=net, fast=fast) for fast in (True, False))
     say("training step: compiling")
     fast.step()
     plain.step()

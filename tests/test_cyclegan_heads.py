@@ -22,7 +22,7 @@ from cyclegan_age.networks.estimators import ResnetAgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
 from cyclegan_age.networks.warping import warp
-from cyclegan_age.training.step import Step
+from cyclegan_age.training.trainer import Trainer
 from options.train import parse_train
 
 TRAIN = TrainConfig(
@@ -128,12 +128,12 @@ def test_the_face_is_where_estimators_expect_it() -> None:
 
 def test_a_step_trains_generator_and_discriminators_alone() -> None:
     model = model_of()
-    step = Step(model, TRAIN, Runtime(torch.device("cpu")))
+    trainer = Trainer(model, TRAIN, Runtime(torch.device("cpu")))
     frozen = {(k, n): w.clone() for k, net in model.frozen.items() for n, w in net.state_dict().items()}
     before = {name: [w.clone() for w in net.parameters()] for name, net in model.networks.items()}
     for i in range(2):
-        step(heads(i), 0.0, 0.5)
-    terms = step.read().terms
+        trainer(heads(i), 0.0, 0.5)
+    terms = trainer.read().terms
     assert {"g_whole", "g_half", "g_features", "g_shift", "g_age", "embedding", "eyes", "cycle", "identity"} <= set(
         terms
     )

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from cyclegan_age.config import TrainConfig, UserError
 from cyclegan_age.runs import find_weights
-from cyclegan_age.training.step import Step
+from cyclegan_age.training.trainer import Trainer
 from cyclegan_age.weight_files import Weights, load_weights
 
 logger = logging.getLogger("cyclegan_age")
 
 
-def load_initial_weights(config: TrainConfig, step: Step) -> int:
+def load_initial_weights(config: TrainConfig, trainer: Trainer) -> int:
     """Load the weights of `--init` into the shipped networks and their EMA.
 
     Returns:
@@ -23,7 +23,7 @@ def load_initial_weights(config: TrainConfig, step: Step) -> int:
     Raises:
         UserError: they cannot be read or do not fit.
     """
-    model = step.model
+    model = trainer.model
     trained = {name for names in model.phases.values() for name in names}
     names = [name for name in model.shipped if name in trained]
     weights = _load(config, "init")
@@ -45,7 +45,7 @@ def load_initial_weights(config: TrainConfig, step: Step) -> int:
             raise UserError(f"--init {config.init}: its {name} has another architecture; use its settings")
         if missing:
             logger.info("--init %s: starts from random weights: %s", config.init, ", ".join(missing))
-        step.averaged[name].load_state_dict(network.state_dict())
+        trainer.averaged[name].load_state_dict(network.state_dict())
     return weights.images_seen
 
 

@@ -39,7 +39,7 @@ class Log:
         training, config, schedule = self._training, self._training.config, self._training.schedule
         if schedule.step % config.log_every and not training.ended:
             return
-        report = training.step.read()
+        report = training.trainer.read()
         self._check_finite(report)
         (before, then), self._logged_at = self._logged_at, (schedule.step, time.monotonic())
         if not report.terms:

@@ -64,7 +64,7 @@ class Samples:
     def _draw(self) -> dict[str, Tensor]:
         """Write and show the pictures and measures; returns the columns of the sample sheet, (N, 3, H, W) in [-1,
         1]."""
-        training, model, networks = self._training, self._training.model, self._training.step.averaged
+        training, model, networks = self._training, self._training.model, self._training.trainer.averaged
         with torch.inference_mode(), fork_rng(training.accelerator.device):
             columns = sample_columns(model, networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
             measures = model.measures(networks, self._x, self._age_years)
@@ -91,7 +91,7 @@ class Samples:
         model, layers = self._training.model, self._training.config.feature_layers
         if model.default_layers and layers == TrainConfig.feature_layers:
             layers = tuple(model.default_layers)
-        return feature_maps(model, self._training.step.averaged, self._x[:1], layers)
+        return feature_maps(model, self._training.trainer.averaged, self._x[:1], layers)
 
 
 def _has_plots() -> bool:

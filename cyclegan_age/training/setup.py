@@ -20,7 +20,7 @@ from cyclegan_age.training.checkpoints import room_needed
 from cyclegan_age.training.initial import load_initial_weights
 from cyclegan_age.training.schedule import Schedule
 from cyclegan_age.training.state import Training
-from cyclegan_age.training.step import Step
+from cyclegan_age.training.trainer import Trainer
 from cyclegan_age.weight_files import settings
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         training.model.prepare(training.data, training.accelerator.device, progress=training.is_main)
         if config.init:
             try:
-                training.seen_before = load_initial_weights(config, training.step)
+                training.seen_before = load_initial_weights(config, training.trainer)
             except UserError:
                 if training.is_main:
                     remove_new_run(training.run)
@@ -100,8 +100,10 @@ def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         begun=begun,
         broadcast=lambda share: _on_main(lambda: share),
     )
-    step = Step(model, config, runtime_of(config, accelerator.device, count), distributed=count > 1)
-    return Training(config=config, net=net, run=run, data=data, accelerator=accelerator, schedule=schedule, step=step)
+    trainer = Trainer(model, config, runtime_of(config, accelerator.device, count), distributed=count > 1)
+    return Training(
+        config=config, net=net, run=run, data=data, accelerator=accelerator, schedule=schedule, trainer=trainer
+    )
 
 
 def _on_main(do: Callable[[], T]) -> T:

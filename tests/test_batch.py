@@ -225,15 +225,15 @@ def test_one_item_that_breaks_the_work_takes_no_other_with_it(
 ) -> None:
     items = [Item(str(path), path.stem) for path in sorted(tiny_faces.rglob("*.jpg"))[:3]]
     render = Renderer(weights=weights, config=InferConfig(aligned=True), ages=AGES, output=str(tmp_path))
-    original = Engine.age_fitted
+    original = Engine.age_letterboxed
 
-    def age_fitted(self: Engine, faces: Sequence[object], *rest: object) -> object:
+    def age_letterboxed(self: Engine, faces: Sequence[object], *rest: object) -> object:
         if any(np.array_equal(face.square, poison) for face in faces):  # type: ignore[attr-defined]
             raise RuntimeError("out of memory\nand more")
         return original(self, faces, *rest)  # type: ignore[arg-type]
 
-    poison = Ager.load(weights).fit(Image.open(items[1].source)).square
-    monkeypatch.setattr(Engine, "age_fitted", age_fitted)
+    poison = Ager.load(weights).letterbox(Image.open(items[1].source)).square
+    monkeypatch.setattr(Engine, "age_letterboxed", age_letterboxed)
     causes = {report.stem: report.cause for report in render(items)}
     assert causes == {items[0].stem: "", items[1].stem: "RuntimeError: out of memory", items[2].stem: ""}
 

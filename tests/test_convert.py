@@ -31,7 +31,7 @@ from cyclegan_age.convert import convert
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.features import Taps
 from cyclegan_age.images import to_float, to_uint8
-from cyclegan_age.inference import Ager, Fitted
+from cyclegan_age.inference import Ager, Letterboxed
 from cyclegan_age.rendering.games import morph
 from cyclegan_age.weight_files import load_weights
 from options.train import parse_train
@@ -395,9 +395,9 @@ def test_pictures_are_translated_as_a_whole(
     page = (one / "index.html").read_text()
     assert "<figcaption>to B</figcaption>" in page and "channels to B" in page and "years" not in page
     with Image.open(pictures / "testA" / "0.png") as image, Image.open(one / "0_to_B.png") as made:
-        fitted = Fitted.fit(image.convert("RGB"), 32)
+        boxed = Letterboxed.of(image.convert("RGB"), 32)
         with torch.inference_mode():
-            whole = to_uint8(pair[1][0](to_float(fitted.square[None])))[0]
+            whole = to_uint8(pair[1][0](to_float(boxed.square[None])))[0]
         expected = Image.fromarray(whole[4:28]).resize((64, 48), Image.Resampling.LANCZOS)
         assert made.size == (64, 48) and np.abs(np.asarray(made, int) - np.asarray(expected, int)).max() <= 1
     assert test_command.main([*flags, str(pair[0]), "--name", "two"]) == 0
@@ -496,7 +496,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
     picture = pictures / "testA" / "0.png"
     with Image.open(picture) as image:
         face = image.convert("RGB")
-    square = ager.fit(face).square[None]
+    square = ager.letterbox(face).square[None]
     last = len(ager.domains) - 1
     with torch.inference_mode():
         expected = to_uint8(pair[1][0](to_float(square)))  # of the direction to B, the last
@@ -507,7 +507,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
     for years in (-1, 0.5, last + 1, 50, math.nan):
         for do in (
             partial(ager.age, picture, years),
-            partial(ager.engine.age_fitted, [ager.fit(face)], [years]),
+            partial(ager.engine.age_letterboxed, [ager.letterbox(face)], [years]),
             partial(ager.age_many, square, [years]),
             partial(ager.engine.changes, square, [years]),
             partial(ager.render, latents, [years]),

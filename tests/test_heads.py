@@ -22,7 +22,7 @@ from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.blending import Change, blend
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.faces.heads import GROWN, MARGIN, SIZE, Head, Steady, scaled
+from cyclegan_age.faces.heads import GROWN, MARGIN, SIZE, Head, Steady, with_strengths
 from cyclegan_age.images import to_float
 from cyclegan_age.inference import Ager, blender, demo_portrait
 from cyclegan_age.models import cyclegan, load_embedder, load_estimator
@@ -211,7 +211,7 @@ def test_parts_are_changed_as_strongly_as_asked_for() -> None:
     np.testing.assert_allclose(done.colour[face], 20, atol=0.1)
     np.testing.assert_allclose(done.colour[hair], 5, atol=0.5)
     assert (done.shift == 0).all()
-    plain = scaled(change, {"skin": 0.5, "shape": 2})  # without a parser all colour is skin
+    plain = with_strengths(change, {"skin": 0.5, "shape": 2})  # without a parser all colour is skin
     assert (plain.colour == 5).all() and plain.shift is not None
     np.testing.assert_allclose(plain.shift, 0.2)
 
@@ -219,9 +219,9 @@ def test_parts_are_changed_as_strongly_as_asked_for() -> None:
 def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
     change = Change(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(UserError, match=r"^--change hair: only weights with --frame ffhq distinguish hair"):
-        scaled(change, {"hair": 1})
+        with_strengths(change, {"hair": 1})
     with pytest.raises(UserError, match=r"^--change: these weights generate whole faces"):
-        scaled(replace(change, replaces=True), {"shape": 1})
+        with_strengths(replace(change, replaces=True), {"shape": 1})
     with pytest.raises(UserError, match=r"^--change nose: must be a part, one of hair, skin, shape$"):
         ager.age_photo(PORTRAIT, 60, change={"nose": 1})
     with pytest.raises(UserError, match=r"^--change skin=3: must be from 0 to 2$"):

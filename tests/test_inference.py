@@ -18,7 +18,7 @@ from torch import nn
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.images import Picture, to_float, to_uint8
-from cyclegan_age.inference import Ager, Fitted, demo_portrait
+from cyclegan_age.inference import Ager, Letterboxed, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_pair
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
@@ -117,14 +117,14 @@ def test_a_large_picture_is_bent_itself() -> None:
 
 def test_the_fit_keeps_proportions_and_undoes_itself() -> None:
     image = Image.fromarray(noise(8, 16, 3))
-    fitted = Fitted.fit(image, 16)
-    assert fitted.box == (0, 4, 16, 12)
-    assert np.array_equal(fitted.square[4:12], np.asarray(image))
-    assert (fitted.square[:4] == fitted.square[4]).all()  # the edge repeated
-    assert np.array_equal(np.asarray(fitted.unfit(fitted.square, image)), np.asarray(image))
+    boxed = Letterboxed.of(image, 16)
+    assert boxed.box == (0, 4, 16, 12)
+    assert np.array_equal(boxed.square[4:12], np.asarray(image))
+    assert (boxed.square[:4] == boxed.square[4]).all()  # the edge repeated
+    assert np.array_equal(np.asarray(boxed.restore(boxed.square, image)), np.asarray(image))
     large = Image.fromarray(noise(50, 99, 3))
-    fitted = Fitted.fit(large, 16)
-    assert np.array_equal(np.asarray(fitted.unfit(fitted.square, large)), np.asarray(large))
+    boxed = Letterboxed.of(large, 16)
+    assert np.array_equal(np.asarray(boxed.restore(boxed.square, large)), np.asarray(large))
 
 
 def test_a_batch_equals_single_pictures(ager: Ager) -> None:
@@ -254,7 +254,7 @@ def test_a_face_of_1000_pixels_keeps_its_detail(blur: int) -> None:
     ager = Ager.load(SHIPPED / "cyclegan.safetensors")  # it warps more than the other weights
     aged = ager.age(face, 60)
     grey, grey_aged = (np.asarray(one, np.float32).mean(axis=2) for one in (face, aged))
-    (change,) = ager.engine.changes(ager.fit(face).square[None], [60])
+    (change,) = ager.engine.changes(ager.letterbox(face).square[None], [60])
     assert change.shift is not None
     right, down = 1000 * resize(change.shift, (1000, 1000), order=3, mode="edge").transpose(2, 0, 1)
     rows, columns = np.mgrid[:1000, :1000].astype(np.float32)

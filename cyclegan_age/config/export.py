@@ -28,8 +28,8 @@ class ExportConfig:
 
     def check_together(self) -> None:
         """Refuse a precision that the file's format does not store."""
-        fits = self.precision == "fp32" or self.output.suffix in (".onnx", ".html")
-        require(self, "precision", fits, "used with .onnx or .html")
+        valid = self.precision == "fp32" or self.output.suffix in (".onnx", ".html")
+        require(self, "precision", valid, "used with .onnx or .html")
 
 
 def _side(pixels: int) -> bool:

@@ -19,7 +19,7 @@ _STEP_YEARS = 0.5
 _ENDS = (5, 95)  # percentiles of the estimated source ages: the young-looking and the old-looking face
 
 
-def fitting(row: Row) -> Weights:
+def calibratable(row: Row) -> Weights:
     """The weights of a row whose age input can be calibrated.
 
     Raises:
@@ -43,7 +43,7 @@ def fit_ages(row: Row, pictures: Picture, estimates: Array, slider: Array, file:
         slider: (Y,) years, rising.
         file: output file.
     """
-    weights = fitting(row)
+    weights = calibratable(row)
     render = SYSTEMS[weights.train.model].renderer
     assert render is not None and isinstance(weights.net, CycleGANConfig | CycleGANHeadsConfig)
     calibration = render(weights).calibration

@@ -16,7 +16,7 @@ from cyclegan_age import plots
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.evaluation.columns import estimated_ages
 from cyclegan_age.evaluation.faces import BLEND, Row
-from cyclegan_age.evaluation.fit import fit_ages, fitting
+from cyclegan_age.evaluation.fit import calibratable, fit_ages
 from cyclegan_age.evaluation.page import write_page
 from cyclegan_age.evaluation.parsing import evaluate_parsers
 from cyclegan_age.evaluation.records import Evaluators
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
         except UserError as e:
             raise UserError(f"--weights {row.weights}: {e}") from None
     if config.fit_ages:
-        fitting(rows[0])
+        calibratable(rows[0])
     _check_results(config)
     scores = Scores.begin(config, evaluators, say)
     try:
@@ -87,9 +87,9 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
         page = write_page(folder, scores, rows, real, notes)
         if config.fit_ages:
             read = estimated_ages(scores.reference, own[0], scores.records[rows[0].name])
-            pictures = scores.recorder.renderer.fitted(sorted(scores.records[rows[0].name]), rows[0])
-            fitted = fit_ages(rows[0], pictures, read, np.array(scores.reference.slider), config.fit_ages)
-            for looks, asked in zip(fitted.looks.tolist(), fitted.asked.tolist(), strict=True):
+            pictures = scores.recorder.renderer.squares(sorted(scores.records[rows[0].name]), rows[0])
+            calibration = fit_ages(rows[0], pictures, read, np.array(scores.reference.slider), config.fit_ages)
+            for looks, asked in zip(calibration.looks.tolist(), calibration.asked.tolist(), strict=True):
                 years = " ".join(f"{one:.1f}" for one in asked)
                 say(f"{config.fit_ages}: for a face that looks {looks:.0f}, asks for {years} years at its ages")
     except OSError as e:

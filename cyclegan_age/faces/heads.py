@@ -82,12 +82,12 @@ class Head:
         return cls(weight(face_distance(at[None, :], at[:, None], frame)))
 
     def does(self, change: Change, strengths: Mapping[str, float]) -> Change:
-        """A change, restricted to this head; see `scaled` for the strengths."""
-        return replace(scaled(change, strengths, self.hair), mask=self.mask, margin=MARGIN)
+        """A change, restricted to this head; see `with_strengths` for the strengths."""
+        return replace(with_strengths(change, strengths, self.hair), mask=self.mask, margin=MARGIN)
 
 
-def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None = None) -> Change:
-    """A change with scaled parts.
+def with_strengths(change: Change, strengths: Mapping[str, float], hair: Floats | None = None) -> Change:
+    """A change with its parts multiplied by strengths.
 
     Args:
         change: the change.

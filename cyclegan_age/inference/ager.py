@@ -19,7 +19,7 @@ from cyclegan_age.features import layer_names, middle_layer
 from cyclegan_age.hub import Card, fetched, push, write_folder
 from cyclegan_age.images import Picture, check_size, opened, to_rgb
 from cyclegan_age.inference.blender import FaceBlender
-from cyclegan_age.inference.crops import Fitted
+from cyclegan_age.inference.crops import Letterboxed
 from cyclegan_age.inference.engine import Engine
 from cyclegan_age.inference.loading import load_renderer
 from cyclegan_age.models.base import Renderer
@@ -122,8 +122,8 @@ class Ager:
         """Render a face at an age: an RGB picture of the same size.
 
         Args:
-            image: an aligned face crop of any size and mode, or the path of one. It is fitted into the generator's
-                square; see `fit`.
+            image: an aligned face crop of any size and mode, or the path of one. It is letterboxed to the
+                generator's square; see `letterbox`.
             years: age in years, clipped to the first and last anchor age. For weights with `domains` the number of one
                 of these; the picture may then be of any kind.
             attributes: the face's own age and sex, for the models that use them.
@@ -134,12 +134,12 @@ class Ager:
             UserError: the weights make faces from noise alone, or know no ages and have no domain of that number.
         """
         rgb = to_rgb(opened(image))
-        fitted = self.fit(rgb)
-        (aged,) = self.engine.age_fitted([fitted], [years], attributes=[attributes] if attributes else None)
-        return fitted.unfit(aged, rgb)
+        boxed = self.letterbox(rgb)
+        (aged,) = self.engine.age_letterboxed([boxed], [years], attributes=[attributes] if attributes else None)
+        return boxed.restore(aged, rgb)
 
-    def fit(self, image: Image.Image) -> Fitted:
-        """Fit an RGB picture into the generator's square.
+    def letterbox(self, image: Image.Image) -> Letterboxed:
+        """Resize and pad an RGB picture to the generator's square.
 
         The detail of a larger picture is kept, except with weights that generate from a latent vector or translate to
         another domain.
@@ -148,7 +148,7 @@ class Ager:
             BadImage: see `images.check_size`.
         """
         check_size(image)
-        return Fitted.fit(image, self.image_size, detail=not (self.encoder.latent_size or self.domains))
+        return Letterboxed.of(image, self.image_size, detail=not (self.encoder.latent_size or self.domains))
 
     def age_photo(
         self,
@@ -267,9 +267,9 @@ class Ager:
         """
         self.engine.check_ages("life")
         rgb = to_rgb(opened(image))
-        fitted = self.fit(rgb)
-        frames = self.engine.life(fitted.square, frames_per_decade, layer or self.middle_layer, attributes)
-        return [fitted.unfit(frame, rgb) for frame in frames]
+        boxed = self.letterbox(rgb)
+        frames = self.engine.life(boxed.square, frames_per_decade, layer or self.middle_layer, attributes)
+        return [boxed.restore(frame, rgb) for frame in frames]
 
     def features(
         self, picture: Picture, years: Sequence[float], layers: Sequence[str], attributes: FaceAttributes | None = None

@@ -15,7 +15,7 @@ from cyclegan_age.faces.blending import Change, Floats
 from cyclegan_age.features import Taps, decode_from, life_frames
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.inference.calibration import Calibrated
-from cyclegan_age.inference.crops import Fitted
+from cyclegan_age.inference.crops import Letterboxed
 from cyclegan_age.models.base import Encoding, Renderer
 from cyclegan_age.networks.warping import WarpingGenerator, smooth_flow, warp
 
@@ -168,14 +168,14 @@ class Engine:
             parts.append(self.render(latents, years[part], batch_size))
         return np.concatenate(parts)
 
-    def age_fitted(
+    def age_letterboxed(
         self,
-        faces: Sequence[Fitted],
+        faces: Sequence[Letterboxed],
         years: Sequence[float],
         batch_size: int = 16,
         attributes: Sequence[FaceAttributes] | None = None,
     ) -> list[Picture | Change]:
-        """As `age_many`, for faces of `Ager.fit`; the results are for their `unfit`.
+        """As `age_many`, for faces of `Ager.letterbox`; the results are for their `restore`.
 
         A flow is applied to a larger picture itself, whose edges would otherwise be visible twice.
         """

@@ -15,7 +15,7 @@ from cyclegan_age.ages import planes
 from cyclegan_age.config import GeneratorConfig, UserError
 from cyclegan_age.networks.blocks import Conv, UpConv, init_weights, reflection_pad
 from cyclegan_age.networks.norms import InstanceNorm, biased, on_kernels
-from cyclegan_age.networks.warping import WarpingGenerator, both_ways, scaled, warp
+from cyclegan_age.networks.warping import WarpingGenerator, both_ways, resized, warp
 
 
 class _Encode(nn.Module):
@@ -189,7 +189,7 @@ class ResnetGenerator(WarpingGenerator):
         darkest = self.darkest
         if age is not None and len(self.most_darkening) > 1:
             darkest = (age.float() * darkest).sum(dim=1)[:, None, None, None]
-        small = scaled(x, (self.inner_size, self.inner_size)) if self.inner_size else x
+        small = resized(x, (self.inner_size, self.inner_size)) if self.inner_size else x
         if self.symmetric:
             small = both_ways(small)
             age = None if age is None else torch.cat([age, age])
@@ -205,10 +205,10 @@ class ResnetGenerator(WarpingGenerator):
         h = self.up2(self.up1(h))
         if not self.residual:
             return torch.tanh(self.head(h).float()), flow
-        change = scaled(self._change(self.head(h)), size)
+        change = resized(self._change(self.head(h)), size)
         if self.detail:
             seen = both_ways(x) if self.symmetric else x
-            fine = self.fine(torch.cat([scaled(h, size), seen.to(h.dtype)], dim=1))
+            fine = self.fine(torch.cat([resized(h, size), seen.to(h.dtype)], dim=1))
             change = change + self._change(self.fine_head(fine))
         if self.symmetric:
             there, mirrored = change.unflatten(0, (2, -1)).unbind()  # not `chunk`, so that N stays free in an export

@@ -26,7 +26,7 @@ from cyclegan_age.files import clear, exclusive, lock, write_atomically, writing
 from cyclegan_age.weight_files import from_settings, settings
 
 SHIPPED = Path(__file__).parent / "weights"
-HEADS, TIGHT = "cyclegan_heads", "cyclegan"  # shipped weights where none are named: for photographs, for tight crops
+PHOTO_WEIGHTS, CROP_WEIGHTS = "cyclegan_heads", "cyclegan"  # the shipped defaults, for photographs and tight crops
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -46,7 +46,7 @@ _TUNED = {
 }
 
 
-def find_weights(weights: str, results_dir: Path, model: str = HEADS) -> Path:
+def find_weights(weights: str, results_dir: Path, model: str = PHOTO_WEIGHTS) -> Path:
     """The file of a `--weights` value: a file, a run's name (its newest weights), the name of shipped weights, or ""
     or "shipped" for the shipped ones of `model`.
 

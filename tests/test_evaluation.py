@@ -278,7 +278,7 @@ class Panel:
         panel = [
             Evaluator("guess", "age", "guess 1", 1, brightness),
             Evaluator("who", "cosine", "who 1", 48, mosaic),
-            Evaluator("slow", "distance", "slow 1", 48, mosaic, share=2),
+            Evaluator("slow", "distance", "slow 1", 48, mosaic, every=2),
             Evaluator("what", "features", "what 1", 3, colours),
         ]
         return [Evaluator(j.name, j.kind, j.key, j.width, None, "lost") if j.name == self.without else j for j in panel]
@@ -666,7 +666,7 @@ def test_a_regression_guesses_true_ages_and_estimated_ones_are_no_part_of_it() -
 class Halves(torch.nn.Module):
     """A parser that sees hair in the upper half of every picture and background below."""
 
-    def shares(self, x: torch.Tensor, size: int) -> torch.Tensor:
+    def probabilities(self, x: torch.Tensor, size: int) -> torch.Tensor:
         out = torch.zeros(len(x), len(PARTS), size, size)
         out[:, PARTS.index("hair"), : size // 2] = 1
         out[:, PARTS.index("background"), size // 2 :] = 1

@@ -88,11 +88,11 @@ def test_pictures_of_any_size_give_logits_of_a_quarter_and_shares_that_sum_to_1(
     for size in (32, 64, 150):
         x = torch.rand(2, 3, size, size) * 2 - 1
         with torch.autocast("cpu", torch.bfloat16):
-            logits, shares = parser(x), parser.shares(x, 40)
+            logits, probabilities = parser(x), parser.probabilities(x, 40)
         assert (logits.shape, logits.dtype) == ((2, len(PARTS), 16, 16), torch.float32)
-        assert (shares.shape, shares.dtype) == ((2, len(PARTS), 40, 40), torch.float32)
-        assert shares.min() >= 0
-        torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, 40, 40))
+        assert (probabilities.shape, probabilities.dtype) == ((2, len(PARTS), 40, 40), torch.float32)
+        assert probabilities.min() >= 0
+        torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 40, 40))
         torch.testing.assert_close(logits, parser(x), rtol=0, atol=0)  # in fp32 under autocast, too
 
 
@@ -295,9 +295,9 @@ def test_intersection_over_union_by_hand() -> None:
 
 
 def test_parts_are_painted_in_their_colours() -> None:
-    shares = torch.zeros(1, len(PARTS), 2, 2)
-    shares[0, PARTS.index("hair"), 0] = shares[0, PARTS.index("face"), 1] = 1
-    out = painted(torch.zeros(1, 3, 8, 8), shares)
+    probabilities = torch.zeros(1, len(PARTS), 2, 2)
+    probabilities[0, PARTS.index("hair"), 0] = probabilities[0, PARTS.index("face"), 1] = 1
+    out = painted(torch.zeros(1, 3, 8, 8), probabilities)
     assert out[0, 2, 0, 0] > out[0, 0, 0, 0]  # hair is blue
     assert out[0, 0, 7, 7] > out[0, 2, 7, 7]  # the face is orange
 
@@ -325,5 +325,5 @@ def test_the_shipped_weights_see_a_head_at_any_size(real_heads: Path) -> None:
     parser = load_parser("face_parser", TrainConfig())
     picture = Image.open(scan_masks(real_heads).pictures[0]).convert("RGB")
     with torch.no_grad():
-        large, small = (parser.shares(to_float(to_square(picture, size)), 64) for size in (256, 96))
+        large, small = (parser.probabilities(to_float(to_square(picture, size)), 64) for size in (256, 96))
     assert (large - small).abs().mean() < 0.05

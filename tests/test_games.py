@@ -160,7 +160,7 @@ def test_a_face_made_anew_takes_the_place_of_the_old_one_in_a_photograph(ager: A
     x, y = (round(64 * share) for share in CENTRE)
     assert abs(aged[y - 4 : y + 4, x - 4 : x + 4] - 100).max() <= 2
     assert np.array_equal(aged[:4, :4], photo[:4, :4])  # outside the ellipse
-    half = blend(photo, [(place, Change(np.full((8, 8, 3), 200, np.float32), replaces=True, share=0.5))])
+    half = blend(photo, [(place, Change(np.full((8, 8, 3), 200, np.float32), replaces=True, opacity=0.5))])
     assert half[y, x, 0] == pytest.approx((int(photo[y, x, 0]) + 200) / 2, abs=1)
 
 

@@ -1,4 +1,4 @@
-"""Whole heads: masks from a parser's shares, blending by them, strengths of their parts, weights of FFHQ's frame."""
+"""Whole heads: masks from a parser, blending by them, strengths of their parts, weights of FFHQ's frame."""
 
 import io
 import runpy
@@ -61,7 +61,7 @@ class Stub(nn.Module):
 
     input_size = 128
 
-    def shares(self, x: Tensor, size: int) -> Tensor:
+    def probabilities(self, x: Tensor, size: int) -> Tensor:
         assert x.shape[2:] == (SIZE, SIZE) and size == SIZE
         return torch.from_numpy(head())[None].expand(len(x), -1, -1, -1)
 

@@ -45,7 +45,7 @@ from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
 from cyclegan_age.models.adversary import discriminators_paused, reset_discriminators
 from cyclegan_age.models.age_cgan import AgeCGAN, IdentityEncoder
 from cyclegan_age.models.base import Model
-from cyclegan_age.models.caae import CAAE, CAAEEncoder, shares
+from cyclegan_age.models.caae import CAAE, CAAEEncoder, sex_vectors
 from cyclegan_age.models.cgan import CGAN
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import build_embedder
@@ -256,7 +256,7 @@ def test_ends_are_checked(ends: tuple[int, ...], match: str) -> None:
 
 def test_twenty_labels_are_ages_of_men_then_of_women() -> None:
     age = torch.eye(10)[[3]]
-    men, women, either = (joint_label(age, shares(torch.tensor([sex])))[0] for sex in (0.0, 1.0, math.nan))
+    men, women, either = (joint_label(age, sex_vectors(torch.tensor([sex])))[0] for sex in (0.0, 1.0, math.nan))
     assert men.nonzero().flatten().tolist() == [3] and women.nonzero().flatten().tolist() == [13]
     assert (either[3], either[13]) == (0.5, 0.5) and len(either) == 20
 

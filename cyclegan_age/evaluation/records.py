@@ -188,11 +188,12 @@ class Renderer:
         return np.array([hair.mean(), *lightness], np.float32)
 
     def _parts(self, picture: Picture) -> NDArray[np.float32]:
-        """Shares (5, S, S) of the face parser's parts."""
+        """Probabilities (5, S, S) of the face parser's parts."""
         assert self._parser
         with torch.inference_mode():
-            shares: NDArray[np.float32] = self._parser.shares(to_float(picture[None]), self.plan.size)[0].numpy()
-        return shares
+            probabilities = self._parser.probabilities(to_float(picture[None]), self.plan.size)[0]
+            found: NDArray[np.float32] = probabilities.numpy()
+        return found
 
     def _file(self, row: Row, picture: Picture, i: int) -> Path:
         ages = (self.plan.slider, self.plan.targets, float(self.plan.faces.age_years[i]))
@@ -220,7 +221,7 @@ def render(ager: Ager, picture: Picture, years: Sequence[float], attributes: Fac
 
 
 def _shown(evaluator: Evaluator, faces: Faces, i: int) -> bool:
-    return evaluator.share == 1 or int(faces.rank[i]) % evaluator.share == 0
+    return evaluator.every == 1 or int(faces.rank[i]) % evaluator.every == 0
 
 
 def _outputs(evaluator: Evaluator, pictures: Picture) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ from cyclegan_age.files import json_lines, write_atomically, write_error
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.pictures import save_text
-from cyclegan_age.runs import HEADS, SHIPPED, TIGHT, find_weights, next_folder
+from cyclegan_age.runs import CROP_WEIGHTS, PHOTO_WEIGHTS, SHIPPED, find_weights, next_folder
 from cyclegan_age.weight_files import load_weights
 
 _POLL_SECONDS = 15.0
@@ -113,7 +113,7 @@ def _check_frame(ager: Ager, row: Row, config: EvaluateConfig) -> None:
 
 def _weights(config: EvaluateConfig) -> dict[str, Path]:
     """The files of `--weights` by their names in the table."""
-    default = HEADS if Frame.of(config.frame) == FRAMES["ffhq"] else TIGHT
+    default = PHOTO_WEIGHTS if Frame.of(config.frame) == FRAMES["ffhq"] else CROP_WEIGHTS
     paths = [find_weights(weights, config.results_dir, default) for weights in config.weights or ("",)]
     names: list[str] = []
     for weights, path in zip(config.weights or ("",), paths, strict=True):
@@ -155,8 +155,8 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
             notes.append(
                 f"{evaluator.name} finds no face in {len(blind)} of the {counted(len(reference.real), 'real face')}"
             )
-        if evaluator.look and evaluator.share > 1:
-            notes.append(f"{evaluator.name} is slow and runs on one face of {evaluator.share}")
+        if evaluator.look and evaluator.every > 1:
+            notes.append(f"{evaluator.name} is slow and runs on one face of {evaluator.every}")
         if evaluator.look and evaluator.kind == "features":
             notes.append(
                 f"realism: KID x 1000 and FID in the features of {evaluator.name} (ImageNet), not of Inception"

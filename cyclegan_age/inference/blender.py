@@ -68,8 +68,8 @@ class FaceBlender:
         for place in places:
             picture = crop(rgb, place.widened(MARGIN), SIZE)
             with torch.inference_mode():
-                shares = self._parser.shares(to_float(picture[None]).to(self._engine.device), SIZE)[0]
-            heads.append(Head.of(picture, shares.cpu().numpy()))
+                probabilities = self._parser.probabilities(to_float(picture[None]).to(self._engine.device), SIZE)[0]
+            heads.append(Head.of(picture, probabilities.cpu().numpy()))
         return heads
 
     def changes(

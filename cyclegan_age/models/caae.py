@@ -86,14 +86,14 @@ def build_generator(config: TrainConfig, net: CAAEConfig) -> Decoder | ResidualG
     )
 
 
-def shares(sex: Tensor) -> Tensor:
-    """Sexes (N,), 0 male and 1 female, NaN for both alike -> shares (N, 2) of male and female."""
+def sex_vectors(sex: Tensor) -> Tensor:
+    """Sexes (N,), 0 male and 1 female, NaN for both alike -> sex vectors (N, 2), weights of male and female."""
     female = sex.nan_to_num(0.5)
     return torch.stack([1 - female, female], dim=1)
 
 
 class CAAEEncoder(FaceEncoder):
-    """Latent vectors, followed by the shares of male and female where the labels distinguish sexes.
+    """Latent vectors, followed by the sex vector where the labels distinguish sexes.
 
     An unknown sex is set to the one with the better reconstruction, at the face's own age or, if that is unknown, too,
     at the best one.
@@ -110,20 +110,20 @@ class CAAEEncoder(FaceEncoder):
             return Encoding(z)
         age_years, own_sex = age_and_sex(attributes, x.device)
         errors = []
-        for sex in shares(torch.tensor([0.0, 1.0], device=x.device)):
+        for sex in sex_vectors(torch.tensor([0.0, 1.0], device=x.device)):
             latent = torch.cat([z, sex.expand(len(z), -1)], dim=1)
             own = [self.code.encode(age_years.nan_to_num(0.0))]
             every = list(torch.eye(len(self.code), device=x.device)[:, None].expand(-1, len(z), -1))
             each = torch.stack([(self.generator(latent, v) - x).abs().mean(dim=(1, 2, 3)) for v in own + every])
             errors.append(torch.where(age_years.isnan(), each[1:].amin(dim=0), each[0]))
         guess = (errors[1] < errors[0]).float()
-        return Encoding(torch.cat([z, shares(torch.where(own_sex.isnan(), guess, own_sex))], dim=1))
+        return Encoding(torch.cat([z, sex_vectors(torch.where(own_sex.isnan(), guess, own_sex))], dim=1))
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
         z = torch.rand(count, self.latent_size, generator=random) * 2 - 1
         if not self.generator.sexes:
             return z
-        return torch.cat([z, shares(torch.randint(2, (count,), generator=random).float())], dim=1)
+        return torch.cat([z, sex_vectors(torch.randint(2, (count,), generator=random).float())], dim=1)
 
 
 def renderer(weights: Weights) -> Renderer:
@@ -202,7 +202,7 @@ class CAAE(Model):
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, x = self.net, batch.x_source
         age = self.code.encode(batch.age_source)  # (N, K)
-        sex = shares(batch.label_source[:, 0]) if net.sexes else age[:, :0]
+        sex = sex_vectors(batch.label_source[:, 0]) if net.sexes else age[:, :0]
         label = joint_label(age, sex) if net.sexes else age
 
         for critic in (self.critic_z, self.critic_image):

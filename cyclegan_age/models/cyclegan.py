@@ -141,7 +141,7 @@ class CycleGAN(Model):
                 ):
                     with torch.inference_mode():
                         maps = self._maps(x.to(device))
-                    self.means.add(maps, self._heads(self.code.encode(age), label).to(device))
+                    self.means.add(maps, self._head_weights(self.code.encode(age), label).to(device))
                     bar.update(len(x))
                     seen += len(x)
         if self.means.counts.min() < 1:
@@ -164,8 +164,8 @@ class CycleGAN(Model):
             torch.cat([batch.x_source, batch.x_source[:count]]), torch.cat([v_target, v_source[:count]])
         )
         x_fake, x_same = x_made.split([len(x_real), count])
-        heads_fake = self._heads(v_target, batch.label_source)  # (N, heads)
-        terms = self._adversarial_terms(x_fake, batch, heads_fake)
+        weights_fake = self._head_weights(v_target, batch.label_source)  # (N, heads)
+        terms = self._adversarial_terms(x_fake, batch, weights_fake)
         if net.lambda_outside:
             change = (x_fake - batch.x_source).abs().mean(dim=1)
             weight = outside(self.image_size, x_fake.device, self.frame)
@@ -182,10 +182,13 @@ class CycleGAN(Model):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        stored = torch.cat([heads_fake, batch.age_source[:, None]], dim=1)
+        stored = torch.cat([weights_fake, batch.age_source[:, None]], dim=1)
         x_old, stored = self.pools["fakes"].exchange(x_fake.detach(), stored)
-        heads_old, age_old = stored[:, :-1], stored[:, -1]
-        heads_real, heads_wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
+        weights_old, age_old = stored[:, :-1], stored[:, -1]
+        weights_real, weights_wrong = (
+            self._head_weights(v_target, batch.label_target),
+            self._wrong_head_weights(batch, v_target),
+        )
         x_both = torch.cat([x_real, x_old])
         scores = {"d": self.discriminator(x_both)}
         if self.feature_critic:
@@ -196,10 +199,10 @@ class CycleGAN(Model):
         terms = {}
         for name, both in scores.items():
             real, fake = both.chunk(2)
-            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, heads_real)
-            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, heads_old)
+            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, weights_real)
+            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, weights_old)
             if net.lambda_wrong_age:
-                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, heads_wrong)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, weights_wrong)
         yield "discriminator", terms
 
         if self.critics:
@@ -213,32 +216,32 @@ class CycleGAN(Model):
                 (real, fake), (years_real, years_fake) = scores.chunk(2), logits.chunk(2)
                 terms[f"{name}_age"] = label_distribution(years_real, batch.age_target, 2.5)
                 terms[f"{name}_fooled"] = fooled * label_distribution(years_fake, age_old, 2.5)
-                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, heads_real)
-                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, heads_old)
-                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, heads_wrong)
+                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, weights_real)
+                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, weights_old)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, weights_wrong)
             yield "critics", terms
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         """Pictures at a quarter of their size, and their feature maps where these are used."""
         return [F.avg_pool2d(x, 4), *(self.features(x) if self.features else [])]
 
-    def _heads(self, vector: Tensor, sex: Tensor) -> Tensor:
+    def _head_weights(self, vector: Tensor, sex: Tensor) -> Tensor:
         """Weights of the discriminators' heads: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
         if not self.net.sexes:
             return vector
-        share = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
-        return (share[:, :, None] * vector[:, None, :]).flatten(1)
+        sexes = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
+        return (sexes[:, :, None] * vector[:, None, :]).flatten(1)
 
-    def _wrong_heads(self, batch: Batch, v_target: Tensor) -> Tensor:
+    def _wrong_head_weights(self, batch: Batch, v_target: Tensor) -> Tensor:
         """Weights of the heads that real faces are negative examples for: of wrong ages and, halved, the wrong sex."""
         anchors = constant(self.code.nominal_years, v_target.device)
-        wrong = self._heads(wrong_age_weights(batch.age_target, anchors), batch.label_target)
+        wrong = self._head_weights(wrong_age_weights(batch.age_target, anchors), batch.label_target)
         if not self.net.sexes:
             return wrong
         known = (~batch.label_target.isnan()).float()
-        return wrong + 0.5 * known * self._heads(v_target, 1 - batch.label_target)
+        return wrong + 0.5 * known * self._head_weights(v_target, 1 - batch.label_target)
 
-    def _adversarial_terms(self, x_fake: Tensor, batch: Batch, heads_fake: Tensor) -> dict[str, Tensor]:
+    def _adversarial_terms(self, x_fake: Tensor, batch: Batch, weights_fake: Tensor) -> dict[str, Tensor]:
         """Adversarial, feature and age terms of generated pictures.
 
         It runs its own backward pass: the returned `g_adversarial` carries the sum of the terms' gradients, the age
@@ -246,20 +249,20 @@ class CycleGAN(Model):
         """
         net = self.net
         x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # each term's gradient is read apart
-        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, heads_fake)}
+        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, weights_fake)}
         maps = self._maps(x)
         if self.feature_critic:
-            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, heads_fake)
+            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, weights_fake)
         if self.means:
             with torch.no_grad():
                 before = self._maps(batch.x_source)
-            own = self._heads(self.code.encode(batch.age_source), batch.label_source)
-            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (heads_fake - own))
+            own = self._head_weights(self.code.encode(batch.age_source), batch.label_source)
+            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (weights_fake - own))
         if self.critics:
             x_seen = random_view(x_aged)
             views = [critic(x, x_seen) for critic in self.critics.values()]
             errors = [age_hinge(logits, batch.age_target, net.age_tolerance) for _, logits in views]
-            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, heads_fake) for s, _ in views]).mean()
+            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, weights_fake) for s, _ in views]).mean()
             terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         torch.stack([*terms.values()]).sum().backward()
         assert x.grad is not None

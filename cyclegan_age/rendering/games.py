@@ -53,7 +53,7 @@ class Made:
 
 
 def aging(ager: Ager, image: Image.Image, attributes: FaceAttributes | None = None) -> Made:
-    """A face at every age of the weights, its own group framed, and so the face itself; without ages every domain.
+    """A face at every age of the weights, or in every domain; a border marks the face and its own age group.
 
     Args:
         ager: any that encodes faces, or translates pictures.

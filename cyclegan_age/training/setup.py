@@ -98,7 +98,7 @@ def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         per_step=config.batch_size * count,
         pictures=len(data),
         begun=begun,
-        broadcast=lambda share: _on_main(lambda: share),
+        broadcast=lambda progress: _on_main(lambda: progress),
     )
     trainer = Trainer(model, config, runtime_of(config, accelerator.device, count), distributed=count > 1)
     return Training(

@@ -91,7 +91,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
 
     @app.post("/api/strip", response_class=Response, responses=_answers("the sheet", "image/png"))
     async def strip(image: Image_, face: OneFace = "largest", aligned: Aligned = False, model: Model = "") -> Response:
-        """One face at all ages of the model on one sheet; a frame marks its own age group."""
+        """One face at all ages of the model on one sheet; a border marks its own age group."""
         data = await image.read()
 
         def job() -> tuple[bytes, str, str]:

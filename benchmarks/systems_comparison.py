@@ -158,7 +158,7 @@ def portraits(photos: Sequence[Path]) -> list[Image.Image]:
             raise UserError(f"--faces {file}: {e}; expected photographs") from None
         found = detector().find(upright)
         if not found:
-            raise UserError(f"--faces {file}: no face found; choose another photograph")
+            raise UserError(f"--faces {file}: no face found; expected a photograph of a face")
         squares.append(crop(upright, max(found, key=lambda face: face.size).place(FRAMES["utkface"]), SIDE))
     return [Image.fromarray(one) for one in squares or [resized(np.asarray(demo_portrait()), SIDE)]]
 

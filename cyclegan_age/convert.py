@@ -58,7 +58,7 @@ def convert(config: ConvertConfig) -> Path:
     try:
         renderer(Weights(train, net, 0, tensors))
     except UserError as e:
-        raise UserError(f"--group_b {config.group_b}: {e}; choose another name") from None
+        raise UserError(f"--group_b {config.group_b}: {e}") from None
     try:
         save_weights(config.output, train, net, 0, tensors)
     except OSError as e:

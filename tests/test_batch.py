@@ -167,7 +167,7 @@ def test_inputs_without_pictures_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pictures in it"):
         items_of(tmp_path)
     for output in (tmp_path / "in" / "out", tmp_path / "in"):
-        with pytest.raises(UserError, match="inside the folder of --input"):
+        with pytest.raises(UserError, match="must be outside the folder of --input"):
             check_output(BatchConfig(input=f"{tmp_path}/in", output=str(output)))
     check_output(BatchConfig(input=f"{tmp_path}/in", output=f"{tmp_path}/in2"))
 

@@ -167,7 +167,7 @@ def test_ages_are_balanced_on_request(tmp_path: Path) -> None:
             assert tuple(sex[age == years].mean().item() for years in (10, 20)) == shares
     for k, path in enumerate(sorted(tmp_path.rglob("*.png"))):
         path.rename(path.with_name(f"{k}.png"))
-    with pytest.raises(UserError, match=r"--balance: no file name in .* tells a sex and a race"):
+    with pytest.raises(UserError, match=r"--balance: no file name in .* gives sex and race"):
         SYSTEMS["cyclegan"].data(config, replace(NET, balance=True))
 
 

@@ -226,7 +226,7 @@ def test_pages_need_their_runtime_and_ages(heads: Path, heads_onnx: bytes, tmp_p
     text = page(heads_onnx, facts, mark, check_runtime(tmp_path)).decode()
     assert text.count("</script>") == 4 and "<b>" not in text and "Weights: &lt;b&gt;." in text
     assert not re.search("@[A-Z]+@", text.replace("@AGE@", ""))
-    with pytest.raises(UserError, match=r"^--output: pages are for weights with ages"):
+    with pytest.raises(UserError, match=r"^--output: must be an .onnx file for weights without ages"):
         page(heads_onnx, {"image_size": 64}, mark, tmp_path)
 
 

@@ -311,6 +311,6 @@ def test_verification_leaves_pairs_of_one_age_out_of_those_apart(people: Path, t
 
 def test_only_weights_of_a_face_embedder_are_taken_for_one(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="--embedder age_loss_b: weights of a age_estimator; give those of a face_embedder"
+        UserError, match="--embedder age_loss_b: must be weights of a model face_embedder, not age_estimator"
     ):
         load_embedder("age_loss_b", TrainConfig(results_dir=tmp_path))

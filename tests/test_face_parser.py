@@ -195,8 +195,8 @@ def test_pictures_and_masks_of_one_name_belong_together(heads: Path, tmp_path: P
         ((), (), "no folder images/ found; expected images/ and masks/ (see datasets/README.md)"),
         (("images",), (), "no folder masks/ found; expected images/ and masks/ (see datasets/README.md)"),
         (("images", "masks"), (), "0 pictures in images/ have a mask of the same name in masks/"),
-        (("images", "masks"), ("--flip",), "--load_size and --flip: the masks fit whole pictures"),
-        (("images", "masks"), ("--load_size", "36"), "--load_size and --flip: the masks fit whole pictures"),
+        (("images", "masks"), ("--flip",), "--load_size and --flip: must be the --image_size"),
+        (("images", "masks"), ("--load_size", "36"), "--load_size and --flip: must be the --image_size"),
     ],
 )
 def test_other_folders_and_flags_are_refused_in_one_line(
@@ -303,7 +303,7 @@ def test_parts_are_painted_in_their_colours() -> None:
 
 
 def test_only_weights_of_a_face_parser_are_taken_for_one(tmp_path: Path) -> None:
-    said = "--parser age_loss_b: weights of a age_estimator; give those of a face_parser"
+    said = "--parser age_loss_b: must be weights of a model face_parser, not age_estimator"
     with pytest.raises(UserError, match=said):
         load_parser("age_loss_b", TrainConfig(results_dir=tmp_path))
     with pytest.raises(UserError, match=r"--parser nowhere: neither a file .*, or train one by --model face_parser"):

@@ -875,7 +875,7 @@ def test_mistakes_are_reported_in_one_line(weights: Path, tmp_path: Path, capsys
         (["--input", str(me), "--face", "2"], f"--input {me}: no face 2; 1 face found"),
         (["--input", str(me), "--face", "left"], "--face left"),
         (["--input", str(me), "--face", "2", "--aligned"], "--face 2: must be all for aligned pictures, which "),
-        (["--input", str(text)], f"--input {text}: not a picture; give another file\n"),
+        (["--input", str(text)], f"--input {text}: not a picture; expected a picture of a face\n"),
         (["--input", str(tmp_path / "none")], f"--input {tmp_path / 'none'}: no such file"),
     ):
         assert main([*place, *flags]) == 2

@@ -298,7 +298,7 @@ def test_folders_without_a_usable_picture_are_told(run: Callable[..., tuple[Path
     (tmp_path / "in" / "a.png").write_bytes(b"?")
     with pytest.raises(UserError, match="no usable picture; 1 file skipped"):
         run(input=tmp_path / "in")
-    with pytest.raises(UserError, match=r"a\.png: not a picture; give another file$"):
+    with pytest.raises(UserError, match=r"a\.png: not a picture; expected a picture of a face$"):
         run(input=tmp_path / "in" / "a.png")
     assert not list(tmp_path.rglob("test-*"))  # no empty folder is left
 

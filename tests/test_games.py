@@ -181,7 +181,7 @@ def test_kids_are_random_blends_of_each_number_young_and_of_either_sex(ager: Age
 
 
 def test_kids_need_a_latent_vector(picture_ager: Ager) -> None:
-    with pytest.raises(UserError, match="latent vector; give those of a caae"):
+    with pytest.raises(UserError, match="needs weights of a caae"):
         kids(picture_ager, face(0, 0, 0), face(1, 1, 1), attributes=(FaceAttributes(20.0), FaceAttributes(20.0)))
 
 
@@ -208,7 +208,7 @@ def test_games_that_are_none_are_told(words: list[str], ager: Ager) -> None:
 def test_files_that_are_no_faces_are_told(ager: Ager, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     for name in ("text.png", "none.png"):
-        with pytest.raises(UserError, match=rf"--game aging .*{name}: .*; give a picture of a face"):
+        with pytest.raises(UserError, match=rf"--game aging .*{name}: .*; expected a picture of a face"):
             play(["aging", str(tmp_path / name)], ager, aligned=True)
 
 

@@ -117,7 +117,7 @@ def test_prepared_sets_are_packed_by_split(tmp_path: Path, capsys: pytest.Captur
     assert np.isnan(found.sex).all()
     assert prepare_command.main([*words.split(), "--shards", "3"]) == 0  # nothing is made twice
     assert prepare_command.main([*words.split(), "--shards", "4"]) == 2
-    assert "its shards are of another per_shard; choose another folder" in capsys.readouterr().err
+    assert "its shards are of another per_shard; use that" in capsys.readouterr().err
 
 
 def test_whether_an_age_is_recorded_is_packed_and_read(

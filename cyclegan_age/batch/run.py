@@ -48,7 +48,9 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
     ).resolve()
     ager = Ager.load(weights)
     if ager.domains:
-        raise UserError(f"--weights {config.weights}: have no ages; choose others, or translate pictures by test.py")
+        raise UserError(
+            f"--weights {config.weights}: must be weights with ages; use test.py to translate between domains"
+        )
     if not config.aligned:
         detector()
         ager.blender.check(config.rendering.strengths)

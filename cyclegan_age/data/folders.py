@@ -174,7 +174,7 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
     for flag, name, (low, high) in spans:
         found.append([path for path, years, opens in pictures if low <= years < high + 1 or opens == low])
         if not found[-1]:
-            raise UserError(f"{flag} {name}: {dataroot} has no picture of that age; choose another group")
+            raise UserError(f"{flag} {name}: must be an age group with pictures in {dataroot}")
     return found[0], found[1]
 
 

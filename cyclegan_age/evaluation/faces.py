@@ -84,7 +84,7 @@ class Faces:
         youngest, oldest = config.sources
         of_ages = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
         if not of_ages:
-            raise UserError(f"--sources {youngest} {oldest}: {config.dataroot} has no face of that age; choose others")
+            raise UserError(f"--sources {youngest} {oldest}: must include the age of a face in {config.dataroot}")
         exact = frozenset(i for i, one in enumerate(attributes) if one.exact)
         return cls(
             root=folder.root,

@@ -28,8 +28,8 @@ def calibratable(row: Row) -> Weights:
     assert row.weights
     weights = load_weights(row.weights)
     if not isinstance(weights.net, CycleGANConfig | CycleGANHeadsConfig) or weights.train.age_vector != "linear":
-        what = "no cyclegan or cyclegan_heads with --age_vector linear"
-        raise UserError(f"--fit_ages: {row.name} is {what}; choose other --weights")
+        kinds = "a cyclegan or cyclegan_heads with --age_vector linear"
+        raise UserError(f"--fit_ages: the weights {row.name} must be of {kinds}")
     return weights
 
 

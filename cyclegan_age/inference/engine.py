@@ -270,7 +270,7 @@ class Engine:
                 raise ValueError(f"years {one!r}: must be a number from 0 to {OLDEST}")
             if self.domains and one not in range(len(self.domains)):
                 numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(self.domains))
-                raise UserError(f"years: {one:g}, but the weights know no ages; give a domain's number, {numbers}")
+                raise UserError(f"years: {one:g}, must be the number of a domain: {numbers}")
             if not 0 <= one <= OLDEST:  # NaN is not, either
                 raise ValueError(f"years {one:g}: must be from 0 to {OLDEST}")
 
@@ -281,4 +281,4 @@ class Engine:
             UserError: they translate whole pictures instead.
         """
         if self.domains:
-            raise UserError(f"{what}: needs weights with ages; give others, or use Ager.age")
+            raise UserError(f"{what}: needs weights with ages; use Ager.age with these")

@@ -34,7 +34,7 @@ def load_renderer(path: Path) -> tuple[Renderer, TrainConfig, Frame]:
         raise broken
     try:
         if build is None:
-            raise UserError(f"weights of the model {weights.train.model}, which renders no faces; give others")
+            raise UserError(f"must be weights of a model that renders faces, not of {weights.train.model}")
         renderer, device = build(weights), best_device()
         for network in (renderer.generator, renderer.encoder, renderer.calibration):
             if network is not None:

@@ -158,7 +158,7 @@ class FaceEncoder(nn.Module, ABC):
         Raises:
             UserError: the model has no prior.
         """
-        raise UserError("weights of a model that makes no faces from noise; give those of a gan, cgan or age_cgan")
+        raise UserError("must be weights of a gan, cgan or age_cgan to generate faces from noise")
 
 
 class PictureEncoder(FaceEncoder):

@@ -67,7 +67,7 @@ def build_generator(config: TrainConfig, net: CAAEConfig) -> Decoder | ResidualG
     """
     for flag, layers in (("encoder", net.encoder), ("critic", net.critic)):
         if config.image_size % 2 ** len(layers):
-            raise UserError(f"--{flag} {layers}: cannot halve {config.image_size} px so often; give fewer layers")
+            raise UserError(f"--{flag} {layers}: must be fewer layers: each halves the {config.image_size} px")
     if net.residual:
         if (made := 4 << len(net.decoder)) != config.image_size:
             raise UserError(

@@ -146,7 +146,7 @@ class CycleGAN(Model):
                     seen += len(x)
         if self.means.counts.min() < 1:
             kind, remedy = ("age and sex", " or --no_sexes") if self.net.sexes else ("age", "")
-            raise UserError(f"--lambda_shift: the data lack faces of some {kind}; choose other --ages{remedy}")
+            raise UserError(f"--lambda_shift: needs faces of each {kind}; use other --ages{remedy}")
         self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:

@@ -126,7 +126,7 @@ class CycleGANHeads(Model):
                     bar.update(len(x))
                     seen += len(x)
         if self.means.counts.min() < 1:
-            raise UserError("--dataroot: not every age has heads of women and of men; give other --ages or more data")
+            raise UserError("--dataroot: must have heads of women and of men at each of --ages")
         self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:

@@ -35,8 +35,8 @@ def build_generator(config: TrainConfig, net: CycleGANPairConfig) -> nn.Module:
         depth = net.blocks or config.image_size.bit_length() - 1  # down to one pixel
         if depth < 5 or config.image_size % 2**depth:
             raise UserError(
-                f"--image_size {config.image_size}: a unet that halves pictures {depth} times takes multiples of "
-                f"{2 ** max(depth, 5)}; give one, or by --blocks how often it halves them, at least 5 times"
+                f"--image_size {config.image_size}: must be a multiple of {2 ** max(depth, 5)} for a unet that halves "
+                f"pictures {depth} times; --blocks, at least 5, sets how often"
             )
         return UnetTranslator(depth=depth, ngf=net.ngf, norm=net.norm, dropout=net.dropout)
     if net.generator == "resnet":

@@ -52,7 +52,7 @@ def build_encoder(config: TrainConfig, net: EncodedConfig) -> Encoder:
         UserError: pictures that its layers cannot halve so often.
     """
     if config.image_size % 2 ** len(net.e_channels):
-        raise UserError(f"--e_channels {net.e_channels}: cannot halve {config.image_size} px so often; give fewer")
+        raise UserError(f"--e_channels {net.e_channels}: must be fewer: each halves the {config.image_size} px")
     return Encoder(
         image_size=config.image_size, latent=net.z, channels=net.e_channels, kernel=KERNEL, norm=True, bounded=False
     )

@@ -61,7 +61,7 @@ def build_discriminator(
     """
     if config.image_size not in (4 << len(net.d_channels), 2 << len(net.d_channels)):
         raise UserError(
-            f"--d_channels {net.d_channels}: do not take {config.image_size} px to 4 or 2; give one for each halving"
+            f"--d_channels {net.d_channels}: must be one for each halving of {config.image_size} px to 4 or 2"
         )
     if net.residual:
         return ProjectionDiscriminator(
@@ -92,7 +92,7 @@ class NoiseSampler(FaceEncoder):
         self.latent_size = net.z
 
     def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
-        raise UserError("weights of a model that ages no given face; give others, or test.py --sample N with these")
+        raise UserError("must be weights that age a given face; use test.py --sample N with these")
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
         return sample_latents(self.net, count, random)

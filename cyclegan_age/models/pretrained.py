@@ -74,7 +74,7 @@ def _load(weights: str, config: TrainConfig, flag: str, model: str) -> Weights:
     except UserError as e:
         raise UserError(f"{str(e).replace('--weights', flag, 1)}, or train one by --model {model}") from None
     if loaded.train.model != model:
-        raise UserError(f"{flag} {weights}: weights of a {loaded.train.model}; give those of a {model}")
+        raise UserError(f"{flag} {weights}: must be weights of a model {model}, not {loaded.train.model}")
     return loaded
 
 

@@ -106,7 +106,7 @@ def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> 
 def _wanted_domains(config: InferConfig, ager: Ager) -> list[float]:
     """The numbers of the domains to translate to, which stand for years."""
     if not ager.domains:
-        raise UserError(f"--target_domain {config.target_domain[0]}: weights of ages; give --target_age")
+        raise UserError(f"--target_domain {config.target_domain[0]}: needs weights with domains; use --target_age")
     for flag, given, remedy in (
         ("--target_age", config.target_age, "leave it out, or give --target_domain"),
         ("--dataroot", config.dataroot, "give the folder as --input"),
@@ -125,7 +125,7 @@ def _wanted_domains(config: InferConfig, ager: Ager) -> list[float]:
 def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> Path:
     """Faces from noise, or a game: what needs no inputs of a folder."""
     if ager.domains:
-        raise UserError(f"{'--game' if config.game else '--sample'}: needs weights with ages; give others")
+        raise UserError(f"{'--game' if config.game else '--sample'}: needs weights with ages")
     if config.game:
         made = play(config.game, ager, steps=config.steps, seed=config.seed, aligned=config.aligned)
         title = f"{config.game[0].capitalize()} game"
@@ -271,10 +271,11 @@ class _Run:
             with suppress(OSError):  # what a run of before left stays
                 self.folder.rmdir()
             if self.only:
-                fault = self.faults[0] if ";" in self.faults[0] else f"{self.faults[0]}; give another file"
+                fault = self.faults[0] if ";" in self.faults[0] else f"{self.faults[0]}; expected a picture of a face"
                 raise UserError(f"--input {self.only}: {fault}")
             place = f"--input {self.config.input}" if self.config.input else f"--dataroot {self.config.dataroot}"
-            raise UserError(f"{place}: no usable {'picture' if self.aligned else 'face'}; {skipped}, give others")
+            what = "picture" if self.aligned else "face"
+            raise UserError(f"{place}: no usable {what}; {skipped}; expected pictures of faces")
         result = self._result(seconds)
         if self.faults:
             result += f"; {skipped}"

@@ -156,7 +156,7 @@ def kids(
         UserError: the weights have no latent vectors.
     """
     if not ager.encoder.latent_size:
-        raise UserError("--game kids: weights without a latent vector; give those of a caae, age_cgan, encoder_cdcgan")
+        raise UserError("--game kids: needs weights of a caae, age_cgan or encoder_cdcgan")
     latents, _, notes = _pair(ager, (first, second), attributes)
     random = torch.Generator().manual_seed(seed)
     blend = torch.rand(count, ager.encoder.latent_size, generator=random).to(latents.device)
@@ -249,7 +249,7 @@ def _face(game: str, file: Path, aligned: bool, frame: Frame) -> Image.Image:
         raise UserError(f"--game {game} {file}: {e}") from None
     except (BadImage, OSError) as e:
         cause = (e.strerror or type(e).__name__) if isinstance(e, OSError) else str(e)
-        raise UserError(f"--game {game} {file}: {cause}; give a picture of a face") from None
+        raise UserError(f"--game {game} {file}: {cause}; expected a picture of a face") from None
 
 
 def _with_age(image: Image.Image, attributes: FaceAttributes | None, frame: Frame) -> tuple[FaceAttributes, str]:

@@ -228,7 +228,7 @@ def listen(host: str, port: int, make: Callable[[], Gate], say: Callable[[str], 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
     except OSError as e:
-        raise UserError(f"{flags}--port {port}: {e.strerror or e}; give another") from None
+        raise UserError(f"{flags}--port {port}: {e.strerror or e}; expected a free port") from None
     with listening:
         app = make()
         shown = f"[{host}]" if ":" in host else host

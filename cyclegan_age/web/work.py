@@ -236,11 +236,11 @@ class Studio:
             play: Callable[..., Made] = kids if game == "kids" else morph
             return play(self.ager(model), *faces, attributes=attributes)
         except UserError:
-            raise Refused(422, "kids: this model has no latent vector; choose an autoencoder") from None
+            raise Refused(422, "kids: needs an autoencoder, such as caae") from None
 
     def _with_ages(self, model: str) -> None:
         if self.ager(model).domains:
-            raise Refused(422, "this model has no ages; choose another model")
+            raise Refused(422, "this model has no ages; expected a model with ages")
 
     @property
     def _frames(self) -> set[Frame]:

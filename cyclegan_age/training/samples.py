@@ -62,8 +62,7 @@ class Samples:
         return stale or step % self._training.config.sample_every == 0 or self._training.ended
 
     def _draw(self) -> dict[str, Tensor]:
-        """Write and show the pictures and measures; returns the columns of the sample sheet, (N, 3, H, W) in [-1,
-        1]."""
+        """Write and log the pictures and measures; returns the sample sheet's columns, (N, 3, H, W) in [-1, 1]."""
         training, model, networks = self._training, self._training.model, self._training.trainer.averaged
         with torch.inference_mode(), fork_rng(training.accelerator.device):
             columns = sample_columns(model, networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
@@ -105,7 +104,7 @@ def _has_plots() -> bool:
 
 
 def _sheets(columns: Mapping[str, Picture], maps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Picture]:
-    """Pictures of a training: the samples, and of the first face its feature maps and their changes.
+    """Sheets of a training: the samples, and the feature maps and changes of the first face.
 
     Args:
         columns: of the samples, uint8 (N, H, W, 3) by name, the faces themselves first.

@@ -27,6 +27,7 @@ from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data import fetching
 from cyclegan_age.data.batches import prefetching
+from cyclegan_age.data.draws import Draws
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.fetching import Fetched
 from cyclegan_age.data.folders import describe, scan
@@ -64,7 +65,7 @@ def spec(folder: Path) -> Path:
 def data_of(dataroot: Path, *, cache_gb: float = 50, batch_size: int = 4, paired: bool = False) -> FaceData:
     faces = scan(dataroot, CODE, cache_gb=cache_gb)
     pools = [np.flatnonzero(faces.group == k) for k in range(len(CODE))]
-    return FaceData(
+    draws = Draws(
         cache=open_pictures(faces.paths, faces.root, 36),
         age_years=faces.age_years,
         source_pools=pools,
@@ -75,6 +76,7 @@ def data_of(dataroot: Path, *, cache_gb: float = 50, batch_size: int = 4, paired
         seed=1,
         paired=paired,
     )
+    return FaceData(draws)
 
 
 # What is written

@@ -21,7 +21,7 @@ from cyclegan_age.config import (
     UserError,
 )
 from cyclegan_age.data.cache import PictureCache, Pictures
-from cyclegan_age.data.draws import Pool, balanced
+from cyclegan_age.data.draws import Draws, Pool, balanced
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.folders import NO_GROUP, FaceFolder, describe, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
@@ -58,8 +58,8 @@ def _data(
     paired: bool = False,
     held_out: Sequence[Pool] = (),
 ) -> FaceData:
-    """Batches as a training wants them; see `FaceData`. Targets come from the sources' pools where not said."""
-    return FaceData(
+    """Batches as a training wants them; see `Draws`. Targets come from the sources' pools where not said."""
+    draws = Draws(
         cache=cache,
         age_years=age_years,
         source_pools=pools,
@@ -70,8 +70,8 @@ def _data(
         seed=config.seed,
         labels=labels,
         paired=paired,
-        held_out=held_out,
     )
+    return FaceData(draws, held_out=held_out)
 
 
 def _by_age(

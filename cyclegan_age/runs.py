@@ -105,12 +105,10 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
         needed: bytes that the run will take, for the error of a full disk.
 
     Raises:
-        UserError: `--name` is taken by a run with other settings, or is not a plain name; another process trains the
-            run; the folder cannot be written.
+        UserError: `--name` is taken by a run with other settings; another process trains the run; the folder cannot
+            be written.
     """
     plain = settings(train, net)
-    if train.name and (Path(train.name).name != train.name or train.name.startswith(".")):
-        raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
     with writing(train.results_dir, needed), exclusive(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name

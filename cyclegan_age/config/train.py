@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclegan_age.config.fields import DATA, LOGGING, MODEL, OPTIMISATION, RARE, RUNTIME, Option, check, require
-from cyclegan_age.config.values import FRAME, OLDEST, PORT
+from cyclegan_age.config.values import FOLDER_NAME, FRAME, OLDEST, PORT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class TrainConfig:
     """Decay per step of the exponential moving average (EMA), whose weights inference loads; 0 averages nothing."""
     accumulate: Annotated[int, Option(OPTIMISATION, at_least=1)] = 1
     """Gradient accumulation: number of parts that a batch is split into, to save memory."""
-    name: Annotated[str, Option(RUNTIME)] = ""
+    name: Annotated[str, replace(FOLDER_NAME, group=RUNTIME)] = ""
     """Run name; without it the run is numbered, and the same command resumes it."""
     results_dir: Annotated[Path, Option(RUNTIME)] = Path("results")
     """Folder that contains the runs."""

@@ -24,6 +24,7 @@ from cyclegan_age.faces import video
 from cyclegan_age.faces.detection import NoFace, detector
 from cyclegan_age.faces.files import Photo
 from cyclegan_age.features import find_layers
+from cyclegan_age.files import clear
 from cyclegan_age.images import BadImage, counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering import pictures
@@ -151,12 +152,9 @@ def output_folder(config: InferConfig) -> Path:
     """A new folder for the results, or the one that --name says."""
     if not config.name:
         return next_folder(config.results_dir, "test")
-    if Path(config.name).name != config.name or config.name.startswith("."):
-        raise UserError(f"--name {config.name}: not a plain folder name; use letters, digits, - and _")
     folder = config.results_dir / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.rglob(".*.part"):  # of a run that was killed
-        left.unlink(missing_ok=True)
+    clear(folder)
     return folder
 
 
@@ -185,7 +183,6 @@ class _Run:
     faults: list[str] = field(default_factory=list)
     files: int = 0
     faces: int = 0
-
     only: Path | None = None  # the one input that there is
 
     def __call__(self, inputs: Sequence[Source]) -> Path:

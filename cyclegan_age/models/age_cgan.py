@@ -1,7 +1,7 @@
 """Age-cGAN: a conditional GAN, an encoder for a first latent vector, and its optimisation for a face's identity.
 
 After Antipov et al., "Face Aging with Conditional Generative Adversarial Networks" (ICIP 2017), as the AI2100 project
-report (Nandi et al., 2022; preset `nandi`) tells it. Its three stages:
+report (Nandi et al., 2022; preset `nandi`) describes it. Its three stages:
 
 1. The conditional GAN, and 2. the encoder, E, trained on what the GAN makes: one training of `encoder_cdcgan`'s kind.
 3. The face recogniser, FR, is a `face_embedder`, trained before and put into the weights.

@@ -84,7 +84,7 @@ def random_view(x: Tensor) -> Tensor:
         blur = resizing(size // 2, size, 0 * first, half) @ resizing(size, size // 2, first, side)
         rows, columns = torch.where(draw[3] < 0.5, blur, resizing(size, size, first, side))
         x = rows @ x.float() @ columns.T
-    x = torch.where(draw[6] < 0.5, x.mean(dim=1, keepdim=True), x)  # or else tints tell an age
+    x = torch.where(draw[6] < 0.5, x.mean(dim=1, keepdim=True), x)  # or else tints show an age
     tint, contrast = 0.8 + 0.4 * torch.rand(1, 3, 1, 1, device=x.device), 0.85 + 0.3 * draw[4]
     # ((x + 1) tint - 1) contrast + light, in one pass over the pictures
     x = torch.addcmul((tint - 1) * contrast + 0.2 * (draw[5] - 0.5), x, tint * contrast)

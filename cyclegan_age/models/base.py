@@ -71,10 +71,10 @@ class Model(ABC):
 
         The loop applies a phase's gradients before it asks for the next one.
 
-        On a GPU it is captured as a CUDA graph for each value of `paused`, after some plain steps. So shapes must be
-        the same in every step, random numbers must come from the default generator of the batch's device, nothing
-        may be copied from or to the host, and no branch may depend on the value of a tensor. Tensors that outlive a
-        step must be changed in place.
+        On a GPU it is captured as a CUDA graph for each value of `paused`, after some plain steps. So every
+        step must have the same shapes. Random numbers must come from the default generator of the batch's device.
+        Nothing may be copied from or to the host, and no branch may depend on the value of a tensor. Tensors that
+        outlive a step must be changed in place.
 
         Args:
             batch: pictures in [-1, 1] and ages in years.

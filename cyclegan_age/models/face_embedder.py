@@ -61,7 +61,7 @@ def build_embedder(net: FaceEmbedderConfig) -> FaceEmbedder:
 class FaceEmbedderModel(Model):
     """Network and phase `embedder`; it learns from the batch's source and target faces alike.
 
-    The batch's label is the number of the person, or the teacher's embedding, which then also tells pictures apart.
+    The batch's label is the number of the person, or the teacher's embedding, which also identifies a picture.
     """
 
     def __init__(self, *, net: FaceEmbedderConfig, held_out: HeldOut) -> None:
@@ -129,7 +129,7 @@ class FaceEmbedderModel(Model):
 
 
 def verification(same: Tensor, different: Tensor) -> dict[str, float]:
-    """How well similarities tell pairs of one person (P,) from pairs of two (Q,).
+    """How well similarities separate pairs of one person (P,) from pairs of two (Q,).
 
     Returns:
         `auc`, the area under the ROC curve: the share of (same, different) where the first is more alike, ties counted

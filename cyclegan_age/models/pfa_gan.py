@@ -5,7 +5,7 @@ AI2100 project report describes it. Where it departs from them:
 
 - It ages only, as published. A target up to the anchor of the source's group leaves the picture as it is.
 - Training opens gates for whole groups alone. At test time an age between two anchors opens the last gate in part. The
-  group of the source is that of its age, which the file name tells or else an estimator.
+  group of the source is that of its age, from the file name or else from an estimator.
 - The discriminator is this package's PatchGAN, in which each group has a head; theirs joins the group to a feature map.
 - Of the two faces of a draw the younger one is aged to the group of the older one. Pairs of one group, which no
   sub-network acts on, count neither for the generator nor as fakes.

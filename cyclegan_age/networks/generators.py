@@ -106,10 +106,10 @@ class ResnetGenerator(WarpingGenerator):
     - `inner_size`: flow and residual are computed on the picture resized to that size, and then upsampled. So the
       picture keeps its detail at any size.
     - `detail`: the children `fine` and `fine_head` take the picture at full resolution and the upsampled features of
-      `up2`, and add a residual that is initialised to zero (a local enhancer as in Wang et al., "High-Resolution Image
-      Synthesis and Semantic Manipulation with Conditional GANs", CVPR 2018).
-    - `symmetric`: all children run on each picture and its mirror image, and flow and residual are averaged over both,
-      which halves artefacts that only one of them has. Feature maps are (2 N, ...), first those of the pictures.
+      `up2`, and add a residual that is initialised to zero. This is a local enhancer as in Wang et al.,
+      "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs" (CVPR 2018).
+    - `symmetric`: all children run on each picture and its mirror image, and flow and residual are averaged over both.
+      This halves artefacts that only one of them has. Feature maps are (2 N, ...), first those of the pictures.
     """
 
     darkest: Tensor

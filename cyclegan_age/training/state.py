@@ -22,7 +22,7 @@ logger = logging.getLogger("cyclegan_age")
 class Training:
     """A training in one of its processes.
 
-    Its checkpoint is `state.pt` in the run's folder, written by the first process, and for each process a
+    The first process writes the checkpoint, `state.pt` in the run's folder. Each process also writes
     `state-RANK-STEP.pt` with its RNG state and history buffers.
 
     Attributes:

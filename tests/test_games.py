@@ -22,7 +22,7 @@ from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
 from cyclegan_age.models.base import Encoding, FaceEncoder, Renderer, age_and_sex
 from cyclegan_age.rendering import games
-from cyclegan_age.rendering.games import FRAME, aging, kids, morph, play, samples
+from cyclegan_age.rendering.games import BORDER, aging, kids, morph, play, samples
 from cyclegan_age.rendering.reliability import estimated_age
 from cyclegan_age.weight_files import save_weights
 
@@ -88,7 +88,7 @@ def test_the_own_group_is_framed_and_so_is_the_face(ager: Ager) -> None:
     made = aging(ager, face(40, 80, 120, size=64), FaceAttributes(age_years=22.0))
     assert [name for name, _ in made.pictures] == ["age10", "age20", "age30"]
     assert made.notes == ["22 years old by its name"]
-    orange = (made.sheet == np.array(FRAME)).all(axis=2)
+    orange = (made.sheet == np.array(BORDER)).all(axis=2)
     columns = [orange[:, 66 * i : 66 * i + 64] for i in range(4)]  # two pixels between tiles
     assert [bool(c.any()) for c in columns] == [True, False, True, False]  # the input and 20
     assert columns[0].sum() == columns[2].sum() == 64 * 64 - 60 * 60  # two pixels wide
@@ -101,7 +101,7 @@ def test_an_age_that_is_not_known_is_estimated(ager: Ager, monkeypatch: pytest.M
     monkeypatch.setattr(games, "estimated_age", lambda image, frame: 29.0)
     made = aging(ager, face(40, 80, 120), FaceAttributes())
     assert made.notes == ["about 29 years old, as estimated"]
-    orange = (made.sheet == np.array(FRAME)).all(axis=2)
+    orange = (made.sheet == np.array(BORDER)).all(axis=2)
     assert orange[:, -10:].any() and not orange[:, 18:34].any()  # 30, and not 10
 
 

@@ -25,7 +25,7 @@ from cyclegan_age.inference import Ager, Letterboxed
 from cyclegan_age.rendering.pictures import thumbnail
 from cyclegan_age.rendering.reliability import estimated_age
 
-FRAME = (255, 140, 0)  # of the own age group
+BORDER = (255, 140, 0)  # of the own age group
 _SHEET_SIDE = 192  # greatest side in pixels of a picture on a sheet
 _CROP_SIDE = 256  # of a face out of a photograph
 _SHEET_ROWS = 64  # faces from noise on a sheet
@@ -69,11 +69,11 @@ def aging(ager: Ager, image: Image.Image, attributes: FaceAttributes | None = No
     own = int(ager.code.encode([attributes.age_years]).argmax())
     faces = [boxed.restore(square, rgb) for square in aged]
     names = [f"{one:g}" for one in years]
-    tiles = [_framed(rgb), *(_framed(face) if k == own else _small(face) for k, face in enumerate(faces))]
+    tiles = [_bordered(rgb), *(_bordered(face) if k == own else _small(face) for k, face in enumerate(faces))]
     return Made(
         pictures=[(f"age{name}", face) for name, face in zip(names, faces, strict=True)],
         sheet=grid([tiles], columns=["input", *names]),
-        caption="the face, then at every age; framed: its own",
+        caption="the face, then at every age; with a border: its own",
         notes=[note],
         own=f"age{names[own]}",
     )
@@ -277,8 +277,8 @@ def _small(image: Image.Image) -> Picture:
     return thumbnail(image, _SHEET_SIDE)
 
 
-def _framed(image: Image.Image) -> Picture:
+def _bordered(image: Image.Image) -> Picture:
     small = Image.fromarray(_small(image))
     width = max(2, min(small.size) // 24)
-    ImageDraw.Draw(small).rectangle((0, 0, small.width - 1, small.height - 1), outline=FRAME, width=width)
+    ImageDraw.Draw(small).rectangle((0, 0, small.width - 1, small.height - 1), outline=BORDER, width=width)
     return np.asarray(small)

@@ -50,11 +50,11 @@ class AgedVideo(Output):
         cuts: set[int] = set()
         before: Picture | None = None
         with tqdm(total=total or None, unit="frame", desc="faces", leave=False, disable=None) as bar:
-            for frame in video.frames(path):
-                if before is not None and video.begins_scene(before, frame):
+            for picture in video.frames(path):
+                if before is not None and video.begins_scene(before, picture):
                     cuts.add(len(found))
-                found.append(detector().find(frame, (320, 1280), (320,)))
-                before = frame
+                found.append(detector().find(picture, (320, 1280), (320,)))
+                before = picture
                 bar.update()
         everyone = follow(found, cuts, self._fps)
         self._frames, self._tracks = len(found), chosen_tracks(everyone, config.face)
@@ -71,20 +71,20 @@ class AgedVideo(Output):
         parts[0].parent.mkdir(parents=True, exist_ok=True)
         with tqdm(total=self._frames, unit="frame", desc="ages", leave=False, disable=None) as bar:
 
-            def edit(number: int, frame: Picture) -> list[Pixels]:
+            def edit(number: int, picture: Picture) -> list[Pixels]:
                 bar.update()
                 estimated.extend(
-                    estimated_at(frame, place)
+                    estimated_at(picture, place)
                     for track in tracks
                     if number == track.first + len(track.strength) // 2 and (place := track.place(number, NEAR))
                 )
-                here = _here(ager, frame, number, tracks)
+                here = _here(ager, picture, number, tracks)
                 if not here:
-                    return [frame] * len(ages)
+                    return [picture] * len(ages)
                 heads = steady.at(number)
                 faces = [(p, float(tracks[k].strength[number - tracks[k].first]), heads.get(k)) for k, p in here]
-                away = [place for _, place in _here(ager, frame, number, self._others)]
-                return _aged_frame(ager, frame, faces, away, ages, self._config)
+                away = [place for _, place in _here(ager, picture, number, self._others)]
+                return _aged_frame(ager, picture, faces, away, ages, self._config)
 
             try:
                 video.rewrite(self._path, parts, edit, [mark.at(years) for years in ages] if mark else [])
@@ -102,23 +102,23 @@ class AgedVideo(Output):
         return sections
 
 
-def _here(ager: Ager, frame: Picture, number: int, tracks: Sequence[Track]) -> list[tuple[int, Place]]:
+def _here(ager: Ager, picture: Picture, number: int, tracks: Sequence[Track]) -> list[tuple[int, Place]]:
     """The faces that are in a frame of a video: their numbers among the tracks, and their places."""
     places = [track.place(number, ager.frame) for track in tracks]
-    return [(k, place) for k, place in enumerate(places) if place is not None and place.touches(frame.shape)]
+    return [(k, place) for k, place in enumerate(places) if place is not None and place.touches(picture.shape)]
 
 
 def _heads(ager: Ager, source: Path, tracks: Sequence[Track]) -> Iterator[dict[int, Head]]:
     """The heads of each frame of a video, by the numbers of their tracks."""
-    for number, frame in enumerate(video.frames(source)):
-        here = _here(ager, frame, number, tracks)
-        heads = ager.blender.heads(frame, [place for _, place in here])
+    for number, picture in enumerate(video.frames(source)):
+        here = _here(ager, picture, number, tracks)
+        heads = ager.blender.heads(picture, [place for _, place in here])
         yield {k: head for (k, _), head in zip(here, heads, strict=True) if head}
 
 
 def _aged_frame(
     ager: Ager,
-    frame: Picture,
+    picture: Picture,
     faces: Sequence[tuple[Place, float, Head | None]],
     others: Sequence[Place],
     ages: Sequence[float],
@@ -127,14 +127,14 @@ def _aged_frame(
     """A frame of a video at each age; of each face its place, how much of the change is done, and its head."""
     places = [place for place, _, _ in faces]
     done = ager.blender.changes(
-        ager.blender.squares(frame, places),
+        ager.blender.squares(picture, places),
         [head for _, _, head in faces],
         ages,
         strengths=config.strengths,
         batch_size=config.batch_size,
     )
     weaker = [[_weaker(change, opacity) for change, (_, opacity, _) in zip(one, faces, strict=True)] for one in done]
-    return [blend(frame, list(zip(places, one, strict=True)), others=others) for one in weaker]
+    return [blend(picture, list(zip(places, one, strict=True)), others=others) for one in weaker]
 
 
 def _weaker(change: Change, opacity: float) -> Change:

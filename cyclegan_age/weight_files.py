@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
 from cyclegan_age.files import foreign, write_atomically
+
+M = TypeVar("M", bound=nn.Module)
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -46,6 +48,11 @@ class Weights:
         """State dict of one network."""
         prefix = name + "."
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+    def load_into(self, network: M, name: str) -> M:
+        """Load one network's weights into a network, and return it."""
+        network.load_state_dict(self.network(name))
+        return network
 
 
 def settings(train: TrainConfig, net: ModelConfig) -> dict[str, Any]:

@@ -118,8 +118,7 @@ def renderer(weights: Weights) -> Renderer:
     net, of_embedder = weights.net, weights.parts["embedder"]
     assert isinstance(net, AgeCGANConfig) and isinstance(of_embedder, FaceEmbedderConfig)
     generator, encoder = load_networks(weights)
-    embedder = build_embedder(of_embedder)
-    embedder.load_state_dict(weights.network("embedder"))
+    embedder = weights.load_into(build_embedder(of_embedder), "embedder")
     code = code_of(weights.train)
     face_encoder = IdentityEncoder(encoder=encoder, generator=generator, embedder=embedder, code=code, net=net)
     return Renderer(generator=generator, code=code, encoder=face_encoder)

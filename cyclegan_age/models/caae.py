@@ -130,9 +130,8 @@ def renderer(weights: Weights) -> Renderer:
     """The encoder and the generator of a weights file."""
     train, net = weights.train, weights.net
     assert isinstance(net, CAAEConfig)
-    generator, encoder = build_generator(train, net), build_encoder(train, net)
-    generator.load_state_dict(weights.network("generator"))
-    encoder.load_state_dict(weights.network("encoder"))
+    generator = weights.load_into(build_generator(train, net), "generator")
+    encoder = weights.load_into(build_encoder(train, net), "encoder")
     return _renderer(code_of(train), {"generator": generator, "encoder": encoder})
 
 

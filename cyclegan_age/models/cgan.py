@@ -35,7 +35,7 @@ def renderer(weights: Weights) -> Renderer:
     """The generator of a weights file."""
     assert isinstance(weights.net, CGANConfig)
     generator = build_generator(weights.train, weights.net, labels=len(weights.train.ages))
-    generator.load_state_dict(weights.network("generator"))
+    weights.load_into(generator, "generator")
     return Renderer(generator=generator, code=code_of(weights.train), encoder=NoiseSampler(net=weights.net))
 
 

@@ -58,15 +58,13 @@ def age_calibration(weights: Weights) -> AgeCalibration | None:
         return None
     assert isinstance(of_estimator, AgeEstimatorConfig)
     calibration = AgeCalibration(estimator=build_estimator(of_estimator), anchors=weights.train.ages)
-    calibration.load_state_dict(weights.network("correction"))
-    return calibration
+    return weights.load_into(calibration, "correction")
 
 
 def renderer(weights: Weights) -> Renderer:
     """The generator of a weights file; it takes pictures as they are."""
     assert isinstance(weights.net, CycleGANConfig)
-    generator = build_generator(weights.train, weights.net)
-    generator.load_state_dict(weights.network("generator"))
+    generator = weights.load_into(build_generator(weights.train, weights.net), "generator")
     return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))
 
 

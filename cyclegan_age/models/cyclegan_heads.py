@@ -47,8 +47,7 @@ def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGener
 def renderer(weights: Weights) -> Renderer:
     """The generator of a weights file; it takes pictures as they are."""
     assert isinstance(weights.net, CycleGANHeadsConfig)
-    generator = build_generator(weights.train, weights.net)
-    generator.load_state_dict(weights.network("generator"))
+    generator = weights.load_into(build_generator(weights.train, weights.net), "generator")
     return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))
 
 

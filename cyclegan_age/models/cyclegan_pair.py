@@ -82,11 +82,8 @@ def renderer(weights: Weights) -> Renderer:
     train, net = weights.train, weights.net
     assert isinstance(net, CycleGANPairConfig)
     single = net.generator != "default" and not weights.network("generator_ba")
-    networks = []
-    for name in ("generator_ab",) if single else ("generator_ba", "generator_ab"):
-        generator = build_generator(train, net)
-        generator.load_state_dict(weights.network(name))
-        networks.append(generator)
+    names = ("generator_ab",) if single else ("generator_ba", "generator_ab")
+    networks = [weights.load_into(build_generator(train, net), name) for name in names]
     if single:
         return one_way(networks[0], net.group_b)
     groups = [parse_group(group) for group in (net.group_a, net.group_b)]

@@ -77,9 +77,8 @@ def load_networks(weights: Weights) -> tuple[NoiseGenerator | ResidualGenerator,
     """The generator and the encoder of a weights file."""
     train, net = weights.train, weights.net
     assert isinstance(net, EncodedConfig)
-    generator, encoder = build_generator(train, net, labels=len(train.ages)), build_encoder(train, net)
-    generator.load_state_dict(weights.network("generator"))
-    encoder.load_state_dict(weights.network("encoder"))
+    generator = weights.load_into(build_generator(train, net, labels=len(train.ages)), "generator")
+    encoder = weights.load_into(build_encoder(train, net), "encoder")
     return generator, encoder
 
 

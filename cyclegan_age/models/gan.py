@@ -101,8 +101,7 @@ class NoiseSampler(FaceEncoder):
 def renderer(weights: Weights) -> Renderer:
     """The generator of a weights file."""
     assert isinstance(weights.net, GANConfig)
-    generator = build_generator(weights.train, weights.net)
-    generator.load_state_dict(weights.network("generator"))
+    generator = weights.load_into(build_generator(weights.train, weights.net), "generator")
     sampler = NoiseSampler(net=weights.net)
     return Renderer(generator=generator, code=code_of(weights.train), encoder=sampler, conditional=False)
 

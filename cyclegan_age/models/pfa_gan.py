@@ -70,8 +70,7 @@ def renderer(weights: Weights) -> Renderer:
     """The generator of a weights file, with an estimator for the ages of faces that are not known."""
     estimator = load_estimator("age_loss_a", weights.train, weights.train.frame)
     assert isinstance(weights.net, PFAGANConfig)
-    generator = build_generator(weights.train, weights.net)
-    generator.load_state_dict(weights.network("generator"))
+    generator = weights.load_into(build_generator(weights.train, weights.net), "generator")
     code = code_of(weights.train)
     return Renderer(generator=generator, code=code, encoder=GroupEncoder(code=code, estimator=estimator))
 

@@ -36,9 +36,7 @@ def trained_estimator(weights: str, config: TrainConfig, frame: str = "") -> tup
     loaded = _load(weights, config, "--estimators", "age_estimator")
     assert isinstance(loaded.net, AgeEstimatorConfig)
     net = _of_frame(loaded.net, loaded.train.frame, frame, f"--estimators {weights}")
-    network = build_estimator(net)
-    network.load_state_dict(loaded.network("estimator"))
-    return network, net
+    return loaded.load_into(build_estimator(net), "estimator"), net
 
 
 def load_embedder(weights: str, config: TrainConfig, frame: str = "") -> FaceEmbedder:
@@ -51,18 +49,15 @@ def trained_embedder(weights: str, config: TrainConfig, frame: str = "") -> tupl
     loaded = _load(weights, config, "--embedder", "face_embedder")
     assert isinstance(loaded.net, FaceEmbedderConfig)
     net = _of_frame(loaded.net, loaded.train.frame, frame, f"--embedder {weights}")
-    network = build_embedder(net)
-    network.load_state_dict(loaded.network("embedder"))
-    return network.eval(), net
+    return loaded.load_into(build_embedder(net), "embedder").eval(), net
 
 
 def load_parser(weights: str, config: TrainConfig) -> FaceParser:
     """A trained face parser in eval mode, batch norms fused; arguments and errors as of `load_estimator`."""
     loaded = _load(weights, config, "--parser", "face_parser")
     assert isinstance(loaded.net, FaceParserConfig)
-    network = build_parser(loaded.net)
-    network.load_state_dict(loaded.network("parser"))
-    network.eval().fuse()
+    network = loaded.load_into(build_parser(loaded.net), "parser").eval()
+    network.fuse()
     return network
 
 

@@ -12,7 +12,5 @@ def parse_export(argv: Sequence[str]) -> ExportConfig:
     Raises:
         UserError: an unknown flag or an invalid value.
     """
-    description = (
-        "Write trained weights as an ONNX file, a page for the browser or another program, or in half precision."
-    )
+    description = "Write trained weights as an ONNX file, a page for the browser or another program, or in fewer bits."
     return parse(ExportConfig, argv, prog="export.py", description=description, default=ExportConfig())

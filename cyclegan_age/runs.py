@@ -26,7 +26,8 @@ from cyclegan_age.files import clear, exclusive, lock, write_atomically, writing
 from cyclegan_age.snapshots import from_settings, settings
 
 SHIPPED = Path(__file__).parent / "weights"
-HEADS, TIGHT = "cyclegan_heads", "cyclegan"  # shipped weights where none are named: for photographs, for tight crops
+# Shipped weights where none are named: for photographs, for tight crops, for games with latents, for faces from noise.
+HEADS, TIGHT, AUTOENCODER, SAMPLER = "cyclegan_heads", "cyclegan", "caae", "cgan"
 
 logger = logging.getLogger("cyclegan_age")
 

@@ -34,7 +34,7 @@ from cyclegan_age.rendering.page import Section, write_made, write_pages
 from cyclegan_age.rendering.photos import AgedPhoto
 from cyclegan_age.rendering.sources import Source, ahead, clean_name, sources
 from cyclegan_age.rendering.videos import AgedVideo
-from cyclegan_age.runs import HEADS, TIGHT, find_weights, next_folder
+from cyclegan_age.runs import AUTOENCODER, HEADS, SAMPLER, TIGHT, find_weights, next_folder
 
 _NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
 _PER_AGE = 1.5  # bytes of the output for each byte of an input and each age, about
@@ -53,8 +53,7 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
     Raises:
         UserError: no input, no usable one, no such weights or layer, a missing package, or no place to write to.
     """
-    default = TIGHT if config.aligned or config.dataroot else HEADS
-    ager = Ager.load(find_weights(config.weights, config.results_dir, default))
+    ager = Ager.load(find_weights(config.weights, config.results_dir, _shipped(config)))
     if "list" in config.features:
         say("layers: " + " ".join(ager.layers()))
         return config.results_dir
@@ -72,6 +71,13 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
         return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=folder)(inputs)
     except OSError as e:
         raise UserError(_unwritable(config, inputs, len(ages), e)) from e
+
+
+def _shipped(config: InferConfig) -> str:
+    """The shipped weights that suit a configuration best."""
+    if config.sample or config.game[:1] in (("morph",), ("kids",)):
+        return SAMPLER if config.sample else AUTOENCODER
+    return TIGHT if config.aligned or config.dataroot else HEADS
 
 
 def _unwritable(config: InferConfig, inputs: Sequence[Source], ages: int, error: OSError) -> str:

@@ -22,7 +22,7 @@ def command(
     """Decorator: make a function that takes a configuration the `main` of a script.
 
     The exit status is the function's result (None is 0), 2 after a UserError, whose line goes to stderr, and 130 after
-    a KeyboardInterrupt.
+    a KeyboardInterrupt. From here on errors name flags.
 
     Args:
         parse: flags -> configuration. The function imports torch, so that --help does not.
@@ -31,6 +31,7 @@ def command(
 
     def decorate(run: Callable[[T], int | None]) -> Main:
         def main(argv: Sequence[str] | None = None) -> int:
+            UserError.in_command = True
             try:
                 return run(parse(sys.argv[1:] if argv is None else argv)) or 0
             except UserError as e:

@@ -123,6 +123,8 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
             if train.name and (folder / "config.json").is_file():
                 _check_same(folder, plain)
             clear(folder)
+            if (folder / "config.json").is_file() and not has_state(folder):
+                logger.info("%s: the run has no checkpoint; its training begins anew", folder)
             write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
         except OSError:
             with suppress(OSError):

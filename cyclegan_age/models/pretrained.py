@@ -72,7 +72,7 @@ def _snapshot(weights: str, config: TrainConfig, flag: str, model: str) -> Snaps
         path = find_weights("", config.results_dir, weights)
         snapshot = load_snapshot(path if path.is_file() else find_weights(weights, config.results_dir))
     except UserError as e:
-        raise UserError(f"{str(e).replace('--weights', flag, 1)}, or train one by --model {model}") from None
+        raise UserError(f"{e.text.replace('--weights', flag, 1)}, or train one by --model {model}") from None
     if snapshot.train.model != model:
         raise UserError(f"{flag} {weights}: weights of a {snapshot.train.model}; give those of a {model}")
     return snapshot

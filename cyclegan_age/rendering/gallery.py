@@ -32,6 +32,7 @@ from cyclegan_age.rendering.games import play, samples
 from cyclegan_age.rendering.outputs import Output, notes_on
 from cyclegan_age.rendering.page import Section, write_made, write_pages
 from cyclegan_age.rendering.photos import AgedPhoto
+from cyclegan_age.rendering.reliability import beyond_text
 from cyclegan_age.rendering.sources import Source, ahead, clean_name, sources
 from cyclegan_age.rendering.videos import AgedVideo
 from cyclegan_age.runs import AUTOENCODER, HEADS, SAMPLER, TIGHT, find_weights, next_folder
@@ -101,11 +102,9 @@ def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> 
     """
     if ager.domains or config.target_domain:
         return _wanted_domains(config, ager)
-    first, last = ager.code.anchors[0], ager.code.anchors[-1]
     ages = list(dict.fromkeys(config.target_age or map(float, ager.code.anchors)))
-    for years in ages:
-        if not first <= years <= last:
-            say(f"age {years:g}: beyond the {first} to {last} of the weights, rendered as the nearest of them")
+    for line in filter(None, (beyond_text(ager, years) for years in ages)):
+        say(line)
     return ages
 
 

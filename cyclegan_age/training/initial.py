@@ -68,4 +68,4 @@ def _snapshot(config: TrainConfig, flag: str) -> Snapshot:
     try:
         return load_snapshot(find_weights(getattr(config, flag), config.results_dir, config.model))
     except UserError as e:
-        raise UserError(str(e).replace("--weights", f"--{flag}", 1)) from None
+        raise UserError(e.text.replace("--weights", f"--{flag}", 1)) from None

@@ -70,7 +70,7 @@ def table(ager: Ager, model: bytes, rounds: int = 5) -> str:
         model: the ONNX model that `graph` makes of them.
         rounds: number of timed rounds.
     """
-    picture = to_float(ager.fit(demo_portrait(ager.frame)).square).numpy()
+    picture = to_float(ager.letterbox(demo_portrait(ager.frame)).square).numpy()
     first, last = ager.code.anchors[0], ager.code.anchors[-1]
     ages = ager.code.encode(np.linspace(first, last, AGES).tolist()).numpy()
     exported, network = program(ager), ager.engine.network

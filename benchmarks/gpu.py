@@ -1,6 +1,6 @@
 """Time and memory of a training step, its data and rendering on one GPU: `python -m benchmarks.gpu`.
 
-Without a CUDA device it lists the measurements. Steps run as in a training, by `Step` and `runtime_of`.
+Without a CUDA device it lists the measurements. Steps run as in a training, by `Trainer` and `runtime_of`.
 """
 
 import json

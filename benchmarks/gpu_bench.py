@@ -17,13 +17,13 @@ from itertools import count
 import numpy as np
 import torch
 
-from benchmarks.gpu_training import CHILD, FULL, HEADS, PAIR, kernels, operations, trainee
+from benchmarks.gpu_training import CHILD, FULL, HEADS, PAIR, kernels, operations, trainer_of
 from benchmarks.processes import PROJECT
 from cyclegan_age.config import UserError
 from cyclegan_age.data.resident import ResidentPictures
 from cyclegan_age.inference import Ager
 from cyclegan_age.networks.norms import use_kernels
-from cyclegan_age.training.step import PLAIN_STEPS
+from cyclegan_age.training.trainer import PLAIN_STEPS
 from options.train import parse_train
 
 
@@ -198,17 +198,17 @@ class Bench:
         if key not in self._operations:
             self._operations[key] = operations(config, net, torch.device("cpu"))  # where no kernels are chosen first
         self.clear()
-        step, made_up = trainee(replace(config, batch_size=batch), net, self.device)
+        trainer, made_up = trainer_of(replace(config, batch_size=batch), net, self.device)
 
         def run() -> None:
-            step(made_up, 0.5, 0.5)
+            trainer(made_up, 0.5, 0.5)
 
         for _ in range(PLAIN_STEPS + 1):  # the last one is captured
             run()
         seconds = timed(run, self.device, self.plan)
         if self.profile:
             self.profiles[measure] = kernels(run, self.device)
-        skipped = step.read().skipped
+        skipped = trainer.read().skipped
         used = batch * self._operations[key] / seconds
         line = Line(
             measure=measure,

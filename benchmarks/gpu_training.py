@@ -15,7 +15,7 @@ from cyclegan_age.devices import runtime_of
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.networks.efficientnet import FeatureMeans
 from cyclegan_age.networks.regions import REGIONS, RegionMeans
-from cyclegan_age.training.step import PLAIN_STEPS, Step
+from cyclegan_age.training.trainer import PLAIN_STEPS, Trainer
 from options.train import parse_train
 
 PAIR = ("--model", "cyclegan_pair", "--preset", "zhu", "--load_size", "286", "--image_size")
@@ -40,8 +40,10 @@ def made_up_batch(config: TrainConfig, size: int, device: torch.device, labels: 
     return Batch(x_source, age_source, x_target, age_target, label_source, label_target)
 
 
-def trainee(config: TrainConfig, net: ModelConfig, device: torch.device, *, plain: bool = False) -> tuple[Step, Batch]:
-    """A step of a training with random weights, and a batch for it.
+def trainer_of(
+    config: TrainConfig, net: ModelConfig, device: torch.device, *, plain: bool = False
+) -> tuple[Trainer, Batch]:
+    """A trainer of a model with random weights, and a batch for it.
 
     Args:
         plain: in fp32, neither compiled nor captured.
@@ -60,10 +62,10 @@ def trainee(config: TrainConfig, net: ModelConfig, device: torch.device, *, plai
         else:
             means.add(maps, kinds)
         means.finish()
-    step = Step(model, config, replace(runtime, capture=False) if plain else runtime)
+    trainer = Trainer(model, config, replace(runtime, capture=False) if plain else runtime)
     labels = isinstance(means, RegionMeans) or getattr(net, "sexes", False)
     batch = made_up_batch(config, config.batch_size, device, int(labels))
-    return step, batch
+    return trainer, batch
 
 
 def operations(config: TrainConfig, net: ModelConfig, device: torch.device, counted: int = 8) -> float:
@@ -72,9 +74,9 @@ def operations(config: TrainConfig, net: ModelConfig, device: torch.device, coun
     A multiply-add counts as two. Counted in one plain step of `counted` pictures; eight, because some terms are
     computed on eighths of the batch.
     """
-    step, batch = trainee(replace(config, batch_size=counted), net, device, plain=True)
+    trainer, batch = trainer_of(replace(config, batch_size=counted), net, device, plain=True)
     with FlopCounterMode(display=False) as counter:
-        step(batch, 0.5, 0.5)
+        trainer(batch, 0.5, 0.5)
     return float(counter.get_total_flops()) / counted
 
 
@@ -99,11 +101,11 @@ def kernels(run: Callable[[], object], device: torch.device, most: int = 60) -> 
 def start(kind: str, begin: float, flags: Sequence[str]) -> None:
     """Run in a separate process: print how long after `begin` (`time.time()`) its first and its captured step end."""
     config, net = parse_train(flags)
-    step, batch = trainee(config, net, torch.device(kind))
+    trainer, batch = trainer_of(config, net, torch.device(kind))
     seconds = {}
     for i in range(PLAIN_STEPS + 1):
-        step(batch, 0.5, 0.5)
+        trainer(batch, 0.5, 0.5)
         if i in (0, PLAIN_STEPS):
-            step.read()  # waits for the device
+            trainer.read()  # waits for the device
             seconds["captured" if i else "first"] = time.time() - begin
     print(json.dumps(seconds))

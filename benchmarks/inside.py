@@ -22,7 +22,7 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.networks.discriminators import AgeCritic
 from cyclegan_age.rendering.gallery import render_all
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 
 CPU = torch.device("cpu")
 
@@ -68,7 +68,7 @@ def made_up_batch(config: TrainConfig, size: int) -> Batch:
     return Batch(pictures(), ages(), pictures(), ages())
 
 
-class Trainee:
+class SingleBatchTrainer:
     """A model with its optimisers, on one batch that stays in memory.
 
     Args:
@@ -171,7 +171,7 @@ def measure_training(plan: Plan, config: TrainConfig, net: CycleGANConfig, say: 
     say("training step: operations")
     flops = flops_per_image(config, net)
     bf16 = has_bf16(CPU)
-    fast, plain = (Trainee(config=config, net=net, fast=fast) for fast in (True, False))
+    fast, plain = (SingleBatchTrainer(config=config, net=net, fast=fast) for fast in (True, False))
     say("training step: compiling")
     fast.step()
     plain.step()
@@ -206,7 +206,7 @@ def measure_rendering(
     """All of test.py, from loading to the page, against the generator alone; random weights."""
     generator = SYSTEMS["cyclegan"].build(config, net).networks["generator"]
     weights = folder / "random.safetensors"
-    save_snapshot(weights, config, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(weights, config, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     faces = make_faces(folder / "portraits", plan.faces, config.image_size)
     infer = InferConfig(
         input=faces, aligned=True, weights=str(weights), batch_size=plan.batch_size, results_dir=folder / "rendered"

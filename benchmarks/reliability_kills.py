@@ -18,8 +18,8 @@ import torch
 from benchmarks.plan import Row
 from benchmarks.processes import make_faces
 from cyclegan_age.config import UserError
-from cyclegan_age.runs import load_state
-from cyclegan_age.snapshots import from_settings, load_snapshot
+from cyclegan_age.runs import load_checkpoint
+from cyclegan_age.weight_files import from_settings, load_weights
 
 FLAGS = [
     *("--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32", "--load_size", "32", "--batch_size", "2"),
@@ -34,9 +34,9 @@ def rows_of_kills(found: Counter[str]) -> list[Row]:
     return [
         Row(measure="kills", value=found["kills"], unit=""),
         Row(measure="- while a file was written", value=found["writing"], unit=""),
-        Row(measure="- before the first state", value=found["stateless"], unit=""),
+        Row(measure="- before the first checkpoint", value=found["stateless"], unit=""),
         Row(measure="trainings that went on to their end", value=found["trainings"], unit=""),
-        Row(measure="states that were not valid", value=found["broken"], unit="", at_most=0),
+        Row(measure="checkpoints that were not valid", value=found["broken"], unit="", at_most=0),
         Row(measure="ends other than without a kill", value=found["different"], unit="", at_most=0),
     ]
 
@@ -139,8 +139,8 @@ def invalid(run: Path) -> list[str]:
     """Corrupt files of a killed run; a missing file counts as complete."""
     checks: list[tuple[str, Callable[[Path], object]]] = [
         ("config.json", lambda path: from_settings(json.loads(path.read_text()))),
-        ("weights.safetensors", load_snapshot),
-        ("snapshots/*.safetensors", load_snapshot),
+        ("weights.safetensors", load_weights),
+        ("snapshots/*.safetensors", load_weights),
         ("state.pt", lambda path: _state_of(run, path)),
         ("metrics.jsonl", lambda path: [json.loads(line) for line in path.read_text().split("\n")[:-1]]),
     ]
@@ -156,16 +156,16 @@ def invalid(run: Path) -> list[str]:
 
 def _at(run: Path) -> str:
     try:
-        state = load_state(run / "state.pt")
+        state = load_checkpoint(run / "state.pt")
     except UserError:
-        return "with a state that cannot be read"
-    return f"saved up to step {state['step']}" if state else "before the first state"
+        return "with a checkpoint that cannot be read"
+    return f"saved up to step {state['step']}" if state else "before the first checkpoint"
 
 
 def _state_of(run: Path, path: Path) -> None:
-    state = load_state(path)
+    state = load_checkpoint(path)
     assert state is not None
-    if load_state(run / f"state-0-{state['step']}.pt") is None:
+    if load_checkpoint(run / f"state-0-{state['step']}.pt") is None:
         raise UserError(f"without state-0-{state['step']}.pt")
 
 
@@ -173,9 +173,9 @@ def outcome(run: Path) -> dict[str, Any]:
     """Complete final state of a training."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
-        "state": load_state(run / "state.pt"),
-        "of rank": load_state(run / f"state-0-{STEPS}.pt"),
-        "weights": load_snapshot(run / "weights.safetensors").tensors,
+        "state": load_checkpoint(run / "state.pt"),
+        "of rank": load_checkpoint(run / f"state-0-{STEPS}.pt"),
+        "weights": load_weights(run / "weights.safetensors").tensors,
         "steps": [line["step"] for line in lines if "lr/lr" in line],
         "snapshots": sorted(path.name for path in (run / "snapshots").iterdir()),
     }

@@ -17,6 +17,7 @@ from benchmarks.processes import RSS_UNIT, make_faces
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import ShardsConfig
 from cyclegan_age.data.batches import make
+from cyclegan_age.data.draws import Draws
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.prepare.shards import write_shards
 from cyclegan_age.data.shards import open_pictures, open_shards
@@ -85,7 +86,7 @@ def data_of(folder: Path, side: int, size: int, say: Callable[[str], None]) -> F
     shards = shards.take(np.resize(np.arange(len(shards)), size))
     group = np.array([CODE.group(float(age)) for age in shards.age_years])
     pools = [np.flatnonzero(group == k) for k in range(len(CODE))]
-    return FaceData(
+    draws = Draws(
         cache=open_pictures(shards, folder, min(LOAD, side)),
         age_years=shards.age_years,
         source_pools=pools,
@@ -95,6 +96,7 @@ def data_of(folder: Path, side: int, size: int, say: Callable[[str], None]) -> F
         batch_size=BATCH,
         seed=0,
     )
+    return FaceData(draws)
 
 
 if __name__ == "__main__":

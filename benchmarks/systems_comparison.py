@@ -111,7 +111,7 @@ def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
         pairs = [([float(years)] * SAMPLES, group) for years, group in zip(AGES, groups, strict=True)]
     values = []
     for wanted, real in pairs:
-        made = [scaled(one, size) for one in ager.render(latents, wanted)]
+        made = [resized(one, size) for one in ager.render(latents, wanted)]
         a = np.concatenate([evaluator.look(np.stack(made[k : k + 16])) for k in range(0, SAMPLES, 16)]).astype(
             np.float64
         )
@@ -127,7 +127,7 @@ def parameters(weights: Path) -> int:
         return sum(math.prod(f.get_slice(k).get_shape()) for k in names)
 
 
-def scaled(picture: "Picture", side: int) -> "Picture":
+def resized(picture: "Picture", side: int) -> "Picture":
     """A square picture, uint8 (H, W, 3), of another size."""
     return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
 
@@ -158,9 +158,9 @@ def portraits(photos: Sequence[Path]) -> list[Image.Image]:
             raise UserError(f"--faces {file}: {e}; expected photographs") from None
         found = detector().find(upright)
         if not found:
-            raise UserError(f"--faces {file}: no face found; choose another photograph")
+            raise UserError(f"--faces {file}: no face found; expected a photograph of a face")
         squares.append(crop(upright, max(found, key=lambda face: face.size).place(FRAMES["utkface"]), SIDE))
-    return [Image.fromarray(one) for one in squares or [scaled(np.asarray(demo_portrait()), SIDE)]]
+    return [Image.fromarray(one) for one in squares or [resized(np.asarray(demo_portrait()), SIDE)]]
 
 
 def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.Image:
@@ -182,7 +182,7 @@ def picture(weights: Mapping[str, Path], photos: Sequence[Path] = ()) -> Image.I
             if from_noise(ager):
                 drawn = ager.sample(len(inputs) * (1 if ager.conditional else len(ages)))
                 latents = drawn[i : i + 1].expand(len(ages), -1) if ager.conditional else drawn[i :: len(inputs)]
-                row += [blank, *(scaled(one, SIDE) for one in ager.render(latents, ages))]
+                row += [blank, *(resized(one, SIDE) for one in ager.render(latents, ages))]
             else:
                 row += [np.asarray(one) for one in (portrait, *(ager.age(portrait, years) for years in ages))]
         rows.append(row)

@@ -130,9 +130,9 @@ def trained(lines: Sequence[Mapping[str, Any]], batch_size: int) -> Trained:
 
 def saved_step(run: Path) -> int:
     """Steps in the saved checkpoint of a run; 0 without one."""
-    from cyclegan_age.runs import load_state
+    from cyclegan_age.runs import load_checkpoint
 
-    state = load_state(run / "state.pt")
+    state = load_checkpoint(run / "state.pt")
     return int(state["step"]) if state else 0
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.files import foreign
 from cyclegan_age.models.cyclegan_pair import build_generator, renderer
-from cyclegan_age.snapshots import Snapshot, save_snapshot
+from cyclegan_age.weight_files import Weights, save_weights
 
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -44,9 +44,9 @@ def convert(config: ConvertConfig) -> Path:
         train = TrainConfig(model="cyclegan_pair", image_size=size, load_size=size)
         with torch.device("meta"):  # tensors that do not fit may be huge
             state = build_generator(train, net).state_dict()
-        fitting = _fitting(state, modules, net, path)
+        converted = _converted(state, modules, net, path)
         generator = build_generator(train, net).eval()
-        generator.load_state_dict(fitting)
+        generator.load_state_dict(converted)
         _try(generator, size, path)
         tensors |= {f"{name}.{key}": tensor for key, tensor in generator.state_dict().items()}
         nets.append(net)
@@ -56,11 +56,11 @@ def convert(config: ConvertConfig) -> Path:
             f"--cg {config.cg[1]}: its {', '.join(differ)} differ from {config.cg[0]}; expected two of one training"
         )
     try:
-        renderer(Snapshot(train, net, 0, tensors))
+        renderer(Weights(train, net, 0, tensors))
     except UserError as e:
-        raise UserError(f"--group_b {config.group_b}: {e}; choose another name") from None
+        raise UserError(f"--group_b {config.group_b}: {e}") from None
     try:
-        save_snapshot(config.output, train, net, 0, tensors)
+        save_weights(config.output, train, net, 0, tensors)
     except OSError as e:
         raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); choose another file") from e
     return config.output
@@ -242,8 +242,8 @@ def _names_of_unet(depth: int, normed: bool) -> Iterator[tuple[str, str]]:
     yield "model.model.3", "head.conv"
 
 
-def _fitting(state: Mapping[str, Tensor], modules: Modules, net: CycleGANPairConfig, path: Path) -> dict[str, Tensor]:
-    """Their tensors under the keys of a generator's state_dict; each must fit."""
+def _converted(state: Mapping[str, Tensor], modules: Modules, net: CycleGANPairConfig, path: Path) -> dict[str, Tensor]:
+    """The tensors of a file under the keys of a generator's state_dict; each must have its shape."""
     pairs = [(theirs, ours) for theirs, ours in _names(net) if ours]
     given = {f"{ours}.{name}": (theirs, v) for theirs, ours in pairs for name, v in modules[theirs].items()}
     for key in state:  # batch norms before PyTorch 0.4.1 counted nothing

@@ -14,8 +14,8 @@ from cyclegan_age.export_page import check_runtime, page
 from cyclegan_age.files import write_atomically
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureEncoder
-from cyclegan_age.runs import TIGHT, find_weights
-from cyclegan_age.snapshots import quantised, repacked
+from cyclegan_age.runs import CROP_WEIGHTS, find_weights
+from cyclegan_age.weight_files import quantised, repacked
 
 _LARGE = 4096  # minimum size of a tensor that `stored_as` converts
 
@@ -38,7 +38,7 @@ def export(config: ExportConfig) -> Path:
         UserError: a package is missing, no such weights, weights of no image-to-image model, or the file cannot be
             written.
     """
-    weights = find_weights(config.weights, config.results_dir, TIGHT)
+    weights = find_weights(config.weights, config.results_dir, CROP_WEIGHTS)
     suffix = config.output.suffix
     if suffix == ".safetensors":
         data = repacked(weights, "int8" if config.precision == "int8" else "fp16")

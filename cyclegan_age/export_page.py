@@ -42,7 +42,7 @@ def page(model: bytes, facts: Mapping[str, object], mark: Mark, runtime: Path) -
         UserError: the model takes no ages.
     """
     if "anchors" not in facts:
-        raise UserError("--output: pages are for weights with ages; choose another file name, such as x.onnx")
+        raise UserError("--output: must be an .onnx file for weights without ages")
     frame = Frame.of(str(facts["frame"]))
     example = io.BytesIO()
     demo_portrait(frame).save(example, "JPEG", quality=90)

@@ -121,7 +121,7 @@ class Taps:
 
 def _feature_map(name: str, out: object) -> Tensor:
     if not isinstance(out, Tensor) or out.ndim != 4:
-        raise UserError(f"layer {name!r}: gives no feature map; choose another")
+        raise UserError(f"layer {name!r}: must be a layer that gives a feature map")
     return out
 
 

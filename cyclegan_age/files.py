@@ -89,7 +89,7 @@ def writing(folder: Path, needed: int, *, kept: Callable[[], str] = lambda: "") 
     Args:
         folder: its path, for the error.
         needed: bytes that must be free.
-        kept: returns the end of the error, on what was written before.
+        kept: returns the end of the error, which says what is saved.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -140,7 +140,7 @@ def _no_room(folder: Path, needed: int) -> str:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Context that processes enter one after the other, per folder."""
+    """Context that only one process at a time holds, for each folder."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -158,8 +158,8 @@ def lock(folder: Path, does: str = "is training it", other: str = ", or choose a
 
     Args:
         folder: the folder.
-        does: activity of the process that holds the lock, for the error.
-        other: another remedy than waiting for its end or stopping it.
+        does: what the other process does, for the error.
+        other: a further remedy for the error.
 
     Raises:
         UserError: another process has it.
@@ -207,9 +207,9 @@ def clear(folder: Path) -> None:
 
 
 def foreign(path: Path, remedy: str = "expected a .safetensors file that train.py wrote, or the name of a run") -> str:
-    """Description of a file without weights of this package, and the remedy `remedy`; empty if unknown.
+    """What a file is that holds no weights of this package, with the remedy; empty if unknown.
 
-    It is recognised by its first bytes and the names in an archive. Nothing is unpickled.
+    It looks at the first bytes and the names in an archive. Nothing is unpickled.
     """
     with path.open("rb") as f:
         begin = f.read(512)

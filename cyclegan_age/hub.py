@@ -12,7 +12,7 @@ from cyclegan_age.config import UserError, needs
 from cyclegan_age.files import write_atomically
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.runs import SHIPPED, weights_name
-from cyclegan_age.snapshots import Snapshot, load_snapshot, settings
+from cyclegan_age.weight_files import Weights, load_weights, settings
 
 LIBRARY = "cyclegan-age"
 _FILES = "model.safetensors", "weights.safetensors"  # of the Hub, and of a run
@@ -106,13 +106,13 @@ def write_folder(weights: Path, folder: Path, card: Card | None = None, *, repo:
     Raises:
         UserError: the weights cannot be read, or the folder cannot be written.
     """
-    snapshot = load_snapshot(weights)
+    loaded = load_weights(weights)
     card = card or (_OF_SHIPPED if weights.resolve().parent == SHIPPED else Card())
     name = weights_name(weights)
     try:
         write_atomically(folder / _FILES[0], weights.read_bytes())
-        write_atomically(folder / "config.json", (json.dumps(_config(snapshot), indent=2) + "\n").encode())
-        write_atomically(folder / "README.md", _readme(snapshot, name, repo or str(folder.name), card).encode())
+        write_atomically(folder / "config.json", (json.dumps(_config(loaded), indent=2) + "\n").encode())
+        write_atomically(folder / "README.md", _readme(loaded, name, repo or str(folder.name), card).encode())
     except OSError as e:
         raise UserError(f"{folder}: cannot be written ({e.strerror or e}); choose another folder") from e
 
@@ -149,21 +149,21 @@ def _errors(before: str) -> Iterator[None]:
         raise UserError(f"{before} ({cause}); check the name, and `hf auth login`") from None
 
 
-def _config(snapshot: Snapshot) -> dict[str, object]:
+def _config(weights: Weights) -> dict[str, object]:
     """config.json: some facts, then all settings except names of places."""
-    train = snapshot.train
-    plain = settings(train, snapshot.net)
+    train = weights.train
+    plain = settings(train, weights.net)
     for place in ("dataroot", "results_dir", "init", "init_average", "name"):
         del plain["train"][place]
     facts = {"model_type": train.model, "library_name": LIBRARY, "image_size": train.image_size}
-    return {**facts, "ages": list(train.ages), "frame": train.frame, "images_seen": snapshot.images_seen, **plain}
+    return {**facts, "ages": list(train.ages), "frame": train.frame, "images_seen": weights.images_seen, **plain}
 
 
-def _readme(snapshot: Snapshot, name: str, repo: str, card: Card) -> str:
-    train = snapshot.train
+def _readme(weights: Weights, name: str, repo: str, card: Card) -> str:
+    train = weights.train
     noise = train.model in _FROM_NOISE
     renderer = SYSTEMS[train.model].renderer
-    domains = renderer(snapshot).domains if renderer else ()
+    domains = renderer(weights).domains if renderer else ()
     use = _USE_DOMAINS if domains else _USE_NOISE if noise else _USE
     ages = f"faces at the ages {', '.join(map(str, train.ages))}, {train.image_size} px, frame `{train.frame}`"
     return _CARD.substitute(
@@ -176,6 +176,6 @@ def _readme(snapshot: Snapshot, name: str, repo: str, card: Card) -> str:
         name=name,
         tag="" if domains else "- face-aging\n",
         what=f"pictures of {train.image_size} px translated to {', '.join(domains)}" if domains else ages,
-        images=f"{snapshot.images_seen:,}",
+        images=f"{weights.images_seen:,}",
         use=Template(use).substitute(repo=repo),
     )

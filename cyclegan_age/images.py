@@ -265,8 +265,8 @@ def to_float(pictures: Picture | Tensor) -> Tensor:
 
 def to_uint8(x: Tensor) -> Picture:
     """float (N, 3, H, W) in [-1, 1] (clipped) -> uint8 (N, H, W, 3)."""
-    scaled = x.detach().float().add(1).mul(127.5).round().clamp(0, 255)
-    array: Picture = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    levels = x.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    array: Picture = levels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
     return array
 
 

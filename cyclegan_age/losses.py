@@ -81,8 +81,8 @@ def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
 
 def clip_gradients(gradient: Tensor, length: Tensor) -> Tensor:
     """Gradients (N, ...), each clipped to a norm (N,)."""
-    share = (length / norms(gradient).clamp_min(1e-12)).clamp_max(1)
-    return gradient * share.view(-1, *[1] * (gradient.dim() - 1))
+    scale = (length / norms(gradient).clamp_min(1e-12)).clamp_max(1)
+    return gradient * scale.view(-1, *[1] * (gradient.dim() - 1))
 
 
 def norms(x: Tensor) -> Tensor:
@@ -137,9 +137,9 @@ def group_age(logits: Tensor, group: Tensor, group_of_year: Tensor, nominal_year
         weights: (N,), weight of each picture.
     """
     inside = group_of_year[None, :] == group[:, None]  # (N, 101)
-    share = logits.float().log_softmax(dim=1).masked_fill(~inside, -torch.inf).logsumexp(dim=1)
+    log_probability = logits.float().log_softmax(dim=1).masked_fill(~inside, -torch.inf).logsumexp(dim=1)
     squared = (expected_age(logits) - nominal_years[group]).square()
-    mean: Tensor = ((squared - share) * weights).mean()
+    mean: Tensor = ((squared - log_probability) * weights).mean()
     return mean
 
 
@@ -155,11 +155,10 @@ def dissimilarity(x: Tensor, y: Tensor) -> Tensor:
 
 
 def feature_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared distance of feature maps (N, C, h, w) whose vectors at each position are normalised to length 1: 0
-    to 4.
+    """Mean squared distance of feature maps (N, C, h, w), normalised to unit length at each position; from 0 to 4.
 
-    So the scale of the network does not matter (as in Zhang et al., "The Unreasonable Effectiveness of Deep Features as
-    a Perceptual Metric", CVPR 2018).
+    The normalisation removes the scale of the features (as in Zhang et al., "The Unreasonable Effectiveness of Deep
+    Features as a Perceptual Metric", CVPR 2018).
     """
     a, b = (F.normalize(features.float(), dim=1) for features in (a, b))
     return (a - b).square().sum(dim=1).mean()
@@ -201,7 +200,7 @@ def total_variation(x: Tensor) -> Tensor:
     return along + down
 
 
-def augmented(x: Tensor, share: float = 1.0) -> Tensor:
+def augmented(x: Tensor, strength: float = 1.0) -> Tensor:
     """A random augmentation of each picture of a batch (N, 3, S, S) in [-1, 1], differentiable; may exceed that range.
 
     DiffAugment (Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020): brightness,
@@ -209,22 +208,22 @@ def augmented(x: Tensor, share: float = 1.0) -> Tensor:
     position.
 
     Args:
-        share: scale of these ranges, and of that square's side.
+        strength: scale of these ranges, and of that square's side.
     """
     count, size = len(x), x.shape[-1]
     draw = torch.rand(7, count, 1, 1, 1, device=x.device)
-    x = x.float() + share * (draw[0] - 0.5)
+    x = x.float() + strength * (draw[0] - 0.5)
     grey = x.mean(dim=1, keepdim=True)
-    x = (x - grey) * (1 + share * (2 * draw[1] - 1)) + grey
+    x = (x - grey) * (1 + strength * (2 * draw[1] - 1)) + grey
     middle = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = (x - middle) * (1 + share * (draw[2] - 0.5)) + middle
+    x = (x - middle) * (1 + strength * (draw[2] - 0.5)) + middle
 
     at = torch.arange(size, device=x.device)
-    most = int(share * size / 8)
+    most = int(strength * size / 8)
     shift = (draw[3:5] * (2 * most + 1)).floor() - most  # (2, N, 1, 1, 1) pixels, down and to the right
     moved = (at[:, None] - at == shift).float()  # (2, N, 1, S, S), source pixel of each pixel
     with torch.autocast(x.device.type, enabled=False):
         x = moved[0] @ x @ moved[1].mT
     centre = (draw[5:7] * (size + 1 - size % 2)).floor()
-    near = (at - centre).abs() < share * size / 4  # (2, N, 1, 1, S), rows and columns of the square
+    near = (at - centre).abs() < strength * size / 4  # (2, N, 1, 1, S), rows and columns of the square
     return x.masked_fill(near[0].mT & near[1], 0)

@@ -26,7 +26,7 @@ _INK, _GREY, _RULE = "#222222", "#707070", "#e3e3e3"
 _PALE, _BLUE, _ORANGE = "#bcd3ea", "#1f6fb4", "#d9730d"
 _ON_ANY_GROUND = "#88888866"  # rules of an SVG, on a light or a dark page
 
-_PANELS, _WIDTH, _HEIGHT, _HEAD = 3, 360, 200, 34  # panels in a row; pixels of each, and of the title's line
+_PANELS, _WIDTH, _HEIGHT, _TITLE = 3, 360, 200, 34  # panels in a row; pixels of each, and of the title's line
 _LEFT, _TOP, _RIGHT, _BOTTOM = 52, 30, 12, 24  # pixels around the area of the curves
 _DPI = 100  # of the picture; an SVG's unit is a point
 _POINTS = 240  # maximum number per curve; more are averaged
@@ -64,16 +64,16 @@ def loss_panels(curves: Curves, title: str) -> Picture:
     names = [name for name in curves if not name.startswith(HELD_OUT)]
     last = max((steps[-1] for steps, _ in curves.values()), default=1)
     rows = -(-max(len(names), 1) // _PANELS)
-    width, height = _PANELS * _WIDTH, _HEAD + rows * _HEIGHT
+    width, height = _PANELS * _WIDTH, _TITLE + rows * _HEIGHT
     figure = _figure(width / _DPI, height / _DPI)
-    middle = 1 - _HEAD / 2 / height
+    middle = 1 - _TITLE / 2 / height
     figure.text(14 / width, middle, title, color=_INK, size=11, va="center")
     legend = [("each interval", _PALE), ("running mean", _BLUE)]
     legend += [("faces held out", _ORANGE)] if len(names) < len(curves) else []
     _legend(figure, legend, (1, middle))
     for i, name in enumerate(names):
         row, column = divmod(i, _PANELS)
-        left, bottom = column * _WIDTH + _LEFT, height - _HEAD - (row + 1) * _HEIGHT + _BOTTOM
+        left, bottom = column * _WIDTH + _LEFT, height - _TITLE - (row + 1) * _HEIGHT + _BOTTOM
         size = (_WIDTH - _LEFT - _RIGHT) / width, (_HEIGHT - _TOP - _BOTTOM) / height
         axes = figure.add_axes((left / width, bottom / height, *size))
         _loss(axes, name, curves[name], curves.get(HELD_OUT + name), last)

@@ -259,7 +259,7 @@ def _webp(data: bytes, mark: Mark) -> bytes:
     chunks = [(kind, body) for kind, body in chunks if kind not in said]
     kind, body = chunks[0]
     if kind == b"VP8X":
-        head = bytes([body[0] | 0x0C]) + body[1:]
+        header = bytes([body[0] | 0x0C]) + body[1:]
         chunks = chunks[1:]
     else:
         if kind == b"VP8L":
@@ -268,9 +268,9 @@ def _webp(data: bytes, mark: Mark) -> bytes:
         else:
             alpha, width, height = 0, *((side & 0x3FFF) - 1 for side in struct.unpack_from("<HH", body, 6))
         sides = width.to_bytes(3, "little") + height.to_bytes(3, "little")
-        head = bytes([0x0C | alpha << 4, 0, 0, 0]) + sides
+        header = bytes([0x0C | alpha << 4, 0, 0, 0]) + sides
     chunks = [
-        *((b"VP8X", head), *chunks),
+        *((b"VP8X", header), *chunks),
         *((b"EXIF", _exif(mark, said[b"EXIF"])), (b"XMP ", packet(mark, said[b"XMP "], comment=False))),
     ]
     body = b"".join(k + struct.pack("<I", len(b)) + b + bytes(len(b) % 2) for k, b in chunks)

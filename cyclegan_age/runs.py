@@ -1,12 +1,12 @@
-"""Run folders: configuration, metrics, snapshots for inference, and the checkpoint to resume from.
+"""Run folders: configuration, metrics, weights for inference, and the checkpoint to resume from.
 
 results/001-cyclegan-default/
     config.json               every setting
     metrics.jsonl             one object per logged step
     curves.png                the losses so far
     samples/                  sample sheets
-    snapshots/                EMA weights at some numbers of images, safetensors with the configuration inside
-    weights.safetensors       the newest of them
+    snapshots/                EMA weights kept along the training, safetensors with the configuration inside
+    weights.safetensors       the newest EMA weights
     state.pt                  the checkpoint; loads without pickle code
 """
 
@@ -23,11 +23,11 @@ import torch
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
 from cyclegan_age.files import clear, exclusive, lock, write_atomically, writing
-from cyclegan_age.snapshots import from_settings, settings
+from cyclegan_age.weight_files import from_settings, settings
 
 SHIPPED = Path(__file__).parent / "weights"
-# Shipped weights where none are named: for photographs, for tight crops, for games with latents, for faces from noise.
-HEADS, TIGHT, AUTOENCODER, SAMPLER = "cyclegan_heads", "cyclegan", "caae", "cgan"
+# Shipped weights where none are named: for photographs, tight crops, games with latents, and faces from noise.
+PHOTO_WEIGHTS, CROP_WEIGHTS, GAME_WEIGHTS, SAMPLE_WEIGHTS = "cyclegan_heads", "cyclegan", "caae", "cgan"
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -47,8 +47,8 @@ _TUNED = {
 }
 
 
-def find_weights(weights: str, results_dir: Path, model: str = HEADS) -> Path:
-    """The file of a `--weights` value: a file, a run's name (its newest snapshot), the name of shipped weights, or ""
+def find_weights(weights: str, results_dir: Path, model: str = PHOTO_WEIGHTS) -> Path:
+    """The file of a `--weights` value: a file, a run's name (its newest weights), the name of shipped weights, or ""
     or "shipped" for the shipped ones of `model`.
 
     Raises:
@@ -106,12 +106,10 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
         needed: bytes that the run will take, for the error of a full disk.
 
     Raises:
-        UserError: `--name` is taken by a run with other settings, or is not a plain name; another process trains the
-            run; the folder cannot be written.
+        UserError: `--name` is taken by a run with other settings; another process trains the run; the folder cannot
+            be written.
     """
     plain = settings(train, net)
-    if train.name and (Path(train.name).name != train.name or train.name.startswith(".")):
-        raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
     with writing(train.results_dir, needed), exclusive(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name
@@ -123,7 +121,7 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
             if train.name and (folder / "config.json").is_file():
                 _check_same(folder, plain)
             clear(folder)
-            if (folder / "config.json").is_file() and not has_state(folder):
+            if (folder / "config.json").is_file() and not has_checkpoint(folder):
                 logger.info("%s: the run has no checkpoint; its training begins anew", folder)
             write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
         except OSError:
@@ -188,7 +186,7 @@ def _numbers(value: Any) -> list[float]:
     return [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int | float)]
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint: nested dicts and lists of tensors, numbers and strings.
 
     Raises:
@@ -199,12 +197,12 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, whole.getbuffer())
 
 
-def has_state(run: Path) -> bool:
-    """Whether a run's folder has a state to resume from."""
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run's folder has a checkpoint to resume from."""
     return (run / "state.pt").is_file()
 
 
-def load_state(path: Path) -> dict[str, Any] | None:
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read a checkpoint; None if it does not exist.
 
     Raises:

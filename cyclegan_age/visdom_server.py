@@ -157,7 +157,7 @@ def start(port: int, env_dir: Path, host: str = "127.0.0.1") -> None:
     try:
         listening = socket.create_server((host, port))
     except OSError:
-        raise UserError(f"VISDOM_PORT {port}: taken or not allowed at {host}; choose another") from None
+        raise UserError(f"VISDOM_PORT {port}: must be a free port of {host}") from None
     listening.setblocking(False)
 
     async def serve() -> None:

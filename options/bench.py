@@ -1,12 +1,11 @@
 """The flags of the benchmarks."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclegan_age.config.fields import Option, check
-from options.parse import parse
+from options.parse import parser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +16,11 @@ class BenchConfig:
     """Tiny networks and no repetitions: a smoke test without valid numbers."""
 
 
-def parse_bench(argv: Sequence[str]) -> BenchConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag.
-    """
-    description = "Measure speed and memory on this machine's processor and print a table (see docs/benchmarks.md)."
-    return parse(BenchConfig, argv, prog="benchmarks", description=description, default=BenchConfig())
+parse_bench = parser(
+    BenchConfig,
+    "benchmarks",
+    "Measure speed and memory on this machine's processor and print a table (see docs/benchmarks.md).",
+)
 
 
 GPU_ROWS = {
@@ -60,14 +56,9 @@ class GPUBenchConfig:
         check(self)
 
 
-def parse_gpu_bench(argv: Sequence[str]) -> GPUBenchConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag or an invalid value.
-    """
-    description = "Measure speed and memory on one GPU and print a table (see docs/benchmarks.md)."
-    return parse(GPUBenchConfig, argv, prog="benchmarks.gpu", description=description, default=GPUBenchConfig())
+parse_gpu_bench = parser(
+    GPUBenchConfig, "benchmarks.gpu", "Measure speed and memory on one GPU and print a table (see docs/benchmarks.md)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +75,9 @@ class PhotoBenchConfig:
     """Small pictures and no repetitions: a smoke test without valid numbers."""
 
 
-def parse_photo_bench(argv: Sequence[str]) -> PhotoBenchConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag.
-    """
-    description = "Measure the aging of photographs and print a table (see docs/photos.md)."
-    return parse(PhotoBenchConfig, argv, prog="benchmarks.photos", description=description, default=PhotoBenchConfig())
+parse_photo_bench = parser(
+    PhotoBenchConfig, "benchmarks.photos", "Measure the aging of photographs and print a table (see docs/photos.md)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +95,11 @@ class MutationsBenchConfig:
         check(self)
 
 
-def parse_mutations_bench(argv: Sequence[str]) -> MutationsBenchConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag or an invalid value.
-    """
-    description = "Try mutated pictures, videos and weights and print a table (see docs/reliability.md)."
-    default = MutationsBenchConfig()
-    return parse(MutationsBenchConfig, argv, prog="benchmarks.mutations", description=description, default=default)
+parse_mutations_bench = parser(
+    MutationsBenchConfig,
+    "benchmarks.mutations",
+    "Try mutated pictures, videos and weights and print a table (see docs/reliability.md).",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,16 +129,11 @@ class SystemsBenchConfig:
         check(self)
 
 
-def parse_systems_bench(argv: Sequence[str]) -> SystemsBenchConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag, an invalid value, or a missing folder.
-    """
-    description = "Train each system for the same time and compare them (see docs/systems.md)."
-    return parse(
-        SystemsBenchConfig, argv, prog="benchmarks.systems", description=description, default=SystemsBenchConfig()
-    )
+parse_systems_bench = parser(
+    SystemsBenchConfig,
+    "benchmarks.systems",
+    "Train each system for the same time and compare them (see docs/systems.md).",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,14 +155,9 @@ class WebBenchConfig:
         check(self)
 
 
-def parse_web_bench(argv: Sequence[str]) -> WebBenchConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag or an invalid value.
-    """
-    description = "Put load on the REST service and print a table (see docs/web.md)."
-    return parse(WebBenchConfig, argv, prog="benchmarks.web", description=description, default=WebBenchConfig())
+parse_web_bench = parser(
+    WebBenchConfig, "benchmarks.web", "Put load on the REST service and print a table (see docs/web.md)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,15 +180,11 @@ class ReliabilityConfig:
         check(self)
 
 
-def parse_reliability(argv: Sequence[str]) -> ReliabilityConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag or an invalid value.
-    """
-    description = "Break trainings on purpose and print a table (see docs/reliability.md)."
-    default = ReliabilityConfig()
-    return parse(ReliabilityConfig, argv, prog="benchmarks.reliability", description=description, default=default)
+parse_reliability = parser(
+    ReliabilityConfig,
+    "benchmarks.reliability",
+    "Break trainings on purpose and print a table (see docs/reliability.md).",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,12 +200,8 @@ class ShardsBenchConfig:
         check(self)
 
 
-def parse_shards_bench(argv: Sequence[str]) -> ShardsBenchConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag or an invalid value.
-    """
-    description = "Measure the reading speed of shards, and the memory for it (see docs/data.md)."
-    default = ShardsBenchConfig()
-    return parse(ShardsBenchConfig, argv, prog="benchmarks.shards", description=description, default=default)
+parse_shards_bench = parser(
+    ShardsBenchConfig,
+    "benchmarks.shards",
+    "Measure the reading speed of shards, and the memory for it (see docs/data.md).",
+)

@@ -1,11 +1,10 @@
 """The flags of benchmarks.scale."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from cyclegan_age.config.fields import Option, check
-from options.parse import parse
+from options.parse import parser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +70,8 @@ class ScaleBenchConfig:
         check(self)
 
 
-def parse_scale(argv: Sequence[str]) -> ScaleBenchConfig:
-    """argv -> configuration.
-
-    Raises:
-        UserError: an unknown flag or an invalid value.
-    """
-    description = "Estimate the cost of large trainings and services and print two tables (see docs/scale.md)."
-    return parse(ScaleBenchConfig, argv, prog="benchmarks.scale", description=description, default=ScaleBenchConfig())
+parse_scale = parser(
+    ScaleBenchConfig,
+    "benchmarks.scale",
+    "Estimate the cost of large trainings and services and print two tables (see docs/scale.md).",
+)

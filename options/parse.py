@@ -8,7 +8,7 @@ import ast
 import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -42,14 +42,25 @@ class Parsed:
     rest: list[str]
 
 
-def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str, default: T) -> T:
-    """Read flags into a dataclass; accepts both `--target_age` and `--target-age`.
+def parser(kind: type[T], prog: str, description: str) -> Callable[[Sequence[str]], T]:
+    """A function that parses argv into a configuration; arguments and errors as of `parse`."""
+    return lambda argv: parse(kind, argv, prog=prog, description=description)
+
+
+def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str) -> T:
+    """Parse flags into a dataclass with defaults; accepts both `--target_age` and `--target-age`.
+
+    Args:
+        kind: the dataclass.
+        argv: the command line.
+        prog: the command, for help and errors.
+        description: for the help.
 
     Raises:
         UserError: an unknown flag, an invalid value, or a missing required flag.
         SystemExit: after `--help`.
     """
-    return cast("T", read([default], argv, prog=prog, description=description).configs[0])
+    return cast("T", read([kind()], argv, prog=prog, description=description).configs[0])
 
 
 def read(

@@ -27,18 +27,18 @@ def test_undisturbed_faces_are_only_mirrored() -> None:
     assert any(mirrored) and any(same)
 
 
-def test_faces_are_disturbed_the_more_the_greater_the_share() -> None:
+def test_faces_are_disturbed_the_more_the_greater_the_strength() -> None:
     x = torch.linspace(-0.5, 0.5, 16).expand(200, 3, 16, 16).contiguous()
     x = torch.maximum(x, x.flip(3))  # its own mirror image
     far = []
-    for share in (0.2, 0.5, 1.0):
+    for strength in (0.2, 0.5, 1.0):
         torch.manual_seed(0)
-        far.append((augment(x, share) - x).abs().mean().item())
+        far.append((augment(x, strength) - x).abs().mean().item())
     assert 0 < 2 * far[0] < far[1] < far[2] / 1.5
 
 
 def test_with_mixup_a_blend_of_two_faces_is_to_be_as_old_as_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(age_estimator, "augment", lambda x, share: x)
+    monkeypatch.setattr(age_estimator, "augment", lambda x, strength: x)
     torch.manual_seed(0)
     model = AgeEstimatorModel(net=AgeEstimatorConfig(mixup=0.2, **SMALL))  # type: ignore[arg-type]
     logits = torch.randn(2, 101)

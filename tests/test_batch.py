@@ -25,7 +25,7 @@ from cyclegan_age.faces.files import Photo
 from cyclegan_age.inference import Ager
 from cyclegan_age.inference.engine import Engine
 from cyclegan_age.models import cyclegan
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 from options.batch import parse_batch
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, net = TrainConfig(image_size=32, load_size=36), CycleGANConfig(ngf=4, blocks=1)
     tensors = {f"generator.{k}": v for k, v in cyclegan.build_generator(train, net).state_dict().items()}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_snapshot(path, train, net, 0, tensors)
+    save_weights(path, train, net, 0, tensors)
     return path
 
 
@@ -167,7 +167,7 @@ def test_inputs_without_pictures_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pictures in it"):
         items_of(tmp_path)
     for output in (tmp_path / "in" / "out", tmp_path / "in"):
-        with pytest.raises(UserError, match="inside the folder of --input"):
+        with pytest.raises(UserError, match="must be outside the folder of --input"):
             check_output(BatchConfig(input=f"{tmp_path}/in", output=str(output)))
     check_output(BatchConfig(input=f"{tmp_path}/in", output=f"{tmp_path}/in2"))
 
@@ -225,15 +225,15 @@ def test_one_item_that_breaks_the_work_takes_no_other_with_it(
 ) -> None:
     items = [Item(str(path), path.stem) for path in sorted(tiny_faces.rglob("*.jpg"))[:3]]
     render = Renderer(weights=weights, config=InferConfig(aligned=True), ages=AGES, output=str(tmp_path))
-    original = Engine.age_fitted
+    original = Engine.age_letterboxed
 
-    def age_fitted(self: Engine, faces: Sequence[object], *rest: object) -> object:
+    def age_letterboxed(self: Engine, faces: Sequence[object], *rest: object) -> object:
         if any(np.array_equal(face.square, poison) for face in faces):  # type: ignore[attr-defined]
             raise RuntimeError("out of memory\nand more")
         return original(self, faces, *rest)  # type: ignore[arg-type]
 
-    poison = Ager.load(weights).fit(Image.open(items[1].source)).square
-    monkeypatch.setattr(Engine, "age_fitted", age_fitted)
+    poison = Ager.load(weights).letterbox(Image.open(items[1].source)).square
+    monkeypatch.setattr(Engine, "age_letterboxed", age_letterboxed)
     causes = {report.stem: report.cause for report in render(items)}
     assert causes == {items[0].stem: "", items[1].stem: "RuntimeError: out of memory", items[2].stem: ""}
 

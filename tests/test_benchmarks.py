@@ -59,18 +59,18 @@ def test_operations_of_critics_are_counted_separately() -> None:
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_step_moves_every_network_and_its_average(fast: bool) -> None:
-    trainee = inside.Trainee(config=CONFIG, net=NET, fast=fast)
-    networks = {**trainee.model.networks, "average": trainee.ema["generator"].module}
+    trainer = inside.SingleBatchTrainer(config=CONFIG, net=NET, fast=fast)
+    networks = {**trainer.model.networks, "average": trainer.ema["generator"].module}
     before = {name: [w.detach().clone() for w in network.parameters()] for name, network in networks.items()}
     for _ in range(2):  # in the first the discriminator's head, which begins at zero, holds back the gradient
-        trainee.step()
+        trainer.step()
     for name, network in networks.items():
         moved = [not torch.equal(w, old) for w, old in zip(network.parameters(), before[name], strict=True)]
         assert sum(moved) > 0.9 * len(moved), name
     wide = next(w for w in networks["discriminator"].parameters() if w.ndim == 4 and min(w.shape) > 1)
     assert wide.is_contiguous() is not fast
-    assert trainee.bf16 is (fast and inside.has_bf16(inside.CPU))
-    assert trainee.model.pools["fakes"].filled == 2 * CONFIG.batch_size
+    assert trainer.bf16 is (fast and inside.has_bf16(inside.CPU))
+    assert trainer.model.pools["fakes"].filled == 2 * CONFIG.batch_size
 
 
 def test_the_fastest_of_all_rounds_counts() -> None:

@@ -12,14 +12,14 @@ from options.command import command
 def parse(argv: Sequence[str]) -> str:
     """One word."""
     if len(argv) != 1:
-        raise UserError("WORD: missing; give one")
+        raise UserError("WORD: required; expected a word")
     return argv[0]
 
 
 def run(word: str) -> int | None:
     """Do what the word says."""
     if word == "wrong":
-        raise UserError("WORD wrong: not usable; give another")
+        raise UserError("WORD wrong: must be right")
     if word == "stop":
         raise KeyboardInterrupt
     return 1 if word == "found" else None
@@ -30,8 +30,8 @@ def run(word: str) -> int | None:
     [
         (["done"], 0, ""),
         (["found"], 1, ""),
-        ([], 2, "WORD: missing; give one\n"),
-        (["wrong"], 2, "WORD wrong: not usable; give another\n"),
+        ([], 2, "WORD: required; expected a word\n"),
+        (["wrong"], 2, "WORD wrong: must be right\n"),
         (["stop"], 130, "interrupted; the same command goes on\n"),
     ],
 )

@@ -20,7 +20,7 @@ from cyclegan_age.config import (
 from cyclegan_age.config.fields import GROUPS, Option, option_of
 from cyclegan_age.faces.detection import NoFace
 from cyclegan_age.runs import SHIPPED
-from cyclegan_age.snapshots import from_settings, load_snapshot, settings
+from cyclegan_age.weight_files import from_settings, load_weights, settings
 from options.test import parse_test
 from options.train import parse_train
 
@@ -156,8 +156,8 @@ def test_a_flag_without_the_values_that_it_is_for_is_refused(flag: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_settings_of_shipped_weights_are_all_known(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    snapshot = load_snapshot(path)
-    assert type(snapshot.net) is MODEL_CONFIGS[snapshot.train.model]
+    weights = load_weights(path)
+    assert type(weights.net) is MODEL_CONFIGS[weights.train.model]
     assert caplog.messages == []
 
 

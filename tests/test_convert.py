@@ -31,9 +31,9 @@ from cyclegan_age.convert import convert
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.features import Taps
 from cyclegan_age.images import to_float, to_uint8
-from cyclegan_age.inference import Ager, Fitted
+from cyclegan_age.inference import Ager, Letterboxed
 from cyclegan_age.rendering.games import morph
-from cyclegan_age.snapshots import load_snapshot
+from cyclegan_age.weight_files import load_weights
 from options.train import parse_train
 
 Norm = Callable[[int], nn.Module]
@@ -251,7 +251,7 @@ def test_old_files_and_prefixes_are_read(tmp_path: Path) -> None:
         assert found.keys() == wanted.keys() and all(torch.equal(found[k], v) for k, v in wanted.items())
     batch = trained("resnet 6 batch dropout").state_dict()
     torch.save({k: v for k, v in batch.items() if not k.endswith("tracked")}, tmp_path / "batch.pth")  # before 0.4.1
-    assert load_snapshot(converted(tmp_path / "batch.pth")).tensors["generator_ab.stem.norm.num_batches_tracked"] == 0
+    assert load_weights(converted(tmp_path / "batch.pth")).tensors["generator_ab.stem.norm.num_batches_tracked"] == 0
 
 
 class Evil:
@@ -352,7 +352,9 @@ def test_wrong_files_are_reported_in_one_line(
     assert not Path("run-by-a-pickle").exists() and not list(tmp_path.glob("*.safetensors"))
     saved(trained("unet_128 none"), tmp_path / "unet.pth")
     assert convert_command.main(["--cg", "unet.pth", "--image_size", "192"]) == 2
-    assert "--image_size 192: a unet that halves pictures 7 times takes multiples of 128" in capsys.readouterr().err
+    assert (
+        "--image_size 192: must be a multiple of 128 for a unet that halves pictures 7 times" in capsys.readouterr().err
+    )
     saved(trained("resnet 1 none"), tmp_path / "resnet.pth")
     assert convert_command.main(["--cg", "unet.pth", "resnet.pth"]) == 2
     assert "--cg resnet.pth: its blocks, generator differ from unet.pth; expected two of one" in capsys.readouterr().err
@@ -395,9 +397,9 @@ def test_pictures_are_translated_as_a_whole(
     page = (one / "index.html").read_text()
     assert "<figcaption>to B</figcaption>" in page and "channels to B" in page and "years" not in page
     with Image.open(pictures / "testA" / "0.png") as image, Image.open(one / "0_to_B.png") as made:
-        fitted = Fitted.fit(image.convert("RGB"), 32)
+        boxed = Letterboxed.of(image.convert("RGB"), 32)
         with torch.inference_mode():
-            whole = to_uint8(pair[1][0](to_float(fitted.square[None])))[0]
+            whole = to_uint8(pair[1][0](to_float(boxed.square[None])))[0]
         expected = Image.fromarray(whole[4:28]).resize((64, 48), Image.Resampling.LANCZOS)
         assert made.size == (64, 48) and np.abs(np.asarray(made, int) - np.asarray(expected, int)).max() <= 1
     assert test_command.main([*flags, str(pair[0]), "--name", "two"]) == 0
@@ -422,9 +424,9 @@ def test_pictures_are_translated_as_a_whole(
     assert test_command.main(["--weights", str(single), "--dataroot", str(pictures)]) == 2
     assert capsys.readouterr().err == "--dataroot: needs weights with ages; give the folder as --input\n"
     assert test_command.main(["--weights", str(single), "--game", "aging", "a.jpg"]) == 2
-    assert capsys.readouterr().err == "--game: needs weights with ages; give others\n"
+    assert capsys.readouterr().err == "--game: needs weights with ages\n"
     assert test_command.main(["--target_domain", "B"]) == 2
-    assert capsys.readouterr().err == "--target_domain B: weights of ages; give --target_age\n"
+    assert capsys.readouterr().err == "--target_domain B: needs weights with domains; use --target_age\n"
     assert evaluate_command.main(["--weights", str(single), "--dataroot", str(pictures)]) == 2
     assert capsys.readouterr().err == f"--weights {single}: have no ages; expected weights that age faces\n"
 
@@ -496,7 +498,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
     picture = pictures / "testA" / "0.png"
     with Image.open(picture) as image:
         face = image.convert("RGB")
-    square = ager.fit(face).square[None]
+    square = ager.letterbox(face).square[None]
     last = len(ager.domains) - 1
     with torch.inference_mode():
         expected = to_uint8(pair[1][0](to_float(square)))  # of the direction to B, the last
@@ -507,7 +509,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
     for years in (-1, 0.5, last + 1, 50, math.nan):
         for do in (
             partial(ager.age, picture, years),
-            partial(ager.engine.age_fitted, [ager.fit(face)], [years]),
+            partial(ager.engine.age_letterboxed, [ager.letterbox(face)], [years]),
             partial(ager.age_many, square, [years]),
             partial(ager.engine.changes, square, [years]),
             partial(ager.render, latents, [years]),
@@ -515,7 +517,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
             partial(ager.caption, years),
         ):
             numbers = "0 for B" if single else "0 for A, 1 for z/ebra"
-            with pytest.raises(UserError, match=rf"^years: \S+, but the weights know no ages; .* number, {numbers}$"):
+            with pytest.raises(UserError, match=rf"^years: \S+, must be the number of a domain: {numbers}$"):
                 do()
     for what, for_faces in (
         ("age_photo", lambda: ager.age_photo(picture, last)),
@@ -523,7 +525,7 @@ def test_without_ages_python_takes_the_number_of_a_domain_alone(
         ("life", lambda: ager.life(picture)),
         ("a game of two faces", lambda: morph(ager, face, face)),
     ):
-        with pytest.raises(UserError, match=f"^{what}: needs weights with ages; give others"):
+        with pytest.raises(UserError, match=f"^{what}: needs weights with ages"):
             for_faces()
 
 
@@ -532,7 +534,7 @@ def test_batch_takes_no_weights_without_ages(
 ) -> None:
     flags = ["--input", str(pictures), "--output", str(tmp_path / "out"), "--aligned", "--weights", str(pair[0])]
     assert batch_command.main(flags) == 2
-    expected = f"--weights {pair[0]}: have no ages; choose others, or translate pictures by test.py\n"
+    expected = f"--weights {pair[0]}: must be weights with ages; use test.py to translate between domains\n"
     assert capsys.readouterr().err == expected and not (tmp_path / "out").exists()
 
 

@@ -33,7 +33,7 @@ def test_women_and_men_have_heads_of_their_own() -> None:
     model = CycleGAN(config=TRAIN, net=NET, estimators=[])
     assert model.discriminator.head.out_channels == 2 * 3 + 1  # and one that all share
     vector = model.code.encode([20.0, 20.0, 50.0])
-    heads = model._heads(vector, torch.tensor([[0.0], [1.0], [math.nan]]))
+    heads = model._head_weights(vector, torch.tensor([[0.0], [1.0], [math.nan]]))
     expected = [[0.5, 0.5, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5, 0], [0, 0, 0.5, 0, 0, 0.5]]
     torch.testing.assert_close(heads, torch.tensor(expected))
 
@@ -41,10 +41,10 @@ def test_women_and_men_have_heads_of_their_own() -> None:
 def test_a_real_face_is_wrong_for_other_ages_of_its_sex_and_for_its_age_of_the_other_sex() -> None:
     model = CycleGAN(config=TRAIN, net=NET, estimators=[])
     man = batch_of(50.0, 0.0)
-    wrong = model._wrong_heads(man, model.code.encode(man.age_target))
+    wrong = model._wrong_head_weights(man, model.code.encode(man.age_target))
     torch.testing.assert_close(wrong, torch.tensor([[0.5, 0.5, 0, 0, 0, 0.5]]))  # 40 and 20 years away: both whole
     unknown = batch_of(50.0, math.nan)
-    wrong = model._wrong_heads(unknown, model.code.encode(unknown.age_target))
+    wrong = model._wrong_head_weights(unknown, model.code.encode(unknown.age_target))
     torch.testing.assert_close(wrong, torch.tensor([[0.25, 0.25, 0, 0.25, 0.25, 0]]))
 
 
@@ -141,9 +141,9 @@ def test_generated_faces_are_drawn_to_features_moved_on_by_the_means_of_real_one
     x = torch.cat([x for b in of_batches for x in (b.x_source, b.x_target)])
     ages = torch.cat([age for b in of_batches for age in (b.age_source, b.age_target)])
     sexes = torch.cat([sex for b in of_batches for sex in (b.label_source, b.label_target)])
-    kinds = model._heads(model.code.encode(ages), sexes)
-    moved = model._heads(model.code.encode(batch.age_target), batch.label_source)
-    moved = 1.5 * (moved - model._heads(model.code.encode(batch.age_source), batch.label_source))
+    kinds = model._head_weights(model.code.encode(ages), sexes)
+    moved = model._head_weights(model.code.encode(batch.age_target), batch.label_source)
+    moved = 1.5 * (moved - model._head_weights(model.code.encode(batch.age_source), batch.label_source))
     x_fake = model.generator(batch.x_source, model.code.encode(batch.age_target))
     parts = zip(model._maps(x), model._maps(batch.x_source), model._maps(x_fake), strict=True)
     expected = []
@@ -167,7 +167,7 @@ def test_ages_are_balanced_on_request(tmp_path: Path) -> None:
             assert tuple(sex[age == years].mean().item() for years in (10, 20)) == shares
     for k, path in enumerate(sorted(tmp_path.rglob("*.png"))):
         path.rename(path.with_name(f"{k}.png"))
-    with pytest.raises(UserError, match=r"--balance: no file name in .* tells a sex and a race"):
+    with pytest.raises(UserError, match=r"--balance: no file name in .* gives sex and race"):
         SYSTEMS["cyclegan"].data(config, replace(NET, balance=True))
 
 

@@ -22,7 +22,7 @@ from cyclegan_age.networks.estimators import ResnetAgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
 from cyclegan_age.networks.warping import warp
-from cyclegan_age.training.step import Step
+from cyclegan_age.training.trainer import Trainer
 from options.train import parse_train
 
 TRAIN = TrainConfig(
@@ -87,14 +87,14 @@ def test_the_gradient_goes_past_the_clipping() -> None:
 
 
 def test_regions_cut_the_head_out() -> None:
-    shares = torch.zeros(1, 5, 16, 16)
-    shares[:, 0] = 1
-    shares[:, :, 4:12, 4:12] = torch.tensor([0.0, 0.5, 0.5, 0.0, 0.0])[:, None, None]
-    regions = Regions(shares)
+    probabilities = torch.zeros(1, 5, 16, 16)
+    probabilities[:, 0] = 1
+    probabilities[:, :, 4:12, 4:12] = torch.tensor([0.0, 0.5, 0.5, 0.0, 0.0])[:, None, None]
+    regions = Regions(probabilities)
     cut = regions.cut_out(torch.full((1, 3, 32, 32), 0.7), 0.0)
     assert torch.allclose(cut[:, :, 12:20, 12:20], torch.tensor(0.7))
     assert (cut[:, :, :2] == 0).all() and (cut[:, :, :, -2:] == 0).all()
-    assert torch.equal(regions.parts[:, :2], shares[:, [2, 1]]) and not regions.parts[:, 2].any()
+    assert torch.equal(regions.parts[:, :2], probabilities[:, [2, 1]]) and not regions.parts[:, 2].any()
     assert torch.equal(regions.inner[0, 0].nonzero().amin(dim=0), torch.tensor([7, 7]))  # three cells from the edge
     assert torch.equal(regions.inner[0, 0].nonzero().amax(dim=0), torch.tensor([8, 8]))
 
@@ -128,12 +128,12 @@ def test_the_face_is_where_estimators_expect_it() -> None:
 
 def test_a_step_trains_generator_and_discriminators_alone() -> None:
     model = model_of()
-    step = Step(model, TRAIN, Runtime(torch.device("cpu")))
+    trainer = Trainer(model, TRAIN, Runtime(torch.device("cpu")))
     frozen = {(k, n): w.clone() for k, net in model.frozen.items() for n, w in net.state_dict().items()}
     before = {name: [w.clone() for w in net.parameters()] for name, net in model.networks.items()}
     for i in range(2):
-        step(heads(i), 0.0, 0.5)
-    terms = step.read().terms
+        trainer(heads(i), 0.0, 0.5)
+    terms = trainer.read().terms
     assert {"g_whole", "g_half", "g_features", "g_shift", "g_age", "embedding", "eyes", "cycle", "identity"} <= set(
         terms
     )
@@ -152,11 +152,13 @@ def test_discriminators_and_estimators_do_not_drown_the_shift() -> None:
         for network in (model.whole, model.half, model.critic):
             for weight in network.parameters():
                 torch.nn.init.normal_(weight, 0, 0.05)
-        batch, shares = heads(), torch.full((4, 5, 64, 64), 0.2)
+        batch, probabilities = heads(), torch.full((4, 5, 64, 64), 0.2)
         x_fake = batch.x_source.clone().requires_grad_()
-        heads_fake, ages = torch.full((4, model.kinds), 1 / model.kinds), torch.tensor([60.0, 60, 20, 20])
+        weights_fake, ages = torch.full((4, model.kinds), 1 / model.kinds), torch.tensor([60.0, 60, 20, 20])
         ground = torch.zeros(4, 3, 1, 1)
-        terms = model._adversarial_terms(x_fake, batch, Regions(shares), ground, heads_fake, ages, torch.tensor(1.0))
+        terms = model._adversarial_terms(
+            x_fake, batch, Regions(probabilities), ground, weights_fake, ages, torch.tensor(1.0)
+        )
         terms["g_shift"].backward()
         assert x_fake.grad is not None
         gradients[name] = x_fake.grad

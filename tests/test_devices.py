@@ -14,7 +14,7 @@ from cyclegan_age.config import TrainConfig
 from cyclegan_age.devices import best_device, fork_rng, has_bf16, rng_state, runtime_of, set_rng_state, widest_float
 from cyclegan_age.models import augmentation
 from cyclegan_age.training import report
-from cyclegan_age.training.step import Step
+from cyclegan_age.training.trainer import Trainer
 
 PACKAGE = Path(devices.__file__).parent
 CPU, MPS = torch.device("cpu"), torch.device("mps")
@@ -99,8 +99,8 @@ def test_a_training_step_needs_no_double_precision(
 
         return call
 
-    monkeypatch.setattr(Step, "__call__", watched(Step.__call__))
-    monkeypatch.setattr(Step, "read", watched(Step.read))
+    monkeypatch.setattr(Trainer, "__call__", watched(Trainer.__call__))
+    monkeypatch.setattr(Trainer, "read", watched(Trainer.read))
     flags = ["--dataroot", str(tiny_faces), "--results_dir", str(tmp_path), "--epochs", "0.2", "--batch_size", "4"]
     flags += ["--ngf", "4", "--ndf", "4", "--blocks", "3", "--image_size", "32", "--load_size", "36", "--no_compile"]
     assert train_command.main([*flags, "--precision", "fp32", "--monitor", "none", "--log_every", "1"]) == 0

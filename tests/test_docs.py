@@ -40,8 +40,8 @@ from cyclegan_age.config import CycleGANConfig, TrainConfig
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import cyclegan
 from cyclegan_age.runs import SHIPPED
-from cyclegan_age.snapshots import save_snapshot
 from cyclegan_age.training import setup as training
+from cyclegan_age.weight_files import save_weights
 from options.batch import parse_batch
 from options.convert import parse_convert
 from options.demo import parse_demo
@@ -114,7 +114,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_faces: Path) -> Path:
     train, net = TrainConfig(image_size=32, load_size=36), CycleGANConfig(ngf=4, blocks=3)
     generator = cyclegan.build_generator(train, net)
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
-    save_snapshot(root / "results" / "RUN" / "weights.safetensors", train, net, 0, tensors)
+    save_weights(root / "results" / "RUN" / "weights.safetensors", train, net, 0, tensors)
     return root
 
 

@@ -19,10 +19,10 @@ import test as test_command
 import train as train_command
 from cyclegan_age.config import CycleGANConfig
 from cyclegan_age.models.cyclegan import CycleGAN
-from cyclegan_age.runs import load_state
-from cyclegan_age.snapshots import from_settings, load_snapshot
+from cyclegan_age.runs import load_checkpoint
 from cyclegan_age.training import log
 from cyclegan_age.training.report import Report
+from cyclegan_age.weight_files import from_settings, load_weights
 
 PROJECT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -84,13 +84,13 @@ def test_a_training_killed_at_any_moment_ends_as_if_it_had_not_been(tiny_faces: 
         time.sleep(0.002)
     process.communicate()
     assert kills == 1 and process.returncode == -signal.SIGKILL
-    at = load_state(run / "state.pt")
+    at = load_checkpoint(run / "state.pt")
     assert at is not None and 0 < at["step"] < steps
 
     assert train_command.main(flags) == 0
-    states = [load_state(tmp_path / name / "state.pt") for name in ("whole", "killed")]
+    states = [load_checkpoint(tmp_path / name / "state.pt") for name in ("whole", "killed")]
     assert _equal(*states)
-    ranks = [load_state(tmp_path / name / f"state-0-{steps}.pt") for name in ("whole", "killed")]
+    ranks = [load_checkpoint(tmp_path / name / f"state-0-{steps}.pt") for name in ("whole", "killed")]
     assert ranks[0] is not None and len(ranks[0]["pools"]["fakes"]["pictures"]) == 50
     assert _equal(*ranks)
     assert [line["step"] for line in _lines(run)] == list(range(2, steps + 1, 2))
@@ -143,7 +143,7 @@ def test_two_processes_equal_one_with_twice_the_batch(
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert output.count("2 processes, each with batches of 4\n") == output.count("weights, samples and metrics: ") == 1
-    assert load_state(tmp_path / "two" / "state-1-3.pt") is not None
+    assert load_checkpoint(tmp_path / "two" / "state-1-3.pt") is not None
     assert train_command.main([*flags, "--name", "two", "--epochs", "9"]) == 2
     assert "two: 2 processes trained it, now there are 1; start as many" in capsys.readouterr().err
     assert train_command.main([*flags, "--name", "half"]) == 0
@@ -179,8 +179,8 @@ def test_the_losses_of_a_short_training_stay_what_they_were(tiny_faces: Path, tm
 def test_published_recipes_train_and_their_weights_render(preset: str, tiny_faces: Path, tmp_path: Path) -> None:
     flags = [*_flags(tiny_faces, tmp_path, 2), "--preset", preset, "--name", preset]
     assert train_command.main(flags) == 0
-    snapshot = load_snapshot(tmp_path / preset / "weights.safetensors")
-    assert snapshot.train.optimizer == {"liu": "sgd", "zhu": "adam"}[preset]
+    weights = load_weights(tmp_path / preset / "weights.safetensors")
+    assert weights.train.optimizer == {"liu": "sgd", "zhu": "adam"}[preset]
     face = next(tiny_faces.rglob("*.jpg"))
     page = ["--aligned", "--input", str(face), "--weights", preset, "--results_dir", str(tmp_path), "--name", "page"]
     assert test_command.main([*page, "--target_age", "50"]) == 0
@@ -215,7 +215,7 @@ def test_an_age_estimator_trains_and_can_stand_in_the_loss(tiny_faces: Path, tmp
     assert train_command.main([*common, *sizes, *gan]) == 0
     terms = {"loss/g_age", "loss/critic0_fooled", "loss/g_critic", "loss/critic0_real"}
     assert terms <= _lines(tmp_path / "gan")[0].keys()
-    ended = load_state(tmp_path / "gan" / "state.pt")
+    ended = load_checkpoint(tmp_path / "gan" / "state.pt")
     assert ended is not None
     begun = load_file(tmp_path / "judge" / "weights.safetensors")["estimator.head.weight"]
     assert not torch.equal(ended["networks"]["critic0"]["estimator.head.weight"], begun)
@@ -237,7 +237,7 @@ def test_a_training_begins_from_given_weights(
     longer = ["--init", "second", "--ngf", "4", "--deform", "0.1", "--epochs", "0.05", "--name", "more"]
     for _ in range(2):  # the second time it is finished
         assert train_command.main([*common, *longer]) == 0
-    seen = [load_snapshot(tmp_path / run / "weights.safetensors").images_seen for run in ("first", "second", "more")]
+    seen = [load_weights(tmp_path / run / "weights.safetensors").images_seen for run in ("first", "second", "more")]
     assert seen == [4, 4, 8]
     assert train_command.main([*common, *begin, "--ngf", "8", "--name", "third"]) == 2
     assert "--init first" in capsys.readouterr().err
@@ -331,7 +331,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     monkeypatch.setattr(CycleGAN, "losses", poisoned)
     assert train_command.main(_flags(tiny_faces, tmp_path, 6, "--name", "nan")) == 0
     assert "not finite; the steps are skipped" in caplog.text
-    state = load_state(tmp_path / "nan" / "state.pt")
+    state = load_checkpoint(tmp_path / "nan" / "state.pt")
     assert state is not None and (state["step"], state["skipped"]) == (6, 1)
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "nan" / "weights.safetensors").values())
 
@@ -342,7 +342,7 @@ def test_a_training_that_diverges_stops_with_the_last_good_state(
     run = tmp_path / "diverged"
     flags = _flags(tiny_faces, tmp_path, 6, "--name", "diverged", "--save_every", "3")
     assert train_command.main(flags) == 0
-    state = load_state(run / "state.pt")
+    state = load_checkpoint(run / "state.pt")
     assert state is not None
     for weight in state["networks"]["discriminator"].values():
         weight.fill_(float("nan"))

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import evaluate as command
-from cyclegan_age import snapshots
+from cyclegan_age import weight_files
 from cyclegan_age.config import CycleGANConfig, CycleGANHeadsConfig, EvaluateConfig, TrainConfig, UserError
 from cyclegan_age.evaluation import columns, fit, measures, records, run, scores, table
 from cyclegan_age.evaluation import evaluators as judges_module
@@ -278,7 +278,7 @@ class Panel:
         panel = [
             Evaluator("guess", "age", "guess 1", 1, brightness),
             Evaluator("who", "cosine", "who 1", 48, mosaic),
-            Evaluator("slow", "distance", "slow 1", 48, mosaic, share=2),
+            Evaluator("slow", "distance", "slow 1", 48, mosaic, every=2),
             Evaluator("what", "features", "what 1", 3, colours),
         ]
         return [Evaluator(j.name, j.kind, j.key, j.width, None, "lost") if j.name == self.without else j for j in panel]
@@ -290,7 +290,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, net = TrainConfig(image_size=32, load_size=32), CycleGANConfig(ngf=4, blocks=1)
     generator = cyclegan.build_generator(train, net)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    weight_files.save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -367,8 +367,11 @@ def test_calibration_needs_an_age_estimator_and_a_cyclegan(
     assert (calibration.asked.diff() >= 0).all() and calibration.estimator.training is False
     group, net = tmp_path / "group.safetensors", CycleGANConfig(ngf=4, blocks=1)
     train = TrainConfig(image_size=32, load_size=32, age_vector="onehot")
-    snapshots.save_snapshot(group, train, net, 0, load_file(str(config().weights[0])))
-    with pytest.raises(UserError, match="--fit_ages: group is no cyclegan or cyclegan_heads with --age_vector linear"):
+    weight_files.save_weights(group, train, net, 0, load_file(str(config().weights[0])))
+    with pytest.raises(
+        UserError,
+        match="--fit_ages: the weights group must be of a cyclegan or cyclegan_heads with --age_vector linear",
+    ):
         run.evaluate(config(fit_ages=file, weights=(str(group),)), print, own)
 
 
@@ -546,9 +549,9 @@ def test_watch_scores_each_snapshot_once_and_keeps_the_best(
     def pause(seconds: float) -> None:
         waits.append(seconds)
         if len(waits) == 1:  # another one comes while it waits
-            snapshot = snapshots.load_snapshot(weights)
-            tensors = {k: v + 0.5 if k.endswith("bias") else v for k, v in snapshot.tensors.items()}
-            snapshots.save_snapshot(folder / "step-0000020.safetensors", snapshot.train, snapshot.net, 20, tensors)
+            loaded = weight_files.load_weights(weights)
+            tensors = {k: v + 0.5 if k.endswith("bias") else v for k, v in loaded.tensors.items()}
+            weight_files.save_weights(folder / "step-0000020.safetensors", loaded.train, loaded.net, 20, tensors)
 
     said: list[str] = []
     settings = config(weights=(), watch="mine", watch_minutes=1)
@@ -594,7 +597,7 @@ def test_mistakes_are_reported_in_one_line(
     with pytest.raises(UserError, match=r"--results_dir .*file: cannot be written \(File exists\); grant permission"):
         run.evaluate(config(results_dir=tmp_path / "file"), print, Panel(tmp_path / "log"))
     assert not (tmp_path / "log").exists()  # no judge was asked
-    with pytest.raises(UserError, match=r"--sources 90 99: .* has no face of that age"):
+    with pytest.raises(UserError, match=r"--sources 90 99: must include the age of a face in "):
         run.evaluate(config(sources=(90, 99)), print, Panel(tmp_path / "log"))
     with pytest.raises(UserError, match="--watch gone: no such run"):
         run.watch(config(weights=(), watch="gone"), print, Panel(tmp_path / "log"))
@@ -667,7 +670,7 @@ def test_a_regression_guesses_true_ages_and_estimated_ones_are_no_part_of_it() -
 class Halves(torch.nn.Module):
     """A parser that sees hair in the upper half of every picture and background below."""
 
-    def shares(self, x: torch.Tensor, size: int) -> torch.Tensor:
+    def probabilities(self, x: torch.Tensor, size: int) -> torch.Tensor:
         out = torch.zeros(len(x), len(PARTS), size, size)
         out[:, PARTS.index("hair"), : size // 2] = 1
         out[:, PARTS.index("background"), size // 2 :] = 1
@@ -684,9 +687,9 @@ def test_heads_are_evaluated_by_their_faces_and_unchanged_outside_of_them(
         run.evaluate(config(frame="ffhq"), print, Panel(tmp_path / "log"))
     with pytest.raises(UserError, match=r"^--frame head: must be utkface, ffhq"):
         config(frame="head")
-    snapshot = snapshots.load_snapshot(weights)
+    loaded = weight_files.load_weights(weights)
     heads = tmp_path / "heads.safetensors"
-    snapshots.save_snapshot(heads, replace(snapshot.train, frame="ffhq"), snapshot.net, 0, snapshot.tensors)
+    weight_files.save_weights(heads, replace(loaded.train, frame="ffhq"), loaded.net, 0, loaded.tensors)
     folder = run.evaluate(config(frame="ffhq", weights=(str(heads),)), lambda line: None, Panel(tmp_path / "log"))
     assert "heads" in json.loads((folder / "table.json").read_text())["rows"]
 
@@ -695,10 +698,10 @@ def test_heads_are_evaluated_by_their_faces_and_unchanged_outside_of_them(
     fit.fit_ages(scores.row_of("heads", heads), faces, np.tile(slider, (6, 1)), slider, tmp_path / "fitted.safetensors")
     fitted = Ager.load(tmp_path / "fitted.safetensors").engine.network.calibration
     assert fitted is not None and fitted.estimator.window == window(FRAMES["utkface"], FRAMES["ffhq"])
-    train = replace(snapshot.train, model="cyclegan_heads", frame="ffhq", image_size=32, load_size=32)
+    train = replace(loaded.train, model="cyclegan_heads", frame="ffhq", image_size=32, load_size=32)
     net = CycleGANHeadsConfig(ngf=4, blocks=2, detail=2)
     tensors = {f"generator.{k}": v for k, v in cyclegan_heads.build_generator(train, net).state_dict().items()}
-    snapshots.save_snapshot(heads, train, net, 0, tensors)
+    weight_files.save_weights(heads, train, net, 0, tensors)
     late = np.tile(slider - 5, (6, 1))  # read five years too young
     fit.fit_ages(scores.row_of("heads", heads), faces, late, slider, tmp_path / "fitted.safetensors")
     adain = Ager.load(tmp_path / "fitted.safetensors").engine.network

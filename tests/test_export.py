@@ -35,7 +35,7 @@ from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.networks.estimators import AgeCalibration
 from cyclegan_age.provenance import Mark
 from cyclegan_age.runs import SHIPPED
-from cyclegan_age.snapshots import load_snapshot, repacked, save_snapshot
+from cyclegan_age.weight_files import load_weights, repacked, save_weights
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -57,7 +57,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration.asked = torch.tensor([[10.0, 30.0, 40.0], [10.0, 12.0, 30.0]])
     tensors |= {f"correction.{k}": v for k, v in calibration.state_dict().items()}
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_snapshot(path, train, net, 0, tensors, {"correction": of_estimator})
+    save_weights(path, train, net, 0, tensors, {"correction": of_estimator})
     return path
 
 
@@ -104,7 +104,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weight in layer.parameters():
             nn.init.normal_(weight, 0, 0.02)
     path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
-    save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -227,7 +227,7 @@ def test_pages_need_their_runtime_and_ages(heads: Path, heads_onnx: bytes, tmp_p
     text = page(heads_onnx, facts, mark, check_runtime(tmp_path)).decode()
     assert text.count("</script>") == 4 and "<b>" not in text and "Weights: &lt;b&gt;." in text
     assert not re.search("@[A-Z]+@", text.replace("@AGE@", ""))
-    with pytest.raises(UserError, match=r"^--output: pages are for weights with ages"):
+    with pytest.raises(UserError, match=r"^--output: must be an .onnx file for weights without ages"):
         page(heads_onnx, {"image_size": 64}, mark, tmp_path)
 
 
@@ -237,7 +237,7 @@ def test_weights_that_take_no_pictures_are_refused(tmp_path: Path, monkeypatch: 
     net = GANConfig(z=4, g_channels=(4, 4, 4), d_channels=(4, 4, 4))
     generator = gan.build_generator(train, net)
     path = tmp_path / "gan.safetensors"
-    save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     with pytest.raises(UserError, match=r"^--weights .*gan\.safetensors: no image-to-image network; expected"):
         export(ExportConfig(weights=str(path), output=tmp_path / "a.onnx"))
 
@@ -270,7 +270,7 @@ def test_weights_in_half_precision_are_loaded_as_they_were_but_for_rounding(
     }
     train, of_estimator = TrainConfig(image_size=32, ages=(10, 20, 40)), AgeEstimatorConfig(width=4)
     source, file = tmp_path / "whole.safetensors", tmp_path / "new" / "half.safetensors"
-    save_snapshot(source, train, CycleGANConfig(ngf=4), 5, tensors, {"correction": of_estimator})
+    save_weights(source, train, CycleGANConfig(ngf=4), 5, tensors, {"correction": of_estimator})
     assert export_command.main(["--weights", str(source), "--output", str(file)]) == 0
     assert f"written: {file}" in capsys.readouterr().out
     with safe_open(source, framework="pt") as a, safe_open(file, framework="pt") as b:
@@ -279,7 +279,7 @@ def test_weights_in_half_precision_are_loaded_as_they_were_but_for_rounding(
     assert kinds == {"large": torch.float16, "steps": torch.int64} | dict.fromkeys(
         ("bias", "tiny", "huge"), torch.float32
     )
-    whole, half = load_snapshot(source), load_snapshot(file)
+    whole, half = load_weights(source), load_weights(file)
     assert (whole.train, whole.net, whole.images_seen, whole.parts) == (
         *(half.train, half.net, half.images_seen, half.parts),
     )
@@ -301,7 +301,7 @@ def test_in_fewer_bits_a_generator_makes_the_same_pictures(
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
     source, file = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
-    save_snapshot(source, train, large, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(source, train, large, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     assert export_command.main(["--weights", str(source), "--output", str(file), "--precision", precision]) == 0
     assert file.stat().st_size < size * source.stat().st_size
     faces = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
@@ -317,12 +317,12 @@ def test_int8_has_a_scale_for_each_output_channel_and_keeps_what_it_would_spoil(
     spiky[:, 0] = 1e3
     tensors = {"generator.channels": channels, "generator.spiky": spiky, "generator.bias": torch.randn(64)}
     source, file = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
-    save_snapshot(source, TrainConfig(), CycleGANConfig(), 5, tensors)
+    save_weights(source, TrainConfig(), CycleGANConfig(), 5, tensors)
     file.write_bytes(repacked(source, "int8"))
     with safe_open(file, framework="pt") as f:
         stored = {name: f.get_tensor(f"generator.{name}").dtype for name in ("channels", "spiky", "bias")}
     assert stored == {"channels": torch.int8, "spiky": torch.float16, "bias": torch.float32}
-    loaded = load_snapshot(file).tensors
+    loaded = load_weights(file).tensors
     assert loaded.keys() == tensors.keys()
     for row, expected in zip(loaded["generator.channels"], channels, strict=True):
         assert (row - expected).abs().max() <= expected.abs().max() / 127 / 2 * 1.001
@@ -331,7 +331,7 @@ def test_int8_has_a_scale_for_each_output_channel_and_keeps_what_it_would_spoil(
     with safe_open(file, framework="pt") as f:
         save_file(broken, file, f.metadata())
     with pytest.raises(UserError, match=r"^--weights .*not a readable safetensors file"):
-        load_snapshot(file)
+        load_weights(file)
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.safetensors")), ids=lambda path: path.stem)
@@ -340,7 +340,7 @@ def test_shipped_weights_are_small(path: Path) -> None:
         stored = [f.get_tensor(k) for k in f.keys()]  # noqa: SIM118 - not a dict
     few = sum(t.numel() for t in stored if t.dtype in (torch.float16, torch.int8))
     assert few > 0.9 * sum(t.numel() for t in stored)
-    snapshot = load_snapshot(path)
+    snapshot = load_weights(path)
     assert {t.dtype for t in snapshot.tensors.values()} <= {torch.float32, torch.int64}
     assert all(torch.isfinite(t).all() for t in snapshot.tensors.values())
 

@@ -23,7 +23,7 @@ from cyclegan_age.losses import semi_hard, triplet
 from cyclegan_age.models import SYSTEMS, load_embedder
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, build_embedder, verification
 from cyclegan_age.networks.embedders import FaceEmbedder
-from cyclegan_age.runs import load_state
+from cyclegan_age.runs import load_checkpoint
 
 TINY = [
     *("--image_size", "32", "--load_size", "36", "--batch_size", "6", "--width", "4", "--depth", "1", "1"),
@@ -262,7 +262,7 @@ def test_a_training_on_people_resumes_to_the_bit_and_tells_how_it_verifies(peopl
     base += ["--save_every", "3", "--sample_every", "6", "--lr_constant", "1"]
     assert train_command.main([*base, "--name", "whole", "--epochs", "3"]) == 0
     assert train_command.main([*base, "--name", "parts", "--epochs", "1.5"]) == 0
-    half = load_state(tmp_path / "parts" / "state.pt")
+    half = load_checkpoint(tmp_path / "parts" / "state.pt")
     assert half is not None and half["step"] == 3
     assert train_command.main([*base, "--name", "parts", "--epochs", "3"]) == 0
     whole, parts = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
@@ -311,6 +311,6 @@ def test_verification_leaves_pairs_of_one_age_out_of_those_apart(people: Path, t
 
 def test_only_weights_of_a_face_embedder_are_taken_for_one(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="--embedder age_loss_b: weights of a age_estimator; give those of a face_embedder"
+        UserError, match="--embedder age_loss_b: must be weights of a model face_embedder, not age_estimator"
     ):
         load_embedder("age_loss_b", TrainConfig(results_dir=tmp_path))

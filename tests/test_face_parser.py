@@ -22,7 +22,7 @@ from cyclegan_age.models import SYSTEMS, load_parser
 from cyclegan_age.models.face_parser import augment, confusion, intersection_over_union, painted
 from cyclegan_age.networks.efficientnet import EfficientNetLite
 from cyclegan_age.networks.parsers import PARTS, FaceParser
-from cyclegan_age.runs import load_state
+from cyclegan_age.runs import load_checkpoint
 
 TINY = [
     *("--image_size", "32", "--load_size", "32", "--batch_size", "4", "--channels", "8", "--input_size", "32"),
@@ -88,11 +88,11 @@ def test_pictures_of_any_size_give_logits_of_a_quarter_and_shares_that_sum_to_1(
     for size in (32, 64, 150):
         x = torch.rand(2, 3, size, size) * 2 - 1
         with torch.autocast("cpu", torch.bfloat16):
-            logits, shares = parser(x), parser.shares(x, 40)
+            logits, probabilities = parser(x), parser.probabilities(x, 40)
         assert (logits.shape, logits.dtype) == ((2, len(PARTS), 16, 16), torch.float32)
-        assert (shares.shape, shares.dtype) == ((2, len(PARTS), 40, 40), torch.float32)
-        assert shares.min() >= 0
-        torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, 40, 40))
+        assert (probabilities.shape, probabilities.dtype) == ((2, len(PARTS), 40, 40), torch.float32)
+        assert probabilities.min() >= 0
+        torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 40, 40))
         torch.testing.assert_close(logits, parser(x), rtol=0, atol=0)  # in fp32 under autocast, too
 
 
@@ -195,8 +195,8 @@ def test_pictures_and_masks_of_one_name_belong_together(heads: Path, tmp_path: P
         ((), (), "no folder images/ found; expected images/ and masks/ (see datasets/README.md)"),
         (("images",), (), "no folder masks/ found; expected images/ and masks/ (see datasets/README.md)"),
         (("images", "masks"), (), "0 pictures in images/ have a mask of the same name in masks/"),
-        (("images", "masks"), ("--flip",), "--load_size and --flip: the masks fit whole pictures"),
-        (("images", "masks"), ("--load_size", "36"), "--load_size and --flip: the masks fit whole pictures"),
+        (("images", "masks"), ("--flip",), "--load_size and --flip: must be the --image_size"),
+        (("images", "masks"), ("--load_size", "36"), "--load_size and --flip: must be the --image_size"),
     ],
 )
 def test_other_folders_and_flags_are_refused_in_one_line(
@@ -256,7 +256,7 @@ def test_a_training_learns_resumes_to_the_bit_and_is_scored(
     base += ["--save_every", "3", "--sample_every", "100", "--lr", "0.005", "--lr_constant", "1"]
     assert train_command.main([*base, "--name", "whole", "--epochs", "16"]) == 0
     assert train_command.main([*base, "--name", "parts", "--epochs", "8"]) == 0
-    half = load_state(tmp_path / "parts" / "state.pt")
+    half = load_checkpoint(tmp_path / "parts" / "state.pt")
     assert half is not None and half["step"] == 20
     assert train_command.main([*base, "--name", "parts", "--epochs", "16"]) == 0
     whole, parts = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
@@ -295,15 +295,15 @@ def test_intersection_over_union_by_hand() -> None:
 
 
 def test_parts_are_painted_in_their_colours() -> None:
-    shares = torch.zeros(1, len(PARTS), 2, 2)
-    shares[0, PARTS.index("hair"), 0] = shares[0, PARTS.index("face"), 1] = 1
-    out = painted(torch.zeros(1, 3, 8, 8), shares)
+    probabilities = torch.zeros(1, len(PARTS), 2, 2)
+    probabilities[0, PARTS.index("hair"), 0] = probabilities[0, PARTS.index("face"), 1] = 1
+    out = painted(torch.zeros(1, 3, 8, 8), probabilities)
     assert out[0, 2, 0, 0] > out[0, 0, 0, 0]  # hair is blue
     assert out[0, 0, 7, 7] > out[0, 2, 7, 7]  # the face is orange
 
 
 def test_only_weights_of_a_face_parser_are_taken_for_one(tmp_path: Path) -> None:
-    said = "--parser age_loss_b: weights of a age_estimator; give those of a face_parser"
+    said = "--parser age_loss_b: must be weights of a model face_parser, not age_estimator"
     with pytest.raises(UserError, match=said):
         load_parser("age_loss_b", TrainConfig(results_dir=tmp_path))
     with pytest.raises(UserError, match=r"--parser nowhere: neither a file .*, or train one by --model face_parser"):
@@ -325,5 +325,5 @@ def test_the_shipped_weights_see_a_head_at_any_size(real_heads: Path) -> None:
     parser = load_parser("face_parser", TrainConfig())
     picture = Image.open(scan_masks(real_heads).pictures[0]).convert("RGB")
     with torch.no_grad():
-        large, small = (parser.shares(to_float(to_square(picture, size)), 64) for size in (256, 96))
+        large, small = (parser.probabilities(to_float(to_square(picture, size)), 64) for size in (256, 96))
     assert (large - small).abs().mean() < 0.05

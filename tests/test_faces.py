@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks import photos as photos_benchmark
 from benchmarks import photos_detection as detection
-from cyclegan_age import images, snapshots
+from cyclegan_age import images, weight_files
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError, install_extra
@@ -69,7 +69,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    weight_files.save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -883,7 +883,7 @@ def test_mistakes_are_reported_in_one_line(weights: Path, tmp_path: Path, capsys
         (["--input", str(me), "--face", "2"], f"--input {me}: no face 2; 1 face found"),
         (["--input", str(me), "--face", "left"], "--face left"),
         (["--input", str(me), "--face", "2", "--aligned"], "--face 2: must be all for aligned pictures, which "),
-        (["--input", str(text)], f"--input {text}: not a picture; give another file\n"),
+        (["--input", str(text)], f"--input {text}: not a picture; expected a picture of a face\n"),
         (["--input", str(tmp_path / "none")], f"--input {tmp_path / 'none'}: no such file"),
     ):
         assert main([*place, *flags]) == 2

@@ -34,9 +34,9 @@ from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.models.cyclegan import build_generator
-from cyclegan_age.runs import load_state, open_run
-from cyclegan_age.snapshots import load_snapshot
+from cyclegan_age.runs import load_checkpoint, open_run
 from cyclegan_age.training import checkpoints, log, progress
+from cyclegan_age.weight_files import load_weights
 from options.train import parse_train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -81,7 +81,7 @@ def test_a_training_that_runs_is_not_joined_and_one_that_was_killed_is(
         finally:
             process.send_signal(signal.SIGTERM if launcher else signal.SIGKILL)  # torchrun stops what it started
             process.wait(60)
-        state = load_state(run / "state.pt")
+        state = load_checkpoint(run / "state.pt")
         assert state is not None
         if not launcher:
             assert train_command.main([*flags, "--name", run.name, "--epochs", str((state["step"] + 10) * 4 / 44)]) == 0
@@ -195,7 +195,7 @@ def test_a_config_that_was_broken_is_one_line_and_another_run_begins(
 def test_a_state_that_is_broken_is_one_short_line(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(data)
     with pytest.raises(UserError) as raised:
-        load_state(tmp_path / "state.pt")
+        load_checkpoint(tmp_path / "state.pt")
     remedy = "restore it, or delete it to restart the run"
     assert str(raised.value) == f"{tmp_path}/state.pt: cannot be read (corrupt, or not written by train.py); {remedy}"
 
@@ -261,7 +261,7 @@ def test_a_named_run_resumes_with_another_learning_rate(
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr/lr"] for line in lines if line["step"] in (4, 6)] == [pytest.approx(2e-4), pytest.approx(1e-4)]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["lr"] == 1e-4
-    state = load_state(tmp_path / "run" / "state.pt")
+    state = load_checkpoint(tmp_path / "run" / "state.pt")
     assert state is not None and state["step"] == 40
     capsys.readouterr()
     for flag, value, before in (("ngf", "8", "4"), ("image_size", "36", "32"), ("batch_size", "8", "4")):
@@ -306,7 +306,7 @@ def test_a_state_that_finds_no_room_ends_the_training_and_the_last_one_is_kept(
     assert {name: (run / name).read_bytes() for name in kept} == kept
     assert not list(run.rglob(".*.part")) and [p.name for p in run.glob("state-*")] == ["state-0-3.pt"]
     assert train_command.main(_flags(tiny_faces, tmp_path, 9, *blocks)) == 0
-    state = load_state(run / "state.pt")
+    state = load_checkpoint(run / "state.pt")
     assert state is not None and state["step"] == 9
 
 
@@ -495,8 +495,8 @@ def test_a_training_that_is_killed_often_ends_as_if_it_had_not_been(
         (run / name).write_bytes(whole)
     next(run.glob("state-0-*.pt")).unlink()
     assert "without state-0-" in reliability_kills.invalid(run)[0]
-    state = load_state(run / "state.pt")
-    other = load_state(run / "state.pt")
+    state = load_checkpoint(run / "state.pt")
+    other = load_checkpoint(run / "state.pt")
     assert state is not None and other is not None and reliability_kills.differences(state, other) == []
     name, tensor = next(iter(other["networks"]["generator"].items()))
     tensor.add_(1e-5)
@@ -523,7 +523,7 @@ def test_a_training_that_is_killed_at_its_last_weights_writes_them_later(
 
     flags = _flags(tiny_faces, tmp_path, 3, "--name", "run")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_snapshot", killed)
+        patch.setattr(checkpoints, "save_weights", killed)
         assert train_command.main(flags) == 130
     assert train_command.main(flags) == 0
-    assert load_snapshot(tmp_path / "run" / "weights.safetensors").images_seen == 12
+    assert load_weights(tmp_path / "run" / "weights.safetensors").images_seen == 12

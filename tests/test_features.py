@@ -102,7 +102,7 @@ def test_unknown_layers_are_told_with_the_valid_ones(network: ResnetGenerator, i
         decode_from(network, "steam", inputs[0], *inputs)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     assert layer_names(linear) == []
-    with Taps(linear, ["1"]), pytest.raises(UserError, match="no feature map"):
+    with Taps(linear, ["1"]), pytest.raises(UserError, match="must be a layer that gives a feature map"):
         linear(torch.zeros(1, 1, 2, 2))
 
 

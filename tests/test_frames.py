@@ -12,7 +12,7 @@ import pytest
 from cyclegan_age.config import FRAME_NAMES, CycleGANConfig, TrainConfig, UserError
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.frames import FRAMES, Frame, similarity, window
-from cyclegan_age.snapshots import from_settings, load_snapshot, save_snapshot, settings
+from cyclegan_age.weight_files import from_settings, load_weights, save_weights, settings
 from options.train import parse_train
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -66,8 +66,8 @@ def test_weights_keep_their_frame(tmp_path: Path) -> None:
     train, _ = parse_train(["--dataroot", "faces", "--frame", TEN])
     assert train.frame == TEN
     for frame in ("utkface", "ffhq", TEN):
-        save_snapshot(tmp_path / "w.safetensors", TrainConfig(frame=frame), CycleGANConfig(), 0, {})
-        assert load_snapshot(tmp_path / "w.safetensors").train.frame == frame
+        save_weights(tmp_path / "w.safetensors", TrainConfig(frame=frame), CycleGANConfig(), 0, {})
+        assert load_weights(tmp_path / "w.safetensors").train.frame == frame
     old = json.loads(json.dumps({"train": asdict(TrainConfig()), "net": asdict(CycleGANConfig())}, default=str))
     del old["train"]["frame"]
     assert from_settings(old)[0].frame == "utkface"

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cyclegan_age import snapshots
+from cyclegan_age import weight_files
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.inference import Ager
 from cyclegan_age.inference.engine import Engine
@@ -36,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    weight_files.save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -298,7 +298,7 @@ def test_folders_without_a_usable_picture_are_told(run: Callable[..., tuple[Path
     (tmp_path / "in" / "a.png").write_bytes(b"?")
     with pytest.raises(UserError, match="no usable picture; 1 file skipped"):
         run(input=tmp_path / "in")
-    with pytest.raises(UserError, match=r"a\.png: not a picture; give another file$"):
+    with pytest.raises(UserError, match=r"a\.png: not a picture; expected a picture of a face$"):
         run(input=tmp_path / "in" / "a.png")
     assert not list(tmp_path.rglob("test-*"))  # no empty folder is left
 

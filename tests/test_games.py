@@ -24,7 +24,7 @@ from cyclegan_age.models.base import Encoding, FaceEncoder, Renderer, age_and_se
 from cyclegan_age.rendering import games
 from cyclegan_age.rendering.games import FRAME, aging, kids, morph, play, samples
 from cyclegan_age.rendering.reliability import estimated_age
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 
 CODE = AgeCode((10, 20, 30))
 SIZE = 8
@@ -160,7 +160,7 @@ def test_a_face_made_anew_takes_the_place_of_the_old_one_in_a_photograph(ager: A
     x, y = (round(64 * share) for share in CENTRE)
     assert abs(aged[y - 4 : y + 4, x - 4 : x + 4] - 100).max() <= 2
     assert np.array_equal(aged[:4, :4], photo[:4, :4])  # outside the ellipse
-    half = blend(photo, [(place, Change(np.full((8, 8, 3), 200, np.float32), replaces=True, share=0.5))])
+    half = blend(photo, [(place, Change(np.full((8, 8, 3), 200, np.float32), replaces=True, opacity=0.5))])
     assert half[y, x, 0] == pytest.approx((int(photo[y, x, 0]) + 200) / 2, abs=1)
 
 
@@ -181,7 +181,7 @@ def test_kids_are_random_blends_of_each_number_young_and_of_either_sex(ager: Age
 
 
 def test_kids_need_a_latent_vector(picture_ager: Ager) -> None:
-    with pytest.raises(UserError, match="latent vector; give those of a caae"):
+    with pytest.raises(UserError, match="needs weights of a caae"):
         kids(picture_ager, face(0, 0, 0), face(1, 1, 1), attributes=(FaceAttributes(20.0), FaceAttributes(20.0)))
 
 
@@ -208,7 +208,7 @@ def test_games_that_are_none_are_told(words: list[str], ager: Ager) -> None:
 def test_files_that_are_no_faces_are_told(ager: Ager, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     for name in ("text.png", "none.png"):
-        with pytest.raises(UserError, match=rf"--game aging .*{name}: .*; give a picture of a face"):
+        with pytest.raises(UserError, match=rf"--game aging .*{name}: .*; expected a picture of a face"):
             play(["aging", str(tmp_path / name)], ager, aligned=True)
 
 
@@ -231,7 +231,7 @@ def test_names_tell_ages_and_games_write_a_page(
 ) -> None:
     train = TrainConfig(image_size=32, load_size=32, ages=CODE.anchors)
     tensors = {f"generator.{k}": v for k, v in picture_ager.generator.state_dict().items()}
-    save_snapshot(tmp_path / "w.safetensors", train, CycleGANConfig(ngf=4, blocks=3), 0, tensors)
+    save_weights(tmp_path / "w.safetensors", train, CycleGANConfig(ngf=4, blocks=3), 0, tensors)
     files = [str(tmp_path / name) for name in ("12_0_1_x.png", "28_1_0_y.png")]
     for i, file in enumerate(files):
         face(200 * i, 90, 80, size=40).save(file)

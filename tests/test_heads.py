@@ -1,4 +1,4 @@
-"""Whole heads: masks from a parser's shares, blending by them, strengths of their parts, weights of FFHQ's frame."""
+"""Whole heads: masks from a parser, blending by them, strengths of their parts, weights of FFHQ's frame."""
 
 import io
 import runpy
@@ -15,14 +15,14 @@ from scipy.ndimage import binary_dilation
 from skimage.data import astronaut
 from torch import Tensor, nn
 
-from cyclegan_age import runs, snapshots
+from cyclegan_age import runs, weight_files
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.blending import Change, blend
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.faces.heads import GROWN, MARGIN, SIZE, Head, Steady, scaled
+from cyclegan_age.faces.heads import GROWN, MARGIN, SIZE, Head, Steady, with_strengths
 from cyclegan_age.images import to_float
 from cyclegan_age.inference import Ager, blender, demo_portrait
 from cyclegan_age.models import cyclegan, load_embedder, load_estimator
@@ -61,7 +61,7 @@ class Stub(nn.Module):
 
     input_size = 128
 
-    def shares(self, x: Tensor, size: int) -> Tensor:
+    def probabilities(self, x: Tensor, size: int) -> Tensor:
         assert x.shape[2:] == (SIZE, SIZE) and size == SIZE
         return torch.from_numpy(head())[None].expand(len(x), -1, -1, -1)
 
@@ -96,7 +96,7 @@ def tiny(path: Path, frame: str) -> Path:
     generator = cyclegan.build_generator(train, net)
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
-    snapshots.save_snapshot(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    weight_files.save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -211,7 +211,7 @@ def test_parts_are_changed_as_strongly_as_asked_for() -> None:
     np.testing.assert_allclose(done.colour[face], 20, atol=0.1)
     np.testing.assert_allclose(done.colour[hair], 5, atol=0.5)
     assert (done.shift == 0).all()
-    plain = scaled(change, {"skin": 0.5, "shape": 2})  # without a parser all colour is skin
+    plain = with_strengths(change, {"skin": 0.5, "shape": 2})  # without a parser all colour is skin
     assert (plain.colour == 5).all() and plain.shift is not None
     np.testing.assert_allclose(plain.shift, 0.2)
 
@@ -219,9 +219,9 @@ def test_parts_are_changed_as_strongly_as_asked_for() -> None:
 def test_strengths_that_cannot_be_given(ager: Ager, tmp_path: Path) -> None:
     change = Change(np.zeros((4, 4, 3), np.float32))
     with pytest.raises(UserError, match=r"^--change hair: only weights with --frame ffhq distinguish hair"):
-        scaled(change, {"hair": 1})
+        with_strengths(change, {"hair": 1})
     with pytest.raises(UserError, match=r"^--change: these weights generate whole faces"):
-        scaled(replace(change, replaces=True), {"shape": 1})
+        with_strengths(replace(change, replaces=True), {"shape": 1})
     with pytest.raises(UserError, match=r"^--change nose: must be a part, one of hair, skin, shape$"):
         ager.age_photo(PORTRAIT, 60, change={"nose": 1})
     with pytest.raises(UserError, match=r"^--change skin=3: must be from 0 to 2$"):
@@ -401,7 +401,7 @@ def test_networks_of_heads_cannot_look_at_tight_faces(tmp_path: Path) -> None:
     net = AgeEstimatorConfig(width=4, depth=(1,), input_size=32)
     tensors = {f"estimator.{k}": v for k, v in build_estimator(net).state_dict().items()}
     file = tmp_path / "own.safetensors"
-    snapshots.save_snapshot(file, TrainConfig(model="age_estimator", frame="ffhq"), net, 0, tensors)
+    weight_files.save_weights(file, TrainConfig(model="age_estimator", frame="ffhq"), net, 0, tensors)
     assert load_estimator(str(file), TrainConfig(), "ffhq").window == ()
     with pytest.raises(UserError, match=r"^--estimators .*: looks at more \(ffhq\) than the frame utkface shows"):
         load_estimator(str(file), TrainConfig(), "utkface")

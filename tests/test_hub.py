@@ -18,7 +18,7 @@ from cyclegan_age.hub import Card
 from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan, gan
 from cyclegan_age.models.base import Renderer
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for p in generator.parameters():
         torch.nn.init.normal_(p, 0, 0.3)
     path = tmp_path_factory.mktemp("runs") / "001-tiny" / "weights.safetensors"
-    save_snapshot(path, train, net, 1234, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(path, train, net, 1234, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -79,7 +79,7 @@ def test_models_that_make_faces_from_noise_say_so(tmp_path: Path) -> None:
         GANConfig(z=4, g_channels=(4, 4, 4), d_channels=(4, 4, 4)),
     )
     tensors = {f"generator.{k}": v for k, v in gan.build_generator(train, net).state_dict().items()}
-    save_snapshot(tmp_path / "gan.safetensors", train, net, 0, tensors)
+    save_weights(tmp_path / "gan.safetensors", train, net, 0, tensors)
     Ager.load(tmp_path / "gan.safetensors").save_pretrained(tmp_path / "hub")
     card = ModelCard.load(tmp_path / "hub" / "README.md")
     assert card.data.pipeline_tag == "unconditional-image-generation" and "ager.sample" in card.text
@@ -139,7 +139,7 @@ def test_what_cannot_be_done_is_one_line(weights: Path, tmp_path: Path, monkeypa
     with pytest.raises(UserError, match=r"^a/b/c: neither a file nor a folder, and not read from the Hub \(Repo id"):
         Ager.from_pretrained("a/b/c")
     ager = Ager.load(weights)
-    with pytest.raises(UserError, match=r"^an Ager of networks in memory; Ager\.load gives one of a file"):
+    with pytest.raises(UserError, match=r"^this Ager has no weights file; must be one of Ager\.load"):
         Ager(Renderer(generator=ager.generator, code=ager.code), image_size=32).save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for do in (lambda: Ager.from_pretrained("me/ages"), lambda: ager.push_to_hub("me/ages")):

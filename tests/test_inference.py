@@ -18,12 +18,12 @@ from torch import nn
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import AgeEstimatorConfig, CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.images import Picture, to_float, to_uint8
-from cyclegan_age.inference import Ager, Fitted, demo_portrait
+from cyclegan_age.inference import Ager, Letterboxed, demo_portrait
 from cyclegan_age.models import cyclegan, cyclegan_pair
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.runs import SHIPPED
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 
 TRAIN = TrainConfig(image_size=32, load_size=32, ages=(10, 20, 40))
 NET = CycleGANConfig(ngf=4, blocks=3)
@@ -41,7 +41,7 @@ def generator() -> nn.Module:
 @pytest.fixture(scope="module")
 def weights(generator: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_snapshot(path, TRAIN, NET, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
+    save_weights(path, TRAIN, NET, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
 
 
@@ -117,14 +117,14 @@ def test_a_large_picture_is_bent_itself() -> None:
 
 def test_the_fit_keeps_proportions_and_undoes_itself() -> None:
     image = Image.fromarray(noise(8, 16, 3))
-    fitted = Fitted.fit(image, 16)
-    assert fitted.box == (0, 4, 16, 12)
-    assert np.array_equal(fitted.square[4:12], np.asarray(image))
-    assert (fitted.square[:4] == fitted.square[4]).all()  # the edge repeated
-    assert np.array_equal(np.asarray(fitted.unfit(fitted.square, image)), np.asarray(image))
+    boxed = Letterboxed.of(image, 16)
+    assert boxed.box == (0, 4, 16, 12)
+    assert np.array_equal(boxed.square[4:12], np.asarray(image))
+    assert (boxed.square[:4] == boxed.square[4]).all()  # the edge repeated
+    assert np.array_equal(np.asarray(boxed.restore(boxed.square, image)), np.asarray(image))
     large = Image.fromarray(noise(50, 99, 3))
-    fitted = Fitted.fit(large, 16)
-    assert np.array_equal(np.asarray(fitted.unfit(fitted.square, large)), np.asarray(large))
+    boxed = Letterboxed.of(large, 16)
+    assert np.array_equal(np.asarray(boxed.restore(boxed.square, large)), np.asarray(large))
 
 
 def test_a_batch_equals_single_pictures(ager: Ager) -> None:
@@ -181,7 +181,7 @@ def test_a_pair_renders_its_two_ages(tmp_path: Path) -> None:
                 nn.init.normal_(p, 0, 0.1)
         tensors = {f"{n}.{k}": v for n, network in networks.items() for k, v in network.state_dict().items()}
         train = replace(TRAIN, model="cyclegan_pair")
-        save_snapshot(tmp_path / "pair.safetensors", train, net, 0, tensors)
+        save_weights(tmp_path / "pair.safetensors", train, net, 0, tensors)
         ager = Ager.load(tmp_path / "pair.safetensors")
         assert ager.code.anchors == anchors
         picture = noise(1, 32, 32, 3)
@@ -197,11 +197,11 @@ def test_unusable_weights_are_told(tmp_path: Path, generator: nn.Module) -> None
     with pytest.raises(UserError, match=r"text\.safetensors.*not a readable"):
         Ager.load(tmp_path / "text.safetensors")
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
-    save_snapshot(tmp_path / "other.safetensors", TRAIN, CycleGANConfig(ngf=8, blocks=3), 0, tensors)
+    save_weights(tmp_path / "other.safetensors", TRAIN, CycleGANConfig(ngf=8, blocks=3), 0, tensors)
     with pytest.raises(UserError, match="do not fit"):
         Ager.load(tmp_path / "other.safetensors")
     train = TrainConfig(model="age_estimator", image_size=32, load_size=32)
-    save_snapshot(tmp_path / "est.safetensors", train, AgeEstimatorConfig(), 0, tensors)
+    save_weights(tmp_path / "est.safetensors", train, AgeEstimatorConfig(), 0, tensors)
     with pytest.raises(UserError, match="age_estimator"):
         Ager.load(tmp_path / "est.safetensors")
 
@@ -254,7 +254,7 @@ def test_a_face_of_1000_pixels_keeps_its_detail(blur: int) -> None:
     ager = Ager.load(SHIPPED / "cyclegan.safetensors")  # it warps more than the other weights
     aged = ager.age(face, 60)
     grey, grey_aged = (np.asarray(one, np.float32).mean(axis=2) for one in (face, aged))
-    (change,) = ager.engine.changes(ager.fit(face).square[None], [60])
+    (change,) = ager.engine.changes(ager.letterbox(face).square[None], [60])
     assert change.shift is not None
     right, down = 1000 * resize(change.shift, (1000, 1000), order=3, mode="edge").transpose(2, 0, 1)
     rows, columns = np.mgrid[:1000, :1000].astype(np.float32)

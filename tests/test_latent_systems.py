@@ -45,16 +45,16 @@ from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
 from cyclegan_age.models.adversary import discriminators_paused, reset_discriminators
 from cyclegan_age.models.age_cgan import AgeCGAN, IdentityEncoder
 from cyclegan_age.models.base import Model
-from cyclegan_age.models.caae import CAAE, CAAEEncoder, shares
+from cyclegan_age.models.caae import CAAE, CAAEEncoder, sex_vectors
 from cyclegan_age.models.cgan import CGAN
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import build_embedder
 from cyclegan_age.models.gan import GAN
 from cyclegan_age.networks.latent import NoiseDiscriminator, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, SpectralConv, spectral
-from cyclegan_age.runs import load_state
-from cyclegan_age.snapshots import load_snapshot, save_snapshot
+from cyclegan_age.runs import load_checkpoint
 from cyclegan_age.training.sheets import feature_maps
+from cyclegan_age.weight_files import load_weights, save_weights
 from options.presets import PRESETS
 
 SMALL = TrainConfig(image_size=32, load_size=36, ages=(10, 20, 40))
@@ -256,7 +256,7 @@ def test_ends_are_checked(ends: tuple[int, ...], match: str) -> None:
 
 def test_twenty_labels_are_ages_of_men_then_of_women() -> None:
     age = torch.eye(10)[[3]]
-    men, women, either = (joint_label(age, shares(torch.tensor([sex])))[0] for sex in (0.0, 1.0, math.nan))
+    men, women, either = (joint_label(age, sex_vectors(torch.tensor([sex])))[0] for sex in (0.0, 1.0, math.nan))
     assert men.nonzero().flatten().tolist() == [3] and women.nonzero().flatten().tolist() == [13]
     assert (either[3], either[13]) == (0.5, 0.5) and len(either) == 20
 
@@ -727,7 +727,7 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("embedder") / "embedder.safetensors"
     tensors = {f"embedder.{k}": v for k, v in build_embedder(EMBEDDER).state_dict().items()}
-    save_snapshot(path, TrainConfig(model="face_embedder"), EMBEDDER, 0, tensors)
+    save_weights(path, TrainConfig(model="face_embedder"), EMBEDDER, 0, tensors)
     return path
 
 
@@ -873,7 +873,7 @@ def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
     monkeypatch.setattr(kind, "losses", plain)
     assert train_command.main(command(model, tmp_path, "cut", *remedies)) == 0
     for name in ("state.pt", "state-0-16.pt"):
-        whole, again = (load_state(tmp_path / run / name) for run in ("whole", "cut"))
+        whole, again = (load_checkpoint(tmp_path / run / name) for run in ("whole", "cut"))
         torch.testing.assert_close(whole, again, rtol=0, atol=0)
     a, b = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "cut"))
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -884,9 +884,9 @@ def test_stages_follow_each_other(trained: Callable[[str], Path]) -> None:
     gan_steps = [line["step"] for line in lines if "loss/d_real" in line]
     encoder_steps = [line["step"] for line in lines if "loss/latent" in line]
     assert (gan_steps, encoder_steps) == ([2, 4, 6, 8], [10, 12, 14, 16])
-    snapshot = load_snapshot(trained("age_cgan"))
-    assert snapshot.parts == {"embedder": EMBEDDER}
-    assert {k.split(".")[0] for k in snapshot.tensors} == {"generator", "encoder", "embedder"}
+    weights = load_weights(trained("age_cgan"))
+    assert weights.parts == {"embedder": EMBEDDER}
+    assert {k.split(".")[0] for k in weights.tensors} == {"generator", "encoder", "embedder"}
 
 
 def test_the_generator_rests_while_the_encoder_learns(command: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -895,7 +895,7 @@ def test_the_generator_rests_while_the_encoder_learns(command: Callable[..., lis
     early, late = (load_file(tmp_path / "run" / "snapshots" / f"step-{n:07d}.safetensors") for n in (8, 16))
     for name in early:
         assert torch.equal(early[name], late[name]) == name.startswith("generator"), name
-    state = load_state(tmp_path / "run" / "state.pt")
+    state = load_checkpoint(tmp_path / "run" / "state.pt")
     assert state is not None and state["moves"] == {"generator": 8, "encoder": 8}  # each is averaged from its own start
 
 
@@ -911,7 +911,7 @@ def test_the_first_stage_can_come_from_weights(
 
 def test_weights_do_not_tell_where_an_embedder_lay(trained: Callable[[str], Path], embedder: Path) -> None:
     weights = trained("age_cgan")
-    assert load_snapshot(weights).net.embedder == embedder.name  # type: ignore[union-attr]
+    assert load_weights(weights).net.embedder == embedder.name  # type: ignore[union-attr]
     assert str(embedder.parent).encode() not in weights.read_bytes()
 
 

@@ -19,7 +19,7 @@ LAYERS = (
     {"ages", "attributes", "files", "html_page", "images", "provenance"},
     {"networks"},
     {"losses"},
-    {"models", "data", "faces", "runs", "snapshots", "features", "watchdog", "curves", "plots", "devices"},
+    {"models", "data", "faces", "runs", "weight_files", "features", "watchdog", "curves", "plots", "devices"},
     {"hub"},
     {"inference", "rendering", "labeler", "export", "export_page", "convert", "monitor", "visdom_tracker"}
     | {"visdom_server", "evaluation"},

@@ -26,7 +26,7 @@ from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.pfa_gan import PFAGAN, GroupEncoder, LossNetworks, build_generator, group_of
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
 from cyclegan_age.networks.progressive import AgingStep, ProgressiveGenerator, gates_between, place, with_group
-from cyclegan_age.runs import load_state
+from cyclegan_age.runs import load_checkpoint
 
 TINY = [
     *("--model", "pfa_gan", "--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32", "--load_size", "36"),
@@ -307,7 +307,7 @@ def test_a_training_resumes_to_the_bit_and_its_weights_age_faces(tiny_faces: Pat
     base += ["--estimators", "age_loss_b", "--lr_constant", "1", "--lr", "0.01"]
     assert train_command.main([*base, "--name", "whole", "--epochs", "1.2"]) == 0
     assert train_command.main([*base, "--name", "parts", "--epochs", "0.6"]) == 0
-    states = [load_state(tmp_path / name / "state.pt") for name in ("whole", "parts")]
+    states = [load_checkpoint(tmp_path / name / "state.pt") for name in ("whole", "parts")]
     assert [s and s["step"] for s in states] == [13, 7]
     assert train_command.main([*base, "--name", "parts", "--epochs", "1.2"]) == 0
     whole, parts = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))

@@ -126,9 +126,9 @@ def test_other_settings_need_another_folder(fgnet: Path, tmp_path: Path, capsys:
     assert run_it("fgnet", "--source", tmp_path / "none", "--output", tmp_path / "other") == 2
     said = capsys.readouterr().err
     for part in (
-        "was made with another --seed; choose another folder",
-        "inside --source; choose a folder outside of it",
-        "not empty, and not made by prepare.py",
+        "was made with another --seed; use that",
+        "must be outside of --source",
+        "must be a new or empty folder, or one made by prepare.py",
         "no valid picture of utkface in it",
         "no such folder; expected the set as downloaded and unpacked",
     ):

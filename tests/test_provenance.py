@@ -22,7 +22,7 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models import cyclegan
 from cyclegan_age.provenance import TOOL, Mark, mark_file, marked, packet
 from cyclegan_age.rendering.pictures import save_gif, save_mp4
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.weight_files import save_weights
 
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 MARK = Mark("tiny 0123456789ab").at(60)
@@ -193,7 +193,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = cyclegan.build_generator(train, net)
     folder = tmp_path_factory.mktemp("private") / "tiny"
     tensors = {f"generator.{k}": v for k, v in generator.state_dict().items()}
-    save_snapshot(folder / "weights.safetensors", train, net, 0, tensors)
+    save_weights(folder / "weights.safetensors", train, net, 0, tensors)
     return folder
 
 

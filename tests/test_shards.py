@@ -27,6 +27,7 @@ from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.data import fetching
 from cyclegan_age.data.batches import prefetching
+from cyclegan_age.data.draws import Draws
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.fetching import Fetched
 from cyclegan_age.data.folders import describe, scan
@@ -64,7 +65,7 @@ def spec(folder: Path) -> Path:
 def data_of(dataroot: Path, *, cache_gb: float = 50, batch_size: int = 4, paired: bool = False) -> FaceData:
     faces = scan(dataroot, CODE, cache_gb=cache_gb)
     pools = [np.flatnonzero(faces.group == k) for k in range(len(CODE))]
-    return FaceData(
+    draws = Draws(
         cache=open_pictures(faces.paths, faces.root, 36),
         age_years=faces.age_years,
         source_pools=pools,
@@ -75,6 +76,7 @@ def data_of(dataroot: Path, *, cache_gb: float = 50, batch_size: int = 4, paired
         seed=1,
         paired=paired,
     )
+    return FaceData(draws)
 
 
 # What is written
@@ -117,7 +119,7 @@ def test_prepared_sets_are_packed_by_split(tmp_path: Path, capsys: pytest.Captur
     assert np.isnan(found.sex).all()
     assert prepare_command.main([*words.split(), "--shards", "3"]) == 0  # nothing is made twice
     assert prepare_command.main([*words.split(), "--shards", "4"]) == 2
-    assert "its shards are of another per_shard; choose another folder" in capsys.readouterr().err
+    assert "its shards are of another per_shard; use that" in capsys.readouterr().err
 
 
 def test_whether_an_age_is_recorded_is_packed_and_read(

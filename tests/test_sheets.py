@@ -17,8 +17,8 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.face_embedder import build_embedder
-from cyclegan_age.snapshots import save_snapshot
 from cyclegan_age.training.sheets import feature_maps, life, sample_columns
+from cyclegan_age.weight_files import save_weights
 
 AGES = ("20", "40", "60")
 PAIR: dict[str, Any] = {"ngf": 4, "ndf": 4, "blocks": 3}
@@ -60,7 +60,7 @@ def built(case: str, folder: Path) -> tuple[Model, TrainConfig, ModelConfig]:
         net = FaceEmbedderConfig(width=4, depth=(1, 1), input_size=16)
         flags = {**flags, "embedder": str(folder / "embedder.safetensors")}
         tensors = {f"embedder.{k}": v for k, v in build_embedder(net).state_dict().items()}
-        save_snapshot(folder / "embedder.safetensors", TrainConfig(model="face_embedder"), net, 0, tensors)
+        save_weights(folder / "embedder.safetensors", TrainConfig(model="face_embedder"), net, 0, tensors)
     of_model = MODEL_CONFIGS[name](**flags)
     model = SYSTEMS[name].build(config, of_model)
     for network in model.networks.values():
@@ -87,7 +87,7 @@ def test_a_sheet_shows_what_inference_renders(case: str, tmp_path: Path) -> None
     assert list(maps[layer]) == [name for name in names if name not in ("cycle", "rebuilt", "made too")]
 
     tensors = {f"{name}.{k}": v for name, one in networks.items() for k, v in one.state_dict().items()}
-    save_snapshot(tmp_path / "weights.safetensors", config, net, 0, tensors, model.parts)
+    save_weights(tmp_path / "weights.safetensors", config, net, 0, tensors, model.parts)
     ager = Ager.load(tmp_path / "weights.safetensors")
     attributes = [FaceAttributes(age_years=28.0), FaceAttributes(age_years=20.0)]
     for name in set(names) & {*AGES, "to A", "to B"}:

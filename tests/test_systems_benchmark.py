@@ -31,8 +31,8 @@ from cyclegan_age.config import (
 from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.images import Picture
 from cyclegan_age.models import SYSTEMS as MODELS
-from cyclegan_age.runs import save_state
-from cyclegan_age.snapshots import save_snapshot
+from cyclegan_age.runs import save_checkpoint
+from cyclegan_age.weight_files import save_weights
 from options.bench import SystemsBenchConfig, parse_systems_bench
 from options.train import parse_train
 
@@ -81,7 +81,7 @@ def run_with(folder: Path, steps: int, saved: int) -> Path:
     run.mkdir()
     lines = "".join(json.dumps(line(step, 4.0)) + "\n" for step in range(10, steps + 1, 10))
     (run / "metrics.jsonl").write_text(lines + '{"step": ')  # torn
-    save_state(run / "state.pt", {"step": saved})
+    save_checkpoint(run / "state.pt", {"step": saved})
     return run
 
 
@@ -138,7 +138,7 @@ for step in range(70, 1000, 10):
 
 def test_saved_steps_are_those_of_the_state(tmp_path: Path) -> None:
     assert training.saved_step(tmp_path) == 0
-    save_state(tmp_path / "state.pt", {"step": 10})
+    save_checkpoint(tmp_path / "state.pt", {"step": 10})
     assert training.saved_step(tmp_path) == 10
 
 
@@ -161,7 +161,7 @@ def trained_weights(run: Path, train: TrainConfig, net: ModelConfig) -> None:
     model = MODELS[train.model].build(train, net)
     named = ((name, model.networks[name]) for name in model.shipped)
     tensors = {f"{name}.{k}": v for name, network in named for k, v in network.state_dict().items()}
-    save_snapshot(run / "weights.safetensors", train, net, 80, tensors)
+    save_weights(run / "weights.safetensors", train, net, 80, tensors)
 
 
 def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_faces_of_photographs_are_shown(tmp_path: Path) -> None:
 
 def test_parameters_are_what_was_learnt(tmp_path: Path) -> None:
     tensors = {"g.weight": torch.zeros(3, 4), "g.norm.running_mean": torch.zeros(9)}
-    save_snapshot(tmp_path / "w.safetensors", TrainConfig(model="gan"), GANConfig(), 0, tensors)
+    save_weights(tmp_path / "w.safetensors", TrainConfig(model="gan"), GANConfig(), 0, tensors)
     assert comparison.parameters(tmp_path / "w.safetensors") == 12
 
 

@@ -19,12 +19,12 @@ from cyclegan_age.devices import Runtime, runtime_of
 from cyclegan_age.models import SYSTEMS, face_parser
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut
-from cyclegan_age.runs import load_state
-from cyclegan_age.snapshots import load_snapshot
+from cyclegan_age.runs import load_checkpoint
 from cyclegan_age.training import schedule as schedule_module
 from cyclegan_age.training.averaging import GradientAverager
 from cyclegan_age.training.schedule import Schedule
-from cyclegan_age.training.step import PLAIN_STEPS, Step
+from cyclegan_age.training.trainer import PLAIN_STEPS, Trainer
+from cyclegan_age.weight_files import load_weights
 from options.train import parse_train
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def made_up(config: TrainConfig, net: ModelConfig, seed: int, device: torch.devi
     return Batch(*(c.to(device) for c in columns))
 
 
-def step_of(name: str, *more: str, runtime: Runtime | None = None) -> tuple[Step, Callable[[int], Batch]]:
+def trainer_of(name: str, *more: str, runtime: Runtime | None = None) -> tuple[Trainer, Callable[[int], Batch]]:
     config, net = configured(name, *more)
     runtime = runtime or Runtime(CPU)
     torch.manual_seed(0)
@@ -88,8 +88,8 @@ def step_of(name: str, *more: str, runtime: Runtime | None = None) -> tuple[Step
         model = face_parser.FaceParserModel(net=net, held_out=heads)
     else:
         model = SYSTEMS[config.model].build(config, net)
-    step = Step(model, config, runtime)
-    return step, lambda seed: made_up(config, net, seed, runtime.device)
+    trainer = Trainer(model, config, runtime)
+    return trainer, lambda seed: made_up(config, net, seed, runtime.device)
 
 
 class Synchronisations(TorchDispatchMode):
@@ -111,23 +111,23 @@ class Synchronisations(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_steps_between_two_log_lines_do_not_wait_for_the_device(name: str) -> None:
-    step, batch = step_of(name, "--accumulate", "2")
-    step(batch(0), 0.0, 0.0)
+    trainer, batch = trainer_of(name, "--accumulate", "2")
+    trainer(batch(0), 0.0, 0.0)
     batches = [batch(i) for i in range(1, 6)]
     with Synchronisations() as waits:
         for i, one in enumerate(batches):
-            step(one, i / 10, (i + 1) / 10)
+            trainer(one, i / 10, (i + 1) / 10)
     assert waits.count == 0
-    report = step.read()
+    report = trainer.read()
     assert report.terms and report.phases.keys() == report.terms.keys()
 
 
 def test_a_gradient_is_shortened_to_the_largest_norm() -> None:
     norms = {}
     for clip in ("0", "0.01", "1e6"):
-        step, batch = step_of("cyclegan", "--clip", clip, "--lr", "1e-12")
-        step(batch(0), 0.0, 0.0)
-        gradients = [w.grad for w in step.parameters["generator"] if w.grad is not None]
+        trainer, batch = trainer_of("cyclegan", "--clip", clip, "--lr", "1e-12")
+        trainer(batch(0), 0.0, 0.0)
+        gradients = [w.grad for w in trainer.parameters["generator"] if w.grad is not None]
         norms[clip] = float(torch.nn.utils.get_total_norm(gradients))
     assert norms["0"] == norms["1e6"] > 0.01 and norms["0.01"] == pytest.approx(0.01, rel=1e-4)
 
@@ -142,81 +142,81 @@ def test_the_counter_of_synchronisations_sees() -> None:
 
 
 def test_a_step_that_is_not_finite_moves_nothing_and_is_counted() -> None:
-    step, batch = step_of("cyclegan")
-    step(batch(0), 0.0, 0.0)
-    step.read()
-    before = {k: v.clone() for k, v in step.state_dict()["networks"]["discriminator"].items()}
-    averaged = {k: v.clone() for k, v in step.averaged["generator"].state_dict().items()}
-    steps = step.optimizers["discriminator"].state_dict()["state"][0]["step"].clone()
+    trainer, batch = trainer_of("cyclegan")
+    trainer(batch(0), 0.0, 0.0)
+    trainer.read()
+    before = {k: v.clone() for k, v in trainer.state_dict()["networks"]["discriminator"].items()}
+    averaged = {k: v.clone() for k, v in trainer.averaged["generator"].state_dict().items()}
+    steps = trainer.optimizers["discriminator"].state_dict()["state"][0]["step"].clone()
     bad = batch(1)
     bad.x_source[0, 0, 0, 0] = float("nan")
     for _ in range(3):
-        step(bad, 0.1, 0.1)
-    report = step.read()
+        trainer(bad, 0.1, 0.1)
+    report = trainer.read()
     assert (report.terms, report.skipped, report.bad_steps, report.longest) == ({}, 3, 3, 3)
-    for name, weight in step.model.networks["discriminator"].state_dict().items():
+    for name, weight in trainer.model.networks["discriminator"].state_dict().items():
         assert torch.equal(weight, before[name])
-    for name, weight in step.averaged["generator"].state_dict().items():
+    for name, weight in trainer.averaged["generator"].state_dict().items():
         assert torch.equal(weight, averaged[name])
-    assert torch.equal(step.optimizers["discriminator"].state_dict()["state"][0]["step"], steps)
+    assert torch.equal(trainer.optimizers["discriminator"].state_dict()["state"][0]["step"], steps)
 
-    step(batch(2), 0.2, 0.2)
-    report = step.read()
+    trainer(batch(2), 0.2, 0.2)
+    report = trainer.read()
     assert (report.skipped, report.bad_steps, report.longest) == (3, 0, 0)
     assert report.terms and all(torch.isfinite(torch.tensor(v)) for v in report.terms.values())
-    assert not torch.equal(step.model.networks["discriminator"].state_dict()["head.bias"], before["head.bias"])
+    assert not torch.equal(trainer.model.networks["discriminator"].state_dict()["head.bias"], before["head.bias"])
 
 
 def test_terms_are_averaged_over_the_steps_since_the_last_report() -> None:
-    step, batch = step_of("cyclegan_pair", "--lr", "1e-12", "--pool_size", "0")
+    trainer, batch = trainer_of("cyclegan_pair", "--lr", "1e-12", "--pool_size", "0")
     single = []
     for i in range(3):
-        step(batch(i), 0.0, 0.0)
-        single.append(step.read().terms)
+        trainer(batch(i), 0.0, 0.0)
+        single.append(trainer.read().terms)
     for i in range(3):
-        step(batch(i), 0.0, 0.0)
-    for name, mean in step.read().terms.items():
+        trainer(batch(i), 0.0, 0.0)
+    for name, mean in trainer.read().terms.items():
         assert mean == pytest.approx(sum(terms[name] for terms in single) / 3, rel=1e-4)
 
 
 def test_the_average_follows_the_weights_by_its_decay() -> None:
-    step, batch = step_of("cyclegan", "--ema", "0.5")
-    weight = step.model.networks["generator"].state_dict()["stem.conv.conv.weight"]
-    average = step.averaged["generator"].state_dict()["stem.conv.conv.weight"]
+    trainer, batch = trainer_of("cyclegan", "--ema", "0.5")
+    weight = trainer.model.networks["generator"].state_dict()["stem.conv.conv.weight"]
+    average = trainer.averaged["generator"].state_dict()["stem.conv.conv.weight"]
     expected = average.clone()
     for i, decay in enumerate((1 / 11, 2 / 12, 3 / 13)):
-        step(batch(i), 0.0, 0.0)
+        trainer(batch(i), 0.0, 0.0)
         expected = decay * expected + (1 - decay) * weight
         torch.testing.assert_close(average, expected)
     assert not torch.equal(average, weight)
 
 
 def test_the_rate_is_constant_and_then_falls_to_nothing() -> None:
-    step, batch = step_of("cyclegan", "--lr", "0.01", "--lr_constant", "0.5")
-    assert [round(step.rate(p), 6) for p in (0.0, 0.5, 0.75, 1.0)] == [0.01, 0.01, 0.005, 0.0]
-    before = step.model.networks["generator"].state_dict()["stem.conv.conv.bias"].clone()
-    step(batch(0), 1.0, 1.0)
-    assert torch.equal(step.model.networks["generator"].state_dict()["stem.conv.conv.bias"], before)
+    trainer, batch = trainer_of("cyclegan", "--lr", "0.01", "--lr_constant", "0.5")
+    assert [round(trainer.rate(p), 6) for p in (0.0, 0.5, 0.75, 1.0)] == [0.01, 0.01, 0.005, 0.0]
+    before = trainer.model.networks["generator"].state_dict()["stem.conv.conv.bias"].clone()
+    trainer(batch(0), 1.0, 1.0)
+    assert torch.equal(trainer.model.networks["generator"].state_dict()["stem.conv.conv.bias"], before)
 
 
 def test_reset_discriminators_lose_their_optimiser_state() -> None:
-    step, batch = step_of("gan", "--epochs", "4", "--d_reset", "1", "--head_start", "0")
-    weight = next(step.model.networks["discriminator"].parameters())
+    trainer, batch = trainer_of("gan", "--epochs", "4", "--d_reset", "1", "--head_start", "0")
+    weight = next(trainer.model.networks["discriminator"].parameters())
     for i in range(3):
-        step(batch(i), 0.0, 0.1)
-    state = step.optimizers["discriminator"].state[weight]
+        trainer(batch(i), 0.0, 0.1)
+    state = trainer.optimizers["discriminator"].state[weight]
     address, moment = weight.data_ptr(), state["exp_avg"].data_ptr()
     assert float(state["step"]) == 3
-    step(batch(3), 0.2, 0.3)
-    state = step.optimizers["discriminator"].state[weight]
+    trainer(batch(3), 0.2, 0.3)
+    state = trainer.optimizers["discriminator"].state[weight]
     assert (weight.data_ptr(), state["exp_avg"].data_ptr()) == (address, moment)  # where a graph expects them
     assert float(state["step"]) == 1
 
 
 def test_a_light_state_is_a_fraction_and_resumes() -> None:
-    step, batch = step_of("cyclegan")
+    trainer, batch = trainer_of("cyclegan")
     for i in range(2):
-        step(batch(i), 0.0, 0.0)
+        trainer(batch(i), 0.0, 0.0)
 
     def size(state: object) -> int:
         if isinstance(state, Tensor):
@@ -224,13 +224,13 @@ def test_a_light_state_is_a_fraction_and_resumes() -> None:
         values = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
         return sum(size(v) for v in values)
 
-    light = step.state_dict(light=True)
-    assert size(light) < 0.3 * size(step.state_dict())
-    other, _ = step_of("cyclegan")
+    light = trainer.state_dict(light=True)
+    assert size(light) < 0.3 * size(trainer.state_dict())
+    other, _ = trainer_of("cyclegan")
     other.load_state_dict(light)
     for name, weight in other.model.networks["generator"].state_dict().items():
         assert weight.dtype == torch.float32
-        torch.testing.assert_close(weight, step.model.networks["generator"].state_dict()[name], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(weight, trainer.model.networks["generator"].state_dict()[name], rtol=1e-3, atol=1e-6)
     other(batch(2), 0.0, 0.0)
     assert other.read().terms
 
@@ -308,14 +308,14 @@ def test_a_training_of_some_seconds_ends_on_time_and_resumes(
 ) -> None:
     flags = _flags(tiny_faces, tmp_path, "--name", "timed", "--log_every", "2")
     assert train_command.main([*flags, "--minutes", "0.1"]) == 0
-    state = load_state(tmp_path / "timed" / "state.pt")
+    state = load_checkpoint(tmp_path / "timed" / "state.pt")
     assert state is not None and state["step"] > 0 and 0 < state["seconds"] < 60
-    assert load_snapshot(tmp_path / "timed" / "weights.safetensors").images_seen == 4 * state["step"]
+    assert load_weights(tmp_path / "timed" / "weights.safetensors").images_seen == 4 * state["step"]
     assert train_command.main([*flags, "--minutes", "0.1"]) == 0
     assert "finished; use another --name to start again, or --name with more --minutes to continue" in caplog.text
     longer = state["seconds"] / 60 + 0.1
     assert train_command.main([*flags, "--minutes", f"{longer}"]) == 0
-    more = load_state(tmp_path / "timed" / "state.pt")
+    more = load_checkpoint(tmp_path / "timed" / "state.pt")
     assert more is not None and more["step"] > state["step"] and more["seconds"] > state["seconds"]
 
 
@@ -324,7 +324,7 @@ def test_a_light_run_moves_to_another_place_and_resumes_there(
 ) -> None:
     sgd = ["--name", "run", "--checkpoint", "light", "--epochs"]
     assert train_command.main([*_flags(tiny_faces, tmp_path / "here"), *sgd, "0.2"]) == 0
-    state = load_state(tmp_path / "here" / "run" / "state.pt")
+    state = load_checkpoint(tmp_path / "here" / "run" / "state.pt")
     assert state is not None and "optimizers" not in state
     assert all(v.dtype == torch.float16 for k, v in state["networks"]["generator"].items() if k.endswith("weight"))
     (tmp_path / "there").mkdir()
@@ -332,7 +332,7 @@ def test_a_light_run_moves_to_another_place_and_resumes_there(
     (tmp_path / "faces").symlink_to(tiny_faces)
     assert train_command.main([*_flags(tmp_path / "faces", tmp_path / "there"), *sgd, "0.4"]) == 0
     assert "a light checkpoint: the optimisers start without state" in caplog.text
-    assert load_snapshot(tmp_path / "there" / "run" / "weights.safetensors").images_seen == 20
+    assert load_weights(tmp_path / "there" / "run" / "weights.safetensors").images_seen == 20
 
 
 def _average(rank: int, store: str, out: Any) -> None:
@@ -391,13 +391,15 @@ def test_captured_steps_equal_plain_ones(name: str) -> None:
     torch.set_float32_matmul_precision("highest")
     reports, states = [], []
     for capture in (False, True):
-        step, batch = step_of(name, "--optimizer", "sgd", "--lr", "0.001", runtime=replace(runtime, capture=capture))
+        trainer, batch = trainer_of(
+            name, "--optimizer", "sgd", "--lr", "0.001", runtime=replace(runtime, capture=capture)
+        )
         torch.manual_seed(1)
         for i in range(PLAIN_STEPS + 5):
-            step(batch(i), max(i - 1, 0) / 20, i / 20)
-        reports.append(step.read().terms)
-        states.append(step.state_dict()["networks"])
-        assert not capture or step._graphs
+            trainer(batch(i), max(i - 1, 0) / 20, i / 20)
+        reports.append(trainer.read().terms)
+        states.append(trainer.state_dict()["networks"])
+        assert not capture or trainer._graphs
     for term, value in reports[0].items():
         assert reports[1][term] == pytest.approx(value, rel=2e-2, abs=2e-4), term
     for network, weights in states[0].items():
@@ -409,32 +411,32 @@ def test_captured_steps_equal_plain_ones(name: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", MODELS)
 def test_steps_on_a_gpu_do_not_synchronise(name: str) -> None:
-    step, batch = step_of(name, runtime=cuda())
+    trainer, batch = trainer_of(name, runtime=cuda())
     batches = [batch(i) for i in range(PLAIN_STEPS + 3)]
     for i, one in enumerate(batches[: PLAIN_STEPS + 1]):
-        step(one, 0.0, i / 100)
+        trainer(one, 0.0, i / 100)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for one in batches[PLAIN_STEPS + 1 :]:
-            step(one, 0.1, 0.1)
-        step._capture = False  # and none of those that are captured by itself
-        step(batches[0], 0.1, 0.1)
+            trainer(one, 0.1, 0.1)
+        trainer._capture = False  # and none of those that are captured by itself
+        trainer(batches[0], 0.1, 0.1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert step.read().terms
+    assert trainer.read().terms
 
 
 @pytest.mark.gpu
 def test_a_state_of_a_processor_resumes_on_a_gpu_and_back() -> None:
     runtime = cuda()
-    here, batch = step_of("cyclegan")
+    here, batch = trainer_of("cyclegan")
     here(batch(0), 0.0, 0.0)
-    there, batch_there = step_of("cyclegan", runtime=runtime)
+    there, batch_there = trainer_of("cyclegan", runtime=runtime)
     there.load_state_dict(here.state_dict())
     for i in range(PLAIN_STEPS + 2):
         there(batch_there(i), 0.0, 0.0)
     assert there._graphs and there.read().terms
-    back, batch = step_of("cyclegan")
+    back, batch = trainer_of("cyclegan")
     back.load_state_dict(there.state_dict())
     back(batch(1), 0.0, 0.0)
     assert back.read().terms

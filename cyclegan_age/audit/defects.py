@@ -79,17 +79,17 @@ def _straight(mask: NDArray[np.bool_], picture: Picture) -> float:
     y = depth[x]
     if len(x) < 0.2 * width or y.max() < 0.02 * height or (depth >= 0.45 * height).mean() > 0.3:
         return 0.0
-    fits = np.zeros(len(x), bool)
+    inliers = np.zeros(len(x), bool)
     ends = np.linspace(0, len(x) - 1, 9).astype(int)
     for i in ends:
         for j in ends[ends > i]:
             slope = (y[j] - y[i]) / max(x[j] - x[i], 1)
             near = np.abs(y - y[i] - slope * (x - x[i])) <= 1.5
-            if abs(slope) <= 0.6 and near.sum() > fits.sum():
-                fits = near
-    if fits.sum() < max(0.2 * width, 0.75 * len(x)):
+            if abs(slope) <= 0.6 and near.sum() > inliers.sum():
+                inliers = near
+    if inliers.sum() < max(0.2 * width, 0.75 * len(x)):
         return 0.0
-    x, y = x[fits], y[fits]
+    x, y = x[inliers], y[inliers]
     border = picture[:, x][np.arange(height)[:, None] < y - 1].astype(int)
     if len(border) and np.abs(border - (0 if border.mean() < 128 else 255)).mean() > 3:  # a shadow, or a bright wall
         return 0.0

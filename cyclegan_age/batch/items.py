@@ -180,4 +180,4 @@ def check_output(config: BatchConfig) -> None:
         places = list(map(os.path.realpath, places))
     inside, outside = (place.partition("?")[0].rstrip("/") + "/" for place in reversed(places))
     if inside.startswith(outside):
-        raise UserError(f"--output {config.output}: inside the folder of --input; choose one outside it")
+        raise UserError(f"--output {config.output}: must be outside the folder of --input")

@@ -23,7 +23,7 @@ from cyclegan_age.faces.detection import detector
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.gallery import wanted_ages
-from cyclegan_age.runs import HEADS, TIGHT, find_weights
+from cyclegan_age.runs import CROP_WEIGHTS, PHOTO_WEIGHTS, find_weights
 
 _BLOCK = 64  # items per task; those of a killed worker are repeated
 _RETRIES = 2  # of a task whose worker died
@@ -46,10 +46,14 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
     """
     check_output(config)
     items = all_items(config, say)
-    weights = find_weights(config.weights, config.results_dir, TIGHT if config.aligned else HEADS).resolve()
+    weights = find_weights(
+        config.weights, config.results_dir, CROP_WEIGHTS if config.aligned else PHOTO_WEIGHTS
+    ).resolve()
     ager = Ager.load(weights)
     if ager.domains:
-        raise UserError(f"--weights {config.weights}: have no ages; choose others, or translate pictures by test.py")
+        raise UserError(
+            f"--weights {config.weights}: must be weights with ages; use test.py to translate between domains"
+        )
     if not config.aligned:
         detector()
         ager.blender.check(config.rendering.strengths)

@@ -92,7 +92,7 @@ class Renderer:
         def finish(face: Crop) -> Report:
             image = face.picture()
             for years, square in zip(self._ages, face.changed, strict=True):
-                self._write(by_stem[face.source.stem], years, ".png", partial(_png, face.fitted.unfit(square, image)))
+                self._write(by_stem[face.source.stem], years, ".png", partial(_png, face.boxed.restore(square, image)))
             return Report(face.source.stem, len(self._ages))
 
         with ThreadPoolExecutor(self._threads) as readers, ThreadPoolExecutor(self._threads) as writers:

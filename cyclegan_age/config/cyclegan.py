@@ -71,12 +71,12 @@ class CycleGANConfig(GeneratorConfig):
     estimators: Annotated[tuple[str, ...], Option(LOSS)] = ("age_loss_a", "age_loss_b")
     """Age estimators in the loss: shipped names, files or runs."""
     age_tolerance: Annotated[float, Option(LOSS)] = 3.0
-    """Error of the estimated age in years that has no loss."""
+    """Error of the estimated age in years up to which the loss is 0."""
     age_share: Annotated[float, Option(LOSS, at_least=0)] = 1.0
     """Clip the age term's gradient on a generated picture to this multiple of the adversarial term's; 0 sets no
     limit."""
     lambda_fooled: Annotated[float, Option(LOSS, at_least=0)] = 0.1
-    """Weight of generated faces, labelled with their source's age, when the estimators are trained along."""
+    """Weight of generated faces in the training of the estimators; their label is the source's age."""
     fooled_warmup: Annotated[float, Option(LOSS)] = 0.3
     """Share of the training over which lambda_fooled rises from 0 to its full value."""
     lambda_critic: Annotated[float, Option(LOSS, at_least=0)] = 1.0
@@ -86,22 +86,22 @@ class CycleGANConfig(GeneratorConfig):
     lambda_outside: Annotated[float, Option(LOSS, at_least=0)] = 0.0
     """Weight of the change (L1) outside the face's ellipse."""
     sexes: Annotated[bool, Option(LOSS)] = False
-    """Separate discriminator heads for women and men; the sex comes from the labels or from names like
-    age_sex_race_..., and faces without one count half."""
+    """Separate discriminator heads for women and men. The sex comes from the labels or from names like
+    age_sex_race_...; faces of unknown sex count half for both."""
     balance: Annotated[bool, Option(RARE)] = False
     """Draw each age group's faces with the same shares of sexes and races, from the labels or names like
     age_sex_race_...; those rare in a group are repeated up to four times."""
     lambda_embedding: Annotated[float, Option(RARE, at_least=0)] = 0.0
     """Weight of the embedding loss: 1 minus the cosine between the embeddings of a face and of the aged face."""
     embedding_tolerance: Annotated[float, Option(RARE, at_least=0, below=2)] = 0.0
-    """Embedding loss that is not penalised."""
+    """Embedding loss up to which nothing is penalised."""
     embedder: Annotated[str, Option(RARE)] = "face_embedder"
     """Face embedder of --lambda_embedding: a shipped name, a file or a run."""
     lambda_features: Annotated[float, Option(RARE, at_least=0)] = 0.0
     """Weight of an adversarial term on the features of an ImageNet network; above 0 it needs `make eval-packages`."""
     lambda_shift: Annotated[float, Option(RARE, at_least=0)] = 0.0
-    """Weight of the distance to the face's features shifted by the mean difference between real faces of the two
-    ages."""
+    """Weight of the feature shift term: distance to the source's features plus the mean difference between real faces
+    of the two ages."""
     shift_strength: Annotated[float, Option(RARE, above=0)] = 3.0
     """Factor of the difference in --lambda_shift."""
 

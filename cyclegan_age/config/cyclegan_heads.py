@@ -17,7 +17,7 @@ class CycleGANHeadsConfig:
     deform: Annotated[float, Option(MODEL, at_least=0, below=0.5)] = 0.06
     """Largest displacement of the flow that changes the head's shape, as a share of the side; 0 disables warping."""
     detail: Annotated[int, Option(MODEL, at_least=0)] = 24
-    """Channels of the generator's full-resolution branch, the rest working at half of it; 0 disables the branch."""
+    """Channels of the full-resolution branch; the rest of the generator works at half of it. 0 disables the branch."""
     ndf: Annotated[int, Option(MODEL, at_least=1)] = 64
     """Channels after the first layer of the discriminators."""
     d_rate: Annotated[float, Option(OPTIMISATION, above=0)] = 1.5
@@ -37,26 +37,26 @@ class CycleGANHeadsConfig:
     lambda_wrong_age: Annotated[float, Option(LOSS, at_least=0)] = 0.5
     """Weight of the discriminators' term on real heads with wrong ages."""
     lambda_shift: Annotated[float, Option(LOSS, at_least=0)] = 2.5
-    """Weight of the distance to the head's features shifted by the mean difference between real heads of the two
-    ages."""
+    """Weight of the feature shift term: distance to the source's features plus the mean difference between real heads
+    of the two ages."""
     shift_strength: Annotated[tuple[float, ...], Option(LOSS, length=3, at_least=0)] = (2.5, 4.0, 4.0)
     """Factors of that difference for hair, face and neck."""
     youth: Annotated[float, Option(LOSS, at_least=0)] = 0.5
-    """Increase of that factor for face and neck at ages below 25 years, as a share that rises linearly down to 10."""
+    """Relative increase of that factor for face and neck below 25 years, rising linearly to its full value at 10."""
     hair_ahead: Annotated[float, Option(LOSS, at_least=0)] = 8.0
-    """Years by which hair counts as older than its head from 50 on, since many of the real heads are dyed."""
+    """Years added to the age of the hair, rising from 0 at 40 to all at 50: many older heads have dyed hair."""
     realism_share: Annotated[float, Option(LOSS, at_least=0)] = 1.0
     """Largest gradient norm of the adversarial terms on a generated head, relative to the shift term's."""
     lambda_age: Annotated[float, Option(LOSS, at_least=0)] = 0.05
     """Weight per year of the age estimators' error beyond age_tolerance; 0 needs no estimators."""
     age_tolerance: Annotated[float, Option(LOSS)] = 3.0
-    """Error of the estimated age in years that has no loss."""
+    """Error of the estimated age in years up to which the loss is 0."""
     age_share: Annotated[float, Option(LOSS, at_least=0)] = 1.0
     """Clip the age term's gradient on a generated head to this multiple of the shift term's."""
     lambda_embedding: Annotated[float, Option(LOSS, at_least=0)] = 2.0
     """Weight of the embedding loss: 1 minus the cosine between the embeddings of a face and of the aged face."""
     embedding_tolerance: Annotated[float, Option(LOSS, at_least=0, below=2)] = 0.3
-    """Embedding loss that is not penalised."""
+    """Embedding loss up to which nothing is penalised."""
     lambda_outside: Annotated[float, Option(LOSS, at_least=0)] = 2.0
     """Weight of the change (L1) outside the head."""
     lambda_eyes: Annotated[float, Option(LOSS, at_least=0)] = 1.0

@@ -33,8 +33,8 @@ class AgeEstimatorConfig:
 
     def check_together(self) -> None:
         """Refuse a size that the backbone cannot halve."""
-        fits = self.backbone == "resnet" or self.input_size % 32 == 0
-        require(self, "input_size", fits, "a multiple of 32")
+        valid = self.backbone == "resnet" or self.input_size % 32 == 0
+        require(self, "input_size", valid, "a multiple of 32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class FaceEmbedderConfig:
 
     def check_together(self) -> None:
         """Refuse embeddings of another size than the teacher's."""
-        fits = self.dimensions > 1 if self.teacher == "none" else self.dimensions == 128
-        require(self, "dimensions", fits, "128 with a teacher, at least 2 without")
+        valid = self.dimensions > 1 if self.teacher == "none" else self.dimensions == 128
+        require(self, "dimensions", valid, "128 with a teacher, at least 2 without")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclegan_age.config.errors import UserError
 from cyclegan_age.config.fields import Option, check, require
-from cyclegan_age.config.values import FRAME
+from cyclegan_age.config.values import FOLDER_NAME, FRAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class EvaluateConfig:
     """Processes that render and evaluate; -1 takes one per core, 0 uses the main process."""
     results_dir: Path = Path("results")
     """Folder of the runs and of the output folder."""
-    name: str = ""
+    name: Annotated[str, FOLDER_NAME] = ""
     """Output folder; default `evaluate-NNN`."""
 
     def __post_init__(self) -> None:
@@ -56,7 +56,5 @@ class EvaluateConfig:
         require(self, "target_age", len(set(self.target_age)) > 1, "two or more ages")
         if self.watch and self.weights:
             raise UserError("--watch and --weights: must not both be given")
-        plain = Path(self.name).name == self.name and not self.name.startswith(".")
-        require(self, "name", plain, "a plain folder name of letters, digits, - and _")
         single = not self.fit_ages or (len(self.weights) < 2 and not self.watch)
         require(self, "fit_ages", single, "used with at most one of --weights, and without --watch")

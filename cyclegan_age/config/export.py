@@ -29,8 +29,8 @@ class ExportConfig:
     def check_together(self) -> None:
         """Refuse a precision that the file's format does not store."""
         stored = {".pt2": ("default", "fp32"), ".safetensors": ("default", "fp16", "int8")}.get(self.output.suffix)
-        fits = stored is None or self.precision in stored
-        require(self, "precision", fits, "fp16 or int8 with .safetensors, fp32 with .pt2")
+        valid = stored is None or self.precision in stored
+        require(self, "precision", valid, "fp16 or int8 with .safetensors, fp32 with .pt2")
 
 
 def _side(pixels: int) -> bool:

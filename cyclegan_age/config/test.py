@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclegan_age.config.errors import UserError
 from cyclegan_age.config.fields import Option, check, require
-from cyclegan_age.config.values import FACE, OLDEST, check_strengths
+from cyclegan_age.config.values import FACE, FOLDER_NAME, OLDEST, check_strengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class InferConfig:
     """Mark the files as aged by a network; --no_provenance omits the mark."""
     results_dir: Path = Path("results")
     """Folder for the output folder."""
-    name: str = ""
+    name: Annotated[str, FOLDER_NAME] = ""
     """Output folder; default `test-NNN`."""
     batch_size: Annotated[int, Option(at_least=1)] = 16
     """Pictures per forward pass."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclegan_age.config.fields import DATA, LOGGING, MODEL, OPTIMISATION, RARE, RUNTIME, Option, check, require
-from cyclegan_age.config.values import FRAME, OLDEST, PORT
+from cyclegan_age.config.values import FOLDER_NAME, FRAME, OLDEST, PORT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class TrainConfig:
     age_vector: Annotated[Literal["linear", "onehot"], Option(DATA)] = "linear"
     """Interpolate between anchors, or one unit vector per group."""
     ends: Annotated[tuple[int, ...], Option(DATA, needs=("age_vector", "onehot"))] = ()
-    """Last year of each group, for unit vectors; default: each group ends where the next begins, the last is as long
-    as the one before."""
+    """Last year of each group, for unit vectors. By default each group ends where the next begins, and the last has
+    the length of the one before."""
     frame: Annotated[str, replace(FRAME, group=DATA)] = "utkface"
     """Positions of the face in the pictures of --dataroot: utkface (tight faces), ffhq (whole heads), or x and y of
     eyes, tip of the nose and corners of the mouth, as ten shares of the side with commas between them."""
@@ -48,11 +48,11 @@ class TrainConfig:
     init_average: Annotated[str, Option(RARE, needs=("init",))] = ""
     """Other weights to average with those of --init, parameter by parameter (Wortsman et al., ICML 2022)."""
     init_share: Annotated[float, Option(RARE, at_least=0, at_most=1, needs=("init_average",))] = 0.5
-    """Share of --init_average in the average."""
+    """Weight of --init_average in the average, 0 to 1."""
     epochs: Annotated[float, Option(OPTIMISATION, at_least=0)] = 50.0
-    """Length of the training; an epoch draws as many pictures as the data has. 0 writes the initial weights."""
+    """Length of the training: an epoch draws as many pictures as the data have. 0 only writes the initial weights."""
     minutes: Annotated[float, Option(OPTIMISATION, at_least=0)] = 0.0
-    """Length in minutes instead of --epochs, from the start of the command, in total over resumes; 0 takes --epochs."""
+    """Length in minutes from the start of the command, summed over resumes; 0 uses --epochs."""
     batch_size: Annotated[int, Option(OPTIMISATION, at_least=1)] = 8
     """Pictures per step and process."""
     lr: Annotated[float, Option(OPTIMISATION, above=0)] = 2e-4
@@ -66,19 +66,19 @@ class TrainConfig:
     clip: Annotated[float, Option(OPTIMISATION, at_least=0)] = 0.0
     """Maximum gradient norm of a phase (clipping); 0 sets no limit."""
     ema: Annotated[float, Option(OPTIMISATION, at_least=0, below=1)] = 0.998
-    """Decay per step of the exponential moving average of the weights, which is shipped; 0 ships the raw weights."""
+    """Decay per step of the exponential moving average (EMA), whose weights inference loads; 0 averages nothing."""
     accumulate: Annotated[int, Option(OPTIMISATION, at_least=1)] = 1
-    """Gradient accumulation: number of parts of a batch that are computed in turn, to save memory."""
-    name: Annotated[str, Option(RUNTIME)] = ""
+    """Gradient accumulation: number of parts that a batch is split into, to save memory."""
+    name: Annotated[str, replace(FOLDER_NAME, group=RUNTIME)] = ""
     """Run name; without it the run is numbered, and the same command resumes it."""
     results_dir: Annotated[Path, Option(RUNTIME)] = Path("results")
-    """Folder for the run's folder."""
+    """Folder that contains the runs."""
     seed: Annotated[int, Option(RUNTIME, at_least=0, below=2**63, must_be="from 0 to 2^63 - 1")] = 0
     """Seed of all random numbers."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Option(RUNTIME)] = "auto"
-    """auto takes bf16 where the processor computes it natively."""
+    """auto uses bf16 where the processor supports it natively."""
     compile: Annotated[bool, Option(RUNTIME)] = True
-    """On a CPU torch.compile (some minutes, once); on a GPU this package's own kernels."""
+    """Faster steps: torch.compile on a CPU (takes minutes at the start), this package's kernels on a GPU."""
     save_every: Annotated[int, Option(RUNTIME, at_least=1)] = 500
     """Steps between two checkpoints."""
     snapshot_every: Annotated[int, Option(RUNTIME, at_least=1)] = 1000
@@ -92,7 +92,7 @@ class TrainConfig:
     sample_every: Annotated[int, Option(LOGGING, at_least=1)] = 200
     """Steps between two sample sheets; another is written at the end of each epoch."""
     feature_layers: Annotated[tuple[str, ...], Option(LOGGING)] = ("down2", "blocks.0")
-    """Layers whose feature maps are shown beside the samples, where the model has them."""
+    """Layers whose feature maps are logged with the samples."""
     visdom_server: Annotated[str, Option(LOGGING)] = "http://127.0.0.1"
     """Address of the Visdom server."""
     visdom_port: Annotated[int, replace(PORT, group=LOGGING)] = 8097

@@ -1,6 +1,7 @@
 """Types of values shared by several configurations."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from cyclegan_age.config.errors import UserError
 from cyclegan_age.config.fields import MODEL, Option
@@ -56,6 +57,11 @@ def _is_window(window: tuple[float, ...]) -> bool:
     return not window or (len(window) == 3 and min(window) >= 0 and window[2] > 0 and max(window[:2]) + window[2] <= 1)
 
 
+def _is_plain_name(name: str) -> bool:
+    return Path(name).name == name and not name.startswith(".")
+
+
+FOLDER_NAME = Option(valid=_is_plain_name, must_be="a plain folder name of letters, digits, - and _")
 FRAME = Option(valid=_is_frame, must_be=_FRAME_WORDS)
 FACE = Option(valid=_is_face, must_be="all, largest or a number of at least 1")
 WINDOW = Option(MODEL, valid=_is_window, must_be="left, top and side of a square inside the picture, as shares")

@@ -36,12 +36,27 @@ class _Draw:
 
 
 class Draws:
-    """The pictures of each step, as arrays; arguments as of `FaceData`.
+    """The pictures of each step, as arrays.
+
+    Args:
+        cache: the pictures.
+        age_years: (len(cache),) age of each in years.
+        source_pools: for each age group the indices of its pictures in the cache; one pool for one domain.
+        target_pools: the same for the targets.
+        image_size: side in pixels of the random crops; at most the cache's.
+        flip: whether half of the pictures are mirrored.
+        batch_size: pictures per batch.
+        seed: seed of order, crops and mirroring.
+        labels: (len(cache), L) float32 or uint8 of each picture, see `Batch`; without it L is 0.
+        paired: whether the target is the picture after its source in the order of one pool, such as two pictures of one
+            person, instead of an independent draw.
 
     Attributes:
-        cache: the pictures.
         pools: those of the sources and of the targets, by stream.
         windows: of each stream if not all shards are available at once, else empty.
+
+    Raises:
+        UserError: pairs are required, but not all pictures are available at once.
     """
 
     def __init__(
@@ -55,15 +70,19 @@ class Draws:
         flip: bool,
         batch_size: int,
         seed: int,
-        labels: NDArray[np.float32 | np.uint8],
-        paired: bool,
+        labels: NDArray[np.float32 | np.uint8] | None = None,
+        paired: bool = False,
     ) -> None:
+        if image_size > cache.size:
+            raise ValueError(f"image_size {image_size} is more than the cache's {cache.size}")
         self.cache = cache
         self.pools = {SOURCE: list(source_pools), TARGET: list(target_pools)}
         if not all(pools and all(len(pool) for pool in pools) for pools in self.pools.values()):
             raise ValueError("no pools, or an empty one")
-        self._age_years, self._labels, self._paired = age_years, labels, paired
-        self._image_size, self._flip, self._batch_size, self._seed = image_size, flip, batch_size, seed
+        self.age_years = np.asarray(age_years, dtype=np.float32)
+        self.labels = np.zeros((len(cache), 0), np.float32) if labels is None else labels
+        self.image_size, self.flip, self.batch_size = image_size, flip, batch_size
+        self.seed, self.paired = seed % 2**64, paired
         self._orders: dict[tuple[int, int], tuple[int, Pool]] = {}  # (stream, pool) -> pass, order of that pass
         self.windows = self._in_windows() if cache.parts > 1 else {}
 
@@ -87,14 +106,14 @@ class Draws:
 
     def first(self, step: int, rank: int, world: int) -> int:
         """Number of the first draw of a batch."""
-        return (step * world + rank) * self._batch_size
+        return (step * world + rank) * self.batch_size
 
     def _draw(self, stream: int, first: int) -> _Draw:
         """Draws first .. first + batch_size - 1 of a stream."""
-        pools, edge = self.pools[stream], self.cache.size - self._image_size
-        ordered, ahead = (SOURCE, stream) if self._paired else (stream, 0)
+        pools, edge = self.pools[stream], self.cache.size - self.image_size
+        ordered, ahead = (SOURCE, stream) if self.paired else (stream, 0)
         pictures, indices = [], []
-        for n in range(first, first + self._batch_size):
+        for n in range(first, first + self.batch_size):
             if self.windows:
                 index, picture = self._within(self.windows[stream], n)
             else:
@@ -103,10 +122,10 @@ class Draws:
                 index, picture = self._element(ordered, pool, block, ahead)
             random = self._random(stream, _CROP, n)
             top, left = random.integers(0, edge, 2, endpoint=True)
-            crop = picture[top : top + self._image_size, left : left + self._image_size]
-            pictures.append(crop[:, ::-1] if self._flip and random.random() < 0.5 else crop)
+            crop = picture[top : top + self.image_size, left : left + self.image_size]
+            pictures.append(crop[:, ::-1] if self.flip and random.random() < 0.5 else crop)
             indices.append(index)
-        return _Draw(np.stack(pictures), self._age_years[indices], self._labels[indices])
+        return _Draw(np.stack(pictures), self.age_years[indices], self.labels[indices])
 
     def _element(self, stream: int, pool: int, visit: int, ahead: int) -> tuple[int, Picture]:
         """The picture of the given visit to a pool, or the picture that many places ahead in the order of the pass.
@@ -127,7 +146,7 @@ class Draws:
 
     def _in_windows(self) -> dict[int, Windows]:
         """The draws of both streams, which use the same windows."""
-        if self._paired:
+        if self.paired:
             raise UserError(
                 "--shard_cache: pairs of pictures of one person need all shards at once; raise it to their "
                 "size, or use copies of them in a local folder"
@@ -154,7 +173,7 @@ class Draws:
         raise self.none_readable(np.fromiter(windows.candidates(n), np.int64))
 
     def _random(self, stream: int, purpose: int, *numbers: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, stream, purpose, *numbers])))
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, stream, purpose, *numbers])))
 
     def none_readable(self, pool: Pool) -> UserError:
         """The error of a pool without readable pictures."""

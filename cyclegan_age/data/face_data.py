@@ -10,11 +10,10 @@ from itertools import count, islice, zip_longest
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cyclegan_age.data.batches import Batch, prepared, streamed, to_batch
-from cyclegan_age.data.cache import PictureCache, Pictures
+from cyclegan_age.data.cache import PictureCache
 from cyclegan_age.data.draws import SOURCE, TARGET, Draws, Pool
 from cyclegan_age.data.resident import ResidentPictures
 from cyclegan_age.images import to_float
@@ -23,65 +22,17 @@ log = logging.getLogger("cyclegan_age")
 
 
 class FaceData:
-    """Batches of the pictures of a cache.
+    """The batches of draws.
 
     Args:
-        cache: the pictures.
-        age_years: (len(cache),) age of each in years.
-        source_pools: for each age group the indices of its pictures in the cache; one pool for one domain.
-        target_pools: the same for the targets.
-        image_size: side in pixels of the random crops; at most the cache's.
-        flip: whether half of the pictures are mirrored.
-        batch_size: pictures per batch.
-        seed: seed of order, crops and mirroring.
-        labels: (len(cache), L) float32 or uint8 of each picture, see `Batch`; without it L is 0.
+        draws: what is in each batch.
         held_out: indices of the pictures, for each age group, that are in no pool; `fixed` shows them.
-        paired: whether the target is the picture after its source in the order of one pool, such as two pictures of one
-            person, instead of an independent draw.
-
-    Raises:
-        UserError: pairs are required, but not all pictures are available at once.
     """
 
-    def __init__(
-        self,
-        *,
-        cache: Pictures,
-        age_years: NDArray[np.float32],
-        source_pools: Sequence[Pool],
-        target_pools: Sequence[Pool],
-        image_size: int,
-        flip: bool,
-        batch_size: int,
-        seed: int,
-        labels: NDArray[np.float32 | np.uint8] | None = None,
-        held_out: Sequence[Pool] = (),
-        paired: bool = False,
-    ) -> None:
-        if image_size > cache.size:
-            raise ValueError(f"image_size {image_size} is more than the cache's {cache.size}")
-        self._cache = cache
-        self._age_years = np.asarray(age_years, dtype=np.float32)
-        self._labels = np.zeros((len(cache), 0), np.float32) if labels is None else labels
+    def __init__(self, draws: Draws, *, held_out: Sequence[Pool] = ()) -> None:
+        self._draws, self._cache = draws, draws.cache
         self._held_out = [pool for pool in held_out if len(pool)]
-        self._paired = paired
-        self._image_size = image_size
-        self._flip = flip
-        self._batch_size = batch_size
-        self._seed = seed % 2**64
         self._resident: dict[torch.device, tuple[Tensor, Pool]] = {}  # (M, C, C, 3) uint8, number of each
-        self._draws = Draws(
-            cache=cache,
-            age_years=self._age_years,
-            source_pools=source_pools,
-            target_pools=target_pools,
-            image_size=image_size,
-            flip=flip,
-            batch_size=batch_size,
-            seed=self._seed,
-            labels=self._labels,
-            paired=paired,
-        )
 
     def __len__(self) -> int:
         """Number of distinct source pictures."""
@@ -151,25 +102,25 @@ class FaceData:
         """
         if device not in self._resident:
             self._resident[device] = self._load(device, progress=rank == 0)
-        pictures, loaded = self._resident[device]
+        draws, (pictures, loaded) = self._draws, self._resident[device]
         place = np.full(len(self._cache), -1)
         place[loaded] = np.arange(len(loaded))
-        pools = {s: [place[pool][place[pool] >= 0] for pool in pools] for s, pools in self._draws.pools.items()}
+        pools = {s: [place[pool][place[pool] >= 0] for pool in pools] for s, pools in draws.pools.items()}
         for stream, readable in pools.items():
             for k, pool in enumerate(readable):
                 if not len(pool):
-                    raise self._draws.none_readable(self._draws.pools[stream][k])
+                    raise draws.none_readable(draws.pools[stream][k])
         return ResidentPictures(
             pictures=pictures,
-            age_years=torch.from_numpy(self._age_years[loaded]).to(device),
-            labels=torch.from_numpy(self._labels[loaded]).to(device),
+            age_years=torch.from_numpy(draws.age_years[loaded]).to(device),
+            labels=torch.from_numpy(draws.labels[loaded]).to(device),
             source_pools=pools[SOURCE],
             target_pools=pools[TARGET],
-            image_size=self._image_size,
-            flip=self._flip,
-            batch_size=self._batch_size,
-            seed=self._seed,
-            paired=self._paired,
+            image_size=draws.image_size,
+            flip=draws.flip,
+            batch_size=draws.batch_size,
+            seed=draws.seed,
+            paired=draws.paired,
             rank=rank,
             world=world,
         )
@@ -182,8 +133,8 @@ class FaceData:
         Returns:
             Pictures (M, 3, S, S) float32 in [-1, 1] and their ages (M,) float32 in years.
         """
-        edge = (self._cache.size - self._image_size) // 2
-        middle = slice(edge, edge + self._image_size)
+        edge = (self._cache.size - self._draws.image_size) // 2
+        middle = slice(edge, edge + self._draws.image_size)
         found = []
         for pool in self._held_out or self._draws.pools[SOURCE][:most]:
             readable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)
@@ -194,7 +145,7 @@ class FaceData:
             found = [[face for face in turn if face] for turn in zip_longest(*found)]
         pictures = [picture[middle, middle] for turn in found for _, picture in turn]
         indices = [i for turn in found for i, _ in turn]
-        return to_float(np.stack(pictures)), torch.from_numpy(self._age_years[indices])
+        return to_float(np.stack(pictures)), torch.from_numpy(self._draws.age_years[indices])
 
     def _load(self, device: torch.device, *, progress: bool) -> tuple[Tensor, Pool]:
         """The readable pictures on a device, uint8 (M, C, C, 3), and their indices (M,)."""

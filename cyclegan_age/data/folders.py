@@ -54,7 +54,7 @@ def scan(dataroot: Path, code: AgeCode, *, every_group: bool = True, cache_gb: f
     Args:
         dataroot: folder with one sub-folder per age group, or shards.
         code: the groups that ages are sorted into.
-        every_group: whether a group without a picture is an error.
+        every_group: whether an empty group is an error.
         cache_gb: as of `open_shards`.
 
     Raises:
@@ -114,7 +114,7 @@ def _outside(code: AgeCode) -> str:
 def _check_groups(
     dataroot: Path, code: AgeCode, counts: Mapping[int, int], age_years: Sequence[float], every_group: bool
 ) -> None:
-    """Check that no group is empty, or at least not all."""
+    """Check that no group is empty or, without `every_group`, that one has pictures."""
     empty = [k for k in range(len(code)) if not counts.get(k)]
     if empty and (every_group or not counts):
         edges = code.edges
@@ -153,7 +153,7 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
         group_b: age group of the second domain.
 
     Raises:
-        UserError: no folder, a group name that means no age, or a domain without pictures.
+        UserError: no folder, a name that is not an age group, or a domain without pictures.
     """
     refuse_shards(dataroot, "--model cyclegan_pair")
     folders = dataroot / "trainA", dataroot / "trainB"
@@ -174,7 +174,7 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
     for flag, name, (low, high) in spans:
         found.append([path for path, years, opens in pictures if low <= years < high + 1 or opens == low])
         if not found[-1]:
-            raise UserError(f"{flag} {name}: {dataroot} has no picture of that age; choose another group")
+            raise UserError(f"{flag} {name}: must be an age group with pictures in {dataroot}")
     return found[0], found[1]
 
 

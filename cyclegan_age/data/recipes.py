@@ -21,7 +21,7 @@ from cyclegan_age.config import (
     UserError,
 )
 from cyclegan_age.data.cache import PictureCache, Pictures
-from cyclegan_age.data.draws import Pool, balanced
+from cyclegan_age.data.draws import Draws, Pool, balanced
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.data.folders import NO_GROUP, FaceFolder, describe, scan, scan_pair
 from cyclegan_age.data.identities import Labelled, by_person, by_teacher, scan_people
@@ -58,8 +58,8 @@ def _data(
     paired: bool = False,
     held_out: Sequence[Pool] = (),
 ) -> FaceData:
-    """Batches as a training wants them; see `FaceData`. Targets come from the sources' pools where not said."""
-    return FaceData(
+    """Batches as a training wants them; see `Draws`. Targets come from the sources' pools where not said."""
+    draws = Draws(
         cache=cache,
         age_years=age_years,
         source_pools=pools,
@@ -70,8 +70,8 @@ def _data(
         seed=config.seed,
         labels=labels,
         paired=paired,
-        held_out=held_out,
     )
+    return FaceData(draws, held_out=held_out)
 
 
 def _by_age(
@@ -101,7 +101,7 @@ def cyclegan(config: TrainConfig, net: CycleGANConfig) -> FaceData:
     )
     if net.balance:
         if np.isnan(sex).all():
-            raise UserError(f"--balance: no file name in {config.dataroot} tells a sex and a race; leave it out")
+            raise UserError(f"--balance: no file name in {config.dataroot} gives sex and race; use --no_balance")
         pools = balanced(pools, (np.nan_to_num(race, nan=5) * 3 + np.nan_to_num(sex, nan=2)).astype(np.int64))
     return _by_age(config, folder, pools, labels=sex[:, None] if net.sexes else None)
 
@@ -148,7 +148,7 @@ def caae(config: TrainConfig, net: CAAEConfig) -> FaceData:
     if net.sexes and len({*sex[usable].tolist()}) < 2:
         raise UserError(
             f"--dataroot {config.dataroot}: its file names tell one sex alone, and half of the labels would have no "
-            "face; give --no_sexes, or a folder of both"
+            "face; expected faces of both sexes, or --no_sexes"
         )
     if not usable.all():
         logger.info("%s: %d pictures left out: no sex in their name", config.dataroot, int((~usable).sum()))
@@ -230,7 +230,7 @@ def _masked(config: TrainConfig) -> tuple[MaskFolder, PictureCache, Pool]:
     """Pictures with masks, and numbers of those held out: every tenth, at most 100."""
     whole = config.load_size == config.image_size and not config.flip
     if not whole:  # crops and mirroring would part pictures from their masks
-        raise UserError("--load_size and --flip: the masks fit whole pictures; give --image_size's, and --no_flip")
+        raise UserError("--load_size and --flip: must be the --image_size and --no_flip; masks are for whole pictures")
     folder = scan_masks(config.dataroot)
     if folder.left_out:
         logger.info("%s: %s left out: no mask", config.dataroot, counted(folder.left_out))

@@ -175,8 +175,8 @@ def _parsed(index: Path, most: int | None = None) -> list[list[str]]:
             rows = list(csv.reader(f))
         former = bool(rows) and tuple(rows[0]) == COLUMNS[:-1]
         rows = [[*row, "1"] for row in rows] if former else rows
-        fits = bool(rows) and (former or tuple(rows[0]) == COLUMNS) and all(len(row) == len(COLUMNS) for row in rows)
-        whole = fits and (most is None or all(int(row[1]) + int(row[2]) <= most for row in rows[1:]))
+        formed = bool(rows) and (former or tuple(rows[0]) == COLUMNS) and all(len(row) == len(COLUMNS) for row in rows)
+        whole = formed and (most is None or all(int(row[1]) + int(row[2]) <= most for row in rows[1:]))
     except OSError as e:
         raise UserError(f"{index}: cannot be read: {e.strerror}; grant permission, or remove it") from None
     except (ValueError, csv.Error):

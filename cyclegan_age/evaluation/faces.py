@@ -82,9 +82,9 @@ class Faces:
         rank[order] = np.arange(len(order))
         attributes = folder.attributes
         youngest, oldest = config.sources
-        fitting = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
-        if not fitting:
-            raise UserError(f"--sources {youngest} {oldest}: {config.dataroot} has no face of that age; choose others")
+        of_ages = [i for i in order if youngest <= folder.age_years[i] < oldest + 1]
+        if not of_ages:
+            raise UserError(f"--sources {youngest} {oldest}: must include the age of a face in {config.dataroot}")
         exact = frozenset(i for i, one in enumerate(attributes) if one.exact)
         return cls(
             root=folder.root,
@@ -93,7 +93,7 @@ class Faces:
             sex=["" if math.isnan(one.sex) else _SEXES[int(one.sex)] for one in attributes],
             race=["" if math.isnan(one.race) else _RACES[int(one.race)] for one in attributes],
             rank=rank,
-            sources=sorted(evenly(fitting, folder.age_years, config.limit)),
+            sources=sorted(evenly(of_ages, folder.age_years, config.limit)),
             left_out=folder.left_out,
             exact=exact if len(exact) >= _FEWEST_EXACT else frozenset(range(len(attributes))),
         )

@@ -13,24 +13,24 @@ from cyclegan_age.evaluation.measures import Array
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.models import SYSTEMS, trained_estimator
 from cyclegan_age.networks.estimators import AgeCalibration, expected_age
-from cyclegan_age.snapshots import Snapshot, load_snapshot, save_snapshot
+from cyclegan_age.weight_files import Weights, load_weights, save_weights
 
 _STEP_YEARS = 0.5
 _ENDS = (5, 95)  # percentiles of the estimated source ages: the young-looking and the old-looking face
 
 
-def fitting(row: Row) -> Snapshot:
-    """The snapshot of a row whose age input can be calibrated.
+def calibratable(row: Row) -> Weights:
+    """The weights of a row whose age input can be calibrated.
 
     Raises:
         UserError: it is of another kind.
     """
     assert row.weights
-    snapshot = load_snapshot(row.weights)
-    if not isinstance(snapshot.net, CycleGANConfig | CycleGANHeadsConfig) or snapshot.train.age_vector != "linear":
-        what = "no cyclegan or cyclegan_heads with --age_vector linear"
-        raise UserError(f"--fit_ages: {row.name} is {what}; choose other --weights")
-    return snapshot
+    weights = load_weights(row.weights)
+    if not isinstance(weights.net, CycleGANConfig | CycleGANHeadsConfig) or weights.train.age_vector != "linear":
+        kinds = "a cyclegan or cyclegan_heads with --age_vector linear"
+        raise UserError(f"--fit_ages: the weights {row.name} must be of {kinds}")
+    return weights
 
 
 def fit_ages(row: Row, pictures: Picture, estimates: Array, slider: Array, file: Path) -> AgeCalibration:
@@ -43,26 +43,26 @@ def fit_ages(row: Row, pictures: Picture, estimates: Array, slider: Array, file:
         slider: (Y,) years, rising.
         file: output file.
     """
-    snapshot = fitting(row)
-    render = SYSTEMS[snapshot.train.model].renderer
-    assert render is not None and isinstance(snapshot.net, CycleGANConfig | CycleGANHeadsConfig)
-    calibration = render(snapshot).calibration
+    weights = calibratable(row)
+    render = SYSTEMS[weights.train.model].renderer
+    assert render is not None and isinstance(weights.net, CycleGANConfig | CycleGANHeadsConfig)
+    calibration = render(weights).calibration
     if calibration is None:
-        train, name = snapshot.train, (*snapshot.net.estimators, "age_loss_a")[0]
+        train, name = weights.train, (*weights.net.estimators, "age_loss_a")[0]
         estimator, of_estimator = trained_estimator(name, train, train.frame)
-        calibration = AgeCalibration(estimator=estimator, anchors=snapshot.train.ages)
-        snapshot.parts["correction"] = of_estimator
+        calibration = AgeCalibration(estimator=estimator, anchors=weights.train.ages)
+        weights.parts["correction"] = of_estimator
     calibration.eval()
     with torch.inference_mode():
         apparent = torch.cat([expected_age(calibration.estimator(part)) for part in to_float(pictures).split(16)])
-        vectors = code_of(snapshot.train).encode(slider.tolist())
+        vectors = code_of(weights.train).encode(slider.tolist())
         inputs = np.stack(
             [calibration.years(apparent, one.expand(len(apparent), -1)).numpy() for one in vectors], axis=1
         )
-    ends, years = calibrated_inputs(apparent.numpy(), inputs, estimates, np.array(snapshot.train.ages))
+    ends, years = calibrated_inputs(apparent.numpy(), inputs, estimates, np.array(weights.train.ages))
     calibration.looks, calibration.asked = (torch.tensor(v, dtype=torch.float32) for v in (ends, years))
-    tensors = snapshot.tensors | {f"correction.{name}": v for name, v in calibration.state_dict().items()}
-    save_snapshot(file, snapshot.train, snapshot.net, snapshot.images_seen, tensors, snapshot.parts)
+    tensors = weights.tensors | {f"correction.{name}": v for name, v in calibration.state_dict().items()}
+    save_weights(file, weights.train, weights.net, weights.images_seen, tensors, weights.parts)
     return calibration
 
 

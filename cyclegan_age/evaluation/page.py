@@ -93,8 +93,8 @@ def _table(names: Sequence[str], scores: Scores, real: Values) -> None:
     aims = {goal.column: goal for goal in scores.aims}
     with tags.div(cls="wide"), tags.table():
         with tags.thead(), tags.tr():
-            for head in ("", "goal", "real faces", *scores.rows):
-                tags.th(head, scope="col")
+            for name in ("", "goal", "real faces", *scores.rows):
+                tags.th(name, scope="col")
         with tags.tbody():
             for name in names:
                 with tags.tr():
@@ -170,9 +170,9 @@ def _same_faces(folder: Path, scores: Scores, rows: Sequence[Row]) -> list[tuple
             made[i].append([picture, *renderer.render(picture, targets, faces.attributes(i))])
     out = []
     for i in numbers:
-        heads = ["input", *(str(t) for t in targets)]
+        columns = ["input", *(str(t) for t in targets)]
         path = f"faces/same-{i}.jpg"
-        save_jpg(grid(made[i], columns=heads), folder / path)
+        save_jpg(grid(made[i], columns=columns), folder / path)
         out.append((path, f"{_who(scores, i)}; rows: {', '.join(row.name for row in shown)}"))
     return out
 
@@ -192,7 +192,7 @@ def badness(scores: Scores, row: Row, i: int) -> float:
         at = [reference.slider.index(t) for t in reference.targets]
         parts.append(np.abs(reference.calibration[age.name](record[age.key][at, 0]) - np.array(reference.targets)))
     who = next((j for j in reference.evaluators if j.kind in ("cosine", "distance") and j.look), None)
-    if who and who.share == 1:
+    if who and who.every == 1:
         same = measures.verified(near(who, reference, {i: record}, [i])[0], reference.least[who.name, FARS[0]])
         parts.append(np.where(same > 0, 0.0, _NOT_VERIFIED_YEARS))
     return float(np.sum(parts, axis=0).mean()) if parts else 0.0
@@ -215,13 +215,13 @@ def _extremes(folder: Path, scores: Scores, row: Row) -> None:
                 for i in numbers:
                     picture = renderer.pictures.get(i)
                     assert picture is not None
-                    heads = [str(t) for t in reference.targets]
+                    columns = [str(t) for t in reference.targets]
                     if age:
                         years = reference.calibration[age.name](scores.records[row.name][i][age.key][at, 0])
-                        heads = [f"{t} ({y:.0f})" for t, y in zip(reference.targets, years, strict=True)]
+                        columns = [f"{t} ({y:.0f})" for t, y in zip(reference.targets, years, strict=True)]
                     strip = [[picture, *renderer.render(picture, reference.targets, reference.faces.attributes(i))]]
                     path = f"faces/{_slug(row.name)}-{title}-{i}.jpg"
-                    save_jpg(grid(strip, columns=["input", *heads]), folder / path)
+                    save_jpg(grid(strip, columns=["input", *columns]), folder / path)
                     _figure(path, f"{_who(scores, i)}; {badness(scores, row, i):.1f}")
 
 

@@ -67,7 +67,7 @@ def parts_found(parser: FaceParser, data: MaskFolder, size: int, count: int) -> 
         pictures = np.stack([_picture(path, size) for path in data.pictures[some]])
         masks = torch.from_numpy(read_masks(data.masks[some], size))
         with torch.inference_mode():
-            total += confusion(parser.shares(to_float(pictures), size).argmax(dim=1), masks)
+            total += confusion(parser.probabilities(to_float(pictures), size).argmax(dim=1), masks)
     return intersection_over_union(total)
 
 

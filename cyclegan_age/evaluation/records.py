@@ -94,12 +94,12 @@ class Renderer:
             return ((means + picture) / 2).round().astype(np.uint8)
         return np.stack([picture] * len(years))
 
-    def fitted(self, numbers: Sequence[int], row: Row) -> Picture:
+    def squares(self, numbers: Sequence[int], row: Row) -> Picture:
         """Faces at the size of a row's generator: uint8 (N, S, S, 3)."""
         self.use(row)
         assert self._ager
         pictures = [self.pictures.get(i) for i in numbers]
-        return np.stack([self._ager.fit(Image.fromarray(one)).square for one in pictures if one is not None])
+        return np.stack([self._ager.letterbox(Image.fromarray(one)).square for one in pictures if one is not None])
 
     def _mean(self, years: float) -> NDArray[np.float64]:
         """The mean of the real faces of an age, or of the ten nearest to it."""
@@ -188,11 +188,12 @@ class Renderer:
         return np.array([hair.mean(), *lightness], np.float32)
 
     def _parts(self, picture: Picture) -> NDArray[np.float32]:
-        """Shares (5, S, S) of the face parser's parts."""
+        """Probabilities (5, S, S) of the face parser's parts."""
         assert self._parser
         with torch.inference_mode():
-            shares: NDArray[np.float32] = self._parser.shares(to_float(picture[None]), self.plan.size)[0].numpy()
-        return shares
+            probabilities = self._parser.probabilities(to_float(picture[None]), self.plan.size)[0]
+            found: NDArray[np.float32] = probabilities.numpy()
+        return found
 
     def _file(self, row: Row, picture: Picture, i: int) -> Path:
         ages = (self.plan.slider, self.plan.targets, float(self.plan.faces.age_years[i]))
@@ -214,13 +215,13 @@ def keeping_names(targets: Sequence[int]) -> list[str]:
 def render(ager: Ager, picture: Picture, years: Sequence[float], attributes: FaceAttributes) -> Picture:
     """A face of any size at N ages, as `Ager.age` does it, in one batch: uint8 (N, H, W, 3)."""
     image = Image.fromarray(picture)
-    fitted = ager.fit(image)
-    aged = ager.engine.age_fitted([fitted] * len(years), list(years), attributes=[attributes] * len(years))
-    return np.stack([np.asarray(fitted.unfit(one, image)) for one in aged])
+    boxed = ager.letterbox(image)
+    aged = ager.engine.age_letterboxed([boxed] * len(years), list(years), attributes=[attributes] * len(years))
+    return np.stack([np.asarray(boxed.restore(one, image)) for one in aged])
 
 
 def _shown(evaluator: Evaluator, faces: Faces, i: int) -> bool:
-    return evaluator.share == 1 or int(faces.rank[i]) % evaluator.share == 0
+    return evaluator.every == 1 or int(faces.rank[i]) % evaluator.every == 0
 
 
 def _outputs(evaluator: Evaluator, pictures: Picture) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from cyclegan_age import plots
 from cyclegan_age.config import EvaluateConfig, UserError
 from cyclegan_age.evaluation.columns import estimated_ages
 from cyclegan_age.evaluation.faces import BLEND, Row
-from cyclegan_age.evaluation.fit import fit_ages, fitting
+from cyclegan_age.evaluation.fit import calibratable, fit_ages
 from cyclegan_age.evaluation.page import write_page
 from cyclegan_age.evaluation.parsing import evaluate_parsers
 from cyclegan_age.evaluation.records import Evaluators
@@ -28,8 +28,8 @@ from cyclegan_age.files import json_lines, write_atomically, write_error
 from cyclegan_age.images import counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering.pictures import save_text
-from cyclegan_age.runs import HEADS, SHIPPED, TIGHT, find_weights, next_folder
-from cyclegan_age.snapshots import load_snapshot
+from cyclegan_age.runs import CROP_WEIGHTS, PHOTO_WEIGHTS, SHIPPED, find_weights, next_folder
+from cyclegan_age.weight_files import load_weights
 
 _POLL_SECONDS = 15.0
 
@@ -51,7 +51,7 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
     """
     begun = time.perf_counter()
     weights = _weights(config)
-    parsers = [name for name, path in weights.items() if load_snapshot(path).train.model == "face_parser"]
+    parsers = [name for name, path in weights.items() if load_weights(path).train.model == "face_parser"]
     if parsers:
         if len(parsers) < len(weights):
             raise UserError("--weights: some are of a face_parser and some are not; score them one after the other")
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
         except UserError as e:
             raise UserError(f"--weights {row.weights}: {e}") from None
     if config.fit_ages:
-        fitting(rows[0])
+        calibratable(rows[0])
     _check_results(config)
     scores = Scores.begin(config, evaluators, say)
     try:
@@ -87,9 +87,9 @@ def evaluate(config: EvaluateConfig, say: Say, evaluators: Evaluators | None = N
         page = write_page(folder, scores, rows, real, notes)
         if config.fit_ages:
             read = estimated_ages(scores.reference, own[0], scores.records[rows[0].name])
-            pictures = scores.recorder.renderer.fitted(sorted(scores.records[rows[0].name]), rows[0])
-            fitted = fit_ages(rows[0], pictures, read, np.array(scores.reference.slider), config.fit_ages)
-            for looks, asked in zip(fitted.looks.tolist(), fitted.asked.tolist(), strict=True):
+            pictures = scores.recorder.renderer.squares(sorted(scores.records[rows[0].name]), rows[0])
+            calibration = fit_ages(rows[0], pictures, read, np.array(scores.reference.slider), config.fit_ages)
+            for looks, asked in zip(calibration.looks.tolist(), calibration.asked.tolist(), strict=True):
                 years = " ".join(f"{one:.1f}" for one in asked)
                 say(f"{config.fit_ages}: for a face that looks {looks:.0f}, asks for {years} years at its ages")
     except OSError as e:
@@ -113,7 +113,7 @@ def _check_frame(ager: Ager, row: Row, config: EvaluateConfig) -> None:
 
 def _weights(config: EvaluateConfig) -> dict[str, Path]:
     """The files of `--weights` by their names in the table."""
-    default = HEADS if Frame.of(config.frame) == FRAMES["ffhq"] else TIGHT
+    default = PHOTO_WEIGHTS if Frame.of(config.frame) == FRAMES["ffhq"] else CROP_WEIGHTS
     paths = [find_weights(weights, config.results_dir, default) for weights in config.weights or ("",)]
     names: list[str] = []
     for weights, path in zip(config.weights or ("",), paths, strict=True):
@@ -157,8 +157,8 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
             notes.append(
                 f"{evaluator.name} finds no face in {len(blind)} of the {counted(len(reference.real), 'real face')}"
             )
-        if evaluator.look and evaluator.share > 1:
-            notes.append(f"{evaluator.name} is slow and runs on one face of {evaluator.share}")
+        if evaluator.look and evaluator.every > 1:
+            notes.append(f"{evaluator.name} is slow and runs on one face of {evaluator.every}")
         if evaluator.look and evaluator.kind == "features":
             notes.append(
                 f"realism: KID x 1000 and FID in the features of {evaluator.name} (ImageNet), not of Inception"

@@ -90,8 +90,8 @@ class Scores:
 
 def _first(evaluators: list[Evaluator], *kinds: str) -> str:
     """Name of the first network of some kinds, available ones before missing ones."""
-    fitting = [evaluator for evaluator in evaluators if evaluator.kind in kinds]
-    return next((evaluator.name for evaluator in sorted(fitting, key=lambda evaluator: not evaluator.look)), "")
+    of_kind = [evaluator for evaluator in evaluators if evaluator.kind in kinds]
+    return next((evaluator.name for evaluator in sorted(of_kind, key=lambda evaluator: not evaluator.look)), "")
 
 
 def absent(evaluators: list[Evaluator]) -> list[str]:

@@ -61,7 +61,7 @@ def score(values: Mapping[str, float], aims: Sequence[Goal]) -> float:
     return math.exp(sum(math.log(max(s, 1e-3)) for s in shares) / len(shares)) if shares else math.nan
 
 
-HEADS = ("goal", "real faces")
+HEADER = ("goal", "real faces")
 
 
 def cell(value: float) -> str:
@@ -78,8 +78,8 @@ def as_text(rows: Mapping[str, Values], real: Values, aims: Sequence[Goal], note
     wanted = {goal.column: goal for goal in aims}
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     order = [*(n for n in wanted if n in names), *(n for n in names if n not in wanted)]
-    head = ["", *HEADS, *rows]
-    lines = [head]
+    header = ["", *HEADER, *rows]
+    lines = [header]
     for name in order:
         goal = str(wanted[name]) if name in wanted else ""
         own = cell(real[name]) if name in real else ""
@@ -89,7 +89,7 @@ def as_text(rows: Mapping[str, Values], real: Values, aims: Sequence[Goal], note
             for values in rows.values()
         ]
         lines.append([name, goal, own, *marks])
-    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(header))]
     text = "\n".join(
         "  ".join(
             part.ljust(width) if k < 2 else part.rjust(width)

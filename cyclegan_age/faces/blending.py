@@ -33,7 +33,7 @@ class Change:
     colour: Floats  # (S, S, 3) in levels of 255
     shift: Floats | None = None  # (h, w, 2) displacement of the sampling points, right and down, shares of the side
     replaces: bool = False
-    share: float = 1.0  # opacity of a change that replaces
+    opacity: float = 1.0  # of a change that replaces
     mask: Floats | None = None  # (M, M), 0 to 1 and 0 at its border: opacity, instead of the ellipse
     margin: float = 0.0  # extension of the mask beyond the square, as a share of its side
     before: Floats | None = None  # (S, S, 3) in levels of 255: the pixels that the colour is added to in the square
@@ -127,7 +127,7 @@ def _apply(out: Pixels, place: Place, change: Change, others: Sequence[Place], w
         added = _sampled(colour, u, v) * np.float32(highest / 255)
         if rim is not None and beyond.any():
             added *= _like_rim(rim, u, v, new.mean(axis=2) * np.float32(255 / highest), beyond)[..., None]
-        new += (added - new) * (w[..., None] * np.float32(change.share)) if change.replaces else added * w[..., None]
+        new += (added - new) * (w[..., None] * np.float32(change.opacity)) if change.replaces else added * w[..., None]
         np.rint(new, out=new)
         rows = out[top + first : top + first + len(y), left:right]
         np.copyto(rows, new.clip(0, highest).astype(out.dtype), where=inside[..., None])

@@ -129,7 +129,7 @@ class Detector:
         found: list[Face] = []
         small = photo
         for side in reversed(wanted):  # each size is downsampled from the next larger one
-            small = self._scaled(small, side / max(small.shape[:2]))
+            small = self._resized(small, side / max(small.shape[:2]))
             found += self._search(small, photo.shape, turn)
         return _ordered([face for face in (self._again(photo, one) for one in _apart(found)) if face])
 
@@ -141,7 +141,7 @@ class Detector:
         scores = [max((one.score for one in self._search(look, look.shape, turn)), default=0.0) for turn in range(4)]
         return scores[0] < max(scores)
 
-    def _scaled(self, photo: Picture, scale: float) -> Picture:
+    def _resized(self, photo: Picture, scale: float) -> Picture:
         height, width = (max(1, round(side * scale)) for side in photo.shape[:2])
         if (height, width) == photo.shape[:2]:
             return photo

@@ -233,8 +233,8 @@ def _png(stored: Pixels, chunks: bytes, info: dict[str, Any]) -> bytes:
         kept = {} if chunks else {name: info[name] for name in ("icc_profile", "exif", "dpi") if name in info}
         image.save(out, format="PNG", compress_level=1, **kept)
         data = out.getvalue()
-    head = len(_PNG_BEGINS) + 25  # the first chunk, IHDR, is 25 bytes long
-    return data[:head] + chunks + data[head:]
+    begin = len(_PNG_BEGINS) + 25  # the first chunk, IHDR, is 25 bytes long
+    return data[:begin] + chunks + data[begin:]
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

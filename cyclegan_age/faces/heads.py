@@ -22,7 +22,7 @@ GROWN = 8  # pixels beyond the head from which nothing is changed
 _FALL = GROWN - 3  # pixels beyond the head where the mask ends: averaging and interpolation add less than 3
 _CORE = 5  # pixels inside the edge where the guidance by the picture begins to fade; it ends at twice as many
 _RADIUS, _NOISE = 8, 0.002  # radius in pixels and regularisation of the guided filter
-_BLUR = 2.0  # pixels: standard deviation of the Gaussian over the shares, whose cells are larger than that
+_BLUR = 2.0  # pixels: standard deviation of the Gaussian over the probabilities, whose cells are larger than that
 _BORDER = 24  # fade width in pixels at the mask's border, for heads that reach beyond it
 _INNER = np.zeros((SIZE, SIZE), np.float32)  # 1 in the crop, 0 in the margin
 _INNER[_EDGE:-_EDGE, _EDGE:-_EDGE] = 1
@@ -36,14 +36,14 @@ class Head:
 
     Attributes:
         mask: (320, 320) float32, 0 to 1: opacity of the change.
-        hair: (320, 320) float32, 0 to 1: share of hair, the rest face and neck; None if unknown.
+        hair: (320, 320) float32, 0 to 1: fraction of hair, the rest face and neck; None if unknown.
     """
 
     mask: Floats
     hair: Floats | None = None
 
     @classmethod
-    def of(cls, picture: Picture, shares: Floats) -> "Head":
+    def of(cls, picture: Picture, probabilities: Floats) -> "Head":
         """The central head of an extended crop in FFHQ's frame.
 
         Its pixels are those more likely face, hair or neck than anything else, in one connected component at the centre
@@ -53,11 +53,11 @@ class Head:
 
         Args:
             picture: uint8 (320, 320, 3), the extended crop.
-            shares: (5, 320, 320) float32 of `networks.parsers.PARTS`, summing to 1.
+            probabilities: (5, 320, 320) float32 of `networks.parsers.PARTS`, summing to 1.
         """
         cv2 = opencv()
-        shares = np.stack([cv2.GaussianBlur(one, (0, 0), _BLUR) for one in shares])
-        face, hair, neck, other = (shares[PARTS.index(name)] for name in ("face", "hair", "neck", "other"))
+        smooth = np.stack([cv2.GaussianBlur(one, (0, 0), _BLUR) for one in probabilities])
+        face, hair, neck, other = (smooth[PARTS.index(name)] for name in ("face", "hair", "neck", "other"))
         head = face + hair + neck
         _, labels = cv2.connectedComponents((head > 0.5).astype(np.uint8), connectivity=4)
         own = labels == _label(labels)
@@ -82,12 +82,12 @@ class Head:
         return cls(weight(face_distance(at[None, :], at[:, None], frame)))
 
     def does(self, change: Change, strengths: Mapping[str, float]) -> Change:
-        """A change, restricted to this head; see `scaled` for the strengths."""
-        return replace(scaled(change, strengths, self.hair), mask=self.mask, margin=MARGIN)
+        """A change, restricted to this head; see `with_strengths` for the strengths."""
+        return replace(with_strengths(change, strengths, self.hair), mask=self.mask, margin=MARGIN)
 
 
-def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None = None) -> Change:
-    """A change with scaled parts.
+def with_strengths(change: Change, strengths: Mapping[str, float], hair: Floats | None = None) -> Change:
+    """A change with its parts multiplied by strengths.
 
     Args:
         change: the change.
@@ -110,10 +110,10 @@ def scaled(change: Change, strengths: Mapping[str, float], hair: Floats | None =
     if hair is not None:
         cv2 = opencv()
         beyond = round(SIZE * MARGIN / (1 + 2 * MARGIN))
-        share = cv2.resize(
+        of_hair = cv2.resize(
             hair[beyond:-beyond, beyond:-beyond], change.colour.shape[1::-1], interpolation=cv2.INTER_AREA
         )[..., None]
-        colour = change.colour * (of_skin + (np.float32(strengths.get("hair", 1)) - of_skin) * share)
+        colour = change.colour * (of_skin + (np.float32(strengths.get("hair", 1)) - of_skin) * of_hair)
     return replace(change, colour=colour, shift=None if change.shift is None else change.shift * of_shape)
 
 
@@ -148,7 +148,7 @@ class Steady:
 
     def _mean(self, number: int, face: int) -> Head:
         near = [(1 - abs(self._first + i - number) / (self._reach + 1), one) for i, one in enumerate(self._kept)]
-        weights = np.array([share for share, one in near if face in one], dtype=np.float32)
+        weights = np.array([weight for weight, one in near if face in one], dtype=np.float32)
         heads = [one[face] for _, one in near if face in one]
         weights /= weights.sum()
         hairs = [head.hair for head in heads if head.hair is not None]

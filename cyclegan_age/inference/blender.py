@@ -11,7 +11,7 @@ from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Pixels
 from cyclegan_age.faces.files import as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.faces.heads import MARGIN, SIZE, Head, scaled
+from cyclegan_age.faces.heads import MARGIN, SIZE, Head, with_strengths
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.inference.engine import Engine
 from cyclegan_age.models import load_parser
@@ -68,8 +68,8 @@ class FaceBlender:
         for place in places:
             picture = crop(rgb, place.widened(MARGIN), SIZE)
             with torch.inference_mode():
-                shares = self._parser.shares(to_float(picture[None]).to(self._engine.device), SIZE)[0]
-            heads.append(Head.of(picture, shares.cpu().numpy()))
+                probabilities = self._parser.probabilities(to_float(picture[None]).to(self._engine.device), SIZE)[0]
+            heads.append(Head.of(picture, probabilities.cpu().numpy()))
         return heads
 
     def changes(
@@ -104,4 +104,4 @@ class FaceBlender:
         return [taken[i * count : (i + 1) * count] for i in range(len(ages))]
 
     def _taken(self, change: Change, head: Head | None, strengths: Mapping[str, float] | None) -> Change:
-        return scaled(change, strengths or {}) if head is None else head.does(change, strengths or {})
+        return with_strengths(change, strengths or {}) if head is None else head.does(change, strengths or {})

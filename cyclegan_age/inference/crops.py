@@ -15,10 +15,10 @@ _PORTRAIT = (170, 68, 112)  # left, top, side of UTKFace's frame: her eyes are a
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A picture brought to a network's square.
+class Letterboxed:
+    """A picture resized and padded to a network's square.
 
-    The longer side becomes the square's; the rest of the square repeats the edge.
+    The longer side becomes the side of the square; the rest of the square repeats the edge.
     """
 
     square: Picture  # uint8 (S, S, 3)
@@ -27,8 +27,8 @@ class Fitted:
     detail: bool = True  # whether a larger picture's detail is kept
 
     @classmethod
-    def fit(cls, image: Image.Image, image_size: int, *, detail: bool = True) -> "Fitted":
-        """Fit an RGB picture of any size into `image_size` pixels."""
+    def of(cls, image: Image.Image, image_size: int, *, detail: bool = True) -> "Letterboxed":
+        """Letterbox an RGB picture of any size to `image_size` pixels."""
         scale = image_size / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
         left, top = (image_size - width) // 2, (image_size - height) // 2
@@ -41,10 +41,10 @@ class Fitted:
         """Whether the picture has detail that the square lacks, to be kept."""
         return self.detail and max(self.size) > len(self.square)
 
-    def unfit(self, square: Picture | Change, image: Image.Image) -> Image.Image:
-        """What a network made of the square, or did to it, -> a picture of the first size.
+    def restore(self, square: Picture | Change, image: Image.Image) -> Image.Image:
+        """The square that a network made, or its change of the square -> a picture of the original size.
 
-        Where `image`, the picture fitted before, is larger than the square, the change between the squares is enlarged
+        Where `image`, the original picture, is larger than the square, the change between the squares is enlarged
         and added to it, so that its detail stays. Otherwise, or without `detail`, the new square is scaled.
         """
         left, top, right, bottom = self.box

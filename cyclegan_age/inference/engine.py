@@ -15,7 +15,7 @@ from cyclegan_age.faces.blending import Change, Floats
 from cyclegan_age.features import Taps, decode_from, life_frames
 from cyclegan_age.images import Picture, to_float, to_uint8
 from cyclegan_age.inference.calibration import Calibrated
-from cyclegan_age.inference.crops import Fitted
+from cyclegan_age.inference.crops import Letterboxed
 from cyclegan_age.models.base import Encoding, Renderer
 from cyclegan_age.networks.warping import WarpingGenerator, smooth_flow, warp
 
@@ -25,8 +25,8 @@ _MOST_ENCODINGS = 4096  # faces whose latent vectors are remembered
 class Engine:
     """The networks of an `Ager`, and how they are run.
 
-    All methods raise a ValueError for shapes or counts that do not agree, or invalid ages. They raise a UserError for
-    faces to encode by weights that generate from noise alone, or for a number that is not of a domain.
+    All methods raise a ValueError if shapes or counts do not agree or an age is invalid. They raise a UserError if
+    weights that generate from noise alone must encode a face, or for a number that no domain has.
 
     Attributes:
         network: the generator and its calibration, in eval mode.
@@ -34,7 +34,7 @@ class Engine:
         code: converts years to age vectors.
         image_size: S, the side in pixels of the generator's pictures.
         encoder: how faces are encoded.
-        domains: the targets of a translation that is not to ages; `years` are then the number of a domain.
+        domains: see `Ager`.
         device: where the networks are.
     """
 
@@ -59,7 +59,7 @@ class Engine:
     ) -> Encoding:
         """Latents of faces, for `render`, and the measures of the encoder.
 
-        Latent vectors, which may take long to find, are remembered.
+        Latent vectors are cached, since finding them may take long.
 
         Args:
             pictures: uint8 (N, S, S, 3).
@@ -120,8 +120,8 @@ class Engine:
     def render_blends(self, latents: Tensor, vectors: Tensor, weights: Tensor, layer: str) -> Picture:
         """Blends of two faces: K pictures uint8 (K, S, S, 3), decoded from blends of the features of `layer`.
 
-        At weights 0 and 1 they are the generator's plain outputs. Where the layer does not run for both faces, as one
-        of a sub-network that one of them does not need, pictures and age vectors are blended alone.
+        At weights 0 and 1 they are the generator's plain outputs. If the layer does
+        not run for both faces, since one skips its sub-network, only pictures and age vectors are blended.
 
         Args:
             latents: (2, 3, S, S), the two pictures.
@@ -168,16 +168,16 @@ class Engine:
             parts.append(self.render(latents, years[part], batch_size))
         return np.concatenate(parts)
 
-    def age_fitted(
+    def age_letterboxed(
         self,
-        faces: Sequence[Fitted],
+        faces: Sequence[Letterboxed],
         years: Sequence[float],
         batch_size: int = 16,
         attributes: Sequence[FaceAttributes] | None = None,
     ) -> list[Picture | Change]:
-        """As `age_many`, for faces of `Ager.fit`; the results are for their `unfit`.
+        """As `age_many`, for faces of `Ager.letterbox`; the results are for their `restore`.
 
-        A flow is applied to a larger picture itself, whose edges would otherwise be visible twice.
+        The flow warps a picture larger than the square at its own size; an enlarged change would show its edges twice.
         """
         squares = np.stack([face.square for face in faces])
         warps = isinstance(self.generator, WarpingGenerator) and self.generator.deform > 0
@@ -261,7 +261,7 @@ class Engine:
             raise ValueError(f"{len(pictures)} pictures and {len(attributes)} attributes")
 
     def check_years(self, years: Sequence[float], count: int) -> None:
-        """Check that these are the ages of so many pictures, or numbers of domains."""
+        """Check the ages, or the numbers of domains, of `count` pictures."""
         if count != len(years):
             raise ValueError(f"{count} pictures and {len(years)} ages")
         for one in years:
@@ -270,7 +270,7 @@ class Engine:
                 raise ValueError(f"years {one!r}: must be a number from 0 to {OLDEST}")
             if self.domains and one not in range(len(self.domains)):
                 numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(self.domains))
-                raise UserError(f"years: {one:g}, but the weights know no ages; give a domain's number, {numbers}")
+                raise UserError(f"years: {one:g}, must be the number of a domain: {numbers}")
             if not 0 <= one <= OLDEST:  # NaN is not, either
                 raise ValueError(f"years {one:g}: must be from 0 to {OLDEST}")
 
@@ -281,4 +281,4 @@ class Engine:
             UserError: they translate whole pictures instead.
         """
         if self.domains:
-            raise UserError(f"{what}: needs weights with ages; give others, or use Ager.age")
+            raise UserError(f"{what}: needs weights with ages; use Ager.age with these")

@@ -9,7 +9,7 @@ from cyclegan_age.devices import best_device
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Renderer
-from cyclegan_age.snapshots import load_snapshot
+from cyclegan_age.weight_files import load_weights
 
 _LARGEST = 10_000  # of the whole numbers in a network's configuration; others would never be built
 # What building a network raises where its configuration or its tensors are not what they were.
@@ -24,22 +24,22 @@ def load_renderer(path: Path) -> tuple[Renderer, TrainConfig, Frame]:
     """
     broken = UserError(f"--weights {path}: do not fit their own configuration; train or copy them again")
     try:
-        snapshot = load_snapshot(path)
+        weights = load_weights(path)
     except _MISFITS:
         raise broken from None
-    build = SYSTEMS[snapshot.train.model].renderer
-    if not (_typed(snapshot.train) and _typed(snapshot.net)):
+    build = SYSTEMS[weights.train.model].renderer
+    if not (_typed(weights.train) and _typed(weights.net)):
         raise broken
-    if any(isinstance(value, int) and value > _LARGEST for value in vars(snapshot.net).values()):
+    if any(isinstance(value, int) and value > _LARGEST for value in vars(weights.net).values()):
         raise broken
     try:
         if build is None:
-            raise UserError(f"weights of the model {snapshot.train.model}, which renders no faces; give others")
-        renderer, device = build(snapshot), best_device()
+            raise UserError(f"must be weights of a model that renders faces, not of {weights.train.model}")
+        renderer, device = build(weights), best_device()
         for network in (renderer.generator, renderer.encoder, renderer.calibration):
             if network is not None:
                 network.to(device)
-        return renderer, snapshot.train, Frame.of(snapshot.train.frame)
+        return renderer, weights.train, Frame.of(weights.train.frame)
     except _MISFITS:
         raise broken from None
     except UserError as e:

@@ -88,8 +88,8 @@ def _sex_network() -> SexOf | None:
 
     def log_odds(square: Picture) -> float:
         told = predictor.gender(square)
-        share = min(max((told["confidence"] + 0.5) / 100, 0.5), 0.995)  # in whole percents, rounded down
-        odds = math.log(share / (1 - share))
+        probability = min(max((told["confidence"] + 0.5) / 100, 0.5), 0.995)  # in whole percents, rounded down
+        odds = math.log(probability / (1 - probability))
         return odds if told["value"] == "female" else -odds
 
     return log_odds
@@ -104,10 +104,10 @@ def estimate(square: Picture) -> Estimate:
     network, log_odds = _age_network(), _sex_network()
     small = to_square(Image.fromarray(square), network.input_size)
     with torch.inference_mode():
-        shares = network(both_ways(to_float(small))).double().softmax(dim=1).mean(dim=0).numpy()  # (101,)
-    age = round(float(shares @ np.arange(len(shares))))
+        probabilities = network(both_ways(to_float(small))).double().softmax(dim=1).mean(dim=0).numpy()  # (101,)
+    age = round(float(probabilities @ np.arange(len(probabilities))))
     low = min(age // 10, len(GROUPS) - 1) * 10
-    age_confidence = float(shares[low : low + 10 if low < 90 else None].sum())
+    age_confidence = float(probabilities[low : low + 10 if low < 90 else None].sum())
     if log_odds is None:
         return Estimate(age, UNKNOWN, age_confidence, math.nan)
     odds = (log_odds(square) + log_odds(np.ascontiguousarray(square[:, ::-1]))) / 2

@@ -67,9 +67,9 @@ def held(config: LabelConfig) -> Iterator[None]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of pictures")
     if config.output and home.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"--output {home}: inside {folder}; choose a folder outside of it")
+        raise UserError(f"--output {home}: must be outside of {folder}")
     if config.output and home.is_dir() and any(home.iterdir()) and not (home / JOURNAL).is_file():
-        raise UserError(f"--output {home}: not empty, and not made by prepare.py label; choose another folder")
+        raise UserError(f"--output {home}: must be a new or empty folder, or one made by prepare.py label")
     own_lines(home)  # before anything is written there
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def labelled(config: LabelConfig, say: Say) -> Labels:
         first = next(name for name, why in left_out.items() if why == reason)
         say(f"left out: {counted(number)}: {reason}, such as {first}")
     if not estimates:
-        raise UserError(f"{config.folder}: no face in any of {len(names)} pictures; choose others")
+        raise UserError(f"{config.folder}: no face found in {len(names)} pictures; expected pictures of faces")
     labels = Labels(home, estimates, left_out)
     try:
         labels.write()

@@ -57,7 +57,7 @@ def write_sheets(labels: Labels, folder: Path) -> Path:
 
 
 def _tile(folder: Path, face: Face) -> Picture:
-    """A face in a frame of its state's colour, label and estimate below it."""
+    """A face with a border of its state's colour, label and estimate below it."""
     tile = Image.new("RGB", (_SIDE, _SIDE + 2 * _LINE), "white")
     try:
         picture = Image.fromarray(to_square(open_image(folder / face.file), _SIDE - 6))

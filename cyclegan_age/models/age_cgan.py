@@ -33,7 +33,7 @@ from cyclegan_age.models.pretrained import trained_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 
 class IdentityEncoder(FaceEncoder):
@@ -113,14 +113,14 @@ class IdentityEncoder(FaceEncoder):
         return best, best_distance
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator, the encoder and the embedder of a snapshot."""
-    net, of_embedder = snapshot.net, snapshot.parts["embedder"]
+def renderer(weights: Weights) -> Renderer:
+    """The generator, the encoder and the embedder of a weights file."""
+    net, of_embedder = weights.net, weights.parts["embedder"]
     assert isinstance(net, AgeCGANConfig) and isinstance(of_embedder, FaceEmbedderConfig)
-    generator, encoder = load_networks(snapshot)
+    generator, encoder = load_networks(weights)
     embedder = build_embedder(of_embedder)
-    embedder.load_state_dict(snapshot.network("embedder"))
-    code = code_of(snapshot.train)
+    embedder.load_state_dict(weights.network("embedder"))
+    code = code_of(weights.train)
     face_encoder = IdentityEncoder(encoder=encoder, generator=generator, embedder=embedder, code=code, net=net)
     return Renderer(generator=generator, code=code, encoder=face_encoder)
 

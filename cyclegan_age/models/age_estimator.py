@@ -48,10 +48,10 @@ class AgeEstimatorModel(Model):
             yield "estimator", {"age": label_distribution(self.estimator(x), age_years, net.sigma)}
             return
         mixup = constant((net.mixup,), x.device)[0]
-        share = torch.distributions.Beta(mixup, mixup, validate_args=False).sample()
-        logits = self.estimator(torch.lerp(x.roll(1, dims=0), x, share))
+        weight = torch.distributions.Beta(mixup, mixup, validate_args=False).sample()
+        logits = self.estimator(torch.lerp(x.roll(1, dims=0), x, weight))
         first, other = (label_distribution(logits, years, net.sigma) for years in (age_years, age_years.roll(1)))
-        yield "estimator", {"age": torch.lerp(other, first, share)}
+        yield "estimator", {"age": torch.lerp(other, first, weight)}
 
     def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
         return {"augmented": augment(x, self.net.disturb)}

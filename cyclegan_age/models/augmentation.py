@@ -7,29 +7,29 @@ from torch.nn import functional as F
 from cyclegan_age.devices import widest_float
 
 
-def augment(x: Tensor, share: float = 1.0) -> Tensor:
+def augment(x: Tensor, strength: float = 1.0) -> Tensor:
     """Random mirror, rotation, scale, shift, blur, light, colour and noise: (N, 3, H, W) in [-1, 1] -> same.
 
     Args:
         x: the pictures.
-        share: how strong and how frequent all but the mirroring are, from 0 to 1.
+        strength: how strong and how frequent all but the mirroring are, from 0 to 1.
     """
-    return recolour(move(x, share=share)[0], share)
+    return recolour(move(x, strength=strength)[0], strength)
 
 
-def move(x: Tensor, masks: Tensor | None = None, share: float = 1.0) -> tuple[Tensor, Tensor]:
+def move(x: Tensor, masks: Tensor | None = None, strength: float = 1.0) -> tuple[Tensor, Tensor]:
     """Random mirror, rotation, scale and shift, as in `augment`; what is beyond the edge is mirrored.
 
     Args:
         x: the pictures.
         masks: (N, C, H, W), to be moved as their pictures are, by nearest neighbours.
-        share: see `augment`.
+        strength: see `augment`.
 
     Returns:
         The pictures, and the masks, or the pictures again where there are none.
     """
     n, device = len(x), x.device
-    angle, scale = _around(x, 0, 0.18 * share)[:, 0, 0, 0], _around(x, 1, 0.12 * share)[:, 0, 0, 0]
+    angle, scale = _around(x, 0, 0.18 * strength)[:, 0, 0, 0], _around(x, 1, 0.12 * strength)[:, 0, 0, 0]
     mirror = torch.where(torch.rand(n, device=device) < 0.5, -1.0, 1.0)
     affine = torch.stack(
         [
@@ -38,7 +38,7 @@ def move(x: Tensor, masks: Tensor | None = None, share: float = 1.0) -> tuple[Te
         ],
         dim=1,
     )  # (N, 2, 2)
-    shift = _around(x, 0, 0.08 * share, 2)[:, :, :, 0]  # (N, 2, 1)
+    shift = _around(x, 0, 0.08 * strength, 2)[:, :, :, 0]  # (N, 2, 1)
     grid = F.affine_grid(torch.cat([affine, shift], dim=2), list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     if masks is None:
@@ -46,17 +46,17 @@ def move(x: Tensor, masks: Tensor | None = None, share: float = 1.0) -> tuple[Te
     return x, F.grid_sample(masks, grid, mode="nearest", padding_mode="reflection", align_corners=False)
 
 
-def recolour(x: Tensor, share: float = 1.0) -> Tensor:
+def recolour(x: Tensor, strength: float = 1.0) -> Tensor:
     """Random blur, light, colour and noise, as in `augment`."""
     size = x.shape[-1]
     half = F.interpolate(x, size=(size // 2, size // 2), mode="bilinear", antialias=True)
     blurred = F.interpolate(half, size=(size, size), mode="bilinear")
-    x = torch.where(_uniform(x, 0, 1) < 0.2 * share, blurred, x)
-    x = (x + 1) * _around(x, 1, 0.1 * share, 3) * _around(x, 1, 0.25 * share) - 1
+    x = torch.where(_uniform(x, 0, 1) < 0.2 * strength, blurred, x)
+    x = (x + 1) * _around(x, 1, 0.1 * strength, 3) * _around(x, 1, 0.25 * strength) - 1
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = (x - mean) * _around(x, 1, 0.25 * share) + mean
-    x = torch.lerp(x, x.mean(dim=1, keepdim=True), share * _uniform(x, -0.4, 1.0).clamp_min(0))
-    noise = torch.where(_uniform(x, 0, 1) < 0.3 * share, _uniform(x, 0, 0.12), 0.0)
+    x = (x - mean) * _around(x, 1, 0.25 * strength) + mean
+    x = torch.lerp(x, x.mean(dim=1, keepdim=True), strength * _uniform(x, -0.4, 1.0).clamp_min(0))
+    noise = torch.where(_uniform(x, 0, 1) < 0.3 * strength, _uniform(x, 0, 0.12), 0.0)
     return (x + noise * torch.randn_like(x)).clamp(-1, 1)
 
 

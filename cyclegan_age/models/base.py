@@ -16,12 +16,13 @@ from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.estimators import AgeCalibration
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 Losses: TypeAlias = Iterator[tuple[str, dict[str, Tensor]]]
 
-# Of a sample sheet, see `training.sheets`: the face at its own age; at each age; cycle: the oldest rendering, back at
-# its own age; translations to the other domains and back; two faces from noise; one at each age from noise.
+# Columns of a sample sheet, see `training.sheets`. rebuilt: the face at its own age; ages: at each age; cycle: from the
+# oldest age back to its own; translations: to the other domain and back; generated: two faces from noise;
+# generated ages: one face from noise at each age.
 Column = Literal["rebuilt", "ages", "cycle", "translations", "generated", "generated ages"]
 
 
@@ -32,14 +33,14 @@ class Model(ABC):
         networks: all that a checkpoint saves, by name.
         frozen: networks that the losses use as they are.
         phases: for each phase, in order, the names of the networks that its optimiser updates.
-        shipped: networks whose (averaged) weights make the inference snapshot.
+        shipped: networks whose (averaged) weights inference loads.
         pools: history buffers, by name.
         rates: factors of the learning rate, for each phase whose rate is another than the configured one.
-        columns: what a sample sheet shows beside the faces, by the renderers; may change between stages.
+        columns: what the renderers draw on a sample sheet; may change between the stages of a training.
         shows_life: whether the life of one face is shown, too.
-        default_layers: layers whose features are shown where `--feature_layers` is not given; by default its default.
-        parts: configurations of shipped networks that were trained before, as models of their own, by name.
-        averaged: copies of the shipped networks with averaged weights, in eval mode; the loop sets and keeps them.
+        default_layers: layers whose features are shown instead of the default of `--feature_layers`; empty for none.
+        parts: configurations of shipped networks that were trained before as separate models, by name.
+        averaged: copies of the shipped networks with averaged weights, in eval mode; the trainer sets and updates them.
     """
 
     networks: dict[str, nn.Module]
@@ -55,9 +56,12 @@ class Model(ABC):
     averaged: Mapping[str, nn.Module] = MappingProxyType({})
 
     def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
-        """Collect statistics of the data, once before the first step; a resumed training has them in its state.
+        """Collect statistics of the data before the first step; a resumed training reads them from its checkpoint.
 
-        Of several processes only one shows its progress.
+        Args:
+            data: the training data.
+            device: where the networks are.
+            progress: whether to show a progress bar.
         """
         return
 
@@ -67,9 +71,10 @@ class Model(ABC):
 
         The loop applies a phase's gradients before it asks for the next one.
 
-        It is captured as a CUDA graph for each value of `paused`, once it has run as it is: shapes are the same in
-        every step, random numbers come from the default generator of the batch's device, nothing is copied from or
-        to the host, and no branch is taken on the value of a tensor. What the graph works on stays where it is.
+        On a GPU it is captured as a CUDA graph for each value of `paused`, after some plain steps. So shapes must be
+        the same in every step, random numbers must come from the default generator of the batch's device, nothing
+        may be copied from or to the host, and no branch may depend on the value of a tensor. Tensors that outlive a
+        step must be changed in place.
 
         Args:
             batch: pictures in [-1, 1] and ages in years.
@@ -78,15 +83,15 @@ class Model(ABC):
         """
 
     def paused(self, progress: float) -> frozenset[str]:
-        """Called before each step, on the host: the phases that are paused in it.
+        """Phases to pause in the next step; called on the host before each step.
 
-        Their networks and the averages of these stay as they are. So stages that follow each other are phases that
-        are paused in turn.
+        The networks of a paused phase and their averages do not change. A training in stages pauses the phases of its
+        other stages.
         """
         return frozenset()
 
     def reset(self, before: float, progress: float) -> Sequence[str]:
-        """Called before each step, on the host: the phases whose networks it initialised again, in place.
+        """Reinitialise networks in place, if due, and return their phases; called on the host before each step.
 
         Args:
             before: share of the training that was done before the last step; `progress` before the first.
@@ -95,14 +100,17 @@ class Model(ABC):
         return ()
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence["Renderer"]:
-        """What inference makes of the shipped networks, averaged and in eval mode; nothing of a model without faces.
+        """Renderers of the shipped networks, as inference builds them; none for a model that renders no faces.
 
-        It is one renderer, or, where each of two generators translates one way, these two.
+        Two generators that translate in opposite directions have a renderer each.
+
+        Args:
+            networks: averaged, in eval mode.
         """
         return ()
 
     def views(self, networks: Mapping[str, nn.Module], x: Tensor) -> dict[str, Tensor]:
-        """Columns (N, 3, H, W) by name, for the sheet of pictures x (N, 3, H, W), of a model that renders no faces."""
+        """Sample columns (N, 3, H, W) by name, for pictures x (N, 3, H, W), of a model that renders no faces."""
         return {}
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
@@ -126,7 +134,7 @@ class Encoding:
 
     Attributes:
         latent: (N, ...), latent vectors, or the pictures themselves where the generator takes pictures.
-        measures: (N,) each, by name, for the user: such as the distance of identities.
+        measures: numbers for the user by name, (N,) each, such as the identity distance.
     """
 
     latent: Tensor
@@ -134,7 +142,7 @@ class Encoding:
 
 
 class FaceEncoder(nn.Module, ABC):
-    """Encodes faces, once for all ages that they are then rendered at.
+    """Encodes a face once; it is then rendered at any number of ages.
 
     Attributes:
         latent_size: entries of a latent vector, the first columns of `Encoding.latent`; 0 where pictures are encoded.
@@ -153,12 +161,12 @@ class FaceEncoder(nn.Module, ABC):
         """
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
-        """Generator inputs (count, ...) from the model's prior, sample_latents by a generator on the CPU.
+        """Generator inputs (count, ...) from the model's prior, drawn by a random generator on the CPU.
 
         Raises:
             UserError: the model has no prior.
         """
-        raise UserError("weights of a model that makes no faces from noise; give those of a gan, cgan or age_cgan")
+        raise UserError("must be weights of a gan, cgan or age_cgan to generate faces from noise")
 
 
 class PictureEncoder(FaceEncoder):
@@ -173,12 +181,12 @@ class Renderer:
     """The networks that render faces, during training and after.
 
     Attributes:
-        generator: a `latent` (N, ...) of its encoder and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        generator: latents (N, ...) of the encoder and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
         code: how years become its age vectors.
         encoder: how faces are encoded.
-        conditional: whether the age vector makes a difference.
-        domains: what pictures are translated to, if not to ages: number k stands for k years.
-        calibration: of the age vectors, before the generator takes them, if `evaluate.py --fit_ages` fitted one.
+        conditional: whether the output depends on the age vector.
+        domains: names of the target domains of a model that translates instead of aging; k years stand for domain k.
+        calibration: of the age input, if `evaluate.py --fit_ages` fitted one.
     """
 
     generator: nn.Module
@@ -195,12 +203,12 @@ class System:
 
     Attributes:
         config: class of its configuration.
-        build: the model, as a training begins it.
-        data: what it trains on.
-        renderer: how its weights are used; None where it renders no faces.
+        build: makes the model for a new training.
+        data: opens its training data.
+        renderer: makes the renderer of its weights; None for a model that renders no faces.
     """
 
     config: type[ModelConfig]
     build: Callable[[TrainConfig, Any], Model]
     data: Callable[[TrainConfig, Any], FaceData]
-    renderer: Callable[[Snapshot], Renderer] | None = None
+    renderer: Callable[[Weights], Renderer] | None = None

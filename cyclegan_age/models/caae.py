@@ -44,7 +44,7 @@ from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 
 def build_encoder(config: TrainConfig, net: CAAEConfig) -> Encoder:
@@ -67,7 +67,7 @@ def build_generator(config: TrainConfig, net: CAAEConfig) -> Decoder | ResidualG
     """
     for flag, layers in (("encoder", net.encoder), ("critic", net.critic)):
         if config.image_size % 2 ** len(layers):
-            raise UserError(f"--{flag} {layers}: cannot halve {config.image_size} px so often; give fewer layers")
+            raise UserError(f"--{flag} {layers}: must be fewer layers: each halves the {config.image_size} px")
     if net.residual:
         if (made := 4 << len(net.decoder)) != config.image_size:
             raise UserError(
@@ -86,14 +86,14 @@ def build_generator(config: TrainConfig, net: CAAEConfig) -> Decoder | ResidualG
     )
 
 
-def shares(sex: Tensor) -> Tensor:
-    """Sexes (N,), 0 male and 1 female, NaN for both alike -> shares (N, 2) of male and female."""
+def sex_vectors(sex: Tensor) -> Tensor:
+    """Sexes (N,), 0 male and 1 female, NaN for both alike -> sex vectors (N, 2), weights of male and female."""
     female = sex.nan_to_num(0.5)
     return torch.stack([1 - female, female], dim=1)
 
 
 class CAAEEncoder(FaceEncoder):
-    """Latent vectors, followed by the shares of male and female where the labels distinguish sexes.
+    """Latent vectors, followed by the sex vector where the labels distinguish sexes.
 
     An unknown sex is set to the one with the better reconstruction, at the face's own age or, if that is unknown, too,
     at the best one.
@@ -110,29 +110,29 @@ class CAAEEncoder(FaceEncoder):
             return Encoding(z)
         age_years, own_sex = age_and_sex(attributes, x.device)
         errors = []
-        for sex in shares(torch.tensor([0.0, 1.0], device=x.device)):
+        for sex in sex_vectors(torch.tensor([0.0, 1.0], device=x.device)):
             latent = torch.cat([z, sex.expand(len(z), -1)], dim=1)
             own = [self.code.encode(age_years.nan_to_num(0.0))]
             every = list(torch.eye(len(self.code), device=x.device)[:, None].expand(-1, len(z), -1))
             each = torch.stack([(self.generator(latent, v) - x).abs().mean(dim=(1, 2, 3)) for v in own + every])
             errors.append(torch.where(age_years.isnan(), each[1:].amin(dim=0), each[0]))
         guess = (errors[1] < errors[0]).float()
-        return Encoding(torch.cat([z, shares(torch.where(own_sex.isnan(), guess, own_sex))], dim=1))
+        return Encoding(torch.cat([z, sex_vectors(torch.where(own_sex.isnan(), guess, own_sex))], dim=1))
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
         z = torch.rand(count, self.latent_size, generator=random) * 2 - 1
         if not self.generator.sexes:
             return z
-        return torch.cat([z, shares(torch.randint(2, (count,), generator=random).float())], dim=1)
+        return torch.cat([z, sex_vectors(torch.randint(2, (count,), generator=random).float())], dim=1)
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The encoder and the generator of a snapshot."""
-    train, net = snapshot.train, snapshot.net
+def renderer(weights: Weights) -> Renderer:
+    """The encoder and the generator of a weights file."""
+    train, net = weights.train, weights.net
     assert isinstance(net, CAAEConfig)
     generator, encoder = build_generator(train, net), build_encoder(train, net)
-    generator.load_state_dict(snapshot.network("generator"))
-    encoder.load_state_dict(snapshot.network("encoder"))
+    generator.load_state_dict(weights.network("generator"))
+    encoder.load_state_dict(weights.network("encoder"))
     return _renderer(code_of(train), {"generator": generator, "encoder": encoder})
 
 
@@ -202,7 +202,7 @@ class CAAE(Model):
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, x = self.net, batch.x_source
         age = self.code.encode(batch.age_source)  # (N, K)
-        sex = shares(batch.label_source[:, 0]) if net.sexes else age[:, :0]
+        sex = sex_vectors(batch.label_source[:, 0]) if net.sexes else age[:, :0]
         label = joint_label(age, sex) if net.sexes else age
 
         for critic in (self.critic_z, self.critic_image):

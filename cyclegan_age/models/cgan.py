@@ -28,15 +28,15 @@ from cyclegan_age.models.adversary import (
 )
 from cyclegan_age.models.base import Losses, Renderer, System
 from cyclegan_age.models.gan import NoiseSampler, build_discriminator, build_generator
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator of a snapshot."""
-    assert isinstance(snapshot.net, CGANConfig)
-    generator = build_generator(snapshot.train, snapshot.net, labels=len(snapshot.train.ages))
-    generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), encoder=NoiseSampler(net=snapshot.net))
+def renderer(weights: Weights) -> Renderer:
+    """The generator of a weights file."""
+    assert isinstance(weights.net, CGANConfig)
+    generator = build_generator(weights.train, weights.net, labels=len(weights.train.ages))
+    generator.load_state_dict(weights.network("generator"))
+    return Renderer(generator=generator, code=code_of(weights.train), encoder=NoiseSampler(net=weights.net))
 
 
 class CGAN(AdversarialModel):

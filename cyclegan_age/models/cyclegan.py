@@ -2,7 +2,7 @@
 
 After Zhu et al., "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks" (ICCV 2017), with
 the 1x6 age vector of Liu, "As Time Goes By: Dynamic Face Aging Method Using CycleGAN". The discriminator has a head per
-anchor age; an age between two anchors asks both, each as far as its weight in the age vector.
+anchor age; for an age between two anchors, the age vector weights the scores of both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ from cyclegan_age.networks.efficientnet import FeatureMeans, LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeCalibration, AgeEstimator
 from cyclegan_age.networks.generators import ResnetGenerator, generator_of
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 _MEAN_FACES = 6000  # whose features are averaged
 
@@ -51,35 +51,36 @@ def build_generator(config: TrainConfig, net: CycleGANConfig) -> ResnetGenerator
     return generator_of(net, ages=len(config.ages), image_size=config.image_size)
 
 
-def age_calibration(snapshot: Snapshot) -> AgeCalibration | None:
-    """The calibration of the age input that `evaluate.py --fit_ages` wrote into a snapshot, if it did."""
-    of_estimator = snapshot.parts.get("correction")
+def age_calibration(weights: Weights) -> AgeCalibration | None:
+    """The calibration of the age input that `evaluate.py --fit_ages` wrote into a weights file, if it did."""
+    of_estimator = weights.parts.get("correction")
     if of_estimator is None:
         return None
     assert isinstance(of_estimator, AgeEstimatorConfig)
-    calibration = AgeCalibration(estimator=build_estimator(of_estimator), anchors=snapshot.train.ages)
-    calibration.load_state_dict(snapshot.network("correction"))
+    calibration = AgeCalibration(estimator=build_estimator(of_estimator), anchors=weights.train.ages)
+    calibration.load_state_dict(weights.network("correction"))
     return calibration
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator of a snapshot; it takes pictures as they are."""
-    assert isinstance(snapshot.net, CycleGANConfig)
-    generator = build_generator(snapshot.train, snapshot.net)
-    generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_calibration(snapshot))
+def renderer(weights: Weights) -> Renderer:
+    """The generator of a weights file; it takes pictures as they are."""
+    assert isinstance(weights.net, CycleGANConfig)
+    generator = build_generator(weights.train, weights.net)
+    generator.load_state_dict(weights.network("generator"))
+    return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))
 
 
 class CycleGAN(Model):
     """Networks and phases `generator` and `discriminator`, and `critics` where there are age estimators.
 
-    Stripes and tints fool an estimator in the loss before a face looks older. So its gradient on a generated picture
-    is clipped to a multiple of the discriminator's (`age_share`), much as VQGAN weighs its adversarial term by
-    gradients (Esser et al., CVPR 2021, equation 7). With `lambda_fooled` the estimator also learns on: from real faces
-    with their ages and from fakes with those of their sources. A generator that never fools an estimator only copies
-    its input, so the fakes' weight starts at 0. `AgeCritic` discriminates on the estimators' features; with
-    `lambda_features` the network `feature_critic` does on an ImageNet network's (`FeatureCritic`). With `lambda_shift`
-    `means` holds the mean features of each age.
+    - Stripes and tints fool an estimator in the loss before a face looks older. So the age term's gradient on a picture
+      is clipped to `age_share` times the adversarial one, much as VQGAN weighs its adversarial term by gradients (Esser
+      et al., CVPR 2021, equation 7).
+    - With `lambda_fooled` the estimators keep learning, from real faces with their ages and from fakes with the ages of
+      their sources. A generator that never fools an estimator only copies its input, so the fakes' weight starts at 0.
+    - `AgeCritic` discriminates on the estimators' features. With `lambda_features` the network `feature_critic`
+      discriminates on those of an ImageNet network.
+    - With `lambda_shift` the network `means` holds the mean features of each age.
     """
 
     columns = ("ages", "cycle")
@@ -123,7 +124,7 @@ class CycleGAN(Model):
         self.image_size, self.frame = config.image_size, config.frame
 
     def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
-        """Mean features of `_MEAN_FACES` faces, where there is a use for them.
+        """Compute the mean features of `_MEAN_FACES` faces, if `lambda_shift` needs them.
 
         Raises:
             UserError: an age has no faces, or with `sexes` none of women or of men.
@@ -141,12 +142,12 @@ class CycleGAN(Model):
                 ):
                     with torch.inference_mode():
                         maps = self._maps(x.to(device))
-                    self.means.add(maps, self._heads(self.code.encode(age), label).to(device))
+                    self.means.add(maps, self._head_weights(self.code.encode(age), label).to(device))
                     bar.update(len(x))
                     seen += len(x)
         if self.means.counts.min() < 1:
             kind, remedy = ("age and sex", " or --no_sexes") if self.net.sexes else ("age", "")
-            raise UserError(f"--lambda_shift: the data lack faces of some {kind}; choose other --ages{remedy}")
+            raise UserError(f"--lambda_shift: needs faces of each {kind}; use other --ages{remedy}")
         self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
@@ -164,8 +165,8 @@ class CycleGAN(Model):
             torch.cat([batch.x_source, batch.x_source[:count]]), torch.cat([v_target, v_source[:count]])
         )
         x_fake, x_same = x_made.split([len(x_real), count])
-        heads_fake = self._heads(v_target, batch.label_source)  # (N, heads)
-        terms = self._adversarial_terms(x_fake, batch, heads_fake)
+        weights_fake = self._head_weights(v_target, batch.label_source)  # (N, heads)
+        terms = self._adversarial_terms(x_fake, batch, weights_fake)
         if net.lambda_outside:
             change = (x_fake - batch.x_source).abs().mean(dim=1)
             weight = outside(self.image_size, x_fake.device, self.frame)
@@ -182,10 +183,13 @@ class CycleGAN(Model):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        stored = torch.cat([heads_fake, batch.age_source[:, None]], dim=1)
+        stored = torch.cat([weights_fake, batch.age_source[:, None]], dim=1)
         x_old, stored = self.pools["fakes"].exchange(x_fake.detach(), stored)
-        heads_old, age_old = stored[:, :-1], stored[:, -1]
-        heads_real, heads_wrong = self._heads(v_target, batch.label_target), self._wrong_heads(batch, v_target)
+        weights_old, age_old = stored[:, :-1], stored[:, -1]
+        weights_real, weights_wrong = (
+            self._head_weights(v_target, batch.label_target),
+            self._wrong_head_weights(batch, v_target),
+        )
         x_both = torch.cat([x_real, x_old])
         scores = {"d": self.discriminator(x_both)}
         if self.feature_critic:
@@ -196,10 +200,10 @@ class CycleGAN(Model):
         terms = {}
         for name, both in scores.items():
             real, fake = both.chunk(2)
-            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, heads_real)
-            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, heads_old)
+            terms[f"{name}_real"] = 0.5 * lsgan(real, 1, weights_real)
+            terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, weights_old)
             if net.lambda_wrong_age:
-                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, heads_wrong)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, weights_wrong)
         yield "discriminator", terms
 
         if self.critics:
@@ -213,53 +217,53 @@ class CycleGAN(Model):
                 (real, fake), (years_real, years_fake) = scores.chunk(2), logits.chunk(2)
                 terms[f"{name}_age"] = label_distribution(years_real, batch.age_target, 2.5)
                 terms[f"{name}_fooled"] = fooled * label_distribution(years_fake, age_old, 2.5)
-                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, heads_real)
-                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, heads_old)
-                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, heads_wrong)
+                terms[f"{name}_real"] = 0.5 * lsgan(real, 1, weights_real)
+                terms[f"{name}_fake"] = 0.5 * lsgan(fake, 0, weights_old)
+                terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(real, 0, weights_wrong)
             yield "critics", terms
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         """Pictures at a quarter of their size, and their feature maps where these are used."""
         return [F.avg_pool2d(x, 4), *(self.features(x) if self.features else [])]
 
-    def _heads(self, vector: Tensor, sex: Tensor) -> Tensor:
+    def _head_weights(self, vector: Tensor, sex: Tensor) -> Tensor:
         """Weights of the discriminators' heads: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
         if not self.net.sexes:
             return vector
-        share = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
-        return (share[:, :, None] * vector[:, None, :]).flatten(1)
+        sexes = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
+        return (sexes[:, :, None] * vector[:, None, :]).flatten(1)
 
-    def _wrong_heads(self, batch: Batch, v_target: Tensor) -> Tensor:
-        """Weights of the heads that real faces are negative examples for: of wrong ages and, halved, the wrong sex."""
+    def _wrong_head_weights(self, batch: Batch, v_target: Tensor) -> Tensor:
+        """Weights of heads with the wrong age or, halved, the wrong sex: real faces are negative examples for these."""
         anchors = constant(self.code.nominal_years, v_target.device)
-        wrong = self._heads(wrong_age_weights(batch.age_target, anchors), batch.label_target)
+        wrong = self._head_weights(wrong_age_weights(batch.age_target, anchors), batch.label_target)
         if not self.net.sexes:
             return wrong
         known = (~batch.label_target.isnan()).float()
-        return wrong + 0.5 * known * self._heads(v_target, 1 - batch.label_target)
+        return wrong + 0.5 * known * self._head_weights(v_target, 1 - batch.label_target)
 
-    def _adversarial_terms(self, x_fake: Tensor, batch: Batch, heads_fake: Tensor) -> dict[str, Tensor]:
+    def _adversarial_terms(self, x_fake: Tensor, batch: Batch, weights_fake: Tensor) -> dict[str, Tensor]:
         """Adversarial, feature and age terms of generated pictures.
 
-        It runs its own backward pass: the returned `g_adversarial` carries the sum of the terms' gradients, the age
-        term's clipped. Further terms on `x` and `x_aged` belong before that.
+        It runs its own backward pass. The returned `g_adversarial` carries the sum of the terms' gradients, with the
+        age term's clipped. A new term on `x` or `x_aged` must be added before that pass.
         """
         net = self.net
-        x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # each term's gradient is read apart
-        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, heads_fake)}
+        x, x_aged = (x_fake.detach().requires_grad_() for _ in range(2))  # the age term has its own gradient
+        terms = {"g_adversarial": lsgan(self.discriminator(x), 1, weights_fake)}
         maps = self._maps(x)
         if self.feature_critic:
-            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, heads_fake)
+            terms["g_features"] = net.lambda_features * lsgan(self.feature_critic(maps[1:]), 1, weights_fake)
         if self.means:
             with torch.no_grad():
                 before = self._maps(batch.x_source)
-            own = self._heads(self.code.encode(batch.age_source), batch.label_source)
-            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (heads_fake - own))
+            own = self._head_weights(self.code.encode(batch.age_source), batch.label_source)
+            terms["g_shift"] = net.lambda_shift * self.means(maps, before, net.shift_strength * (weights_fake - own))
         if self.critics:
             x_seen = random_view(x_aged)
             views = [critic(x, x_seen) for critic in self.critics.values()]
             errors = [age_hinge(logits, batch.age_target, net.age_tolerance) for _, logits in views]
-            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, heads_fake) for s, _ in views]).mean()
+            terms["g_critic"] = net.lambda_critic * torch.stack([lsgan(s, 1, weights_fake) for s, _ in views]).mean()
             terms["g_age"] = net.lambda_age * torch.stack(errors).mean()
         torch.stack([*terms.values()]).sum().backward()
         assert x.grad is not None

@@ -31,7 +31,7 @@ from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.regions import RegionMeans, Regions
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
@@ -44,12 +44,12 @@ def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGener
     return AdaINGenerator(ages=len(config.ages), ngf=net.ngf, blocks=net.blocks, deform=net.deform, detail=net.detail)
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator of a snapshot; it takes pictures as they are."""
-    assert isinstance(snapshot.net, CycleGANHeadsConfig)
-    generator = build_generator(snapshot.train, snapshot.net)
-    generator.load_state_dict(snapshot.network("generator"))
-    return Renderer(generator=generator, code=code_of(snapshot.train), calibration=age_calibration(snapshot))
+def renderer(weights: Weights) -> Renderer:
+    """The generator of a weights file; it takes pictures as they are."""
+    assert isinstance(weights.net, CycleGANHeadsConfig)
+    generator = build_generator(weights.train, weights.net)
+    generator.load_state_dict(weights.network("generator"))
+    return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))
 
 
 class CycleGANHeads(Model):
@@ -119,31 +119,31 @@ class CycleGANHeads(Model):
                     (batch.x_source, batch.age_source, batch.label_source),
                     (batch.x_target, batch.age_target, batch.label_target),
                 ):
-                    regions = Regions(self.parser.shares(x.to(device), _PARSED))
+                    regions = Regions(self.parser.probabilities(x.to(device), _PARSED))
                     maps = self._maps(regions.cut_out(x.to(device), 0.0))
                     vectors = self._kinds(self._vectors(age.to(device)), sex.to(device))
                     self.means.add(maps, vectors, regions.inner)
                     bar.update(len(x))
                     seen += len(x)
         if self.means.counts.min() < 1:
-            raise UserError("--dataroot: not every age has heads of women and of men; give other --ages or more data")
+            raise UserError("--dataroot: must have heads of women and of men at each of --ages")
         self.means.finish()
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, x_source, x_real = self.net, batch.x_source, batch.x_target
         age_source, age_target = (self._clamped(age) for age in (batch.age_source, batch.age_target))
         v_source, v_target = self.code.encode(age_source), self.code.encode(age_target)  # (N, K)
-        heads_fake = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
+        weights_fake = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
         with torch.no_grad():
-            source = Regions(self.parser.shares(x_source, _PARSED))
-            real = Regions(self.parser.shares(x_real, _PARSED))
+            source = Regions(self.parser.probabilities(x_source, _PARSED))
+            real = Regions(self.parser.probabilities(x_real, _PARSED))
         rise = (progress / max(net.warmup, 1e-9)).clamp_max(1.0)
 
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(False)
         x_fake = self.generator(x_source, v_target)
         ground = _ground(x_fake)
-        terms = self._adversarial_terms(x_fake, batch, source, ground, heads_fake, age_target, rise)
+        terms = self._adversarial_terms(x_fake, batch, source, ground, weights_fake, age_target, rise)
         cosine = (self.embedder(self._face(x_fake, 64)) * self.embedder(self._face(x_source, 64))).sum(dim=1)
         terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
         change = (x_fake - x_source).abs().mean(dim=1, keepdim=True)
@@ -161,25 +161,25 @@ class CycleGANHeads(Model):
 
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(True)
-        x_old, heads_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), ground), heads_fake)
-        heads_real = self._kinds(v_target[..., None], batch.label_target)[..., 0]
+        x_old, weights_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), ground), weights_fake)
+        weights_real = self._kinds(v_target[..., None], batch.label_target)[..., 0]
         anchors = constant(self.code.nominal_years, x_real.device)
-        heads_wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
+        weights_wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
         x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]), _VIEW)
         with torch.no_grad():
             grey = torch.cat([real.cut_out(x_real, 0.0), source.cut_out(x_fake.detach(), 0.0)])
             maps = self._maps(augmented(grey, _VIEW))
         scores = {
-            "whole": (self.whole(x_both), heads_old),
-            "half": (self.half(F.avg_pool2d(x_both, 2)), heads_old),
-            "features": (self.critic(maps[1:]), heads_fake),
+            "whole": (self.whole(x_both), weights_old),
+            "half": (self.half(F.avg_pool2d(x_both, 2)), weights_old),
+            "features": (self.critic(maps[1:]), weights_fake),
         }
         terms = {}
         for name, (both, of_fakes) in scores.items():
             reals, fakes = both.chunk(2)
-            terms[f"{name}_real"] = 0.5 * lsgan(reals, 1, heads_real)
+            terms[f"{name}_real"] = 0.5 * lsgan(reals, 1, weights_real)
             terms[f"{name}_fake"] = 0.5 * lsgan(fakes, 0, of_fakes)
-            terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(reals, 0, heads_wrong)
+            terms[f"{name}_wrong_age"] = 0.5 * net.lambda_wrong_age * lsgan(reals, 0, weights_wrong)
         yield "discriminator", terms
 
     def _adversarial_terms(
@@ -188,7 +188,7 @@ class CycleGANHeads(Model):
         batch: Batch,
         source: Regions,
         ground: Tensor,
-        heads_fake: Tensor,
+        weights_fake: Tensor,
         age_target: Tensor,
         rise: Tensor,
     ) -> dict[str, Tensor]:
@@ -203,10 +203,10 @@ class CycleGANHeads(Model):
         )  # apart, as their gradients are
         x_seen = augmented(source.cut_out(x_adversarial, ground), _VIEW)
         realism = {
-            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, heads_fake),
-            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, heads_fake),
+            "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, weights_fake),
+            "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, weights_fake),
             "g_features": net.lambda_features
-            * lsgan(self.critic(self._maps(source.cut_out(x_adversarial, 0.0))[1:]), 1, heads_fake),
+            * lsgan(self.critic(self._maps(source.cut_out(x_adversarial, 0.0))[1:]), 1, weights_fake),
         }
         with torch.no_grad():
             before = self._maps(source.cut_out(batch.x_source, 0.0))
@@ -255,8 +255,8 @@ class CycleGANHeads(Model):
 
     def _kinds(self, vectors: Tensor, sex: Tensor) -> Tensor:
         """Age vectors (N, K, R) -> weights of each age and sex (N, 2 K, R), by the sex (N, 1), NaN where not known."""
-        share = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
-        return (share[:, :, None, None] * vectors[:, None]).flatten(1, 2)
+        sexes = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
+        return (sexes[:, :, None, None] * vectors[:, None]).flatten(1, 2)
 
     def _face(self, x: Tensor, size: int) -> Tensor:
         """The face in UTKFace's frame: (N, 3, S, S) -> (N, 3, size, size)."""

@@ -20,7 +20,7 @@ from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.generators import generator_of
 from cyclegan_age.networks.translation import ResnetTranslator, UnetTranslator
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 _TWO = AgeCode((0, 1))  # domains instead of ages
 
@@ -35,8 +35,8 @@ def build_generator(config: TrainConfig, net: CycleGANPairConfig) -> nn.Module:
         depth = net.blocks or config.image_size.bit_length() - 1  # down to one pixel
         if depth < 5 or config.image_size % 2**depth:
             raise UserError(
-                f"--image_size {config.image_size}: a unet that halves pictures {depth} times takes multiples of "
-                f"{2 ** max(depth, 5)}; give one, or by --blocks how often it halves them, at least 5 times"
+                f"--image_size {config.image_size}: must be a multiple of {2 ** max(depth, 5)} for a unet that halves "
+                f"pictures {depth} times; --blocks, at least 5, sets how often"
             )
         return UnetTranslator(depth=depth, ngf=net.ngf, norm=net.norm, dropout=net.dropout)
     if net.generator == "resnet":
@@ -71,21 +71,21 @@ def one_way(generator: nn.Module, domain: str) -> Renderer:
     return Renderer(generator=generator, code=_TWO, conditional=False, domains=(domain,))
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """Both generators of a snapshot as one that knows two ages, the middles of the groups, and blends between them.
+def renderer(weights: Weights) -> Renderer:
+    """Both generators of a weights file as one that knows two ages, the middles of the groups, and blends between them.
 
-    Where the groups are no ages, it knows two domains, or one where the snapshot has one generator.
+    Where the groups are no ages, it knows two domains, or one where the weights have one generator.
 
     Raises:
         UserError: the domains are of one age.
     """
-    train, net = snapshot.train, snapshot.net
+    train, net = weights.train, weights.net
     assert isinstance(net, CycleGANPairConfig)
-    single = net.generator != "default" and not snapshot.network("generator_ba")
+    single = net.generator != "default" and not weights.network("generator_ba")
     networks = []
     for name in ("generator_ab",) if single else ("generator_ba", "generator_ab"):
         generator = build_generator(train, net)
-        generator.load_state_dict(snapshot.network(name))
+        generator.load_state_dict(weights.network(name))
         networks.append(generator)
     if single:
         return one_way(networks[0], net.group_b)

@@ -40,7 +40,7 @@ from cyclegan_age.models.pretrained import load_embedder
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 KERNEL = 5  # side in pixels of the encoder's
 
@@ -52,7 +52,7 @@ def build_encoder(config: TrainConfig, net: EncodedConfig) -> Encoder:
         UserError: pictures that its layers cannot halve so often.
     """
     if config.image_size % 2 ** len(net.e_channels):
-        raise UserError(f"--e_channels {net.e_channels}: cannot halve {config.image_size} px so often; give fewer")
+        raise UserError(f"--e_channels {net.e_channels}: must be fewer: each halves the {config.image_size} px")
     return Encoder(
         image_size=config.image_size, latent=net.z, channels=net.e_channels, kernel=KERNEL, norm=True, bounded=False
     )
@@ -73,22 +73,22 @@ class LatentEncoder(FaceEncoder):
         return sample_latents(self.net, count, random)
 
 
-def load_networks(snapshot: Snapshot) -> tuple[NoiseGenerator | ResidualGenerator, Encoder]:
-    """The generator and the encoder of a snapshot."""
-    train, net = snapshot.train, snapshot.net
+def load_networks(weights: Weights) -> tuple[NoiseGenerator | ResidualGenerator, Encoder]:
+    """The generator and the encoder of a weights file."""
+    train, net = weights.train, weights.net
     assert isinstance(net, EncodedConfig)
     generator, encoder = build_generator(train, net, labels=len(train.ages)), build_encoder(train, net)
-    generator.load_state_dict(snapshot.network("generator"))
-    encoder.load_state_dict(snapshot.network("encoder"))
+    generator.load_state_dict(weights.network("generator"))
+    encoder.load_state_dict(weights.network("encoder"))
     return generator, encoder
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator and the encoder of a snapshot."""
-    assert isinstance(snapshot.net, EncodedConfig)
-    generator, encoder = load_networks(snapshot)
-    face_encoder = LatentEncoder(encoder=encoder, net=snapshot.net)
-    return Renderer(generator=generator, code=code_of(snapshot.train), encoder=face_encoder)
+def renderer(weights: Weights) -> Renderer:
+    """The generator and the encoder of a weights file."""
+    assert isinstance(weights.net, EncodedConfig)
+    generator, encoder = load_networks(weights)
+    face_encoder = LatentEncoder(encoder=encoder, net=weights.net)
+    return Renderer(generator=generator, code=code_of(weights.train), encoder=face_encoder)
 
 
 class EncoderCDCGAN(Model):

@@ -71,8 +71,8 @@ class FaceParserModel(Model):
         """Intersection over union of each part, and the loss, on the heads held out, which are not augmented."""
         masks = self.held_out.masks.to(x.device)
         logits = torch.cat([networks["parser"](part.to(x.device)) for part in self.held_out.x.split(32)])
-        shares = F.interpolate(logits.softmax(dim=1), size=masks.shape[1:], mode="bilinear")
-        ious = intersection_over_union(confusion(shares.argmax(dim=1), masks))
+        probabilities = F.interpolate(logits.softmax(dim=1), size=masks.shape[1:], mode="bilinear")
+        ious = intersection_over_union(confusion(probabilities.argmax(dim=1), masks))
         out = {f"iou_{part}": iou for part, iou in zip(PARTS, ious, strict=True)}
         return out | {"held_out_parts": float(_cross_entropy(logits, masks))}
 
@@ -90,11 +90,11 @@ def intersection_over_union(pixels: Tensor) -> list[float]:
     return ious
 
 
-def painted(x: Tensor, shares: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S) in [-1, 1] under the colours of their parts, by shares (N, 5, s, s) -> same as pictures."""
+def painted(x: Tensor, probabilities: Tensor) -> Tensor:
+    """Pictures (N, 3, S, S) in [-1, 1], tinted by the probabilities (N, 5, s, s) of their parts -> same as pictures."""
     colours = torch.tensor(COLOURS, device=x.device) / 127.5 - 1  # (5, 3)
-    shares = F.interpolate(shares, size=x.shape[2:], mode="bilinear")
-    return (x + torch.einsum("nkhw,kc->nchw", shares, colours)) / 2
+    probabilities = F.interpolate(probabilities, size=x.shape[2:], mode="bilinear")
+    return (x + torch.einsum("nkhw,kc->nchw", probabilities, colours)) / 2
 
 
 def augment(x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

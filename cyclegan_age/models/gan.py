@@ -31,7 +31,7 @@ from cyclegan_age.models.adversary import (
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 
 def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -> NoiseGenerator | ResidualGenerator:
@@ -61,7 +61,7 @@ def build_discriminator(
     """
     if config.image_size not in (4 << len(net.d_channels), 2 << len(net.d_channels)):
         raise UserError(
-            f"--d_channels {net.d_channels}: do not take {config.image_size} px to 4 or 2; give one for each halving"
+            f"--d_channels {net.d_channels}: must be one for each halving of {config.image_size} px to 4 or 2"
         )
     if net.residual:
         return ProjectionDiscriminator(
@@ -92,19 +92,19 @@ class NoiseSampler(FaceEncoder):
         self.latent_size = net.z
 
     def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
-        raise UserError("weights of a model that ages no given face; give others, or test.py --sample N with these")
+        raise UserError("must be weights that age a given face; use test.py --sample N with these")
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
         return sample_latents(self.net, count, random)
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator of a snapshot."""
-    assert isinstance(snapshot.net, GANConfig)
-    generator = build_generator(snapshot.train, snapshot.net)
-    generator.load_state_dict(snapshot.network("generator"))
-    sampler = NoiseSampler(net=snapshot.net)
-    return Renderer(generator=generator, code=code_of(snapshot.train), encoder=sampler, conditional=False)
+def renderer(weights: Weights) -> Renderer:
+    """The generator of a weights file."""
+    assert isinstance(weights.net, GANConfig)
+    generator = build_generator(weights.train, weights.net)
+    generator.load_state_dict(weights.network("generator"))
+    sampler = NoiseSampler(net=weights.net)
+    return Renderer(generator=generator, code=code_of(weights.train), encoder=sampler, conditional=False)
 
 
 class GAN(AdversarialModel):

@@ -35,7 +35,7 @@ from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import MAX_AGE_YEARS, AgeEstimator, expected_age
 from cyclegan_age.networks.progressive import ProgressiveGenerator, place, with_group
-from cyclegan_age.snapshots import Snapshot
+from cyclegan_age.weight_files import Weights
 
 
 def build_generator(config: TrainConfig, net: PFAGANConfig) -> ProgressiveGenerator:
@@ -66,13 +66,13 @@ class GroupEncoder(FaceEncoder):
         return Encoding(with_group(x, group_of(self.code, age_years)))
 
 
-def renderer(snapshot: Snapshot) -> Renderer:
-    """The generator of a snapshot, with an estimator for the ages of faces that are not known."""
-    estimator = load_estimator("age_loss_a", snapshot.train, snapshot.train.frame)
-    assert isinstance(snapshot.net, PFAGANConfig)
-    generator = build_generator(snapshot.train, snapshot.net)
-    generator.load_state_dict(snapshot.network("generator"))
-    code = code_of(snapshot.train)
+def renderer(weights: Weights) -> Renderer:
+    """The generator of a weights file, with an estimator for the ages of faces that are not known."""
+    estimator = load_estimator("age_loss_a", weights.train, weights.train.frame)
+    assert isinstance(weights.net, PFAGANConfig)
+    generator = build_generator(weights.train, weights.net)
+    generator.load_state_dict(weights.network("generator"))
+    code = code_of(weights.train)
     return Renderer(generator=generator, code=code, encoder=GroupEncoder(code=code, estimator=estimator))
 
 

@@ -12,7 +12,7 @@ from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.runs import find_weights
-from cyclegan_age.snapshots import Snapshot, load_snapshot
+from cyclegan_age.weight_files import Weights, load_weights
 
 Net = TypeVar("Net", AgeEstimatorConfig, FaceEmbedderConfig)
 
@@ -33,11 +33,11 @@ def load_estimator(weights: str, config: TrainConfig, frame: str = "") -> AgeEst
 
 def trained_estimator(weights: str, config: TrainConfig, frame: str = "") -> tuple[AgeEstimator, AgeEstimatorConfig]:
     """As `load_estimator`, and the network's configuration."""
-    snapshot = _snapshot(weights, config, "--estimators", "age_estimator")
-    assert isinstance(snapshot.net, AgeEstimatorConfig)
-    net = _of_frame(snapshot.net, snapshot.train.frame, frame, f"--estimators {weights}")
+    loaded = _load(weights, config, "--estimators", "age_estimator")
+    assert isinstance(loaded.net, AgeEstimatorConfig)
+    net = _of_frame(loaded.net, loaded.train.frame, frame, f"--estimators {weights}")
     network = build_estimator(net)
-    network.load_state_dict(snapshot.network("estimator"))
+    network.load_state_dict(loaded.network("estimator"))
     return network, net
 
 
@@ -48,34 +48,34 @@ def load_embedder(weights: str, config: TrainConfig, frame: str = "") -> FaceEmb
 
 def trained_embedder(weights: str, config: TrainConfig, frame: str = "") -> tuple[FaceEmbedder, FaceEmbedderConfig]:
     """As `load_embedder`, and the network's configuration."""
-    snapshot = _snapshot(weights, config, "--embedder", "face_embedder")
-    assert isinstance(snapshot.net, FaceEmbedderConfig)
-    net = _of_frame(snapshot.net, snapshot.train.frame, frame, f"--embedder {weights}")
+    loaded = _load(weights, config, "--embedder", "face_embedder")
+    assert isinstance(loaded.net, FaceEmbedderConfig)
+    net = _of_frame(loaded.net, loaded.train.frame, frame, f"--embedder {weights}")
     network = build_embedder(net)
-    network.load_state_dict(snapshot.network("embedder"))
+    network.load_state_dict(loaded.network("embedder"))
     return network.eval(), net
 
 
 def load_parser(weights: str, config: TrainConfig) -> FaceParser:
     """A trained face parser in eval mode, batch norms fused; arguments and errors as of `load_estimator`."""
-    snapshot = _snapshot(weights, config, "--parser", "face_parser")
-    assert isinstance(snapshot.net, FaceParserConfig)
-    network = build_parser(snapshot.net)
-    network.load_state_dict(snapshot.network("parser"))
+    loaded = _load(weights, config, "--parser", "face_parser")
+    assert isinstance(loaded.net, FaceParserConfig)
+    network = build_parser(loaded.net)
+    network.load_state_dict(loaded.network("parser"))
     network.eval().fuse()
     return network
 
 
-def _snapshot(weights: str, config: TrainConfig, flag: str, model: str) -> Snapshot:
+def _load(weights: str, config: TrainConfig, flag: str, model: str) -> Weights:
     """Weights that a flag names, which must be of a model."""
     try:
         path = find_weights("", config.results_dir, weights)
-        snapshot = load_snapshot(path if path.is_file() else find_weights(weights, config.results_dir))
+        loaded = load_weights(path if path.is_file() else find_weights(weights, config.results_dir))
     except UserError as e:
         raise UserError(f"{e.text.replace('--weights', flag, 1)}, or train one by --model {model}") from None
-    if snapshot.train.model != model:
-        raise UserError(f"{flag} {weights}: weights of a {snapshot.train.model}; give those of a {model}")
-    return snapshot
+    if loaded.train.model != model:
+        raise UserError(f"{flag} {weights}: must be weights of a model {model}, not {loaded.train.model}")
+    return loaded
 
 
 def _of_frame(net: Net, own: str, frame: str, flag: str) -> Net:

@@ -15,7 +15,7 @@ from cyclegan_age.ages import planes
 from cyclegan_age.config import GeneratorConfig, UserError
 from cyclegan_age.networks.blocks import Conv, UpConv, init_weights, reflection_pad
 from cyclegan_age.networks.norms import InstanceNorm, biased, on_kernels
-from cyclegan_age.networks.warping import WarpingGenerator, both_ways, scaled, warp
+from cyclegan_age.networks.warping import WarpingGenerator, both_ways, resized, warp
 
 
 class _Encode(nn.Module):
@@ -51,7 +51,7 @@ class _Encode(nn.Module):
         if age is not None:
             kernel, stride = conv.kernel_size[0], conv.stride[0]
             with torch.autocast(h.device.type, enabled=False):
-                # One pixel of each case: at most `pad` at each edge, and one for the interior.
+                # Only pixels near an edge differ: `pad` at each edge, and one pixel for the interior.
                 small = planes(age.float(), kernel + stride - 1, kernel + stride - 1)
                 biases = F.conv2d(small, of_planes.float(), conv.bias.float(), conv.stride, pad)
             biases = biases.permute(0, 2, 3, 1)
@@ -99,15 +99,17 @@ class ResnetGenerator(WarpingGenerator):
     Children in execution order: `stem` (7x7), `down1`, `down2`, `join` (with ages only: concatenates the planes with
     the bottleneck once more), `blocks.0` .., `up1`, `up2`, `head` (7x7).
 
-    With `residual` the head outputs a residual r and a mask m, and the output is x + 2 m tanh(r), clipped to [-1, 1];
-    otherwise it is tanh(r). With `deform` x is first warped by a smooth flow, which the child `bend` computes from the
-    blocks' output at a quarter of the resolution: so the shape of faces changes, not only their colour. With
-    `inner_size` flow and residual are computed on the picture scaled to that size and then upsampled, so that the
-    picture keeps its detail at any size. With `detail` the children `fine` and `fine_head` take the picture at full
-    resolution and the upsampled features of `up2`, and add a residual, which is initialised to zero (a local enhancer
-    as in Wang et al., "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", CVPR 2018).
-    With `symmetric` all children run on each picture and its mirror image, and flow and residual are the means of both,
-    which halves artefacts of one of them. Feature maps then are (2 N, ...), the mirror images' after the pictures'.
+    - `residual`: the head outputs a residual r and a mask m, and the output is x + 2 m tanh(r), clipped to [-1, 1].
+      Otherwise it is tanh(r).
+    - `deform`: x is first warped by a smooth flow, which the child `bend` computes from the blocks' output at a quarter
+      of the resolution. So the shape of a face can change, not only its colour.
+    - `inner_size`: flow and residual are computed on the picture resized to that size, and then upsampled. So the
+      picture keeps its detail at any size.
+    - `detail`: the children `fine` and `fine_head` take the picture at full resolution and the upsampled features of
+      `up2`, and add a residual that is initialised to zero (a local enhancer as in Wang et al., "High-Resolution Image
+      Synthesis and Semantic Manipulation with Conditional GANs", CVPR 2018).
+    - `symmetric`: all children run on each picture and its mirror image, and flow and residual are averaged over both,
+      which halves artefacts that only one of them has. Feature maps are (2 N, ...), first those of the pictures.
     """
 
     darkest: Tensor
@@ -189,7 +191,7 @@ class ResnetGenerator(WarpingGenerator):
         darkest = self.darkest
         if age is not None and len(self.most_darkening) > 1:
             darkest = (age.float() * darkest).sum(dim=1)[:, None, None, None]
-        small = scaled(x, (self.inner_size, self.inner_size)) if self.inner_size else x
+        small = resized(x, (self.inner_size, self.inner_size)) if self.inner_size else x
         if self.symmetric:
             small = both_ways(small)
             age = None if age is None else torch.cat([age, age])
@@ -205,10 +207,10 @@ class ResnetGenerator(WarpingGenerator):
         h = self.up2(self.up1(h))
         if not self.residual:
             return torch.tanh(self.head(h).float()), flow
-        change = scaled(self._change(self.head(h)), size)
+        change = resized(self._change(self.head(h)), size)
         if self.detail:
             seen = both_ways(x) if self.symmetric else x
-            fine = self.fine(torch.cat([scaled(h, size), seen.to(h.dtype)], dim=1))
+            fine = self.fine(torch.cat([resized(h, size), seen.to(h.dtype)], dim=1))
             change = change + self._change(self.fine_head(fine))
         if self.symmetric:
             there, mirrored = change.unflatten(0, (2, -1)).unbind()  # not `chunk`, so that N stays free in an export

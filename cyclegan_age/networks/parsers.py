@@ -63,7 +63,7 @@ class FaceParser(nn.Module):
             logits: Tensor = self.head(h)
         return logits.float()
 
-    def shares(self, x: Tensor, size: int) -> Tensor:
+    def probabilities(self, x: Tensor, size: int) -> Tensor:
         """Probability of each of `PARTS` for each pixel: (N, 3, S, S) in [-1, 1] -> (N, 5, size, size) float32.
 
         The five probabilities of a pixel sum to 1.

@@ -15,15 +15,15 @@ class Regions:
     """Soft masks of heads, all (N, C, s, s) float32 in [0, 1].
 
     Args:
-        shares: (N, 5, s, s) of a face parser, see `FaceParser.shares`; s is 64 for a head that fills the picture.
+        probabilities: (N, 5, s, s), see `FaceParser.probabilities`; s is 64 for a head that fills the picture.
 
     Attributes:
         head: C = 1; hair, face and neck, grown by a pixel with a soft edge.
         parts: C = 3; `REGIONS`. The margin that `head` is grown by belongs to none of them: it shows the background.
     """
 
-    def __init__(self, shares: Tensor) -> None:
-        _, face, hair, neck, _ = shares.split(1, dim=1)
+    def __init__(self, probabilities: Tensor) -> None:
+        _, face, hair, neck, _ = probabilities.split(1, dim=1)
         self.head = F.avg_pool2d(F.max_pool2d(face + hair + neck, 3, 1, 1), 3, 1, 1)
         self.parts = torch.cat([hair, face, neck], dim=1)
 
@@ -85,9 +85,9 @@ class RegionMeans(nn.Module):
         self.counts += kinds.mean(dim=2).sum(dim=0)
         self.seen += len(kinds)
         for i, h in enumerate(maps):
-            share = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
-            self.get_buffer(f"sums{i}").add_(torch.einsum("nkr,nrhw,nchw->krchw", kinds, share, h).flatten(2))
-            self.get_buffer(f"shares{i}").add_(torch.einsum("nkr,nrhw->krhw", kinds, share).flatten(2))
+            masks = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
+            self.get_buffer(f"sums{i}").add_(torch.einsum("nkr,nrhw,nchw->krchw", kinds, masks, h).flatten(2))
+            self.get_buffer(f"shares{i}").add_(torch.einsum("nkr,nrhw->krhw", kinds, masks).flatten(2))
             self.get_buffer(f"moments{i}").add_(torch.stack([h.sum(dim=0), h.square().sum(dim=0)]).flatten(1))
 
     @torch.no_grad()
@@ -117,8 +117,8 @@ class RegionMeans(nn.Module):
         terms = []
         with torch.autocast(shift.device.type, enabled=False):
             for i, (h, h_before) in enumerate(zip(maps, before, strict=True)):
-                share = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
+                masks = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
                 moved = torch.einsum("nkr,krf->nrf", shift, self.get_buffer(f"means{i}")).unflatten(2, h.shape[1:])
-                goal = h_before + (moved * share[:, :, None]).sum(dim=1)
+                goal = h_before + (moved * masks[:, :, None]).sum(dim=1)
                 terms.append(((h - goal).square() / self.get_buffer(f"variance{i}")[:, None, None]).mean())
         return torch.stack(terms).mean()

@@ -39,7 +39,7 @@ def both_ways(x: Tensor) -> Tensor:
     return torch.cat([x, x.flip(3)])
 
 
-def scaled(x: Tensor, size: Sequence[int]) -> Tensor:
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize (N, C, h, w) -> (N, C, H, W): bilinear when enlarging, antialiased when reducing."""
     if x.shape[2:] == tuple(size):
         return x

@@ -14,10 +14,10 @@ from cyclegan_age.config import InferConfig
 from cyclegan_age.faces.blending import Change, Pixels
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.images import Picture, open_image
-from cyclegan_age.inference import Ager, Fitted, demo_portrait
+from cyclegan_age.inference import Ager, Letterboxed, demo_portrait
 from cyclegan_age.provenance import Mark
 from cyclegan_age.rendering import pictures
-from cyclegan_age.rendering.outputs import LIFE_SIDE, STRIP_SIDE, PictureOutput, Sheets
+from cyclegan_age.rendering.outputs import LIFE_SIDE, STRIP_SIDE, Details, PictureOutput
 from cyclegan_age.rendering.reliability import age_warning, estimated_age
 from cyclegan_age.rendering.sources import Source
 
@@ -30,9 +30,9 @@ class Crop(PictureOutput):
 
     source: Source
     image: Image.Image | None  # None if it is too large to stay in memory
-    fitted: Fitted
+    boxed: Letterboxed
     frame: Frame  # of the weights
-    changed: list[Picture | Change] = field(default_factory=list)  # at each age, for `fitted.unfit`
+    changed: list[Picture | Change] = field(default_factory=list)  # at each age, for `boxed.restore`
     measures: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     maps: dict[str, Tensor] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Crop(PictureOutput):
 
     @classmethod
     def read(cls, source: Source, ager: Ager) -> "Crop":
-        """Decode an aligned crop and fit it into the generator's square.
+        """Decode an aligned crop and letterbox it to the generator's square.
 
         Raises:
             BadImage: see `images.open_image`.
@@ -49,7 +49,7 @@ class Crop(PictureOutput):
         """
         image = _open(source.file, ager.frame)
         small = image if image.width * image.height <= _KEPT_PIXELS else None
-        return cls(source=source, image=small, fitted=ager.fit(image), frame=ager.frame)
+        return cls(source=source, image=small, boxed=ager.letterbox(image), frame=ager.frame)
 
     def picture(self) -> Image.Image:
         """The crop as it was read."""
@@ -61,7 +61,7 @@ class Crop(PictureOutput):
 
     def aged(self) -> Iterator[Picture]:
         image = self.picture()
-        return (np.asarray(self.fitted.unfit(one, image)) for one in self.changed)
+        return (np.asarray(self.boxed.restore(one, image)) for one in self.changed)
 
     def save(self, aged: Pixels, base: Path, mark: Mark | None) -> str:
         pictures.save_png(Image.fromarray(aged), base.with_name(f"{base.name}.png"), mark=mark)
@@ -70,9 +70,9 @@ class Crop(PictureOutput):
     def faces(self, aged: Pixels | None = None) -> list[Picture]:
         return [pictures.thumbnail(self.picture() if aged is None else Image.fromarray(aged), STRIP_SIDE)]
 
-    def sheets(self) -> Iterator[Sheets]:
+    def details(self) -> Iterator[Details]:
         title, stem = self.source.title, self.source.stem
-        yield Sheets(title=title, stem=stem, measures=self.measures, maps=self.maps, life=self.life)
+        yield Details(title=title, stem=stem, measures=self.measures, maps=self.maps, life=self.life)
 
 
 def _open(file: Path | bytes | None, frame: Frame) -> Image.Image:
@@ -85,16 +85,16 @@ def rendered(
     """Render each crop at all ages, in batches of one size across crops and ages."""
     pairs = ((crop, years) for crop in crops for years in ages)
     while batch := list(islice(pairs, config.batch_size)):
-        fits, attributes = [crop.fitted for crop, _ in batch], [crop.source.attributes for crop, _ in batch]
-        made = ager.engine.age_fitted(fits, [years for _, years in batch], config.batch_size, attributes)
+        boxed, attributes = [crop.boxed for crop, _ in batch], [crop.source.attributes for crop, _ in batch]
+        made = ager.engine.age_letterboxed(boxed, [years for _, years in batch], config.batch_size, attributes)
         advance(len(batch))
         for (crop, _), change in zip(batch, made, strict=True):
             crop.changed.append(change)
             if len(crop.changed) == len(ages):
-                measures = ager.engine.encode(crop.fitted.square[None], [crop.source.attributes]).measures
+                measures = ager.engine.encode(crop.boxed.square[None], [crop.source.attributes]).measures
                 crop.measures = {name: float(values[0]) for name, values in measures.items()}
                 if config.features:
-                    crop.maps = ager.features(crop.fitted.square, ages, config.features, crop.source.attributes)
+                    crop.maps = ager.features(crop.boxed.square, ages, config.features, crop.source.attributes)
                 if config.life:
                     small = Image.fromarray(pictures.thumbnail(crop.picture(), LIFE_SIDE))
                     crop.life = ager.life(small, attributes=crop.source.attributes)

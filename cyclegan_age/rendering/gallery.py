@@ -24,6 +24,7 @@ from cyclegan_age.faces import video
 from cyclegan_age.faces.detection import NoFace, detector
 from cyclegan_age.faces.files import Photo
 from cyclegan_age.features import find_layers
+from cyclegan_age.files import clear
 from cyclegan_age.images import BadImage, counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering import pictures
@@ -35,7 +36,7 @@ from cyclegan_age.rendering.photos import AgedPhoto
 from cyclegan_age.rendering.reliability import beyond_text
 from cyclegan_age.rendering.sources import Source, ahead, clean_name, sources
 from cyclegan_age.rendering.videos import AgedVideo
-from cyclegan_age.runs import AUTOENCODER, HEADS, SAMPLER, TIGHT, find_weights, next_folder
+from cyclegan_age.runs import CROP_WEIGHTS, GAME_WEIGHTS, PHOTO_WEIGHTS, SAMPLE_WEIGHTS, find_weights, next_folder
 
 _NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
 _PER_AGE = 1.5  # bytes of the output for each byte of an input and each age, about
@@ -77,8 +78,8 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
 def _shipped(config: InferConfig) -> str:
     """The shipped weights that suit a configuration best."""
     if config.sample or config.game[:1] in (("morph",), ("kids",)):
-        return SAMPLER if config.sample else AUTOENCODER
-    return TIGHT if config.aligned or config.dataroot else HEADS
+        return SAMPLE_WEIGHTS if config.sample else GAME_WEIGHTS
+    return CROP_WEIGHTS if config.aligned or config.dataroot else PHOTO_WEIGHTS
 
 
 def _unwritable(config: InferConfig, inputs: Sequence[Source], ages: int, error: OSError) -> str:
@@ -111,7 +112,7 @@ def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> 
 def _wanted_domains(config: InferConfig, ager: Ager) -> list[float]:
     """The numbers of the domains to translate to, which stand for years."""
     if not ager.domains:
-        raise UserError(f"--target_domain {config.target_domain[0]}: weights of ages; give --target_age")
+        raise UserError(f"--target_domain {config.target_domain[0]}: needs weights with domains; use --target_age")
     for flag, given, remedy in (
         ("--target_age", config.target_age, "leave it out, or give --target_domain"),
         ("--dataroot", config.dataroot, "give the folder as --input"),
@@ -130,7 +131,7 @@ def _wanted_domains(config: InferConfig, ager: Ager) -> list[float]:
 def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> Path:
     """Faces from noise, or a game: what needs no inputs of a folder."""
     if ager.domains:
-        raise UserError(f"{'--game' if config.game else '--sample'}: needs weights with ages; give others")
+        raise UserError(f"{'--game' if config.game else '--sample'}: needs weights with ages")
     if config.game:
         made = play(config.game, ager, steps=config.steps, seed=config.seed, aligned=config.aligned)
         title = f"{config.game[0].capitalize()} game"
@@ -156,12 +157,9 @@ def output_folder(config: InferConfig) -> Path:
     """A new folder for the results, or the one that --name says."""
     if not config.name:
         return next_folder(config.results_dir, "test")
-    if Path(config.name).name != config.name or config.name.startswith("."):
-        raise UserError(f"--name {config.name}: not a plain folder name; use letters, digits, - and _")
     folder = config.results_dir / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.rglob(".*.part"):  # of a run that was killed
-        left.unlink(missing_ok=True)
+    clear(folder)
     return folder
 
 
@@ -190,7 +188,6 @@ class _Run:
     faults: list[str] = field(default_factory=list)
     files: int = 0
     faces: int = 0
-
     only: Path | None = None  # the one input that there is
 
     def __call__(self, inputs: Sequence[Source]) -> Path:
@@ -276,10 +273,11 @@ class _Run:
             with suppress(OSError):  # what a run of before left stays
                 self.folder.rmdir()
             if self.only:
-                fault = self.faults[0] if ";" in self.faults[0] else f"{self.faults[0]}; give another file"
+                fault = self.faults[0] if ";" in self.faults[0] else f"{self.faults[0]}; expected a picture of a face"
                 raise UserError(f"--input {self.only}: {fault}")
             place = f"--input {self.config.input}" if self.config.input else f"--dataroot {self.config.dataroot}"
-            raise UserError(f"{place}: no usable {'picture' if self.aligned else 'face'}; {skipped}, give others")
+            what = "picture" if self.aligned else "face"
+            raise UserError(f"{place}: no usable {what}; {skipped}; expected pictures of faces")
         result = self._result(seconds)
         if self.faults:
             result += f"; {skipped}"

@@ -21,7 +21,7 @@ from cyclegan_age.faces.alignment import crop
 from cyclegan_age.faces.detection import NoFace, chosen, detector
 from cyclegan_age.faces.frames import Frame
 from cyclegan_age.images import BadImage, Picture, grid, open_image, to_rgb
-from cyclegan_age.inference import Ager, Fitted
+from cyclegan_age.inference import Ager, Letterboxed
 from cyclegan_age.rendering.pictures import thumbnail
 from cyclegan_age.rendering.reliability import estimated_age
 
@@ -53,7 +53,7 @@ class Made:
 
 
 def aging(ager: Ager, image: Image.Image, attributes: FaceAttributes | None = None) -> Made:
-    """A face at every age of the weights, its own group framed, and so the face itself; without ages every domain.
+    """A face at every age of the weights, or in every domain; a border marks the face and its own age group.
 
     Args:
         ager: any that encodes faces, or translates pictures.
@@ -64,10 +64,10 @@ def aging(ager: Ager, image: Image.Image, attributes: FaceAttributes | None = No
     if ager.domains:
         return _translations(ager, rgb)
     attributes, note = _with_age(rgb, attributes, ager.frame)
-    fitted, years = ager.fit(rgb), list(ager.code.nominal_years)
-    aged = ager.age_many(fitted.square[None].repeat(len(years), axis=0), years, attributes=[attributes] * len(years))
+    boxed, years = ager.letterbox(rgb), list(ager.code.nominal_years)
+    aged = ager.age_many(boxed.square[None].repeat(len(years), axis=0), years, attributes=[attributes] * len(years))
     own = int(ager.code.encode([attributes.age_years]).argmax())
-    faces = [fitted.unfit(square, rgb) for square in aged]
+    faces = [boxed.restore(square, rgb) for square in aged]
     names = [f"{one:g}" for one in years]
     tiles = [_framed(rgb), *(_framed(face) if k == own else _small(face) for k, face in enumerate(faces))]
     return Made(
@@ -81,10 +81,10 @@ def aging(ager: Ager, image: Image.Image, attributes: FaceAttributes | None = No
 
 def _translations(ager: Ager, image: Image.Image) -> Made:
     """A picture in every domain of weights that know no ages."""
-    fitted, numbers = ager.fit(image), [float(k) for k in range(len(ager.domains))]
-    squares = ager.age_many(fitted.square[None].repeat(len(numbers), axis=0), numbers)
+    boxed, numbers = ager.letterbox(image), [float(k) for k in range(len(ager.domains))]
+    squares = ager.age_many(boxed.square[None].repeat(len(numbers), axis=0), numbers)
     names = [ager.caption(k) for k in numbers]
-    made = [fitted.unfit(square, image) for square in squares]
+    made = [boxed.restore(square, image) for square in squares]
     return Made(
         pictures=list(zip(names, made, strict=True)),
         sheet=grid([[_small(image), *map(_small, made)]], columns=["input", *names]),
@@ -156,7 +156,7 @@ def kids(
         UserError: the weights have no latent vectors.
     """
     if not ager.encoder.latent_size:
-        raise UserError("--game kids: weights without a latent vector; give those of a caae, age_cgan, encoder_cdcgan")
+        raise UserError("--game kids: needs weights of a caae, age_cgan or encoder_cdcgan")
     latents, _, notes = _pair(ager, (first, second), attributes)
     random = torch.Generator().manual_seed(seed)
     blend = torch.rand(count, ager.encoder.latent_size, generator=random).to(latents.device)
@@ -249,7 +249,7 @@ def _face(game: str, file: Path, aligned: bool, frame: Frame) -> Image.Image:
         raise UserError(f"--game {game} {file}: {e}") from None
     except (BadImage, OSError) as e:
         cause = (e.strerror or type(e).__name__) if isinstance(e, OSError) else str(e)
-        raise UserError(f"--game {game} {file}: {cause}; give a picture of a face") from None
+        raise UserError(f"--game {game} {file}: {cause}; expected a picture of a face") from None
 
 
 def _with_age(image: Image.Image, attributes: FaceAttributes | None, frame: Frame) -> tuple[FaceAttributes, str]:
@@ -267,7 +267,7 @@ def _pair(
     """The latents of two faces (2, ...), their age vectors (2, K), and a line on each."""
     ager.engine.check_ages("a game of two faces")
     aged = [_with_age(image, one, ager.frame) for image, one in zip(images, attributes, strict=True)]
-    squares = np.stack([Fitted.fit(to_rgb(image), ager.image_size).square for image in images])
+    squares = np.stack([Letterboxed.of(to_rgb(image), ager.image_size).square for image in images])
     latents = ager.engine.encode(squares, [one for one, _ in aged]).latent
     vectors = ager.code.encode([one.age_years for one, _ in aged])
     return latents, vectors, [f"{name} face: {line}" for name, (_, line) in zip(("first", "second"), aged, strict=True)]

@@ -23,7 +23,7 @@ LIFE_SIDE = 512  # and of an animation
 
 
 @dataclass(kw_only=True)
-class Sheets:
+class Details:
     """What is shown of one face beside its pictures; `maps` are (K, C, H, W) each, a map for each age."""
 
     title: str  # of the section
@@ -75,7 +75,7 @@ class PictureOutput(Output):
         """The faces as strips show them, at an age or as they were."""
 
     @abstractmethod
-    def sheets(self) -> Iterator[Sheets]:
+    def details(self) -> Iterator[Details]:
         """What else is shown of each face."""
 
     def notes(self) -> list[str]:
@@ -96,11 +96,11 @@ class PictureOutput(Output):
             for row, face in zip(rows, self.faces(aged), strict=True):
                 row.append(face)
         sections = [section]
-        for row, sheets in zip(rows, self.sheets(), strict=True):
-            if sheets.title != self.source.title:
-                sections.append(Section(title=sheets.title))
-            sections[-1].notes += notes_on(sheets.measures)
-            _write_sheets(folder, sections[-1], sheets, row, names, mark)
+        for row, details in zip(rows, self.details(), strict=True):
+            if details.title != self.source.title:
+                sections.append(Section(title=details.title))
+            sections[-1].notes += notes_on(details.measures)
+            _write_sheets(folder, sections[-1], details, row, names, mark)
         return sections
 
 
@@ -115,7 +115,7 @@ def sentence(line: str) -> str:
 
 
 def _write_sheets(
-    folder: Path, section: Section, sheets: Sheets, row: list[Picture], names: list[str], mark: Mark | None
+    folder: Path, section: Section, details: Details, row: list[Picture], names: list[str], mark: Mark | None
 ) -> None:
     """Write the strip of a face, its feature maps and its life, and enter them in its section.
 
@@ -123,14 +123,14 @@ def _write_sheets(
     """
 
     def sheet(caption: str, ending: str, picture: Picture, said: Mark | None = None) -> None:
-        section.sheets.append((caption, f"{sheets.stem}_{ending}.png"))
+        section.sheets.append((caption, f"{details.stem}_{ending}.png"))
         pictures.save_png(picture, folder / section.sheets[-1][1], mark=said)
 
     sheet("strip", "strip", pictures.strip(row, ["input", *names]), _said(mark, *names))
-    if sheets.maps:
+    if details.maps:
         changes = [pictures.difference_map(row[0], aged) for aged in row[1:]]
         sheet("change: red is lighter, blue is darker than the input", "change", pictures.strip(changes, names))
-    for layer, channels_by_age in sheets.maps.items():
+    for layer, channels_by_age in details.maps.items():
         channels = pictures.feature_grid(channels_by_age[-1])
         domain = names[-1].startswith("to ")
         last = names[-1] if domain else f"at {names[-1]} years"
@@ -138,11 +138,11 @@ def _write_sheets(
         if not domain:
             by_age = pictures.feature_strip(channels_by_age.unbind(), names)
             sheet(f"{layer}: the channels that change most, by age", f"ages-{layer}", by_age)
-    if sheets.life:
-        section.gif, section.mp4 = f"{sheets.stem}_life.gif", f"{sheets.stem}_life.mp4"
+    if details.life:
+        section.gif, section.mp4 = f"{details.stem}_life.gif", f"{details.stem}_life.mp4"
         of_life = mark and mark.of("life")
-        pictures.save_gif(sheets.life, folder / section.gif, mark=of_life)
-        pictures.save_mp4(sheets.life, folder / section.mp4, mark=of_life)
+        pictures.save_gif(details.life, folder / section.gif, mark=of_life)
+        pictures.save_mp4(details.life, folder / section.mp4, mark=of_life)
 
 
 def _said(mark: Mark | None, *names: str) -> Mark | None:

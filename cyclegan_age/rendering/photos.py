@@ -19,7 +19,7 @@ from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
 from cyclegan_age.provenance import Mark, marked, packet
 from cyclegan_age.rendering import pictures
-from cyclegan_age.rendering.outputs import LIFE_SIDE, STRIP_SIDE, PictureOutput, Sheets, sentence
+from cyclegan_age.rendering.outputs import LIFE_SIDE, STRIP_SIDE, Details, PictureOutput, sentence
 from cyclegan_age.rendering.reliability import age_warning, estimated_age
 from cyclegan_age.rendering.sources import Source
 
@@ -93,14 +93,14 @@ class AgedPhoto(PictureOutput):
         rgb = self._rgb if aged is None else as_rgb(aged)
         return [crop(rgb, place, STRIP_SIDE) for place in self._places]
 
-    def sheets(self) -> Iterator[Sheets]:
+    def details(self) -> Iterator[Details]:
         ager, attributes, layers = self._ager, self._attributes, self._config.features
         for face, place, square in zip(self._wanted, self._places, self._squares, strict=True):
             number = next(i for i, other in enumerate(self._found, start=1) if other is face)
             alone = len(self._found) == 1
             side = min(LIFE_SIDE, max(ager.image_size, round(place.side)))
             life = Image.fromarray(crop(self._rgb, place, side)) if self._config.life else None
-            yield Sheets(
+            yield Details(
                 title=self.source.title if alone else f"{self.source.title}, face {number}",
                 stem=self.source.stem if alone else f"{self.source.stem}_face{number}",
                 measures=ager.engine.encode(square[None], [attributes]).measures,

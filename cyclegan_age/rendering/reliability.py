@@ -10,7 +10,7 @@ from cyclegan_age.config import TrainConfig
 from cyclegan_age.faces.alignment import reframed
 from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.images import to_float, to_rgb
-from cyclegan_age.inference import Ager, Fitted
+from cyclegan_age.inference import Ager, Letterboxed
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator, expected_age
 from cyclegan_age.networks.warping import both_ways
@@ -28,9 +28,9 @@ def estimated_age(image: Image.Image, frame: Frame) -> float:
     network = _estimator()
     image = to_rgb(image)
     if frame != FRAMES["utkface"]:
-        whole = Fitted.fit(image, max(image.size)).square
+        whole = Letterboxed.of(image, max(image.size)).square
         image = Image.fromarray(reframed(whole, frame, FRAMES["utkface"]))
-    square = Fitted.fit(image, network.input_size).square
+    square = Letterboxed.of(image, network.input_size).square
     with torch.inference_mode():
         return float(expected_age(network(both_ways(to_float(square)))).mean())
 

@@ -133,15 +133,15 @@ def _aged_frame(
         strengths=config.strengths,
         batch_size=config.batch_size,
     )
-    weaker = [[_weaker(change, share) for change, (_, share, _) in zip(one, faces, strict=True)] for one in done]
+    weaker = [[_weaker(change, opacity) for change, (_, opacity, _) in zip(one, faces, strict=True)] for one in done]
     return [blend(frame, list(zip(places, one, strict=True)), others=others) for one in weaker]
 
 
-def _weaker(change: Change, share: float) -> Change:
-    """A share of a change."""
-    if share >= 1:
+def _weaker(change: Change, opacity: float) -> Change:
+    """A change that is faded to an opacity, 0 to 1."""
+    if opacity >= 1:
         return change
-    shift = None if change.shift is None else change.shift * np.float32(share)
+    shift = None if change.shift is None else change.shift * np.float32(opacity)
     if change.replaces:
-        return replace(change, share=share * change.share)
-    return replace(change, colour=change.colour * np.float32(share), shift=shift)
+        return replace(change, opacity=opacity * change.opacity)
+    return replace(change, colour=change.colour * np.float32(opacity), shift=shift)

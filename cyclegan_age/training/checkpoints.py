@@ -7,8 +7,8 @@ from torch import nn
 
 from cyclegan_age.config import TrainConfig
 from cyclegan_age.models.base import Model
-from cyclegan_age.snapshots import save_snapshot
 from cyclegan_age.training.state import Training
+from cyclegan_age.weight_files import save_weights
 
 _PICTURES_BYTES = 1_000_000  # approximate size of sheets, curves and metrics
 
@@ -30,7 +30,7 @@ class Checkpoints:
         if training.is_main and (step % config.snapshot_every == 0 or training.ended):
             self._save_weights(training.run / "snapshots" / f"step-{step:07d}.safetensors")
         self._due |= step % config.save_every == 0
-        if last or (self._due and not training.step.counts.bad_steps):
+        if last or (self._due and not training.trainer.counts.bad_steps):
             self._due, started = False, time.monotonic()
             self.save()
             training.schedule.reserve("files", time.monotonic() - started)
@@ -43,9 +43,9 @@ class Checkpoints:
 
     def _save_weights(self, path: Path) -> None:
         training = self._training
-        averaged = training.step.averaged.items()
+        averaged = training.trainer.averaged.items()
         tensors = {f"{name}.{k}": v for name, network in averaged for k, v in network.state_dict().items()}
-        save_snapshot(path, training.config, training.net, training.images_seen, tensors, training.model.parts)
+        save_weights(path, training.config, training.net, training.images_seen, tensors, training.model.parts)
 
 
 def room_needed(config: TrainConfig, model: Model) -> int:

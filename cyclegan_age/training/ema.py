@@ -36,12 +36,12 @@ class EMA:
         """
         updates = self.updates[name]
         updates += ~skip
-        share = (1 - (updates / (updates + 10)).clamp_max(self.decay)) * ~skip
+        rate = (1 - (updates / (updates + 10)).clamp_max(self.decay)) * ~skip
         new = network.state_dict()
         pairs = [(a, new[k]) for k, a in self.networks[name].state_dict().items()]
         floats = [(a, b) for a, b in pairs if a.is_floating_point()]
         steps = torch._foreach_sub([b for _, b in floats], [a for a, _ in floats])
-        torch._foreach_mul_(steps, share)
+        torch._foreach_mul_(steps, rate)
         torch._foreach_add_([a for a, _ in floats], steps)
         for a, b in pairs:
             if not a.is_floating_point():

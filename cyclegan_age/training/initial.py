@@ -8,13 +8,13 @@ from torch import Tensor
 
 from cyclegan_age.config import TrainConfig, UserError
 from cyclegan_age.runs import find_weights
-from cyclegan_age.snapshots import Snapshot, load_snapshot
-from cyclegan_age.training.step import Step
+from cyclegan_age.training.trainer import Trainer
+from cyclegan_age.weight_files import Weights, load_weights
 
 logger = logging.getLogger("cyclegan_age")
 
 
-def load_initial_weights(config: TrainConfig, step: Step) -> int:
+def load_initial_weights(config: TrainConfig, trainer: Trainer) -> int:
     """Load the weights of `--init` into the shipped networks and their EMA.
 
     Returns:
@@ -23,13 +23,13 @@ def load_initial_weights(config: TrainConfig, step: Step) -> int:
     Raises:
         UserError: they cannot be read or do not fit.
     """
-    model = step.model
+    model = trainer.model
     trained = {name for names in model.phases.values() for name in names}
     names = [name for name in model.shipped if name in trained]
-    snapshot = _snapshot(config, "init")
-    given = {name: snapshot.network(name) for name in names}
+    weights = _load(config, "init")
+    given = {name: weights.network(name) for name in names}
     if config.init_average:
-        other = _snapshot(config, "init_average")
+        other = _load(config, "init_average")
         given = {name: _interpolated(config, name, tensors, other.network(name)) for name, tensors in given.items()}
     for name in names:
         network = model.networks[name]
@@ -45,8 +45,8 @@ def load_initial_weights(config: TrainConfig, step: Step) -> int:
             raise UserError(f"--init {config.init}: its {name} has another architecture; use its settings")
         if missing:
             logger.info("--init %s: starts from random weights: %s", config.init, ", ".join(missing))
-        step.averaged[name].load_state_dict(network.state_dict())
-    return snapshot.images_seen
+        trainer.averaged[name].load_state_dict(network.state_dict())
+    return weights.images_seen
 
 
 def _interpolated(
@@ -63,9 +63,9 @@ def _interpolated(
     return {k: torch.lerp(v.float(), others[k].float(), config.init_share) for k, v in tensors.items()}
 
 
-def _snapshot(config: TrainConfig, flag: str) -> Snapshot:
-    """The snapshot of a flag."""
+def _load(config: TrainConfig, flag: str) -> Weights:
+    """The weights of a flag."""
     try:
-        return load_snapshot(find_weights(getattr(config, flag), config.results_dir, config.model))
+        return load_weights(find_weights(getattr(config, flag), config.results_dir, config.model))
     except UserError as e:
         raise UserError(e.text.replace("--weights", f"--{flag}", 1)) from None

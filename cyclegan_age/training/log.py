@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from cyclegan_age.config import UserError
 from cyclegan_age.files import append_line
-from cyclegan_age.runs import has_state
+from cyclegan_age.runs import has_checkpoint
 from cyclegan_age.training.progress import Progress
 from cyclegan_age.training.report import Report
 from cyclegan_age.training.state import Training
@@ -39,7 +39,7 @@ class Log:
         training, config, schedule = self._training, self._training.config, self._training.schedule
         if schedule.step % config.log_every and not training.ended:
             return
-        report = training.step.read()
+        report = training.trainer.read()
         self._check_finite(report)
         (before, then), self._logged_at = self._logged_at, (schedule.step, time.monotonic())
         if not report.terms:
@@ -61,7 +61,7 @@ class Log:
         if report.longest >= MAX_BAD_STEPS:
             begin = f"{run}: {MAX_BAD_STEPS} consecutive steps were not finite"
             remedy = "a lower --lr or --precision fp32 and another --name"
-            if not has_state(run):
+            if not has_checkpoint(run):
                 raise UserError(f"{begin}; there is no earlier checkpoint: start again with {remedy}")
             raise UserError(f"{begin}; the checkpoint before them is kept: use --init {run.name} with {remedy}")
 

@@ -57,7 +57,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
 
 def _run_steps(training: Training, samples: Samples, checkpoints: Checkpoints) -> None:
     config, schedule, accelerator = training.config, training.schedule, training.accelerator
-    if training.is_main and training.step.runtime.compile_networks:
+    if training.is_main and training.trainer.runtime.compile_networks:
         logger.info("compiling: the first steps take some minutes; --no_compile starts at once but is slower")
     batches = training.data.batches(
         schedule.step, accelerator.process_index, accelerator.num_processes, accelerator.device

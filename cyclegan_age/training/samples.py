@@ -62,9 +62,8 @@ class Samples:
         return stale or step % self._training.config.sample_every == 0 or self._training.ended
 
     def _draw(self) -> dict[str, Tensor]:
-        """Write and show the pictures and measures; returns the columns of the sample sheet, (N, 3, H, W) in [-1,
-        1]."""
-        training, model, networks = self._training, self._training.model, self._training.step.averaged
+        """Write and log the pictures and measures; returns the sample sheet's columns, (N, 3, H, W) in [-1, 1]."""
+        training, model, networks = self._training, self._training.model, self._training.trainer.averaged
         with torch.inference_mode(), fork_rng(training.accelerator.device):
             columns = sample_columns(model, networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
             measures = model.measures(networks, self._x, self._age_years)
@@ -91,7 +90,7 @@ class Samples:
         model, layers = self._training.model, self._training.config.feature_layers
         if model.default_layers and layers == TrainConfig.feature_layers:
             layers = tuple(model.default_layers)
-        return feature_maps(model, self._training.step.averaged, self._x[:1], layers)
+        return feature_maps(model, self._training.trainer.averaged, self._x[:1], layers)
 
 
 def _has_plots() -> bool:
@@ -105,7 +104,7 @@ def _has_plots() -> bool:
 
 
 def _sheets(columns: Mapping[str, Picture], maps: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Picture]:
-    """Pictures of a training: the samples, and of the first face its feature maps and their changes.
+    """Sheets of a training: the samples, and the feature maps and changes of the first face.
 
     Args:
         columns: of the samples, uint8 (N, H, W, 3) by name, the faces themselves first.

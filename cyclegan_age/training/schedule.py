@@ -53,7 +53,7 @@ class Schedule:
         return f"{self.total_s / 60:g} minutes" if self.total_s else f"{self.total_steps:,} steps"
 
     def progress(self) -> float:
-        """Share of the training that is done, 0 to 1. By the clock, it leaves time to write the last files."""
+        """Share of the training that is done, 0 to 1. With `minutes` it is 1 early enough to write the last files."""
         if not self.total_s:
             return self.step / self.total_steps if self.total_steps else 1.0
         usable = self.total_s - min(sum(self._reserved.values()), 0.5 * self.total_s)
@@ -61,7 +61,7 @@ class Schedule:
         return self._progress
 
     def advance(self) -> float:
-        """Count a step; returns the progress after it. By the clock, time for another step is reserved at the end."""
+        """Count a step; returns the progress after it. With `minutes`, the time of a step is reserved at the end."""
         self.step += 1
         now = time.monotonic()
         if self.step > 1:  # the first one compiles

@@ -15,13 +15,13 @@ from cyclegan_age.devices import best_device, runtime_of
 from cyclegan_age.files import check_room, writing
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.monitor import start, trackers
-from cyclegan_age.runs import has_state, open_run, remove_new_run, trim_metrics
-from cyclegan_age.snapshots import settings
+from cyclegan_age.runs import has_checkpoint, open_run, remove_new_run, trim_metrics
 from cyclegan_age.training.checkpoints import room_needed
 from cyclegan_age.training.initial import load_initial_weights
 from cyclegan_age.training.schedule import Schedule
 from cyclegan_age.training.state import Training
-from cyclegan_age.training.step import Step
+from cyclegan_age.training.trainer import Trainer
+from cyclegan_age.weight_files import settings
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         training.model.prepare(training.data, training.accelerator.device, progress=training.is_main)
         if config.init:
             try:
-                training.seen_before = load_initial_weights(config, training.step)
+                training.seen_before = load_initial_weights(config, training.trainer)
             except UserError:
                 if training.is_main:
                     remove_new_run(training.run)
@@ -98,10 +98,12 @@ def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
         per_step=config.batch_size * count,
         pictures=len(data),
         begun=begun,
-        broadcast=lambda share: _on_main(lambda: share),
+        broadcast=lambda progress: _on_main(lambda: progress),
     )
-    step = Step(model, config, runtime_of(config, accelerator.device, count), distributed=count > 1)
-    return Training(config=config, net=net, run=run, data=data, accelerator=accelerator, schedule=schedule, step=step)
+    trainer = Trainer(model, config, runtime_of(config, accelerator.device, count), distributed=count > 1)
+    return Training(
+        config=config, net=net, run=run, data=data, accelerator=accelerator, schedule=schedule, trainer=trainer
+    )
 
 
 def _on_main(do: Callable[[], T]) -> T:
@@ -131,7 +133,7 @@ def _or_forget(run: Path, do: Callable[[], None]) -> None:
 
 
 def _kept(run: Path) -> str:
-    return "; the last checkpoint is kept" if has_state(run) else "; there is no checkpoint yet"
+    return "; the last checkpoint is kept" if has_checkpoint(run) else "; there is no checkpoint yet"
 
 
 def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.devices import rng_state, set_rng_state
 from cyclegan_age.models.base import Model
-from cyclegan_age.runs import load_state, save_state
+from cyclegan_age.runs import load_checkpoint, save_checkpoint
 from cyclegan_age.training.schedule import Schedule
-from cyclegan_age.training.step import Step
+from cyclegan_age.training.trainer import Trainer
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -32,7 +32,7 @@ class Training:
         data: batches.
         accelerator: device, processes and trackers.
         schedule: counts the steps.
-        step: runs them; has the model, its optimisers and the EMA weights.
+        trainer: runs them; has the model, its optimisers and the EMA weights.
         seen_before: images that the weights of `--init` were trained on.
         resumed: whether the training resumes from a checkpoint.
         progress: share of the training that is done, 0 to 1, at the last step.
@@ -45,7 +45,7 @@ class Training:
     data: FaceData
     accelerator: Accelerator
     schedule: Schedule
-    step: Step
+    trainer: Trainer
     seen_before: int = 0
     resumed: bool = False
     progress: float = 0.0
@@ -54,7 +54,7 @@ class Training:
     @property
     def model(self) -> Model:
         """The model."""
-        return self.step.model
+        return self.trainer.model
 
     @property
     def is_main(self) -> bool:
@@ -73,8 +73,8 @@ class Training:
 
     def train_step(self, batch: Batch) -> None:
         """Do and count a step."""
-        self.step(batch, self.schedule.before, self.progress)
-        self.lr = self.step.rate(self.progress)
+        self.trainer(batch, self.schedule.before, self.progress)
+        self.lr = self.trainer.rate(self.progress)
         self.schedule.before, self.progress = self.progress, self.schedule.advance()
 
     def restore(self) -> None:
@@ -83,7 +83,7 @@ class Training:
         Raises:
             UserError: it cannot be read, or has another number of processes.
         """
-        state = load_state(self.run / "state.pt")
+        state = load_checkpoint(self.run / "state.pt")
         if not state:
             return
         schedule, per_step = self.schedule, self.schedule.per_step
@@ -95,8 +95,8 @@ class Training:
             )
         self.resumed, self.seen_before = True, state.get("seen_before", 0)
         schedule.load_state_dict(state)
-        self.step.load_state_dict(state)
-        own = load_state(self._own_file()) or {}
+        self.trainer.load_state_dict(state)
+        own = load_checkpoint(self._own_file()) or {}
         if "random" in own:
             set_rng_state(own["random"])
             for name, pool in own["pools"].items():  # missing in a light checkpoint
@@ -115,12 +115,12 @@ class Training:
         light, own = self.config.checkpoint == "light", self._own_file()
         pools = {} if light else {name: pool.state_dict() for name, pool in self.model.pools.items()}
         try:
-            save_state(own, {"random": rng_state(self.accelerator.device), "pools": pools})
+            save_checkpoint(own, {"random": rng_state(self.accelerator.device), "pools": pools})
             self.accelerator.wait_for_everyone()
             if self.is_main:
                 counts = {"per_step": self.schedule.per_step, "seen_before": self.seen_before}
-                state = counts | self.schedule.state_dict() | self.step.state_dict(light=light)
-                save_state(self.run / "state.pt", state)
+                state = counts | self.schedule.state_dict() | self.trainer.state_dict(light=light)
+                save_checkpoint(self.run / "state.pt", state)
         except OSError:  # it belongs to no complete checkpoint
             own.unlink(missing_ok=True)
             raise

@@ -64,7 +64,7 @@ def pair_of(before: Image.Image, after: Image.Image, then: str, mark: Mark | Non
 
 
 def figures(made: Made, mark: Mark | None) -> str:
-    """The pictures of a game; a frame marks the own age."""
+    """The pictures of a game; a border marks the own age."""
     parts = []
     for name, picture in made.pictures:
         own = name == made.own
@@ -72,8 +72,8 @@ def figures(made: Made, mark: Mark | None) -> str:
         caption = f"{text}, own age" if own else text
         alt = f"{text} years, rendered" if name.startswith("age") else f"{text}, rendered"
         shown = image_tag(jpeg(picture, mark and mark.of(name)), alt, "image/jpeg")
-        frame = " class=own" if own else ""
-        parts.append(f"<figure{frame}>{shown}<figcaption>{caption}</figcaption></figure>")
+        border = " class=own" if own else ""
+        parts.append(f"<figure{border}>{shown}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="strip">{"".join(parts)}</div>'
 
 

@@ -91,7 +91,7 @@ def service(studio: Studio, worker: Worker, config: DemoConfig) -> FastAPI:
 
     @app.post("/api/strip", response_class=Response, responses=_answers("the sheet", "image/png"))
     async def strip(image: Image_, face: OneFace = "largest", aligned: Aligned = False, model: Model = "") -> Response:
-        """One face at all ages of the model on one sheet; a frame marks its own age group."""
+        """One face at all ages of the model on one sheet; a border marks its own age group."""
         data = await image.read()
 
         def job() -> tuple[bytes, str, str]:
@@ -228,7 +228,7 @@ def listen(host: str, port: int, make: Callable[[], Gate], say: Callable[[str], 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family)
     except OSError as e:
-        raise UserError(f"{flags}--port {port}: {e.strerror or e}; give another") from None
+        raise UserError(f"{flags}--port {port}: {e.strerror or e}; expected a free port") from None
     with listening:
         app = make()
         shown = f"[{host}]" if ":" in host else host

@@ -15,7 +15,7 @@ from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.images import BadImage
-from cyclegan_age.inference import Ager, Fitted, demo_portrait
+from cyclegan_age.inference import Ager, Letterboxed, demo_portrait
 from cyclegan_age.provenance import Mark, marked
 from cyclegan_age.rendering import pictures
 from cyclegan_age.rendering.games import Made, aging, kids, morph
@@ -180,7 +180,7 @@ class Studio:
             return Seen([], [], small, whole=small)
         if aligned:
             own = self.ager(model).frame
-            square = Fitted.fit(small, max(small.size)).square
+            square = Letterboxed.of(small, max(small.size)).square
             crops = {f: small if f == own else Image.fromarray(reframed(square, own, f)) for f in self._frames}
             return Seen([crops], [estimated_age(small, own)], small, whole=small)
         found = self._found(photo, "all")[0][:_MOST_FACES]
@@ -220,7 +220,7 @@ class Studio:
         """
         ager = self.ager(model)
         try:
-            maps = ager.features(ager.fit(face).square, [years], [layer])
+            maps = ager.features(ager.letterbox(face).square, [years], [layer])
         except UserError as e:
             raise Refused(422, str(e)) from None
         return png(pictures.feature_grid(maps[layer][0]))
@@ -237,11 +237,11 @@ class Studio:
             play: Callable[..., Made] = kids if game == "kids" else morph
             return play(self.ager(model), *faces, attributes=attributes)
         except UserError:
-            raise Refused(422, "kids: this model has no latent vector; choose an autoencoder") from None
+            raise Refused(422, "kids: needs an autoencoder, such as caae") from None
 
     def _with_ages(self, model: str) -> None:
         if self.ager(model).domains:
-            raise Refused(422, "this model has no ages; choose another model")
+            raise Refused(422, "this model has no ages; expected a model with ages")
 
     @property
     def _frames(self) -> set[Frame]:

@@ -123,9 +123,9 @@ def as_page(card: str, lines: Sequence[Line]) -> str:
     return html_page(title, body, _STYLE)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (head, ["-"] * len(head), *rows)] + [""]
+    return [f"| {' | '.join(row)} |" for row in (header, ["-"] * len(header), *rows)] + [""]
 
 
 def _html(card: str) -> str:

@@ -115,15 +115,15 @@ def _check_folders(config: PrepareConfig) -> None:
     if not source.is_dir():
         raise UserError(f"--source {source}: no such folder; expected the set as downloaded and unpacked")
     if output.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"--output {output}: inside --source; choose a folder outside of it")
+        raise UserError(f"--output {output}: must be outside of --source")
     if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: not a folder; choose another name")
+        raise UserError(f"--output {output}: must be a folder")
     try:
         foreign = output.is_dir() and any(output.iterdir()) and not (output / JOURNAL).is_file()
     except OSError as e:
         raise write_error(f"--output {output}", e, "or choose another folder") from None
     if foreign:
-        raise UserError(f"--output {output}: not empty, and not made by prepare.py; choose another folder")
+        raise UserError(f"--output {output}: must be a new or empty folder, or one made by prepare.py")
 
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
@@ -143,7 +143,9 @@ def _made(config: PrepareConfig, items: Sequence[Item]) -> dict[str, dict[str, A
             lines = list(json_lines(journal))
             before = lines[0] if lines else settings
             if other := [name for name in settings if before.get(name, settings[name]) != settings[name]]:
-                raise UserError(f"--output {config.output}: was made with another --{other[0]}; choose another folder")
+                raise UserError(
+                    f"--output {config.output}: was made with another --{other[0]}; use that, or another folder"
+                )
             done = {line["file"]: line for line in lines[1:]}
         wanted = {item.file for item in items}
         done = {

@@ -146,9 +146,9 @@ def _begin(output: Path, settings: Line) -> None:
     if file.is_file():
         before = next(json_lines(file), {})
         if other := [key for key in settings if before.get(key) != settings[key]]:
-            raise UserError(f"--output {output}: its shards are of another {other[0]}; choose another folder")
+            raise UserError(f"--output {output}: its shards are of another {other[0]}; use that, or another folder")
     elif any(output.iterdir()):
-        raise UserError(f"--output {output}: not empty, and no shards in it; choose another folder")
+        raise UserError(f"--output {output}: must be a new or empty folder, or one of shards")
     write_atomically(file, json.dumps(settings).encode())
 
 

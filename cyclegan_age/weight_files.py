@@ -1,4 +1,4 @@
-"""Snapshots for inference: weights with the configuration of their training, as safetensors files."""
+"""Weights for inference with the configuration of their training, as safetensors files."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from cyclegan_age.files import foreign, write_atomically
 
 logger = logging.getLogger("cyclegan_age")
 
-_SETTINGS = "cyclegan_age"  # key of the configuration in the metadata of a snapshot
+_SETTINGS = "cyclegan_age"  # key of the configuration in the metadata of a weights file
 _LARGE = 4096  # minimum size of a tensor to be stored with fewer bits
 _MAX_ERROR = {"fp16": 1e-3, "int8": 2e-2}  # relative, of a tensor
 _SCALE = "#scale"  # suffix of the name of an int8 tensor's scales
@@ -30,7 +30,7 @@ _DROPPED = {"keep_hue", "asked", "age_warmup"}
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Weights:
     """Weights for inference with their training configuration.
 
     Attributes:
@@ -44,7 +44,7 @@ class Snapshot:
     parts: dict[str, ModelConfig] = field(default_factory=dict)
 
     def network(self, name: str) -> dict[str, Tensor]:
-        """State dict of one network of the snapshot."""
+        """State dict of one network."""
         prefix = name + "."
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
@@ -96,7 +96,7 @@ def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
         raise UserError(f"{source}: a setting is not as train.py wrote it ({e}); restore it, or train again") from None
 
 
-def save_snapshot(
+def save_weights(
     path: Path,
     train: TrainConfig,
     net: ModelConfig,
@@ -123,8 +123,8 @@ def save_snapshot(
     write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
-def load_snapshot(path: Path) -> Snapshot:
-    """Read a snapshot; its tensors are in fp32 (except counters), even if the file stores fp16 or int8.
+def load_weights(path: Path) -> Weights:
+    """Read a weights file; its tensors are in fp32 (except counters), even if the file stores fp16 or int8.
 
     Raises:
         UserError: the file is missing, is no safetensors file, or has no configuration of this version.
@@ -138,17 +138,17 @@ def load_snapshot(path: Path) -> Snapshot:
         for name, part in plain.get("parts", {}).items()
     }
     single = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    return Snapshot(train, net, plain["images_seen"], single, parts)
+    return Weights(train, net, plain["images_seen"], single, parts)
 
 
 def repacked(path: Path, precision: Literal["fp16", "int8"]) -> bytes:
-    """A snapshot's file with its large tensors stored in fp16 or int8, and the same configuration.
+    """A weights file with its large tensors stored in fp16 or int8, and the same configuration.
 
     Biases, norms and their statistics stay in fp32, and so does a tensor that fp16 would change by more than a
     thousandth (Frobenius norm). A tensor that int8 would change by more than a fiftieth is stored in fp16.
 
     Raises:
-        UserError: the file is not readable; see `load_snapshot`.
+        UserError: the file is not readable; see `load_weights`.
     """
     tensors, text = _read(path)
     packed: dict[str, Tensor] = {}
@@ -187,7 +187,7 @@ def _close(stored: Tensor, x: Tensor, precision: str) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a snapshot's file, int8 as fp32, and its configuration as JSON."""
+    """The tensors of a weights file, int8 as fp32, and its configuration as JSON."""
     if not path.is_file():
         raise UserError(f"--weights {path}: no such file; expected a .safetensors file or the name of a run")
     try:

@@ -1,8 +1,8 @@
 """One training step on its device: gradients, updates, EMA weights and counts, without synchronisation.
 
-Only `Step.read`, `Step.state_dict` and the checkpoints read numbers from the device. Non-finite steps are detected and
-skipped on the device: a flag keeps the optimisers from changing anything. On a GPU the whole step is captured as a CUDA
-graph after a few plain ones, and replayed.
+Only `Trainer.read`, `Trainer.state_dict` and the checkpoints read numbers from the device. Non-finite steps are
+detected and skipped on the device: a flag keeps the optimisers from changing anything. On a GPU the whole step is
+captured as a CUDA graph after a few plain ones, and replayed.
 """
 
 import logging
@@ -28,8 +28,8 @@ logger = logging.getLogger("cyclegan_age")
 Paused = frozenset[str]
 
 
-class Step:
-    """Runs steps of a model: each phase of each part of a batch, in lockstep.
+class Trainer:
+    """Runs the steps of a model: each phase, over all parts of a batch.
 
     Args:
         model: its networks are moved to the device.

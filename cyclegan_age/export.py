@@ -1,4 +1,4 @@
-"""Export of trained weights: the generator as ONNX or by torch.export, or the weights in half precision."""
+"""Export of trained weights: the generator as ONNX or by torch.export, or the weights in fewer bits."""
 
 import importlib.util
 import io
@@ -15,7 +15,7 @@ from cyclegan_age.files import write_atomically
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureEncoder
 from cyclegan_age.runs import CROP_WEIGHTS, find_weights
-from cyclegan_age.weight_files import in_half
+from cyclegan_age.weight_files import quantised, repacked
 
 _LARGE = 4096  # minimum size of a tensor that `stored_as` converts
 
@@ -23,7 +23,7 @@ _LARGE = 4096  # minimum size of a tensor that `stored_as` converts
 def export(config: ExportConfig) -> Path:
     """Write weights in the format of the output's suffix; returns its path.
 
-    .safetensors: the output of `in_half`, for any model. .html: the page of `export_page`. .pt2: the generator by
+    .safetensors: the output of `repacked`, for any model. .html: the page of `export_page`. .pt2: the generator by
     torch.export, with the inputs and output below. .onnx: the generator of an image-to-image model:
 
     Inputs: `picture` (N, 3, S, S), float32 RGB in [-1, 1], an aligned face crop, and `age` (N, K), float32, which sums
@@ -41,7 +41,7 @@ def export(config: ExportConfig) -> Path:
     weights = find_weights(config.weights, config.results_dir, CROP_WEIGHTS)
     suffix = config.output.suffix
     if suffix == ".safetensors":
-        data = in_half(weights)
+        data = repacked(weights, "int8" if config.precision == "int8" else "fp16")
     elif suffix == ".pt2":
         data = program(_taking_pictures(weights))
     else:
@@ -101,7 +101,7 @@ def stored_as(model: bytes, precision: str) -> bytes:
 
     They become fp32 when the file is loaded or run: the file shrinks, and every runtime computes in fp32.
     """
-    if precision == "fp32":
+    if precision in ("default", "fp32"):
         return model
     import onnx
     from onnx import helper, numpy_helper
@@ -118,10 +118,8 @@ def stored_as(model: bytes, precision: str) -> bytes:
             kept.append(numpy_helper.from_array(values.astype(np.float16), name))
             before.append(helper.make_node("Cast", [name], [tensor.name], to=onnx.TensorProto.FLOAT))
             continue
-        peak = np.abs(values).reshape(len(values), -1).max(axis=1)
-        scale = np.where(peak > 0, peak / 127, 1).astype(np.float32)
-        steps = (values / scale.reshape(-1, *[1] * (values.ndim - 1))).round().astype(np.int8)
-        kept += [numpy_helper.from_array(steps, name), numpy_helper.from_array(scale, f"{name}_scale")]
+        steps, scale = (one.numpy() for one in quantised(torch.from_numpy(values.copy())))
+        kept += [numpy_helper.from_array(steps, name), numpy_helper.from_array(scale.reshape(-1), f"{name}_scale")]
         before.append(helper.make_node("DequantizeLinear", [name, f"{name}_scale"], [tensor.name], axis=0))
     nodes = [*before, *whole.graph.node]
     del whole.graph.initializer[:], whole.graph.node[:]

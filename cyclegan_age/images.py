@@ -68,21 +68,25 @@ def opened(source: Image.Image | Path | str) -> Image.Image:
     """A picture unchanged, or that of a file, upright and in its own mode.
 
     Raises:
-        BadImage: the file is empty, truncated, not a picture, or see `check_size`.
+        BadImage: the file is empty, truncated, not a picture, or see `check_size`; the text begins with its path.
         FileNotFoundError: no such file.
         TypeError: neither a picture nor a path.
     """
     if isinstance(source, Image.Image):
         return source
     if not isinstance(source, Path | str):
-        raise TypeError(f"{type(source).__name__}: neither a picture of Pillow nor a path")
-    data = Path(source).read_bytes()
-    check_kind(data)
-    with decoding():
-        picture = Image.open(io.BytesIO(data))
-        check_size(picture)
-        picture.load()
-        return ImageOps.exif_transpose(picture)
+        raise TypeError(f"{type(source).__name__}: neither a picture of Pillow nor a path; give one of them")
+    try:
+        data = Path(source).read_bytes()
+        check_kind(data)
+        with decoding():
+            picture = Image.open(io.BytesIO(data))
+            check_size(picture)
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except BadImage as e:
+        remedy = "" if ";" in str(e) else "; give a JPEG, a PNG or another picture that Pillow opens"
+        raise BadImage(f"{source}: {e}{remedy}") from None
 
 
 @contextmanager

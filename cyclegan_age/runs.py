@@ -26,7 +26,8 @@ from cyclegan_age.files import clear, exclusive, lock, write_atomically, writing
 from cyclegan_age.weight_files import from_settings, settings
 
 SHIPPED = Path(__file__).parent / "weights"
-PHOTO_WEIGHTS, CROP_WEIGHTS = "cyclegan_heads", "cyclegan"  # the shipped defaults, for photographs and tight crops
+# Shipped weights where none are named: for photographs, tight crops, games with latents, and faces from noise.
+PHOTO_WEIGHTS, CROP_WEIGHTS, GAME_WEIGHTS, SAMPLE_WEIGHTS = "cyclegan_heads", "cyclegan", "caae", "cgan"
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -120,6 +121,8 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
             if train.name and (folder / "config.json").is_file():
                 _check_same(folder, plain)
             clear(folder)
+            if (folder / "config.json").is_file() and not has_checkpoint(folder):
+                logger.info("%s: the run has no checkpoint; its training begins anew", folder)
             write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
         except OSError:
             with suppress(OSError):

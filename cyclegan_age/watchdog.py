@@ -32,12 +32,16 @@ class Watchdog:
         narrow = [k for k, v in rendered.items() if float(v.std(dim=0).mean()) < 0.2 * spread]
         return [
             *self._note(
-                "copy", change < 0.02, f"output equals input (largest mean change {change:.3f} of a range of 2)"
+                "copy",
+                change < 0.02,
+                f"output equals input (largest mean change {change:.3f} of a range of 2); normal at the start, later "
+                "use a lower --lambda_identity and --lambda_cycle, or a higher --lambda_age, where the model has them",
             ),
             *self._note(
                 "collapse",
                 bool(narrow),
-                f"samples collapse: different faces have similar outputs at {', '.join(narrow)}",
+                f"samples collapse: different faces have similar outputs at {', '.join(narrow)}; use an earlier "
+                "snapshot, a lower --lr, a higher --lambda_cycle or more faces of these ages",
             ),
         ]
 
@@ -45,7 +49,9 @@ class Watchdog:
         """Check the means of one logged interval; returns new warnings."""
         out = []
         for name, value in terms.items():
-            out += self._note(f"dead {name}", abs(value) < 1e-4, f"loss {name} has vanished ({value:.1e})")
+            out += self._note(
+                f"dead {name}", abs(value) < 1e-4, f"loss {name} has vanished ({value:.1e}); {_remedy(name)}"
+            )
         return out
 
     def curves(self, curves: Curves, progress: float) -> list[str]:
@@ -101,6 +107,13 @@ class Watchdog:
     def _note(self, trouble: str, present: bool, text: str) -> list[str]:
         self.seen[trouble] = self.seen.get(trouble, 0) + 1 if present else 0
         return [text] if self.seen[trouble] == self.patience else []
+
+
+def _remedy(name: str) -> str:
+    """The remedy for a loss that has vanished."""
+    if name.startswith("d_"):
+        return "use a lower --ndf or --lr"
+    return "harmless if it measures an error; else use a lower --lr"
 
 
 def _mean(curve: Curve, begin: float, end: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +21,9 @@ M = TypeVar("M", bound=nn.Module)
 logger = logging.getLogger("cyclegan_age")
 
 _SETTINGS = "cyclegan_age"  # key of the configuration in the metadata of a weights file
-_LARGE = 4096  # minimum size of a tensor to be stored in half precision
-_HALF_ERROR = 1e-3  # maximum relative error of it
+_LARGE = 4096  # minimum size of a tensor to be stored with fewer bits
+_MAX_ERROR = {"fp16": 1e-3, "int8": 2e-2}  # relative, of a tensor
+_SCALE = "#scale"  # suffix of the name of an int8 tensor's scales
 
 # Terms once used in every k-th step, now on a k-th of the batch; old weights contain both.
 _SHARES = {"cycle_every": "cycle_share", "identity_every": "identity_share"}
@@ -130,7 +131,7 @@ def save_weights(
 
 
 def load_weights(path: Path) -> Weights:
-    """Read a weights file; its tensors are in fp32 (except counters), even if the file is in half precision.
+    """Read a weights file; its tensors are in fp32 (except counters), even if the file stores fp16 or int8.
 
     Raises:
         UserError: the file is missing, is no safetensors file, or has no configuration of this version.
@@ -147,36 +148,62 @@ def load_weights(path: Path) -> Weights:
     return Weights(train, net, plain["images_seen"], single, parts)
 
 
-def in_half(path: Path) -> bytes:
-    """A weights file with its large tensors in half precision and the same configuration.
+def repacked(path: Path, precision: Literal["fp16", "int8"]) -> bytes:
+    """A weights file with its large tensors stored in fp16 or int8, and the same configuration.
 
-    Biases, norms and their statistics stay in fp32, and so does a tensor that fp16 cannot represent or would change by
-    more than a thousandth (Frobenius norm).
+    Biases, norms and their statistics stay in fp32, and so does a tensor that fp16 would change by more than a
+    thousandth (Frobenius norm). A tensor that int8 would change by more than a fiftieth is stored in fp16.
 
     Raises:
         UserError: the file is not readable; see `load_weights`.
     """
     tensors, text = _read(path)
-    return save({k: _halved(v) for k, v in tensors.items()}, {_SETTINGS: text})
+    packed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if precision == "int8" and (pair := _in_int8(tensor)):
+            packed[name], packed[name + _SCALE] = pair
+        else:
+            packed[name] = _in_half(tensor)
+    return save(packed, {_SETTINGS: text})
 
 
-def _halved(tensor: Tensor) -> Tensor:
+def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """An int8 tensor (O, ...) and its fp32 scales (O, 1, ...): their product is x to half a scale."""
+    peak = x.abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
+    scale = torch.where(peak > 0, peak / 127, 1.0)
+    return (x / scale).round().to(torch.int8), scale
+
+
+def _in_int8(tensor: Tensor) -> tuple[Tensor, Tensor] | None:
+    if not tensor.is_floating_point() or tensor.numel() < _LARGE or tensor.ndim < 2:
+        return None
+    x = tensor.float()
+    steps, scale = quantised(x)
+    return (steps, scale) if _close(steps * scale, x, "int8") else None
+
+
+def _in_half(tensor: Tensor) -> Tensor:
     if tensor.dtype != torch.float32 or tensor.numel() < _LARGE:
         return tensor
     half = tensor.half()
-    close = (half.float() - tensor).norm() <= _HALF_ERROR * tensor.norm()
-    return half if close else tensor
+    return half if _close(half.float(), tensor, "fp16") else tensor
+
+
+def _close(stored: Tensor, x: Tensor, precision: str) -> bool:
+    return bool((stored - x).norm() <= _MAX_ERROR[precision] * x.norm())
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The stored tensors of a weights file, and its configuration as JSON."""
+    """The tensors of a weights file, int8 as fp32, and its configuration as JSON."""
     if not path.is_file():
         raise UserError(f"--weights {path}: no such file; expected a .safetensors file or the name of a run")
     try:
         with safe_open(path, framework="pt") as f:
             text = (f.metadata() or {}).get(_SETTINGS)
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as e:
+        for name in [k for k in tensors if k.endswith(_SCALE)]:
+            tensors[name.removesuffix(_SCALE)] = tensors[name.removesuffix(_SCALE)] * tensors.pop(name)
+    except (SafetensorError, OSError, KeyError, RuntimeError) as e:  # the last two: scales that fit no tensor
         with suppress(OSError):
             if kind := foreign(path):
                 raise UserError(f"--weights {path}: {kind}") from None

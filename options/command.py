@@ -1,5 +1,7 @@
 """Common parts of all commands: flags, exit status, errors in one line."""
 
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
@@ -22,7 +24,7 @@ def command(
     """Decorator: make a function that takes a configuration the `main` of a script.
 
     The exit status is the function's result (None is 0), 2 after a UserError, whose line goes to stderr, and 130 after
-    a KeyboardInterrupt.
+    a KeyboardInterrupt. So are errors of the system about a file. From here on errors name flags.
 
     Args:
         parse: flags -> configuration. The function imports torch, so that --help does not.
@@ -31,11 +33,20 @@ def command(
 
     def decorate(run: Callable[[T], int | None]) -> Main:
         def main(argv: Sequence[str] | None = None) -> int:
+            UserError.in_command = True
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="backslashreplace")  # for names that are not of its encoding
             try:
                 return run(parse(sys.argv[1:] if argv is None else argv)) or 0
             except UserError as e:
-                print(e, file=sys.stderr)
+                return _report(str(e))
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at exit
                 return 2
+            except OSError as e:
+                if not e.strerror or not e.filename:
+                    raise
+                return _report(f"{e.filename}: {e.strerror}; check the name, its permissions and the free space")
             except KeyboardInterrupt:
                 if interrupted:
                     print(interrupted, file=sys.stderr)
@@ -45,3 +56,9 @@ def command(
         return main
 
     return decorate
+
+
+def _report(text: str) -> int:
+    """Write an error as one line; returns the exit status."""
+    print(" ".join(text.splitlines()), file=sys.stderr)
+    return 2

@@ -6,5 +6,5 @@ from options.parse import parser
 parse_export = parser(
     ExportConfig,
     "export.py",
-    "Write trained weights as an ONNX file, a page for the browser or another program, or in half precision.",
+    "Write trained weights as an ONNX file, a page for the browser or another program, or in fewer bits.",
 )

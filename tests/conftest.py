@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from cyclegan_age.config import UserError
+
 if TYPE_CHECKING:
     from web_tools import WebServer
 
@@ -27,6 +29,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CYCLEGAN_AGE_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def flags_in_errors() -> Iterator[None]:
+    """Errors name flags, as in a command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UserError, "in_command", True)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ from cyclegan_age.config import (
     UserError,
 )
 from cyclegan_age.config.fields import GROUPS, Option, option_of
+from cyclegan_age.faces.detection import NoFace
 from cyclegan_age.runs import SHIPPED
 from cyclegan_age.weight_files import from_settings, load_weights, settings
 from options.test import parse_test
@@ -77,6 +78,16 @@ def test_a_wrong_value_is_one_line(kind: Any, values: dict[str, Any], error: str
     with pytest.raises(UserError) as raised:
         kind(**values)
     assert str(raised.value) == error
+
+
+def test_errors_name_flags_in_a_command_and_arguments_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "--weights x: none; use --no_flip or --lr 1; run train.py --name x; python -m pip install --no-deps y"
+    error = UserError(text)
+    assert str(error) == error.text == text
+    monkeypatch.setattr(UserError, "in_command", False)
+    python = "weights x: none; use flip=False or lr 1; run train.py --name x; python -m pip install --no-deps y"
+    assert str(error) == python
+    assert str(NoFace("no face; use --aligned")) == "no face; use aligned"
 
 
 def test_models_inherit_two_levels_at_most() -> None:

@@ -491,6 +491,7 @@ def test_too_few_real_faces_are_reported(
     text = (folder / "table.txt").read_text()
     assert "1 face of 20 to 20 years" in text
     assert "guess: too few real faces for a calibration" in text
+    assert "caution: figures and score from fewer than 50 faces are rough" in text
 
 
 def test_processes_give_what_one_gives(config: Callable[..., EvaluateConfig], tmp_path: Path) -> None:

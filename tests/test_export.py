@@ -1,4 +1,4 @@
-"""The exported graph gives what the generator gives, for any number of faces; weights in half precision."""
+"""The exported graph gives what the generator gives, for any number of faces; weights in fewer bits."""
 
 import cmath
 import io
@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import export as export_command
@@ -34,7 +35,7 @@ from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.networks.estimators import AgeCalibration
 from cyclegan_age.provenance import Mark
 from cyclegan_age.runs import SHIPPED
-from cyclegan_age.weight_files import in_half, load_weights, save_weights
+from cyclegan_age.weight_files import load_weights, repacked, save_weights
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIB = 2**20
@@ -151,7 +152,7 @@ def test_programs_of_torch_export_give_the_same(heads: Path, tmp_path: Path) -> 
     with torch.inference_mode():
         assert np.abs(module(x, age).numpy() - expected).max() < 1e-4
         assert module(x[:1], age[:1]).shape == x[:1].shape
-    with pytest.raises(UserError, match=r"^--precision fp16: must be used with \.onnx or \.html"):
+    with pytest.raises(UserError, match=r"^--precision fp16: must be fp16 or int8 with"):
         ExportConfig(output=file, precision="fp16")
 
 
@@ -286,42 +287,69 @@ def test_weights_in_half_precision_are_loaded_as_they_were_but_for_rounding(
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor, tensors[name]) == (name != "generator.large")
         assert torch.allclose(tensor.float(), tensors[name].float(), rtol=1e-3, atol=1e-7)
-    assert in_half(file) == file.read_bytes()
+    assert repacked(file, "fp16") == file.read_bytes()
 
 
-def test_in_half_precision_a_generator_makes_the_same_pictures(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "size", "mean"), [("fp16", 0.6, 0.1), ("int8", 0.35, 3.0)])
+def test_in_fewer_bits_a_generator_makes_the_same_pictures(
+    tmp_path: Path, precision: str, size: float, mean: float
+) -> None:
     large = CycleGANConfig(ngf=16, blocks=1)
     train = TrainConfig(image_size=32, load_size=32)
     torch.manual_seed(0)
     generator = cyclegan.build_generator(train, large)
     for p in generator.parameters():
         nn.init.normal_(p, 0, 0.1)
-    source, file = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    source, file = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
     save_weights(source, train, large, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
-    file.write_bytes(in_half(source))
-    assert file.stat().st_size < 0.6 * source.stat().st_size
+    assert export_command.main(["--weights", str(source), "--output", str(file), "--precision", precision]) == 0
+    assert file.stat().st_size < size * source.stat().st_size
     faces = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    whole, half = (Ager.load(path).age_many(faces, [10, 20, 40, 60]).astype(int) for path in (source, file))
-    assert np.abs(whole - half).mean() < 0.1
+    whole, small = (Ager.load(path).age_many(faces, [10, 20, 40, 60]).astype(int) for path in (source, file))
+    assert np.abs(whole - small).mean() < mean
     assert np.abs(whole - faces).mean() > 5
 
 
+def test_int8_has_a_scale_for_each_output_channel_and_keeps_what_it_would_spoil(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    channels = torch.randn(64, 8, 3, 3) * torch.logspace(-6, 6, 64).reshape(-1, 1, 1, 1)
+    spiky = torch.randn(2, 4096)
+    spiky[:, 0] = 1e3
+    tensors = {"generator.channels": channels, "generator.spiky": spiky, "generator.bias": torch.randn(64)}
+    source, file = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
+    save_weights(source, TrainConfig(), CycleGANConfig(), 5, tensors)
+    file.write_bytes(repacked(source, "int8"))
+    with safe_open(file, framework="pt") as f:
+        stored = {name: f.get_tensor(f"generator.{name}").dtype for name in ("channels", "spiky", "bias")}
+    assert stored == {"channels": torch.int8, "spiky": torch.float16, "bias": torch.float32}
+    loaded = load_weights(file).tensors
+    assert loaded.keys() == tensors.keys()
+    for row, expected in zip(loaded["generator.channels"], channels, strict=True):
+        assert (row - expected).abs().max() <= expected.abs().max() / 127 / 2 * 1.001
+    assert torch.equal(loaded["generator.bias"], tensors["generator.bias"])
+    broken = load_file(file) | {"generator.channels#scale": torch.ones(5, 1, 1, 1)}
+    with safe_open(file, framework="pt") as f:
+        save_file(broken, file, f.metadata())
+    with pytest.raises(UserError, match=r"^--weights .*not a readable safetensors file"):
+        load_weights(file)
+
+
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.safetensors")), ids=lambda path: path.stem)
-def test_shipped_weights_are_in_half_precision(path: Path) -> None:
+def test_shipped_weights_are_small(path: Path) -> None:
     with safe_open(path, framework="pt") as f:
         stored = [f.get_tensor(k) for k in f.keys()]  # noqa: SIM118 - not a dict
-    halves = sum(t.numel() for t in stored if t.dtype == torch.float16)
-    assert halves > 0.9 * sum(t.numel() for t in stored)
-    weights = load_weights(path)
-    assert {t.dtype for t in weights.tensors.values()} <= {torch.float32, torch.int64}
-    assert all(torch.isfinite(t).all() for t in weights.tensors.values())
+    few = sum(t.numel() for t in stored if t.dtype in (torch.float16, torch.int8))
+    assert few > 0.9 * sum(t.numel() for t in stored)
+    snapshot = load_weights(path)
+    assert {t.dtype for t in snapshot.tensors.values()} <= {torch.float32, torch.int64}
+    assert all(torch.isfinite(t).all() for t in snapshot.tensors.values())
 
 
 def test_the_checkout_stays_small() -> None:
-    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 61 * MIB
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 46 * MIB
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True)
     if listed.returncode:
         pytest.skip("not a git work tree")
     files = [p for name in listed.stdout.decode().split("\0") if name and (p := PROJECT / name).is_file()]
     assert PROJECT / "pyproject.toml" in files
-    assert sum(path.stat().st_size for path in files) < 64 * MIB
+    assert sum(path.stat().st_size for path in files) < 48 * MIB

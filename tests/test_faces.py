@@ -276,7 +276,7 @@ def test_faces_that_overlap_share_the_pixels_between_them() -> None:
 # The facade
 
 
-def test_a_photograph_is_aged_and_stays_as_it_was_elsewhere(ager: Ager) -> None:
+def test_a_photograph_is_aged_and_stays_as_it_was_elsewhere(ager: Ager, tmp_path: Path) -> None:
     image = two_people()
     image.info["dpi"] = (300, 300)
     before = np.asarray(image).copy()
@@ -293,6 +293,14 @@ def test_a_photograph_is_aged_and_stays_as_it_was_elsewhere(ager: Ager) -> None:
     assert np.array_equal(second[:, 320:], after[:, 320:])
     with pytest.raises(NoFace):
         ager.age_photo(Image.fromarray(coffee()), 40)
+    (tmp_path / "x.txt").write_text("no picture")
+    with pytest.raises(BadImage, match=rf"^{tmp_path}/x\.txt: not a picture; give a JPEG, a PNG or another"):
+        ager.age_photo(tmp_path / "x.txt", 40)
+    Image.fromarray(coffee()).save(tmp_path / "x.png")
+    with pytest.raises(
+        NoFace, match=rf"^{tmp_path}/x\.png: no face found; for a crop that is already aligned use Ager"
+    ):
+        ager.age_photo(str(tmp_path / "x.png"), 40)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "I;16", "P", "CMYK"])

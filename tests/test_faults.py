@@ -87,6 +87,18 @@ def test_a_training_that_runs_is_not_joined_and_one_that_was_killed_is(
             assert train_command.main([*flags, "--name", run.name, "--epochs", str((state["step"] + 10) * 4 / 44)]) == 0
 
 
+def test_a_run_without_a_checkpoint_begins_anew_and_says_so(
+    tiny_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = [*_flags(tiny_faces, tmp_path, 0.1), "--name", "run"]
+    with caplog.at_level("INFO", "cyclegan_age"):
+        assert train_command.main(flags) == 0
+        assert "begins anew" not in caplog.text
+        (tmp_path / "run" / "state.pt").unlink()  # as after a kill before the first one
+        assert train_command.main(flags) == 0
+    assert f"{tmp_path / 'run'}: the run has no checkpoint; its training begins anew" in caplog.messages
+
+
 def test_a_generator_that_is_larger_inside_than_its_pictures_is_refused(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -217,9 +217,28 @@ def test_labels_without_an_age_are_one_line(prepared: Path, capsys: pytest.Captu
     assert capsys.readouterr().err == f"{file}: line 2: no age in years; correct it, or remove the file\n"
 
 
-def test_a_table_of_another_kind_is_not_read(prepared: Path) -> None:
-    (prepared.parent / "labels.csv").write_text("name,years\nx,1\n")
+@pytest.mark.parametrize("table", ["name,years\nx,1\n", "file;age\nx;1\n", ""])
+def test_a_table_of_another_kind_is_not_read(prepared: Path, table: str, caplog: pytest.LogCaptureFixture) -> None:
+    file = prepared.parent / "labels.csv"
+    file.write_text(table)
     assert read_labels(prepared) == {}
+    assert caplog.messages == [f"{file}: ignored, as it has no columns file and age (separated by commas)"]
+
+
+def test_lines_that_name_no_file_and_ages_that_contradict_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw_face(20, size=40, seed=1).save(tmp_path / "a.png")
+    file = tmp_path / "labels.csv"
+    file.write_text(f"file,age\na.png,20\n../{tmp_path.name}/a.png,30\nb\\a.png,30\n")
+    assert [attributes.age_years for attributes in read_labels(tmp_path).values()] == [30, 30]
+    assert caplog.messages == [
+        rf"{file}: 1 of its files are not in {tmp_path}, such as {tmp_path}/b\a.png",
+        f"{file}: the last of several ages counts for 1 files, such as {tmp_path}/a.png",
+    ]
+    file.write_bytes("file,age\né.png,20\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"labels\.csv: not in UTF-8; save it so"):
+        read_labels(tmp_path)
 
 
 def test_a_training_begins_with_what_it_understood(

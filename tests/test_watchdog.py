@@ -16,7 +16,9 @@ def test_copying_is_reported_once_and_again_only_after_it_was_over() -> None:
     dog = Watchdog(patience=2)
     told = [bool(dog.samples(_sheet(s))) for s in ("copy", "copy", "copy", "fine", "copy", "copy")]
     assert told == [False, True, False, False, False, True]
-    assert "output equals input" in Watchdog(patience=1).samples(_sheet("copy"))[0]
+    (warning,) = Watchdog(patience=1).samples(_sheet("copy"))
+    assert "output equals input" in warning
+    assert "a higher --lambda_age" in warning
 
 
 def test_collapse_names_the_column() -> None:
@@ -26,5 +28,7 @@ def test_collapse_names_the_column() -> None:
 
 def test_a_dead_loss_is_named() -> None:
     dog = Watchdog(patience=1)
-    assert dog.losses({"d_real": 0.2, "cycle": 0.0}) == ["loss cycle has vanished (0.0e+00)"]
+    assert dog.losses({"d_real": 0.2, "cycle": 0.0}) == [
+        "loss cycle has vanished (0.0e+00); harmless if it measures an error; else use a lower --lr"
+    ]
     assert dog.losses({"d_real": 0.2, "cycle": 0.1}) == []

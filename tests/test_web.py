@@ -98,6 +98,9 @@ def test_turned_faces_and_ages_that_are_not_reliable_are_said_in_a_header(web: W
     for path, fields in (("/api/age", {"target_age": "60"}), ("/api/strip", {})):
         note = web.post(path, turned, **fields).headers["x-note"]
         assert note == "the face is rotated clockwise by 180 degrees; the picture is not rotated"
+    note = web.post("/api/age", turned, target_age="90").headers["x-note"]
+    beyond = "age 90: beyond the 10 to 70 of the weights, rendered as the nearest of them"
+    assert note == f"{beyond}; the face is rotated clockwise by 180 degrees; the picture is not rotated"
     described = httpx.get(f"{web.url}/openapi.json", timeout=PATIENCE).json()["paths"]["/api/life"]["post"]
     assert "X-Note" in described["responses"]["200"]["headers"]
 

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import re
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -176,6 +179,25 @@ def _settle() -> str:
     return address
 
 
+@contextmanager
+def _without_log_lines() -> Iterator[None]:
+    """Context that drops what Ray's C++ code writes to stderr for information; all else follows at the end."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if not re.match(rb"\[[^]]* I [^]]*\] ", line):
+                    os.write(2, line)
+
+
 def _start(address: str) -> Any:
     """Initialise Ray without its output."""
     import ray
@@ -187,7 +209,8 @@ def _start(address: str) -> Any:
         place = {"address": "local", "num_cpus": cores, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     for left in (0,) if address else (2, 1, 0):
         try:
-            ray.init(**place, log_to_driver=False, logging_level=logging.CRITICAL)
+            with _without_log_lines():
+                ray.init(**place, log_to_driver=False, logging_level=logging.CRITICAL)
             break
         except Exception as e:  # of various types; on a busy machine Ray times out after 30 s
             ray.shutdown()

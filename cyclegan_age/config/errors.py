@@ -1,12 +1,37 @@
 """User errors, and the commands that install missing packages."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
+
+_FLAG = re.compile(r"--(no_)?([a-z]\w*)")
+_COMMAND = re.compile(r"\.py | install ")  # its flags stay
 
 
 class UserError(Exception):
-    """An error that the user can correct. Its text is one line: the flag or file, the cause, the remedy."""
+    """An error that the user can correct. Its text is one line: the argument or file, the cause, the remedy.
+
+    It is raised with the names of flags. Its text shows these in a command, else the arguments of the same names:
+    `weights` for `--weights`, `flip=False` for `--no_flip`.
+    """
+
+    in_command: ClassVar[bool] = False  # set by the root scripts
+
+    def __str__(self) -> str:
+        if UserError.in_command:
+            return self.text
+        return ";".join(part if _COMMAND.search(part) else _FLAG.sub(_argument, part) for part in self.text.split(";"))
+
+    @property
+    def text(self) -> str:
+        """The text with flags, for an error that continues it."""
+        return super().__str__()
+
+
+def _argument(flag: re.Match[str]) -> str:
+    return f"{flag[2]}=False" if flag[1] else flag[2]
 
 
 INSTALLED = (Path(__file__).parent.parent / "verbs").is_dir()

@@ -15,9 +15,9 @@ class ExportConfig:
     """A .safetensors file or the name of a run; default: the shipped cyclegan."""
     output: Annotated[Path, Option(endings=(".onnx", ".html", ".pt2", ".safetensors"))] = Path("age.onnx")
     """The file to write: .onnx, .html for a page that ages faces without a server, .pt2 for a program of torch.export,
-    or .safetensors for the weights themselves in half precision."""
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Storage of the weights in .onnx and .html; they compute in fp32."""
+    or .safetensors for the weights themselves in fewer bits."""
+    precision: Literal["default", "fp32", "fp16", "int8"] = "default"
+    """Storage of the weights, which compute in fp32. The default is fp16 in .safetensors, fp32 elsewhere."""
     web_runtime: Path = Path("node_modules/onnxruntime-web")
     """For .html: the folder of the npm package onnxruntime-web."""
     results_dir: Path = Path("results")
@@ -28,8 +28,9 @@ class ExportConfig:
 
     def check_together(self) -> None:
         """Refuse a precision that the file's format does not store."""
-        valid = self.precision == "fp32" or self.output.suffix in (".onnx", ".html")
-        require(self, "precision", valid, "used with .onnx or .html")
+        stored = {".pt2": ("default", "fp32"), ".safetensors": ("default", "fp16", "int8")}.get(self.output.suffix)
+        valid = stored is None or self.precision in stored
+        require(self, "precision", valid, "fp16 or int8 with .safetensors, fp32 with .pt2")
 
 
 def _side(pixels: int) -> bool:

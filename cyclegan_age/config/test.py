@@ -22,8 +22,8 @@ class InferConfig:
     dataroot: Path | None = None
     """A folder with one sub-folder per age group, instead of --input."""
     weights: str = ""
-    """A .safetensors file, the name of a run, or of shipped weights (caae); default: cyclegan_heads, and cyclegan for
-    aligned crops."""
+    """A .safetensors file, the name of a run, or of shipped weights (caae); default: cyclegan_heads, cyclegan for
+    aligned crops, caae for morph and kids, cgan for faces from noise."""
     target_age: Annotated[tuple[float, ...], Option(at_least=0, at_most=OLDEST)] = ()
     """Ages in years to render; without it every anchor age of the weights."""
     target_domain: tuple[str, ...] = ()

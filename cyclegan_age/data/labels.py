@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ NAME = "labels.csv"
 PARQUET = "labels.parquet"
 COLUMNS = ("file", "age", "sex", "race", "person", "split", "source", "fold", "exact")
 STATE = "state"  # an additional column in tables of `prepare.py label`, which list every picture to use
+
+log = logging.getLogger("cyclegan_age")
 
 
 def as_csv(lines: Iterable[dict[str, object]], columns: Sequence[str] = COLUMNS) -> bytes:
@@ -59,7 +62,8 @@ def as_parquet(lines: Iterable[Mapping[str, object]]) -> bytes:
 def read_labels(dataroot: Path) -> dict[Path, FaceAttributes]:
     """Labels of the pictures of a folder by their paths, from the `labels.csv` in it or in the folder above.
 
-    If it is missing, `labels.parquet` is read. Files with other columns are ignored.
+    If it is missing, `labels.parquet` is read. Files with other columns are ignored, with a warning. Other warnings are
+    of lines that name no file, and of files with several ages, whose last counts.
 
     Raises:
         UserError: it cannot be read, or a line of it has no age.
@@ -70,12 +74,20 @@ def read_labels(dataroot: Path) -> dict[Path, FaceAttributes]:
     else:
         return {}
     labels: dict[Path, FaceAttributes] = {}
+    twice: list[Path] = []
     for line in read_lines(folder):
         race, sex = (_code(line[column]) for column in ("race", "sex"))
-        exact = is_exact(line["exact"])
-        labels[_below(dataroot, folder, line["file"])] = FaceAttributes(
-            float(line["age"]), sex, race, line["person"], exact
-        )
+        path, age = _below(dataroot, folder, line["file"]), float(line["age"])
+        if path in labels and labels[path].age_years != age:
+            twice.append(path)
+        labels[path] = FaceAttributes(age, sex, race, line["person"], is_exact(line["exact"]))
+    file = folder / (NAME if (folder / NAME).is_file() else PARQUET)
+    here = [path for path in labels if path.is_relative_to(dataroot)]
+    gone = [path for path in here or labels if path not in here or not path.is_file()]
+    if gone:
+        log.warning("%s: %d of its files are not in %s, such as %s", file, len(gone), dataroot, gone[0])
+    if twice:
+        log.warning("%s: the last of several ages counts for %d files, such as %s", file, len(twice), twice[0])
     return labels
 
 
@@ -109,6 +121,8 @@ def read_lines(folder: Path) -> Iterator[dict[str, str]]:
         return
     try:
         columns, lines = _read_csv(file) if file.name == NAME else _read_parquet(file)
+        if not {"file", "age"} <= columns:
+            log.warning("%s: ignored, as it has no columns file and age (separated by commas)", file)
         for line in lines if {"file", "age"} <= columns else ():
             number += 1
             texts = {name: "" if line.get(name) is None else str(line[name]) for name in COLUMNS}
@@ -117,6 +131,8 @@ def read_lines(folder: Path) -> Iterator[dict[str, str]]:
             yield texts
     except OSError as e:
         raise UserError(f"{file}: cannot be read: {e.strerror or e}; grant permission, or remove it") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not in UTF-8; save it so, or remove the file") from None
     except (ValueError, csv.Error):  # pyarrow's are ValueErrors, too
         raise UserError(f"{file}: not a valid table; correct it, or remove the file") from None
 
@@ -154,7 +170,8 @@ def _read_parquet(file: Path) -> tuple[set[str], Iterable[Mapping[str, object]]]
 def _below(dataroot: Path, folder: Path, name: str) -> Path:
     """The path of a file in the form that a scan of the data folder yields."""
     if folder == dataroot:
-        return dataroot / name
+        inside = within(dataroot, name) if ".." in name else None
+        return inside or dataroot / name
     first, _, rest = name.partition("/")
     return dataroot / rest if first == (dataroot.name or dataroot.resolve().name) else folder / name
 

@@ -16,6 +16,7 @@ Values = dict[str, float]
 
 SETTLED_YEARS = 5  # tolerance of a hit
 FARS = (0.01, 0.001)
+FEW = 50  # number of faces from which the figures of weights are more than rough
 FEWEST = 10  # minimum number of faces for a statistic of a group of people
 
 

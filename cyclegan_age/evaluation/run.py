@@ -20,7 +20,7 @@ from cyclegan_age.evaluation.fit import calibratable, fit_ages
 from cyclegan_age.evaluation.page import write_page
 from cyclegan_age.evaluation.parsing import evaluate_parsers
 from cyclegan_age.evaluation.records import Evaluators
-from cyclegan_age.evaluation.reference import FEWEST, Values, by_label
+from cyclegan_age.evaluation.reference import FEW, FEWEST, Values, by_label
 from cyclegan_age.evaluation.scores import Say, Scores, absent, row_of
 from cyclegan_age.evaluation.table import Goal, as_csv, as_text
 from cyclegan_age.faces.frames import FRAMES, Frame
@@ -138,6 +138,8 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
         f"{counted(len(plan.faces.sources), 'face')} of {youngest} to {oldest} years at "
         f"{' '.join(map(str, plan.targets))} years, {plan.size} px; real faces: {len(reference.real)}",
     ]
+    if len(plan.faces.sources) < FEW or len(reference.real) < FEW:
+        notes.append(f"caution: figures and score from fewer than {FEW} faces are rough; use more (--limit 300)")
     if estimated := len(set(reference.real) - reference.faces.exact):
         fact = f"the ages of {counted(estimated, 'real face')} are estimated or of groups"
         notes.append(f"{fact}: age estimators are calibrated and evaluated on the others")

@@ -12,7 +12,7 @@ from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import UserError
 from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import Pixels, blend
-from cyclegan_age.faces.detection import chosen, detector, turned_text
+from cyclegan_age.faces.detection import NoFace, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.features import layer_names, middle_layer
@@ -180,6 +180,9 @@ class Ager:
         upright = ImageOps.exif_transpose(opened(image))
         photo = Photo.of(upright)
         found = detector().find(as_rgb(photo.upright))
+        if not found:
+            name = f"{image}: " if isinstance(image, Path | str) else ""
+            raise NoFace(f"{name}no face found; for a crop that is already aligned use Ager.age")
         wanted = chosen(found, face)
         if line := turned_text(wanted):
             logger.warning("%s", line)

@@ -67,7 +67,7 @@ def _load(weights: str, config: TrainConfig, flag: str, model: str) -> Weights:
         path = find_weights("", config.results_dir, weights)
         loaded = load_weights(path if path.is_file() else find_weights(weights, config.results_dir))
     except UserError as e:
-        raise UserError(f"{str(e).replace('--weights', flag, 1)}, or train one by --model {model}") from None
+        raise UserError(f"{e.text.replace('--weights', flag, 1)}, or train one by --model {model}") from None
     if loaded.train.model != model:
         raise UserError(f"{flag} {weights}: must be weights of a model {model}, not {loaded.train.model}")
     return loaded

@@ -33,9 +33,10 @@ from cyclegan_age.rendering.games import play, samples
 from cyclegan_age.rendering.outputs import Output, notes_on
 from cyclegan_age.rendering.page import Section, write_made, write_pages
 from cyclegan_age.rendering.photos import AgedPhoto
+from cyclegan_age.rendering.reliability import beyond_text
 from cyclegan_age.rendering.sources import Source, ahead, clean_name, sources
 from cyclegan_age.rendering.videos import AgedVideo
-from cyclegan_age.runs import CROP_WEIGHTS, PHOTO_WEIGHTS, find_weights, next_folder
+from cyclegan_age.runs import CROP_WEIGHTS, GAME_WEIGHTS, PHOTO_WEIGHTS, SAMPLE_WEIGHTS, find_weights, next_folder
 
 _NAMED_SKIPS = 20  # skipped files that are named; the others are only counted
 _PER_AGE = 1.5  # bytes of the output for each byte of an input and each age, about
@@ -54,8 +55,7 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
     Raises:
         UserError: no input, no usable one, no such weights or layer, a missing package, or no place to write to.
     """
-    default = CROP_WEIGHTS if config.aligned or config.dataroot else PHOTO_WEIGHTS
-    ager = Ager.load(find_weights(config.weights, config.results_dir, default))
+    ager = Ager.load(find_weights(config.weights, config.results_dir, _shipped(config)))
     if "list" in config.features:
         say("layers: " + " ".join(ager.layers()))
         return config.results_dir
@@ -73,6 +73,13 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
         return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=folder)(inputs)
     except OSError as e:
         raise UserError(_unwritable(config, inputs, len(ages), e)) from e
+
+
+def _shipped(config: InferConfig) -> str:
+    """The shipped weights that suit a configuration best."""
+    if config.sample or config.game[:1] in (("morph",), ("kids",)):
+        return SAMPLE_WEIGHTS if config.sample else GAME_WEIGHTS
+    return CROP_WEIGHTS if config.aligned or config.dataroot else PHOTO_WEIGHTS
 
 
 def _unwritable(config: InferConfig, inputs: Sequence[Source], ages: int, error: OSError) -> str:
@@ -96,11 +103,9 @@ def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> 
     """
     if ager.domains or config.target_domain:
         return _wanted_domains(config, ager)
-    first, last = ager.code.anchors[0], ager.code.anchors[-1]
     ages = list(dict.fromkeys(config.target_age or map(float, ager.code.anchors)))
-    for years in ages:
-        if not first <= years <= last:
-            say(f"age {years:g}: beyond the {first} to {last} of the weights, rendered as the nearest of them")
+    for line in filter(None, (beyond_text(ager, years) for years in ages)):
+        say(line)
     return ages
 
 

@@ -1,4 +1,4 @@
-"""Faces whose renderings are often wrong: too young or too old, by the age that the shipped estimator sees."""
+"""Notes on unreliable renderings: ages that weights do not know, and faces that look too young or too old."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,7 +10,7 @@ from cyclegan_age.config import TrainConfig
 from cyclegan_age.faces.alignment import reframed
 from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.images import to_float, to_rgb
-from cyclegan_age.inference import Letterboxed
+from cyclegan_age.inference import Ager, Letterboxed
 from cyclegan_age.models import load_estimator
 from cyclegan_age.networks.estimators import AgeEstimator, expected_age
 from cyclegan_age.networks.warping import both_ways
@@ -33,6 +33,14 @@ def estimated_age(image: Image.Image, frame: Frame) -> float:
     square = Letterboxed.of(image, network.input_size).square
     with torch.inference_mode():
         return float(expected_age(network(both_ways(to_float(square)))).mean())
+
+
+def beyond_text(ager: Ager, years: float) -> str:
+    """A line where weights do not know an age to render; empty for those from the first to the last anchor."""
+    first, last = ager.code.anchors[0], ager.code.anchors[-1]
+    if ager.domains or first <= years <= last:
+        return ""
+    return f"age {years:g}: beyond the {first} to {last} of the weights, rendered as the nearest of them"
 
 
 def age_warning(ages: Sequence[float]) -> str:

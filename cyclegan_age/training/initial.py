@@ -68,4 +68,4 @@ def _load(config: TrainConfig, flag: str) -> Weights:
     try:
         return load_weights(find_weights(getattr(config, flag), config.results_dir, config.model))
     except UserError as e:
-        raise UserError(str(e).replace("--weights", f"--{flag}", 1)) from None
+        raise UserError(e.text.replace("--weights", f"--{flag}", 1)) from None

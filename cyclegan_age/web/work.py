@@ -20,7 +20,7 @@ from cyclegan_age.provenance import Mark, marked
 from cyclegan_age.rendering import pictures
 from cyclegan_age.rendering.games import Made, aging, kids, morph
 from cyclegan_age.rendering.photos import preview, warnings_of
-from cyclegan_age.rendering.reliability import age_warning, estimated_age
+from cyclegan_age.rendering.reliability import age_warning, beyond_text, estimated_age
 from cyclegan_age.rendering.sources import clean_name
 from cyclegan_age.runs import find_weights, weights_name
 from cyclegan_age.web.files import animation, picture_size, png
@@ -122,7 +122,8 @@ class Studio:
     ) -> tuple[bytes, str, str]:
         """A photograph with its faces at an age, in its own format and with its metadata; its media type; a note.
 
-        The note warns of turned faces and of ages that are not reliable; otherwise it is empty.
+        The note warns of turned faces, of ages that are not reliable, and of years that the model does not know;
+        otherwise it is empty.
 
         Raises:
             Refused: as `open`; 422, no such face or model.
@@ -131,17 +132,17 @@ class Studio:
         if ager.domains and years not in range(len(ager.domains)):
             numbers = ", ".join(f"{k} for {name}" for k, name in enumerate(ager.domains))
             raise Refused(422, f"target_age: must be the number of a domain, {numbers}; this model has no ages")
-        said = self.said(model, years)
+        said, beyond = self.said(model, years), beyond_text(ager, years)
         photo = self.open(data)
         if aligned or ager.domains:
             image = Image.fromarray(as_rgb(photo.upright))
             aged = np.asarray(ager.age(image, years))
             note = "" if ager.domains else age_warning([estimated_age(image, ager.frame)])
-            return png(aged, said), "image/png", note
+            return png(aged, said), "image/png", _joined(beyond, note)
         found, wanted = self._found(photo, face)
         places = [one.place(ager.frame) for one in wanted]
         others = [one.place(ager.frame) for one in found if one not in wanted]
-        note = _note(photo, wanted)
+        note = _joined(beyond, _note(photo, wanted))
         photo = photo.with_upright(ager.age_places(photo.upright, places, years, others=others))
         made = marked(photo.encoded(), said)
         return made, Image.MIME.get(photo.format, "application/octet-stream"), note
@@ -262,6 +263,10 @@ class Studio:
         least = max(ager.image_size for ager in self.agers.values())
         place = face.place(frame)
         return Image.fromarray(crop(as_rgb(photo.upright), place, min(side, max(least, round(place.side)))))
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def _note(photo: Photo, faces: list[Face]) -> str:

@@ -110,7 +110,7 @@ def _lines(folder: Path) -> list[Line]:
         try:
             pictures, labels = labelled(folder), read_labels(folder)
         except UserError as e:
-            raise UserError(str(e).replace("--dataroot", "FOLDER", 1)) from None
+            raise UserError(e.text.replace("--dataroot", "FOLDER", 1)) from None
         for path, age in pictures:
             attributes = labels.get(path) or attributes_by_path(path)
             lines.append({"file": path.relative_to(folder).as_posix(), "age": age, "split": split} | _codes(attributes))

@@ -73,9 +73,8 @@ class Ager:
     def load(cls, weights: Path | None = None) -> "Ager":
         """Read weights, by default the shipped ones, to the GPU if there is one.
 
-        Weights of a two-domain model render the middle ages of its two groups, and blends between them. If its domains
-        are not age groups, the weights have `domains` instead. Those of a `gan` or `cgan` generate faces from noise
-        alone: `sample` works with them, `age` does not.
+        Weights of a two-domain model render the middle ages of its two groups, and blends between them; if these are
+        no ages, it has `domains` instead. Those of a `gan` or `cgan` only generate faces from noise, by `sample`.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
@@ -122,8 +121,7 @@ class Ager:
         """Render a face at an age: an RGB picture of the same size.
 
         Args:
-            image: an aligned face crop of any size and mode, or the path of one. It is letterboxed to the
-                generator's square; see `letterbox`.
+            image: an aligned face crop of any size and mode, or its path; see `letterbox`.
             years: age in years, clipped to the first and last anchor age. For weights with `domains` the number of one
                 of these; the picture may then be of any kind.
             attributes: the face's own age and sex, for the models that use them.

@@ -69,8 +69,7 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
         detector()
         ager.blender.check(config.strengths)
     try:
-        folder = output_folder(config)
-        return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=folder)(inputs)
+        return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=output_folder(config))(inputs)
     except OSError as e:
         raise UserError(_unwritable(config, inputs, len(ages), e)) from e
 
@@ -143,7 +142,7 @@ def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) ->
         page = write_made(output_folder(config), made, title=title, facts=_facts(config), mark=mark)
     except OSError as e:
         raise UserError(_unwritable(config, [], 0, e)) from e
-    say(f"{counted(len(made.pictures))}")
+    say(counted(len(made.pictures)))
     say(f"gallery: {page}")
     return page
 
@@ -276,20 +275,16 @@ class _Run:
                 fault = self.faults[0] if ";" in self.faults[0] else f"{self.faults[0]}; expected a picture of a face"
                 raise UserError(f"--input {self.only}: {fault}")
             place = f"--input {self.config.input}" if self.config.input else f"--dataroot {self.config.dataroot}"
-            what = "picture" if self.aligned else "face"
-            raise UserError(f"{place}: no usable {what}; {skipped}; expected pictures of faces")
-        result = self._result(seconds)
-        if self.faults:
-            result += f"; {skipped}"
+            raise UserError(f"{place}: no usable {'picture' if self.aligned else 'face'}; {skipped}; expected faces")
+        result = self._result(seconds) + (f"; {skipped}" if self.faults else "")
         if self.measures:
             pictures.save_text(json.dumps(self.measures, indent=1), self.folder / "measures.json")
-            for name in next(iter(self.measures.values())):
-                mean = sum(values[name] for values in self.measures.values()) / len(self.measures)
-                result += "; " + "".join(notes_on({name: mean}))
-        if self.aligned and len(self.warnings) == 1:
-            self.say(self.warnings[0])
-        elif self.aligned and self.warnings:
-            self.say(f"{len(self.warnings)} such faces; the page says which, the first is {self.warnings[0]}")
+            each = self.measures.values()
+            means = {name: sum(values[name] for values in each) / len(each) for name in next(iter(each))}
+            result = "; ".join([result, *notes_on(means)])
+        if self.aligned and self.warnings:
+            many = f"{len(self.warnings)} such faces; the page says which, the first is "
+            self.say((many if len(self.warnings) > 1 else "") + self.warnings[0])
         page = write_pages(self.folder, self.sections, [*_facts(self.config), result])
         self.say(result)
         self.say(f"gallery: {page}")

@@ -240,7 +240,7 @@ def test_names_tell_ages_and_games_write_a_page(
     assert test_command.main([*flags, "--name", "a", "--game", "aging", files[0]]) == 0
     assert test_command.main([*flags, "--game", "kids", *files]) == 2
     out, err = capsys.readouterr()
-    assert "4 pictures" in out and "latent vector" in err and len(err.splitlines()) == 1
+    assert "4 pictures" in out and "needs weights of a caae" in err and len(err.splitlines()) == 1
     page = (tmp_path / "m" / "index.html").read_text()
     assert "first face: 12 years old by its name" in page and "second face: 28 years" in page
     assert {p.suffix for p in (tmp_path / "m").iterdir()} == {".png", ".gif", ".mp4", ".html"}

@@ -191,7 +191,7 @@ def test_a_pair_renders_its_two_ages(tmp_path: Path) -> None:
 
 
 def test_unusable_weights_are_told(tmp_path: Path, generator: nn.Module) -> None:
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="neither a file nor a run"):
         Ager.load(tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("not weights at all")
     with pytest.raises(UserError, match=r"text\.safetensors.*not a readable"):

@@ -70,8 +70,11 @@ class Ager:
         self.mark = Mark(f"{weights_name(weights)} {digest}" if weights else "")
 
     @classmethod
-    def load(cls, weights: Path | None = None) -> "Ager":
-        """Read weights, by default the shipped ones, to the GPU if there is one.
+    def load(cls, weights: Path | str | None = None) -> "Ager":
+        """Read weights, by default the shipped ones for photographs, to the GPU if there is one.
+
+        Args:
+            weights: a .safetensors file, the name of shipped weights such as `caae`, or of a run in `results/`.
 
         Weights of a two-domain model render the middle ages of its two groups, and blends between them; if these are
         no ages, it has `domains` instead. Those of a `gan` or `cgan` only generate faces from noise, by `sample`.
@@ -79,7 +82,7 @@ class Ager:
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
         """
-        path = find_weights("", Path()) if weights is None else Path(weights)
+        path = find_weights(str(weights or ""), Path("results"))
         renderer, train, frame = load_renderer(path)
         return cls(renderer, image_size=train.image_size, frame=frame, weights=path)
 

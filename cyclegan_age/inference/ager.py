@@ -278,10 +278,7 @@ class Ager:
     def features(
         self, picture: Picture, years: Sequence[float], layers: Sequence[str], attributes: FaceAttributes | None = None
     ) -> dict[str, Tensor]:
-        """Feature maps of one face, uint8 (S, S, 3), at N ages: layer -> (N, C, H, W), on the CPU.
-
-        `layers` are names of `Ager.layers`, or parts of these; `attributes` as in `age`.
-        """
+        """Feature maps of a face, uint8 (S, S, 3), at N ages, of layers or parts of them: name -> (N, C, H, W), CPU."""
         return self.engine.features(picture, years, layers, attributes)
 
     def age_vectors(self, x: Tensor, years: Sequence[float]) -> Tensor:

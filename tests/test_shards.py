@@ -311,6 +311,22 @@ def test_what_is_no_shard_is_reported(copied: Path, name: str, said: str) -> Non
         scan(copied, CODE)
 
 
+def test_a_header_of_zeros_does_not_hide_the_rest_of_a_shard(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (copied / "all-001.csv").unlink()
+    shards = open_shards(copied / "all-000.tar")
+    with (copied / "all-000.tar").open("r+b") as file:
+        file.seek(shards.offset[2] - 512)
+        file.write(b"\0" * 1024)
+    assert caplog.messages == []
+    (copied / "all-000.csv").unlink()
+    assert len(open_shards(copied / "all-000.tar")) == 2
+    assert caplog.messages[-1] == f"{copied / 'all-000.tar'}: corrupt after 4 files, the rest is left out: zeros"
+    with tarfile.open(copied / "none.tar", "w"):
+        pass
+    with pytest.raises(UserError, match=r"none\.tar: no pictures in them; expected NAME\.jpg beside "):
+        scan(copied / "none.tar", CODE)
+
+
 def test_broken_members_are_named_and_left_out(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
     shards = open_shards(spec(copied))
     first, second = (int(i) for i in np.flatnonzero(shards.shard == 2)[:2])

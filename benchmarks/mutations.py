@@ -2,12 +2,14 @@
 
 Bytes are flipped, cut off, deleted and inserted. Pictures are aged as photographs, as crops by `Ager`, and by REST
 inside this process. Videos are rewritten. Pictures and videos go through `test.py`, too. `Ager` loads weights and the
-JSON configuration inside them. A failure is any exception but the project's own, a status of 500 or above but 503 and
-504, an exit status of `test.py` but 0 and 2, or a run of more than 30 s.
+JSON configuration inside them. With `--data`, generators for `convert.py`, tables of labels and shards are read. A
+failure is any exception but the project's own, a status of 500 or above but 503 and 504, an exit status of `test.py`
+but 0 and 2, or a run of more than 30 s.
 """
 
 import asyncio
 import io
+import logging
 import signal
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
+from benchmarks.mutated_data import data_ways
 from benchmarks.mutated_files import clips, mutated, mutated_settings, pictures
 from benchmarks.plan import Row, table
 from cyclegan_age.config import DemoConfig, UserError
@@ -38,11 +41,16 @@ from options.command import command
 
 SLOW = 30.0  # seconds
 Try = Callable[[bytes], None]  # raises on any failure that is not an error of the project
+Ways = dict[str, tuple[Try, Callable[[], bytes]]]  # by name: a reader of a file's bytes, and a maker of mutated files
 
 
 def _accepts(do: Callable[[], object]) -> None:
     with suppress(UserError, BadImage):
         do()
+
+
+def _accepting(read: Callable[[bytes], object]) -> Try:
+    return lambda broken: _accepts(lambda: read(broken))
 
 
 def photo_try(ager: Ager) -> Try:
@@ -142,32 +150,19 @@ def resident() -> float:
     return int(text.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
-    """Mutate files and feed them to the readers.
-
-    Args:
-        count: mutations, each kind in turn.
-        seconds: time limit, after which no more files are tried.
-        seed: of the mutations.
-        folder: for temporary files.
-        say: called with progress lines.
-
-    Returns:
-        Rows of a table, and one line for each distinct exception.
-    """
-    random = np.random.default_rng(seed)
+def _media(folder: Path, random: np.random.Generator, loop: asyncio.AbstractEventLoop) -> tuple[Ways, list[str]]:
+    """Pictures, videos and weights: the readers, and the order of their turns."""
     weights = SHIPPED / "cyclegan.safetensors"
     stills, films, tensors = pictures(), clips(folder), weights.read_bytes()
     with safe_open(weights, framework="pt") as f:
         (name, text), *_ = f.metadata().items()
         kept = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - not a dict
-    loop = asyncio.new_event_loop()
     photo, film, weight, rest = photo_try(Ager.load()), video_try(folder), weights_try(folder), rest_try(loop)
 
     def one_of(files: list[bytes]) -> bytes:
         return mutated(files[int(random.integers(len(files)))], random)
 
-    ways: dict[str, tuple[Try, Callable[[], bytes]]] = {
+    ways: Ways = {
         "pictures": (photo, lambda: one_of(stills)),
         "pictures by Ager": (crop_try(Ager.load(), folder), lambda: one_of(stills)),
         "pictures by REST": (rest, lambda: one_of(stills)),
@@ -181,6 +176,31 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
     turns = ["pictures", "pictures by REST", "videos", "pictures", "pictures by Ager"]
     turns = [one for last in ("configurations", "weights", "pictures by test.py") for one in (*turns, last)]
     turns += ["pictures by REST", "videos by test.py"]
+    return ways, turns
+
+
+def run(
+    count: int, seconds: float, seed: int, folder: Path, say: Callable[[str], None], *, data: bool = False
+) -> tuple[list[Row], list[str]]:
+    """Mutate files and feed them to the readers.
+
+    Args:
+        count: mutations, each kind in turn.
+        seconds: time limit, after which no more files are tried.
+        seed: of the mutations.
+        folder: for temporary files.
+        say: called with progress lines.
+        data: try the files of trainings instead of pictures, videos and weights.
+
+    Returns:
+        Rows of a table, and one line for each distinct exception.
+    """
+    random, loop = np.random.default_rng(seed), asyncio.new_event_loop()
+    if data:
+        ways: Ways = {name: (_accepting(read), make) for name, (read, make) in data_ways(folder, random).items()}
+        turns = list(ways)
+    else:
+        ways, turns = _media(folder, random, loop)
     signal.signal(signal.SIGALRM, _hang)
     done: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
@@ -222,6 +242,7 @@ def run(count: int, seconds: float, seed: int, folder: Path, say: Callable[[str]
 def main(config: MutationsBenchConfig) -> int:
     """Mutate the files and print the table; returns 1 if anything failed."""
     begin = time.monotonic()
+    logging.getLogger("cyclegan_age").setLevel(logging.CRITICAL)  # each file would be named
     with tempfile.TemporaryDirectory(prefix="cyclegan-age-mutations-") as folder:
         rows, lines = run(
             config.count,
@@ -229,6 +250,7 @@ def main(config: MutationsBenchConfig) -> int:
             config.seed,
             Path(folder),
             lambda text: print(f"[{time.monotonic() - begin:3.0f} s] {text}", file=sys.stderr),
+            data=config.data,
         )
     print("\n".join([table(rows), *lines]))
     return 1 if lines else 0

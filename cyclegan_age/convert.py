@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, TrainConfig, UserError
-from cyclegan_age.files import foreign
+from cyclegan_age.files import foreign, write_error
 from cyclegan_age.models.cyclegan_pair import build_generator, renderer
 from cyclegan_age.weight_files import Weights, save_weights
 
@@ -62,7 +62,7 @@ def convert(config: ConvertConfig) -> Path:
     try:
         save_weights(config.output, train, net, 0, tensors)
     except OSError as e:
-        raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); choose another file") from e
+        raise write_error(f"--output {config.output}", e, "or choose another file") from e
     return config.output
 
 

@@ -11,7 +11,7 @@ import torch
 
 from cyclegan_age.config import ExportConfig, UserError, install_extra
 from cyclegan_age.export_page import check_runtime, page
-from cyclegan_age.files import write_atomically
+from cyclegan_age.files import write_atomically, write_error
 from cyclegan_age.inference import Ager
 from cyclegan_age.models.base import PictureEncoder
 from cyclegan_age.runs import CROP_WEIGHTS, find_weights
@@ -49,7 +49,7 @@ def export(config: ExportConfig) -> Path:
     try:
         write_atomically(config.output, data)
     except OSError as e:
-        raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e}); choose another file") from e
+        raise write_error(f"--output {config.output}", e, "or choose another file") from e
     return config.output
 
 

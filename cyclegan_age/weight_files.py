@@ -196,7 +196,8 @@ def _close(stored: Tensor, x: Tensor, precision: str) -> bool:
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a weights file, int8 as fp32, and its configuration as JSON."""
     if not path.is_file():
-        raise UserError(f"--weights {path}: no such file; expected a .safetensors file or the name of a run")
+        what = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"--weights {path}: {what}; expected a .safetensors file or the name of a run")
     try:
         with safe_open(path, framework="pt") as f:
             text = (f.metadata() or {}).get(_SETTINGS)

@@ -90,6 +90,8 @@ class MutationsBenchConfig:
     """Time limit, after which no more are tried."""
     seed: int = 0
     """Seed of the mutations."""
+    data: bool = False
+    """Try generators for convert.py, tables of labels and shards instead of pictures, videos and weights."""
 
     def __post_init__(self) -> None:
         check(self)

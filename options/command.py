@@ -1,5 +1,6 @@
 """Common parts of all commands: flags, exit status, errors in one line."""
 
+import errno
 import io
 import os
 import sys
@@ -44,9 +45,10 @@ def command(
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at exit
                 return 2
             except OSError as e:
-                if not e.strerror or not e.filename:
+                if not e.filename and e.errno != errno.ENOSPC:
                     raise
-                return _report(f"{e.filename}: {e.strerror}; check the name, its permissions and the free space")
+                place = f"{e.filename}: " if e.filename else ""
+                return _report(f"{place}{e.strerror}; check the name, its permissions and the free space")
             except KeyboardInterrupt:
                 if interrupted:
                     print(interrupted, file=sys.stderr)

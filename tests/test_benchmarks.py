@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import inside, processes, shards
+from benchmarks import inside, mutations, processes, shards
 from benchmarks.__main__ import main
 from benchmarks.plan import Row, table
 from cyclegan_age.config import CycleGANConfig, TrainConfig, UserError
@@ -161,3 +161,9 @@ def test_the_benchmark_of_shards_runs(capsys: pytest.CaptureFixture[str], monkey
     assert "| after 640 " in capsys.readouterr().out
     assert shards.main(["--seconds", "0"]) == 2
     assert capsys.readouterr().err == "--seconds 0: must be at least 1\n"
+
+
+def test_mutated_files_of_trainings_raise_nothing_but_errors_of_the_project(tmp_path: Path) -> None:
+    rows, lines = mutations.run(30, 120, 1, tmp_path, lambda line: None, data=True)
+    assert lines == []
+    assert [row.value for row in rows if row.measure.startswith("mutated ")] == [10, 10, 10]

@@ -207,6 +207,8 @@ def test_faces_are_counted_from_left_to_right() -> None:
     assert chosen([left, right], "all") == [left, right]
     assert chosen([right, left], "largest") == [left]
     assert chosen([left, right], "2") == [right]
+    with pytest.raises(ValueError, match="face 0: must be all, largest, or a number"):
+        chosen([left, right], "0")
     with pytest.raises(NoFace, match="no face 3; 2 faces found"):
         chosen([left, right], "3")
 

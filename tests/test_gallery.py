@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import test as test_command
 from cyclegan_age import weight_files
 from cyclegan_age.config import CycleGANConfig, InferConfig, TrainConfig, UserError
 from cyclegan_age.inference import Ager
@@ -305,8 +306,17 @@ def test_folders_without_a_usable_picture_are_told(run: Callable[..., tuple[Path
 
 def test_results_that_cannot_be_written_are_told(run: Callable[..., tuple[Path, list[str]]], tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file in the way")
-    with pytest.raises(UserError, match=r"--results_dir .*results: cannot be written"):
+    with pytest.raises(UserError, match=r"--results_dir .*results: cannot be written \(.*\); choose another folder$"):
         run(target_age=(20,))
+
+
+@pytest.mark.parametrize(("weights", "more"), [("gan", {}), ("cyclegan", {"sample": 3})])
+def test_weights_of_the_wrong_kind_are_named_with_their_flag(
+    weights: str, more: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--weights", weights, "--aligned"] if not more else ["--weights", weights, "--sample", "3"]
+    assert test_command.main([*flags, "--results_dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"--weights {weights}: weights of a model that ")
 
 
 def test_the_command_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

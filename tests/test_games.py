@@ -219,6 +219,10 @@ def test_files_that_are_no_faces_are_told(ager: Ager, tmp_path: Path) -> None:
         ({"sample": -1}, "--sample -1: must be at least 0"),
         ({"steps": 0}, "at least 1"),
         ({"game": ("aging", "a"), "input": Path("b")}, "must be left out with --sample and --game"),
+        ({"game": ("aging", "a"), "life": True}, "--life: must be left out with --game"),
+        ({"sample": 2, "features": ("stem",)}, "--features: must be left out with --sample"),
+        ({"sample": 10**8}, "--sample 100000000: must be from 0 to 10000"),
+        ({"steps": 10**5}, "--steps 100000: must be from 1 to 1000"),
     ],
 )
 def test_flags_that_do_not_go_together_are_told(flags: dict[str, Any], match: str) -> None:

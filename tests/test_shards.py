@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import io
 import json
 import logging
 import shutil
@@ -311,6 +312,38 @@ def test_what_is_no_shard_is_reported(copied: Path, name: str, said: str) -> Non
         UserError, match=r"no age folders found; pass its shards, such as --dataroot '.*\{000..009\}\.tar'$"
     ):
         scan(copied, CODE)
+
+
+def test_a_header_of_zeros_does_not_hide_the_rest_of_a_shard(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (copied / "all-001.csv").unlink()
+    shards = open_shards(copied / "all-000.tar")
+    with (copied / "all-000.tar").open("r+b") as file:
+        file.seek(shards.offset[2] - 512)
+        file.write(b"\0" * 1024)
+    assert caplog.messages == []
+    (copied / "all-000.csv").unlink()
+    assert len(open_shards(copied / "all-000.tar")) == 2
+    assert caplog.messages[-1] == f"{copied / 'all-000.tar'}: corrupt after 4 files, the rest is left out: zeros"
+    with tarfile.open(copied / "none.tar", "w"):
+        pass
+
+
+def test_names_outside_ascii_are_read(copied: Path) -> None:
+    data = (copied / "all-000.tar").read_bytes()[512:]
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(copied / "x.tar", "w", format=form) as tar:
+            member = tarfile.TarInfo("é/25_1_0_é" + "ü" * 90 + ".jpg")
+            member.size = 1000
+            tar.addfile(member, io.BytesIO(data))
+        (copied / "x.csv").unlink(missing_ok=True)
+        assert open_shards(copied / "x.tar").read(0) == data[:1000]
+
+
+def test_shards_without_pictures_are_one_line(copied: Path) -> None:
+    with tarfile.open(copied / "none.tar", "w"):
+        pass
+    with pytest.raises(UserError, match=r"none\.tar: no pictures in them; expected NAME\.jpg beside "):
+        scan(copied / "none.tar", CODE)
 
 
 def test_broken_members_are_named_and_left_out(copied: Path, caplog: pytest.LogCaptureFixture) -> None:

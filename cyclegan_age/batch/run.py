@@ -81,7 +81,7 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
             if not is_remote(output):
                 files.clear(Path(output))  # files of killed workers
         except OSError as e:
-            raise UserError(f"--output {config.output}: cannot be written ({e.strerror or e})") from e
+            raise files.write_error(f"--output {config.output}", e, "or choose another folder") from e
     result = f"{counted(written, 'picture')} of {counted(done, 'file')} in {seconds:.1f} s"
     result += f", {written / max(seconds, 1e-9):.1f} pictures/s"
     if failures.rows:

@@ -33,11 +33,11 @@ class InferConfig:
     1."""
     features: tuple[str, ...] = ()
     """Layers whose feature maps are rendered; `list` prints their names."""
-    sample: Annotated[int, Option(at_least=0)] = 0
+    sample: Annotated[int, Option(at_least=0, at_most=10_000)] = 0
     """Generate this many faces from noise instead, with weights of a model that can."""
     game: tuple[str, ...] = ()
     """Play a game with faces instead: `aging A`, `morph A B` or `kids A B`, A and B being photographs."""
-    steps: Annotated[int, Option(at_least=1)] = 8
+    steps: Annotated[int, Option(at_least=1, at_most=1000)] = 8
     """Steps of a morph, or number of kids."""
     seed: Annotated[int, Option(at_least=0, below=2**63, must_be="from 0 to 2^63 - 1")] = 0
     """Seed of --sample and of the kids."""
@@ -67,6 +67,11 @@ class InferConfig:
             raise UserError("--sample and --game: must not both be given")
         if (self.input or self.dataroot) and (self.sample or self.game):
             raise UserError("--input and --dataroot: must be left out with --sample and --game")
+        if self.sample or self.game:
+            unused = {"features": self.features, "life": self.life, "face": self.face != "all", "limit": self.limit}
+            unused |= {"target_age": self.game and self.target_age, "aligned": self.sample and self.aligned}
+            for name in (name for name, given in unused.items() if given and "list" not in self.features):
+                raise UserError(f"--{name}: must be left out with --{'game' if self.game else 'sample'}")
         photographs = not self.change or (self.input and not self.aligned)
         require(self, "change", photographs, "used with photographs, by --input without --aligned")
         check_strengths(self.strengths)

@@ -58,10 +58,10 @@ def _is_window(window: tuple[float, ...]) -> bool:
 
 
 def _is_plain_name(name: str) -> bool:
-    return Path(name).name == name and not name.startswith(".")
+    return Path(name).name == name and not name.startswith(".") and len(name) <= 100
 
 
-FOLDER_NAME = Option(valid=_is_plain_name, must_be="a plain folder name of letters, digits, - and _")
+FOLDER_NAME = Option(valid=_is_plain_name, must_be="a plain folder name, at most 100 letters, digits, - and _")
 FRAME = Option(valid=_is_frame, must_be=_FRAME_WORDS)
 FACE = Option(valid=_is_face, must_be="all, largest or a number of at least 1")
 WINDOW = Option(MODEL, valid=_is_window, must_be="left, top and side of a square inside the picture, as shares")

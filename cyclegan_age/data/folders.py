@@ -92,6 +92,10 @@ def _scan_shards(dataroot: Path, code: AgeCode, every_group: bool, cache_gb: flo
     groups = [None if np.isnan(one) else code.group(float(one)) for one in years]
     group = np.array([-1 if one is None else one for one in groups], np.int64)[where]
     none = np.isnan(shards.age_years)
+    if none.all():
+        what = "their pictures have no ages" if len(none) else "no pictures in them"
+        remedy = "expected NAME.jpg beside NAME.json with an age, as prepare.py shards writes them"
+        raise UserError(f"--dataroot {shown(dataroot)}: {what}; {remedy}")
     left_out = {NO_AGE: int(none.sum()), _outside(code): int((~none & (group < 0)).sum())}
     kept = shards.take(group >= 0)
     group = group[group >= 0]

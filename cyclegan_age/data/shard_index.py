@@ -117,16 +117,21 @@ def attributes_of(labels: Mapping[str, Any], name: str) -> FaceAttributes:
 
 
 def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
-    """The members of a shard, up to the first corrupt one."""
-    count = 0
+    """The members of a shard, up to the first corrupt one; a header of zeros ends a shard, as it ends a tar file."""
+    count, rest = 0, ""
     try:
         for member in tar:
             vars(tar)["members"].clear()  # which would keep one for each file
             if member.isfile():
                 count += 1
                 yield member
+        with shard.open("rb") as f:
+            f.seek(tar.offset)
+            rest = "zeros" if any(part.strip(b"\0") for part in iter(lambda: f.read(1 << 20), b"")) else ""
     except tarfile.ReadError as e:
-        log.warning("%s: corrupt after %d files, the rest is left out: %s", shard, count, e)
+        rest = str(e)
+    if rest:
+        log.warning("%s: corrupt after %d files, the rest is left out: %s", shard, count, rest)
 
 
 def _json(data: bytes) -> dict[str, Any]:

@@ -149,8 +149,9 @@ class Shards(Sequence[Path]):
             data = os.pread(opened, _BLOCK + int(self.size[i]), int(self.offset[i]) - _BLOCK)
         finally:
             os.close(opened)
-        own, there = self.names[i], data[:100].rstrip(b"\0")  # the header has the beginning or the end of a long name
-        if not there or not (own.startswith(there) or own.endswith(there)):
+        own, there = bytes(self.names[i]), data[:100].rstrip(b"\0")  # the beginning or the end of a long name
+        ascii_name = own.decode(errors="surrogateescape").encode("ascii", "replace")  # as pax headers have it
+        if not there or not any(name.startswith(there) or name.endswith(there) for name in (own, ascii_name)):
             raise BadImage("not at its position in the shard's index; delete the index to rebuild it")
         if len(data) < _BLOCK + self.size[i]:
             raise BadImage("truncated: the shard ends before it")

@@ -5,6 +5,7 @@
 import importlib
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -198,6 +199,7 @@ def chosen(faces: Sequence[Face], which: str) -> list[Face]:
 
     Raises:
         NoFace: no face, or no face of that number.
+        ValueError: none of these words.
     """
     if not faces:
         raise NoFace("no face found; a crop that is already aligned needs --aligned")
@@ -205,6 +207,8 @@ def chosen(faces: Sequence[Face], which: str) -> list[Face]:
         return list(faces)
     if which == "largest":
         return [max(faces, key=lambda face: face.size)]
+    if not re.fullmatch(r"[1-9]\d*", str(which)):
+        raise ValueError(f"face {which}: must be all, largest, or a number, counted from 1 from left to right")
     if int(which) > len(faces):
         count = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
         raise NoFace(f"no face {which}; {count} found, counted from left to right")

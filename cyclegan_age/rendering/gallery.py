@@ -59,8 +59,15 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
     if "list" in config.features:
         say("layers: " + " ".join(ager.layers()))
         return config.results_dir
-    if config.sample or config.game:
-        return _render_game(config, ager, say)
+    try:
+        return (_render_game if config.sample or config.game else _render_inputs)(config, ager, say)
+    except UserError as e:
+        if e.text.startswith("weights of a model"):
+            raise UserError(f"--weights {config.weights}: {e.text}") from None
+        raise
+
+
+def _render_inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> Path:
     aligned = config.aligned or not config.input or bool(ager.domains)  # without ages, pictures of any kind
     find_layers(ager.generator, config.features, "--features: ")
     ages = wanted_ages(config, ager, say)
@@ -85,7 +92,8 @@ def _unwritable(config: InferConfig, inputs: Sequence[Source], ages: int, error:
     """A line on why nothing can be written; of a full disk with what there is room for and what is needed, about."""
     place = f"--results_dir {config.results_dir}"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return f"{place}: cannot be written ({error.strerror or error})"
+        cause = ": ".join(map(str, filter(None, (error.strerror or error, error.filename))))
+        return f"{place}: cannot be written ({cause}); choose another folder"
     files = [one.file for one in inputs if isinstance(one.file, Path) and one.file.exists()]
     need = _PER_AGE * ages * sum(file.stat().st_size for file in files) / 1e6
     room = 0.0

@@ -18,6 +18,7 @@ from cyclegan_age.runs import CROP_WEIGHTS, find_weights
 from cyclegan_age.weight_files import quantised, repacked
 
 _LARGE = 4096  # minimum size of a tensor that `stored_as` converts
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # whose weights it converts; others may be grids of coordinates
 
 
 def export(config: ExportConfig) -> Path:
@@ -97,7 +98,7 @@ def _example(ager: Ager) -> tuple[torch.Tensor, ...]:
 
 
 def stored_as(model: bytes, precision: str) -> bytes:
-    """An ONNX file whose large tensors are stored in `fp16`, or in `int8` with a scale for each output channel.
+    """An ONNX file whose large weights are stored in `fp16`, or in `int8` with a scale for each output channel.
 
     They become fp32 when the file is loaded or run: the file shrinks, and every runtime computes in fp32.
     """
@@ -107,10 +108,11 @@ def stored_as(model: bytes, precision: str) -> bytes:
     from onnx import helper, numpy_helper
 
     whole = onnx.load_model_from_string(model)
+    weights = {name for node in whole.graph.node if node.op_type in _LAYERS for name in node.input}
     kept, before = [], []
     for tensor in whole.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < _LARGE or values.ndim < 2:
+        if tensor.name not in weights or values.dtype != np.float32 or values.size < _LARGE or values.ndim < 2:
             kept.append(tensor)
             continue
         name = f"{tensor.name}_{precision}"

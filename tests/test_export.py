@@ -144,6 +144,19 @@ def test_whole_heads_are_the_same_at_ten_ages(heads: Path, heads_onnx: bytes) ->
     assert facts["frame"] == "ffhq" and facts["anchors"] == [10, 20, 30, 40, 50, 60]
 
 
+def test_weights_alone_are_stored_smaller(heads_onnx: bytes) -> None:
+    """A grid of coordinates in int8 would move pixels."""
+    onnx = pytest.importorskip("onnx", reason=REASON)
+    large = {one.name: one for one in onnx.load_model_from_string(heads_onnx).graph.initializer if len(one.dims) > 1}
+    grids = {name for name, one in large.items() if not name.endswith("weight") and math.prod(one.dims) >= 4096}
+    assert grids and len(grids) < len(large)
+    for precision in ("fp16", "int8"):
+        smaller = onnx.load_model_from_string(stored_as(heads_onnx, precision))
+        after = {one.name: one for one in smaller.graph.initializer}
+        assert [name for name in grids if after[name] != large[name]] == []
+        assert "generator.blocks.0.conv1.weight" in large.keys() - after.keys()
+
+
 def test_programs_of_torch_export_give_the_same(heads: Path, tmp_path: Path) -> None:
     file = tmp_path / "heads.pt2"
     assert export_command.main(["--weights", str(heads), "--output", str(file)]) == 0

@@ -16,7 +16,7 @@ from cyclegan_age.config import ExportConfig, UserError, needs
 from cyclegan_age.export import graph, program, stored_as
 from cyclegan_age.images import to_float
 from cyclegan_age.inference import Ager, demo_portrait
-from cyclegan_age.runs import TIGHT, find_weights
+from cyclegan_age.runs import CROP_WEIGHTS, find_weights
 from options.command import command
 from options.export import parse_export
 
@@ -107,7 +107,7 @@ def main(config: ExportConfig) -> None:
     with needs("onnxruntime"):
         import onnxruntime  # noqa: F401
     torch.set_num_threads(1)
-    ager = Ager.load(find_weights(config.weights, config.results_dir, TIGHT))
+    ager = Ager.load(find_weights(config.weights, config.results_dir, CROP_WEIGHTS))
     if ager.domains:
         raise UserError(f"--weights {config.weights}: have no ages; expected weights of an age-conditional model")
     ager.engine.network.cpu()

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def data_ways(folder: Path, random: np.random.Generator) -> dict[str, Way]:
             pictures.get(i)
 
     readers = {"generators": read_generator, "tables": read_table, "shards": read_shard}
-    return {name: (read, lambda name=name: mutated(files[name], random)) for name, read in readers.items()}
+    return {name: (read, partial(mutated, files[name], random)) for name, read in readers.items()}
 
 
 def _generator() -> bytes:

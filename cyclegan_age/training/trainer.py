@@ -1,8 +1,9 @@
 """One training step on its device: gradients, updates, EMA weights and counts, without synchronisation.
 
-Only `Trainer.read`, `Trainer.state_dict` and the checkpoints read numbers from the device. Non-finite steps are
-detected and skipped on the device: a flag keeps the optimisers from changing anything. On a GPU the whole step is
-captured as a CUDA graph after a few plain ones, and replayed.
+Only `Trainer.read`, `Trainer.state_dict` and the checkpoints read numbers from the device. A phase with a non-finite
+loss or gradient, and the phases after it in that step, are skipped and counted, by a flag on the device. Earlier phases
+of the step, and what it stored in history buffers, stay. On a GPU the whole step is captured as a CUDA graph after a
+few uncaptured ones, and replayed.
 """
 
 import logging

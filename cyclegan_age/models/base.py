@@ -69,9 +69,11 @@ class Model(ABC):
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         """One step: yields every phase in order with its weighted, named loss terms.
 
-        The loop applies a phase's gradients before it asks for the next one.
+        The trainer updates a phase's networks before it asks for the next one. With `--accumulate` one generator per
+        part of the batch runs, phase by phase in turn. So set `requires_grad` of the networks at the start of each
+        phase.
 
-        On a GPU it is captured as a CUDA graph for each value of `paused`, after some plain steps. So every
+        On a GPU it is captured as a CUDA graph for each value of `paused`, after some uncaptured steps. So every
         step must have the same shapes. Random numbers must come from the default generator of the batch's device.
         Nothing may be copied from or to the host, and no branch may depend on the value of a tensor. Tensors that
         outlive a step must be changed in place.

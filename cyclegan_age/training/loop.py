@@ -1,4 +1,4 @@
-"""The training loop: it knows phases, not models."""
+"""The training loop: steps, logging, samples, checkpoints, signals."""
 
 import logging
 import signal

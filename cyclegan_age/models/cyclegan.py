@@ -72,8 +72,8 @@ class CycleGAN(Model):
     """Networks and phases `generator` and `discriminator`, and `critics` where there are age estimators.
 
     - Stripes and tints fool an estimator in the loss before a face looks older. So the age term's gradient on a picture
-      is clipped to `age_share` times the adversarial one. VQGAN weighs its adversarial term by gradients in a similar
-      way (Esser et al., CVPR 2021, equation 7).
+      is clipped to `age_share` times that of the adversarial and shift terms. VQGAN weighs its adversarial term by
+      gradients in a similar way (Esser et al., CVPR 2021, equation 7).
     - With `lambda_fooled` the estimators keep learning, from real faces with their ages and from fakes with the ages of
       their sources. A generator that never fools an estimator only copies its input, so the fakes' weight starts at 0.
     - `AgeCritic` discriminates on the estimators' features. With `lambda_features` the network `feature_critic`

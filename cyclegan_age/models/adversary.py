@@ -220,7 +220,7 @@ def latents_like(net: NoiseConfig, like: Tensor) -> Tensor:
 
 
 def sample_latents(net: NoiseConfig, count: int, random: torch.Generator) -> Tensor:
-    """Random latent vectors (count, z), sample_latents by a generator on the CPU."""
+    """Random latent vectors (count, z), drawn by a random generator on the CPU."""
     if net.prior == "normal":
         return torch.randn(count, net.z, generator=random)
     return torch.rand(count, net.z, generator=random) * 2 - 1

@@ -59,7 +59,7 @@ def room_needed(config: TrainConfig, model: Model) -> int:
         trained = (w for names in model.phases.values() for name in names for w in model.networks[name].parameters())
         parameters = sum(w.numel() * w.element_size() for w in trained)
         state += 2 * parameters if config.optimizer == "adam" else 0
-        one = 4 * (3 * config.image_size**2 + len(config.ages))  # a picture in a history buffer, and its age vector
+        one = 4 * (3 * config.image_size**2 + 2 * len(config.ages) + 1)  # a picture in a history buffer, and its row
         state += sum(pool.size * one for pool in model.pools.values())
     return state + 2 * averaged + _PICTURES_BYTES
 

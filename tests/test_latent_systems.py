@@ -394,7 +394,7 @@ def test_an_encoder_learns_what_the_averaged_generator_was_given(monkeypatch: py
             asked.append(age)
             return torch.zeros(len(z), 3, 32, 32)
 
-    model.averaged = {"generator": Averaged()}
+    model.ema_networks = {"generator": Averaged()}
     monkeypatch.setattr(encoder_cdcgan, "latents_like", lambda net, like: torch.ones(len(like), net.z))
     given = batch()
     early, late = terms_of(model, given, 0.49), terms_of(model, given, 0.5)
@@ -541,7 +541,7 @@ def test_an_encoder_is_held_to_real_faces_too() -> None:
     embedder = build_embedder(EMBEDDER)
     net = EncoderCDCGANConfig(**NOISE, e_channels=(4, 8), gan_share=0.0, lambda_pixel=2.0, lambda_identity=3.0)
     model = EncoderCDCGAN(config=SMALL, net=net, embedder=embedder)
-    model.averaged = {"generator": model.generator.eval().requires_grad_(False)}
+    model.ema_networks = {"generator": model.generator.eval().requires_grad_(False)}
     constant(model.generator, 0.0)  # grey, where the faces are 0.5
     given = batch()
     terms = terms_of(model, given)["encoder"]
@@ -665,8 +665,8 @@ def test_discriminators_are_paused_when_they_should_be() -> None:
 
 @pytest.mark.parametrize("build", [lambda: CAAE(config=SMALL, net=CAAEConfig(**CAAE_NET, d_rate=0.5))])
 def test_a_lower_rate_is_that_of_the_critics(build: Callable[[], Model]) -> None:
-    assert build().rates == {"critics": 0.5}
-    assert CGAN(config=SMALL, net=CGANConfig(**NOISE, d_rate=0.25)).rates == {"discriminator": 0.25}
+    assert build().lr_factors == {"critics": 0.5}
+    assert CGAN(config=SMALL, net=CGANConfig(**NOISE, d_rate=0.25)).lr_factors == {"discriminator": 0.25}
 
 
 def test_discriminators_are_reset_every_few_epochs_alike_in_every_process() -> None:

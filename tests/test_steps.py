@@ -146,7 +146,7 @@ def stronger(case: str) -> tuple[Model, Batch]:
 
 
 def averaged(model: Model) -> tuple[Model, Batch]:
-    model.averaged = {"generator": deepcopy(model.networks["generator"]).eval()}
+    model.ema_networks = {"generator": deepcopy(model.networks["generator"]).eval()}
     return model, faces()
 
 
@@ -193,7 +193,7 @@ def built(case: str) -> tuple[Model, Batch]:
 
 
 def networks_of(model: Model) -> list[nn.Module]:
-    return [*model.networks.values(), *model.frozen.values(), *model.averaged.values()]
+    return [*model.networks.values(), *model.frozen.values(), *model.ema_networks.values()]
 
 
 def take(model: Model, batch: Batch, progress: Tensor, paused: frozenset[str]) -> dict[str, tuple[Tensor, Tensor]]:

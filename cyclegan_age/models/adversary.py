@@ -199,7 +199,7 @@ class AdversarialModel(Model):
             self.frozen["features"] = feature_discriminator.features
             self.networks["feature_critic"] = feature_discriminator.critic
             self.phases["discriminator"].append("feature_critic")
-        self.rates = {"discriminator": net.d_rate}
+        self.lr_factors = {"discriminator": net.d_rate}
         self.shipped = ["generator"]
         self.pools = {}
 

@@ -187,7 +187,7 @@ class CAAE(Model):
         if self.feature_discriminator:
             self.networks["feature_critic"] = self.feature_discriminator.critic
             self.phases["critics"].append("feature_critic")
-        self.rates = {"critics": net.d_rate}
+        self.lr_factors = {"critics": net.d_rate}
         self.shipped = ["encoder", "generator"]
         self.pools = {}
 

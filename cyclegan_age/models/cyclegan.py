@@ -116,7 +116,7 @@ class CycleGAN(Model):
             self.means = self.networks["means"] = FeatureMeans(shapes=shapes, kinds=heads)
         if self.critics:
             self.phases["critics"] = list(self.critics)
-            self.rates = {"discriminator": 2.0, "critics": 2.0}
+            self.lr_factors = {"discriminator": 2.0, "critics": 2.0}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
         self.image_size, self.frame = config.image_size, config.frame

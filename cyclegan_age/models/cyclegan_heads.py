@@ -99,7 +99,7 @@ class CycleGANHeads(Model):
         self.frozen = {"features": self.features, "parser": self.parser, "embedder": self.embedder}
         self.frozen |= {f"estimator{i}": estimator for i, estimator in enumerate(self.estimators)}
         self.phases = {"generator": ["generator"], "discriminator": ["whole", "half", "critic"]}
-        self.rates = {"discriminator": net.d_rate}
+        self.lr_factors = {"discriminator": net.d_rate}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
 

@@ -116,7 +116,7 @@ class EncoderCDCGAN(Model):
         if self.feature_discriminator:
             self.networks["feature_critic"] = self.feature_discriminator.critic
             self.phases["discriminator"].append("feature_critic")
-        self.rates = {"discriminator": net.d_rate}
+        self.lr_factors = {"discriminator": net.d_rate}
         self.shipped = ["generator", "encoder"]
         self.pools = {}
         self.encoding = False  # whether the last step was of the encoder's stage
@@ -154,7 +154,7 @@ class EncoderCDCGAN(Model):
             return
         yield "generator", {}
         yield "discriminator", {}
-        generator, x = self.averaged["generator"], batch.x_source
+        generator, x = self.ema_networks["generator"], batch.x_source
         z = latents_like(net, x)
         with torch.no_grad():
             x_made = generator(z, age_other)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from cyclegan_age.config import ModelConfig, TrainConfig
 from cyclegan_age.training.checkpoints import Checkpoints
 from cyclegan_age.training.log import Log
-from cyclegan_age.training.progress import Progress
+from cyclegan_age.training.progress_bar import ProgressBar
 from cyclegan_age.training.samples import Samples
 from cyclegan_age.training.setup import begin, set_up
 from cyclegan_age.training.state import Training
@@ -62,7 +62,7 @@ def _run_steps(training: Training, samples: Samples, checkpoints: Checkpoints) -
     batches = training.data.batches(
         schedule.step, accelerator.process_index, accelerator.num_processes, accelerator.device
     )
-    bar = Progress(schedule, shown=training.is_main)
+    bar = ProgressBar(schedule, shown=training.is_main)
     log = Log(training, bar)
     with _stop_signals() as stop_requested, _trackers_ended(accelerator), closing(batches), bar:
         training.progress = schedule.progress()

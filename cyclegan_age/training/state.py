@@ -74,7 +74,7 @@ class Training:
     def train_step(self, batch: Batch) -> None:
         """Do and count a step."""
         self.trainer(batch, self.schedule.before, self.progress)
-        self.lr = self.trainer.rate(self.progress)
+        self.lr = self.trainer.learning_rate(self.progress)
         self.schedule.before, self.progress = self.progress, self.schedule.advance()
 
     def restore(self) -> None:

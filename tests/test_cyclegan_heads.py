@@ -155,9 +155,9 @@ def test_discriminators_and_estimators_do_not_drown_the_shift() -> None:
         batch, probabilities = heads(), torch.full((4, 5, 64, 64), 0.2)
         x_fake = batch.x_source.clone().requires_grad_()
         weights_fake, ages = torch.full((4, model.kinds), 1 / model.kinds), torch.tensor([60.0, 60, 20, 20])
-        ground = torch.zeros(4, 3, 1, 1)
+        background = torch.zeros(4, 3, 1, 1)
         terms = model._adversarial_terms(
-            x_fake, batch, Regions(probabilities), ground, weights_fake, ages, torch.tensor(1.0)
+            x_fake, batch, Regions(probabilities), background, weights_fake, ages, torch.tensor(1.0)
         )
         terms["g_shift"].backward()
         assert x_fake.grad is not None

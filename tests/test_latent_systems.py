@@ -33,17 +33,17 @@ from cyclegan_age.config import (
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import (
-    augmented,
-    generator_loss,
+    bce_gan,
+    bce_generator_loss,
     identity_distance,
     perceptual,
     r1,
-    real_or_fake,
     total_variation,
 )
 from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
 from cyclegan_age.models.adversary import discriminators_paused, reset_discriminators
 from cyclegan_age.models.age_cgan import AgeCGAN, IdentityEncoder
+from cyclegan_age.models.augmentation import diff_augment
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.caae import CAAE, CAAEEncoder, sex_vectors
 from cyclegan_age.models.cgan import CGAN
@@ -288,19 +288,19 @@ SURE = math.log(3)
 
 def test_cross_entropies_by_hand() -> None:
     logits = torch.tensor([0.0, SURE])  # 1/2 and 3/4
-    assert real_or_fake(logits, 1).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-    assert real_or_fake(logits, 0).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert bce_gan(logits, 1).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert bce_gan(logits, 0).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
     smooth = (math.log(2) + 0.9 * math.log(4 / 3) + 0.1 * math.log(4)) / 2
-    assert real_or_fake(logits, 0.9).item() == pytest.approx(smooth)
-    assert generator_loss(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-    assert generator_loss(logits, saturating=True).item() == pytest.approx((math.log(1 / 2) + math.log(1 / 4)) / 2)
+    assert bce_gan(logits, 0.9).item() == pytest.approx(smooth)
+    assert bce_generator_loss(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert bce_generator_loss(logits, saturating=True).item() == pytest.approx((math.log(1 / 2) + math.log(1 / 4)) / 2)
 
 
 def test_only_the_saturating_generator_stops_learning_from_a_sure_discriminator() -> None:
     slopes = {}
     for saturating in (False, True):
         logits = torch.tensor([-10.0], requires_grad=True)
-        generator_loss(logits, saturating=saturating).backward()
+        bce_generator_loss(logits, saturating=saturating).backward()
         assert logits.grad is not None
         slopes[saturating] = abs(float(logits.grad))
     assert slopes[True] < 1e-4 < 0.99 < slopes[False]
@@ -492,7 +492,7 @@ def test_an_augmentation_shifts_recolours_and_cuts(monkeypatch: pytest.MonkeyPat
     neutral, moved = [0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0], [0.7, 0.5, 0.5, 0.99, 0.0, 0.5, 0.5]
     given = torch.tensor([neutral, moved]).T[:, :, None, None, None]
     monkeypatch.setattr(torch, "rand", lambda *size, device: given)
-    same, other = augmented(x)
+    same, other = diff_augment(x)
     torch.testing.assert_close(same[:, 8:, 8:], x[0, :, 8:, 8:])
     assert not same[:, :8, :8].any()  # the square's corner reaches in
     outside = torch.ones(32, 32, dtype=torch.bool)
@@ -501,13 +501,13 @@ def test_an_augmentation_shifts_recolours_and_cuts(monkeypatch: pytest.MonkeyPat
     expected[:, 4:, :28] = x[1, :, :28, 4:] + 0.2  # four pixels down, four to the left
     torch.testing.assert_close(other[:, outside], expected[:, outside])
     assert not other[:, 9:24, 9:24].any()
-    augmented(x).sum().backward()
+    diff_augment(x).sum().backward()
     assert x.grad is not None and x.grad.isfinite().all()
 
 
 def test_an_augmentation_keeps_the_middle_of_many_draws() -> None:
     torch.manual_seed(0)
-    seen = augmented(torch.full((512, 3, 32, 32), 0.2))
+    seen = diff_augment(torch.full((512, 3, 32, 32), 0.2))
     assert seen.shape == (512, 3, 32, 32)
     assert 0.05 < seen.mean().item() < 0.2  # a fifth is cut or moved out
     assert 0.1 < (seen == 0).float().mean().item() < 0.4

@@ -85,11 +85,11 @@ class FeatureDiscriminator:
         critic: feature maps -> scores; to be trained in the discriminator's phase.
     """
 
-    def __init__(self, config: TrainConfig, *, heads: int) -> None:
+    def __init__(self, config: TrainConfig, *, n_heads: int) -> None:
         if config.image_size % 32:
             raise UserError(f"--lambda_features: takes pictures of a multiple of 32 px, not {config.image_size}")
         self.features = LiteFeatures()
-        self.critic = FeatureCritic(map_channels=self.features.map_channels, heads=heads)
+        self.critic = FeatureCritic(map_channels=self.features.map_channels, n_heads=n_heads)
 
     def generator_loss(self, x_fake: Tensor, label: Tensor | None) -> Tensor:
         """LSGAN loss of the generator, from its pictures (N, 3, S, S) and their target labels (N, K)."""
@@ -156,13 +156,13 @@ class SimilarityLosses:
         return terms
 
 
-def build_feature_discriminator(config: TrainConfig, net: LatentConfig, *, heads: int) -> FeatureDiscriminator | None:
+def build_feature_discriminator(config: TrainConfig, net: LatentConfig, *, n_heads: int) -> FeatureDiscriminator | None:
     """The feature discriminator that a configuration describes; None with a `lambda_features` of 0.
 
     Raises:
         UserError: the ImageNet network is not installed, or does not take pictures of this size.
     """
-    return FeatureDiscriminator(config, heads=heads) if net.lambda_features else None
+    return FeatureDiscriminator(config, n_heads=n_heads) if net.lambda_features else None
 
 
 def wrong_ages(code: AgeCode, age_years: Tensor) -> Tensor:

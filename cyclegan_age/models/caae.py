@@ -181,7 +181,7 @@ class CAAE(Model):
             "critic_image": self.critic_image,
         }
         self.phases = {"autoencoder": ["encoder", "generator"], "critics": ["critic_z", "critic_image"]}
-        self.feature_discriminator = build_feature_discriminator(config, net, heads=labels)
+        self.feature_discriminator = build_feature_discriminator(config, net, n_heads=labels)
         self.similarity = SimilarityLosses(net, self.feature_discriminator, embedder)
         self.frozen = self.similarity.frozen
         if self.feature_discriminator:

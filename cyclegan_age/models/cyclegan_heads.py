@@ -21,7 +21,7 @@ from cyclegan_age.faces.frames import FRAMES, Frame, window
 from cyclegan_age.losses import age_hinge, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
 from cyclegan_age.models.augmentation import diff_augment, random_view
 from cyclegan_age.models.base import Losses, Model, Renderer, System
-from cyclegan_age.models.cyclegan import age_calibration
+from cyclegan_age.models.cyclegan import age_calibration, head_weights, map_shapes
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.models.pretrained import load_embedder, load_estimator, load_parser
 from cyclegan_age.networks.adain import AdaINGenerator
@@ -76,16 +76,13 @@ class CycleGANHeads(Model):
         frame = Frame.of(config.frame)
         self.face = window(FRAMES["utkface"], frame)  # what estimators and embedder look at
         self.eyes = frame.points[:2]
-        self.kinds = 2 * len(config.ages)  # of each age, men and women
+        n_heads = 2 * len(config.ages)  # of a discriminator: men and women of each age
         self.generator = build_generator(config, net)
-        self.whole = PatchDiscriminator(heads=self.kinds, ndf=net.ndf)
-        self.half = PatchDiscriminator(heads=self.kinds, ndf=net.ndf)
+        self.whole = PatchDiscriminator(n_heads=n_heads, ndf=net.ndf)
+        self.half = PatchDiscriminator(n_heads=n_heads, ndf=net.ndf)
         self.features = LiteFeatures()
-        self.critic = FeatureCritic(map_channels=self.features.map_channels, heads=self.kinds)
-        sides = (config.image_size // (4 * 2**i) for i in range(len(self.features.map_channels)))
-        shapes = [(c, s, s) for c, s in zip(self.features.map_channels, sides, strict=True)]
-        shapes.insert(0, (3, config.image_size // 4, config.image_size // 4))
-        self.means = RegionMeans(shapes=shapes, kinds=self.kinds)
+        self.critic = FeatureCritic(map_channels=self.features.map_channels, n_heads=n_heads)
+        self.means = RegionMeans(shapes=map_shapes(self.features, config.image_size), kinds=n_heads)
         self.parser = parser.eval().requires_grad_(False)
         self.embedder = embedder.eval().requires_grad_(False)
         self.estimators = [estimator.eval().requires_grad_(False) for estimator in estimators]
@@ -120,7 +117,7 @@ class CycleGANHeads(Model):
                 ):
                     regions = Regions(self.parser.probabilities(x.to(device), _PARSED))
                     maps = self._maps(regions.cut_out(x.to(device), 0.0))
-                    vectors = self._kinds(self._vectors(age.to(device)), sex.to(device))
+                    vectors = head_weights(self._vectors(age.to(device)), sex.to(device))
                     self.means.add(maps, vectors, regions.inner)
                     bar.update(len(x))
                     seen += len(x)
@@ -132,7 +129,7 @@ class CycleGANHeads(Model):
         net, x_source, x_real = self.net, batch.x_source, batch.x_target
         age_source, age_target = (self._clamped(age) for age in (batch.age_source, batch.age_target))
         v_source, v_target = self.code.encode(age_source), self.code.encode(age_target)  # (N, K)
-        weights_fake = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
+        weights_fake = head_weights(v_target, batch.label_source)  # (N, 2 K)
         with torch.no_grad():
             source = Regions(self.parser.probabilities(x_source, _PARSED))
             real = Regions(self.parser.probabilities(x_real, _PARSED))
@@ -161,9 +158,9 @@ class CycleGANHeads(Model):
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(True)
         x_old, weights_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), background), weights_fake)
-        weights_real = self._kinds(v_target[..., None], batch.label_target)[..., 0]
+        weights_real = head_weights(v_target, batch.label_target)
         anchors = constant(self.code.nominal_years, x_real.device)
-        weights_wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
+        weights_wrong = head_weights(wrong_age_weights(age_target, anchors), batch.label_target)
         x_both = diff_augment(torch.cat([real.cut_out(x_real, _random_background(x_real)), x_old]), _VIEW)
         with torch.no_grad():
             grey = torch.cat([real.cut_out(x_real, 0.0), source.cut_out(x_fake.detach(), 0.0)])
@@ -245,17 +242,12 @@ class CycleGANHeads(Model):
         """How much of each kind's mean the features are moved on by, in each region: (N, 2 K, 3)."""
         net = self.net
         ages = torch.stack([age_target, self._clamped(batch.age_source)])
-        target, own = (self._kinds(self._vectors(age), batch.label_source) for age in ages)
+        target, own = (head_weights(self._vectors(age), batch.label_source) for age in ages)
         strength = constant(net.shift_strength, age_target.device)
         younger = net.youth * ((25 - age_target) / 15).clamp(0, 1)
         # Hair is as dark at 20 as at 10: more of it would become a cap.
         younger = 1 + younger[:, None] * constant((0.0, 1.0, 1.0), age_target.device)
         return (target - own) * strength * younger[:, None]
-
-    def _kinds(self, vectors: Tensor, sex: Tensor) -> Tensor:
-        """Age vectors (N, K, R) -> weights of each age and sex (N, 2 K, R), by the sex (N, 1), NaN where not known."""
-        sexes = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
-        return (sexes[:, :, None, None] * vectors[:, None]).flatten(1, 2)
 
     def _face(self, x: Tensor, size: int) -> Tensor:
         """The face in UTKFace's frame: (N, 3, S, S) -> (N, 3, size, size)."""

@@ -110,7 +110,7 @@ class EncoderCDCGAN(Model):
         self.encoder = build_encoder(config, net)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}
         self.phases = {name: [name] for name in self.networks}
-        self.feature_discriminator = build_feature_discriminator(config, net, heads=ages)
+        self.feature_discriminator = build_feature_discriminator(config, net, n_heads=ages)
         self.similarity = SimilarityLosses(net, self.feature_discriminator, embedder)
         self.frozen = self.similarity.frozen
         if self.feature_discriminator:

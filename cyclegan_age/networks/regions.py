@@ -33,7 +33,7 @@ class Regions:
         return -F.max_pool2d(-self.parts, 2 * _EDGE + 1, 1, _EDGE)
 
     def cut_out(self, x: Tensor, background: Tensor | float) -> Tensor:
-        """Pictures (N, 3, S, S) with everything except the head replaced by a background: (N, 3, 1, 1) or one number."""
+        """Pictures (N, 3, S, S) with all but the head replaced by a background: (N, 3, 1, 1) or one number."""
         head = F.interpolate(self.head, size=x.shape[2:], mode="bilinear")
         return x * head + background * (1 - head)
 

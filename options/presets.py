@@ -163,7 +163,8 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"width": 20, "depth": (1, 2, 3, 2), "input_size": 96},
         ),
         "large": (_ESTIMATOR | {"epochs": 10.0}, {}),
-        # From ImageNet's weights; the first round of `age_judge`, from --ages 0 10 20 30 40 50 60 70. Never used in a loss.
+        # From ImageNet's weights; the first round of `age_judge`, from --ages 0 10 20 30 40 50 60 70. Never used in a
+        # loss.
         "imagenet": (
             _ESTIMATOR | {"batch_size": 16, "lr": 5e-4, "epochs": 2.4, "compile": False, "precision": "fp32"},
             {"backbone": "efficientnet_lite1"},

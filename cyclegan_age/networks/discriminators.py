@@ -28,8 +28,8 @@ class PatchDiscriminator(nn.Module):
     After Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (CVPR 2017).
 
     (N, 3, H, W) in [-1, 1] -> (N, n_heads, H/8 - 2, W/8 - 2), unbounded. 4x4 convolutions ndf-2ndf-4ndf-8ndf, leaky
-    ReLU 0.2, instance norm except on the first. With several heads each belongs to one anchor age. Its map is its own plus a
-    shared one, so that general faults of fakes are learnt from all ages (as in Miyato and Koyama, "cGANs with
+    ReLU 0.2, instance norm except on the first. With several heads each belongs to one anchor age. Its map is its own
+    plus a shared one, so that general faults of fakes are learnt from all ages (as in Miyato and Koyama, "cGANs with
     Projection Discriminator", ICLR 2018).
     """
 

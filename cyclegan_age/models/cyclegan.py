@@ -197,9 +197,9 @@ class CycleGAN(Model):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        stored = torch.cat([weights_fake, batch.age_source[:, None]], dim=1)
-        x_old, stored = self.pools["fakes"].exchange(x_fake.detach(), stored)
-        weights_old, age_old = stored[:, :-1], stored[:, -1]
+        rows = torch.cat([weights_fake, batch.age_source[:, None]], dim=1)  # stored with each fake
+        x_old, rows = self.pools["fakes"].exchange(x_fake.detach(), rows)
+        weights_old, age_old = rows[:, :-1], rows[:, -1]
         weights_real, weights_wrong = (
             self._head_weights(v_target, batch.label_target),
             self._wrong_head_weights(batch, v_target),

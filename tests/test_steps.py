@@ -83,7 +83,7 @@ def cyclegan(**more: float) -> tuple[Model, Batch]:
     net = CycleGANConfig(**EVERYTHING, **more)
     model, batch = CycleGAN(config=TRAIN, net=net, estimators=[estimator(), estimator()], embedder=embedder()), faces()
     if model.means:
-        kinds = model._heads(model.code.encode(batch.age_source), batch.label_source)
+        kinds = model._head_weights(model.code.encode(batch.age_source), batch.label_source)
         with torch.no_grad():
             for x in (batch.x_source, batch.x_target):
                 model.means.add(model._maps(x), kinds.roll(1, dims=1) + 0.1)

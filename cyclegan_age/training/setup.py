@@ -135,5 +135,5 @@ def _kept(run: Path) -> str:
     return "; the last checkpoint is kept" if has_checkpoint(run) else "; there is no checkpoint yet"
 
 
-def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {k: v if isinstance(v, int | float | str) else str(v) for part in plain.values() for k, v in part.items()}
+def _flat(nested: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {k: v if isinstance(v, int | float | str) else str(v) for part in nested.values() for k, v in part.items()}

@@ -181,7 +181,7 @@ def _settle() -> str:
 
 @contextmanager
 def _without_log_lines() -> Iterator[None]:
-    """Context that drops what Ray's C++ code writes to stderr for information; all else follows at the end."""
+    """Context that drops information and warnings of Ray's C++ code on stderr; all else follows at the end."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
@@ -194,7 +194,7 @@ def _without_log_lines() -> Iterator[None]:
             os.close(stderr)
             caught.seek(0)
             for line in caught:
-                if not re.match(rb"\[[^]]* I [^]]*\] ", line):
+                if not re.match(rb"\[[^]]* [IW] [^]]*\] ", line):
                     os.write(2, line)
 
 
@@ -217,7 +217,8 @@ def _start(address: str) -> Any:
             if not left:
                 what = f"RAY_ADDRESS {address}: not reached" if address else "Ray: did not start"
                 cause = (str(e).splitlines() or [type(e).__name__])[0]
-                raise UserError(f"{what} ({cause}); check it and try again") from None
+                remedy = "check it, and set RAY_AUTH_MODE=token if the cluster asks for a token" if address else "try again"
+                raise UserError(f"{what} ({cause}); {remedy}") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -316,7 +316,7 @@ def test_weights_of_the_wrong_kind_are_named_with_their_flag(
 ) -> None:
     flags = ["--weights", weights, "--aligned"] if not more else ["--weights", weights, "--sample", "3"]
     assert test_command.main([*flags, "--results_dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"--weights {weights}: weights of a model that ")
+    assert capsys.readouterr().err.startswith(f"--weights {weights}: must be weights ")
 
 
 def test_the_command_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cyclegan_age.config import InferConfig, UserError
+from cyclegan_age.config import InferConfig, UserError, WrongWeights
 from cyclegan_age.faces import video
 from cyclegan_age.faces.detection import NoFace, detector
 from cyclegan_age.faces.files import Photo
@@ -61,10 +61,8 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
         return config.results_dir
     try:
         return (_render_game if config.sample or config.game else _render_inputs)(config, ager, say)
-    except UserError as e:
-        if e.text.startswith("weights of a model"):
-            raise UserError(f"--weights {config.weights}: {e.text}") from None
-        raise
+    except WrongWeights as e:
+        raise UserError(f"--weights {config.weights}: {e.text}") from None
 
 
 def _render_inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> Path:

@@ -8,6 +8,8 @@ results/001-cyclegan-default/
     snapshots/                EMA weights kept along the training, safetensors with the configuration inside
     weights.safetensors       the newest EMA weights
     state.pt                  the checkpoint; loads without pickle code
+    state-RANK-STEP.pt        its RNG state and history buffers of one process
+    .lock                     held while training
 """
 
 import io
@@ -34,16 +36,39 @@ logger = logging.getLogger("cyclegan_age")
 
 # Settings of the environment, not of the recipe: a run may resume under others.
 _FREE = {
-    *("dataroot", "results_dir", "name", "preset", "monitor", "visdom_server", "visdom_port", "compile", "precision"),
-    *("log_every", "sample_every", "save_every", "snapshot_every", "feature_layers", "checkpoint"),
+    "checkpoint",
+    "compile",
+    "dataroot",
+    "feature_layers",
+    "log_every",
+    "monitor",
+    "name",
+    "precision",
+    "preset",
+    "results_dir",
+    "sample_every",
+    "save_every",
+    "snapshot_every",
+    "visdom_port",
+    "visdom_server",
 }
 
 # Settings that affect only future steps, and no network, batch or checkpoint: a named run may change them. It may also
 # change the weights of its losses if both values are above 0, so that no network is added or removed.
-_LENGTH = {"epochs", "minutes"}
 _TUNED = {
-    *("lr", "lr_constant", "clip", "ema", "accumulate"),
-    *("label_smoothing", "d_rate", "d_reset", "d_pause", "head_start"),
+    "accumulate",
+    "clip",
+    "d_pause",
+    "d_rate",
+    "d_reset",
+    "dataroot",
+    "ema",
+    "epochs",
+    "head_start",
+    "label_smoothing",
+    "lr",
+    "lr_constant",
+    "minutes",
 }
 
 
@@ -168,8 +193,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
     """Check the settings of a named run, and log changed ones that may differ."""
     path = folder / "config.json"
-    there, here = _recipe(_read_settings(path), path), _recipe(plain)
-    changed = [flag for flag in sorted(here) if here[flag] != there.get(flag) and flag not in _LENGTH]
+    before = _read_settings(path)
+    there, here = _recipe(before, path), _recipe(plain)
+    there["dataroot"], here["dataroot"] = before["train"].get("dataroot"), plain["train"]["dataroot"]
+    changed = [flag for flag in sorted(here) if here[flag] != there.get(flag)]
     for flag in changed:
         old, new = there.get(flag), here[flag]
         weight = flag.startswith("lambda_") and min(_numbers(old) + _numbers(new), default=0) > 0

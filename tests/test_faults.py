@@ -256,8 +256,11 @@ def test_a_named_run_resumes_with_another_learning_rate(
     """As well with other settings of the steps still to come; with others it does not, and --init is named."""
     assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "run", "--lr_constant", "1")) == 0
     tuned = ["--lr", "0.0001", "--lr_constant", "0.9", "--clip", "5", "--accumulate", "2", "--lambda_cycle", "2"]
-    assert train_command.main(_flags(tiny_faces, tmp_path, 40, "--name", "run", *tuned)) == 0
+    (tmp_path / "moved").symlink_to(tiny_faces)
+    assert train_command.main(_flags(tmp_path / "moved", tmp_path, 40, "--name", "run", *tuned)) == 0
     assert "run: resumes with --lr 0.0001, previously 0.0002" in caplog.text
+    assert f"run: resumes with --dataroot {tmp_path / 'moved'}, previously {tiny_faces}" in caplog.text
+    assert "run: resumes with --epochs " in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr/lr"] for line in lines if line["step"] in (4, 6)] == [pytest.approx(2e-4), pytest.approx(1e-4)]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["lr"] == 1e-4

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
-from cyclegan_age.files import clear, exclusive, lock, write_atomically, writing
+from cyclegan_age.files import exclusive, lock, remove_partial_files, write_atomically, writing
 from cyclegan_age.weight_files import from_settings, settings
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -145,7 +145,7 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
             held.enter_context(lock(folder))
             if train.name and (folder / "config.json").is_file():
                 _check_same(folder, plain)
-            clear(folder)
+            remove_partial_files(folder)
             if (folder / "config.json").is_file() and not has_checkpoint(folder):
                 logger.info("%s: the run has no checkpoint; its training begins anew", folder)
             write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
-from cyclegan_age.files import foreign, write_atomically
+from cyclegan_age.files import describe_foreign_file, write_atomically
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -206,7 +206,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
             tensors[name.removesuffix(_SCALE)] = tensors[name.removesuffix(_SCALE)] * tensors.pop(name)
     except (SafetensorError, OSError, KeyError, RuntimeError) as e:  # the last two: scales that fit no tensor
         with suppress(OSError):
-            if kind := foreign(path):
+            if kind := describe_foreign_file(path):
                 raise UserError(f"--weights {path}: {kind}") from None
         raise UserError(f"--weights {path}: not a readable safetensors file ({e}); train or copy it again") from None
     if text is None:

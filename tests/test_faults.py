@@ -28,7 +28,7 @@ from cyclegan_age import visdom_server
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.faces.files import Photo
-from cyclegan_age.files import foreign, lock, unlock
+from cyclegan_age.files import describe_foreign_file, lock, unlock
 from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import SYSTEMS
@@ -247,7 +247,7 @@ def test_a_foreign_file_is_recognised(
     more = ["--init", str(tmp_path / "latest_net_G.pth"), "--name", "begun"]
     assert train_command.main(_flags(tiny_faces, tmp_path, 2, *more)) == 2
     assert f"--init {tmp_path / 'latest_net_G.pth'}: a pickle of PyTorch" in capsys.readouterr().err
-    assert foreign(run / "weights.safetensors") == ""
+    assert describe_foreign_file(run / "weights.safetensors") == ""
 
 
 def test_a_named_run_resumes_with_another_learning_rate(

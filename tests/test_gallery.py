@@ -306,7 +306,10 @@ def test_folders_without_a_usable_picture_are_told(run: Callable[..., tuple[Path
 
 def test_results_that_cannot_be_written_are_told(run: Callable[..., tuple[Path, list[str]]], tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file in the way")
-    with pytest.raises(UserError, match=r"--results_dir .*results: cannot be written \(.*\); choose another folder$"):
+    with pytest.raises(
+        UserError,
+        match=r"--results_dir .*results: cannot be written \(.*\); grant permission, or choose another folder$",
+    ):
         run(target_age=(20,))
 
 

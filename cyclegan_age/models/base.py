@@ -185,7 +185,7 @@ class Renderer:
         code: how years become its age vectors.
         encoder: how faces are encoded.
         conditional: whether the output depends on the age vector.
-        domains: names of the target domains of a model that translates instead of aging; k years stand for domain k.
+        domains: names of the target domains of a model that translates instead of aging; see `Ager`.
         calibration: of the age input, if `evaluate.py --fit_ages` fitted one.
     """
 

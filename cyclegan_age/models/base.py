@@ -181,7 +181,8 @@ class Renderer:
     """The networks that render faces, during training and after.
 
     Attributes:
-        generator: latents (N, ...) of the encoder and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        generator: inputs (N, ...) of the encoder, pictures or latent vectors, and age vectors (N, K) -> pictures
+            (N, 3, S, S) in [-1, 1].
         code: how years become its age vectors.
         encoder: how faces are encoded.
         conditional: whether the output depends on the age vector.

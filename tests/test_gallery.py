@@ -320,6 +320,7 @@ def test_weights_of_the_wrong_kind_are_named_with_their_flag(
     flags = ["--weights", weights, "--aligned"] if not more else ["--weights", weights, "--sample", "3"]
     assert test_command.main([*flags, "--results_dir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"--weights {weights}: must be weights ")
+    assert not list(tmp_path.iterdir())  # no empty folder is left
 
 
 def test_the_command_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,12 @@ def _render_inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) 
         detector()
         ager.photo_faces.check(config.strengths)
     try:
-        return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=output_folder(config))(inputs)
+        folder = output_folder(config)
+        return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=folder)(inputs)
+    except WrongWeights:
+        with suppress(OSError):  # files of an earlier run stay
+            folder.rmdir()
+        raise
     except OSError as e:
         raise _write_error(config, inputs, len(ages), e) from e
 

@@ -1,4 +1,4 @@
-"""Columns of a training's sample sheets, its feature maps and a life: rendered as inference does, uncalibrated."""
+"""Columns of a training's sample sheets, its feature maps and a life, by the uncalibrated renderers of inference."""
 
 from collections.abc import Mapping, Sequence
 

@@ -179,8 +179,8 @@ def _same_run(train: TrainConfig, settings_json: Mapping[str, Any]) -> Path | No
         if (folder / "config.json").is_file():
             with suppress(UserError):  # settings that are no longer valid
                 there = _read_settings(folder / "config.json")
-                same_data = there["train"]["dataroot"] == settings_json["train"]["dataroot"]
-                if same_data and _recipe(there) == _recipe(settings_json):
+                same_recipe = _recipe(there) == _recipe(settings_json)
+                if same_recipe and there["train"]["dataroot"] == settings_json["train"]["dataroot"]:
                     return folder
     return None
 

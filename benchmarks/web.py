@@ -110,7 +110,7 @@ def client(url: str, number: int, image: bytes, right: dict[int, bytes], end: fl
                 load.wrong += not same(answer.content, right[years])
             elif answer.status_code == 503:
                 load.refused_seconds.append(time.monotonic() - begin)
-                time.sleep(min(float(answer.headers["retry-after"]), max(0.0, end - time.monotonic())))
+                time.sleep(min(float(answer.headers.get("retry-after", 1)), max(0.0, end - time.monotonic())))
 
 
 def form(image: bytes) -> tuple[bytes, dict[str, str]]:

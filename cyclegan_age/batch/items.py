@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from cyclegan_age.batch.storage import below, is_file, is_remote, joined, read, write
 from cyclegan_age.config import BatchConfig, UserError, needs
-from cyclegan_age.images import SUFFIXES, absent, list_images, unread
+from cyclegan_age.images import SUFFIXES, absent, counted, list_images, unread
 from cyclegan_age.rendering.sources import clean_name
 
 FAILURES = "failures.csv"
@@ -59,7 +59,8 @@ def all_items(config: BatchConfig, say: Callable[[str], None]) -> list[Item]:
     try:
         ending = posixpath.splitext(source.partition("?")[0])[1].lower()
         if ending in (".txt", ".parquet") and is_file(source):
-            listed = _lines(read(source), f"--input {source}") if ending == ".txt" else _column(read(source), config)
+            data = read(source)
+            listed = _lines(data, f"--input {source}") if ending == ".txt" else _column(data, config, say)
             root = posixpath.dirname(source)
             names = list(dict.fromkeys(name if is_remote(name) else str(PurePosixPath(name)) for name in listed))
             sources = [name if is_remote(name) else joined(root, name) for name in names]
@@ -102,7 +103,7 @@ def _lines(text: bytes, place: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _column(data: bytes, config: BatchConfig) -> list[str]:
+def _column(data: bytes, config: BatchConfig, say: Callable[[str], None]) -> list[str]:
     with needs("pyarrow"):
         import pyarrow as pa
         from pyarrow import parquet
@@ -114,10 +115,14 @@ def _column(data: bytes, config: BatchConfig) -> list[str]:
             raise UserError(f"--column {config.column}: not in {config.input}; its columns are {has}")
         values = table.read([config.column])[config.column].to_pylist()
     except pa.ArrowException as e:
-        raise UserError(f"--input {config.input}: not read as Parquet ({str(e).splitlines()[0]})") from None
-    if not all(isinstance(value, str) for value in values):
+        cause = str(e).splitlines()[0]
+        raise UserError(f"--input {config.input}: not read as Parquet ({cause}); write it again") from None
+    if not all(isinstance(value, str) for value in values if value is not None):
         raise UserError(f"--column {config.column}: holds no paths; expected a column of strings")
-    return [value for value in values if value]
+    paths = [value for value in values if value]
+    if len(paths) < len(values):
+        say(f"{counted(len(values) - len(paths), 'line')} without a path left out")
+    return paths
 
 
 def output_stems(names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from cyclegan_age.config import UserError
 from cyclegan_age.data.resident import ResidentPictures
 from cyclegan_age.inference import Ager
 from cyclegan_age.networks.norms import use_kernels
-from cyclegan_age.training.trainer import PLAIN_STEPS
+from cyclegan_age.training.trainer import WARMUP_STEPS
 from options.train import parse_train
 
 
@@ -203,7 +203,7 @@ class Bench:
         def run() -> None:
             trainer(made_up, 0.5, 0.5)
 
-        for _ in range(PLAIN_STEPS + 1):  # the last one is captured
+        for _ in range(WARMUP_STEPS + 1):  # the last one is captured
             run()
         seconds = timed(run, self.device, self.plan)
         if self.profile:

@@ -15,7 +15,7 @@ from cyclegan_age.devices import runtime_of
 from cyclegan_age.models import SYSTEMS
 from cyclegan_age.networks.efficientnet import FeatureMeans
 from cyclegan_age.networks.regions import REGIONS, RegionMeans
-from cyclegan_age.training.trainer import PLAIN_STEPS, Trainer
+from cyclegan_age.training.trainer import WARMUP_STEPS, Trainer
 from options.train import parse_train
 
 PAIR = ("--model", "cyclegan_pair", "--preset", "zhu", "--load_size", "286", "--image_size")
@@ -103,9 +103,9 @@ def start(kind: str, begin: float, flags: Sequence[str]) -> None:
     config, net = parse_train(flags)
     trainer, batch = trainer_of(config, net, torch.device(kind))
     seconds = {}
-    for i in range(PLAIN_STEPS + 1):
+    for i in range(WARMUP_STEPS + 1):
         trainer(batch, 0.5, 0.5)
-        if i in (0, PLAIN_STEPS):
+        if i in (0, WARMUP_STEPS):
             trainer.read()  # waits for the device
             seconds["captured" if i else "first"] = time.time() - begin
     print(json.dumps(seconds))

@@ -31,8 +31,8 @@ class AgeCode:
     Args:
         anchors: at least two ages in years, rising.
         form: `linear` or `onehot`, see the module's text.
-        ends: `onehot`: last year of each group, where groups leave gaps or the last is open; a year in a gap belongs to
-            the nearer group.
+        ends: `onehot`: last year of each group, where groups leave gaps or the last is open. `encode` gives a year in a
+            gap to the nearer group; `group` gives None.
     """
 
     anchors: tuple[int, ...] = (10, 20, 30, 40, 50, 60)

@@ -1,4 +1,4 @@
-"""Loss terms: pure functions from tensors to a scalar."""
+"""Loss terms: pure functions from tensors to a scalar; and the weights and gradients that they use."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from torch.nn import functional as F
 from cyclegan_age.networks.estimators import expected_age
 
 
-def lsgan(scores: Tensor, goal: float, weights: Tensor | None = None) -> Tensor:
-    """Least squares GAN term (Mao et al., ICCV 2017, equation 2): the mean of (D(x) - goal)^2.
+def lsgan(scores: Tensor, target: float, weights: Tensor | None = None) -> Tensor:
+    """Least squares GAN term (Mao et al., ICCV 2017, equation 2): the mean of (D(x) - target)^2.
 
     Args:
         scores: (N, K, ...), one map or list of scores per head.
-        goal: 1 for "real", 0 for "fake".
+        target: 1 for "real", 0 for "fake".
         weights: (N, K), weight of each head for each picture; by default all heads count equally.
     """
-    per_head = (scores - goal).square().flatten(2).mean(dim=2)  # (N, K)
+    per_head = (scores - target).square().flatten(2).mean(dim=2)  # (N, K)
     if weights is None:
         return per_head.mean()
     return (per_head * weights).sum(dim=1).mean()
@@ -174,23 +174,23 @@ def identity_distance(a: Tensor, b: Tensor) -> Tensor:
     return 1 - (a * b).sum(dim=1).mean()
 
 
-def real_or_fake(logits: Tensor, goal: float) -> Tensor:
-    """Cross-entropy GAN term (Goodfellow et al., NIPS 2014, equation 1): -goal log D - (1 - goal) log(1 - D), averaged.
+def bce_gan(logits: Tensor, target: float) -> Tensor:
+    """Cross-entropy GAN term (Goodfellow et al., NIPS 2014, equation 1): the mean of -t log D - (1 - t) log(1 - D).
 
     Args:
         logits: (N,), the discriminator's outputs before the sigmoid.
-        goal: 1 for "real", 0 for "fake", or between (Salimans et al., NIPS 2016, section 3.4).
+        target: t, 1 for "real", 0 for "fake", or between (Salimans et al., NIPS 2016, section 3.4).
     """
-    return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, goal, dtype=torch.float32))
+    return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, target, dtype=torch.float32))
 
 
-def generator_loss(logits: Tensor, *, saturating: bool = False) -> Tensor:
+def bce_generator_loss(logits: Tensor, *, saturating: bool = False) -> Tensor:
     """The generator's adversarial loss, from the discriminator's logits (N,) of its pictures.
 
     -log D(G(z)), or `saturating` log(1 - D(G(z))), whose gradient vanishes when the discriminator is confident
     (Goodfellow et al., NIPS 2014, section 3).
     """
-    return -real_or_fake(logits, 0) if saturating else real_or_fake(logits, 1)
+    return -bce_gan(logits, 0) if saturating else bce_gan(logits, 1)
 
 
 def total_variation(x: Tensor) -> Tensor:
@@ -198,32 +198,3 @@ def total_variation(x: Tensor) -> Tensor:
     along = (x[..., 1:] - x[..., :-1]).abs().mean()
     down: Tensor = (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
     return along + down
-
-
-def augmented(x: Tensor, strength: float = 1.0) -> Tensor:
-    """A random augmentation of each picture of a batch (N, 3, S, S) in [-1, 1], differentiable; may exceed that range.
-
-    DiffAugment (Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020): brightness,
-    saturation and contrast; a translation by up to 1/8 of the side; a grey square of half the side at a random
-    position.
-
-    Args:
-        strength: scale of these ranges, and of that square's side.
-    """
-    count, size = len(x), x.shape[-1]
-    draw = torch.rand(7, count, 1, 1, 1, device=x.device)
-    x = x.float() + strength * (draw[0] - 0.5)
-    grey = x.mean(dim=1, keepdim=True)
-    x = (x - grey) * (1 + strength * (2 * draw[1] - 1)) + grey
-    middle = x.mean(dim=(1, 2, 3), keepdim=True)
-    x = (x - middle) * (1 + strength * (draw[2] - 0.5)) + middle
-
-    at = torch.arange(size, device=x.device)
-    most = int(strength * size / 8)
-    shift = (draw[3:5] * (2 * most + 1)).floor() - most  # (2, N, 1, 1, 1) pixels, down and to the right
-    moved = (at[:, None] - at == shift).float()  # (2, N, 1, S, S), source pixel of each pixel
-    with torch.autocast(x.device.type, enabled=False):
-        x = moved[0] @ x @ moved[1].mT
-    centre = (draw[5:7] * (size + 1 - size % 2)).floor()
-    near = (at - centre).abs() < strength * size / 4  # (2, N, 1, 1, S), rows and columns of the square
-    return x.masked_fill(near[0].mT & near[1], 0)

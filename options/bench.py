@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclegan_age.config.fields import Option, check
-from options.parse import parser
+from options.parse import make_parser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class BenchConfig:
     """Tiny networks and no repetitions: a smoke test without valid numbers."""
 
 
-parse_bench = parser(
+parse_bench = make_parser(
     BenchConfig,
     "benchmarks",
     "Measure speed and memory on this machine's processor and print a table (see docs/benchmarks.md).",
@@ -56,7 +56,7 @@ class GPUBenchConfig:
         check(self)
 
 
-parse_gpu_bench = parser(
+parse_gpu_bench = make_parser(
     GPUBenchConfig, "benchmarks.gpu", "Measure speed and memory on one GPU and print a table (see docs/benchmarks.md)."
 )
 
@@ -75,7 +75,7 @@ class PhotoBenchConfig:
     """Small pictures and no repetitions: a smoke test without valid numbers."""
 
 
-parse_photo_bench = parser(
+parse_photo_bench = make_parser(
     PhotoBenchConfig, "benchmarks.photos", "Measure the aging of photographs and print a table (see docs/photos.md)."
 )
 
@@ -97,7 +97,7 @@ class MutationsBenchConfig:
         check(self)
 
 
-parse_mutations_bench = parser(
+parse_mutations_bench = make_parser(
     MutationsBenchConfig,
     "benchmarks.mutations",
     "Try mutated pictures, videos and weights and print a table (see docs/reliability.md).",
@@ -131,7 +131,7 @@ class SystemsBenchConfig:
         check(self)
 
 
-parse_systems_bench = parser(
+parse_systems_bench = make_parser(
     SystemsBenchConfig,
     "benchmarks.systems",
     "Train each system for the same time and compare them (see docs/systems.md).",
@@ -157,7 +157,7 @@ class WebBenchConfig:
         check(self)
 
 
-parse_web_bench = parser(
+parse_web_bench = make_parser(
     WebBenchConfig, "benchmarks.web", "Put load on the REST service and print a table (see docs/web.md)."
 )
 
@@ -182,7 +182,7 @@ class ReliabilityConfig:
         check(self)
 
 
-parse_reliability = parser(
+parse_reliability = make_parser(
     ReliabilityConfig,
     "benchmarks.reliability",
     "Break trainings on purpose and print a table (see docs/reliability.md).",
@@ -202,7 +202,7 @@ class ShardsBenchConfig:
         check(self)
 
 
-parse_shards_bench = parser(
+parse_shards_bench = make_parser(
     ShardsBenchConfig,
     "benchmarks.shards",
     "Measure the reading speed of shards, and the memory for it (see docs/data.md).",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cyclegan_age.config.fields import Option, check
-from options.parse import parser
+from options.parse import make_parser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class ScaleBenchConfig:
         check(self)
 
 
-parse_scale = parser(
+parse_scale = make_parser(
     ScaleBenchConfig,
     "benchmarks.scale",
     "Estimate the cost of large trainings and services and print two tables (see docs/scale.md).",

@@ -24,8 +24,8 @@ def command(
 ) -> Callable[[Callable[[T], int | None]], Main]:
     """Decorator: make a function that takes a configuration the `main` of a script.
 
-    The exit status is the function's result (None is 0), 2 after a UserError, whose line goes to stderr, and 130 after
-    a KeyboardInterrupt. So are errors of the system about a file. From here on errors name flags.
+    Exit status: the function's result (None is 0); 2 after a UserError or an OSError about a file, which is printed as
+    one line; 130 after a KeyboardInterrupt. Error texts use flag names while a command runs.
 
     Args:
         parse: flags -> configuration. The function imports torch, so that --help does not.

@@ -42,7 +42,7 @@ class Parsed:
     rest: list[str]
 
 
-def parser(kind: type[T], prog: str, description: str) -> Callable[[Sequence[str]], T]:
+def make_parser(kind: type[T], prog: str, description: str) -> Callable[[Sequence[str]], T]:
     """A function that parses argv into a configuration; arguments and errors as of `parse`."""
     return lambda argv: parse(kind, argv, prog=prog, description=description)
 
@@ -60,10 +60,10 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, description: str) ->
         UserError: an unknown flag, an invalid value, or a missing required flag.
         SystemExit: after `--help`.
     """
-    return cast("T", read([kind()], argv, prog=prog, description=description).configs[0])
+    return cast("T", parse_all([kind()], argv, prog=prog, description=description).configs[0])
 
 
-def read(
+def parse_all(
     defaults: Sequence[Any],
     argv: Sequence[str],
     *,
@@ -85,7 +85,7 @@ def read(
         SystemExit: as of `parse`.
     """
     prog = f"cyclegan-age {prog.replace('.py', '')}" if INSTALLED else prog
-    parsed = take(defaults, argv, prog=prog, description=description, choices=choices)
+    parsed = parse_known(defaults, argv, prog=prog, description=description, choices=choices)
     declared = {one.name: one for config in defaults for one in fields(config)}
     if parsed.rest:
         word = parsed.rest[0].partition("=")[0]
@@ -101,7 +101,7 @@ def read(
     return parsed
 
 
-def take(
+def parse_known(
     defaults: Sequence[Any],
     argv: Sequence[str],
     *,
@@ -110,7 +110,7 @@ def take(
     choices: Mapping[str, Sequence[str]] | None = None,
     add_help: bool = True,
 ) -> Parsed:
-    """Like `read`, but unknown words are returned, and required flags may be missing.
+    """Like `parse_all`, but unknown words are returned, and required flags may be missing.
 
     Raises:
         UserError: an invalid value.

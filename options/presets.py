@@ -33,7 +33,7 @@ _NANDI = {
     "feature_layers": ("stages.1", "stages.2"),
 }
 _NANDI_CGAN = {"d_channels": (64, 70, 128, 256, 512), "norm": False, "slope": 0.0, "label_smoothing": 0.1}
-# Common additions to the papers of systems with latent vectors, and their training.
+# What is added to the published latent-vector systems: network and losses, then training.
 _STRONGER = {"residual": True, "augment": True, "lambda_features": 1.0}
 _STRONGER_TRAINING = {
     "lr": 5e-4,
@@ -163,7 +163,8 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             {"width": 20, "depth": (1, 2, 3, 2), "input_size": 96},
         ),
         "large": (_ESTIMATOR | {"epochs": 10.0}, {}),
-        # From ImageNet's weights; the first round of `age_judge`, from --ages 0 10 20 30 40 50 60 70. For no loss.
+        # From ImageNet's weights; the first round of `age_judge`, from --ages 0 10 20 30 40 50 60 70. Never used in a
+        # loss.
         "imagenet": (
             _ESTIMATOR | {"batch_size": 16, "lr": 5e-4, "epochs": 2.4, "compile": False, "precision": "fp32"},
             {"backbone": "efficientnet_lite1"},
@@ -252,7 +253,8 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "serry": (_TEN_GROUPS | {"batch_size": 64, "betas": (0.9, 0.999)}, {"sexes": True}),
     },
     "gan": {
-        # Discriminators of augmented pictures learn little in some thousand steps; features made all faces alike.
+        # Discriminators of augmented pictures learn little in some thousand steps; the feature discriminator caused
+        # mode collapse.
         "default": (
             _NOISE | {"lr": 2e-4, "ema": 0.999},
             _NOISE_NET | {"augment": False, "lambda_features": 0.0, "lambda_r1": 0.1},

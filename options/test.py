@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cyclegan_age.config import InferConfig, UserError
-from options.parse import read
+from options.parse import parse_all
 
 
 def parse_test(argv: Sequence[str]) -> InferConfig:
@@ -13,7 +13,7 @@ def parse_test(argv: Sequence[str]) -> InferConfig:
         UserError: an unknown flag or an invalid value.
     """
     description = "Render faces at any age, and a page that shows them."
-    parsed = read([InferConfig()], argv, prog="test.py", description=description)
+    parsed = parse_all([InferConfig()], argv, prog="test.py", description=description)
     (config,) = parsed.configs
     assert isinstance(config, InferConfig)
     for flag, values, words in (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cyclegan_age.config import MODEL_CONFIGS, CycleGANPairConfig, ModelConfig, TrainConfig
-from options.parse import read, take
+from options.parse import parse_all, parse_known
 from options.presets import LATER_STAGES, PRESETS
 
 logger = logging.getLogger("cyclegan_age")
@@ -34,10 +34,10 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
     """
     # Each pass removes its flags from the words, and the next one reads the rest.
     known: dict[str, Any] = {"model": tuple(MODEL_CONFIGS)}
-    first = take([_Model()], argv, prog="train.py", description="", choices=known, add_help=False)
+    first = parse_known([_Model()], argv, prog="train.py", description="", choices=known, add_help=False)
     model = first.configs[0].model
     known["preset"] = tuple(PRESETS[model])
-    second = take([_Preset()], first.rest, prog="train.py", description="", choices=known, add_help=False)
+    second = parse_known([_Preset()], first.rest, prog="train.py", description="", choices=known, add_help=False)
     preset = second.configs[0].preset
     train_defaults, net_defaults = PRESETS[model][preset]
     defaults = (
@@ -45,7 +45,7 @@ def parse_train(argv: Sequence[str]) -> tuple[TrainConfig, ModelConfig]:
         MODEL_CONFIGS[model](**net_defaults),
     )
     description = f"Train {model} on a folder of age groups."
-    parsed = read(defaults, second.rest, prog="train.py", description=description, choices=known)
+    parsed = parse_all(defaults, second.rest, prog="train.py", description=description, choices=known)
     train, net = parsed.configs
     if isinstance(net, CycleGANPairConfig) and all((train.dataroot / name).is_dir() for name in ("trainA", "trainB")):
         names: dict[str, Any] = {"group_a": "A", "group_b": "B"}  # of any pictures

@@ -52,9 +52,9 @@ def model_of(net: CycleGANHeadsConfig = NET) -> CycleGANHeads:
         estimators=[ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=32)],
         embedder=FaceEmbedder(width=4, blocks=(1, 1), input_size=32, dimensions=8),
     )
-    kinds = torch.eye(model.kinds)[:, :, None].expand(-1, -1, 3)
-    maps = [torch.rand(model.kinds, *shape) for shape in model.means.shapes]
-    model.means.add(maps, kinds, torch.rand(model.kinds, 3, 64, 64))
+    kinds = torch.eye(model.means.kinds)[:, :, None].expand(-1, -1, 3)
+    maps = [torch.rand(model.means.kinds, *shape) for shape in model.means.shapes]
+    model.means.add(maps, kinds, torch.rand(model.means.kinds, 3, 64, 64))
     model.means.finish()
     return model
 
@@ -154,10 +154,10 @@ def test_discriminators_and_estimators_do_not_drown_the_shift() -> None:
                 torch.nn.init.normal_(weight, 0, 0.05)
         batch, probabilities = heads(), torch.full((4, 5, 64, 64), 0.2)
         x_fake = batch.x_source.clone().requires_grad_()
-        weights_fake, ages = torch.full((4, model.kinds), 1 / model.kinds), torch.tensor([60.0, 60, 20, 20])
-        ground = torch.zeros(4, 3, 1, 1)
+        weights_fake, ages = torch.full((4, model.means.kinds), 1 / model.means.kinds), torch.tensor([60.0, 60, 20, 20])
+        background = torch.zeros(4, 3, 1, 1)
         terms = model._adversarial_terms(
-            x_fake, batch, Regions(probabilities), ground, weights_fake, ages, torch.tensor(1.0)
+            x_fake, batch, Regions(probabilities), background, weights_fake, ages, torch.tensor(1.0)
         )
         terms["g_shift"].backward()
         assert x_fake.grad is not None

@@ -265,7 +265,7 @@ def test_a_training_begins_from_given_weights(
 def test_the_progress_bar_sums_each_phase() -> None:
     terms = {"g_age": 0.25, "d_real": 1.0, "cycle": 0.5}
     phases = {"g_age": "generator", "cycle": "generator", "d_real": "discriminator"}
-    report = Report(terms, phases, skipped=0, bad_steps=0, longest=0)
+    report = Report(terms, phases, skipped=0, bad_in_a_row=0, longest_bad_run=0)
     assert log._by_phase(report) == "generator=0.75 discriminator=1"
 
 

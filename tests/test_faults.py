@@ -35,7 +35,7 @@ from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.models.cyclegan import build_generator
 from cyclegan_age.runs import load_checkpoint, open_run
-from cyclegan_age.training import checkpoints, log, progress
+from cyclegan_age.training import checkpoints, log, progress_bar
 from cyclegan_age.weight_files import load_weights
 from options.train import parse_train
 
@@ -389,7 +389,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(
 ) -> None:
     assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "quiet")) == 0
     assert "step 2 of 4" not in caplog.text
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress_bar, "LINE_SECONDS", 0.0)
     assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "lines")) == 0
     assert re.search(r"step 3 of 4 steps: \d+\.\d images/s generator=[\d.]+ discriminator=[\d.]+\n", caplog.text)
     assert "\r" not in capsys.readouterr().err

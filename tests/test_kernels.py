@@ -147,9 +147,9 @@ x, age = torch.rand(2, 3, 8, 12) * 2 - 1, torch.rand(2, 3)
 compare(filled(generators.ResnetGenerator(ages=3, ngf=4, blocks=1, residual=True, resize=True, reflect=False)), x, age)
 compare(filled(generators.ResnetGenerator(ages=3, ngf=4, blocks=1)), x, age)
 x = torch.rand(2, 3, 16, 16) * 2 - 1
-compare(filled(discriminators.PatchDiscriminator(heads=3, ndf=4)), torch.rand(1, 3, 32, 32))
+compare(filled(discriminators.PatchDiscriminator(n_heads=3, ndf=4)), torch.rand(1, 3, 32, 32))
 trained = filled(estimators.ResnetAgeEstimator(width=4, blocks=(1, 2), input_size=16))
-compare(filled(discriminators.AgeCritic(estimator=trained, heads=2)).eval(), x, x.flip(2))
+compare(filled(discriminators.AgeCritic(estimator=trained, n_heads=2)).eval(), x, x.flip(2))
 compare(filled(FaceEmbedder(width=4, blocks=(1, 2), input_size=16, dimensions=8)).eval(), x)
 
 efficientnet._BLOCKS[0] = (1, 2, 2, 1, 1, 1, 1)  # each kernel and stride, and a block that is added to its input
@@ -192,7 +192,7 @@ def test_frozen_networks_in_bf16_are_near_those_in_fp32(name: str) -> None:
     elif name == "embedder":
         network = load_embedder("face_embedder", TrainConfig())
     else:
-        network = AgeCritic(estimator=load_estimator("age_loss_a", TrainConfig()), heads=2)
+        network = AgeCritic(estimator=load_estimator("age_loss_a", TrainConfig()), n_heads=2)
         for weight in network.heads.parameters():
             nn.init.normal_(weight, 0, 0.05)
     network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)

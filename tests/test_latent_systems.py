@@ -33,17 +33,17 @@ from cyclegan_age.config import (
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import (
-    augmented,
-    generator_loss,
+    bce_gan,
+    bce_generator_loss,
     identity_distance,
     perceptual,
     r1,
-    real_or_fake,
     total_variation,
 )
 from cyclegan_age.models import SYSTEMS, adversary, encoder_cdcgan, gan
 from cyclegan_age.models.adversary import discriminators_paused, reset_discriminators
 from cyclegan_age.models.age_cgan import AgeCGAN, IdentityEncoder
+from cyclegan_age.models.augmentation import diff_augment
 from cyclegan_age.models.base import Model
 from cyclegan_age.models.caae import CAAE, CAAEEncoder, sex_vectors
 from cyclegan_age.models.cgan import CGAN
@@ -288,19 +288,19 @@ SURE = math.log(3)
 
 def test_cross_entropies_by_hand() -> None:
     logits = torch.tensor([0.0, SURE])  # 1/2 and 3/4
-    assert real_or_fake(logits, 1).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-    assert real_or_fake(logits, 0).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert bce_gan(logits, 1).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert bce_gan(logits, 0).item() == pytest.approx((math.log(2) + math.log(4)) / 2)
     smooth = (math.log(2) + 0.9 * math.log(4 / 3) + 0.1 * math.log(4)) / 2
-    assert real_or_fake(logits, 0.9).item() == pytest.approx(smooth)
-    assert generator_loss(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-    assert generator_loss(logits, saturating=True).item() == pytest.approx((math.log(1 / 2) + math.log(1 / 4)) / 2)
+    assert bce_gan(logits, 0.9).item() == pytest.approx(smooth)
+    assert bce_generator_loss(logits).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert bce_generator_loss(logits, saturating=True).item() == pytest.approx((math.log(1 / 2) + math.log(1 / 4)) / 2)
 
 
 def test_only_the_saturating_generator_stops_learning_from_a_sure_discriminator() -> None:
     slopes = {}
     for saturating in (False, True):
         logits = torch.tensor([-10.0], requires_grad=True)
-        generator_loss(logits, saturating=saturating).backward()
+        bce_generator_loss(logits, saturating=saturating).backward()
         assert logits.grad is not None
         slopes[saturating] = abs(float(logits.grad))
     assert slopes[True] < 1e-4 < 0.99 < slopes[False]
@@ -394,7 +394,7 @@ def test_an_encoder_learns_what_the_averaged_generator_was_given(monkeypatch: py
             asked.append(age)
             return torch.zeros(len(z), 3, 32, 32)
 
-    model.averaged = {"generator": Averaged()}
+    model.ema_networks = {"generator": Averaged()}
     monkeypatch.setattr(encoder_cdcgan, "latents_like", lambda net, like: torch.ones(len(like), net.z))
     given = batch()
     early, late = terms_of(model, given, 0.49), terms_of(model, given, 0.5)
@@ -492,7 +492,7 @@ def test_an_augmentation_shifts_recolours_and_cuts(monkeypatch: pytest.MonkeyPat
     neutral, moved = [0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0], [0.7, 0.5, 0.5, 0.99, 0.0, 0.5, 0.5]
     given = torch.tensor([neutral, moved]).T[:, :, None, None, None]
     monkeypatch.setattr(torch, "rand", lambda *size, device: given)
-    same, other = augmented(x)
+    same, other = diff_augment(x)
     torch.testing.assert_close(same[:, 8:, 8:], x[0, :, 8:, 8:])
     assert not same[:, :8, :8].any()  # the square's corner reaches in
     outside = torch.ones(32, 32, dtype=torch.bool)
@@ -501,13 +501,13 @@ def test_an_augmentation_shifts_recolours_and_cuts(monkeypatch: pytest.MonkeyPat
     expected[:, 4:, :28] = x[1, :, :28, 4:] + 0.2  # four pixels down, four to the left
     torch.testing.assert_close(other[:, outside], expected[:, outside])
     assert not other[:, 9:24, 9:24].any()
-    augmented(x).sum().backward()
+    diff_augment(x).sum().backward()
     assert x.grad is not None and x.grad.isfinite().all()
 
 
 def test_an_augmentation_keeps_the_middle_of_many_draws() -> None:
     torch.manual_seed(0)
-    seen = augmented(torch.full((512, 3, 32, 32), 0.2))
+    seen = diff_augment(torch.full((512, 3, 32, 32), 0.2))
     assert seen.shape == (512, 3, 32, 32)
     assert 0.05 < seen.mean().item() < 0.2  # a fifth is cut or moved out
     assert 0.1 < (seen == 0).float().mean().item() < 0.4
@@ -541,7 +541,7 @@ def test_an_encoder_is_held_to_real_faces_too() -> None:
     embedder = build_embedder(EMBEDDER)
     net = EncoderCDCGANConfig(**NOISE, e_channels=(4, 8), gan_share=0.0, lambda_pixel=2.0, lambda_identity=3.0)
     model = EncoderCDCGAN(config=SMALL, net=net, embedder=embedder)
-    model.averaged = {"generator": model.generator.eval().requires_grad_(False)}
+    model.ema_networks = {"generator": model.generator.eval().requires_grad_(False)}
     constant(model.generator, 0.0)  # grey, where the faces are 0.5
     given = batch()
     terms = terms_of(model, given)["encoder"]
@@ -665,8 +665,8 @@ def test_discriminators_are_paused_when_they_should_be() -> None:
 
 @pytest.mark.parametrize("build", [lambda: CAAE(config=SMALL, net=CAAEConfig(**CAAE_NET, d_rate=0.5))])
 def test_a_lower_rate_is_that_of_the_critics(build: Callable[[], Model]) -> None:
-    assert build().rates == {"critics": 0.5}
-    assert CGAN(config=SMALL, net=CGANConfig(**NOISE, d_rate=0.25)).rates == {"discriminator": 0.25}
+    assert build().lr_factors == {"critics": 0.5}
+    assert CGAN(config=SMALL, net=CGANConfig(**NOISE, d_rate=0.25)).lr_factors == {"discriminator": 0.25}
 
 
 def test_discriminators_are_reset_every_few_epochs_alike_in_every_process() -> None:
@@ -813,7 +813,7 @@ def test_models_without_an_encoder_say_so(
     for model in ("gan", "cgan"):
         assert test_command.main(["--weights", str(trained(model)), "--results_dir", str(tmp_path)]) == 2
         assert "--sample" in capsys.readouterr().err
-    assert test_command.main(["--sample", "2", "--weights", "cyclegan", "--results_dir", str(tmp_path)]) == 2
+    assert test_command.main(["--weights", "cyclegan", "--sample", "2", "--results_dir", str(tmp_path)]) == 2
     assert "from noise" in capsys.readouterr().err
 
 

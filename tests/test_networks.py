@@ -131,7 +131,7 @@ def test_a_change_found_on_a_small_picture_is_enlarged_onto_the_large_one() -> N
 def test_a_critic_learns_but_for_the_features_that_it_began_with() -> None:
     torch.manual_seed(0)
     estimator = ResnetAgeEstimator(width=4, blocks=(1, 1, 1), input_size=16)
-    critic = AgeCritic(estimator=estimator, heads=6)
+    critic = AgeCritic(estimator=estimator, n_heads=6)
     assert [head.get_submodule("0").in_channels for head in critic.heads.children()] == [8, 16]  # all but the first
     x = torch.rand(3, 3, 32, 32) * 2 - 1
     scores, logits = critic(x, x)
@@ -147,7 +147,7 @@ def test_a_critic_learns_but_for_the_features_that_it_began_with() -> None:
 
 def test_features_of_any_size_leave_the_scores_of_a_critic_small() -> None:
     torch.manual_seed(0)
-    critic = AgeCritic(estimator=ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=16), heads=2)
+    critic = AgeCritic(estimator=ResnetAgeEstimator(width=4, blocks=(1, 1), input_size=16), n_heads=2)
     for head in critic.heads:
         torch.nn.init.normal_(head.get_parameter("2.weight"), std=0.02)
     x = torch.rand(2, 3, 16, 16) * 2 - 1
@@ -157,7 +157,7 @@ def test_features_of_any_size_leave_the_scores_of_a_critic_small() -> None:
 
 def test_each_score_of_the_discriminator_sees_70_pixels() -> None:
     torch.manual_seed(0)
-    network = PatchDiscriminator(heads=6, ndf=4)
+    network = PatchDiscriminator(n_heads=6, ndf=4)
     for module in network.modules():
         if isinstance(module, InstanceNorm):
             module.forward = lambda x: x  # type: ignore[method-assign]  # its statistics see the whole picture
@@ -320,7 +320,7 @@ def test_a_feature_critic_scores_each_position_and_all_maps_count_equally() -> N
     def maps(x: torch.Tensor) -> list[torch.Tensor]:
         return [x, torch.nn.functional.avg_pool2d(x, 4)]
 
-    critic = FeatureCritic(map_channels=(3, 3), heads=2)
+    critic = FeatureCritic(map_channels=(3, 3), n_heads=2)
     x = torch.rand(1, 3, 16, 16)
     assert not critic(maps(x)).any()  # heads begin at nothing
     for head in critic.heads:

@@ -253,7 +253,7 @@ def test_the_remedies_for_a_strong_discriminator_are_taken() -> None:
         net=replace(net, d_rate=0.5, head_start=1.0),
         loss_networks=LossNetworks(estimators=[], embedder=None),
     )
-    assert model.rates == {"discriminator": 0.5}
+    assert model.lr_factors == {"discriminator": 0.5}
     x = torch.rand(1, 3, 32, 32)
     batch = Batch(x, torch.tensor([20.0]), x, torch.tensor([40.0]))
     assert model.paused(0.1) == {"discriminator"}  # epoch 0.8 of a head start of 1

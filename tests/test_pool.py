@@ -81,8 +81,8 @@ def test_memory_stays_where_it_is() -> None:
     places = []
     for i in range(3):
         pool.exchange(*_fakes(3 * i, 3))
-        assert pool.pictures is not None and pool.vectors is not None
-        places.append([t.data_ptr() for t in (pool.pictures, pool.vectors, pool.filled)])
+        assert pool.pictures is not None and pool.rows is not None
+        places.append([t.data_ptr() for t in (pool.pictures, pool.rows, pool.filled)])
     assert places[0] == places[1] == places[2]
 
 
@@ -106,4 +106,4 @@ def test_a_state_goes_to_the_device_of_the_next_exchange() -> None:
     pool.load_state_dict(dict(zip(("pictures", "vectors"), _fakes(0, 2), strict=True)))
     assert _kept(pool) == [0, 1]
     outs = pool.exchange(*(t.to("meta") for t in _fakes(2, 2)))
-    assert all(t is not None and t.is_meta for t in (*outs, pool.pictures, pool.vectors, pool.filled))
+    assert all(t is not None and t.is_meta for t in (*outs, pool.pictures, pool.rows, pool.filled))

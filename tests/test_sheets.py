@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any], float, tuple[str, ...], str]] = {
         "steps.0.blocks.0",
     ),
     "caae": ("caae", CODED, 0.0, ("rebuilt", *AGES), "stages.1"),
-    "gan": ("gan", NOISE, 0.0, ("made", "made too"), "stages.1"),
+    "gan": ("gan", NOISE, 0.0, ("sample 1", "sample 2"), "stages.1"),
     "cgan": ("cgan", NOISE, 0.0, AGES, "stages.1"),
     "encoder_cdcgan": ("encoder_cdcgan", STAGES, 0.0, AGES, "stages.1"),
     "encoder_cdcgan, encoder": ("encoder_cdcgan", STAGES, 0.6, ("rebuilt", *AGES), "stages.1"),
@@ -84,10 +84,10 @@ def test_a_sheet_shows_what_inference_renders(case: str, tmp_path: Path) -> None
         maps = feature_maps(model, networks, to_float(pictures[:1]), [layer])
     assert tuple(columns) == ("source", *names)
     assert torch.equal(columns["source"], to_float(pictures))
-    assert list(maps[layer]) == [name for name in names if name not in ("cycle", "rebuilt", "made too")]
+    assert list(maps[layer]) == [name for name in names if name not in ("cycle", "rebuilt", "sample 2")]
 
     tensors = {f"{name}.{k}": v for name, one in networks.items() for k, v in one.state_dict().items()}
-    save_weights(tmp_path / "weights.safetensors", config, net, 0, tensors, model.parts)
+    save_weights(tmp_path / "weights.safetensors", config, net, 0, tensors, model.pretrained)
     ager = Ager.load(tmp_path / "weights.safetensors")
     attributes = [FaceAttributes(age_years=28.0), FaceAttributes(age_years=20.0)]
     for name in set(names) & {*AGES, "to A", "to B"}:

@@ -83,7 +83,7 @@ def cyclegan(**more: float) -> tuple[Model, Batch]:
     net = CycleGANConfig(**EVERYTHING, **more)
     model, batch = CycleGAN(config=TRAIN, net=net, estimators=[estimator(), estimator()], embedder=embedder()), faces()
     if model.means:
-        kinds = model._heads(model.code.encode(batch.age_source), batch.label_source)
+        kinds = model._head_weights(model.code.encode(batch.age_source), batch.label_source)
         with torch.no_grad():
             for x in (batch.x_source, batch.x_target):
                 model.means.add(model._maps(x), kinds.roll(1, dims=1) + 0.1)
@@ -146,7 +146,7 @@ def stronger(case: str) -> tuple[Model, Batch]:
 
 
 def averaged(model: Model) -> tuple[Model, Batch]:
-    model.averaged = {"generator": deepcopy(model.networks["generator"]).eval()}
+    model.ema_networks = {"generator": deepcopy(model.networks["generator"]).eval()}
     return model, faces()
 
 
@@ -193,7 +193,7 @@ def built(case: str) -> tuple[Model, Batch]:
 
 
 def networks_of(model: Model) -> list[nn.Module]:
-    return [*model.networks.values(), *model.frozen.values(), *model.averaged.values()]
+    return [*model.networks.values(), *model.frozen.values(), *model.ema_networks.values()]
 
 
 def take(model: Model, batch: Batch, progress: Tensor, paused: frozenset[str]) -> dict[str, tuple[Tensor, Tensor]]:

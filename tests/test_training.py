@@ -21,9 +21,9 @@ from cyclegan_age.models.base import Model
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, HeldOut
 from cyclegan_age.runs import load_checkpoint
 from cyclegan_age.training import schedule as schedule_module
-from cyclegan_age.training.averaging import GradientAverager
+from cyclegan_age.training.gradient_reduction import GradientReducer
 from cyclegan_age.training.schedule import Schedule
-from cyclegan_age.training.trainer import PLAIN_STEPS, Trainer
+from cyclegan_age.training.trainer import WARMUP_STEPS, Trainer
 from cyclegan_age.weight_files import load_weights
 from options.train import parse_train
 
@@ -146,23 +146,23 @@ def test_a_step_that_is_not_finite_moves_nothing_and_is_counted() -> None:
     trainer(batch(0), 0.0, 0.0)
     trainer.read()
     before = {k: v.clone() for k, v in trainer.state_dict()["networks"]["discriminator"].items()}
-    averaged = {k: v.clone() for k, v in trainer.averaged["generator"].state_dict().items()}
+    averaged = {k: v.clone() for k, v in trainer.ema_networks["generator"].state_dict().items()}
     steps = trainer.optimizers["discriminator"].state_dict()["state"][0]["step"].clone()
     bad = batch(1)
     bad.x_source[0, 0, 0, 0] = float("nan")
     for _ in range(3):
         trainer(bad, 0.1, 0.1)
     report = trainer.read()
-    assert (report.terms, report.skipped, report.bad_steps, report.longest) == ({}, 3, 3, 3)
+    assert (report.terms, report.skipped, report.bad_in_a_row, report.longest_bad_run) == ({}, 3, 3, 3)
     for name, weight in trainer.model.networks["discriminator"].state_dict().items():
         assert torch.equal(weight, before[name])
-    for name, weight in trainer.averaged["generator"].state_dict().items():
+    for name, weight in trainer.ema_networks["generator"].state_dict().items():
         assert torch.equal(weight, averaged[name])
     assert torch.equal(trainer.optimizers["discriminator"].state_dict()["state"][0]["step"], steps)
 
     trainer(batch(2), 0.2, 0.2)
     report = trainer.read()
-    assert (report.skipped, report.bad_steps, report.longest) == (3, 0, 0)
+    assert (report.skipped, report.bad_in_a_row, report.longest_bad_run) == (3, 0, 0)
     assert report.terms and all(torch.isfinite(torch.tensor(v)) for v in report.terms.values())
     assert not torch.equal(trainer.model.networks["discriminator"].state_dict()["head.bias"], before["head.bias"])
 
@@ -182,7 +182,7 @@ def test_terms_are_averaged_over_the_steps_since_the_last_report() -> None:
 def test_the_average_follows_the_weights_by_its_decay() -> None:
     trainer, batch = trainer_of("cyclegan", "--ema", "0.5")
     weight = trainer.model.networks["generator"].state_dict()["stem.conv.conv.weight"]
-    average = trainer.averaged["generator"].state_dict()["stem.conv.conv.weight"]
+    average = trainer.ema_networks["generator"].state_dict()["stem.conv.conv.weight"]
     expected = average.clone()
     for i, decay in enumerate((1 / 11, 2 / 12, 3 / 13)):
         trainer(batch(i), 0.0, 0.0)
@@ -193,7 +193,7 @@ def test_the_average_follows_the_weights_by_its_decay() -> None:
 
 def test_the_rate_is_constant_and_then_falls_to_nothing() -> None:
     trainer, batch = trainer_of("cyclegan", "--lr", "0.01", "--lr_constant", "0.5")
-    assert [round(trainer.rate(p), 6) for p in (0.0, 0.5, 0.75, 1.0)] == [0.01, 0.01, 0.005, 0.0]
+    assert [round(trainer.learning_rate(p), 6) for p in (0.0, 0.5, 0.75, 1.0)] == [0.01, 0.01, 0.005, 0.0]
     before = trainer.model.networks["generator"].state_dict()["stem.conv.conv.bias"].clone()
     trainer(batch(0), 1.0, 1.0)
     assert torch.equal(trainer.model.networks["generator"].state_dict()["stem.conv.conv.bias"], before)
@@ -340,16 +340,16 @@ def _average(rank: int, store: str, out: Any) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 1200), nn.Linear(1200, 1200), nn.Linear(1200, 2))
     other = nn.Linear(3, 1)
-    averager = GradientAverager({"a": list(network.parameters()), "b": list(other.parameters())})
+    reducer = GradientReducer({"a": list(network.parameters()), "b": list(other.parameters())})
     x = torch.arange(12.0).view(4, 3)[2 * rank : 2 * rank + 2] / 10
     network[0](x).square().mean().backward()  # a part of the batch whose gradients stay here until the last part
-    averager.watch("a")
+    reducer.watch("a")
     network(x).square().mean().backward()
-    averager.finish("a")
-    averager.watch("b")
+    reducer.finish("a")
+    reducer.watch("b")
     (other.weight.sum() * (rank + 1)).backward()  # the bias is not used
-    averager.finish("b")
-    flags = [bool(averager.any(torch.tensor(rank == 1))), bool(averager.any(torch.tensor(False)))]
+    reducer.finish("b")
+    flags = [bool(reducer.any(torch.tensor(rank == 1))), bool(reducer.any(torch.tensor(False)))]
     gradients = [p.grad.numpy().copy() for p in network.parameters() if p.grad is not None]
     assert other.weight.grad is not None
     out.put((rank, gradients, other.weight.grad.tolist(), other.bias.grad is None, flags))
@@ -395,7 +395,7 @@ def test_captured_steps_equal_plain_ones(name: str) -> None:
             name, "--optimizer", "sgd", "--lr", "0.001", runtime=replace(runtime, capture=capture)
         )
         torch.manual_seed(1)
-        for i in range(PLAIN_STEPS + 5):
+        for i in range(WARMUP_STEPS + 5):
             trainer(batch(i), max(i - 1, 0) / 20, i / 20)
         reports.append(trainer.read().terms)
         states.append(trainer.state_dict()["networks"])
@@ -412,12 +412,12 @@ def test_captured_steps_equal_plain_ones(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_steps_on_a_gpu_do_not_synchronise(name: str) -> None:
     trainer, batch = trainer_of(name, runtime=cuda())
-    batches = [batch(i) for i in range(PLAIN_STEPS + 3)]
-    for i, one in enumerate(batches[: PLAIN_STEPS + 1]):
+    batches = [batch(i) for i in range(WARMUP_STEPS + 3)]
+    for i, one in enumerate(batches[: WARMUP_STEPS + 1]):
         trainer(one, 0.0, i / 100)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for one in batches[PLAIN_STEPS + 1 :]:
+        for one in batches[WARMUP_STEPS + 1 :]:
             trainer(one, 0.1, 0.1)
         trainer._capture = False  # and none of those that are captured by itself
         trainer(batches[0], 0.1, 0.1)
@@ -433,7 +433,7 @@ def test_a_state_of_a_processor_resumes_on_a_gpu_and_back() -> None:
     here(batch(0), 0.0, 0.0)
     there, batch_there = trainer_of("cyclegan", runtime=runtime)
     there.load_state_dict(here.state_dict())
-    for i in range(PLAIN_STEPS + 2):
+    for i in range(WARMUP_STEPS + 2):
         there(batch_there(i), 0.0, 0.0)
     assert there._graphs and there.read().terms
     back, batch = trainer_of("cyclegan")

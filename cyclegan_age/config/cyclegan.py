@@ -73,8 +73,8 @@ class CycleGANConfig(GeneratorConfig):
     age_tolerance: Annotated[float, Option(LOSS)] = 3.0
     """Error of the estimated age in years up to which the loss is 0."""
     age_share: Annotated[float, Option(LOSS, at_least=0)] = 1.0
-    """Clip the age term's gradient on a generated picture to this multiple of the adversarial term's; 0 sets no
-    limit."""
+    """Clip the age term's gradient on a generated picture to this multiple of the gradient of the adversarial and shift
+    terms there; 0 sets no limit."""
     lambda_fooled: Annotated[float, Option(LOSS, at_least=0)] = 0.1
     """Weight of generated faces in the training of the estimators; their label is the source's age."""
     fooled_warmup: Annotated[float, Option(LOSS)] = 0.3

@@ -9,9 +9,8 @@ from typing import Any
 from cyclegan_age.config.errors import UserError
 
 # Groups of flags in the help, in its order.
-DATA, MODEL, LOSS, OPTIMISATION, RUNTIME, LOGGING, RARE = GROUPS = (
-    *("data", "model", "loss", "optimisation", "runtime", "logging", "rare"),
-)
+GROUPS = ("data", "model", "loss", "optimisation", "runtime", "logging", "rare")
+DATA, MODEL, LOSS, OPTIMISATION, RUNTIME, LOGGING, RARE = GROUPS
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Option:
         endings: suffixes of a file name.
         valid: a predicate for other constraints; requires `must_be`.
         must_be: the text for the error, where the text of the bounds is too short.
-        needs: another flag that a value other than the default requires, and its allowed values; where none are listed,
-            any that is neither empty nor 0.
+        needs: (flag, *values): this field may differ from its default only if that flag has one of the values; without
+            values, if that flag is set, neither empty nor 0.
     """
 
     group: str = ""

@@ -24,15 +24,15 @@ from cyclegan_age.config import (
 )
 from cyclegan_age.devices import best_device, fork_rng
 from cyclegan_age.losses import (
-    augmented,
-    generator_loss,
+    bce_gan,
+    bce_generator_loss,
     identity_distance,
     lsgan,
     perceptual,
     r1,
-    real_or_fake,
     wrong_age_weights,
 )
+from cyclegan_age.models.augmentation import diff_augment
 from cyclegan_age.models.base import Losses, Model
 from cyclegan_age.networks.discriminators import FeatureCritic
 from cyclegan_age.networks.efficientnet import LiteFeatures
@@ -85,11 +85,11 @@ class FeatureDiscriminator:
         critic: feature maps -> scores; to be trained in the discriminator's phase.
     """
 
-    def __init__(self, config: TrainConfig, *, heads: int) -> None:
+    def __init__(self, config: TrainConfig, *, n_heads: int) -> None:
         if config.image_size % 32:
             raise UserError(f"--lambda_features: takes pictures of a multiple of 32 px, not {config.image_size}")
         self.features = LiteFeatures()
-        self.critic = FeatureCritic(map_channels=self.features.map_channels, heads=heads)
+        self.critic = FeatureCritic(map_channels=self.features.map_channels, n_heads=n_heads)
 
     def generator_loss(self, x_fake: Tensor, label: Tensor | None) -> Tensor:
         """LSGAN loss of the generator, from its pictures (N, 3, S, S) and their target labels (N, K)."""
@@ -156,13 +156,13 @@ class SimilarityLosses:
         return terms
 
 
-def build_feature_discriminator(config: TrainConfig, net: LatentConfig, *, heads: int) -> FeatureDiscriminator | None:
+def build_feature_discriminator(config: TrainConfig, net: LatentConfig, *, n_heads: int) -> FeatureDiscriminator | None:
     """The feature discriminator that a configuration describes; None with a `lambda_features` of 0.
 
     Raises:
         UserError: the ImageNet network is not installed, or does not take pictures of this size.
     """
-    return FeatureDiscriminator(config, heads=heads) if net.lambda_features else None
+    return FeatureDiscriminator(config, n_heads=n_heads) if net.lambda_features else None
 
 
 def wrong_ages(code: AgeCode, age_years: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def wrong_ages(code: AgeCode, age_years: Tensor) -> Tensor:
 
 def discriminator_input(net: LatentConfig, x: Tensor) -> Tensor:
     """Pictures (N, 3, S, S), augmented where the configuration says so."""
-    return augmented(x) if net.augment else x
+    return diff_augment(x) if net.augment else x
 
 
 class AdversarialModel(Model):
@@ -199,7 +199,7 @@ class AdversarialModel(Model):
             self.frozen["features"] = feature_discriminator.features
             self.networks["feature_critic"] = feature_discriminator.critic
             self.phases["discriminator"].append("feature_critic")
-        self.rates = {"discriminator": net.d_rate}
+        self.lr_factors = {"discriminator": net.d_rate}
         self.shipped = ["generator"]
         self.pools = {}
 
@@ -220,7 +220,7 @@ def latents_like(net: NoiseConfig, like: Tensor) -> Tensor:
 
 
 def sample_latents(net: NoiseConfig, count: int, random: torch.Generator) -> Tensor:
-    """Random latent vectors (count, z), sample_latents by a generator on the CPU."""
+    """Random latent vectors (count, z), drawn by a random generator on the CPU."""
     if net.prior == "normal":
         return torch.randn(count, net.z, generator=random)
     return torch.rand(count, net.z, generator=random) * 2 - 1
@@ -243,7 +243,7 @@ def adversarial_step(
     x_fake = generator(latents_like(net, x_real), label_fake)
     x_seen = discriminator_input(net, x_fake)
     saturating = net.generator_loss == "saturating"
-    terms = {"g_adversarial": generator_loss(discriminator(x_seen, label_fake), saturating=saturating)}
+    terms = {"g_adversarial": bce_generator_loss(discriminator(x_seen, label_fake), saturating=saturating)}
     if feature_discriminator:
         terms["g_features"] = net.lambda_features * feature_discriminator.generator_loss(x_seen, label_fake)
     yield "generator", terms
@@ -255,7 +255,7 @@ def adversarial_step(
     x_real, x_fake = discriminator_input(net, x_real), discriminator_input(net, x_fake.detach())
     real = discriminator(x_real, label_real)
     fake = discriminator(x_fake, label_fake)
-    terms = {"d_real": 0.5 * real_or_fake(real, 1 - net.label_smoothing), "d_fake": 0.5 * real_or_fake(fake, 0)}
+    terms = {"d_real": 0.5 * bce_gan(real, 1 - net.label_smoothing), "d_fake": 0.5 * bce_gan(fake, 0)}
     if net.lambda_r1:
         part = max(1, len(x_real) // R1_PART)
         x_part = x_real[:part].detach().requires_grad_()
@@ -273,4 +273,4 @@ def held_out_loss(
     """The measure `held_out_d_real`: the loss `d_real` of real faces x (N, 3, H, W) with labels (N, K)."""
     # `forward`: not compiled again for batches of this size.
     logits = discriminator.forward(discriminator_input(net, x), label)
-    return {"held_out_d_real": 0.5 * real_or_fake(logits, 1 - net.label_smoothing).item()}
+    return {"held_out_d_real": 0.5 * bce_gan(logits, 1 - net.label_smoothing).item()}

@@ -141,10 +141,10 @@ class AgeCGAN(Model):
         self.networks = self.stages.networks | {"embedder": embedder}
         self.frozen = {k: v for k, v in self.stages.frozen.items() if k != "embedder"}
         self.phases = self.stages.phases
-        self.rates = self.stages.rates
+        self.lr_factors = self.stages.lr_factors
         self.shipped = [*self.stages.shipped, "embedder"]
         self.columns = self.stages.columns
-        self.parts = {"embedder": of_embedder}
+        self.pretrained = {"embedder": of_embedder}
         self.pools = {}
 
     def paused(self, progress: float) -> frozenset[str]:
@@ -156,7 +156,7 @@ class AgeCGAN(Model):
         return self.stages.reset(before, progress)
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
-        self.stages.averaged = self.averaged
+        self.stages.ema_networks = self.ema_networks
         return self.stages.losses(batch, progress, paused)
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:

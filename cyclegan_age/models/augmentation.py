@@ -1,4 +1,4 @@
-"""Random views of pictures: what estimators and embedders are trained on, and what estimators in a loss are shown."""
+"""Random views of pictures, for the training of estimators and embedders, and for discriminators and estimators."""
 
 import torch
 from torch import Tensor
@@ -68,6 +68,35 @@ def _uniform(x: Tensor, low: float, high: float, channels: int = 1) -> Tensor:
 def _around(x: Tensor, middle: float, most: float, channels: int = 1) -> Tensor:
     """The same, at most so far from the middle."""
     return middle + _uniform(x, -most, most, channels)
+
+
+def diff_augment(x: Tensor, strength: float = 1.0) -> Tensor:
+    """A random augmentation of each picture of a batch (N, 3, S, S) in [-1, 1], differentiable; may exceed that range.
+
+    DiffAugment (Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training", NeurIPS 2020): brightness,
+    saturation and contrast; a translation by up to 1/8 of the side; a grey square of half the side at a random
+    position.
+
+    Args:
+        strength: scale of these ranges, and of that square's side.
+    """
+    count, size = len(x), x.shape[-1]
+    draw = torch.rand(7, count, 1, 1, 1, device=x.device)
+    x = x.float() + strength * (draw[0] - 0.5)
+    grey = x.mean(dim=1, keepdim=True)
+    x = (x - grey) * (1 + strength * (2 * draw[1] - 1)) + grey
+    middle = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = (x - middle) * (1 + strength * (draw[2] - 0.5)) + middle
+
+    at = torch.arange(size, device=x.device)
+    most = int(strength * size / 8)
+    shift = (draw[3:5] * (2 * most + 1)).floor() - most  # (2, N, 1, 1, 1) pixels, down and to the right
+    moved = (at[:, None] - at == shift).float()  # (2, N, 1, S, S), source pixel of each pixel
+    with torch.autocast(x.device.type, enabled=False):
+        x = moved[0] @ x @ moved[1].mT
+    centre = (draw[5:7] * (size + 1 - size % 2)).floor()
+    near = (at - centre).abs() < strength * size / 4  # (2, N, 1, 1, S), rows and columns of the square
+    return x.masked_fill(near[0].mT & near[1], 0)
 
 
 def random_view(x: Tensor) -> Tensor:

@@ -33,14 +33,14 @@ class Model(ABC):
         networks: all that a checkpoint saves, by name.
         frozen: networks that the losses use as they are.
         phases: for each phase, in order, the names of the networks that its optimiser updates.
-        shipped: networks whose (averaged) weights inference loads.
+        shipped: networks whose EMA weights inference loads.
         pools: history buffers, by name.
-        rates: factors of the learning rate, for each phase whose rate is another than the configured one.
+        lr_factors: factors of the learning rate, for each phase whose rate is another than the configured one.
         columns: what the renderers draw on a sample sheet; may change between the stages of a training.
         shows_life: whether the life of one face is shown, too.
         default_layers: layers whose features are shown instead of the default of `--feature_layers`; empty for none.
-        parts: configurations of shipped networks that were trained before as separate models, by name.
-        averaged: copies of the shipped networks with averaged weights, in eval mode; the trainer sets and updates them.
+        pretrained: configurations of shipped networks that were trained before as separate models, by name.
+        ema_networks: copies of the shipped networks with EMA weights, in eval mode; the trainer sets and updates them.
     """
 
     networks: dict[str, nn.Module]
@@ -48,12 +48,12 @@ class Model(ABC):
     phases: dict[str, list[str]]
     shipped: list[str]
     pools: dict[str, ImagePool]
-    rates: Mapping[str, float] = MappingProxyType({})
+    lr_factors: Mapping[str, float] = MappingProxyType({})
     columns: Sequence[Column] = ()
     shows_life = False
     default_layers: Sequence[str] = ()
-    parts: Mapping[str, ModelConfig] = MappingProxyType({})
-    averaged: Mapping[str, nn.Module] = MappingProxyType({})
+    pretrained: Mapping[str, ModelConfig] = MappingProxyType({})
+    ema_networks: Mapping[str, nn.Module] = MappingProxyType({})
 
     def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
         """Collect statistics of the data before the first step; a resumed training reads them from its checkpoint.
@@ -69,9 +69,11 @@ class Model(ABC):
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         """One step: yields every phase in order with its weighted, named loss terms.
 
-        The loop applies a phase's gradients before it asks for the next one.
+        The trainer updates a phase's networks before it asks for the next one. With `--accumulate` one generator per
+        part of the batch runs, phase by phase in turn. So set `requires_grad` of the networks at the start of each
+        phase.
 
-        On a GPU it is captured as a CUDA graph for each value of `paused`, after some plain steps. So every
+        On a GPU it is captured as a CUDA graph for each value of `paused`, after some uncaptured steps. So every
         step must have the same shapes. Random numbers must come from the default generator of the batch's device.
         Nothing may be copied from or to the host, and no branch may depend on the value of a tensor. Tensors that
         outlive a step must be changed in place.
@@ -105,7 +107,7 @@ class Model(ABC):
         Two generators that translate in opposite directions have a renderer each.
 
         Args:
-            networks: averaged, in eval mode.
+            networks: with EMA weights, in eval mode.
         """
         return ()
 

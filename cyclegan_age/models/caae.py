@@ -30,7 +30,7 @@ from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import CAAEConfig, TrainConfig, UserError
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.losses import generator_loss, real_or_fake, total_variation
+from cyclegan_age.losses import bce_gan, bce_generator_loss, total_variation
 from cyclegan_age.models.adversary import (
     SimilarityLosses,
     build_feature_discriminator,
@@ -181,13 +181,13 @@ class CAAE(Model):
             "critic_image": self.critic_image,
         }
         self.phases = {"autoencoder": ["encoder", "generator"], "critics": ["critic_z", "critic_image"]}
-        self.feature_discriminator = build_feature_discriminator(config, net, heads=labels)
+        self.feature_discriminator = build_feature_discriminator(config, net, n_heads=labels)
         self.similarity = SimilarityLosses(net, self.feature_discriminator, embedder)
         self.frozen = self.similarity.frozen
         if self.feature_discriminator:
             self.networks["feature_critic"] = self.feature_discriminator.critic
             self.phases["critics"].append("feature_critic")
-        self.rates = {"critics": net.d_rate}
+        self.lr_factors = {"critics": net.d_rate}
         self.shipped = ["encoder", "generator"]
         self.pools = {}
 
@@ -218,8 +218,8 @@ class CAAE(Model):
         distance = F.l1_loss if net.reconstruction == "l1" else F.mse_loss
         terms = {
             "reconstruction": net.lambda_reconstruction * distance(x_same, x),
-            "g_z": net.lambda_z * generator_loss(self.critic_z(z)),
-            "g_image": net.lambda_image * generator_loss(self.critic_image(x_seen, label_made)),
+            "g_z": net.lambda_z * bce_generator_loss(self.critic_z(z)),
+            "g_image": net.lambda_image * bce_generator_loss(self.critic_image(x_seen, label_made)),
             "variation": net.lambda_tv * total_variation(x_same),
         }
         if self.feature_discriminator:
@@ -236,10 +236,10 @@ class CAAE(Model):
         real = 1 - net.label_smoothing
         x_real, x_seen = discriminator_input(net, x), discriminator_input(net, x_fake.detach())
         terms = {
-            "d_z_real": real_or_fake(self.critic_z(z_prior), real),
-            "d_z_fake": real_or_fake(self.critic_z(z.detach()), 0),
-            "d_image_real": real_or_fake(self.critic_image(x_real, label), real),
-            "d_image_fake": real_or_fake(self.critic_image(x_seen, label_made), 0),
+            "d_z_real": bce_gan(self.critic_z(z_prior), real),
+            "d_z_fake": bce_gan(self.critic_z(z.detach()), 0),
+            "d_image_real": bce_gan(self.critic_image(x_real, label), real),
+            "d_image_fake": bce_gan(self.critic_image(x_seen, label_made), 0),
         }
         if self.feature_discriminator:
             wrong = wrong_ages(self.code, batch.age_source)

@@ -50,7 +50,7 @@ class CGAN(AdversarialModel):
         self.generator = build_generator(config, net, labels=ages)
         self.discriminator = build_discriminator(config, net, labels=ages, label_at=net.label_at)
         super().__init__(
-            config, net, self.generator, self.discriminator, build_feature_discriminator(config, net, heads=ages)
+            config, net, self.generator, self.discriminator, build_feature_discriminator(config, net, n_heads=ages)
         )
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:

@@ -61,6 +61,24 @@ def age_calibration(weights: Weights) -> AgeCalibration | None:
     return weights.load_into(calibration, "correction")
 
 
+def map_shapes(features: LiteFeatures, image_size: int) -> list[tuple[int, int, int]]:
+    """Shapes (C, h, w) of pictures at a quarter of their size, and of their feature maps."""
+    sides = (image_size // (4 * 2**i) for i in range(len(features.map_channels)))
+    shapes = [(c, s, s) for c, s in zip(features.map_channels, sides, strict=True)]
+    return [(3, image_size // 4, image_size // 4), *shapes]
+
+
+def head_weights(vector: Tensor, sex: Tensor) -> Tensor:
+    """Weights of discriminator heads for each sex and age: age vectors (N, K, ...) -> (N, 2 K, ...), men first.
+
+    Args:
+        vector: the age vectors.
+        sex: (N, 1), 0 is male, 1 is female; NaN, unknown, counts half for both.
+    """
+    sexes = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
+    return (sexes.view(len(sex), 2, *[1] * (vector.dim() - 1)) * vector[:, None]).flatten(1, 2)
+
+
 def renderer(weights: Weights) -> Renderer:
     """The generator of a weights file; it takes pictures as they are."""
     assert isinstance(weights.net, CycleGANConfig)
@@ -72,8 +90,8 @@ class CycleGAN(Model):
     """Networks and phases `generator` and `discriminator`, and `critics` where there are age estimators.
 
     - Stripes and tints fool an estimator in the loss before a face looks older. So the age term's gradient on a picture
-      is clipped to `age_share` times the adversarial one. VQGAN weighs its adversarial term by gradients in a similar
-      way (Esser et al., CVPR 2021, equation 7).
+      is clipped to `age_share` times that of the adversarial and shift terms. VQGAN weighs its adversarial term by
+      gradients in a similar way (Esser et al., CVPR 2021, equation 7).
     - With `lambda_fooled` the estimators keep learning, from real faces with their ages and from fakes with the ages of
       their sources. A generator that never fools an estimator only copies its input, so the fakes' weight starts at 0.
     - `AgeCritic` discriminates on the estimators' features. With `lambda_features` the network `feature_critic`
@@ -94,10 +112,10 @@ class CycleGAN(Model):
     ) -> None:
         self.net = net
         self.code = code_of(config)
-        heads = len(config.ages) * (2 if net.sexes else 1)
-        self.critics = {f"critic{i}": AgeCritic(estimator=e, heads=heads) for i, e in enumerate(estimators)}
+        n_heads = len(config.ages) * (2 if net.sexes else 1)
+        self.critics = {f"critic{i}": AgeCritic(estimator=e, n_heads=n_heads) for i, e in enumerate(estimators)}
         self.generator = build_generator(config, net)
-        self.discriminator = PatchDiscriminator(heads=heads, ndf=net.ndf)
+        self.discriminator = PatchDiscriminator(n_heads=n_heads, ndf=net.ndf)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator} | self.critics
         self.embedder = embedder.eval().requires_grad_(False) if embedder else None
         self.frozen = {"embedder": self.embedder} if self.embedder else {}
@@ -106,17 +124,15 @@ class CycleGAN(Model):
         if net.lambda_features or net.lambda_shift:
             self.features = self.frozen["features"] = LiteFeatures()
         if self.features and net.lambda_features:
-            critic = FeatureCritic(map_channels=self.features.map_channels, heads=heads)
+            critic = FeatureCritic(map_channels=self.features.map_channels, n_heads=n_heads)
             self.feature_critic = self.networks["feature_critic"] = critic
             self.phases["discriminator"].append("feature_critic")
         if self.features and net.lambda_shift:
-            sides = (config.image_size // (4 * 2**i) for i in range(len(self.features.map_channels)))
-            shapes = [(c, s, s) for c, s in zip(self.features.map_channels, sides, strict=True)]
-            shapes.insert(0, (3, config.image_size // 4, config.image_size // 4))
-            self.means = self.networks["means"] = FeatureMeans(shapes=shapes, kinds=heads)
+            shapes = map_shapes(self.features, config.image_size)
+            self.means = self.networks["means"] = FeatureMeans(shapes=shapes, kinds=n_heads)
         if self.critics:
             self.phases["critics"] = list(self.critics)
-            self.rates = {"discriminator": 2.0, "critics": 2.0}
+            self.lr_factors = {"discriminator": 2.0, "critics": 2.0}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
         self.image_size, self.frame = config.image_size, config.frame
@@ -163,7 +179,7 @@ class CycleGAN(Model):
             torch.cat([batch.x_source, batch.x_source[:count]]), torch.cat([v_target, v_source[:count]])
         )
         x_fake, x_same = x_made.split([len(x_real), count])
-        weights_fake = self._head_weights(v_target, batch.label_source)  # (N, heads)
+        weights_fake = self._head_weights(v_target, batch.label_source)  # (N, n_heads)
         terms = self._adversarial_terms(x_fake, batch, weights_fake)
         if net.lambda_outside:
             change = (x_fake - batch.x_source).abs().mean(dim=1)
@@ -181,9 +197,9 @@ class CycleGAN(Model):
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)
-        stored = torch.cat([weights_fake, batch.age_source[:, None]], dim=1)
-        x_old, stored = self.pools["fakes"].exchange(x_fake.detach(), stored)
-        weights_old, age_old = stored[:, :-1], stored[:, -1]
+        rows = torch.cat([weights_fake, batch.age_source[:, None]], dim=1)  # stored with each fake
+        x_old, rows = self.pools["fakes"].exchange(x_fake.detach(), rows)
+        weights_old, age_old = rows[:, :-1], rows[:, -1]
         weights_real, weights_wrong = (
             self._head_weights(v_target, batch.label_target),
             self._wrong_head_weights(batch, v_target),
@@ -226,10 +242,7 @@ class CycleGAN(Model):
 
     def _head_weights(self, vector: Tensor, sex: Tensor) -> Tensor:
         """Weights of the discriminators' heads: age vectors (N, K) -> (N, K), or (N, 2 K) by the sex (N, 1)."""
-        if not self.net.sexes:
-            return vector
-        sexes = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
-        return (sexes[:, :, None] * vector[:, None, :]).flatten(1)
+        return head_weights(vector, sex) if self.net.sexes else vector
 
     def _wrong_head_weights(self, batch: Batch, v_target: Tensor) -> Tensor:
         """Weights of heads with the wrong age or, halved, the wrong sex: real faces are negative examples for these."""

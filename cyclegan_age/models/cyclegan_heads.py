@@ -18,10 +18,10 @@ from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
-from cyclegan_age.losses import age_hinge, augmented, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
-from cyclegan_age.models.augmentation import random_view
+from cyclegan_age.losses import age_hinge, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
+from cyclegan_age.models.augmentation import diff_augment, random_view
 from cyclegan_age.models.base import Losses, Model, Renderer, System
-from cyclegan_age.models.cyclegan import age_calibration
+from cyclegan_age.models.cyclegan import age_calibration, head_weights, map_shapes
 from cyclegan_age.models.pool import ImagePool
 from cyclegan_age.models.pretrained import load_embedder, load_estimator, load_parser
 from cyclegan_age.networks.adain import AdaINGenerator
@@ -76,16 +76,13 @@ class CycleGANHeads(Model):
         frame = Frame.of(config.frame)
         self.face = window(FRAMES["utkface"], frame)  # what estimators and embedder look at
         self.eyes = frame.points[:2]
-        self.kinds = 2 * len(config.ages)  # of each age, men and women
+        n_heads = 2 * len(config.ages)  # of a discriminator: men and women of each age
         self.generator = build_generator(config, net)
-        self.whole = PatchDiscriminator(heads=self.kinds, ndf=net.ndf)
-        self.half = PatchDiscriminator(heads=self.kinds, ndf=net.ndf)
+        self.whole = PatchDiscriminator(n_heads=n_heads, ndf=net.ndf)
+        self.half = PatchDiscriminator(n_heads=n_heads, ndf=net.ndf)
         self.features = LiteFeatures()
-        self.critic = FeatureCritic(map_channels=self.features.map_channels, heads=self.kinds)
-        sides = (config.image_size // (4 * 2**i) for i in range(len(self.features.map_channels)))
-        shapes = [(c, s, s) for c, s in zip(self.features.map_channels, sides, strict=True)]
-        shapes.insert(0, (3, config.image_size // 4, config.image_size // 4))
-        self.means = RegionMeans(shapes=shapes, kinds=self.kinds)
+        self.critic = FeatureCritic(map_channels=self.features.map_channels, n_heads=n_heads)
+        self.means = RegionMeans(shapes=map_shapes(self.features, config.image_size), kinds=n_heads)
         self.parser = parser.eval().requires_grad_(False)
         self.embedder = embedder.eval().requires_grad_(False)
         self.estimators = [estimator.eval().requires_grad_(False) for estimator in estimators]
@@ -99,7 +96,7 @@ class CycleGANHeads(Model):
         self.frozen = {"features": self.features, "parser": self.parser, "embedder": self.embedder}
         self.frozen |= {f"estimator{i}": estimator for i, estimator in enumerate(self.estimators)}
         self.phases = {"generator": ["generator"], "discriminator": ["whole", "half", "critic"]}
-        self.rates = {"discriminator": net.d_rate}
+        self.lr_factors = {"discriminator": net.d_rate}
         self.shipped = ["generator"]
         self.pools = {"fakes": ImagePool(size=net.pool_size)}
 
@@ -120,7 +117,7 @@ class CycleGANHeads(Model):
                 ):
                     regions = Regions(self.parser.probabilities(x.to(device), _PARSED))
                     maps = self._maps(regions.cut_out(x.to(device), 0.0))
-                    vectors = self._kinds(self._vectors(age.to(device)), sex.to(device))
+                    vectors = head_weights(self._vectors(age.to(device)), sex.to(device))
                     self.means.add(maps, vectors, regions.inner)
                     bar.update(len(x))
                     seen += len(x)
@@ -132,17 +129,17 @@ class CycleGANHeads(Model):
         net, x_source, x_real = self.net, batch.x_source, batch.x_target
         age_source, age_target = (self._clamped(age) for age in (batch.age_source, batch.age_target))
         v_source, v_target = self.code.encode(age_source), self.code.encode(age_target)  # (N, K)
-        weights_fake = self._kinds(v_target[..., None], batch.label_source)[..., 0]  # (N, 2 K)
+        weights_fake = head_weights(v_target, batch.label_source)  # (N, 2 K)
         with torch.no_grad():
             source = Regions(self.parser.probabilities(x_source, _PARSED))
             real = Regions(self.parser.probabilities(x_real, _PARSED))
-        rise = (progress / max(net.warmup, 1e-9)).clamp_max(1.0)
+        ramp = (progress / max(net.warmup, 1e-9)).clamp_max(1.0)
 
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(False)
         x_fake = self.generator(x_source, v_target)
-        ground = _ground(x_fake)
-        terms = self._adversarial_terms(x_fake, batch, source, ground, weights_fake, age_target, rise)
+        background = _random_background(x_fake)
+        terms = self._adversarial_terms(x_fake, batch, source, background, weights_fake, age_target, ramp)
         cosine = (self.embedder(self._face(x_fake, 64)) * self.embedder(self._face(x_source, 64))).sum(dim=1)
         terms["embedding"] = net.lambda_embedding * F.relu(1 - cosine - net.embedding_tolerance).mean()
         change = (x_fake - x_source).abs().mean(dim=1, keepdim=True)
@@ -152,7 +149,7 @@ class CycleGANHeads(Model):
         # The way back for the first half of the batch, the same age for the second.
         half = max(1, len(x_real) // 2)
         x_back = self.generator(torch.cat([x_fake[:half], x_source[half:]]), v_source)
-        back = 0.03 + 0.97 * rise
+        back = 0.03 + 0.97 * ramp
         terms["cycle"] = net.lambda_cycle * back * F.l1_loss(x_back[:half], x_source[:half])
         if len(x_real) > 1:
             terms["identity"] = net.lambda_identity * back * F.l1_loss(x_back[half:], x_source[half:])
@@ -160,14 +157,14 @@ class CycleGANHeads(Model):
 
         for network in (self.whole, self.half, self.critic):
             network.requires_grad_(True)
-        x_old, weights_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), ground), weights_fake)
-        weights_real = self._kinds(v_target[..., None], batch.label_target)[..., 0]
+        x_old, weights_old = self.pools["fakes"].exchange(source.cut_out(x_fake.detach(), background), weights_fake)
+        weights_real = head_weights(v_target, batch.label_target)
         anchors = constant(self.code.nominal_years, x_real.device)
-        weights_wrong = self._kinds(wrong_age_weights(age_target, anchors)[..., None], batch.label_target)[..., 0]
-        x_both = augmented(torch.cat([real.cut_out(x_real, _ground(x_real)), x_old]), _VIEW)
+        weights_wrong = head_weights(wrong_age_weights(age_target, anchors), batch.label_target)
+        x_both = diff_augment(torch.cat([real.cut_out(x_real, _random_background(x_real)), x_old]), _VIEW)
         with torch.no_grad():
             grey = torch.cat([real.cut_out(x_real, 0.0), source.cut_out(x_fake.detach(), 0.0)])
-            maps = self._maps(augmented(grey, _VIEW))
+            maps = self._maps(diff_augment(grey, _VIEW))
         scores = {
             "whole": (self.whole(x_both), weights_old),
             "half": (self.half(F.avg_pool2d(x_both, 2)), weights_old),
@@ -186,10 +183,10 @@ class CycleGANHeads(Model):
         x_fake: Tensor,
         batch: Batch,
         source: Regions,
-        ground: Tensor,
+        background: Tensor,
         weights_fake: Tensor,
         age_target: Tensor,
-        rise: Tensor,
+        ramp: Tensor,
     ) -> dict[str, Tensor]:
         """Adversarial, feature shift and age terms of generated heads.
 
@@ -200,7 +197,7 @@ class CycleGANHeads(Model):
         x_adversarial, x_moved, x_aged = (
             x_fake.detach().requires_grad_() for _ in range(3)
         )  # apart, as their gradients are
-        x_seen = augmented(source.cut_out(x_adversarial, ground), _VIEW)
+        x_seen = diff_augment(source.cut_out(x_adversarial, background), _VIEW)
         realism = {
             "g_whole": net.lambda_adversarial * lsgan(self.whole(x_seen), 1, weights_fake),
             "g_half": net.lambda_adversarial * lsgan(self.half(F.avg_pool2d(x_seen, 2)), 1, weights_fake),
@@ -219,7 +216,7 @@ class CycleGANHeads(Model):
         if net.lambda_age:
             face = self._face(x_aged, 112)
             errors = [age_hinge(n(random_view(face)), age_target, net.age_tolerance) for n in self.estimators]
-            aged = net.lambda_age * rise * torch.stack(errors).mean()
+            aged = net.lambda_age * ramp * torch.stack(errors).mean()
             (of_age,) = torch.autograd.grad(aged, x_aged)
             gradient = gradient + clip_gradients(of_age, net.age_share * longest)
             values["g_age"] = aged.detach()
@@ -245,17 +242,12 @@ class CycleGANHeads(Model):
         """How much of each kind's mean the features are moved on by, in each region: (N, 2 K, 3)."""
         net = self.net
         ages = torch.stack([age_target, self._clamped(batch.age_source)])
-        goal, own = (self._kinds(self._vectors(age), batch.label_source) for age in ages)
+        target, own = (head_weights(self._vectors(age), batch.label_source) for age in ages)
         strength = constant(net.shift_strength, age_target.device)
         younger = net.youth * ((25 - age_target) / 15).clamp(0, 1)
         # Hair is as dark at 20 as at 10: more of it would become a cap.
         younger = 1 + younger[:, None] * constant((0.0, 1.0, 1.0), age_target.device)
-        return (goal - own) * strength * younger[:, None]
-
-    def _kinds(self, vectors: Tensor, sex: Tensor) -> Tensor:
-        """Age vectors (N, K, R) -> weights of each age and sex (N, 2 K, R), by the sex (N, 1), NaN where not known."""
-        sexes = torch.cat([1 - sex, sex], dim=1).nan_to_num(0.5)  # (N, 2): male, female
-        return (sexes[:, :, None, None] * vectors[:, None]).flatten(1, 2)
+        return (target - own) * strength * younger[:, None]
 
     def _face(self, x: Tensor, size: int) -> Tensor:
         """The face in UTKFace's frame: (N, 3, S, S) -> (N, 3, size, size)."""
@@ -277,7 +269,7 @@ class CycleGANHeads(Model):
         return [Renderer(generator=networks["generator"], code=self.code)]
 
 
-def _ground(x: Tensor) -> Tensor:
+def _random_background(x: Tensor) -> Tensor:
     """A random colour for each picture: (N, 3, 1, 1) in [-1, 1]."""
     return torch.rand(len(x), 3, 1, 1, device=x.device) * 2 - 1
 

@@ -110,13 +110,13 @@ class EncoderCDCGAN(Model):
         self.encoder = build_encoder(config, net)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}
         self.phases = {name: [name] for name in self.networks}
-        self.feature_discriminator = build_feature_discriminator(config, net, heads=ages)
+        self.feature_discriminator = build_feature_discriminator(config, net, n_heads=ages)
         self.similarity = SimilarityLosses(net, self.feature_discriminator, embedder)
         self.frozen = self.similarity.frozen
         if self.feature_discriminator:
             self.networks["feature_critic"] = self.feature_discriminator.critic
             self.phases["discriminator"].append("feature_critic")
-        self.rates = {"discriminator": net.d_rate}
+        self.lr_factors = {"discriminator": net.d_rate}
         self.shipped = ["generator", "encoder"]
         self.pools = {}
         self.encoding = False  # whether the last step was of the encoder's stage
@@ -154,7 +154,7 @@ class EncoderCDCGAN(Model):
             return
         yield "generator", {}
         yield "discriminator", {}
-        generator, x = self.averaged["generator"], batch.x_source
+        generator, x = self.ema_networks["generator"], batch.x_source
         z = latents_like(net, x)
         with torch.no_grad():
             x_made = generator(z, age_other)

@@ -115,7 +115,7 @@ class GAN(AdversarialModel):
         self.net = net
         self.generator, self.discriminator = build_generator(config, net), build_discriminator(config, net)
         super().__init__(
-            config, net, self.generator, self.discriminator, build_feature_discriminator(config, net, heads=1)
+            config, net, self.generator, self.discriminator, build_feature_discriminator(config, net, n_heads=1)
         )
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:

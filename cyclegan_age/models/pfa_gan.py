@@ -116,7 +116,7 @@ class PFAGAN(AdversarialModel):
     def __init__(self, *, config: TrainConfig, net: PFAGANConfig, loss_networks: LossNetworks) -> None:
         self.net = net
         self.generator = build_generator(config, net)
-        self.discriminator = PatchDiscriminator(heads=len(config.ages), ndf=net.ndf)
+        self.discriminator = PatchDiscriminator(n_heads=len(config.ages), ndf=net.ndf)
         self.loss_networks = loss_networks
         super().__init__(config, net, self.generator, self.discriminator)
         self.frozen = {"loss_networks": loss_networks}

@@ -27,16 +27,16 @@ class PatchDiscriminator(nn.Module):
 
     After Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks" (CVPR 2017).
 
-    (N, 3, H, W) in [-1, 1] -> (N, heads, H/8 - 2, W/8 - 2), unbounded. 4x4 convolutions ndf-2ndf-4ndf-8ndf, leaky ReLU
-    0.2, instance norm except on the first. With several heads each belongs to one anchor age. Its map is its own plus a
-    shared one, so that general faults of fakes are learnt from all ages (as in Miyato and Koyama, "cGANs with
+    (N, 3, H, W) in [-1, 1] -> (N, n_heads, H/8 - 2, W/8 - 2), unbounded. 4x4 convolutions ndf-2ndf-4ndf-8ndf, leaky
+    ReLU 0.2, instance norm except on the first. With several heads each belongs to one anchor age. Its map is its own
+    plus a shared one, so that general faults of fakes are learnt from all ages (as in Miyato and Koyama, "cGANs with
     Projection Discriminator", ICLR 2018).
     """
 
     def __init__(
         self,
         *,
-        heads: int = 1,  # maps, one per anchor age
+        n_heads: int = 1,  # maps, one per anchor age
         ndf: int = 64,  # channels of the first convolution
     ) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class PatchDiscriminator(nn.Module):
                 LeakyReLU(),
             ]
         self.trunk = nn.Sequential(*layers)
-        self.head = nn.Conv2d(8 * ndf, heads + (heads > 1), 4, padding=1)
+        self.head = nn.Conv2d(8 * ndf, n_heads + (n_heads > 1), 4, padding=1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -67,11 +67,11 @@ class PatchDiscriminator(nn.Module):
         return shared(self.head(h).float())
 
 
-def _heads(map_channels: Sequence[int], heads: int) -> nn.ModuleList:
+def _heads(map_channels: Sequence[int], n_heads: int) -> nn.ModuleList:
     """Two convolutions per feature map, the second initialised to zero."""
     networks = nn.ModuleList()
     for channels in map_channels:
-        last = nn.Conv2d(64, heads + 1, 3, padding=1)
+        last = nn.Conv2d(64, n_heads + 1, 3, padding=1)
         for weight in last.parameters():
             nn.init.zeros_(weight)
         networks.append(nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), LeakyReLU(), last))
@@ -79,7 +79,7 @@ def _heads(map_channels: Sequence[int], heads: int) -> nn.ModuleList:
 
 
 def _scores(head: nn.Module, h: Tensor) -> Tensor:
-    """Scores (N, heads, h, w) of features (N, C, h, w), which are first normalised per picture."""
+    """Scores (N, n_heads, h, w) of features (N, C, h, w), which are first normalised per picture."""
     h = h.float()
     if not h.is_cuda:
         return shared(head(F.layer_norm(h, h.shape[1:])).float())
@@ -103,13 +103,13 @@ class FeatureCritic(nn.Module):
         self,
         *,
         map_channels: Sequence[int],  # of the feature maps
-        heads: int,  # scores per position, one per anchor age
+        n_heads: int,  # scores per position, one per anchor age
     ) -> None:
         super().__init__()
-        self.heads = _heads(map_channels, heads)
+        self.heads = _heads(map_channels, n_heads)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps (N, C, h, w) -> scores (N, heads, M) of the M positions of all maps. Smaller maps are repeated
+        """Feature maps (N, C, h, w) -> scores (N, n_heads, M) of the M positions of all maps. Smaller maps are repeated
         to the size of the largest, so that all maps have equal weight."""
         maps = [_scores(head, h).flatten(2) for head, h in zip(self.heads, features, strict=True)]
         most = max(m.shape[2] for m in maps)
@@ -129,12 +129,12 @@ class AgeCritic(nn.Module):
         self,
         *,
         estimator: AgeEstimator,  # trained; its batch norm keeps its statistics
-        heads: int,  # scores per feature map, one per anchor age
+        n_heads: int,  # scores per feature map, one per anchor age
     ) -> None:
         super().__init__()
         self.estimator = estimator.eval()
         self.features = deepcopy(estimator).requires_grad_(False)
-        self.heads = _heads(estimator.map_channels, heads)
+        self.heads = _heads(estimator.map_channels, n_heads)
         self._halves: list[AgeEstimator] = []  # the GPU's form of the features; not part of the state
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
@@ -146,7 +146,7 @@ class AgeCritic(nn.Module):
     def forward(self, x: Tensor, x_augmented: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures, and augmented pictures for the estimator, both (N, 3, H, W) in [-1, 1] -> scores and logits.
 
-        The scores (N, heads, M), one for each of M feature maps, are unbounded; the logits (N, 101) are over years.
+        The scores (N, n_heads, M), one for each of M feature maps, are unbounded; the logits (N, 101) are over years.
         """
         if on_kernels(x) and torch.is_autocast_enabled(x.device.type):
             if not self._halves:

@@ -32,10 +32,10 @@ class Regions:
         """`parts` without their edges, where features also contain the neighbouring region."""
         return -F.max_pool2d(-self.parts, 2 * _EDGE + 1, 1, _EDGE)
 
-    def cut_out(self, x: Tensor, ground: Tensor | float) -> Tensor:
-        """Pictures (N, 3, S, S) with everything except the head replaced by a ground, (N, 3, 1, 1) or one number."""
+    def cut_out(self, x: Tensor, background: Tensor | float) -> Tensor:
+        """Pictures (N, 3, S, S) with all but the head replaced by a background: (N, 3, 1, 1) or one number."""
         head = F.interpolate(self.head, size=x.shape[2:], mode="bilinear")
-        return x * head + ground * (1 - head)
+        return x * head + background * (1 - head)
 
 
 def _finish(means: "RegionMeans", keys: object) -> None:
@@ -119,6 +119,6 @@ class RegionMeans(nn.Module):
             for i, (h, h_before) in enumerate(zip(maps, before, strict=True)):
                 masks = F.adaptive_avg_pool2d(parts, (h.shape[2], h.shape[3]))
                 moved = torch.einsum("nkr,krf->nrf", shift, self.get_buffer(f"means{i}")).unflatten(2, h.shape[1:])
-                goal = h_before + (moved * masks[:, :, None]).sum(dim=1)
-                terms.append(((h - goal).square() / self.get_buffer(f"variance{i}")[:, None, None]).mean())
+                target = h_before + (moved * masks[:, :, None]).sum(dim=1)
+                terms.append(((h - target).square() / self.get_buffer(f"variance{i}")[:, None, None]).mean())
         return torch.stack(terms).mean()

@@ -30,7 +30,7 @@ class Checkpoints:
         if training.is_main and (step % config.snapshot_every == 0 or training.ended):
             self._save_weights(training.run / "snapshots" / f"step-{step:07d}.safetensors")
         self._due |= step % config.save_every == 0
-        if last or (self._due and not training.trainer.counts.bad_steps):
+        if last or (self._due and not training.trainer.counts.bad_in_a_row):
             self._due, started = False, time.monotonic()
             self.save()
             training.schedule.reserve("files", time.monotonic() - started)
@@ -43,25 +43,25 @@ class Checkpoints:
 
     def _save_weights(self, path: Path) -> None:
         training = self._training
-        averaged = training.trainer.averaged.items()
-        tensors = {f"{name}.{k}": v for name, network in averaged for k, v in network.state_dict().items()}
-        save_weights(path, training.config, training.net, training.images_seen, tensors, training.model.parts)
+        networks = training.trainer.ema_networks.items()
+        tensors = {f"{name}.{k}": v for name, network in networks for k, v in network.state_dict().items()}
+        save_weights(path, training.config, training.net, training.images_seen, tensors, training.model.pretrained)
 
 
 def room_needed(config: TrainConfig, model: Model) -> int:
     """Bytes written by a save, including some pictures."""
     shipped = (model.networks[name] for name in model.shipped)
-    averaged, state = (sum(map(_bytes, networks)) for networks in (shipped, model.networks.values()))
-    state += averaged
+    ema, state = (sum(map(_bytes, networks)) for networks in (shipped, model.networks.values()))
+    state += ema
     if config.checkpoint == "light":
         state //= 2
     else:
         trained = (w for names in model.phases.values() for name in names for w in model.networks[name].parameters())
         parameters = sum(w.numel() * w.element_size() for w in trained)
         state += 2 * parameters if config.optimizer == "adam" else 0
-        one = 4 * (3 * config.image_size**2 + len(config.ages))  # a picture in a history buffer, and its age vector
+        one = 4 * (3 * config.image_size**2 + 2 * len(config.ages) + 1)  # a picture in a history buffer, and its row
         state += sum(pool.size * one for pool in model.pools.values())
-    return state + 2 * averaged + _PICTURES_BYTES
+    return state + 2 * ema + _PICTURES_BYTES
 
 
 def _bytes(network: nn.Module) -> int:

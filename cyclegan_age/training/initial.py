@@ -45,7 +45,7 @@ def load_initial_weights(config: TrainConfig, trainer: Trainer) -> int:
             raise UserError(f"--init {config.init}: its {name} has another architecture; use its settings")
         if missing:
             logger.info("--init %s: starts from random weights: %s", config.init, ", ".join(missing))
-        trainer.averaged[name].load_state_dict(network.state_dict())
+        trainer.ema_networks[name].load_state_dict(network.state_dict())
     return weights.images_seen
 
 

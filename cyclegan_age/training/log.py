@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from cyclegan_age.config import UserError
 from cyclegan_age.files import append_line
 from cyclegan_age.runs import has_checkpoint
-from cyclegan_age.training.progress import Progress
+from cyclegan_age.training.progress_bar import ProgressBar
 from cyclegan_age.training.report import Report
 from cyclegan_age.training.state import Training
 from cyclegan_age.watchdog import Watchdog
@@ -26,7 +26,7 @@ class Log:
         bar: shows the sums of the loss terms.
     """
 
-    def __init__(self, training: Training, bar: Progress) -> None:
+    def __init__(self, training: Training, bar: ProgressBar) -> None:
         self._training, self._bar, self._watchdog = training, bar, Watchdog()
         self._logged_at = training.schedule.step, time.monotonic()  # step and time of the last line
 
@@ -56,9 +56,9 @@ class Log:
 
     def _check_finite(self, report: Report) -> None:
         run, step = self._training.run, self._training.schedule.step
-        if report.longest:
+        if report.longest_bad_run:
             logger.warning("up to step %d: a loss or gradient is not finite; the steps are skipped", step)
-        if report.longest >= MAX_BAD_STEPS:
+        if report.longest_bad_run >= MAX_BAD_STEPS:
             begin = f"{run}: {MAX_BAD_STEPS} consecutive steps were not finite"
             remedy = "a lower --lr or --precision fp32 and another --name"
             if not has_checkpoint(run):

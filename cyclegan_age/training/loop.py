@@ -1,4 +1,4 @@
-"""The training loop: it knows phases, not models."""
+"""The training loop: steps, logging, samples, checkpoints, signals."""
 
 import logging
 import signal
@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from cyclegan_age.config import ModelConfig, TrainConfig
 from cyclegan_age.training.checkpoints import Checkpoints
 from cyclegan_age.training.log import Log
-from cyclegan_age.training.progress import Progress
+from cyclegan_age.training.progress_bar import ProgressBar
 from cyclegan_age.training.samples import Samples
-from cyclegan_age.training.setup import begin, set_up
+from cyclegan_age.training.setup import check_and_start, set_up
 from cyclegan_age.training.state import Training
 
 logger = logging.getLogger("cyclegan_age")
@@ -36,8 +36,8 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
         UserError: errors that the user can correct: data, flags, a run with other settings, a diverged training.
         KeyboardInterrupt: after SIGINT or SIGTERM; the checkpoint is saved and the same command resumes.
     """
-    with ExitStack() as held:  # the run's lock
-        training = set_up(config, net, time.monotonic() if begun is None else begun, held)
+    with ExitStack() as stack:  # the run's lock
+        training = set_up(config, net, time.monotonic() if begun is None else begun, stack)
         run, schedule = training.run, training.schedule
         if schedule.step and schedule.ended:
             longer = "--minutes" if config.minutes else "--epochs"
@@ -45,7 +45,7 @@ def train(config: TrainConfig, net: ModelConfig, *, begun: float | None = None) 
                 "%s: finished; use another --name to start again, or --name with more %s to continue", run, longer
             )
             return run
-        begin(training)
+        check_and_start(training)
         samples, checkpoints = Samples(training), Checkpoints(training)
         if schedule.total_s or schedule.total_steps:
             _run_steps(training, samples, checkpoints)
@@ -62,7 +62,7 @@ def _run_steps(training: Training, samples: Samples, checkpoints: Checkpoints) -
     batches = training.data.batches(
         schedule.step, accelerator.process_index, accelerator.num_processes, accelerator.device
     )
-    bar = Progress(schedule, shown=training.is_main)
+    bar = ProgressBar(schedule, shown=training.is_main)
     log = Log(training, bar)
     with _stop_signals() as stop_requested, _trackers_ended(accelerator), closing(batches), bar:
         training.progress = schedule.progress()

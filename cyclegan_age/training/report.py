@@ -17,15 +17,15 @@ class Report:
         terms: mean of each loss term over the finite steps.
         phases: the phase of each term.
         skipped: number of non-finite steps since the training began.
-        bad_steps: consecutive ones up to the last step.
-        longest: maximum number of consecutive ones since the last report.
+        bad_in_a_row: non-finite steps in a row, ending with the last step; 0 if that was finite.
+        longest_bad_run: longest such row since the last report.
     """
 
     terms: dict[str, float]
     phases: dict[str, str]
     skipped: int
-    bad_steps: int
-    longest: int
+    bad_in_a_row: int
+    longest_bad_run: int
 
 
 class _Sums:
@@ -43,12 +43,12 @@ class Counts:
     """Sums and counts of steps; only `read` synchronises.
 
     Attributes:
-        skipped, bad_steps, longest: () int64 on the device; see `Report`.
+        skipped, bad_in_a_row, longest_bad_run: () int64 on the device; see `Report`.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.skipped, self.bad_steps, self.longest = (
+        self.skipped, self.bad_in_a_row, self.longest_bad_run = (
             torch.zeros((), dtype=torch.int64, device=device) for _ in range(3)
         )
         self._sums: dict[frozenset[str], _Sums] = {}
@@ -66,12 +66,12 @@ class Counts:
             self._sums[paused] = _Sums(phases, self._device)
         self._sums[paused].add(values, bad)
         self.skipped += bad
-        self.bad_steps.copy_((self.bad_steps + 1) * bad)
-        torch.maximum(self.longest, self.bad_steps, out=self.longest)
+        self.bad_in_a_row.copy_((self.bad_in_a_row + 1) * bad)
+        torch.maximum(self.longest_bad_run, self.bad_in_a_row, out=self.longest_bad_run)
 
     def read(self) -> Report:
         """Statistics since the last call; waits for the device."""
-        counts = torch.stack([self.skipped, self.bad_steps, self.longest]).to(widest_float(self._device))
+        counts = torch.stack([self.skipped, self.bad_in_a_row, self.longest_bad_run]).to(widest_float(self._device))
         all_sums = list(self._sums.values())
         flat = torch.cat([counts, *(sums.values.to(counts.dtype) for sums in all_sums)]).tolist()
         totals: dict[str, tuple[float, float]] = {}
@@ -86,6 +86,6 @@ class Counts:
                     total, of = totals.get(name, (0.0, 0.0))
                     totals[name] = total + value, of + steps
             sums.values.zero_()
-        self.longest.zero_()
+        self.longest_bad_run.zero_()
         terms = {name: total / of for name, (total, of) in totals.items()}
         return Report(terms, phases, *(int(n) for n in flat[:3]))

@@ -63,7 +63,7 @@ class Samples:
 
     def _draw(self) -> dict[str, Tensor]:
         """Write and log the pictures and measures; returns the sample sheet's columns, (N, 3, H, W) in [-1, 1]."""
-        training, model, networks = self._training, self._training.model, self._training.trainer.averaged
+        training, model, networks = self._training, self._training.model, self._training.trainer.ema_networks
         with torch.inference_mode(), fork_rng(training.accelerator.device):
             columns = sample_columns(model, networks, self._x[:SHEET_ROWS], self._age_years[:SHEET_ROWS])
             measures = model.measures(networks, self._x, self._age_years)
@@ -90,7 +90,7 @@ class Samples:
         model, layers = self._training.model, self._training.config.feature_layers
         if model.default_layers and layers == TrainConfig.feature_layers:
             layers = tuple(model.default_layers)
-        return feature_maps(model, self._training.trainer.averaged, self._x[:1], layers)
+        return feature_maps(model, self._training.trainer.ema_networks, self._x[:1], layers)
 
 
 def _has_plots() -> bool:

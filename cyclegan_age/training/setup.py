@@ -1,8 +1,8 @@
 """Builds a training: processes, data, model, run folder, trackers; restores its checkpoint, or loads `--init`."""
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,38 +28,34 @@ T = TypeVar("T")
 logger = logging.getLogger("cyclegan_age")
 
 
-def set_up(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack) -> Training:
+def set_up(config: TrainConfig, net: ModelConfig, begun: float, stack: ExitStack) -> Training:
     """Build a training and restore its checkpoint; without one, load the weights of `--init`.
 
     Args:
         config: of the training.
         net: of the model.
         begun: `time.monotonic()` at the start of the process.
-        held: receives the run's lock, and the context that converts write errors to a UserError.
+        stack: receives the run's lock, and the context that converts write errors to a UserError.
 
     Raises:
         UserError: errors that the user can correct: data, flags, a run with other settings.
     """
-    training = _build(config, net, begun, held)
+    training = _build(config, net, begun, stack)
     training.restore()
     if not training.resumed:
         training.model.prepare(training.data, training.accelerator.device, progress=training.is_main)
         if config.init:
-            try:
+            with _remove_run_on_error(training):
                 training.seen_before = load_initial_weights(config, training.trainer)
-            except UserError:
-                if training.is_main:
-                    remove_new_run(training.run)
-                raise
     needed = room_needed(config, training.model)
-    held.enter_context(writing(training.run, needed, kept=lambda: _kept(training.run)))
+    stack.enter_context(writing(training.run, needed, kept=lambda: _kept(training.run)))
     if training.is_main:
         trim_metrics(training.run / "metrics.jsonl", training.schedule.step)
         training.remove_old_files()
     return training
 
 
-def begin(training: Training) -> None:
+def check_and_start(training: Training) -> None:
     """Check the free disk space and start the trackers; on failure the folder of a new run is removed.
 
     Raises:
@@ -67,12 +63,13 @@ def begin(training: Training) -> None:
     """
     run, needed = training.run, room_needed(training.config, training.model)
     needed *= 1 if training.resumed else 2  # old files stay until new ones are complete
-    _on_main(lambda: _or_forget(run, lambda: check_room(run, needed)))
     shown = _flat(settings(training.config, training.net))
-    _on_main(lambda: _or_forget(run, lambda: start(training.accelerator, shown)))
+    with _remove_run_on_error(training):
+        _on_main(lambda: check_room(run, needed))
+        _on_main(lambda: start(training.accelerator, shown))
 
 
-def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack) -> Training:
+def _build(config: TrainConfig, net: ModelConfig, begun: float, stack: ExitStack) -> Training:
     cpu = best_device().type == "cpu"
     processes = PartialState(cpu=cpu)
     system = SYSTEMS[config.model]
@@ -80,7 +77,7 @@ def _build(config: TrainConfig, net: ModelConfig, begun: float, held: ExitStack)
     torch.manual_seed(config.seed)  # the same initial weights in every process
     model = system.build(config, net)
     torch.manual_seed(config.seed + processes.process_index)
-    run = _on_main(lambda: open_run(config, net, held, room_needed(config, model)))
+    run = _on_main(lambda: open_run(config, net, stack, room_needed(config, model)))
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="no",  # --precision decides; fp16 in accelerate's configuration would scale the losses
@@ -123,12 +120,14 @@ def _on_main(do: Callable[[], T]) -> T:
     return result
 
 
-def _or_forget(run: Path, do: Callable[[], None]) -> None:
-    """Call a function; if it raises a UserError, remove the run's folder unless it has other files."""
+@contextmanager
+def _remove_run_on_error(training: Training) -> Iterator[None]:
+    """Context that after a UserError removes the run's folder unless it has other files."""
     try:
-        do()
+        yield
     except UserError:
-        remove_new_run(run)
+        if training.is_main:
+            remove_new_run(training.run)
         raise
 
 
@@ -136,5 +135,5 @@ def _kept(run: Path) -> str:
     return "; the last checkpoint is kept" if has_checkpoint(run) else "; there is no checkpoint yet"
 
 
-def _flat(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {k: v if isinstance(v, int | float | str) else str(v) for part in plain.values() for k, v in part.items()}
+def _flat(nested: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {k: v if isinstance(v, int | float | str) else str(v) for part in nested.values() for k, v in part.items()}

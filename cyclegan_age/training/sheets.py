@@ -1,4 +1,4 @@
-"""Columns of a training's sample sheets, its feature maps and a life, by the uncalibrated renderers of inference."""
+"""A training's sample sheets, feature maps and life, rendered as inference does, without age calibration."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ def sample_columns(model: Model, networks: Mapping[str, nn.Module], x: Tensor, a
 
     Args:
         model: says which ones.
-        networks: its shipped networks, averaged and in eval mode.
+        networks: its shipped networks, with EMA weights and in eval mode.
         x: pictures (N, 3, H, W) in [-1, 1].
         age_years: (N,), their ages.
 
@@ -43,8 +43,8 @@ def sample_columns(model: Model, networks: Mapping[str, nn.Module], x: Tensor, a
             (cycle,) = _at_targets(last, translated[1]).values()
             columns |= dict([translated]) | {"cycle": cycle} | _at_targets(last, x)
         elif name == "generated":
-            (made,) = _at_targets(first, _sampled(first, x.repeat(2, 1, 1, 1))).values()
-            columns["made"], columns["made too"] = made.chunk(2)
+            (samples,) = _at_targets(first, _sampled(first, x.repeat(2, 1, 1, 1))).values()
+            columns["sample 1"], columns["sample 2"] = samples.chunk(2)
         else:
             columns |= _at_targets(first, _sampled(first, x))
     return columns
@@ -96,7 +96,7 @@ def _targets(renderer: Renderer, device: torch.device) -> dict[str, Tensor]:
     code = renderer.code
     vectors = code.encode(code.nominal_years).to(device)
     if not renderer.conditional:
-        return {f"to {renderer.domains[0]}" if renderer.domains else "made": vectors[0]}
+        return {f"to {renderer.domains[0]}" if renderer.domains else "sample 1": vectors[0]}
     return {f"{years:g}": vector for years, vector in zip(code.nominal_years, vectors, strict=True)}
 
 

@@ -74,7 +74,7 @@ class Training:
     def train_step(self, batch: Batch) -> None:
         """Do and count a step."""
         self.trainer(batch, self.schedule.before, self.progress)
-        self.lr = self.trainer.rate(self.progress)
+        self.lr = self.trainer.learning_rate(self.progress)
         self.schedule.before, self.progress = self.progress, self.schedule.advance()
 
     def restore(self) -> None:
@@ -97,7 +97,7 @@ class Training:
         schedule.load_state_dict(state)
         self.trainer.load_state_dict(state)
         own = load_checkpoint(self._own_file()) or {}
-        if "random" in own:
+        if "random" in own:  # the RNG state
             set_rng_state(own["random"])
             for name, pool in own["pools"].items():  # missing in a light checkpoint
                 self.model.pools[name].load_state_dict(pool)

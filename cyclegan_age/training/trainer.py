@@ -1,8 +1,9 @@
 """One training step on its device: gradients, updates, EMA weights and counts, without synchronisation.
 
-Only `Trainer.read`, `Trainer.state_dict` and the checkpoints read numbers from the device. Non-finite steps are
-detected and skipped on the device: a flag keeps the optimisers from changing anything. On a GPU the whole step is
-captured as a CUDA graph after a few plain ones, and replayed.
+Only `Trainer.read`, `Trainer.state_dict` and the checkpoints read numbers from the device. A phase with a non-finite
+loss or gradient, and the phases after it in that step, are skipped and counted, by a flag on the device. Earlier phases
+of the step, and what it stored in history buffers, stay. On a GPU the whole step is captured as a CUDA graph after a
+few uncaptured ones, and replayed.
 """
 
 import logging
@@ -17,11 +18,11 @@ from cyclegan_age.config import TrainConfig
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import Runtime
 from cyclegan_age.models.base import Model
-from cyclegan_age.training.averaging import GradientAverager
 from cyclegan_age.training.ema import EMA
+from cyclegan_age.training.gradient_reduction import GradientReducer
 from cyclegan_age.training.report import Counts, Report
 
-PLAIN_STEPS = 3  # before a capture: they tune convolutions, compile, and allocate persistent memory
+WARMUP_STEPS = 3  # before a capture: they tune convolutions, compile, and allocate persistent memory
 
 logger = logging.getLogger("cyclegan_age")
 
@@ -29,16 +30,16 @@ Paused = frozenset[str]
 
 
 class Trainer:
-    """Runs the steps of a model: each phase, over all parts of a batch.
+    """Runs the steps of a model: each phase, over all micro-batches of a batch.
 
     Args:
         model: its networks are moved to the device.
-        config: optimiser, learning rate, EMA and number of parts.
+        config: optimiser, learning rate, EMA and number of micro-batches.
         runtime: execution settings.
         distributed: whether gradients are averaged over processes.
 
     Attributes:
-        averaged: copies of the shipped networks with EMA weights, in eval mode.
+        ema_networks: copies of the shipped networks with EMA weights, in eval mode.
     """
 
     def __init__(self, model: Model, config: TrainConfig, runtime: Runtime, *, distributed: bool = False) -> None:
@@ -50,13 +51,13 @@ class Trainer:
         for network in model.frozen.values():
             runtime.to_inference_form(network)
         self.ema = EMA({name: model.networks[name] for name in model.shipped}, config.ema, device)
-        self.averaged = model.averaged = self.ema.networks
+        self.ema_networks = model.ema_networks = self.ema.networks
         self.parameters = {
             phase: [w for name in names for w in model.networks[name].parameters()]
             for phase, names in model.phases.items()
         }
         self.optimizers = {phase: self._optimizer(weights) for phase, weights in self.parameters.items()}
-        self.averager = GradientAverager(self.parameters) if distributed else None
+        self.reducer = GradientReducer(self.parameters) if distributed else None
         if runtime.compile_networks:
             for network in networks.values():
                 network.compile(dynamic=False)
@@ -64,7 +65,7 @@ class Trainer:
         self.counts = Counts(device)
         self._capture = runtime.capture
         self._graphs: dict[Paused, torch.cuda.CUDAGraph] = {}
-        self._plain: dict[Paused, int] = {}  # steps before the capture
+        self._warmups: dict[Paused, int] = {}  # steps before the capture
         self._inputs: Batch | None = None  # input of the graphs
 
     def __call__(self, batch: Batch, before: float, progress: float) -> None:
@@ -77,10 +78,10 @@ class Trainer:
         """
         for phase in self.model.reset(before, progress):
             _restart(self.optimizers[phase])
-        lr = self.rate(progress)
+        lr = self.learning_rate(progress)
         for phase, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                own = lr * self.model.rates.get(phase, 1.0)
+                own = lr * self.model.lr_factors.get(phase, 1.0)
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(own)
                 else:
@@ -92,7 +93,7 @@ class Trainer:
         else:
             self._run(batch, paused)
 
-    def rate(self, progress: float) -> float:
+    def learning_rate(self, progress: float) -> float:
         """Learning rate at a given progress: constant, then falling linearly to 0."""
         return self.config.lr * min(1.0, (1 - progress) / max(1 - self.config.lr_constant, 1e-9))
 
@@ -109,21 +110,22 @@ class Trainer:
         networks = self.model.networks
         state: dict[str, Any] = {
             "networks": {name: _weights(network, light) for name, network in networks.items()},
-            "ema": {name: _weights(network, light) for name, network in self.averaged.items()},
-            "moves": {name: int(n) for name, n in self.ema.updates.items()},
+            "ema": {name: _weights(network, light) for name, network in self.ema_networks.items()},
+            "moves": {name: int(n) for name, n in self.ema.updates.items()},  # updates of each EMA
             "skipped": int(self.counts.skipped),
         }
         if not light:
-            state["optimizers"] = {name: _plain_state(optimizer) for name, optimizer in self.optimizers.items()}
+            state["optimizers"] = {name: _portable_state(optimizer) for name, optimizer in self.optimizers.items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state, also from another device or a light one."""
         for name, network in self.model.networks.items():
             network.load_state_dict(state["networks"][name])
-        for name, network in self.averaged.items():
+        for name, network in self.ema_networks.items():
             network.load_state_dict(state["ema"][name])
         for name, n in self.ema.updates.items():
+            # Early checkpoints counted only the steps, each of which updated every EMA.
             n.fill_(state["moves"][name] if "moves" in state else state["step"])
         self.counts.skipped.fill_(state["skipped"])
         for name, optimizer in self.optimizers.items():
@@ -141,20 +143,27 @@ class Trainer:
         return torch.optim.Adam(weights, lr=lr, betas=config.betas, fused=True, capturable=capture)
 
     def _replay(self, batch: Batch, paused: Paused) -> None:
-        """One step by a CUDA graph, captured after a few plain steps."""
+        """One step by a CUDA graph, captured after a few uncaptured steps."""
+        if paused not in self._graphs:
+            if self._warmups.get(paused, 0) < WARMUP_STEPS:
+                self._warm_up(batch, paused)
+                return
+            self._capture_graph(batch, paused)
         if paused in self._graphs:
             _copy(batch, self._inputs)
             self._graphs[paused].replay()
-            return
+
+    def _warm_up(self, batch: Batch, paused: Paused) -> None:
+        """One uncaptured step, on a side stream as captures require."""
         side = torch.cuda.Stream(self.runtime.device)
-        done = self._plain.get(paused, 0)
-        if done < PLAIN_STEPS:
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self._run(batch, paused)
-            torch.cuda.current_stream().wait_stream(side)
-            self._plain[paused] = done + 1
-            return
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._run(batch, paused)
+        torch.cuda.current_stream().wait_stream(side)
+        self._warmups[paused] = self._warmups.get(paused, 0) + 1
+
+    def _capture_graph(self, batch: Batch, paused: Paused) -> None:
+        """Capture the step with these paused phases. If that fails, do this step, and all later ones, uncaptured."""
         if self._inputs is None:
             self._inputs = Batch(**{f.name: getattr(batch, f.name).clone() for f in fields(Batch)})
         for optimizer in self.optimizers.values():
@@ -173,56 +182,55 @@ class Trainer:
             self._run(batch, paused)
             return
         self._graphs[paused] = graph
-        self._replay(batch, paused)
 
     def _run(self, batch: Batch, paused: Paused) -> None:
         """The step itself, the same with and without capture."""
-        model, parts_count = self.model, self.config.accumulate
+        model, count = self.model, self.config.accumulate
         device = self.runtime.device
-        parts = [model.losses(part, self.progress, paused) for part in _split(batch, parts_count)]
+        micro_batches = [model.losses(part, self.progress, paused) for part in _split(batch, count)]
         bad = torch.zeros((), dtype=torch.bool, device=device)
         values: list[Tensor] = []
         phase_of: dict[str, str] = {}
-        moved: set[str] = set()
+        updated: set[str] = set()
         for phase, weights in self.parameters.items():
             self.optimizers[phase].zero_grad(set_to_none=True)
-            of_parts = []
-            for i, part in enumerate(parts):
+            values_of_each = []
+            for i, losses in enumerate(micro_batches):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.runtime.bf16):
-                    name, terms = next(part)
+                    name, terms = next(losses)
                 assert name == phase, f"the model yields phase {name} where it declared {phase}"
                 if terms:
                     stacked = torch.stack(list(terms.values())).float()
-                    of_parts.append(stacked.detach())
-                    if self.averager and i == parts_count - 1:
-                        self.averager.watch(phase)
-                    (stacked.sum() / parts_count).backward()
-            if not of_parts:  # it is paused
+                    values_of_each.append(stacked.detach())
+                    if self.reducer and i == count - 1:
+                        self.reducer.watch(phase)
+                    (stacked.sum() / count).backward()
+            if not values_of_each:  # it is paused
                 continue
             phase_of |= dict.fromkeys(terms, phase)
-            values.append(torch.stack(of_parts).mean(dim=0))
-            if self.averager:
-                self.averager.finish(phase)
+            values.append(torch.stack(values_of_each).mean(dim=0))
+            if self.reducer:
+                self.reducer.finish(phase)
             gradients = [w.grad for w in weights if w.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
             if self.config.clip:
                 torch._foreach_mul_(gradients, (self.config.clip / norm.clamp_min(1e-12)).clamp_max(1))
             bad = bad | ~(norm + values[-1].sum()).isfinite()
-            if self.averager:
-                bad = self.averager.any(bad)
+            if self.reducer:
+                bad = self.reducer.any(bad)
             # If not finite, this phase and those after it in the step update nothing.
             self.optimizers[phase].found_inf = bad.float()  # type: ignore[attr-defined]
             self.optimizers[phase].step()
-            moved |= set(model.phases[phase])
+            updated |= set(model.phases[phase])
         if not values:
             return
         self.counts.add(paused, phase_of, torch.cat(values), bad)
-        for name in moved & self.averaged.keys():
+        for name in updated & self.ema_networks.keys():
             self.ema.update(name, model.networks[name], bad)
 
 
-def _split(batch: Batch, parts: int) -> Iterator[Batch]:
-    columns = [getattr(batch, f.name).chunk(parts) for f in fields(Batch)]
+def _split(batch: Batch, count: int) -> Iterator[Batch]:
+    columns = [getattr(batch, f.name).chunk(count) for f in fields(Batch)]
     return (Batch(*part) for part in zip(*columns, strict=True))
 
 
@@ -239,7 +247,7 @@ def _restart(optimizer: torch.optim.Optimizer) -> None:
             value.zero_()
 
 
-def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _portable_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's state with the learning rate as a number."""
     state: dict[str, Any] = optimizer.state_dict()
     for group in state["param_groups"]:

@@ -14,7 +14,7 @@ LINE_SECONDS = 30.0
 logger = logging.getLogger("cyclegan_age")
 
 
-class Progress:
+class ProgressBar:
     """Context manager for the duration of the training.
 
     Args:
@@ -35,7 +35,7 @@ class Progress:
             smoothing=0.05,
         )
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(

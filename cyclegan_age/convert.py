@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_age.config import ConvertConfig, CycleGANPairConfig, TrainConfig, UserError
-from cyclegan_age.files import foreign, write_error
+from cyclegan_age.files import describe_foreign_file, write_error
 from cyclegan_age.models.cyclegan_pair import build_generator, renderer
 from cyclegan_age.weight_files import Weights, save_weights
 
@@ -112,7 +112,7 @@ def _why_not(path: Path, error: Exception) -> str:
         return f"a program of TorchScript; {_GIVE}"
     if begin[:1] == b"\x80" or begin == b"PK":
         return "cannot be read, perhaps truncated; copy it again; expected only a generator's state_dict"
-    return foreign(path, _GIVE) or f"not a file of PyTorch; {_GIVE}"
+    return describe_foreign_file(path, _GIVE) or f"not a file of PyTorch; {_GIVE}"
 
 
 def _check_blur(kernel: Tensor, module: str, path: Path) -> None:

@@ -19,6 +19,7 @@ _LOCK = ".lock"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BUSY = {errno.EACCES, errno.EAGAIN}
 _MB = 1e6
+_OTHER_RESULTS = "or choose another --results_dir"
 _MOST_READ = 1 << 24  # bytes of a pickle that are scanned
 _CONVERT = "convert.py reads generators of CycleGAN and CUT"
 
@@ -66,13 +67,13 @@ def append_line(path: Path, line: str) -> None:
             raise
 
 
-def json_lines(journal: Path) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file, up to the first corrupt line.
 
     Raises:
         OSError: it cannot be read.
     """
-    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             found = json.loads(line)
         except ValueError:
@@ -97,24 +98,25 @@ def writing(folder: Path, needed: int, *, kept: Callable[[], str] = lambda: "") 
     try:
         yield
     except OSError as e:
-        if e.errno in _NO_ROOM:
-            raise UserError(_no_room(folder, needed) + kept()) from None
-        cause = e.strerror or type(e).__name__
-        raise UserError(
-            f"{folder}: cannot be written ({cause}); grant permission, or choose another --results_dir{kept()}"
-        ) from None
+        raise write_error(str(folder), e, _OTHER_RESULTS + kept(), folder=folder, needed=needed) from None
 
 
-def write_error(what: str, error: OSError, remedy: str) -> UserError:
+def write_error(
+    what: str, error: OSError, remedy: str, *, folder: Path | None = None, needed: float = 0.0
+) -> UserError:
     """The error of a failed write: a full disk, or the cause given by the system.
 
     Args:
         what: the flag and its folder, or a file.
         error: the original error.
         remedy: text after "free space" or "grant permission".
+        folder: on the full disk, to say how much space is free.
+        needed: bytes that must be free, if `folder` is given.
     """
     cause = error.strerror or type(error).__name__
     if error.errno in _NO_ROOM:
+        if folder is not None:
+            return _no_room(what, remedy, folder, needed)
         return UserError(f"{what}: disk full ({cause}); free space, {remedy}")
     return UserError(f"{what}: cannot be written ({cause}); grant permission, {remedy}")
 
@@ -126,16 +128,14 @@ def check_room(folder: Path, needed: int) -> None:
         UserError: less than `needed` bytes are free.
     """
     if shutil.disk_usage(folder).free < needed:
-        raise UserError(_no_room(folder, needed))
+        raise _no_room(str(folder), _OTHER_RESULTS, folder, needed)
 
 
-def _no_room(folder: Path, needed: int) -> str:
+def _no_room(what: str, remedy: str, folder: Path, needed: float) -> UserError:
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
-    return (
-        f"{folder}: disk full, {needed / _MB:.1f} MB needed and {free / _MB:.1f} MB free; "
-        "free space, or choose another --results_dir"
-    )
+    room = f"{needed / _MB:.1f} MB needed and {free / _MB:.1f} MB free"
+    return UserError(f"{what}: disk full, {room}; free space, {remedy}")
 
 
 @contextmanager
@@ -151,15 +151,15 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def lock(folder: Path, does: str = "is training it", other: str = ", or choose another --name") -> BinaryIO:
+def lock(folder: Path, *, activity: str = "is training it", remedy: str = ", or choose another --name") -> BinaryIO:
     """Lock a folder for this process until the returned file is closed or the process ends.
 
     File systems without locks are not protected.
 
     Args:
         folder: the folder.
-        does: what the other process does, for the error.
-        other: a further remedy for the error.
+        activity: what the other process does, for the error.
+        remedy: a further remedy, for the error.
 
     Raises:
         UserError: another process has it.
@@ -173,10 +173,10 @@ def lock(folder: Path, does: str = "is training it", other: str = ", or choose a
         file.seek(0)
         said = file.read()
         file.close()
-        raise UserError(f"{folder}: {_owner(said)} {does}; wait for its end or stop it{other}") from None
+        raise UserError(f"{folder}: {_owner(said)} {activity}; wait for its end or stop it{remedy}") from None
     if not os.fstat(file.fileno()).st_nlink:  # `unlock` removed it meanwhile
         file.close()
-        return lock(folder, does, other)
+        return lock(folder, activity=activity, remedy=remedy)
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M}"}
     file.truncate(0)
     file.write(json.dumps(owner).encode())
@@ -200,14 +200,16 @@ def _owner(said: bytes) -> str:
         return "another process"
 
 
-def clear(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove temporary files of killed writers in a folder that is locked by this process."""
     for part in folder.rglob(".*.part"):
         part.unlink(missing_ok=True)
 
 
-def foreign(path: Path, remedy: str = "expected a .safetensors file that train.py wrote, or the name of a run") -> str:
-    """What a file is that holds no weights of this package, with the remedy; empty if unknown.
+def describe_foreign_file(
+    path: Path, remedy: str = "expected a .safetensors file that train.py wrote, or the name of a run"
+) -> str:
+    """What kind of file this is instead of weights of this package, and the remedy; empty if unknown.
 
     It looks at the first bytes and the names in an archive. Nothing is unpickled.
     """

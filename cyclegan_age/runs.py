@@ -8,6 +8,8 @@ results/001-cyclegan-default/
     snapshots/                EMA weights kept along the training, safetensors with the configuration inside
     weights.safetensors       the newest EMA weights
     state.pt                  the checkpoint; loads without pickle code
+    state-RANK-STEP.pt        its RNG state and history buffers of one process
+    .lock                     held while training
 """
 
 import io
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 
 from cyclegan_age.config import ModelConfig, TrainConfig, UserError
-from cyclegan_age.files import clear, exclusive, lock, write_atomically, writing
+from cyclegan_age.files import exclusive, lock, remove_partial_files, write_atomically, writing
 from cyclegan_age.weight_files import from_settings, settings
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -34,22 +36,50 @@ logger = logging.getLogger("cyclegan_age")
 
 # Settings of the environment, not of the recipe: a run may resume under others.
 _FREE = {
-    *("dataroot", "results_dir", "name", "preset", "monitor", "visdom_server", "visdom_port", "compile", "precision"),
-    *("log_every", "sample_every", "save_every", "snapshot_every", "feature_layers", "checkpoint"),
+    "checkpoint",
+    "compile",
+    "dataroot",
+    "feature_layers",
+    "log_every",
+    "monitor",
+    "name",
+    "precision",
+    "preset",
+    "results_dir",
+    "sample_every",
+    "save_every",
+    "snapshot_every",
+    "visdom_port",
+    "visdom_server",
 }
 
 # Settings that affect only future steps, and no network, batch or checkpoint: a named run may change them. It may also
 # change the weights of its losses if both values are above 0, so that no network is added or removed.
-_LENGTH = {"epochs", "minutes"}
 _TUNED = {
-    *("lr", "lr_constant", "clip", "ema", "accumulate"),
-    *("label_smoothing", "d_rate", "d_reset", "d_pause", "head_start"),
+    "accumulate",
+    "clip",
+    "d_pause",
+    "d_rate",
+    "d_reset",
+    "dataroot",
+    "ema",
+    "epochs",
+    "head_start",
+    "label_smoothing",
+    "lr",
+    "lr_constant",
+    "minutes",
 }
 
 
-def find_weights(weights: str, results_dir: Path, model: str = PHOTO_WEIGHTS) -> Path:
-    """The file of a `--weights` value: a file, a run's name (its newest weights), the name of shipped weights, or ""
-    or "shipped" for the shipped ones of `model`.
+def find_weights(weights: str, results_dir: Path, model: str = PHOTO_WEIGHTS, *, flag: str = "--weights") -> Path:
+    """The file of weights: of a file, a run's name (its newest weights), or the name of shipped weights.
+
+    Args:
+        weights: the name; "" or "shipped" for the shipped ones of `model`.
+        results_dir: folder of the runs.
+        model: see `weights`.
+        flag: for errors.
 
     Raises:
         UserError: none of these.
@@ -65,7 +95,7 @@ def find_weights(weights: str, results_dir: Path, model: str = PHOTO_WEIGHTS) ->
         if candidate.is_file():
             return candidate
     places = f"neither a file nor a run with weights in {results_dir} nor shipped"
-    raise UserError(f"--weights {weights}: {places}; check the name")
+    raise UserError(f"{flag} {weights}: {places}; check the name")
 
 
 def weights_name(weights: Path) -> str:
@@ -88,9 +118,9 @@ def next_folder(results_dir: Path, stem: str, suffix: str = "") -> Path:
         return folder
 
 
-def _recipe(plain: Mapping[str, Any], source: object = "settings") -> dict[str, Any]:
+def _recipe(settings_json: Mapping[str, Any], source: object = "settings") -> dict[str, Any]:
     """Settings that must agree to resume a run; missing ones have their defaults."""
-    whole = settings(*from_settings(plain, source))
+    whole = settings(*from_settings(settings_json, source))
     return {k: v for part in ("train", "net") for k, v in whole[part].items() if k not in _FREE}
 
 
@@ -109,21 +139,23 @@ def open_run(train: TrainConfig, net: ModelConfig, held: ExitStack, needed: int 
         UserError: `--name` is taken by a run with other settings; another process trains the run; the folder cannot
             be written.
     """
-    plain = settings(train, net)
+    settings_json = settings(train, net)
     with writing(train.results_dir, needed), exclusive(train.results_dir):
         if train.name:
             folder = train.results_dir / train.name
             folder.mkdir(exist_ok=True)
         else:
-            folder = _same_run(train, plain) or next_folder(train.results_dir, "", f"{train.model}-{train.preset}")
+            folder = _same_run(train, settings_json) or next_folder(
+                train.results_dir, "", f"{train.model}-{train.preset}"
+            )
         try:
             held.enter_context(lock(folder))
             if train.name and (folder / "config.json").is_file():
-                _check_same(folder, plain)
-            clear(folder)
+                _check_same(folder, settings_json)
+            remove_partial_files(folder)
             if (folder / "config.json").is_file() and not has_checkpoint(folder):
                 logger.info("%s: the run has no checkpoint; its training begins anew", folder)
-            write_atomically(folder / "config.json", json.dumps(plain, indent=1).encode())
+            write_atomically(folder / "config.json", json.dumps(settings_json, indent=1).encode())
         except OSError:
             with suppress(OSError):
                 remove_new_run(folder)
@@ -140,14 +172,15 @@ def remove_new_run(folder: Path) -> None:
         folder.rmdir()
 
 
-def _same_run(train: TrainConfig, plain: Mapping[str, Any]) -> Path | None:
+def _same_run(train: TrainConfig, settings_json: Mapping[str, Any]) -> Path | None:
     if not train.results_dir.is_dir():
         return None
     for folder in sorted(train.results_dir.glob(f"[0-9]*-{train.model}-{train.preset}"), reverse=True):
         if (folder / "config.json").is_file():
             with suppress(UserError):  # settings that are no longer valid
                 there = _read_settings(folder / "config.json")
-                if _recipe(there) == _recipe(plain) and there["train"]["dataroot"] == plain["train"]["dataroot"]:
+                same_recipe = _recipe(there) == _recipe(settings_json)
+                if same_recipe and there["train"]["dataroot"] == settings_json["train"]["dataroot"]:
                     return folder
     return None
 
@@ -159,17 +192,19 @@ def _read_settings(path: Path) -> dict[str, Any]:
         UserError: it is no JSON, as after a crash of the machine or an edit.
     """
     try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings_json: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
         raise UserError(f"{path}: not readable as JSON ({e}); restore it, or give another --name") from None
-    return plain
+    return settings_json
 
 
-def _check_same(folder: Path, plain: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, settings_json: Mapping[str, Any]) -> None:
     """Check the settings of a named run, and log changed ones that may differ."""
     path = folder / "config.json"
-    there, here = _recipe(_read_settings(path), path), _recipe(plain)
-    changed = [flag for flag in sorted(here) if here[flag] != there.get(flag) and flag not in _LENGTH]
+    before = _read_settings(path)
+    there, here = _recipe(before, path), _recipe(settings_json)
+    there["dataroot"], here["dataroot"] = before["train"].get("dataroot"), settings_json["train"]["dataroot"]
+    changed = [flag for flag in sorted(here) if here[flag] != there.get(flag)]
     for flag in changed:
         old, new = there.get(flag), here[flag]
         weight = flag.startswith("lambda_") and min(_numbers(old) + _numbers(new), default=0) > 0

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from cyclegan_age.config import MODEL_CONFIGS, ModelConfig, TrainConfig, UserError
-from cyclegan_age.files import foreign, write_atomically
+from cyclegan_age.files import describe_foreign_file, write_atomically
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,6 +27,7 @@ _SCALE = "#scale"  # suffix of the name of an int8 tensor's scales
 
 # Terms once used in every k-th step, now on a k-th of the batch; old weights contain both.
 _SHARES = {"cycle_every": "cycle_share", "identity_every": "identity_share"}
+_PRIVATE = ("dataroot", "results_dir", "init", "init_average")  # settings not stored: names of folders are private
 # Settings of early versions without a successor.
 _DROPPED = {"keep_hue", "asked", "age_warmup"}
 
@@ -58,22 +59,22 @@ class Weights:
 
 def settings(train: TrainConfig, net: ModelConfig) -> dict[str, Any]:
     """All settings in JSON types."""
-    plain: dict[str, Any] = json.loads(json.dumps({"train": asdict(train), "net": asdict(net)}, default=str))
-    return plain
+    settings_json: dict[str, Any] = json.loads(json.dumps({"train": asdict(train), "net": asdict(net)}, default=str))
+    return settings_json
 
 
-def from_settings(plain: Mapping[str, Any], source: object = "settings") -> tuple[TrainConfig, ModelConfig]:
+def from_settings(settings_json: Mapping[str, Any], source: object = "settings") -> tuple[TrainConfig, ModelConfig]:
     """The configurations from `settings`; missing settings have their defaults.
 
     Args:
-        plain: output of `settings`.
+        settings_json: output of `settings`.
         source: its file, for errors.
 
     Raises:
         UserError: an unknown model or setting, or an invalid value.
     """
     try:
-        model, train, net = plain["train"]["model"], dict(plain["train"]), dict(plain["net"])
+        model, train, net = settings_json["train"]["model"], dict(settings_json["train"]), dict(settings_json["net"])
     except (LookupError, TypeError, ValueError):
         raise UserError(f"{source}: holds no settings of a training; restore it, or train again") from None
     if model not in MODEL_CONFIGS:
@@ -112,40 +113,39 @@ def save_weights(
     parts: Mapping[str, ModelConfig] | None = None,
 ) -> None:
     """Write weights (names `network.parameter`) and their configuration as one safetensors file."""
-    plain = settings(train, net)
-    for place in (
-        "dataroot",
-        "results_dir",
-        "init",
-        "init_average",
-    ):  # names of folders are private
-        del plain["train"][place]
-    if "embedder" in plain["net"]:  # may be a file in such a folder
-        plain["net"]["embedder"] = Path(plain["net"]["embedder"]).name
-    if "estimators" in plain["net"]:
-        plain["net"]["estimators"] = [Path(name).name for name in plain["net"]["estimators"]]
+    settings_json = settings(train, net)
+    for name in _PRIVATE:
+        del settings_json["train"][name]
+    if "embedder" in settings_json["net"]:  # may be a file in such a folder
+        settings_json["net"]["embedder"] = Path(settings_json["net"]["embedder"]).name
+    if "estimators" in settings_json["net"]:
+        settings_json["net"]["estimators"] = [Path(name).name for name in settings_json["net"]["estimators"]]
     models = {kind: model for model, kind in MODEL_CONFIGS.items()}
     of_parts = {name: {"model": models[type(part)], "net": asdict(part)} for name, part in (parts or {}).items()}
-    metadata = {_SETTINGS: json.dumps(plain | {"images_seen": images_seen, "parts": of_parts}, default=str)}
+    metadata = {_SETTINGS: json.dumps(settings_json | {"images_seen": images_seen, "parts": of_parts}, default=str)}
     write_atomically(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
 
 
-def load_weights(path: Path) -> Weights:
+def load_weights(path: Path, *, flag: str = "--weights") -> Weights:
     """Read a weights file; its tensors are in fp32 (except counters), even if the file stores fp16 or int8.
+
+    Args:
+        path: the file.
+        flag: for errors.
 
     Raises:
         UserError: the file is missing, is no safetensors file, or has no configuration of this version.
     """
-    tensors, text = _read(path)
-    plain = json.loads(text)
-    source = f"--weights {path}"
-    train, net = from_settings(plain, source)
+    source = f"{flag} {path}"
+    tensors, text = _read(path, source)
+    settings_json = json.loads(text)
+    train, net = from_settings(settings_json, source)
     parts = {
         name: _restore(MODEL_CONFIGS[part["model"]], part["net"], source)
-        for name, part in plain.get("parts", {}).items()
+        for name, part in settings_json.get("parts", {}).items()
     }
     single = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    return Weights(train, net, plain["images_seen"], single, parts)
+    return Weights(train, net, settings_json["images_seen"], single, parts)
 
 
 def repacked(path: Path, precision: Literal["fp16", "int8"]) -> bytes:
@@ -157,7 +157,7 @@ def repacked(path: Path, precision: Literal["fp16", "int8"]) -> bytes:
     Raises:
         UserError: the file is not readable; see `load_weights`.
     """
-    tensors, text = _read(path)
+    tensors, text = _read(path, f"--weights {path}")
     packed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if precision == "int8" and (pair := _in_int8(tensor)):
@@ -168,7 +168,7 @@ def repacked(path: Path, precision: Literal["fp16", "int8"]) -> bytes:
 
 
 def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """An int8 tensor (O, ...) and its fp32 scales (O, 1, ...): their product is x to half a scale."""
+    """An int8 tensor (O, ...) and its fp32 scales (O, 1, ...): their product equals x within half a scale."""
     peak = x.abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
     scale = torch.where(peak > 0, peak / 127, 1.0)
     return (x / scale).round().to(torch.int8), scale
@@ -193,11 +193,11 @@ def _close(stored: Tensor, x: Tensor, precision: str) -> bool:
     return bool((stored - x).norm() <= _MAX_ERROR[precision] * x.norm())
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a weights file, int8 as fp32, and its configuration as JSON."""
+def _read(path: Path, source: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a weights file, int8 as fp32, and its configuration as JSON; `source` begins errors."""
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
-        raise UserError(f"--weights {path}: {what}; expected a .safetensors file or the name of a run")
+        raise UserError(f"{source}: {what}; expected a .safetensors file or the name of a run")
     try:
         with safe_open(path, framework="pt") as f:
             text = (f.metadata() or {}).get(_SETTINGS)
@@ -206,9 +206,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
             tensors[name.removesuffix(_SCALE)] = tensors[name.removesuffix(_SCALE)] * tensors.pop(name)
     except (SafetensorError, OSError, KeyError, RuntimeError) as e:  # the last two: scales that fit no tensor
         with suppress(OSError):
-            if kind := foreign(path):
-                raise UserError(f"--weights {path}: {kind}") from None
-        raise UserError(f"--weights {path}: not a readable safetensors file ({e}); train or copy it again") from None
+            if kind := describe_foreign_file(path):
+                raise UserError(f"{source}: {kind}") from None
+        raise UserError(f"{source}: not a readable safetensors file ({e}); train or copy it again") from None
     if text is None:
-        raise UserError(f"--weights {path}: contains no configuration; expected a file written by train.py")
+        raise UserError(f"{source}: contains no configuration; expected a file written by train.py")
     return tensors, text

@@ -583,7 +583,7 @@ def test_mistakes_are_reported_in_one_line(
         (["--dataroot", str(tiny_faces), "--weights", "nothing"], "--weights nothing: neither a file nor a run"),
         (["--dataroot", str(tiny_faces), "--watch", "a", "--weights", "b"], "--watch and --weights: must not both"),
         (["--dataroot", str(tiny_faces), "--target_age", "30"], "--target_age 30: must be two or more ages"),
-        (["--dataroot", str(tiny_faces), "--weights", "gan"], "gan.safetensors: weights of a model that ages no given"),
+        (["--dataroot", str(tiny_faces), "--weights", "gan"], "gan.safetensors: must be weights that age a given"),
         (["--dataroot", str(tiny_faces), "--judge", "no"], "--judge no: no weights no; train some by "),
         (["--dataroot", str(tiny_faces), "--watch_minutes", "1"], "--watch_minutes 1: must be used with --watch"),
         (["--dataroot", str(tiny_faces), "--sources", "20"], "--sources 20: must be 2 whole numbers"),

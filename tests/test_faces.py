@@ -744,7 +744,7 @@ def test_a_full_disk_is_reported_with_need_and_room(clip: Path, weights: Path, t
     (out / "x" / f".{clip.stem}_age40.part.mp4").symlink_to("/dev/full")
     config = InferConfig(input=clip, weights=str(weights), results_dir=out, name="x", target_age=(40,))
     told = (
-        rf"^--results_dir {out}: disk full, [\d.e+]+ MB free and about [\d.e+-]+ MB needed; make room or name another"
+        rf"^--results_dir {out}: disk full, [\d.]+ MB needed and [\d.]+ MB free; free space, or choose another folder"
     )
     with pytest.raises(UserError, match=told):
         render_all(config, lambda line: None)

@@ -28,7 +28,7 @@ from cyclegan_age import visdom_server
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, TrainConfig, UserError
 from cyclegan_age.faces.files import Photo
-from cyclegan_age.files import foreign, lock, unlock
+from cyclegan_age.files import describe_foreign_file, lock, unlock
 from cyclegan_age.images import BadImage, list_images, open_image
 from cyclegan_age.inference import Ager, demo_portrait
 from cyclegan_age.models import SYSTEMS
@@ -247,7 +247,7 @@ def test_a_foreign_file_is_recognised(
     more = ["--init", str(tmp_path / "latest_net_G.pth"), "--name", "begun"]
     assert train_command.main(_flags(tiny_faces, tmp_path, 2, *more)) == 2
     assert f"--init {tmp_path / 'latest_net_G.pth'}: a pickle of PyTorch" in capsys.readouterr().err
-    assert foreign(run / "weights.safetensors") == ""
+    assert describe_foreign_file(run / "weights.safetensors") == ""
 
 
 def test_a_named_run_resumes_with_another_learning_rate(
@@ -256,8 +256,11 @@ def test_a_named_run_resumes_with_another_learning_rate(
     """As well with other settings of the steps still to come; with others it does not, and --init is named."""
     assert train_command.main(_flags(tiny_faces, tmp_path, 4, "--name", "run", "--lr_constant", "1")) == 0
     tuned = ["--lr", "0.0001", "--lr_constant", "0.9", "--clip", "5", "--accumulate", "2", "--lambda_cycle", "2"]
-    assert train_command.main(_flags(tiny_faces, tmp_path, 40, "--name", "run", *tuned)) == 0
+    (tmp_path / "moved").symlink_to(tiny_faces)
+    assert train_command.main(_flags(tmp_path / "moved", tmp_path, 40, "--name", "run", *tuned)) == 0
     assert "run: resumes with --lr 0.0001, previously 0.0002" in caplog.text
+    assert f"run: resumes with --dataroot {tmp_path / 'moved'}, previously {tiny_faces}" in caplog.text
+    assert "run: resumes with --epochs " in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["lr/lr"] for line in lines if line["step"] in (4, 6)] == [pytest.approx(2e-4), pytest.approx(1e-4)]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["lr"] == 1e-4

@@ -306,7 +306,10 @@ def test_folders_without_a_usable_picture_are_told(run: Callable[..., tuple[Path
 
 def test_results_that_cannot_be_written_are_told(run: Callable[..., tuple[Path, list[str]]], tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file in the way")
-    with pytest.raises(UserError, match=r"--results_dir .*results: cannot be written \(.*\); choose another folder$"):
+    with pytest.raises(
+        UserError,
+        match=r"--results_dir .*results: cannot be written \(.*\); grant permission, or choose another folder$",
+    ):
         run(target_age=(20,))
 
 
@@ -316,7 +319,8 @@ def test_weights_of_the_wrong_kind_are_named_with_their_flag(
 ) -> None:
     flags = ["--weights", weights, "--aligned"] if not more else ["--weights", weights, "--sample", "3"]
     assert test_command.main([*flags, "--results_dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"--weights {weights}: weights of a model that ")
+    assert capsys.readouterr().err.startswith(f"--weights {weights}: must be weights ")
+    assert not list(tmp_path.iterdir())  # no empty folder is left
 
 
 def test_the_command_line(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,8 +216,8 @@ def test_files_that_are_no_faces_are_told(ager: Ager, tmp_path: Path) -> None:
     ("flags", "match"),
     [
         ({"sample": 2, "game": ("aging", "a")}, "must not both be given"),
-        ({"sample": -1}, "--sample -1: must be at least 0"),
-        ({"steps": 0}, "at least 1"),
+        ({"sample": -1}, "--sample -1: must be from 0 to 10000"),
+        ({"steps": 0}, "--steps 0: must be from 1 to 1000"),
         ({"game": ("aging", "a"), "input": Path("b")}, "must be left out with --sample and --game"),
         ({"game": ("aging", "a"), "life": True}, "--life: must be left out with --game"),
         ({"sample": 2, "features": ("stem",)}, "--features: must be left out with --sample"),

@@ -22,9 +22,9 @@ from cyclegan_age.faces.alignment import Place, crop, reframed
 from cyclegan_age.faces.blending import Change, blend
 from cyclegan_age.faces.detection import detector
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.faces.heads import GROWN, MARGIN, SIZE, Head, Steady, with_strengths
+from cyclegan_age.faces.heads import GROWN, MARGIN, SIZE, HeadMask, Steady, with_strengths
 from cyclegan_age.images import to_float
-from cyclegan_age.inference import Ager, blender, demo_portrait
+from cyclegan_age.inference import Ager, demo_portrait, photo_faces
 from cyclegan_age.models import cyclegan, load_embedder, load_estimator
 from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.models.base import Renderer
@@ -85,7 +85,7 @@ def ager() -> Ager:
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tiny ones of FFHQ's frame, and a parser for them."""
-    monkeypatch.setattr(blender, "load_parser", lambda name, config: Stub())
+    monkeypatch.setattr(photo_faces, "load_parser", lambda name, config: Stub())
     return tiny(tmp_path / "tiny.safetensors", "ffhq")
 
 
@@ -109,7 +109,7 @@ def mean_in(mask: np.ndarray, where: np.ndarray) -> float:
 
 def test_a_mask_is_the_head_in_the_middle_and_nothing_beside_it() -> None:
     beside, hat = disc(290, 150, 25), disc(160, 60, 45)
-    one = Head.of(GREY, head(neck=disc(160, 255, 20), face=disc(160, 180, 60) | beside, other=hat))
+    one = HeadMask.of(GREY, head(neck=disc(160, 255, 20), face=disc(160, 180, 60) | beside, other=hat))
     assert one.hair is not None
     assert one.mask[disc(160, 180, 50) | disc(160, 255, 8)].min() > 0.99  # face and neck
     assert one.mask[disc(90, 170, 8)].min() > 0.9 and one.hair[disc(90, 170, 8)].min() > 0.9
@@ -119,13 +119,13 @@ def test_a_mask_is_the_head_in_the_middle_and_nothing_beside_it() -> None:
     own = (disc(160, 150, 90) | disc(160, 255, 20)) & ~hat
     assert one.mask[~binary_dilation(own, disc(9.5, 9.5, GROWN + 1)[:19, :19])].max() == 0
     assert max(one.mask[0].max(), one.mask[-1].max(), one.mask[:, 0].max(), one.mask[:, -1].max()) == 0
-    assert Head.of(GREY, shares()).mask.max() == 0  # nobody
+    assert HeadMask.of(GREY, shares()).mask.max() == 0  # nobody
 
 
 def test_beyond_the_crop_hair_resumes_and_a_neck_does_not() -> None:
     long, neck = np.zeros((2, SIZE, SIZE), bool)
     long[150:, 60:110], neck[220:, 130:190] = True, True
-    mask = Head.of(GREY, head(hair=disc(160, 150, 90) | long, neck=neck)).mask
+    mask = HeadMask.of(GREY, head(hair=disc(160, 150, 90) | long, neck=neck)).mask
     edge = round(SIZE * MARGIN / (1 + 2 * MARGIN))
     assert mask[-edge:, 140:180].max() < 0.02 and mask[-edge - 40 : -edge - 30, 140:180].min() > 0.95
     assert mask[-edge + 2 : -edge + 8, 75:95].min() > 0.3  # it fades towards the mask's own border alone
@@ -137,10 +137,10 @@ def test_a_mask_ends_where_the_picture_has_an_edge() -> None:
     rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
     r = np.hypot(columns - 160, rows - 150)
     picture = np.where(r < 93, 30, 200).astype(np.uint8)[..., None].repeat(3, axis=2)
-    mask = Head.of(picture, head()).mask  # its edge is at 90
+    mask = HeadMask.of(picture, head()).mask  # its edge is at 90
     assert mean_in(mask, (r > 89) & (r < 92)) > 0.6
     assert mean_in(mask, (r > 94) & (r < 96)) < 0.1
-    flat = Head.of(GREY, head()).mask
+    flat = HeadMask.of(GREY, head()).mask
     assert mean_in(flat, (r > 94) & (r < 96)) > mean_in(mask, (r > 94) & (r < 96))
 
 
@@ -151,7 +151,7 @@ def test_no_pixel_changes_beyond_the_grown_head(scale: float, turn: float) -> No
     photo = np.random.default_rng(0).integers(0, 200, (round(1.6 * side), round(1.6 * side), 3)).astype(np.uint8)
     place = Place(complex(0.25 * side, 0.25 * side), side * np.exp(1j * turn))
     change = Change(np.full((64, 64, 3), 40, np.float32), np.full((16, 16, 2), 0.02, np.float32))
-    out = blend(photo, [(place, Head.of(GREY, head()).does(change, {}))])
+    out = blend(photo, [(place, HeadMask.of(GREY, head()).restrict(change, {}))])
     y, x = np.mgrid[: len(photo), : len(photo)] + 0.5
     z = ((x + 1j * y - place.corner) / place.edge + MARGIN * (1 + 1j)) * 256  # in pixels of the widened crop
     r = abs(z - (160 + 150j))
@@ -200,10 +200,10 @@ def test_faces_that_are_not_chosen_are_kept() -> None:
 
 
 def test_parts_are_changed_as_strongly_as_asked_for() -> None:
-    one = Head.of(GREY, head())
+    one = HeadMask.of(GREY, head())
     change = Change(np.full((SIZE, SIZE, 3), 10, np.float32), np.full((4, 4, 2), 0.1, np.float32))
-    assert one.does(change, {}).colour is change.colour
-    done = one.does(change, {"hair": 0.5, "skin": 2, "shape": 0})
+    assert one.restrict(change, {}).colour is change.colour
+    done = one.restrict(change, {"hair": 0.5, "skin": 2, "shape": 0})
     assert done.mask is one.mask and done.margin == MARGIN and done.shift is not None
     edge = SIZE * MARGIN / (1 + 2 * MARGIN)
     y, x = np.mgrid[:SIZE, :SIZE] * (256 / SIZE) + edge  # where each pixel of the crop is in the widened one
@@ -261,9 +261,9 @@ def test_the_shipped_parser_finds_the_head_of_the_portrait() -> None:
     one = Ager(Renderer(generator=Redder(), code=AgeCode((10, 60))), image_size=64, frame=FFHQ)
     photo = np.asarray(PORTRAIT)
     (face,) = detector().find(photo)
-    (found,) = one.blender.heads(photo, [face.place(FFHQ)])
+    (found,) = one.photo_faces.heads(photo, [face.place(FFHQ)])
     assert found and found.hair is not None
-    aged = blend(photo, [(face.place(FFHQ), found.does(Change(np.full((8, 8, 3), 30, np.float32)), {}))])
+    aged = blend(photo, [(face.place(FFHQ), found.restrict(Change(np.full((8, 8, 3), 30, np.float32)), {}))])
     changed = (aged != photo).any(axis=2)
     assert changed[30:60, 210:270].mean() > 0.99 and changed[90:150, 200:250].mean() > 0.97  # hair, face
     assert not changed[:, :130].any() and not changed[230:].any()  # flag, suit
@@ -299,7 +299,7 @@ def test_any_other_frame_blends_by_the_ellipse_of_the_face() -> None:
 
 def test_masks_of_a_video_are_steady() -> None:
     rng = np.random.default_rng(0)
-    found = [Head.of(GREY, shares(face=disc(160, 160, 80 + rng.normal(0, 3)))) for _ in range(12)]
+    found = [HeadMask.of(GREY, shares(face=disc(160, 160, 80 + rng.normal(0, 3)))) for _ in range(12)]
     steady = Steady(iter([{} if i == 5 else {7: one} for i, one in enumerate(found)]), 3)
     got = [steady.at(i) for i in range(12)]
     assert got[5] == {} and steady.at(12) == {}

@@ -601,7 +601,7 @@ def test_command_line(web: WebServer, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert demo_command.main(["--port", str(web.port)]) == 2
     assert capsys.readouterr().err.startswith(f"--host 127.0.0.1 --port {web.port}: ")
     assert demo_command.main(["--weights", "age_loss_a"]) == 2
-    assert "age_loss_a.safetensors: weights of the model age_estimator, which renders no" in capsys.readouterr().err
+    assert "age_loss_a.safetensors: must be weights of a model that renders faces, not of " in capsys.readouterr().err
     assert demo_command.main(["--waiting", "0"]) == 2
     monkeypatch.setattr(web_package, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"gradio is not installed; .*requirements-web\.txt"):

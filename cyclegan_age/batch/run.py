@@ -56,7 +56,7 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
         )
     if not config.aligned:
         detector()
-        ager.blender.check(config.rendering.strengths)
+        ager.photo_faces.check(config.rendering.strengths)
     ages = wanted_ages(config.rendering, ager, say)
     address = _settle()
     with needs("ray[data]", install=install_extra("ray")):
@@ -67,9 +67,11 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
             if not is_remote(output):
                 Path(output).mkdir(parents=True, exist_ok=True)
                 stack.enter_context(
-                    closing(files.lock(Path(output), "is writing to it", ", or choose another --output"))
+                    closing(
+                        files.lock(Path(output), activity="is writing to it", remedy=", or choose another --output")
+                    )
                 )
-                files.clear(Path(output))
+                files.remove_partial_files(Path(output))
             waiting = to_do(items, ages, below(output))
             if len(waiting) < len(items):
                 say(f"{counted(len(items) - len(waiting), 'picture')} done already")
@@ -79,7 +81,7 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
             )
             done, written, seconds = _collect(waiting, reports, failures)
             if not is_remote(output):
-                files.clear(Path(output))  # files of killed workers
+                files.remove_partial_files(Path(output))  # files of killed workers
         except OSError as e:
             raise files.write_error(f"--output {config.output}", e, "or choose another folder") from e
     result = f"{counted(written, 'picture')} of {counted(done, 'file')} in {seconds:.1f} s"

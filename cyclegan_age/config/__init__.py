@@ -15,6 +15,7 @@ from cyclegan_age.config.demo import DemoConfig as DemoConfig
 from cyclegan_age.config.errors import INSTALL_VISDOM as INSTALL_VISDOM
 from cyclegan_age.config.errors import INSTALLED as INSTALLED
 from cyclegan_age.config.errors import UserError as UserError
+from cyclegan_age.config.errors import WrongWeights as WrongWeights
 from cyclegan_age.config.errors import install_extra as install_extra
 from cyclegan_age.config.errors import needs as needs
 from cyclegan_age.config.estimators import AgeEstimatorConfig as AgeEstimatorConfig

@@ -30,6 +30,10 @@ class UserError(Exception):
         return super().__str__()
 
 
+class WrongWeights(UserError):
+    """The weights are of a model that cannot do what is asked. The text does not name the weights; callers add them."""
+
+
 def _argument(flag: re.Match[str]) -> str:
     return f"{flag[2]}=False" if flag[1] else flag[2]
 

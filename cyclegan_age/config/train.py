@@ -76,7 +76,7 @@ class TrainConfig:
     seed: Annotated[int, Option(RUNTIME, at_least=0, below=2**63, must_be="from 0 to 2^63 - 1")] = 0
     """Seed of all random numbers."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Option(RUNTIME)] = "auto"
-    """auto uses bf16 where the processor supports it natively."""
+    """auto uses bf16 where the device supports it natively."""
     compile: Annotated[bool, Option(RUNTIME)] = True
     """Faster steps: torch.compile on a CPU (takes minutes at the start), this package's kernels on a GPU."""
     save_every: Annotated[int, Option(RUNTIME, at_least=1)] = 500

@@ -27,7 +27,7 @@ _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 Years = tuple[int, int]
 
-log = logging.getLogger("cyclegan_age")
+logger = logging.getLogger("cyclegan_age")
 
 
 def attributes_by_path(path: Path) -> FaceAttributes:
@@ -87,10 +87,10 @@ def labelled_files(
         why = f"; {line}" if line else " (see datasets/README.md)"
         raise UserError(f"--dataroot {dataroot}: no pictures in its age folders{why}")
     if line:
-        log.warning("%s: %s", dataroot, line)
+        logger.warning("%s: %s", dataroot, line)
     if wrong:
         path, own = wrong[0]
-        log.warning(
+        logger.warning(
             "%s: %s in folders of other ages than in their names, such as %s; the names take precedence",
             *(dataroot, counted(len(wrong)), path.relative_to(dataroot)),
         )

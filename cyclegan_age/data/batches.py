@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_age.config import UserError
-from cyclegan_age.data.draws import SOURCE, Draws, Made, Pool
+from cyclegan_age.data.draws import SOURCE, BatchFields, Draws, Pool
 from cyclegan_age.data.workers import in_processes, processors
 from cyclegan_age.images import to_float
 
@@ -49,12 +49,12 @@ def prepared(
 ) -> Generator[Batch, None, None]:
     """Batches made by a thread."""
     with ThreadPoolExecutor(1, "batches") as thread:
-        ahead = deque(thread.submit(draws.made, start_step + i, rank, world) for i in range(_AHEAD))
+        ahead = deque(thread.submit(draws.fields, start_step + i, rank, world) for i in range(_AHEAD))
         step = start_step + _AHEAD
         try:
             while True:
                 made = ahead.popleft().result()
-                ahead.append(thread.submit(draws.made, step, rank, world))
+                ahead.append(thread.submit(draws.fields, step, rank, world))
                 step += 1
                 # not in the thread, where torch would start additional OpenMP threads
                 yield to_batch(tuple(x.to(device) for x in made))
@@ -75,8 +75,8 @@ def streamed(
 
 
 def prefetching(
-    draws: Draws, made: Iterable[Made], start_step: int, rank: int, world: int
-) -> Generator[Made, None, None]:
+    draws: Draws, made: Iterable[BatchFields], start_step: int, rank: int, world: int
+) -> Generator[BatchFields, None, None]:
     """The batches unchanged; meanwhile a thread fetches the shards of the next window."""
     if not draws.windows:
         yield from made
@@ -100,24 +100,24 @@ def prefetching(
             thread.shutdown(wait=True, cancel_futures=True)
 
 
-def make(draws: Draws, rank: int, world: int, step: int) -> tuple[Made, dict[Path, str]]:
+def make(draws: Draws, rank: int, world: int, step: int) -> tuple[BatchFields, dict[Path, str]]:
     """A batch made in another process, and the bad files known there."""
-    return draws.made(step, rank, world), draws.cache.bad
+    return draws.fields(step, rank, world), draws.cache.bad
 
 
-def _named(draws: Draws, made: Iterable[tuple[Made, dict[Path, str]]]) -> Iterator[Made]:
+def _named(draws: Draws, made: Iterable[tuple[BatchFields, dict[Path, str]]]) -> Iterator[BatchFields]:
     for batch, bad in made:
         draws.cache.leave_out(bad)
         yield batch
 
 
-def to_batch(made: Made) -> Batch:
+def to_batch(made: BatchFields) -> Batch:
     """A batch of such fields."""
     x_source, age_source, x_target, age_target, *labels = made
     return Batch(to_float(x_source), age_source, to_float(x_target), age_target, *labels)
 
 
-def _copied(made: Iterable[Made], device: torch.device) -> Iterator[Batch]:
+def _copied(made: Iterable[BatchFields], device: torch.device) -> Iterator[Batch]:
     """Batches on a device; a GPU copies the next one while this one is used."""
     if device.type != "cuda":
         yield from map(to_batch, made)

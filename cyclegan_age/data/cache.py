@@ -42,7 +42,7 @@ _PIECE = 64_000_000  # bytes read at once
 _MANY = 200  # minimum number of pictures to decode with processes
 _CHUNK = 16  # pictures per task of a process or thread
 
-log = logging.getLogger("cyclegan_age")
+logger = logging.getLogger("cyclegan_age")
 
 
 class Pictures(Protocol):
@@ -182,7 +182,7 @@ class PictureCache:
         for path, cause in causes.items():
             if path not in self.bad:
                 self.bad[path] = cause
-                log.warning("%s: left out: %s", os.fsencode(path).decode(errors="replace"), cause)
+                logger.warning("%s: left out: %s", os.fsencode(path).decode(errors="replace"), cause)
 
     def __getstate__(self) -> dict[str, Any]:
         """State to open the cache in another process."""
@@ -211,7 +211,7 @@ class PictureCache:
             if len(missing) < _MANY:
                 return
             if progress:
-                log.info("decoding %d pictures, once", len(missing))
+                logger.info("decoding %d pictures, once", len(missing))
             chunks = np.split(missing, range(_CHUNK, len(missing), _CHUNK))
             bar = tqdm(
                 total=len(missing), unit="img", desc="decoding", dynamic_ncols=True, disable=None if progress else True

@@ -25,7 +25,7 @@ _GROUPS, _ELEMENTS, _CROP, _WINDOWS = 0, 1, 2, 3  # purposes of a random number
 _MOST_REPEATS = 4  # maximum per picture in a balanced pool
 
 Pool = NDArray[np.int64]
-Made = tuple[Tensor, ...]  # fields of a Batch, pictures still uint8 (N, S, S, 3)
+BatchFields = tuple[Tensor, ...]  # fields of a Batch, pictures still uint8 (N, S, S, 3)
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Draws:
         batch_size: pictures per batch.
         seed: seed of order, crops and mirroring.
         labels: (len(cache), L) float32 or uint8 of each picture, see `Batch`; without it L is 0.
-        paired: whether the target is the picture after its source in the order of one pool, such as two pictures of one
-            person, instead of an independent draw.
+        paired: whether the target is the next picture of the source's shuffled pool, such as another picture of the
+            same person, instead of an independent draw.
 
     Attributes:
         pools: those of the sources and of the targets, by stream.
@@ -90,7 +90,7 @@ class Draws:
         """Indices of the pictures that are in a pool."""
         return np.unique(np.concatenate([pool for pools in self.pools.values() for pool in pools]))
 
-    def made(self, step: int, rank: int, world: int) -> Made:
+    def fields(self, step: int, rank: int, world: int) -> BatchFields:
         """The fields of a batch."""
         first = self.first(step, rank, world)
         source, target = self._draw(SOURCE, first), self._draw(TARGET, first)
@@ -110,7 +110,7 @@ class Draws:
 
     def _draw(self, stream: int, first: int) -> _Draw:
         """Draws first .. first + batch_size - 1 of a stream."""
-        pools, edge = self.pools[stream], self.cache.size - self.image_size
+        pools, margin = self.pools[stream], self.cache.size - self.image_size
         ordered, ahead = (SOURCE, stream) if self.paired else (stream, 0)
         pictures, indices = [], []
         for n in range(first, first + self.batch_size):
@@ -121,7 +121,7 @@ class Draws:
                 pool = int(self._random(ordered, _GROUPS, block).permutation(len(pools))[slot])
                 index, picture = self._element(ordered, pool, block, ahead)
             random = self._random(stream, _CROP, n)
-            top, left = random.integers(0, edge, 2, endpoint=True)
+            top, left = random.integers(0, margin, 2, endpoint=True)
             crop = picture[top : top + self.image_size, left : left + self.image_size]
             pictures.append(crop[:, ::-1] if self.flip and random.random() < 0.5 else crop)
             indices.append(index)

@@ -18,7 +18,7 @@ from cyclegan_age.data.draws import SOURCE, TARGET, Draws, Pool
 from cyclegan_age.data.resident import ResidentPictures
 from cyclegan_age.images import to_float
 
-log = logging.getLogger("cyclegan_age")
+logger = logging.getLogger("cyclegan_age")
 
 
 class FaceData:
@@ -54,17 +54,17 @@ class FaceData:
         Raises:
             UserError: no picture of a group can be read.
         """
-        return to_batch(self._draws.made(step, rank, world))
+        return to_batch(self._draws.fields(step, rank, world))
 
     def batches(
         self, start_step: int, rank: int = 0, world: int = 1, device: torch.device | None = None
     ) -> Generator[Batch, None, None]:
         """The batches of step `start_step` and of all following ones, without end, prepared ahead.
 
-        On a CPU these equal `batch`; a thread makes them, or processes where each picture is decoded at each use. On a
-        GPU with enough memory (at most half of the free memory is used) the pictures are loaded there, and order, crops
-        and mirroring differ. Otherwise several processes make the batches of `batch`, and each is copied while the one
-        before it is used.
+        On a CPU they equal those of `batch`; one thread makes them, or processes if the pictures are not cached
+        decoded. On a GPU with enough memory (at most half of the free memory is used) the pictures are loaded there,
+        and order, crops and mirroring differ. Otherwise several processes make the batches of `batch`, and each is
+        copied while the one before it is used.
 
         Close the iterator (or delete it) to end threads and processes.
 
@@ -86,7 +86,7 @@ class FaceData:
         fits = device in self._resident or needed <= free // 2
         if rank == 0:
             where = "in GPU memory" if fits else "read from disk"
-            log.info(
+            logger.info(
                 "pictures are %s: they take %.2f GB, %.2f GB of GPU memory are free", where, needed / 1e9, free / 1e9
             )
         if not fits:
@@ -128,13 +128,13 @@ class FaceData:
     def fixed(self, per_pool: int = 1, most: int = 16) -> tuple[Tensor, Tensor]:
         """The first readable pictures of the first `most` source pools, centre crops, for sample sheets.
 
-        With held-out pictures all of these instead, the first of each group before the second.
+        If pictures are held out: all of them, interleaved over the groups.
 
         Returns:
             Pictures (M, 3, S, S) float32 in [-1, 1] and their ages (M,) float32 in years.
         """
-        edge = (self._cache.size - self._draws.image_size) // 2
-        middle = slice(edge, edge + self._draws.image_size)
+        margin = self._cache.size - self._draws.image_size
+        middle = slice(margin // 2, margin // 2 + self._draws.image_size)
         found = []
         for pool in self._held_out or self._draws.pools[SOURCE][:most]:
             readable = ((int(i), picture) for i in pool if (picture := self._cache.get(int(i))) is not None)

@@ -24,7 +24,7 @@ from cyclegan_age.images import counted, list_images
 NO_AGE = "no age known"
 NO_GROUP = "younger or older than the groups"
 
-_FEW = 12  # maximum number of different ages if they are middles of groups
+_FEW = 12  # data with at most so many distinct ages is taken as sorted by group
 
 
 @dataclass(frozen=True, eq=False)

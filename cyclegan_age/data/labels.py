@@ -16,7 +16,7 @@ PARQUET = "labels.parquet"
 COLUMNS = ("file", "age", "sex", "race", "person", "split", "source", "fold", "exact")
 STATE = "state"  # an additional column in tables of `prepare.py label`, which list every picture to use
 
-log = logging.getLogger("cyclegan_age")
+logger = logging.getLogger("cyclegan_age")
 
 
 def as_csv(lines: Iterable[dict[str, object]], columns: Sequence[str] = COLUMNS) -> bytes:
@@ -85,9 +85,9 @@ def read_labels(dataroot: Path) -> dict[Path, FaceAttributes]:
     here = [path for path in labels if path.is_relative_to(dataroot)]
     gone = [path for path in here or labels if path not in here or not path.is_file()]
     if gone:
-        log.warning("%s: %d of its files are not in %s, such as %s", file, len(gone), dataroot, gone[0])
+        logger.warning("%s: %d of its files are not in %s, such as %s", file, len(gone), dataroot, gone[0])
     if twice:
-        log.warning("%s: the last of several ages counts for %d files, such as %s", file, len(twice), twice[0])
+        logger.warning("%s: the last of several ages counts for %d files, such as %s", file, len(twice), twice[0])
     return labels
 
 
@@ -122,7 +122,7 @@ def read_lines(folder: Path) -> Iterator[dict[str, str]]:
     try:
         columns, lines = _read_csv(file) if file.name == NAME else _read_parquet(file)
         if not {"file", "age"} <= columns:
-            log.warning("%s: ignored, as it has no columns file and age (separated by commas)", file)
+            logger.warning("%s: ignored, as it has no columns file and age (separated by commas)", file)
         for line in lines if {"file", "age"} <= columns else ():
             number += 1
             texts = {name: "" if line.get(name) is None else str(line[name]) for name in COLUMNS}

@@ -199,8 +199,8 @@ def held_out_people(config: TrainConfig, net: FaceEmbedderConfig) -> tuple[Tenso
 
 def _usable(config: TrainConfig, cache: Pictures, numbers: Iterable[int], at_least: int) -> tuple[Tensor, list[int]]:
     """The middles of the pictures that can be read, (M, 3, S, S) in [-1, 1], and which of the numbers they are."""
-    edge = (config.load_size - config.image_size) // 2
-    middle = slice(edge, edge + config.image_size)
+    margin = config.load_size - config.image_size
+    middle = slice(margin // 2, margin // 2 + config.image_size)
     pictures = {i: picture[middle, middle] for i in numbers if (picture := cache.get(i)) is not None}
     if len(pictures) < at_least:
         raise UserError(f"--dataroot {config.dataroot}: of the pictures to test on, none can be used; replace them")

@@ -45,7 +45,7 @@ class ResidentPictures:
         flip: whether half of the pictures are mirrored.
         batch_size: pictures N per batch.
         seed: seed of order, crops and mirroring.
-        paired: whether a target is the picture after its source in the order of one pool.
+        paired: whether a target is the next picture of the source's shuffled pool.
         rank: index of this process.
         world: number of processes.
     """
@@ -97,12 +97,12 @@ class ResidentPictures:
         """The draws of the chunk that starts at a step, of both streams."""
         first, drawn = step * self._stride + self._first, []
         n = self._offset + first  # (K, N)
-        edge = self._pictures.shape[1] - self._image_size
+        margin = self._pictures.shape[1] - self._image_size
         for (order, ahead), key in zip(self._orders, self._crops, strict=True):
             picture = order(n, first, ahead)
             bits = _hash(key, n)[..., None]  # 31 for the column, one for mirroring, 31 for the row
-            row = ((bits >> 32 & _LOW) * (edge + 1) >> 31) + self._side
-            column = (bits & _LOW) * (edge + 1) >> 31
+            row = ((bits >> 32 & _LOW) * (margin + 1) >> 31) + self._side
+            column = (bits & _LOW) * (margin + 1) >> 31
             if self._flip:
                 mirrored = bits >> 31 & 1
                 column = column + mirrored * (self._image_size - 1) + (1 - 2 * mirrored) * self._side

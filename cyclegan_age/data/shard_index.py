@@ -29,7 +29,7 @@ COLUMNS = ("file", "offset", "size", "age", "sex", "race", "person", "exact")  #
 _MOST = 100_000  # maximum number of shards of a training
 _SEXES = {"0": 0.0, "male": 0.0, "m": 0.0, "man": 0.0, "1": 1.0, "female": 1.0, "f": 1.0, "woman": 1.0}
 
-log = logging.getLogger("cyclegan_age")
+logger = logging.getLogger("cyclegan_age")
 
 
 def expanded(text: str) -> list[str]:
@@ -131,7 +131,7 @@ def _members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
     except tarfile.ReadError as e:
         rest = str(e)
     if rest:
-        log.warning("%s: corrupt after %d files, the rest is left out: %s", shard, count, rest)
+        logger.warning("%s: corrupt after %d files, the rest is left out: %s", shard, count, rest)
 
 
 def _json(data: bytes) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def rows_of(name: str, fetched: Fetched) -> list[list[str]]:
         with explained():
             made = cache_folder(shard, f"index of {len(COLUMNS)}|{stamp(shard)}") / "index.csv"
             if not made.is_file():
-                log.info("%s: has no index; it is read once to make one", shard)
+                logger.info("%s: has no index; it is read once to make one", shard)
                 write_atomically(made, index_of(shard))
         return _parsed(made)
     address, mark, query = name.partition("?")
@@ -163,7 +163,7 @@ def rows_of(name: str, fetched: Fetched) -> list[list[str]]:
         try:
             fetched.path(url)
         except Absent:
-            log.info("%s: has no index; it is fetched to make one", name)
+            logger.info("%s: has no index; it is fetched to make one", name)
             content = index_of(fetched.path(name))
             with explained():
                 write_atomically(index, content)

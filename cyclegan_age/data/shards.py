@@ -35,7 +35,7 @@ _MANY = 200  # minimum number of pictures to decode with processes
 _CHUNK = 64  # pictures per task of a process
 _AT_ONCE = 8  # indices fetched in parallel
 
-log = logging.getLogger("cyclegan_age")
+logger = logging.getLogger("cyclegan_age")
 
 
 def is_shards(dataroot: Path) -> bool:
@@ -274,7 +274,7 @@ class ShardPictures:
         for path, cause in causes.items():
             if path not in self.bad:
                 self.bad[path] = cause
-                log.warning("%s: left out: %s", path.relative_to(self.paths.root), cause)
+                logger.warning("%s: left out: %s", path.relative_to(self.paths.root), cause)
 
     def _decoded(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, dict[Path, str]]:
         """Indices (k,) of the readable pictures, uint8 (k, size, size, 3), and the bad ones."""

@@ -31,8 +31,8 @@ _MIDDLE = SIZE * (FRAMES["ffhq"].template.mean(axis=0) + MARGIN) / (1 + 2 * MARG
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """A head in an aligned crop, extended by `MARGIN`.
+class HeadMask:
+    """The mask of a head in an aligned crop, extended by `MARGIN`.
 
     Attributes:
         mask: (320, 320) float32, 0 to 1: opacity of the change.
@@ -43,7 +43,7 @@ class Head:
     hair: Floats | None = None
 
     @classmethod
-    def of(cls, picture: Picture, probabilities: Floats) -> "Head":
+    def of(cls, picture: Picture, probabilities: Floats) -> "HeadMask":
         """The central head of an extended crop in FFHQ's frame.
 
         Its pixels are those more likely face, hair or neck than anything else, in one connected component at the centre
@@ -76,12 +76,12 @@ class Head:
         return cls((mask * _FADE).astype(np.float32), of_hair.astype(np.float32))
 
     @classmethod
-    def ellipse(cls, frame: Frame) -> "Head":
+    def ellipse(cls, frame: Frame) -> "HeadMask":
         """The face's ellipse, for frames without a parser."""
         at = ((np.arange(SIZE) + 0.5) / SIZE * (1 + 2 * MARGIN) - MARGIN).astype(np.float32)
         return cls(weight(face_distance(at[None, :], at[:, None], frame)))
 
-    def does(self, change: Change, strengths: Mapping[str, float]) -> Change:
+    def restrict(self, change: Change, strengths: Mapping[str, float]) -> Change:
         """A change, restricted to this head; see `with_strengths` for the strengths."""
         return replace(with_strengths(change, strengths, self.hair), mask=self.mask, margin=MARGIN)
 
@@ -92,7 +92,7 @@ def with_strengths(change: Change, strengths: Mapping[str, float], hair: Floats 
     Args:
         change: the change.
         strengths: of `hair` and `skin`, the colour changes, and of `shape`, the flow; 1 by default.
-        hair: of a `Head`; None if unknown, then all colour counts as skin.
+        hair: of a `HeadMask`; None if unknown, then all colour counts as skin.
 
     Raises:
         UserError: a strength that these weights do not support.
@@ -127,13 +127,13 @@ class Steady:
         reach: frames before and after that are averaged, with falling weights.
     """
 
-    def __init__(self, found: Iterator[Mapping[int, Head]], reach: int) -> None:
+    def __init__(self, found: Iterator[Mapping[int, HeadMask]], reach: int) -> None:
         self._found = found
         self._reach = reach
         self._first = 0  # number of the first frame kept
-        self._kept: deque[Mapping[int, Head]] = deque()
+        self._kept: deque[Mapping[int, HeadMask]] = deque()
 
-    def at(self, number: int) -> dict[int, Head]:
+    def at(self, number: int) -> dict[int, HeadMask]:
         """The heads of a frame, empty beyond the last; frames must be requested in rising order."""
         while self._first + len(self._kept) <= number + self._reach:
             one = next(self._found, None)
@@ -146,14 +146,14 @@ class Steady:
         here = number - self._first
         return {face: self._mean(number, face) for face in (self._kept[here] if here < len(self._kept) else ())}
 
-    def _mean(self, number: int, face: int) -> Head:
+    def _mean(self, number: int, face: int) -> HeadMask:
         near = [(1 - abs(self._first + i - number) / (self._reach + 1), one) for i, one in enumerate(self._kept)]
         weights = np.array([weight for weight, one in near if face in one], dtype=np.float32)
         heads = [one[face] for _, one in near if face in one]
         weights /= weights.sum()
         hairs = [head.hair for head in heads if head.hair is not None]
         hair = np.tensordot(weights, np.stack(hairs), 1) if len(hairs) == len(heads) else None
-        return Head(np.tensordot(weights, np.stack([head.mask for head in heads]), 1), hair)
+        return HeadMask(np.tensordot(weights, np.stack([head.mask for head in heads]), 1), hair)
 
 
 def _guided(guide: Floats, mask: Floats) -> Floats:

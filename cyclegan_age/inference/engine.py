@@ -25,12 +25,13 @@ _MOST_ENCODINGS = 4096  # faces whose latent vectors are remembered
 class Engine:
     """The networks of an `Ager`, and how they are run.
 
-    All methods raise a ValueError if shapes or counts do not agree or an age is invalid. They raise a UserError if
-    weights that generate from noise alone must encode a face, or for a number that no domain has.
+    Its methods raise a ValueError if shapes or counts do not agree or an age is invalid, and a UserError if the weights
+    only generate from noise or there is no domain of that number.
 
     Attributes:
         network: the generator and its calibration, in eval mode.
-        generator: latents (N, ...) and calibrated age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        generator: inputs (N, ...), pictures or latent vectors, and calibrated age vectors (N, K) -> pictures
+            (N, 3, S, S) in [-1, 1].
         code: converts years to age vectors.
         image_size: S, the side in pixels of the generator's pictures.
         encoder: how faces are encoded.
@@ -47,17 +48,17 @@ class Engine:
         self.device = next(self.generator.parameters()).device
         self._encodings: OrderedDict[str, Encoding] = OrderedDict()
 
-    def vectors(self, latents: Tensor, years: Sequence[float]) -> Tensor:
-        """Calibrated age vectors (N, K) of N ages, for N latents."""
-        return self._calibrated(latents, self.code.encode([float(one) for one in years]))
+    def vectors(self, inputs: Tensor, years: Sequence[float]) -> Tensor:
+        """Calibrated age vectors (N, K) of N ages, for N inputs of the generator."""
+        return self._calibrated(inputs, self.code.encode([float(one) for one in years]))
 
-    def _calibrated(self, latents: Tensor, vectors: Tensor) -> Tensor:
-        return self.network.vectors(latents, vectors.to(self.device))
+    def _calibrated(self, inputs: Tensor, vectors: Tensor) -> Tensor:
+        return self.network.vectors(inputs, vectors.to(self.device))
 
     def encode(
         self, pictures: Picture, attributes: Sequence[FaceAttributes] | None = None, batch_size: int = 16
     ) -> Encoding:
-        """Latents of faces, for `render`, and the measures of the encoder.
+        """The generator's inputs for faces, for `render`, and the measures of the encoder.
 
         Latent vectors are cached, since finding them may take long.
 
@@ -103,28 +104,28 @@ class Engine:
         random = torch.Generator().manual_seed(seed)
         return torch.cat([self.encoder.sample(1, random) for _ in range(count)]).to(self.device)
 
-    def render(self, latents: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
-        """Latents (N, ...), each at its own age -> uint8 (N, S, S, 3)."""
-        self.check_years(years, len(latents))
-        return self.render_vectors(latents, self.code.encode([float(one) for one in years]), batch_size)
+    def render(self, inputs: Tensor, years: Sequence[float], batch_size: int = 16) -> Picture:
+        """Inputs (N, ...) of `encode` or `sample`, each at its own age -> uint8 (N, S, S, 3)."""
+        self.check_years(years, len(inputs))
+        return self.render_vectors(inputs, self.code.encode([float(one) for one in years]), batch_size)
 
-    def render_vectors(self, latents: Tensor, vectors: Tensor, batch_size: int = 16) -> Picture:
+    def render_vectors(self, inputs: Tensor, vectors: Tensor, batch_size: int = 16) -> Picture:
         """As `render`, for age vectors (N, K), also blended ones."""
         parts = []
         with torch.inference_mode():
-            for i in range(0, len(latents), batch_size):
+            for i in range(0, len(inputs), batch_size):
                 part = slice(i, i + batch_size)
-                parts.append(to_uint8(self.network(latents[part], vectors[part].to(self.device))))
+                parts.append(to_uint8(self.network(inputs[part], vectors[part].to(self.device))))
         return np.concatenate(parts)
 
-    def render_blends(self, latents: Tensor, vectors: Tensor, weights: Tensor, layer: str) -> Picture:
+    def render_blends(self, inputs: Tensor, vectors: Tensor, weights: Tensor, layer: str) -> Picture:
         """Blends of two faces: K pictures uint8 (K, S, S, 3), decoded from blends of the features of `layer`.
 
         At weights 0 and 1 they are the generator's plain outputs. If the layer does
         not run for both faces, since one skips its sub-network, only pictures and age vectors are blended.
 
         Args:
-            latents: (2, 3, S, S), the two pictures.
+            inputs: (2, 3, S, S), the two pictures.
             vectors: (K, ...), the age vectors of the blends, those of the two faces first and last.
             weights: (K,), of the second face.
             layer: name of a layer.
@@ -133,18 +134,18 @@ class Engine:
         with torch.inference_mode():
             ends = []
             for k, vector in ((0, vectors[0]), (1, vectors[-1])):
-                age = self._calibrated(latents[k][None], vector[None])
+                age_vector = self._calibrated(inputs[k][None], vector[None])
                 with Taps(generator, [layer]) as taps:
-                    generator(latents[k][None], age)
+                    generator(inputs[k][None], age_vector)
                 ends += [taps.outputs[layer]] if layer in taps.outputs else []
             for vector, weight in zip(vectors, weights, strict=True):
-                x = torch.lerp(latents[:1], latents[1:], float(weight))
-                age = self._calibrated(x, vector[None])
+                x = torch.lerp(inputs[:1], inputs[1:], float(weight))
+                age_vector = self._calibrated(x, vector[None])
                 if len(ends) == 2:
                     features = torch.lerp(ends[0], ends[1], float(weight))
-                    frames.append(to_uint8(decode_from(generator, layer, features, x, age)))
+                    frames.append(to_uint8(decode_from(generator, layer, features, x, age_vector)))
                 else:
-                    frames.append(to_uint8(generator(x, age)))
+                    frames.append(to_uint8(generator(x, age_vector)))
         return np.concatenate(frames)
 
     def age_many(
@@ -164,8 +165,8 @@ class Engine:
         parts = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)
-            latents = self.encode(pictures[part], attributes[part] if attributes else None).latent
-            parts.append(self.render(latents, years[part], batch_size))
+            inputs = self.encode(pictures[part], attributes[part] if attributes else None).latent
+            parts.append(self.render(inputs, years[part], batch_size))
         return np.concatenate(parts)
 
     def age_letterboxed(
@@ -177,20 +178,23 @@ class Engine:
     ) -> list[Picture | Change]:
         """As `age_many`, for faces of `Ager.letterbox`; the results are for their `restore`.
 
-        The flow warps a picture larger than the square at its own size; an enlarged change would show its edges twice.
+        If the generator warps, pictures larger than the square get a `Change`, so that the flow warps them at full
+        size; an enlarged residual would double the edges.
         """
         squares = np.stack([face.square for face in faces])
         warps = isinstance(self.generator, WarpingGenerator) and self.generator.deform > 0
-        large = np.array([face.enlarges and warps for face in faces])
+        large = [i for i, face in enumerate(faces) if warps and face.enlarges]
+        small = [i for i in range(len(faces)) if i not in large]
+
+        def of(indices: list[int]) -> tuple[Picture, list[float], int, list[FaceAttributes] | None]:
+            own = [attributes[i] for i in indices] if attributes else None
+            return squares[indices], [years[i] for i in indices], batch_size, own
+
         aged: list[Picture | Change] = list(squares)
-        for do, chosen_ones in (
-            (self.changes, np.flatnonzero(large).tolist()),
-            (self.age_many, np.flatnonzero(~large).tolist()),
-        ):
-            some = [attributes[i] for i in chosen_ones] if attributes else None
-            done = do(squares[chosen_ones], [years[i] for i in chosen_ones], batch_size, some)
-            for i, one in zip(chosen_ones, done, strict=True):
-                aged[i] = one
+        for i, change in zip(large, self.changes(*of(large)), strict=True):
+            aged[i] = change
+        for i, square in zip(small, self.age_many(*of(small)), strict=True):
+            aged[i] = square
         return aged
 
     def changes(
@@ -210,32 +214,32 @@ class Engine:
         found: list[Change] = []
         for i in range(0, len(pictures), batch_size):
             part = slice(i, i + batch_size)
-            latents = self.encode(pictures[part], attributes[part] if attributes else None, batch_size).latent
+            inputs = self.encode(pictures[part], attributes[part] if attributes else None, batch_size).latent
             base = to_float(pictures[part]).to(self.device)
             with torch.inference_mode():
-                vectors = self.vectors(latents, years[part])
+                vectors = self.vectors(inputs, years[part])
                 if isinstance(self.generator, WarpingGenerator):
-                    out, flow = self.generator.with_flow(latents, vectors)
+                    out, flow = self.generator.with_flow(inputs, vectors)
                 else:
-                    out, flow = self.generator(latents, vectors), None
+                    out, flow = self.generator(inputs, vectors), None
                 shifts: list[Floats | None] = [None] * len(out)
                 if flow is not None:
                     base = warp(base, flow)
                     shifts = list(smooth_flow(flow).permute(0, 2, 3, 1).contiguous().cpu().numpy())
-                anew = bool(self.encoder.latent_size)
-                both = out.float() + 1 if anew else out.float() - base, base + 1
+                replaces = bool(self.encoder.latent_size)
+                both = out.float() + 1 if replaces else out.float() - base, base + 1
                 levels = [(x * 127.5).permute(0, 2, 3, 1).contiguous().cpu().numpy() for x in both]
             each = zip(*levels, shifts, strict=True)
-            found += [Change(colour, shift, anew, before=before) for colour, before, shift in each]
+            found += [Change(colour, shift, replaces=replaces, before=before) for colour, before, shift in each]
         return found
 
     def life(
         self, picture: Picture, frames_per_decade: int, layer: str, attributes: FaceAttributes | None = None
     ) -> Picture:
         """One face uint8 (S, S, 3) from the first to the last anchor age, uint8 (F, S, S, 3); see `life_frames`."""
-        latents = self.encode(picture[None], [attributes] if attributes else None).latent
+        inputs = self.encode(picture[None], [attributes] if attributes else None).latent
         with torch.inference_mode():
-            x = life_frames(self.generator, latents, self.code, frames_per_decade, layer, self._calibrated)
+            x = life_frames(self.generator, inputs, self.code, frames_per_decade, layer, self._calibrated)
         return to_uint8(x)
 
     def features(
@@ -243,12 +247,12 @@ class Engine:
     ) -> dict[str, Tensor]:
         """Feature maps of one face at several ages; see `Ager.features`."""
         self.check_years(years, len(years))
-        latents = self.encode(picture[None], [attributes] if attributes else None).latent
+        inputs = self.encode(picture[None], [attributes] if attributes else None).latent
         maps: dict[str, list[Tensor]] = {layer: [] for layer in layers}
         with torch.inference_mode():
             for one in years:
                 with Taps(self.generator, layers) as taps:
-                    self.generator(latents, self.vectors(latents, [one]))
+                    self.generator(inputs, self.vectors(inputs, [one]))
                 for layer in layers:
                     maps[layer].append(taps.outputs[layer][:1].cpu())  # a mirror image may follow
         return {layer: torch.cat(parts) for layer, parts in maps.items()}

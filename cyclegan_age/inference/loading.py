@@ -11,8 +11,8 @@ from cyclegan_age.models import SYSTEMS
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.weight_files import load_weights
 
-_LARGEST = 10_000  # of the whole numbers in a network's configuration; others would never be built
-# What building a network raises where its configuration or its tensors are not what they were.
+_LARGEST = 10_000  # largest integer accepted in a model configuration
+# Errors of building a network from a corrupt file.
 _MISFITS = (RuntimeError, ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -47,7 +47,7 @@ def load_renderer(path: Path) -> tuple[Renderer, TrainConfig, Frame]:
 
 
 def _typed(config: TrainConfig | ModelConfig) -> bool:
-    """Whether the values of a configuration have the types of its defaults; whole numbers do for others."""
+    """Whether the values of a configuration have the types of its defaults; an int passes for a float."""
     pairs = [(getattr(config, one.name), one.default) for one in fields(config)]
     kinds: dict[Any, Any] = {float: (float, int)}
     return all(isinstance(value, kinds.get(type(default), type(default))) for value, default in pairs)

@@ -16,7 +16,7 @@ from cyclegan_age.config import LabelConfig, UserError
 from cyclegan_age.data.labels import NAME
 from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.data.workers import in_processes, processors
-from cyclegan_age.files import clear, json_lines, lock, unlock, write_atomically, write_error
+from cyclegan_age.files import json_lines, lock, remove_partial_files, unlock, write_atomically, write_error
 from cyclegan_age.images import counted, list_images
 from cyclegan_age.labeler.estimates import GROUPS, Estimate, group_of, look, misplaced, sex_missing
 from cyclegan_age.labeler.sheets import write_sheets
@@ -73,8 +73,8 @@ def held(config: LabelConfig) -> Iterator[None]:
     own_lines(home)  # before anything is written there
     try:
         home.mkdir(parents=True, exist_ok=True)
-        file = lock(home, "is labelling it", "")
-        clear(home)
+        file = lock(home, activity="is labelling it", remedy="")
+        remove_partial_files(home)
     except OSError as e:
         raise write_error(str(home), e, "or choose another --output") from None
     try:

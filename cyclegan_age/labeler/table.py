@@ -16,7 +16,7 @@ from cyclegan_age.data.prepare.rows import UNKNOWN
 from cyclegan_age.files import write_atomically
 from cyclegan_age.labeler.estimates import Estimate, group_of
 
-log = logging.getLogger("cyclegan_age")
+logger = logging.getLogger("cyclegan_age")
 
 LEFT_OUT = "left_out.csv"
 BAD = "bad picture, by hand"
@@ -71,7 +71,7 @@ class Labels:
         lines = own_lines(folder)
         if gone := [line["file"] for line in lines if line["file"] not in self.faces]:
             text = "%s: %d lines have no matching face, such as %s; they are left out"
-            log.warning(text, folder / NAME, len(gone), ascii(gone[0]))
+            logger.warning(text, folder / NAME, len(gone), ascii(gone[0]))
         for line in lines:
             face = self.faces.get(line["file"])
             if face and line[STATE] in (CONFIRMED, CORRECTED):

@@ -1,4 +1,4 @@
-"""The table of the models: for each name its row, which its file exports."""
+"""The table of the models: for each name its row, which its file exports; docs/extending.md says how to add one."""
 
 from cyclegan_age.models import (
     age_cgan,

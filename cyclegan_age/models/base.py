@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import AgeCode
 from cyclegan_age.attributes import FaceAttributes
-from cyclegan_age.config import ModelConfig, TrainConfig, UserError
+from cyclegan_age.config import ModelConfig, TrainConfig, WrongWeights
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.models.pool import ImagePool
@@ -159,16 +159,16 @@ class FaceEncoder(nn.Module, ABC):
         """Pictures x (N, 3, S, S) in [-1, 1] with N attributes -> the generator's input. Called without gradients.
 
         Raises:
-            UserError: the model generates faces from noise alone.
+            WrongWeights: the model generates faces from noise alone.
         """
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
         """Generator inputs (count, ...) from the model's prior, drawn by a random generator on the CPU.
 
         Raises:
-            UserError: the model has no prior.
+            WrongWeights: the model has no prior.
         """
-        raise UserError("must be weights of a gan, cgan or age_cgan to generate faces from noise")
+        raise WrongWeights("must be weights of a gan, cgan or age_cgan to generate faces from noise")
 
 
 class PictureEncoder(FaceEncoder):
@@ -183,11 +183,12 @@ class Renderer:
     """The networks that render faces, during training and after.
 
     Attributes:
-        generator: latents (N, ...) of the encoder and age vectors (N, K) -> (N, 3, S, S) in [-1, 1].
+        generator: inputs (N, ...) of the encoder, pictures or latent vectors, and age vectors (N, K) -> pictures
+            (N, 3, S, S) in [-1, 1].
         code: how years become its age vectors.
         encoder: how faces are encoded.
         conditional: whether the output depends on the age vector.
-        domains: names of the target domains of a model that translates instead of aging; k years stand for domain k.
+        domains: names of the target domains of a model that translates instead of aging; see `Ager`.
         calibration: of the age input, if `evaluate.py --fit_ages` fitted one.
     """
 

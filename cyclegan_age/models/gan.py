@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import code_of
 from cyclegan_age.attributes import FaceAttributes
-from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError
+from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError, WrongWeights
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.adversary import (
@@ -92,7 +92,7 @@ class NoiseSampler(FaceEncoder):
         self.latent_size = net.z
 
     def encode(self, x: Tensor, attributes: Sequence[FaceAttributes]) -> Encoding:
-        raise UserError("must be weights that age a given face; use test.py --sample N with these")
+        raise WrongWeights("must be weights that age a given face; use test.py --sample N with these")
 
     def sample(self, count: int, random: torch.Generator) -> Tensor:
         return sample_latents(self.net, count, random)

@@ -65,9 +65,10 @@ def _load(weights: str, config: TrainConfig, flag: str, model: str) -> Weights:
     """Weights that a flag names, which must be of a model."""
     try:
         path = find_weights("", config.results_dir, weights)
-        loaded = load_weights(path if path.is_file() else find_weights(weights, config.results_dir))
+        path = path if path.is_file() else find_weights(weights, config.results_dir, flag=flag)
+        loaded = load_weights(path, flag=flag)
     except UserError as e:
-        raise UserError(f"{e.text.replace('--weights', flag, 1)}, or train one by --model {model}") from None
+        raise UserError(f"{e.text}, or train one by --model {model}") from None
     if loaded.train.model != model:
         raise UserError(f"{flag} {weights}: must be weights of a model {model}, not {loaded.train.model}")
     return loaded

@@ -5,9 +5,7 @@ some inputs are in memory at a time. Every file is written whole, so that an int
 the same command again replaces them.
 """
 
-import errno
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +17,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cyclegan_age.config import InferConfig, UserError
+from cyclegan_age.config import InferConfig, UserError, WrongWeights
 from cyclegan_age.faces import video
 from cyclegan_age.faces.detection import NoFace, detector
 from cyclegan_age.faces.files import Photo
 from cyclegan_age.features import find_layers
-from cyclegan_age.files import clear
+from cyclegan_age.files import remove_partial_files, write_error
 from cyclegan_age.images import BadImage, counted
 from cyclegan_age.inference import Ager
 from cyclegan_age.rendering import pictures
@@ -61,10 +59,8 @@ def render_all(config: InferConfig, say: Callable[[str], None]) -> Path:
         return config.results_dir
     try:
         return (_render_game if config.sample or config.game else _render_inputs)(config, ager, say)
-    except UserError as e:
-        if e.text.startswith("weights of a model"):
-            raise UserError(f"--weights {config.weights}: {e.text}") from None
-        raise
+    except WrongWeights as e:
+        raise UserError(f"--weights {config.weights}: {e.text}") from None
 
 
 def _render_inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> Path:
@@ -74,11 +70,16 @@ def _render_inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) 
     inputs = sources(config, ager.code, say, videos=not aligned)
     if not aligned:
         detector()
-        ager.blender.check(config.strengths)
+        ager.photo_faces.check(config.strengths)
     try:
-        return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=output_folder(config))(inputs)
+        folder = output_folder(config)
+        return _Run(config=config, ager=ager, ages=ages, say=say, aligned=aligned, folder=folder)(inputs)
+    except WrongWeights:
+        with suppress(OSError):  # files of an earlier run stay
+            folder.rmdir()
+        raise
     except OSError as e:
-        raise UserError(_unwritable(config, inputs, len(ages), e)) from e
+        raise _write_error(config, inputs, len(ages), e) from e
 
 
 def _shipped(config: InferConfig) -> str:
@@ -88,18 +89,12 @@ def _shipped(config: InferConfig) -> str:
     return CROP_WEIGHTS if config.aligned or config.dataroot else PHOTO_WEIGHTS
 
 
-def _unwritable(config: InferConfig, inputs: Sequence[Source], ages: int, error: OSError) -> str:
-    """A line on why nothing can be written; of a full disk with what there is room for and what is needed, about."""
-    place = f"--results_dir {config.results_dir}"
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        cause = ": ".join(map(str, filter(None, (error.strerror or error, error.filename))))
-        return f"{place}: cannot be written ({cause}); choose another folder"
+def _write_error(config: InferConfig, inputs: Sequence[Source], ages: int, error: OSError) -> UserError:
+    """Why nothing can be written; for a full disk, with the free space and an estimate of the needed one."""
     files = [one.file for one in inputs if isinstance(one.file, Path) and one.file.exists()]
-    need = _PER_AGE * ages * sum(file.stat().st_size for file in files) / 1e6
-    room = 0.0
-    with suppress(OSError):
-        room = shutil.disk_usage(config.results_dir).free / 1e6
-    return f"{place}: disk full, {room:.3g} MB free and about {need:.3g} MB needed; make room or name another folder"
+    needed = _PER_AGE * ages * sum(file.stat().st_size for file in files)
+    place = f"--results_dir {config.results_dir}"
+    return write_error(place, error, "or choose another folder", folder=config.results_dir, needed=needed)
 
 
 def wanted_ages(config: InferConfig, ager: Ager, say: Callable[[str], None]) -> list[float]:
@@ -149,7 +144,7 @@ def _render_game(config: InferConfig, ager: Ager, say: Callable[[str], None]) ->
         mark = replace(ager.mark, whole=bool(config.sample)) if config.provenance else None
         page = write_made(output_folder(config), made, title=title, facts=_facts(config), mark=mark)
     except OSError as e:
-        raise UserError(_unwritable(config, [], 0, e)) from e
+        raise _write_error(config, [], 0, e) from e
     say(counted(len(made.pictures)))
     say(f"gallery: {page}")
     return page
@@ -166,7 +161,7 @@ def output_folder(config: InferConfig) -> Path:
         return next_folder(config.results_dir, "test")
     folder = config.results_dir / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    clear(folder)
+    remove_partial_files(folder)
     return folder
 
 
@@ -195,7 +190,7 @@ class _Run:
     faults: list[str] = field(default_factory=list)
     files: int = 0
     faces: int = 0
-    only: Path | None = None  # the one input that there is
+    only: Path | None = None  # the only input
 
     def __call__(self, inputs: Sequence[Source]) -> Path:
         """Render the inputs; gives the page."""
@@ -277,7 +272,7 @@ class _Run:
         """Write the page, and say what there is."""
         skipped = f"{counted(len(self.faults), 'file')} skipped"
         if not self.sections:
-            with suppress(OSError):  # what a run of before left stays
+            with suppress(OSError):  # files of an earlier run stay
                 self.folder.rmdir()
             if self.only:
                 fault = self.faults[0] if ";" in self.faults[0] else f"{self.faults[0]}; expected a picture of a face"

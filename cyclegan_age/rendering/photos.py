@@ -51,10 +51,10 @@ class AgedPhoto(PictureOutput):
         self._wanted = chosen(self._found, config.face)
         self._attributes = source.attributes if len(self._found) == 1 else FaceAttributes()
         self._places = [face.place(ager.frame) for face in self._wanted]
-        self._squares = ager.blender.squares(self._rgb, self._places)
-        self._changes = ager.blender.changes(
+        self._squares = ager.photo_faces.squares(self._rgb, self._places)
+        self._changes = ager.photo_faces.changes(
             self._squares,
-            ager.blender.heads(self._rgb, self._places),
+            ager.photo_faces.heads(self._rgb, self._places),
             ages,
             attributes=[self._attributes] * len(self._wanted),
             strengths=config.strengths,

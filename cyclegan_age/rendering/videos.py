@@ -13,7 +13,7 @@ from cyclegan_age.faces.alignment import Place
 from cyclegan_age.faces.blending import Change, Pixels, blend
 from cyclegan_age.faces.detection import Face, detector, turned_text
 from cyclegan_age.faces.frames import FRAMES
-from cyclegan_age.faces.heads import Head, Steady
+from cyclegan_age.faces.heads import HeadMask, Steady
 from cyclegan_age.faces.tracking import Track, chosen_tracks, follow
 from cyclegan_age.images import Picture
 from cyclegan_age.inference import Ager
@@ -108,26 +108,26 @@ def _here(ager: Ager, picture: Picture, number: int, tracks: Sequence[Track]) ->
     return [(k, place) for k, place in enumerate(places) if place is not None and place.touches(picture.shape)]
 
 
-def _heads(ager: Ager, source: Path, tracks: Sequence[Track]) -> Iterator[dict[int, Head]]:
+def _heads(ager: Ager, source: Path, tracks: Sequence[Track]) -> Iterator[dict[int, HeadMask]]:
     """The heads of each frame of a video, by the numbers of their tracks."""
     for number, picture in enumerate(video.frames(source)):
         here = _here(ager, picture, number, tracks)
-        heads = ager.blender.heads(picture, [place for _, place in here])
+        heads = ager.photo_faces.heads(picture, [place for _, place in here])
         yield {k: head for (k, _), head in zip(here, heads, strict=True) if head}
 
 
 def _aged_frame(
     ager: Ager,
     picture: Picture,
-    faces: Sequence[tuple[Place, float, Head | None]],
+    faces: Sequence[tuple[Place, float, HeadMask | None]],
     others: Sequence[Place],
     ages: Sequence[float],
     config: InferConfig,
 ) -> list[Pixels]:
     """A frame of a video at each age; of each face its place, how much of the change is done, and its head."""
     places = [place for place, _, _ in faces]
-    done = ager.blender.changes(
-        ager.blender.squares(picture, places),
+    done = ager.photo_faces.changes(
+        ager.photo_faces.squares(picture, places),
         [head for _, _, head in faces],
         ages,
         strengths=config.strengths,

@@ -37,11 +37,11 @@ def load_initial_weights(config: TrainConfig, trainer: Trainer) -> int:
             logger.info("--init %s: keeps its initial weights: %s", config.init, name)
             continue
         try:
-            missing, foreign = network.load_state_dict(given[name], strict=False)
+            missing, unexpected = network.load_state_dict(given[name], strict=False)
         except RuntimeError as e:
             cause = str(e).splitlines()[-1].strip(" \t.")
             raise UserError(f"--init {config.init}: {cause}; use the same settings, such as --ngf") from None
-        if foreign or len(missing) == len(network.state_dict()):
+        if unexpected or len(missing) == len(network.state_dict()):
             raise UserError(f"--init {config.init}: its {name} has another architecture; use its settings")
         if missing:
             logger.info("--init %s: starts from random weights: %s", config.init, ", ".join(missing))
@@ -65,7 +65,5 @@ def _interpolated(
 
 def _load(config: TrainConfig, flag: str) -> Weights:
     """The weights of a flag."""
-    try:
-        return load_weights(find_weights(getattr(config, flag), config.results_dir, config.model))
-    except UserError as e:
-        raise UserError(e.text.replace("--weights", f"--{flag}", 1)) from None
+    path = find_weights(getattr(config, flag), config.results_dir, config.model, flag=f"--{flag}")
+    return load_weights(path, flag=f"--{flag}")

@@ -57,7 +57,7 @@ def load(config: DemoConfig) -> dict[str, Ager]:
         ager = Ager.load(find_weights(one, config.results_dir))
         try:
             ager.age(demo_portrait(ager.frame), ager.code.anchors[0])
-            ager.blender.check()
+            ager.photo_faces.check()
         except UserError as e:
             raise UserError(f"--weights {one}: {e}") from None
         name = clean_name(weights_name(Path(one))) or "cyclegan"

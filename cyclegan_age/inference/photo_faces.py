@@ -1,4 +1,4 @@
-"""Faces of photographs: cut out for the generator, and what it changes blended back where they are."""
+"""Faces of photographs: their crops for the generator, and its changes of them, ready for blending."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,15 +11,17 @@ from cyclegan_age.faces.alignment import Place, crop
 from cyclegan_age.faces.blending import Change, Pixels
 from cyclegan_age.faces.files import as_rgb
 from cyclegan_age.faces.frames import FRAMES, Frame
-from cyclegan_age.faces.heads import MARGIN, SIZE, Head, with_strengths
+from cyclegan_age.faces.heads import MARGIN, SIZE, HeadMask, with_strengths
 from cyclegan_age.images import Picture, to_float
 from cyclegan_age.inference.engine import Engine
 from cyclegan_age.models import load_parser
 from cyclegan_age.networks.parsers import FaceParser
 
 
-class FaceBlender:
-    """Places of the generator's changes in a photograph, which is uint8 or uint16 (H, W, 1 or 3), upright.
+class PhotoFaces:
+    """Crops faces of a photograph and computes their masked changes, which `faces.blending.blend` applies.
+
+    A photograph is uint8 or uint16 (H, W, 1 or 3), upright.
 
     Args:
         engine: renders.
@@ -37,7 +39,7 @@ class FaceBlender:
             UserError: the face parser is missing, or see `changes`.
         """
         heads = self.heads(np.zeros((64, 64, 3), np.uint8), [Place(0j, 64 + 0j)])
-        self._taken(
+        self._masked(
             Change(np.zeros((1, 1, 3), np.float32), replaces=bool(self._engine.encoder.latent_size)),
             heads[0],
             strengths,
@@ -49,7 +51,7 @@ class FaceBlender:
         rgb = as_rgb(pixels)
         return np.array([crop(rgb, place, size) for place in places], np.uint8).reshape(-1, size, size, 3)
 
-    def heads(self, pixels: Pixels, places: Sequence[Place]) -> list[Head | None]:
+    def heads(self, pixels: Pixels, places: Sequence[Place]) -> list[HeadMask | None]:
         """The regions to blend the changes of N faces into; None for their ellipses.
 
         Raises:
@@ -58,24 +60,24 @@ class FaceBlender:
         if self._frame == FRAMES["utkface"]:
             return [None] * len(places)
         if self._frame != FRAMES["ffhq"]:
-            return [Head.ellipse(self._frame)] * len(places)
+            return [HeadMask.ellipse(self._frame)] * len(places)
         if self._parser is None:
             self._parser = load_parser("face_parser", TrainConfig()).to(self._engine.device)
             wide = self._parser.input_size * (1 + 2 * MARGIN)  # heads at their size in the parser's training
             self._parser.input_size = 16 * round(wide / 16)
-        heads: list[Head | None] = []
+        heads: list[HeadMask | None] = []
         rgb = as_rgb(pixels)
         for place in places:
             picture = crop(rgb, place.widened(MARGIN), SIZE)
             with torch.inference_mode():
                 probabilities = self._parser.probabilities(to_float(picture[None]).to(self._engine.device), SIZE)[0]
-            heads.append(Head.of(picture, probabilities.cpu().numpy()))
+            heads.append(HeadMask.of(picture, probabilities.cpu().numpy()))
         return heads
 
     def changes(
         self,
         squares: Picture,
-        heads: Sequence[Head | None],
+        heads: Sequence[HeadMask | None],
         ages: Sequence[float],
         *,
         attributes: Sequence[FaceAttributes] | None = None,
@@ -100,8 +102,8 @@ class FaceBlender:
         count, many = len(squares), np.concatenate([squares] * len(ages))
         years = [one for one in ages for _ in squares]
         found = self._engine.changes(many, years, batch_size, [*attributes] * len(ages) if attributes else None)
-        taken = [self._taken(change, heads[i % count], strengths) for i, change in enumerate(found)]
-        return [taken[i * count : (i + 1) * count] for i in range(len(ages))]
+        masked = [self._masked(change, heads[i % count], strengths) for i, change in enumerate(found)]
+        return [masked[i * count : (i + 1) * count] for i in range(len(ages))]
 
-    def _taken(self, change: Change, head: Head | None, strengths: Mapping[str, float] | None) -> Change:
-        return with_strengths(change, strengths or {}) if head is None else head.does(change, strengths or {})
+    def _masked(self, change: Change, head: HeadMask | None, strengths: Mapping[str, float] | None) -> Change:
+        return with_strengths(change, strengths or {}) if head is None else head.restrict(change, strengths or {})

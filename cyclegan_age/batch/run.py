@@ -219,7 +219,7 @@ def _start(address: str) -> Any:
             if not left:
                 what = f"RAY_ADDRESS {address}: not reached" if address else "Ray: did not start"
                 cause = (str(e).splitlines() or [type(e).__name__])[0]
-                remedy = "check it; if the cluster asks for a token, set RAY_AUTH_MODE=token" if address else "try again"
+                remedy = "check it; for a cluster with a token, set RAY_AUTH_MODE=token" if address else "try again"
                 raise UserError(f"{what} ({cause}); {remedy}") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()

@@ -62,6 +62,8 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 def smooth_flow(flow: Tensor) -> Tensor:
     """A flow (N, 2, h, w) averaged over 5x5 cells; beyond the edge it is 0."""
+    if torch.compiler.is_exporting():  # padded pools are wrong at two edges in onnxruntime up to 1.23
+        return F.conv2d(flow, flow.new_full((flow.shape[1], 1, 5, 5), 1 / 25), padding=2, groups=flow.shape[1])
     # Two separable passes: otherwise compiled code averages 25 cells for each of the many pixels. Padded separately: a
     # padding pool of PyTorch 2.11 has a wrong gradient on CUDA (github.com/pytorch/pytorch/issues/188344).
     rows = F.avg_pool2d(F.pad(flow, (2, 2, 0, 0)), (1, 5), stride=1)

@@ -205,16 +205,20 @@ def _check_same(folder: Path, settings_json: Mapping[str, Any]) -> None:
     there, here = _recipe(before, path), _recipe(settings_json)
     there["dataroot"], here["dataroot"] = before["train"].get("dataroot"), settings_json["train"]["dataroot"]
     changed = [flag for flag in sorted(here) if here[flag] != there.get(flag)]
-    for flag in changed:
-        old, new = there.get(flag), here[flag]
-        weight = flag.startswith("lambda_") and min(_numbers(old) + _numbers(new), default=0) > 0
-        if not weight and flag not in _TUNED:
-            raise UserError(
-                f"--{flag} {new}: the run {folder} was started with {old}; use the same value, "
-                f"or another --name with --init {folder.name}, which starts from its weights where they fit"
-            )
+    fixed = [flag for flag in changed if not _may_change(flag, there.get(flag), here[flag])]
+    if fixed:
+        given = ", ".join(f"--{flag} {here[flag]}" for flag in fixed)
+        before_them = ", ".join(str(there.get(flag)) for flag in fixed)
+        raise UserError(
+            f"{given}: the run {folder} was started with {before_them}; use the same, "
+            f"or another --name with --init {folder.name}, which starts from its weights where they fit"
+        )
     for flag in changed:
         logger.info("%s: resumes with --%s %s, previously %s", folder, flag, here[flag], there.get(flag))
+
+
+def _may_change(flag: str, old: Any, new: Any) -> bool:
+    return flag in _TUNED or (flag.startswith("lambda_") and min(_numbers(old) + _numbers(new), default=0) > 0)
 
 
 def _numbers(value: Any) -> list[float]:

@@ -272,6 +272,10 @@ def test_a_named_run_resumes_with_another_learning_rate(
         error = capsys.readouterr().err
         assert error.startswith(f"--{flag} {value}: the run {tmp_path / 'run'} was started with {before};")
         assert "another --name with --init run" in error
+    both = _flags(tiny_faces, tmp_path, 44, "--name", "run", *tuned, "--ngf", "8", "--batch_size", "8")
+    assert train_command.main(both) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"--batch_size 8, --ngf 8: the run {tmp_path / 'run'} was started with 4, 4;")
     # A weight of 0 may be of a network that is not there.
     assert train_command.main(_flags(tiny_faces, tmp_path, 44, "--name", "run", *tuned, "--lambda_age", "1")) == 2
     assert "--lambda_age 1.0" in capsys.readouterr().err

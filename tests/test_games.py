@@ -201,7 +201,7 @@ def test_a_model_of_pictures_has_no_samples(picture_ager: Ager) -> None:
 
 @pytest.mark.parametrize("words", [["morph", "a.png"], ["aging"], ["chess", "a.png"], ["kids", "a", "b", "c"]])
 def test_games_that_are_none_are_told(words: list[str], ager: Ager) -> None:
-    with pytest.raises(UserError, match="give aging A, morph A B or kids A B"):
+    with pytest.raises(UserError, match="must be aging A, morph A B or kids A B"):
         play(words, ager)
 
 

@@ -69,7 +69,11 @@ def test_bad_settings_end_with_one_line_and_status_2(
     monkeypatch.setattr(visdom_server, "build_assets", lambda: None)
     monkeypatch.setenv("VISDOM_ENV", str(tmp_path / "env"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        for port, cause in (("x", "not a port"), ("99999", "not a port"), (str(taken.getsockname()[1]), "must be a free port")):
+        for port, cause in (
+            ("x", "not a port"),
+            ("99999", "not a port"),
+            (str(taken.getsockname()[1]), "must be a free port"),
+        ):
             monkeypatch.setenv("VISDOM_PORT", port)
             caplog.clear()
             assert main() == 2

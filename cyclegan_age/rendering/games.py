@@ -223,8 +223,9 @@ def play(words: Sequence[str], ager: Ager, *, steps: int = 8, seed: int = 0, ali
     takes = {"aging": 1, "morph": 2, "kids": 2}
     game, files = words[0], [Path(word) for word in words[1:]]
     if takes.get(game) != len(files):
-        remedy = "give aging A, morph A B or kids A B, A and B being photographs"
-        raise UserError(f"--game {' '.join(words)}: not a game; {remedy}")
+        raise UserError(
+            f"--game {' '.join(words)}: must be aging A, morph A B or kids A B, where A and B are photographs"
+        )
     images, attributes = (
         [_face(game, file, aligned, ager.frame) for file in files],
         [attributes_by_name(file.name) for file in files],

@@ -28,6 +28,8 @@ _SCALE = "#scale"  # suffix of the name of an int8 tensor's scales
 # Terms once used in every k-th step, now on a k-th of the batch; old weights contain both.
 _SHARES = {"cycle_every": "cycle_share", "identity_every": "identity_share"}
 _PRIVATE = ("dataroot", "results_dir", "init", "init_average")  # settings not stored: names of folders are private
+# Settings of early versions that changed pictures only if they were set.
+_REMOVED = {"most_darkening"}
 # Settings of early versions without a successor.
 _DROPPED = {"keep_hue", "asked", "age_warmup"}
 
@@ -89,8 +91,11 @@ def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
             values[new] = 1 / values.pop(old)
     types = {one.name: get_args(one.type)[0] if get_origin(one.type) is Annotated else one.type for one in fields(kind)}
     for name in sorted(values.keys() - types.keys()):
+        if name in _REMOVED and not values[name]:
+            del values[name]
+            continue
         if name not in _DROPPED:
-            raise UserError(f"{source}: setting {name}: unknown to this version; update cyclegan-age")
+            raise UserError(f"{source}: setting {name}: unknown to this version; use the version that wrote it")
         logger.warning("%s: setting %s: has no effect in this version", source, name)
         del values[name]
     for name, value in values.items():

@@ -161,6 +161,15 @@ def test_settings_of_shipped_weights_are_all_known(path: Path, caplog: pytest.Lo
     assert caplog.messages == []
 
 
+def test_a_setting_that_is_gone_is_read_where_it_was_off() -> None:
+    plain = json.loads(json.dumps(settings(TrainConfig(), CycleGANConfig())))
+    plain["net"]["most_darkening"] = []
+    assert from_settings(plain)[1] == CycleGANConfig()
+    plain["net"]["most_darkening"] = [0.2]
+    with pytest.raises(UserError, match="setting most_darkening: unknown to this version; use the version that wrote"):
+        from_settings(plain)
+
+
 def test_no_setting_of_a_file_is_left_out_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     train, net = TrainConfig(results_dir=Path("r")), CycleGANConfig(lambda_cycle=3.0)
     plain = json.loads(json.dumps(settings(train, net)))

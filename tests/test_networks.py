@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cyclegan_age.config import CycleGANConfig, CycleGANPairConfig, UserError
+from cyclegan_age.config import CycleGANConfig, UserError
 from cyclegan_age.features import Taps
 from cyclegan_age.networks.blocks import UpConv
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import EfficientNetLite, FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCalibration, LiteAgeEstimator, ResnetAgeEstimator, expected_age
-from cyclegan_age.networks.generators import ResnetGenerator, generator_of
+from cyclegan_age.networks.generators import ResnetGenerator
 from cyclegan_age.networks.norms import InstanceNorm, LeakyReLU
 from cyclegan_age.networks.warping import smooth_flow, warp
 
@@ -245,7 +245,6 @@ def test_strength_multiplies_field_and_change() -> None:
         {"deform": 0.1},
         {"strength": 1.5},
         {"most_change": 0.5},
-        {"most_darkening": (0.2,)},
         {"inner_size": 16},
         {"detail": 4},
         {"symmetric": True},
@@ -255,37 +254,6 @@ def test_what_belongs_to_the_residual_form_is_refused_without_it(flags: dict[str
     (flag,) = flags
     with pytest.raises(UserError, match=f"--{flag}.*: must be used with --residual"):
         CycleGANConfig(residual=False, **flags)
-
-
-def test_no_pixel_is_darkened_by_more_than_the_limit_of_its_age() -> None:
-    torch.manual_seed(0)
-    free = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, symmetric=True)
-    held = ResnetGenerator(ages=2, ngf=4, blocks=1, residual=True, symmetric=True, most_darkening=(0.1, 0.3))
-    held.load_state_dict(free.state_dict())
-    x, age = torch.rand(3, 3, 16, 16) / 2 - 0.2, torch.tensor([[1.0, 0], [0, 1], [0.5, 0.5]])
-    with torch.no_grad():
-        change, kept = free.eval()(x, age) - x, held.eval()(x, age) - x
-    limits = torch.tensor([0.1, 0.3, 0.2])[:, None, None, None]
-    assert (change < -limits).flatten(1).any(dim=1).all()
-    torch.testing.assert_close(kept, torch.maximum(change, -limits))
-    held.train()(x, age).sum().backward()
-    free.train()(x, age).sum().backward()
-    torch.testing.assert_close(held.head.conv.weight.grad, free.head.conv.weight.grad)  # none is lost at the limit
-
-
-def test_limits_for_another_number_of_ages_are_refused() -> None:
-    for net, ages in (
-        (CycleGANConfig(residual=True, most_darkening=(0.1, 0.2)), 3),
-        (CycleGANPairConfig(residual=True, most_darkening=(0.1, 0.2)), 0),
-    ):
-        with pytest.raises(UserError, match="--most_darkening"):
-            generator_of(net, ages=ages, image_size=64)
-    with pytest.raises(UserError, match="--most_darkening"):
-        CycleGANConfig(most_darkening=(0.0,))
-    assert (
-        generator_of(CycleGANPairConfig(most_darkening=(0.1,)), ages=0, image_size=64)(torch.zeros(1, 3, 8, 8)).min()
-        >= -0.1
-    )
 
 
 def test_efficientnet_lite_is_that_of_the_tables() -> None:

@@ -52,7 +52,7 @@ PAIR: dict[str, Any] = {"ngf": 4, "blocks": 1, "ndf": 4, "pool_size": 0, "cycle_
 EVERYTHING: dict[str, Any] = {
     **PAIR,
     **{"deform": 0.05, "detail": 4, "inner_size": 16, "symmetric": True, "most_change": 0.5},
-    **{"most_darkening": (0.4, 0.5, 0.6), "sexes": True, "lambda_outside": 1.0, "lambda_embedding": 1.0},
+    **{"sexes": True, "lambda_outside": 1.0, "lambda_embedding": 1.0},
     **{"age_tolerance": 0.0, "estimators": ("a", "b"), "fooled_warmup": 0.5},
 }
 NOISE: dict[str, Any] = {"z": 8, "g_channels": (8, 8, 4), "d_channels": (4, 8, 8)}

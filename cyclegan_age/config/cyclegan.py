@@ -44,9 +44,6 @@ class GeneratorConfig:
     """Factor of the flow and the residual, for a trained generator that changes too little or too much."""
     most_change: Annotated[float, Option(RARE, at_least=0, needs=("residual",))] = 0.0
     """Soft limit of the residual of a pixel, where 2 is from black to white; 0 sets no limit."""
-    most_darkening: Annotated[tuple[float, ...], Option(RARE, above=0, needs=("residual",))] = ()
-    """Soft limit of the darkening of a pixel, on the same scale, against black strokes and eyes: one limit for all
-    ages, or one for each of --ages; none sets no limit."""
     symmetric: Annotated[bool, Option(RARE, needs=("residual",))] = False
     """Average the residual and flow over the picture and its mirror image: fewer artefacts, twice the cost."""
 

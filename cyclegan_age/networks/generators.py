@@ -5,8 +5,6 @@ encoder. Instance norm would remove the effect of a constant plane. So in the en
 only the activation follows the convolution. The decoder has no age input.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -112,8 +110,6 @@ class ResnetGenerator(WarpingGenerator):
       This halves artefacts that only one of them has. Feature maps are (2 N, ...), first those of the pictures.
     """
 
-    darkest: Tensor
-
     def __init__(
         self,
         *,
@@ -125,7 +121,6 @@ class ResnetGenerator(WarpingGenerator):
         chroma: float = 1.0,  # share of the residual's chroma that is kept, besides its luminance
         strength: float = 1.0,  # factor of flow and residual
         most_change: float = 0.0,  # soft limit of a pixel's residual, of a range of 2; 0 sets no limit
-        most_darkening: Sequence[float] = (),  # soft limits of darkening: for all ages, or for each entry
         inner_size: int = 0,  # side in pixels at which the residual form works; 0 is the picture's own
         detail: int = 0,  # channels of the full-resolution branch; 0 disables it
         symmetric: bool = False,  # average flow and residual over the picture and its mirror image
@@ -135,8 +130,7 @@ class ResnetGenerator(WarpingGenerator):
         super().__init__()
         self.ages, self.residual, self.deform = ages, residual, deform
         self.chroma, self.strength = chroma, strength
-        self.most_change, self.most_darkening = most_change, tuple(most_darkening)
-        self.register_buffer("darkest", torch.tensor(self.most_darkening), persistent=False)  # (1,) or (ages,)
+        self.most_change = most_change
         self.inner_size, self.detail, self.symmetric = inner_size, detail, symmetric
         wide = 4 * ngf
 
@@ -188,9 +182,6 @@ class ResnetGenerator(WarpingGenerator):
     def with_flow(self, x: Tensor, age: Tensor | None) -> tuple[Tensor, Tensor | None]:
         size, flow = x.shape[2:], None
         age = age if self.ages else None
-        darkest = self.darkest
-        if age is not None and len(self.most_darkening) > 1:
-            darkest = (age.float() * darkest).sum(dim=1)[:, None, None, None]
         small = resized(x, (self.inner_size, self.inner_size)) if self.inner_size else x
         if self.symmetric:
             small = both_ways(small)
@@ -218,9 +209,7 @@ class ResnetGenerator(WarpingGenerator):
         if self.most_change:
             change = self.most_change * torch.tanh(change / self.most_change)
         out = x + change
-        if self.most_darkening:
-            change = torch.maximum(change, -darkest)
-        clipped = (x + change).clamp(-1, 1)
+        clipped = out.clamp(-1, 1)
         # Straight-through gradient of the clipping, so that it does not vanish there.
         return (out + (clipped - out).detach() if self.training else clipped), flow
 
@@ -245,14 +234,10 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
     """The generator of a configuration, for a length of the age vector and a side in pixels.
 
     Raises:
-        UserError: limits for a different number of ages, or an inner size above the picture's.
+        UserError: an inner size above the picture's.
     """
     if net.inner_size > image_size:
         raise UserError(f"--inner_size {net.inner_size}: must be at most --image_size, {image_size}")
-    if len(net.most_darkening) not in (0, 1, ages):
-        raise UserError(
-            f"--most_darkening {net.most_darkening}: must be one number, or one for each of --ages ({ages})"
-        )
     return ResnetGenerator(
         ages=ages,
         ngf=net.ngf,
@@ -262,7 +247,6 @@ def generator_of(net: GeneratorConfig, *, ages: int, image_size: int) -> ResnetG
         chroma=net.chroma,
         strength=net.strength,
         most_change=net.most_change,
-        most_darkening=net.most_darkening,
         inner_size=net.inner_size,
         detail=net.detail,
         symmetric=net.symmetric,

@@ -255,6 +255,17 @@ def test_weights_that_take_no_pictures_are_refused(tmp_path: Path, monkeypatch: 
         export(ExportConfig(weights=str(path), output=tmp_path / "a.onnx"))
 
 
+def test_a_graph_has_no_padding_that_onnxruntime_fuses_into_a_pool(heads_onnx: bytes) -> None:
+    """Versions up to 1.23 then average the last rows and columns wrongly."""
+    import onnx
+
+    nodes = onnx.load_model_from_string(heads_onnx).graph.node
+    assert "GridSample" in {node.op_type for node in nodes}  # it warps
+    pools = [node for node in nodes if node.op_type == "AveragePool"]
+    assert "Pad" not in {node.op_type for node in nodes}
+    assert not any(any(a.ints) for node in pools for a in node.attribute if a.name == "pads")
+
+
 def test_missing_packages_and_wrong_names_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from safetensors import safe_open
 
 from benchmarks.systems_training import Say, Trained, parts_of
 from cyclegan_age.config import EvaluateConfig, UserError
@@ -131,9 +130,10 @@ def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
 
 def parameters(weights: Path) -> int:
     """Number of learnt parameters in a file of weights, without batch norm's statistics."""
-    with safe_open(weights, framework="np") as f:
-        names = [k for k in f.keys() if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))]  # noqa: SIM118
-        return sum(math.prod(f.get_slice(k).get_shape()) for k in names)
+    from cyclegan_age.weight_files import load_weights
+
+    tensors = load_weights(weights).tensors.items()
+    return sum(t.numel() for k, t in tensors if not k.endswith(("running_mean", "running_var", "num_batches_tracked")))
 
 
 def resized(picture: "Picture", side: int) -> "Picture":

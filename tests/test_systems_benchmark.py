@@ -32,7 +32,7 @@ from cyclegan_age.evaluation.evaluators import Evaluator
 from cyclegan_age.images import Picture
 from cyclegan_age.models import SYSTEMS as MODELS
 from cyclegan_age.runs import save_checkpoint
-from cyclegan_age.weight_files import save_weights
+from cyclegan_age.weight_files import repacked, save_weights
 from options.bench import SystemsBenchConfig, parse_systems_bench
 from options.train import parse_train
 
@@ -233,6 +233,9 @@ def test_parameters_are_what_was_learnt(tmp_path: Path) -> None:
     tensors = {"g.weight": torch.zeros(3, 4), "g.norm.running_mean": torch.zeros(9)}
     save_weights(tmp_path / "w.safetensors", TrainConfig(model="gan"), GANConfig(), 0, tensors)
     assert comparison.parameters(tmp_path / "w.safetensors") == 12
+    save_weights(tmp_path / "w.safetensors", TrainConfig(model="gan"), GANConfig(), 0, {"g.weight": torch.ones(8, 600)})
+    (tmp_path / "int8.safetensors").write_bytes(repacked(tmp_path / "w.safetensors", "int8"))
+    assert comparison.parameters(tmp_path / "int8.safetensors") == 4800
 
 
 @pytest.mark.parametrize(

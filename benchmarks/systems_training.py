@@ -88,7 +88,7 @@ def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
     train, net = parse_train(flags)
     if isinstance(net, EncodedConfig):
         flags += ["--embedder", config.embedder]
-    if not isinstance(net, EncodedConfig):
+    if not isinstance(net, EncodedConfig) or net.joint:
         return [Part(name, flags, train.batch_size, config.minutes)]
     generator, share = f"{name}-generator", net.gan_share
     return [

@@ -329,6 +329,7 @@ def test_gan_losses_by_hand(kind: str) -> None:
         lambda flags: GAN(config=SMALL, net=GANConfig(**flags)),
         lambda flags: CGAN(config=SMALL, net=CGANConfig(**flags)),
         lambda flags: EncoderCDCGAN(config=SMALL, net=EncoderCDCGANConfig(**flags)),
+        lambda flags: EncoderCDCGAN(config=SMALL, net=EncoderCDCGANConfig(**flags, joint=True)),
     ],
 )
 def test_the_error_on_faces_held_out_is_that_of_the_loss(build: Callable[[dict[str, Any]], Model]) -> None:
@@ -548,6 +549,33 @@ def test_an_encoder_is_held_to_real_faces_too() -> None:
     same = identity_distance(embedder(torch.zeros(4, 3, 32, 32)), embedder(given.x_source)).item()
     assert terms.keys() == {"latent", "pixel", "identity"}
     assert terms["pixel"] == pytest.approx(2 * 0.5) and terms["identity"] == pytest.approx(3 * same, rel=1e-4)
+
+
+def test_generator_and_encoder_learn_together() -> None:
+    torch.manual_seed(0)
+    net = EncoderCDCGANConfig(**NOISE, e_channels=(4, 8), joint=True, lambda_pixel=2.0, lambda_identity=3.0)
+    model = EncoderCDCGAN(config=SMALL, net=net, embedder=build_embedder(EMBEDDER))
+    seen: list[tuple[Tensor, Tensor]] = []
+    model.discriminator.register_forward_hook(lambda m, i, out: seen.append(i))
+    given = batch()
+    z = model.encoder(given.x_source).detach()
+    own, other = model.code.encode(given.age_source), model.code.encode(given.age_target)
+    with torch.no_grad():
+        pixel = 2 * (model.generator(z, own) - given.x_source).abs().mean()
+    moved: dict[str, set[str]] = {}
+    for phase, terms in model.losses(given, torch.tensor(0.9), model.paused(0.9)):
+        if phase == "generator":
+            assert terms.keys() == {"g_adversarial", "latent", "pixel", "identity"}
+            assert terms["pixel"].item() == pytest.approx(pixel.item(), rel=0.1)  # batch norm sees more faces
+        torch.stack(list(terms.values())).sum().backward()
+        moved[phase] = {n for n, net in model.networks.items() if any(p.grad is not None for p in net.parameters())}
+        for network in model.networks.values():
+            network.zero_grad(set_to_none=True)
+    assert moved == {"generator": {"generator", "encoder"}, "discriminator": {"discriminator"}}
+    fake, real = torch.cat([other, other[:2]]), own  # four faces at another age, and two from noise
+    assert all(torch.equal(label, asked) for (_, label), asked in zip(seen, (fake, real, fake), strict=True))
+    assert model.phases["generator"] == ["generator", "encoder"] and model.columns == ("rebuilt", "ages")
+    assert model.reset(0.0, 0.9) == [] and model.paused(0.0) == frozenset()
 
 
 def test_a_face_at_another_age_is_judged_too() -> None:

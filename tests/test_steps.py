@@ -137,8 +137,8 @@ def stronger(case: str) -> tuple[Model, Batch]:
         return GAN(config=TRAIN, net=GANConfig(**NOISE, **STRONGER, lambda_r1=0.3)), faces()
     if case == "cgan":
         return CGAN(config=TRAIN, net=CGANConfig(**NOISE, **STRONGER)), faces()
-    if case == "encoder_cdcgan":
-        coder = EncoderCDCGANConfig(**STAGES, **STRONGER, **REBUILT, lambda_pixel=2.0)
+    if case.startswith("encoder_cdcgan"):
+        coder = EncoderCDCGANConfig(**STAGES, **STRONGER, **REBUILT, lambda_pixel=2.0, joint=case.endswith("joint"))
         return averaged(EncoderCDCGAN(config=TRAIN, net=coder, embedder=embedder()))
     sizes: dict[str, Any] = {"encoder": (4, 8, 8), "decoder": (8, 8, 4), "critic": (4, 8, 8)}
     net = CAAEConfig(**sizes, **STRONGER, **REBUILT, z=8, sexes=True, other_ages=True)
@@ -178,6 +178,7 @@ CASES: dict[str, tuple[Callable[[], tuple[Model, Batch]], float]] = {
     "gan, stronger": (lambda: stronger("gan"), 0.2),
     "cgan, stronger": (lambda: stronger("cgan"), 0.2),
     "encoder_cdcgan, stronger": (lambda: stronger("encoder_cdcgan"), 0.6),
+    "encoder_cdcgan, joint": (lambda: stronger("encoder_cdcgan, joint"), 0.6),
     "caae, stronger": (lambda: stronger("caae"), 0.2),
 }
 
@@ -385,6 +386,10 @@ PINNED: dict[str, dict[str, tuple[float, float]]] = {
     },
     "encoder_cdcgan, stronger": {
         "encoder": (3.96039, 8.53141),
+    },
+    "encoder_cdcgan, joint": {
+        "generator": (4.5787, 20.5775),
+        "discriminator": (1.8705, 6.6623),
     },
     "caae, stronger": {
         "autoencoder": (49.3901, 64.1814),

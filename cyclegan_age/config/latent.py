@@ -96,6 +96,9 @@ class EncoderFields:
     """Channels of the encoder's convolutions, each of which halves the side."""
     gan_share: Annotated[float, Option(OPTIMISATION, at_least=0, below=1)] = 0.7
     """Share of the training before the encoder is trained; 0 with --init keeps the initial generator."""
+    joint: Annotated[bool, Option(OPTIMISATION)] = False
+    """Train generator and encoder together, without stages; the discriminators also see faces of the encoder's vectors
+    at other ages."""
     lambda_pixel: Annotated[float, Option(LOSS, at_least=0)] = 0.0
     """Encoder: weight of the mean absolute difference between a real face and its reconstruction."""
     lambda_perceptual: Annotated[float, Option(LOSS, at_least=0)] = 0.0

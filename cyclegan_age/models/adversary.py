@@ -226,6 +226,53 @@ def sample_latents(net: NoiseConfig, count: int, random: torch.Generator) -> Ten
     return torch.rand(count, net.z, generator=random) * 2 - 1
 
 
+class AdversarialGame:
+    """Adversarial terms of generated pictures (N, 3, S, S) with labels (N, K), or without labels."""
+
+    def __init__(
+        self, discriminator: nn.Module, net: NoiseConfig, feature_discriminator: FeatureDiscriminator | None
+    ) -> None:
+        self.discriminator, self.net, self.feature_discriminator = discriminator, net, feature_discriminator
+
+    def generator_terms(self, x_fake: Tensor, label_fake: Tensor | None) -> dict[str, Tensor]:
+        """Of the generator; its pictures carry gradients."""
+        net = self.net
+        self.discriminator.requires_grad_(False)
+        x_seen = discriminator_input(net, x_fake)
+        saturating = net.generator_loss == "saturating"
+        terms = {"g_adversarial": bce_generator_loss(self.discriminator(x_seen, label_fake), saturating=saturating)}
+        if self.feature_discriminator:
+            terms["g_features"] = net.lambda_features * self.feature_discriminator.generator_loss(x_seen, label_fake)
+        return terms
+
+    def discriminator_terms(
+        self,
+        x_real: Tensor,
+        x_fake: Tensor,
+        label_real: Tensor | None,
+        label_fake: Tensor | None,
+        label_wrong: Tensor | None,  # wrong labels of the real pictures, see `wrong_ages`
+    ) -> dict[str, Tensor]:
+        """Of the discriminators; the loss is the mean over real and generated pictures."""
+        net, discriminator = self.net, self.discriminator
+        discriminator.requires_grad_(True)
+        x_real, x_fake = discriminator_input(net, x_real), discriminator_input(net, x_fake.detach())
+        real = discriminator(x_real, label_real)
+        fake = discriminator(x_fake, label_fake)
+        terms = {"d_real": 0.5 * bce_gan(real, 1 - net.label_smoothing), "d_fake": 0.5 * bce_gan(fake, 0)}
+        if net.lambda_r1:
+            part = max(1, len(x_real) // R1_PART)
+            x_part = x_real[:part].detach().requires_grad_()
+            # Not compiled: compiled networks have no second derivative.
+            logits = discriminator.forward(x_part, None if label_real is None else label_real[:part])
+            terms["r1"] = net.lambda_r1 * r1(logits, x_part)
+        if self.feature_discriminator:
+            terms |= self.feature_discriminator.discriminator_losses(
+                x_real, x_fake, label_real, label_fake, label_wrong
+            )
+        return terms
+
+
 def adversarial_step(
     generator: nn.Module,
     discriminator: nn.Module,
@@ -239,32 +286,13 @@ def adversarial_step(
     paused: bool = False,  # the discriminator is not trained
 ) -> Losses:
     """The generator's phase, then the discriminator's, whose loss is the mean over real and generated pictures."""
-    discriminator.requires_grad_(False)
+    game = AdversarialGame(discriminator, net, feature_discriminator)
     x_fake = generator(latents_like(net, x_real), label_fake)
-    x_seen = discriminator_input(net, x_fake)
-    saturating = net.generator_loss == "saturating"
-    terms = {"g_adversarial": bce_generator_loss(discriminator(x_seen, label_fake), saturating=saturating)}
-    if feature_discriminator:
-        terms["g_features"] = net.lambda_features * feature_discriminator.generator_loss(x_seen, label_fake)
-    yield "generator", terms
-
-    discriminator.requires_grad_(True)
+    yield "generator", game.generator_terms(x_fake, label_fake)
     if paused:
         yield "discriminator", {}
-        return
-    x_real, x_fake = discriminator_input(net, x_real), discriminator_input(net, x_fake.detach())
-    real = discriminator(x_real, label_real)
-    fake = discriminator(x_fake, label_fake)
-    terms = {"d_real": 0.5 * bce_gan(real, 1 - net.label_smoothing), "d_fake": 0.5 * bce_gan(fake, 0)}
-    if net.lambda_r1:
-        part = max(1, len(x_real) // R1_PART)
-        x_part = x_real[:part].detach().requires_grad_()
-        # Not compiled: compiled networks have no second derivative.
-        logits = discriminator.forward(x_part, None if label_real is None else label_real[:part])
-        terms["r1"] = net.lambda_r1 * r1(logits, x_part)
-    if feature_discriminator:
-        terms |= feature_discriminator.discriminator_losses(x_real, x_fake, label_real, label_fake, label_wrong)
-    yield "discriminator", terms
+    else:
+        yield "discriminator", game.discriminator_terms(x_real, x_fake, label_real, label_fake, label_wrong)
 
 
 def held_out_loss(

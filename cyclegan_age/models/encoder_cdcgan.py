@@ -24,6 +24,7 @@ from cyclegan_age.config import EncodedConfig, EncoderCDCGANConfig, TrainConfig,
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.adversary import (
+    AdversarialGame,
     SimilarityLosses,
     adversarial_step,
     build_feature_discriminator,
@@ -110,6 +111,8 @@ class EncoderCDCGAN(Model):
         self.encoder = build_encoder(config, net)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}
         self.phases = {name: [name] for name in self.networks}
+        if net.joint:
+            self.phases = {"generator": ["generator", "encoder"], "discriminator": ["discriminator"]}
         self.feature_discriminator = build_feature_discriminator(config, net, n_heads=ages)
         self.similarity = SimilarityLosses(net, self.feature_discriminator, embedder)
         self.frozen = self.similarity.frozen
@@ -122,6 +125,10 @@ class EncoderCDCGAN(Model):
         self.encoding = False  # whether the last step was of the encoder's stage
 
     def paused(self, progress: float) -> frozenset[str]:
+        if self.net.joint:
+            self.columns = ("rebuilt", "ages")
+            paused = discriminators_paused(self.config, self.net, progress)
+            return frozenset({"discriminator"} if paused else ())
         self.encoding = progress >= self.net.gan_share
         self.columns = ("rebuilt", "ages") if self.encoding else ("generated ages",)
         if self.encoding:
@@ -130,13 +137,16 @@ class EncoderCDCGAN(Model):
         return frozenset({"encoder", "discriminator"} if paused else {"encoder"})
 
     def reset(self, before: float, progress: float) -> Sequence[str]:
-        if progress >= self.net.gan_share:
+        if progress >= self.net.gan_share and not self.net.joint:
             return []
         reset = reset_discriminators(self.config, self.net, [self.discriminator], before, progress)
         return ["discriminator"] if reset else []
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net = self.net
+        if net.joint:
+            yield from self._joint_losses(batch, paused="discriminator" in paused)
+            return
         age_other = self.code.encode(batch.age_target)
         if "encoder" in paused:
             yield from adversarial_step(
@@ -168,6 +178,24 @@ class EncoderCDCGAN(Model):
             terms["pixel"] = net.lambda_pixel * F.l1_loss(x_same, x)
         terms |= self.similarity.terms(x, x_same, x_same)
         yield "encoder", terms
+
+    def _joint_losses(self, batch: Batch, *, paused: bool) -> Losses:
+        """Losses of generator and encoder together; a third of the generated faces come from noise."""
+        net, x = self.net, batch.x_source
+        age_own, age_other = self.code.encode(batch.age_source), self.code.encode(batch.age_target)
+        game = AdversarialGame(self.discriminator, net, self.feature_discriminator)
+        z, z_noise = self.encoder(x), latents_like(net, x[: max(1, len(x) // 2)])
+        age_fake = torch.cat([age_other, age_other[: len(z_noise)]])
+        x_made = self.generator(torch.cat([z, z, z_noise]), torch.cat([age_own, age_fake]))
+        x_same, x_fake = x_made[: len(x)], x_made[len(x) :]
+        terms = game.generator_terms(x_fake, age_fake)
+        terms["latent"] = F.mse_loss(self.encoder(x_fake[len(x) :]), z_noise)
+        if net.lambda_pixel:
+            terms["pixel"] = net.lambda_pixel * F.l1_loss(x_same, x)
+        terms |= self.similarity.terms(x, x_same, x_made[: 2 * len(x)])
+        yield "generator", terms
+        wrong = wrong_ages(self.code, batch.age_source)
+        yield "discriminator", {} if paused else game.discriminator_terms(x, x_fake, age_own, age_fake, wrong)
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
         encoder = networks["encoder"]

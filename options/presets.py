@@ -153,7 +153,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "lr_constant": 0.6,
                 "clip": 5.0,
             },
-            {},
+            {"most_chroma": 0.06},
         ),
     },
     "age_estimator": {

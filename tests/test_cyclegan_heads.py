@@ -86,6 +86,26 @@ def test_the_gradient_goes_past_the_clipping() -> None:
     assert gradient is not None and gradient.abs().min() > 0
 
 
+def test_a_pixel_gains_no_more_chroma_than_allowed_but_fades_freely() -> None:
+    generator = AdaINGenerator(ages=2, ngf=4, blocks=2, deform=0, detail=0, most_chroma=0.1).eval()
+    torch.nn.init.constant_(generator.head.bias[3], 9.0)  # the mask is 1
+    grey = torch.full((1, 3, 32, 32), -0.2)
+    red = torch.tensor([0.4, 0.0, -0.1])[None, :, None, None].expand(1, 3, 32, 32)
+
+    def changed(x: Tensor, by: list[float]) -> Tensor:
+        with torch.no_grad():
+            generator.head.bias[:3] = torch.tensor(by).div(2).atanh()
+            return generator(x, torch.eye(2)[:1])[0, :, 16, 16]
+
+    redder = changed(grey, [0.6, -0.3, -0.3])
+    assert redder.mean().item() == pytest.approx(-0.2, abs=1e-3)  # brightness stays
+    assert (redder + 0.2).norm().item() == pytest.approx(0.1, abs=1e-3)
+    assert changed(grey, [0.02, -0.01, -0.01])[0].item() == pytest.approx(-0.18, abs=1e-3)  # below the limit: as asked
+    torch.testing.assert_close(changed(red, [-0.3, 0.1, 0.2]), torch.tensor([0.1, 0.1, 0.1]), rtol=0, atol=2e-3)
+    green = changed(red, [-1.1, 1.1, 0.0])  # beyond grey, to another hue
+    assert (green - green.mean()).norm() < 0.11
+
+
 def test_regions_cut_the_head_out() -> None:
     probabilities = torch.zeros(1, 5, 16, 16)
     probabilities[:, 0] = 1

@@ -41,7 +41,14 @@ _IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
 
 def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGenerator:
     """The generator that a configuration describes."""
-    return AdaINGenerator(ages=len(config.ages), ngf=net.ngf, blocks=net.blocks, deform=net.deform, detail=net.detail)
+    return AdaINGenerator(
+        ages=len(config.ages),
+        ngf=net.ngf,
+        blocks=net.blocks,
+        deform=net.deform,
+        detail=net.detail,
+        most_chroma=net.most_chroma,
+    )
 
 
 def renderer(weights: Weights) -> Renderer:

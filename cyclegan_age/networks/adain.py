@@ -88,7 +88,8 @@ class AdaINGenerator(WarpingGenerator):
     (residual blocks at a quarter of the resolution), `down3`, `blocks.0` .. (at an eighth), `up3`, `bend` (the flow),
     `up2`, `up1`, `head` (7x7). With `detail` all these work at half resolution, and the children `fine_stem`,
     `fine_up`, `fine` and `fine_head` refine the residual at full resolution (a local enhancer as in Wang et al., CVPR
-    2018). The last layers are initialised to zero: the first output is the input itself.
+    2018). The last layers are initialised to zero: the first output is the input itself. `most_chroma` limits how far
+    a pixel's colour can move away from grey and from its hue; fading towards grey is free, as hair does.
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class AdaINGenerator(WarpingGenerator):
         blocks: int = 6,  # residual blocks of the bottleneck; half as many at twice its resolution
         deform: float = 0.06,  # largest displacement of the flow, as a share of the side; 0 disables warping
         detail: int = 24,  # channels of the full-resolution branch; 0 disables it
+        most_chroma: float = 0.0,  # soft limit of the chroma that a pixel gains, of a range of 2; 0 sets no limit
     ) -> None:
         super().__init__()
-        self.deform, self.detail = deform, detail
+        self.deform, self.detail, self.most_chroma = deform, detail, most_chroma
         a, b, c = 2 * ngf, 4 * ngf, 6 * ngf
         first, second = nn.Linear(ages, _EMBEDDING), nn.Linear(_EMBEDDING, _EMBEDDING)
         nn.init.normal_(first.weight, 0.0, 1.0)
@@ -154,6 +156,8 @@ class AdaINGenerator(WarpingGenerator):
             h = self.fine_norm(self.fine(h), e, slope=0.0)
             residual = F.interpolate(residual, scale_factor=2.0, mode="bilinear") + _residual(self.fine_head(h))
         out = warped + residual
+        if self.most_chroma:
+            out = _limit_chroma(out, warped, self.most_chroma)
         clipped = out.clamp(-1, 1)
         # Straight-through gradient of the clipping, so that it does not vanish there.
         return (out + (clipped - out).detach() if self.training else clipped), flow
@@ -167,6 +171,27 @@ class AdaINGenerator(WarpingGenerator):
 def _start_at_zero(layer: nn.Module) -> None:
     for weight in layer.parameters():
         nn.init.zeros_(weight)
+
+
+def _limit_chroma(x: Tensor, before: Tensor, most: float) -> Tensor:
+    """Pictures x (N, 3, H, W) with no more than `most` of chroma beyond that of `before`, and the same mean of RGB.
+
+    Chroma is the difference of a colour to the mean of its channels. Its change is split into the part that takes the
+    old chroma back, up to grey, and the rest, whose length is limited by tanh.
+    """
+    chroma = before - before.mean(dim=1, keepdim=True)
+    change = x - x.mean(dim=1, keepdim=True) - chroma
+    length = _length(chroma)
+    along = (change * chroma).sum(dim=1, keepdim=True) / length
+    faded = chroma / length * torch.maximum(along.clamp(max=0), -length)
+    rest = change - faded
+    of_rest = _length(rest)
+    return x - change + faded + rest * (most * torch.tanh(of_rest / most) / of_rest)
+
+
+def _length(x: Tensor) -> Tensor:
+    """Norm over the channels (N, 1, H, W); never 0, where it would have no gradient."""
+    return (x.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
 
 
 def _residual(h: Tensor) -> Tensor:

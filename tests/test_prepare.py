@@ -138,7 +138,7 @@ def test_other_settings_need_another_folder(fgnet: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        ([], "SET: required; expected one of utkface"),
+        ([], "SET: required; expected one of utkface, agfw, .*pattern, or audit, label or shards"),
         (["fgnt", "--source", "a", "--output", "b"], "SET fgnt: must be one of utkface"),
         (["fgnet", "--output", "b"], "--source: required; expected"),
         (["fgnet", "--source", "a"], "--output: required; expected"),

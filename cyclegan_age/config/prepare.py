@@ -19,7 +19,12 @@ class PrepareConfig:
     """Configuration of `prepare.py`."""
 
     set: Annotated[
-        str, Option(positional=True, required=f"one of {', '.join(PREPARE_SETS)}", choices=("", *PREPARE_SETS))
+        str,
+        Option(
+            positional=True,
+            required=f"one of {', '.join(PREPARE_SETS)}, or audit, label or shards",
+            choices=("", *PREPARE_SETS),
+        ),
     ] = ""
     """The public set, as the first word: utkface, agfw, cacd, morph2, fgnet, adience, imdb_wiki, agedb, fairface,
     ffhq_aging, all_age_faces, appa_real, lats; csv and pattern for others."""

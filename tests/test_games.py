@@ -164,16 +164,16 @@ def test_a_face_made_anew_takes_the_place_of_the_old_one_in_a_photograph(ager: A
     assert half[y, x, 0] == pytest.approx((int(photo[y, x, 0]) + 200) / 2, abs=1)
 
 
-def test_kids_are_random_blends_of_each_number_young_and_of_either_sex(ager: Ager) -> None:
+def test_kids_have_each_number_of_one_parent_are_young_and_of_either_sex(ager: Ager) -> None:
     attributes = (FaceAttributes(20.0, 0.0), FaceAttributes(30.0, 1.0))
     made = kids(ager, face(0, 0, 0), face(255, 255, 255), 200, 0, attributes)
     latents, ages = calls(ager)
     assert len(made.pictures) == len(latents) == 200
     assert torch.equal(ages, torch.eye(3)[:1].expand(200, -1))
     share = (latents[:, :3] + 1) / 2  # of the second parent
-    assert float(share.min()) >= 0 and float(share.max()) <= 1
-    assert float(share.mean()) == pytest.approx(0.5, abs=0.05) and float(share.std()) == pytest.approx(0.29, abs=0.03)
-    assert abs(float(torch.corrcoef(share.T)[0, 1])) < 0.2  # each number by itself
+    assert set(share.flatten().tolist()) == {0.0, 1.0}
+    assert float(share.mean()) == pytest.approx(0.5, abs=0.05)
+    assert abs(float(torch.corrcoef(share.T)[0, 1])) < 0.25  # each number by itself, but for the child's share
     assert set(map(tuple, latents[:, 3:].tolist())) == {(1.0, 0.0), (0.0, 1.0)}
     again, other = (kids(ager, face(0, 0, 0), face(255, 255, 255), 5, seed, attributes).sheet for seed in (0, 1))
     assert not np.array_equal(again, other)

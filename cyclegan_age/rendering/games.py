@@ -142,14 +142,16 @@ def kids(
     seed: int = 0,
     attributes: tuple[FaceAttributes | None, FaceAttributes | None] = (None, None),
 ) -> Made:
-    """Children of two faces: each number of a latent vector a random blend of theirs, the youngest group, a random sex.
+    """Children of two faces: each number of a latent vector is one parent's, the youngest group, a random sex.
+
+    Each child has a random share of its numbers, a quarter to three quarters, from the first face.
 
     Args:
         ager: one with latent vectors.
         first: an aligned face crop.
         second: another.
         count: how many.
-        seed: seed of blends and sexes.
+        seed: seed of shares, numbers and sexes.
         attributes: the parents' own ages and sexes.
 
     Raises:
@@ -159,9 +161,9 @@ def kids(
         raise UserError("--game kids: needs weights of a caae, age_cgan or encoder_cdcgan")
     latents, _, notes = _pair(ager, (first, second), attributes)
     random = torch.Generator().manual_seed(seed)
-    blend = torch.rand(count, ager.encoder.latent_size, generator=random).to(latents.device)
-    mother, father = latents[:, : ager.encoder.latent_size]
-    children = blend * mother + (1 - blend) * father
+    share = 0.25 + 0.5 * torch.rand(count, 1, generator=random)
+    from_first = (torch.rand(count, ager.encoder.latent_size, generator=random) < share).to(latents.device)
+    children = torch.where(from_first, *latents[:, : ager.encoder.latent_size])
     if latents.shape[1] > ager.encoder.latent_size:  # columns of male and female
         sex = torch.randint(2, (count,), generator=random)
         children = torch.cat([children, torch.eye(2)[sex].to(latents.device)], dim=1)

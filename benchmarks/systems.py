@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.systems_comparison import compare
-from benchmarks.systems_training import SYSTEMS, Trained, check, parts_of, train_part
+from benchmarks.systems_training import SYSTEMS, check, run_of, train_system
 from options.bench import SystemsBenchConfig, parse_systems_bench
 from options.command import command
 
@@ -35,14 +35,11 @@ def main(config: SystemsBenchConfig) -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr)
 
-    todo = {system: parts_of(system, config) for system in config.systems or SYSTEMS}
-    for parts in todo.values():
-        check(parts[0].flags)
+    todo = {system: run_of(system, config) for system in config.systems or SYSTEMS}
+    for run in todo.values():
+        check(run.flags)
     with held(config.results_dir) as lock:
-        training = {
-            system: sum((train_part(part, config.results_dir, say, lock) for part in parts), Trained())
-            for system, parts in todo.items()
-        }
+        training = {system: train_system(run, config.results_dir, say, lock) for system, run in todo.items()}
         print(compare(config, training, say))
 
 

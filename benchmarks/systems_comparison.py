@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from benchmarks.systems_training import Say, Trained, parts_of
+from benchmarks.systems_training import Say, Trained, run_of
 from cyclegan_age.config import EvaluateConfig, UserError
 from options.bench import SystemsBenchConfig
 
@@ -211,7 +211,7 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
     from cyclegan_age.inference import Ager
     from cyclegan_age.rendering.pictures import save_jpg, save_text
 
-    weights = {s: config.results_dir / parts_of(s, config)[-1].name / "weights.safetensors" for s in training}
+    weights = {s: config.results_dir / run_of(s, config).name / "weights.safetensors" for s in training}
     aging = {system: path for system, path in weights.items() if not from_noise(Ager.load(path))}
     plan = EvaluateConfig(
         dataroot=config.test,

@@ -49,10 +49,10 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One run of train.py: all of a system's training, or one of its stages."""
+class Run:
+    """The run of train.py that trains a system."""
 
-    name: str  # of the run
+    name: str
     flags: list[str]
     batch_size: int
     minutes: float
@@ -65,17 +65,14 @@ class Trained:
     seconds: float = 0.0
     images: int = 0
 
-    def __add__(self, other: "Trained") -> "Trained":
-        return Trained(self.seconds + other.seconds, self.images + other.images)
-
     @property
     def speed(self) -> float:
         """Images per second."""
         return self.images / self.seconds if self.seconds else 0.0
 
 
-def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
-    """The runs of a system, in order; two where an encoder is trained for a finished generator.
+def run_of(system: str, config: SystemsBenchConfig) -> Run:
+    """The run of a system.
 
     Raises:
         UserError: no such system.
@@ -88,13 +85,7 @@ def parts_of(system: str, config: SystemsBenchConfig) -> list[Part]:
     train, net = parse_train(flags)
     if isinstance(net, EncodedConfig):
         flags += ["--embedder", config.embedder]
-    if not isinstance(net, EncodedConfig) or net.joint:
-        return [Part(name, flags, train.batch_size, config.minutes)]
-    generator, share = f"{name}-generator", net.gan_share
-    return [
-        Part(generator, flags, train.batch_size, share * config.minutes),
-        Part(name, [*flags, "--init", generator, "--gan_share", "0"], train.batch_size, (1 - share) * config.minutes),
-    ]
+    return Run(name, flags, train.batch_size, config.minutes)
 
 
 def check(flags: Sequence[str]) -> None:
@@ -144,8 +135,8 @@ def finished(run: Path) -> Trained:
     return Trained(60 * record["minutes"], record["images"])
 
 
-def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
-    """Train a part until its minutes are used up; resumes an earlier run, and skips a finished one.
+def train_system(of: Run, results_dir: Path, say: Say, lock: int) -> Trained:
+    """Train until its minutes are used up; resumes an earlier run, and skips a finished one.
 
     Raises:
         UserError: train.py fails.
@@ -154,16 +145,16 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
     from cyclegan_age.files import write_atomically
     from cyclegan_age.runs import trim_metrics
 
-    run = results_dir / part.name
-    metrics, goal = run / "metrics.jsonl", part.minutes * 60
+    run = results_dir / of.name
+    metrics, goal = run / "metrics.jsonl", of.minutes * 60
     if (before := finished(run)).seconds >= 0.99 * goal:
         return before
     trim_metrics(metrics, saved_step(run))  # drops steps after the last checkpoint
-    done = trained(read_metrics(metrics), part.batch_size)
+    done = trained(read_metrics(metrics), of.batch_size)
     if done.seconds < 0.99 * goal:
-        say(f"{part.name}: {done.seconds / 60:.1f} of {part.minutes:.1f} minutes")
-        command = [sys.executable, "-c", CHILD, str(PROJECT), *part.flags, "--name", part.name]
-        log = results_dir / f"{part.name}.log"
+        say(f"{of.name}: {done.seconds / 60:.1f} of {of.minutes:.1f} minutes")
+        command = [sys.executable, "-c", CHILD, str(PROJECT), *of.flags, "--name", of.name]
+        log = results_dir / f"{of.name}.log"
         with (
             log.open("ab") as out,
             subprocess.Popen(
@@ -173,15 +164,15 @@ def train_part(part: Part, results_dir: Path, say: Say, lock: int) -> Trained:
             try:
                 while process.poll() is None and done.seconds < goal:
                     time.sleep(POLL_SECONDS)
-                    done = trained(read_metrics(metrics), part.batch_size)
+                    done = trained(read_metrics(metrics), of.batch_size)
             finally:
                 process.terminate()  # train.py finishes its step and saves
                 status = process.wait()
         if status not in (0, 130) or (status and done.seconds < goal):
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise UserError(f"{part.name}: train.py failed with exit status {status}: {' '.join(last)} (see {log})")
+            raise UserError(f"{of.name}: train.py failed with exit status {status}: {' '.join(last)} (see {log})")
         trim_metrics(metrics, saved_step(run))
-        done = trained(read_metrics(metrics), part.batch_size)
+        done = trained(read_metrics(metrics), of.batch_size)
     record = {"minutes": round(done.seconds / 60, 2), "images": done.images, "images_per_s": round(done.speed, 1)}
     write_atomically(run / "minutes.json", (json.dumps(record) + "\n").encode())
     return done

@@ -44,13 +44,14 @@ _STRONGER_TRAINING = {
 }
 _NOISE = _SMALL | _STRONGER_TRAINING | {"batch_size": 64, "epochs": 20.0}
 _NOISE_NET = _STRONGER | {"g_channels": (256, 160, 96, 32), "d_channels": (48, 96, 192, 384), "prior": "normal"}
-# Narrower, so that encoder and embedder fit into the same file.
+_ENCODED = _NOISE | {"batch_size": 32, "lr": 3e-4, "ema": 0.999}
 _ENCODED_NET = _NOISE_NET | {
-    "z": 128,
-    "g_channels": (224, 128, 80, 32),
-    "e_channels": (24, 48, 64, 96),
-    "gan_share": 0.65,
-    "lambda_pixel": 4.0,
+    "augment": False,
+    "lambda_features": 5.0,
+    "lambda_r1": 0.1,
+    "e_channels": (24, 48, 96, 160),
+    "joint": True,
+    "lambda_pixel": 6.0,
     "lambda_perceptual": 4.0,
     "lambda_identity": 8.0,
 }
@@ -271,7 +272,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "nandi": (_NANDI, _NANDI_CGAN),
     },
     "encoder_cdcgan": {
-        "default": (_NOISE, _ENCODED_NET),
+        "default": (_ENCODED, _ENCODED_NET),
         # "Face Aging using an Encoder - Conditional DCGAN Network": two groups.
         "blog": (
             _NANDI | {"ages": (20, 40), "ends": (30, 50)},
@@ -279,7 +280,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     },
     "age_cgan": {
-        "default": (_NOISE, _ENCODED_NET),
+        "default": (_ENCODED, _ENCODED_NET),
         # Nandi et al., AI2100, after Antipov et al. 2017, whose noise is normal and whose steps are of L-BFGS.
         "nandi": (
             _NANDI,

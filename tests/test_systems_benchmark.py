@@ -18,7 +18,7 @@ from benchmarks import systems_comparison as comparison
 from benchmarks import systems_training as training
 from benchmarks.systems import main
 from benchmarks.systems_comparison import row_of, table
-from benchmarks.systems_training import SYSTEMS, Part, Trained, parts_of, train_part, trained
+from benchmarks.systems_training import SYSTEMS, Run, Trained, run_of, train_system, trained
 from cyclegan_age.config import (
     CAAEConfig,
     CGANConfig,
@@ -41,8 +41,8 @@ def line(step: int, speed: float) -> dict[str, float]:
     return {"step": step, "speed/images_per_s": speed}
 
 
-def flag(part: Part, name: str) -> str:
-    return part.flags[len(part.flags) - 1 - part.flags[::-1].index(name) + 1]
+def flag(run: Run, name: str) -> str:
+    return run.flags[len(run.flags) - run.flags[::-1].index(name)]
 
 
 def test_minutes_leave_out_what_waits_for_a_compiler() -> None:
@@ -57,22 +57,16 @@ def test_minutes_leave_out_what_waits_for_a_compiler() -> None:
     assert trained(begun, 8).speed == 4.0
 
 
-def test_stages_share_the_minutes() -> None:
+def test_every_system_trains_for_the_minutes() -> None:
     config = SystemsBenchConfig(dataroot=Path("faces"), minutes=10, embedder="mine")
     for system in SYSTEMS:
-        parts = parts_of(system, config)
-        assert sum(part.minutes for part in parts) == pytest.approx(10)
-        train, net = parse_train([*parts[-1].flags, "--name", parts[-1].name])
+        run = run_of(system, config)
+        train, _ = parse_train([*run.flags, "--name", run.name])
+        assert run.minutes == 10 and run.batch_size == train.batch_size
         assert train.lr_constant == 1 and train.monitor == "none" and train.image_size == 64
         assert train.name == f"{system}-10-minutes"
-        assert ("--embedder" in parts[-1].flags) == (system in ("age_cgan", "encoder_cdcgan"))
-        assert "--embedder" not in parts[-1].flags or flag(parts[-1], "--embedder") == "mine"
-        staged = hasattr(net, "gan_share")
-        assert len(parts) == 1 + staged
-        if staged:
-            assert parts[0].minutes == pytest.approx(6.5)
-            assert flag(parts[1], "--init") == parts[0].name and flag(parts[1], "--gan_share") == "0"
-            assert "--init" not in parts[0].flags
+        assert ("--embedder" in run.flags) == (system in ("age_cgan", "encoder_cdcgan"))
+        assert "--embedder" not in run.flags or flag(run, "--embedder") == "mine"
 
 
 def run_with(folder: Path, steps: int, saved: int) -> Path:
@@ -88,27 +82,27 @@ def run_with(folder: Path, steps: int, saved: int) -> Path:
 def test_a_run_whose_minutes_are_used_up_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CHILD", "raise SystemExit(1)")
     run = run_with(tmp_path, 100, 100)
-    part = Part("gan", [], 8, minutes=200 / 60)
-    assert train_part(part, tmp_path, print, 0) == Trained(200.0, 800)
+    run_of_gan = Run("gan", [], 8, minutes=200 / 60)
+    assert train_system(run_of_gan, tmp_path, print, 0) == Trained(200.0, 800)
     assert json.loads((run / "minutes.json").read_text()) == {"minutes": 3.33, "images": 800, "images_per_s": 4.0}
     with pytest.raises(UserError, match=r"gan: train\.py failed with exit status 1"):
-        train_part(replace(part, minutes=4), tmp_path, print, 0)
+        train_system(replace(run_of_gan, minutes=4), tmp_path, print, 0)
 
 
 def test_of_a_finished_run_weights_and_minutes_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CHILD", "raise SystemExit(1)")
     run = run_with(tmp_path, 100, 100)
-    part = Part("gan", [], 8, minutes=200 / 60)
-    train_part(part, tmp_path, print, 0)
+    run_of_gan = Run("gan", [], 8, minutes=200 / 60)
+    train_system(run_of_gan, tmp_path, print, 0)
     (run / "weights.safetensors").touch()
     for name in ("state.pt", "metrics.jsonl"):
         (run / name).unlink()
-    assert train_part(part, tmp_path, print, 0).images == 800
+    assert train_system(run_of_gan, tmp_path, print, 0).images == 800
     with pytest.raises(UserError, match="exit status 1"):  # more minutes are asked for
-        train_part(replace(part, minutes=4), tmp_path, print, 0)
+        train_system(replace(run_of_gan, minutes=4), tmp_path, print, 0)
     (run / "weights.safetensors").unlink()
     with pytest.raises(UserError, match="exit status 1"):
-        train_part(part, tmp_path, print, 0)
+        train_system(run_of_gan, tmp_path, print, 0)
 
 
 def test_what_was_not_saved_is_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +121,11 @@ for step in range(70, 1000, 10):
 """
     monkeypatch.setattr(training, "CHILD", child)
     monkeypatch.setattr(training, "POLL_SECONDS", 0.01)
-    part = Part("gan", [], 8, minutes=200 / 60)
+    run_of_gan = Run("gan", [], 8, minutes=200 / 60)
     monkeypatch.setattr(training, "saved_step", lambda run, first=[60]: first.pop() if first else 100)
     lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
     try:
-        assert train_part(part, tmp_path, print, lock) == Trained(200.0, 800)
+        assert train_system(run_of_gan, tmp_path, print, lock) == Trained(200.0, 800)
     finally:
         os.close(lock)
 

@@ -95,7 +95,8 @@ class EncoderFields:
     e_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512)
     """Channels of the encoder's convolutions, each of which halves the side."""
     gan_share: Annotated[float, Option(OPTIMISATION, at_least=0, below=1)] = 0.7
-    """Share of the training before the encoder is trained; 0 with --init keeps the initial generator."""
+    """Without --joint: share of the training before the encoder is trained; 0 with --init keeps the initial
+    generator."""
     joint: Annotated[bool, Option(OPTIMISATION)] = False
     """Train generator and encoder together, without stages; the discriminators also see faces of the encoder's vectors
     at other ages."""

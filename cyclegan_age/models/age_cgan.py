@@ -12,6 +12,7 @@ many steps of Adam (or L-BFGS); G(z*, y) is the face at age y. Where it departs 
 - The best vector on the way is kept, so that the distance never grows. The paper's optimiser is L-BFGS-B.
 - Where a face's age is not known, y0 is the anchor age at which G(z0, y0) is nearest to it, by FR.
 - FR is this package's embedder instead of OpenFace or FaceNet.
+- In the preset `default` the first two stages are one (`joint`, see `encoder_cdcgan`).
 - The channels of the encoder, which the report leaves open, are narrower than the paper's, and it has no hidden layer.
 """
 

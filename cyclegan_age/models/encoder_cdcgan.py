@@ -7,8 +7,10 @@ the encoder, which learns to find the random latent vectors from which the finis
 inputs. A face is aged by the encoder and the generator with another label. Where it departs from the blog:
 
 - The blog names no channels; they are DCGAN's, the encoder's those of its discriminator.
-- The preset `default` has the networks and remedies of the one of `cgan`, and any ages. Its encoder sees real faces,
-  too: what the generator makes of their vectors is to be the same in pixels, features and identity.
+- The preset `default` has any ages and residual networks. With `joint` both networks learn together from the first
+  step on, as in Larsen et al., "Autoencoding beyond Pixels Using a Learned Similarity Metric" (ICML 2016): real faces
+  are reconstructed in pixels, features and identity. The discriminators see faces from noise and real faces rendered at
+  other ages, whose identity is kept, too. Without `joint` only the encoder learns from reconstructions.
 - Each pair is made for its step; the blog made a set of pairs beforehand.
 """
 
@@ -92,7 +94,10 @@ def renderer(weights: Weights) -> Renderer:
 
 
 class EncoderCDCGAN(Model):
-    """Networks and phases `generator`, `discriminator` and `encoder`; the encoder's stage pauses the first two."""
+    """Networks and phases `generator`, `discriminator` and `encoder`; the encoder's stage pauses the first two.
+
+    With `joint` the phase `generator` also trains the encoder, which has none of its own.
+    """
 
     columns: Sequence[Column] = ("generated ages",)
 

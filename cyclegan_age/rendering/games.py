@@ -163,7 +163,8 @@ def kids(
     random = torch.Generator().manual_seed(seed)
     share = 0.25 + 0.5 * torch.rand(count, 1, generator=random)
     from_first = (torch.rand(count, ager.encoder.latent_size, generator=random) < share).to(latents.device)
-    children = torch.where(from_first, *latents[:, : ager.encoder.latent_size])
+    z_first, z_second = latents[:, : ager.encoder.latent_size]
+    children = torch.where(from_first, z_first, z_second)
     if latents.shape[1] > ager.encoder.latent_size:  # columns of male and female
         sex = torch.randint(2, (count,), generator=random)
         children = torch.cat([children, torch.eye(2)[sex].to(latents.device)], dim=1)

@@ -33,8 +33,7 @@ _NANDI = {
     "feature_layers": ("stages.1", "stages.2"),
 }
 _NANDI_CGAN = {"d_channels": (64, 70, 128, 256, 512), "norm": False, "slope": 0.0, "label_smoothing": 0.1}
-# What is added to the published latent-vector systems: network and losses, then training.
-_STRONGER = {"residual": True, "augment": True, "lambda_features": 1.0}
+# Of the latent-vector systems that are stronger than published.
 _STRONGER_TRAINING = {
     "lr": 5e-4,
     "betas": (0.0, 0.99),
@@ -42,13 +41,18 @@ _STRONGER_TRAINING = {
     "ema": 0.998,
     "feature_layers": ("stages.1", "stages.2"),
 }
-_NOISE = _SMALL | _STRONGER_TRAINING | {"batch_size": 64, "epochs": 20.0}
-_NOISE_NET = _STRONGER | {"g_channels": (256, 160, 96, 32), "d_channels": (48, 96, 192, 384), "prior": "normal"}
-_ENCODED = _NOISE | {"batch_size": 32, "lr": 3e-4, "ema": 0.999}
-_ENCODED_NET = _NOISE_NET | {
-    "augment": False,
+_NOISE = _SMALL | _STRONGER_TRAINING | {"batch_size": 64, "lr": 2e-4, "ema": 0.999, "epochs": 20.0}
+# Discriminators of augmented pictures learn little in some thousand steps.
+_NOISE_NET = {
+    "residual": True,
     "lambda_features": 5.0,
     "lambda_r1": 0.1,
+    "g_channels": (256, 160, 96, 32),
+    "d_channels": (48, 96, 192, 384),
+    "prior": "normal",
+}
+_ENCODED = _NOISE | {"batch_size": 32, "lr": 3e-4}
+_ENCODED_NET = _NOISE_NET | {
     "e_channels": (24, 48, 96, 160),
     "joint": True,
     "lambda_pixel": 6.0,
@@ -210,8 +214,9 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "caae": {
         "default": (
             _STRONGER_TRAINING | {"epochs": 20.0, "batch_size": 32, "load_size": 128},
-            _STRONGER
-            | {
+            {
+                "residual": True,
+                "augment": True,
                 "z": 128,
                 "kernel": 4,
                 "encoder": (24, 48, 96, 128, 160),
@@ -254,12 +259,8 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "serry": (_TEN_GROUPS | {"batch_size": 64, "betas": (0.9, 0.999)}, {"sexes": True}),
     },
     "gan": {
-        # Discriminators of augmented pictures learn little in some thousand steps; the feature discriminator caused
-        # mode collapse.
-        "default": (
-            _NOISE | {"lr": 2e-4, "ema": 0.999},
-            _NOISE_NET | {"augment": False, "lambda_features": 0.0, "lambda_r1": 0.1},
-        ),
+        # The feature discriminator caused mode collapse.
+        "default": (_NOISE, _NOISE_NET | {"lambda_features": 0.0}),
         # Nandi et al., AI2100, tables 5 and 6.
         "nandi": (
             _NANDI | {"epochs": 100.0, "lr": 4e-3, "betas": (0.65, 0.999)},

@@ -745,7 +745,7 @@ FLAGS = {
     "caae": SMALL_CAAE,
     "gan": SMALL_NOISE,
     "cgan": SMALL_NOISE,
-    "encoder_cdcgan": [*SMALL_NOISE, "--e_channels", "4", "8", "--gan_share", "0.5"],
+    "encoder_cdcgan": [*SMALL_NOISE, "--e_channels", "4", "8", "--no_joint", "--gan_share", "0.5"],
 }
 FLAGS["age_cgan"] = [*FLAGS["encoder_cdcgan"], "--latent_steps", "5"]
 
@@ -925,6 +925,18 @@ def test_the_generator_rests_while_the_encoder_learns(command: Callable[..., lis
         assert torch.equal(early[name], late[name]) == name.startswith("generator"), name
     state = load_checkpoint(tmp_path / "run" / "state.pt")
     assert state is not None and state["moves"] == {"generator": 8, "encoder": 8}  # each is averaged from its own start
+
+
+def test_without_stages_both_networks_learn_from_the_first_step_on(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    flags = command("encoder_cdcgan", tmp_path, "run", "--joint", "--snapshot_every", "8")
+    assert train_command.main(flags) == 0
+    early, late = (load_file(tmp_path / "run" / "snapshots" / f"step-{n:07d}.safetensors") for n in (8, 16))
+    changed = {name.split(".")[0] for name in early if not torch.equal(early[name], late[name])}
+    assert changed == {"generator", "encoder"}
+    state = load_checkpoint(tmp_path / "run" / "state.pt")
+    assert state is not None and state["moves"] == {"generator": 16, "encoder": 16}
 
 
 def test_the_first_stage_can_come_from_weights(

@@ -5,8 +5,8 @@ After Mirza and Osindero, "Conditional Generative Adversarial Nets" (2014), in t
 are options here (see `adversary`). Where it departs from the report:
 
 - The report does not name the length of the noise; it is 100.
-- The preset `default` has the networks and remedies of the one of `gan`, the label joining by projection, and any
-  ages: a label between two anchors is their interpolation.
+- The preset `default` has the networks and R1 of the one of `gan`, heads on an ImageNet network's features, the label
+  joining by projection, and any ages: a label between two anchors is their interpolation.
 - Fakes are made for the ages of another draw of faces, not for those of the real ones beside them.
 - Batches are balanced over the age groups.
 """

@@ -5,9 +5,8 @@ al., 2022; preset `nandi`), whose tables give the layers. Where it departs from 
 
 - The report names neither the length of the noise nor what it is drawn from here; it is 100 numbers between -1 and 1.
 - The discriminator's loss is the mean of its two parts, as the report has it for its conditional GAN, not their sum.
-- The preset `default` has residual networks (see `networks.residual`) and heads on an ImageNet network's features, and
-  augments what the discriminators see; DCGAN's batch norm, without which the layers of the tables learn little, is on
-  without a preset.
+- The preset `default` has residual networks (see `networks.residual`) and R1; DCGAN's batch norm, without which the
+  layers of the tables learn little, is on without a preset.
 - Batches are balanced over the age groups.
 """
 

@@ -135,7 +135,7 @@ def finished(run: Path) -> Trained:
     return Trained(60 * record["minutes"], record["images"])
 
 
-def train_system(of: Run, results_dir: Path, say: Say, lock: int) -> Trained:
+def train_system(run: Run, results_dir: Path, say: Say, lock: int) -> Trained:
     """Train until its minutes are used up; resumes an earlier run, and skips a finished one.
 
     Raises:
@@ -145,16 +145,16 @@ def train_system(of: Run, results_dir: Path, say: Say, lock: int) -> Trained:
     from cyclegan_age.files import write_atomically
     from cyclegan_age.runs import trim_metrics
 
-    run = results_dir / of.name
-    metrics, goal = run / "metrics.jsonl", of.minutes * 60
-    if (before := finished(run)).seconds >= 0.99 * goal:
+    folder = results_dir / run.name
+    metrics, goal = folder / "metrics.jsonl", run.minutes * 60
+    if (before := finished(folder)).seconds >= 0.99 * goal:
         return before
-    trim_metrics(metrics, saved_step(run))  # drops steps after the last checkpoint
-    done = trained(read_metrics(metrics), of.batch_size)
+    trim_metrics(metrics, saved_step(folder))  # drops steps after the last checkpoint
+    done = trained(read_metrics(metrics), run.batch_size)
     if done.seconds < 0.99 * goal:
-        say(f"{of.name}: {done.seconds / 60:.1f} of {of.minutes:.1f} minutes")
-        command = [sys.executable, "-c", CHILD, str(PROJECT), *of.flags, "--name", of.name]
-        log = results_dir / f"{of.name}.log"
+        say(f"{run.name}: {done.seconds / 60:.1f} of {run.minutes:.1f} minutes")
+        command = [sys.executable, "-c", CHILD, str(PROJECT), *run.flags, "--name", run.name]
+        log = results_dir / f"{run.name}.log"
         with (
             log.open("ab") as out,
             subprocess.Popen(
@@ -164,15 +164,15 @@ def train_system(of: Run, results_dir: Path, say: Say, lock: int) -> Trained:
             try:
                 while process.poll() is None and done.seconds < goal:
                     time.sleep(POLL_SECONDS)
-                    done = trained(read_metrics(metrics), of.batch_size)
+                    done = trained(read_metrics(metrics), run.batch_size)
             finally:
                 process.terminate()  # train.py finishes its step and saves
                 status = process.wait()
         if status not in (0, 130) or (status and done.seconds < goal):
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise UserError(f"{of.name}: train.py failed with exit status {status}: {' '.join(last)} (see {log})")
-        trim_metrics(metrics, saved_step(run))
-        done = trained(read_metrics(metrics), of.batch_size)
+            raise UserError(f"{run.name}: train.py failed with exit status {status}: {' '.join(last)} (see {log})")
+        trim_metrics(metrics, saved_step(folder))
+        done = trained(read_metrics(metrics), run.batch_size)
     record = {"minutes": round(done.seconds / 60, 2), "images": done.images, "images_per_s": round(done.speed, 1)}
-    write_atomically(run / "minutes.json", (json.dumps(record) + "\n").encode())
+    write_atomically(folder / "minutes.json", (json.dumps(record) + "\n").encode())
     return done

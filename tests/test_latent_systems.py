@@ -551,22 +551,30 @@ def test_an_encoder_is_held_to_real_faces_too() -> None:
     assert terms["pixel"] == pytest.approx(2 * 0.5) and terms["identity"] == pytest.approx(3 * same, rel=1e-4)
 
 
-def test_generator_and_encoder_learn_together() -> None:
+def test_generator_and_encoder_learn_together(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net = EncoderCDCGANConfig(**NOISE, e_channels=(4, 8), joint=True, lambda_pixel=2.0, lambda_identity=3.0)
-    model = EncoderCDCGAN(config=SMALL, net=net, embedder=build_embedder(EMBEDDER))
+    model = EncoderCDCGAN(config=SMALL, net=net, embedder=(embedder := build_embedder(EMBEDDER)))
     seen: list[tuple[Tensor, Tensor]] = []
     model.discriminator.register_forward_hook(lambda m, i, out: seen.append(i))
     given = batch()
-    z = model.encoder(given.x_source).detach()
+    given.x_source.copy_(torch.rand_like(given.x_source))
     own, other = model.code.encode(given.age_source), model.code.encode(given.age_target)
+    noise = torch.full((2, 8), 0.5)
+    monkeypatch.setattr(encoder_cdcgan, "latents_like", lambda net, like: noise[: len(like)])
     with torch.no_grad():
-        pixel = 2 * (model.generator(z, own) - given.x_source).abs().mean()
+        z = model.encoder(given.x_source)
+        made = model.generator(torch.cat([z, z, noise]), torch.cat([own, other, other[:2]]))
+        pixel = 2 * (made[:4] - given.x_source).abs().mean()
+        latent = (model.encoder(made[8:]) - noise).square().mean()
+        identities = embedder(torch.cat([given.x_source, made[:8]]))
+        identity = 3 * identity_distance(identities[4:], identities[:4].repeat(2, 1))
     moved: dict[str, set[str]] = {}
     for phase, terms in model.losses(given, torch.tensor(0.9), model.paused(0.9)):
         if phase == "generator":
             assert terms.keys() == {"g_adversarial", "latent", "pixel", "identity"}
-            assert terms["pixel"].item() == pytest.approx(pixel.item(), rel=0.1)  # batch norm sees more faces
+            told = [terms[name].item() for name in ("pixel", "latent", "identity")]
+            assert told == pytest.approx([pixel.item(), latent.item(), identity.item()], rel=1e-3)
         torch.stack(list(terms.values())).sum().backward()
         moved[phase] = {n for n, net in model.networks.items() if any(p.grad is not None for p in net.parameters())}
         for network in model.networks.values():
@@ -574,6 +582,7 @@ def test_generator_and_encoder_learn_together() -> None:
     assert moved == {"generator": {"generator", "encoder"}, "discriminator": {"discriminator"}}
     fake, real = torch.cat([other, other[:2]]), own  # four faces at another age, and two from noise
     assert all(torch.equal(label, asked) for (_, label), asked in zip(seen, (fake, real, fake), strict=True))
+    assert all(torch.allclose(x, made[4:], atol=1e-5) for x in (seen[0][0], seen[2][0]))
     assert model.phases["generator"] == ["generator", "encoder"] and model.columns == ("rebuilt", "ages")
     assert model.reset(0.0, 0.9) == [] and model.paused(0.0) == frozenset()
 
@@ -930,13 +939,26 @@ def test_the_generator_rests_while_the_encoder_learns(command: Callable[..., lis
 def test_without_stages_both_networks_learn_from_the_first_step_on(
     command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    flags = command("encoder_cdcgan", tmp_path, "run", "--joint", "--snapshot_every", "8")
+    flags = command("encoder_cdcgan", tmp_path, "run", "--joint", "--gan_share", "0.7", "--snapshot_every", "8")
     assert train_command.main(flags) == 0
     early, late = (load_file(tmp_path / "run" / "snapshots" / f"step-{n:07d}.safetensors") for n in (8, 16))
     changed = {name.split(".")[0] for name in early if not torch.equal(early[name], late[name])}
     assert changed == {"generator", "encoder"}
     state = load_checkpoint(tmp_path / "run" / "state.pt")
     assert state is not None and state["moves"] == {"generator": 16, "encoder": 16}
+
+
+def test_a_joint_training_measures_the_distance_of_identities(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    assert train_command.main(command("age_cgan", tmp_path, "run", "--joint", "--gan_share", "0.7")) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any({"measure/identity_distance", "measure/held_out_d_real"} <= line.keys() for line in lines)
+
+
+def test_a_stage_has_no_length_without_stages() -> None:
+    with pytest.raises(UserError, match=r"gan_share 0.5: must be used with --no_joint"):
+        EncoderCDCGANConfig(joint=True, gan_share=0.5)
 
 
 def test_the_first_stage_can_come_from_weights(

@@ -138,7 +138,8 @@ def stronger(case: str) -> tuple[Model, Batch]:
     if case == "cgan":
         return CGAN(config=TRAIN, net=CGANConfig(**NOISE, **STRONGER)), faces()
     if case.startswith("encoder_cdcgan"):
-        coder = EncoderCDCGANConfig(**STAGES, **STRONGER, **REBUILT, lambda_pixel=2.0, joint=case.endswith("joint"))
+        joint = {"joint": True, "gan_share": 0.7} if case.endswith("joint") else {}
+        coder = EncoderCDCGANConfig(**STAGES | joint, **STRONGER, **REBUILT, lambda_pixel=2.0)
         return averaged(EncoderCDCGAN(config=TRAIN, net=coder, embedder=embedder()))
     sizes: dict[str, Any] = {"encoder": (4, 8, 8), "decoder": (8, 8, 4), "critic": (4, 8, 8)}
     net = CAAEConfig(**sizes, **STRONGER, **REBUILT, z=8, sexes=True, other_ages=True)

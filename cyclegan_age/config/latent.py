@@ -95,11 +95,11 @@ class EncoderFields:
     e_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512)
     """Channels of the encoder's convolutions, each of which halves the side."""
     gan_share: Annotated[float, Option(OPTIMISATION, at_least=0, below=1)] = 0.7
-    """Without --joint: share of the training before the encoder is trained; 0 with --init keeps the initial
-    generator."""
+    """Share of the training before the encoder is trained; 0 with --init keeps the initial generator. Only without
+    --joint."""
     joint: Annotated[bool, Option(OPTIMISATION)] = False
-    """Train generator and encoder together, without stages; the discriminators also see faces of the encoder's vectors
-    at other ages."""
+    """Train generator and encoder together, without stages. The discriminators then also judge real faces that were
+    encoded and rendered at other ages."""
     lambda_pixel: Annotated[float, Option(LOSS, at_least=0)] = 0.0
     """Encoder: weight of the mean absolute difference between a real face and its reconstruction."""
     lambda_perceptual: Annotated[float, Option(LOSS, at_least=0)] = 0.0
@@ -108,6 +108,11 @@ class EncoderFields:
     """Encoder: weight of their identity distance, 1 minus the cosine of the embeddings."""
     embedder: Annotated[str, Option(LOSS, valid=bool, must_be="a face embedder")] = "face_embedder"
     """Face embedder in the loss: a shipped name, a file or a run."""
+
+    def check_together(self) -> None:
+        """Refuse the length of a stage where there are no stages."""
+        unused = self.gan_share == EncoderFields.gan_share
+        require(self, "gan_share", unused or not self.joint, "used with --no_joint")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -226,7 +226,7 @@ def sample_latents(net: NoiseConfig, count: int, random: torch.Generator) -> Ten
     return torch.rand(count, net.z, generator=random) * 2 - 1
 
 
-class AdversarialGame:
+class AdversarialLosses:
     """Adversarial terms of generated pictures (N, 3, S, S) with labels (N, K), or without labels."""
 
     def __init__(
@@ -235,7 +235,7 @@ class AdversarialGame:
         self.discriminator, self.net, self.feature_discriminator = discriminator, net, feature_discriminator
 
     def generator_terms(self, x_fake: Tensor, label_fake: Tensor | None) -> dict[str, Tensor]:
-        """Of the generator; its pictures carry gradients."""
+        """Terms of the generator; `x_fake` carries its gradients."""
         net = self.net
         self.discriminator.requires_grad_(False)
         x_seen = discriminator_input(net, x_fake)
@@ -253,7 +253,7 @@ class AdversarialGame:
         label_fake: Tensor | None,
         label_wrong: Tensor | None,  # wrong labels of the real pictures, see `wrong_ages`
     ) -> dict[str, Tensor]:
-        """Of the discriminators; the loss is the mean over real and generated pictures."""
+        """Terms of the discriminators; the loss is the mean over real and generated pictures."""
         net, discriminator = self.net, self.discriminator
         discriminator.requires_grad_(True)
         x_real, x_fake = discriminator_input(net, x_real), discriminator_input(net, x_fake.detach())
@@ -286,13 +286,13 @@ def adversarial_step(
     paused: bool = False,  # the discriminator is not trained
 ) -> Losses:
     """The generator's phase, then the discriminator's, whose loss is the mean over real and generated pictures."""
-    game = AdversarialGame(discriminator, net, feature_discriminator)
+    adversarial = AdversarialLosses(discriminator, net, feature_discriminator)
     x_fake = generator(latents_like(net, x_real), label_fake)
-    yield "generator", game.generator_terms(x_fake, label_fake)
+    yield "generator", adversarial.generator_terms(x_fake, label_fake)
     if paused:
         yield "discriminator", {}
     else:
-        yield "discriminator", game.discriminator_terms(x_real, x_fake, label_real, label_fake, label_wrong)
+        yield "discriminator", adversarial.discriminator_terms(x_real, x_fake, label_real, label_fake, label_wrong)
 
 
 def held_out_loss(

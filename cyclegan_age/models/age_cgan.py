@@ -165,13 +165,14 @@ class AgeCGAN(Model):
         return self.stages.renderers(networks)
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
-        """As of `EncoderCDCGAN`, and in the encoder's stage the distance of identities at the first latent vectors."""
-        if not self.stages.encoding:
-            return self.stages.measures(networks, x, age_years)
+        """As of `EncoderCDCGAN`; while the encoder learns, also the distance of identities before the search."""
+        measured = self.stages.measures(networks, x, age_years)
+        if not (self.net.joint or self.stages.encoding):
+            return measured
         made = networks["generator"](networks["encoder"](x), self.code.encode(age_years))
         embedder = networks["embedder"]
         apart = torch.linalg.vector_norm(embedder(made) - embedder(x), dim=1)
-        return {"identity_distance": float(apart.mean())}
+        return measured | {"identity_distance": float(apart.mean())}
 
 
 def build(config: TrainConfig, net: AgeCGANConfig) -> AgeCGAN:

@@ -26,7 +26,7 @@ from cyclegan_age.config import EncodedConfig, EncoderCDCGANConfig, TrainConfig,
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.adversary import (
-    AdversarialGame,
+    AdversarialLosses,
     SimilarityLosses,
     adversarial_step,
     build_feature_discriminator,
@@ -130,22 +130,23 @@ class EncoderCDCGAN(Model):
         self.encoding = False  # whether the last step was of the encoder's stage
 
     def paused(self, progress: float) -> frozenset[str]:
-        if self.net.joint:
-            self.columns = ("rebuilt", "ages")
-            paused = discriminators_paused(self.config, self.net, progress)
-            return frozenset({"discriminator"} if paused else ())
-        self.encoding = progress >= self.net.gan_share
-        self.columns = ("rebuilt", "ages") if self.encoding else ("generated ages",)
+        joint = self.net.joint
+        self.encoding = self._encodes(progress)
+        self.columns = ("rebuilt", "ages") if joint or self.encoding else ("generated ages",)
         if self.encoding:
             return frozenset({"generator", "discriminator"})
-        paused = discriminators_paused(self.config, self.net, progress)
-        return frozenset({"encoder", "discriminator"} if paused else {"encoder"})
+        rest = {"discriminator"} if discriminators_paused(self.config, self.net, progress) else set()
+        return frozenset(rest if joint else rest | {"encoder"})
 
     def reset(self, before: float, progress: float) -> Sequence[str]:
-        if progress >= self.net.gan_share and not self.net.joint:
+        if self._encodes(progress):
             return []
         reset = reset_discriminators(self.config, self.net, [self.discriminator], before, progress)
         return ["discriminator"] if reset else []
+
+    def _encodes(self, progress: float) -> bool:
+        """Whether the encoder has a stage of its own at this progress."""
+        return not self.net.joint and progress >= self.net.gan_share
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net = self.net
@@ -188,19 +189,22 @@ class EncoderCDCGAN(Model):
         """Losses of generator and encoder together; a third of the generated faces come from noise."""
         net, x = self.net, batch.x_source
         age_own, age_other = self.code.encode(batch.age_source), self.code.encode(batch.age_target)
-        game = AdversarialGame(self.discriminator, net, self.feature_discriminator)
+        adversarial = AdversarialLosses(self.discriminator, net, self.feature_discriminator)
         z, z_noise = self.encoder(x), latents_like(net, x[: max(1, len(x) // 2)])
         age_fake = torch.cat([age_other, age_other[: len(z_noise)]])
         x_made = self.generator(torch.cat([z, z, z_noise]), torch.cat([age_own, age_fake]))
         x_same, x_fake = x_made[: len(x)], x_made[len(x) :]
-        terms = game.generator_terms(x_fake, age_fake)
+        terms = adversarial.generator_terms(x_fake, age_fake)
         terms["latent"] = F.mse_loss(self.encoder(x_fake[len(x) :]), z_noise)
         if net.lambda_pixel:
             terms["pixel"] = net.lambda_pixel * F.l1_loss(x_same, x)
         terms |= self.similarity.terms(x, x_same, x_made[: 2 * len(x)])
         yield "generator", terms
+        if paused:
+            yield "discriminator", {}
+            return
         wrong = wrong_ages(self.code, batch.age_source)
-        yield "discriminator", {} if paused else game.discriminator_terms(x, x_fake, age_own, age_fake, wrong)
+        yield "discriminator", adversarial.discriminator_terms(x, x_fake, age_own, age_fake, wrong)
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
         encoder = networks["encoder"]

@@ -88,8 +88,8 @@ class AdaINGenerator(WarpingGenerator):
     (residual blocks at a quarter of the resolution), `down3`, `blocks.0` .. (at an eighth), `up3`, `bend` (the flow),
     `up2`, `up1`, `head` (7x7). With `detail` all these work at half resolution, and the children `fine_stem`,
     `fine_up`, `fine` and `fine_head` refine the residual at full resolution (a local enhancer as in Wang et al., CVPR
-    2018). The last layers are initialised to zero: the first output is the input itself. `most_chroma` limits how far
-    a pixel's colour can move away from grey and from its hue; fading towards grey is free, as hair does.
+    2018). The last layers are initialised to zero: the first output is the input itself. `most_chroma` limits the
+    chroma that a pixel gains and the change of its hue, but not fading to grey, which hair needs.
     """
 
     def __init__(

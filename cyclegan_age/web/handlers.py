@@ -107,13 +107,18 @@ class Handlers:
         """Show another face or model, and remove the previous results."""
         return [*await self._worker.run(lambda: self._shown(seen, number, at, name)), *[""] * 4]
 
-    @_shows_refusals(4)
-    async def other_model(self, name: str, at: float) -> list[Any]:
-        """Adapt the slider, the layers and the games to a model."""
+    @_shows_refusals(10)
+    async def other_model(self, seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:
+        """As `again`, and adapt the slider, the layers and the games to the model.
+
+        In one event: the slider's old age is outside the new range, and Gradio would refuse it in a second one.
+        """
         ager = self._studio.ager(name)
         own = span(ager)
-        slider = gr.Slider(**own | {"value": min(max(at, own["minimum"]), own["value"])})
-        return ["", slider, gr.Dropdown(ager.layers(), value=ager.middle_layer), gr.Radio(games(ager), value="morph")]
+        at = min(max(at, own["minimum"]), own["value"])
+        shown = await self.again(seen, number, at, name)
+        layers = gr.Dropdown(ager.layers(), value=ager.middle_layer)
+        return [*shown, gr.Slider(**own | {"value": at}), layers, gr.Radio(games(ager), value="morph")]
 
     @_shows_refusals(3)
     async def slide(self, seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:

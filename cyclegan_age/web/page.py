@@ -136,8 +136,7 @@ def _connect(blocks: gr.Blocks, part: SimpleNamespace, do: Handlers) -> None:
     on(p.years.input, do.slide, chosen, [p.line, p.pair, p.seen], p.pair, **slid)
     anew = [p.line, p.pair, p.strip, *results]
     on(p.face.input, do.again, chosen, anew, [p.pair, p.strip])
-    changed = on(p.model.input, do.other_model, [p.model, p.years], [p.line, p.years, p.layer, p.game], p.years)
-    on(changed.then, do.again, chosen, anew, [p.pair, p.strip])
+    on(p.model.input, do.other_model, chosen, [*anew, p.years, p.layer, p.game], [p.pair, p.strip])
     whole = [p.picker, p.aligned, p.face, p.everyone, p.years, p.model]
     on(p.go_photo.click, do.photograph, whole, [p.line, p.photo], p.photo)
     on(p.go_life.click, do.life, [p.seen, p.face, p.kind, p.model], [p.line, p.life], p.life)

@@ -971,6 +971,19 @@ def test_the_first_stage_can_come_from_weights(
     assert any(k.startswith("encoder") for k in after)
 
 
+def test_a_gan_starts_from_a_conditional_one_with_the_mean_label(
+    command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert train_command.main(command("gan", tmp_path, "run", "--init", str(trained("cgan")), "--epochs", "0")) == 0
+    first, second = (load_weights(path) for path in (trained("cgan"), tmp_path / "run" / "weights.safetensors"))
+    conditional, plain = (SYSTEMS[one.train.model].renderer(one).generator.eval() for one in (first, second))
+    z = torch.randn(3, 8)
+    mean = torch.full((3, len(first.train.ages)), 1 / len(first.train.ages))
+    with torch.inference_mode():
+        assert torch.allclose(plain(z), conditional(z, mean), atol=2e-3)
+        assert not torch.allclose(plain(z), conditional(z, torch.eye(3)), atol=5e-3)
+
+
 def test_weights_do_not_tell_where_an_embedder_lay(trained: Callable[[str], Path], embedder: Path) -> None:
     weights = trained("age_cgan")
     assert load_weights(weights).net.embedder == embedder.name  # type: ignore[union-attr]

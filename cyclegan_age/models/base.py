@@ -65,6 +65,10 @@ class Model(ABC):
         """
         return
 
+    def initial(self, name: str, weights: Weights) -> dict[str, Tensor]:
+        """State dict of a network to start from, of the weights of `--init`, which may be of another model."""
+        return weights.network(name)
+
     @abstractmethod
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         """One step: yields every phase in order with its weighted, named loss terms.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cyclegan_age.ages import code_of
 from cyclegan_age.attributes import FaceAttributes
-from cyclegan_age.config import GANConfig, NoiseConfig, TrainConfig, UserError, WrongWeights
+from cyclegan_age.config import CGANConfig, GANConfig, NoiseConfig, TrainConfig, UserError, WrongWeights
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.models.adversary import (
@@ -29,7 +29,7 @@ from cyclegan_age.models.adversary import (
 )
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
-from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
+from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, unconditional
 from cyclegan_age.weight_files import Weights
 
 
@@ -116,6 +116,13 @@ class GAN(AdversarialModel):
         super().__init__(
             config, net, self.generator, self.discriminator, build_feature_discriminator(config, net, n_heads=1)
         )
+
+    def initial(self, name: str, weights: Weights) -> dict[str, Tensor]:
+        """As they are; of `cgan` those of a generator of faces of the mean label."""
+        tensors = weights.network(name)
+        if name == "generator" and isinstance(weights.net, CGANConfig) and weights.net.residual:
+            return unconditional(tensors, weights.net.z, len(weights.train.ages))
+        return tensors
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         yield from adversarial_step(

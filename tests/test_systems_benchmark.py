@@ -195,7 +195,8 @@ def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(comparison, "FEWEST", fewest)
         text = comparison.compare(config, dict.fromkeys(("caae", "gan", "cgan"), done), lambda line: None)
         cells = {line.split(" | ")[0].lstrip("| "): line.strip("| ").split(" | ") for line in text.splitlines()[2:]}
-        assert list(cells) == ["copy input", "group mean blend", "caae", "gan", "cgan"]
+        assert list(cells) == ["copy input", "group mean blend", "real faces at 64 px", "caae", "gan", "cgan"]
+        assert cells["real faces at 64 px"][1:8] == [*["-"] * 5, kid, "-"]
         assert cells["copy input"] == ["copy input", "-", "-", "-", "0.50", "100.0 %", "30.0", "-", "-", "-", "-"]
         assert cells["caae"][6:10] == ["12.0", "-", "2", "2,400"]
         assert [cells[name][1:10] for name in ("gan", "cgan")] == [[*["-"] * 5, kid, "-", "2", "2,400"]] * 2
@@ -204,7 +205,9 @@ def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         shutil.move(folder, tmp_path / f"seen-{fewest}")
     assert asked[0].weights == (str(tmp_path / "caae-20-minutes" / "weights.safetensors"),)
     made = [shape for shape in shown if shape[0] > 1]
-    assert made == [(16, 128, 128, 3), (4, 128, 128, 3)] * 7  # of the gan once, of the cgan at each age
+    real, noise = made[:-14], made[-14:]
+    assert len(real) == 6 and max(shape[0] for shape in real) <= 16  # at each age
+    assert noise == [(16, 128, 128, 3), (4, 128, 128, 3)] * 7  # of the gan once, of the cgan at each age
     with Image.open(tmp_path / "seen-4" / "systems.jpg") as sheet:
         assert sheet.width > 7 * comparison.SIDE and sheet.height > 3 * comparison.SIDE
         corner = np.asarray(sheet)[-comparison.SIDE :, -7 * (comparison.SIDE + 2) :][4:-4, 4 : comparison.SIDE - 4]

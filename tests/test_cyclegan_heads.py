@@ -13,6 +13,7 @@ from torch import Tensor
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import Runtime
+from cyclegan_age.features import layer_names
 from cyclegan_age.losses import norms
 from cyclegan_age.models import SYSTEMS, cyclegan_heads
 from cyclegan_age.models.cyclegan_heads import CycleGANHeads
@@ -104,6 +105,34 @@ def test_a_pixel_gains_no_more_chroma_than_allowed_but_fades_freely() -> None:
     torch.testing.assert_close(changed(red, [-0.3, 0.1, 0.2]), torch.tensor([0.1, 0.1, 0.1]), rtol=0, atol=2e-3)
     green = changed(red, [-1.1, 1.1, 0.0])  # beyond grey, to another hue
     assert (green - green.mean()).norm() < 0.11
+
+
+class LeftHalf(FaceParser):
+    """Takes the left half of every picture for a face."""
+
+    def probabilities(self, x: Tensor, size: int) -> Tensor:
+        face = (torch.arange(size) < size // 2).float().expand(len(x), 1, size, size)
+        return torch.cat([1 - face, face, torch.zeros(len(x), 3, size, size)], dim=1)
+
+
+def test_a_young_face_is_darkened_no_more_than_allowed() -> None:
+    generator = AdaINGenerator(ages=4, ngf=4, blocks=2, deform=0, detail=0).eval()
+    torch.nn.init.constant_(generator.head.bias[3], 9.0)  # the mask is 1
+    x = torch.zeros(4, 3, 64, 64)
+    ages = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 1, 0]])  # of three anchors, two young
+
+    def changed(by: float) -> Tensor:
+        with torch.no_grad():
+            generator.head.bias[:3] = math.atanh(by / 2)
+            return generator(x, ages)[:, 0, 32]
+
+    generator.limit_shade(LeftHalf(), 0.1, 2)
+    darker = changed(-0.3)
+    torch.testing.assert_close(darker[:, 16], torch.tensor([-0.1, -0.1, -0.2, -0.3]), rtol=0, atol=2e-3)
+    torch.testing.assert_close(darker[:, 48], torch.full((4,), -0.3), rtol=0, atol=2e-3)  # hair may be dark
+    torch.testing.assert_close(changed(-0.05)[:, 16], torch.full((4,), -0.05), rtol=0, atol=2e-3)
+    torch.testing.assert_close(changed(0.3)[:, 16], torch.full((4,), 0.3), rtol=0, atol=2e-3)
+    assert layer_names(generator) == layer_names(AdaINGenerator(ages=4, ngf=4, blocks=2, deform=0, detail=0))
 
 
 def test_regions_cut_the_head_out() -> None:

@@ -20,6 +20,9 @@ class CycleGANHeadsConfig:
     """Channels of the full-resolution branch; the rest of the generator works at half of it. 0 disables the branch."""
     most_chroma: Annotated[float, Option(MODEL, at_least=0)] = 0.0
     """Soft limit of the chroma that a pixel gains, of a range of 2; colours fade freely. 0 sets no limit."""
+    most_shade: Annotated[float, Option(MODEL, at_least=0)] = 0.0
+    """Up to 20 years: limit of how much a face is darkened over areas larger than a wrinkle, of a range of 2. It holds
+    for results, not in training. 0 sets no limit."""
     ndf: Annotated[int, Option(MODEL, at_least=1)] = 64
     """Channels after the first layer of the discriminators."""
     d_rate: Annotated[float, Option(OPTIMISATION, above=0)] = 1.5

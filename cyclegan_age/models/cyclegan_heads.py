@@ -35,6 +35,7 @@ from cyclegan_age.weight_files import Weights
 
 _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
+_YOUNG = 20  # up to this age in years `most_shade` holds
 _PARSED = 64  # side in pixels of the masks
 _IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
 
@@ -55,6 +56,9 @@ def renderer(weights: Weights) -> Renderer:
     """The generator of a weights file; it takes pictures as they are."""
     assert isinstance(weights.net, CycleGANHeadsConfig)
     generator = weights.load_into(build_generator(weights.train, weights.net), "generator")
+    if weights.net.most_shade:
+        young = sum(age <= _YOUNG for age in weights.train.ages)
+        generator.limit_shade(load_parser("face_parser", weights.train), weights.net.most_shade, young)
     return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))
 
 

@@ -5,6 +5,8 @@ The age vector is concatenated with the picture, and with the features before th
 of the decoder: adaptive instance normalisation (Huang and Belongie, ICCV 2017; Karras et al., CVPR 2019).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,9 +14,12 @@ from torch.nn import functional as F
 from cyclegan_age.ages import planes
 from cyclegan_age.networks.blocks import upsample
 from cyclegan_age.networks.norms import InstanceNorm
+from cyclegan_age.networks.parsers import FaceParser
 from cyclegan_age.networks.warping import WarpingGenerator, warp
 
 _EMBEDDING = 64  # dimensions of the age embedding
+_AREA = 0.02  # sigma of the smoothed shade, as a share of the side: wider than a wrinkle
+_EDGE = 0.006  # sigma of the face's edge
 
 
 class AdaIN(nn.Module):
@@ -104,6 +109,8 @@ class AdaINGenerator(WarpingGenerator):
     ) -> None:
         super().__init__()
         self.deform, self.detail, self.most_chroma = deform, detail, most_chroma
+        self.most_shade, self.shade_ages = 0.0, 0
+        self.helpers = nn.ModuleDict()  # no layers
         a, b, c = 2 * ngf, 4 * ngf, 6 * ngf
         first, second = nn.Linear(ages, _EMBEDDING), nn.Linear(_EMBEDDING, _EMBEDDING)
         nn.init.normal_(first.weight, 0.0, 1.0)
@@ -130,6 +137,18 @@ class AdaINGenerator(WarpingGenerator):
             self.fine_norm = AdaIN(channels=detail)
             self.fine_head = nn.Conv2d(detail, 4, 3, padding=1)
             _start_at_zero(self.fine_head)
+
+    def limit_shade(self, parser: FaceParser, most: float, ages: int) -> None:
+        """Limit how much faces are darkened over areas larger than a wrinkle: by a fringe painted on the forehead.
+
+        For inference, after the weights are loaded. In training the discriminators have to see what is wrong.
+
+        Args:
+            parser: trained; finds the face.
+            most: of a range of 2, above 0.
+            ages: number of the youngest anchors at which the limit holds; to the next one it fades out.
+        """
+        self.helpers["parser"], self.most_shade, self.shade_ages = parser, most, ages
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1], H and W multiples of 16, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32."""
@@ -158,6 +177,12 @@ class AdaINGenerator(WarpingGenerator):
         out = warped + residual
         if self.most_chroma:
             out = _limit_chroma(out, warped, self.most_chroma)
+        if self.most_shade:
+            parser = self.helpers["parser"]
+            assert isinstance(parser, FaceParser)
+            face = parser.probabilities(warped, x.shape[2])[:, 1:2]
+            share = age[:, : self.shade_ages].sum(dim=1).view(-1, 1, 1, 1)
+            out = out + share * _excess_shade(out, warped, face, self.most_shade)
         clipped = out.clamp(-1, 1)
         # Straight-through gradient of the clipping, so that it does not vanish there.
         return (out + (clipped - out).detach() if self.training else clipped), flow
@@ -189,9 +214,35 @@ def _limit_chroma(x: Tensor, before: Tensor, most: float) -> Tensor:
     return x - change + faded + rest * (most * torch.tanh(of_rest / most) / of_rest)
 
 
+def _excess_shade(x: Tensor, before: Tensor, face: Tensor, most: float) -> Tensor:
+    """How much more than `most` the faces of pictures x (N, 3, H, W) are darker than `before`: (N, 1, H, W).
+
+    The change of the mean of RGB is averaged over the face around each pixel.
+
+    Args:
+        x: the pictures.
+        before: what they were.
+        face: (N, 1, H, W), the probability of a face.
+        most: of a range of 2.
+    """
+    change = (x - before).mean(dim=1, keepdim=True)
+    areas = _smoothed(change * face, _AREA) / _smoothed(face, _AREA).clamp_min(1e-3)
+    return _smoothed(face, _EDGE) * F.relu(-areas - most)
+
+
+def _smoothed(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of maps (N, 1, H, W), sigma as a share of the side; beyond their edges they are 0."""
+    sigma *= x.shape[2]
+    reach = round(3 * sigma)
+    weights = torch.tensor([math.exp(-0.5 * (i / sigma) ** 2) for i in range(-reach, reach + 1)], device=x.device)
+    weights = weights / weights.sum()
+    rows = F.conv2d(x, weights.view(1, 1, 1, -1), padding=(0, reach))
+    return F.conv2d(rows, weights.view(1, 1, -1, 1), padding=(reach, 0))
+
+
 def _length(x: Tensor) -> Tensor:
     """Norm over the channels (N, 1, H, W); never 0, where it would have no gradient."""
-    return (x.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
+    return x.square().sum(dim=1, keepdim=True).clamp_min(1e-8).sqrt()  # the export to ONNX drops + 1e-8
 
 
 def _residual(h: Tensor) -> Tensor:

@@ -259,7 +259,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "serry": (_TEN_GROUPS | {"batch_size": 64, "betas": (0.9, 0.999)}, {"sexes": True}),
     },
     "gan": {
-        # The feature discriminator caused mode collapse.
+        # From random weights, the feature discriminator caused mode collapse; from those of a `cgan` it does not.
         "default": (_NOISE, _NOISE_NET | {"lambda_features": 0.0}),
         # Nandi et al., AI2100, tables 5 and 6.
         "nandi": (

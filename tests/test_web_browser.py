@@ -311,6 +311,8 @@ def test_models_are_chosen_and_an_autoencoder_has_kids(web: WebServer) -> None:
             lambda now: not now[0],
             PATIENCE,
         )
+        wait_for(slider(page).input_value, lambda years: years == "60", PATIENCE)  # the oldest age of caae
+        assert kids.is_checked(), "chosen while the new model was still being shown"
         upload(page, photo(), "other.jpg", picker=1)
         page.get_by_role("button", name="Play").click()
         page.locator("#played figcaption", has_text="kid 1").wait_for()

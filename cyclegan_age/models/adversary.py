@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cyclegan_age.ages import AgeCode, code_of, constant
 from cyclegan_age.config import (
@@ -39,6 +40,7 @@ from cyclegan_age.networks.efficientnet import LiteFeatures
 from cyclegan_age.networks.embedders import FaceEmbedder
 
 R1_PART = 4  # R1 is of one picture in so many
+FEATURES_SIDE = 128  # side in pixels to which smaller pictures are enlarged for the ImageNet network
 WRONG_AGE = 0.5  # weight of the loss of real faces with wrong ages, relative to that of generated faces
 
 
@@ -80,6 +82,9 @@ def reset_discriminators(
 class FeatureDiscriminator:
     """Discriminator heads on the feature maps of a frozen ImageNet network.
 
+    Pictures below 128 px are enlarged to 128 px for this network, as Sauer et al. enlarge theirs: of 64 px its deepest
+    map would have four positions.
+
     Attributes:
         features: pictures -> feature maps; to be among a model's frozen networks.
         critic: feature maps -> scores; to be trained in the discriminator's phase.
@@ -94,7 +99,7 @@ class FeatureDiscriminator:
     def generator_loss(self, x_fake: Tensor, label: Tensor | None) -> Tensor:
         """LSGAN loss of the generator, from its pictures (N, 3, S, S) and their target labels (N, K)."""
         self.critic.requires_grad_(False)
-        return lsgan(self.critic(self.features(x_fake)), 1, label)
+        return lsgan(self.critic(self._maps(x_fake)), 1, label)
 
     def discriminator_losses(
         self,
@@ -107,12 +112,18 @@ class FeatureDiscriminator:
         """LSGAN losses of the heads: two terms, or three with labels."""
         self.critic.requires_grad_(True)
         with torch.no_grad():
-            maps = self.features(torch.cat([x_real, x_fake]))
+            maps = self._maps(torch.cat([x_real, x_fake]))
         real, fake = self.critic(maps).split([len(x_real), len(x_fake)])
         terms = {"features_real": 0.5 * lsgan(real, 1, label_real), "features_fake": 0.5 * lsgan(fake, 0, label_fake)}
         if label_wrong is not None:
             terms["features_wrong_age"] = 0.5 * WRONG_AGE * lsgan(real, 0, label_wrong)
         return terms
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        if x.shape[2] < FEATURES_SIDE:
+            x = F.interpolate(x, size=(FEATURES_SIDE, FEATURES_SIDE), mode="bilinear")
+        maps: list[Tensor] = self.features(x)
+        return maps
 
 
 class SimilarityLosses:

@@ -17,7 +17,8 @@ web: $(VENV)/installed-web  ## the browser application, at 127.0.0.1:7860 (make 
 test: lint  ## the checks of `make lint`, then every test
 	@$(MAKE) --no-print-directory PIP="$(PIP) --quiet" eval-packages || \
 	  echo "the packages of requirements-eval.txt cannot be installed: their tests will skip" >&2
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist loadfile --ignore-glob 'tests/*_browser.py'
+	@$(RUN) -m pytest tests/*_browser.py
 
 lint: $(VENV)/installed-dev  ## style, format and types
 	@$(RUN) -m ruff check .

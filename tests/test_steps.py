@@ -378,23 +378,23 @@ PINNED: dict[str, dict[str, tuple[float, float]]] = {
         "encoder": (0.354901, 5.93429),
     },
     "gan, stronger": {
-        "generator": (1.32212, 3.05315),
-        "discriminator": (1.28793, 3.55734),
+        "generator": (1.38533, 4.14652),
+        "discriminator": (1.43378, 9.38945),
     },
     "cgan, stronger": {
-        "generator": (0.711328, 3.62553),
-        "discriminator": (1.41457, 4.56301),
+        "generator": (0.744459, 4.20895),
+        "discriminator": (1.53987, 7.11227),
     },
     "encoder_cdcgan, stronger": {
         "encoder": (3.96039, 8.53141),
     },
     "encoder_cdcgan, joint": {
-        "generator": (4.5787, 20.5775),
-        "discriminator": (1.8705, 6.6623),
+        "generator": (4.56025, 20.834),
+        "discriminator": (2.12054, 10.2922),
     },
     "caae, stronger": {
-        "autoencoder": (49.3901, 64.1814),
-        "critics": (5.50987, 17.3962),
+        "autoencoder": (49.4269, 64.2377),
+        "critics": (5.75547, 19.5856),
     },
 }
 

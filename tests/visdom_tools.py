@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +63,7 @@ class Server:
             env=os.environ | {"VISDOM_PORT": str(port), "VISDOM_ENV": str(env_dir)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )
         try:
             wait_for(self._answers, bool, 300)  # it imports torch; slow where a training has the processor
@@ -81,7 +84,7 @@ class Server:
     def stop(self) -> int:
         """As Ctrl-C; the exit status."""
         if self.process.poll() is None:
-            self.process.send_signal(2)
+            self.process.send_signal(signal.SIGINT)
         return self.process.wait(60)
 
 

@@ -278,7 +278,7 @@ class Panel:
         panel = [
             Evaluator("guess", "age", "guess 1", 1, brightness),
             Evaluator("who", "cosine", "who 1", 48, mosaic),
-            Evaluator("slow", "distance", "slow 1", 48, mosaic, every=2),
+            Evaluator("apart", "distance", "apart 1", 48, mosaic),
             Evaluator("what", "features", "what 1", 3, colours),
         ]
         return [Evaluator(j.name, j.kind, j.key, j.width, None, "lost") if j.name == self.without else j for j in panel]
@@ -389,7 +389,7 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
     assert copied["guess.60_minus_10"] == copied["guess.spearman"] == copied["guess.monotone"] == 0
     assert copied["guess.mean_10"] == copied["guess.mean_60"]
     assert copied["who.verified_far1"] == copied["who.similarity"] == copied["keeping.own_ssim"] == 1
-    assert copied["slow.distance"] == copied["keeping.outside_l1"] == copied["keeping.cycle_l1"] == 0
+    assert copied["apart.distance"] == copied["keeping.outside_l1"] == copied["keeping.cycle_l1"] == 0
     assert copied["keeping.sharpness"] == copied["who.verified_far1_gap_10"] == 1
     assert copied["who.verified_far1_gap_40"] is None, "too few renderings to tell"
     real = int(re.search(r"real faces: (\d+)", told["notes"][0])[1])  # type: ignore[index]
@@ -398,7 +398,7 @@ def test_a_whole_evaluation(config: Callable[..., EvaluateConfig], tmp_path: Pat
     assert blended["guess.spearman"] > 0.9
     assert blended["keeping.sharpness"] < 1
     assert 0 < blended["keeping.outside_l1"] < 0.5
-    assert 0 < copied["slow.n"] < 6
+    assert copied["apart.n"] == 6
     assert set(tiny) == set(blended)
 
     with (folder / "table.csv").open() as f:

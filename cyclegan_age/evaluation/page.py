@@ -192,7 +192,7 @@ def badness(scores: Scores, row: Row, i: int) -> float:
         at = [reference.slider.index(t) for t in reference.targets]
         parts.append(np.abs(reference.calibration[age.name](record[age.key][at, 0]) - np.array(reference.targets)))
     who = next((j for j in reference.evaluators if j.kind in ("cosine", "distance") and j.look), None)
-    if who and who.every == 1:
+    if who:
         same = measures.verified(near(who, reference, {i: record}, [i])[0], reference.least[who.name, FARS[0]])
         parts.append(np.where(same > 0, 0.0, _NOT_VERIFIED_YEARS))
     return float(np.sum(parts, axis=0).mean()) if parts else 0.0

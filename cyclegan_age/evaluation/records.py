@@ -111,17 +111,13 @@ class Renderer:
             self._means[years] = np.mean(pictures, axis=0, dtype=np.float64)
         return self._means[years]
 
-    def wanted(self, i: int) -> list[Evaluator]:
-        """The networks that run on face i."""
-        return [evaluator for evaluator in self.evaluators if evaluator.look and _shown(evaluator, self.plan.faces, i)]
-
     def complete(self, row: Row, i: int) -> Record | None:
         """The record of a face, if it is complete; empty if the picture cannot be read."""
         picture = self.pictures.get(i)
         if picture is None:
             return {}
         known = _read(self._file(row, picture, i))
-        names = [evaluator.key for evaluator in self.wanted(i)]
+        names = [evaluator.key for evaluator in self.evaluators if evaluator.look]
         if row != REAL:
             names += ["keeping", "hair"] if self._parser else ["keeping"]
         return known if all(name in known for name in names) else None
@@ -133,7 +129,7 @@ class Renderer:
             return {}
         file = self._file(row, picture, i)
         known = _read(file)
-        missing = [evaluator for evaluator in self.wanted(i) if evaluator.key not in known]
+        missing = [one for one in self.evaluators if one.look and one.key not in known]
         if row == REAL:
             known |= {evaluator.key: _outputs(evaluator, picture[None]) for evaluator in missing}
         else:
@@ -218,10 +214,6 @@ def render(ager: Ager, picture: Picture, years: Sequence[float], attributes: Fac
     boxed = ager.letterbox(image)
     aged = ager.engine.age_letterboxed([boxed] * len(years), list(years), attributes=[attributes] * len(years))
     return np.stack([np.asarray(boxed.restore(one, image)) for one in aged])
-
-
-def _shown(evaluator: Evaluator, faces: Faces, i: int) -> bool:
-    return evaluator.every == 1 or int(faces.rank[i]) % evaluator.every == 0
 
 
 def _outputs(evaluator: Evaluator, pictures: Picture) -> NDArray[np.float32]:

@@ -157,8 +157,6 @@ def _notes(scores: Scores, rows: list[Row]) -> list[str]:
             notes.append(
                 f"{evaluator.name} finds no face in {len(blind)} of the {counted(len(reference.real), 'real face')}"
             )
-        if evaluator.look and evaluator.every > 1:
-            notes.append(f"{evaluator.name} is slow and runs on one face of {evaluator.every}")
         if evaluator.look and evaluator.kind == "features":
             notes.append(
                 f"realism: KID x 1000 and FID in the features of {evaluator.name} (ImageNet), not of Inception"

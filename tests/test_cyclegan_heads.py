@@ -115,7 +115,7 @@ class LeftHalf(FaceParser):
         return torch.cat([1 - face, face, torch.zeros(len(x), 3, size, size)], dim=1)
 
 
-def test_a_young_face_is_darkened_no_more_than_allowed() -> None:
+def test_a_young_face_changes_its_colour_no_more_than_allowed() -> None:
     generator = AdaINGenerator(ages=4, ngf=4, blocks=2, deform=0, detail=0).eval()
     torch.nn.init.constant_(generator.head.bias[3], 9.0)  # the mask is 1
     x = torch.zeros(4, 3, 64, 64)
@@ -131,8 +131,25 @@ def test_a_young_face_is_darkened_no_more_than_allowed() -> None:
     torch.testing.assert_close(darker[:, 16], torch.tensor([-0.1, -0.1, -0.2, -0.3]), rtol=0, atol=2e-3)
     torch.testing.assert_close(darker[:, 48], torch.full((4,), -0.3), rtol=0, atol=2e-3)  # hair may be dark
     torch.testing.assert_close(changed(-0.05)[:, 16], torch.full((4,), -0.05), rtol=0, atol=2e-3)
-    torch.testing.assert_close(changed(0.3)[:, 16], torch.full((4,), 0.3), rtol=0, atol=2e-3)
+    torch.testing.assert_close(changed(0.3)[:, 16], torch.tensor([0.1, 0.1, 0.2, 0.3]), rtol=0, atol=2e-3)
     assert layer_names(generator) == layer_names(AdaINGenerator(ages=4, ngf=4, blocks=2, deform=0, detail=0))
+
+
+def test_strength_multiplies_flow_and_residual() -> None:
+    torch.manual_seed(0)
+    plain = AdaINGenerator(ages=4, ngf=4, blocks=2, detail=4).eval()
+    for layer in (plain.head, plain.fine_head, plain.bend):
+        torch.nn.init.normal_(layer.weight, 0.0, 0.01)
+    strong = AdaINGenerator(ages=4, ngf=4, blocks=2, detail=4, strength=1.5).eval()
+    strong.load_state_dict(plain.state_dict())
+    x, age = torch.rand(1, 3, 64, 64) - 0.5, torch.eye(4)[:1]
+    with torch.no_grad():
+        (y, flow), (stronger, more) = plain.with_flow(x, age), strong.with_flow(x, age)
+        assert flow is not None and more is not None and flow.abs().max() > 1e-3
+        torch.testing.assert_close(more, 1.5 * flow)
+        residual = y - warp(x, flow)
+        assert residual.abs().max() > 0.01
+        torch.testing.assert_close(stronger - warp(x, more), 1.5 * residual, rtol=0, atol=1e-5)
 
 
 def test_regions_cut_the_head_out() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from cyclegan_age.config.fields import LOSS, MODEL, OPTIMISATION, Option, check, require
+from cyclegan_age.config.fields import LOSS, MODEL, OPTIMISATION, RARE, Option, check, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,13 @@ class CycleGANHeadsConfig:
     """Largest displacement of the flow that changes the head's shape, as a share of the side; 0 disables warping."""
     detail: Annotated[int, Option(MODEL, at_least=0)] = 24
     """Channels of the full-resolution branch; the rest of the generator works at half of it. 0 disables the branch."""
+    strength: Annotated[float, Option(RARE, above=0)] = 1.0
+    """Factor of the flow and the residual, for a trained generator that changes too little or too much."""
     most_chroma: Annotated[float, Option(MODEL, at_least=0)] = 0.0
     """Soft limit of the chroma that a pixel gains, of a range of 2; colours fade freely. 0 sets no limit."""
     most_shade: Annotated[float, Option(MODEL, at_least=0)] = 0.0
-    """Up to 20 years: limit of how much a face is darkened over areas larger than a wrinkle, of a range of 2. It holds
-    for results, not in training. 0 sets no limit."""
+    """Up to 20 years: limit of how much a face changes its colour over areas larger than a wrinkle, as root mean square
+    of a range of 2. It holds for results, not in training. 0 sets no limit."""
     ndf: Annotated[int, Option(MODEL, at_least=1)] = 64
     """Channels after the first layer of the discriminators."""
     d_rate: Annotated[float, Option(OPTIMISATION, above=0)] = 1.5

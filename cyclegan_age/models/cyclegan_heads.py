@@ -48,6 +48,7 @@ def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGener
         blocks=net.blocks,
         deform=net.deform,
         detail=net.detail,
+        strength=net.strength,
         most_chroma=net.most_chroma,
     )
 

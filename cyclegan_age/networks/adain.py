@@ -105,10 +105,11 @@ class AdaINGenerator(WarpingGenerator):
         blocks: int = 6,  # residual blocks of the bottleneck; half as many at twice its resolution
         deform: float = 0.06,  # largest displacement of the flow, as a share of the side; 0 disables warping
         detail: int = 24,  # channels of the full-resolution branch; 0 disables it
+        strength: float = 1.0,  # factor of flow and residual
         most_chroma: float = 0.0,  # soft limit of the chroma that a pixel gains, of a range of 2; 0 sets no limit
     ) -> None:
         super().__init__()
-        self.deform, self.detail, self.most_chroma = deform, detail, most_chroma
+        self.deform, self.detail, self.strength, self.most_chroma = deform, detail, strength, most_chroma
         self.most_shade, self.shade_ages = 0.0, 0
         self.helpers = nn.ModuleDict()  # no layers
         a, b, c = 2 * ngf, 4 * ngf, 6 * ngf
@@ -139,13 +140,13 @@ class AdaINGenerator(WarpingGenerator):
             _start_at_zero(self.fine_head)
 
     def limit_shade(self, parser: FaceParser, most: float, ages: int) -> None:
-        """Limit how much faces are darkened over areas larger than a wrinkle: by a fringe painted on the forehead.
+        """Limit how much faces change their colour over areas larger than a wrinkle: by a fringe on the forehead.
 
         For inference, after the weights are loaded. In training the discriminators have to see what is wrong.
 
         Args:
             parser: trained; finds the face.
-            most: of a range of 2, above 0.
+            most: root mean square over the channels, of a range of 2, above 0.
             ages: number of the youngest anchors at which the limit holds; to the next one it fades out.
         """
         self.helpers["parser"], self.most_shade, self.shade_ages = parser, most, ages
@@ -174,7 +175,7 @@ class AdaINGenerator(WarpingGenerator):
             h = self.fine_up(h, self.fine_stem(x, age), e)  # (N, detail, 2 H, 2 W)
             h = self.fine_norm(self.fine(h), e, slope=0.0)
             residual = F.interpolate(residual, scale_factor=2.0, mode="bilinear") + _residual(self.fine_head(h))
-        out = warped + residual
+        out = warped + self.strength * residual
         if self.most_chroma:
             out = _limit_chroma(out, warped, self.most_chroma)
         if self.most_shade:
@@ -182,7 +183,7 @@ class AdaINGenerator(WarpingGenerator):
             assert isinstance(parser, FaceParser)
             face = parser.probabilities(warped, x.shape[2])[:, 1:2]
             share = age[:, : self.shade_ages].sum(dim=1).view(-1, 1, 1, 1)
-            out = out + share * _excess_shade(out, warped, face, self.most_shade)
+            out = out - share * _excess_shade(out, warped, face, self.most_shade)
         clipped = out.clamp(-1, 1)
         # Straight-through gradient of the clipping, so that it does not vanish there.
         return (out + (clipped - out).detach() if self.training else clipped), flow
@@ -190,7 +191,7 @@ class AdaINGenerator(WarpingGenerator):
     def flow(self, h: Tensor) -> Tensor:
         """Output of the child `bend` -> flow (N, 2, h, w): displacement of each sampling point, right and down, in
         shares of the side."""
-        return self.deform * torch.tanh(h.float())
+        return self.strength * self.deform * torch.tanh(h.float())
 
 
 def _start_at_zero(layer: nn.Module) -> None:
@@ -215,29 +216,30 @@ def _limit_chroma(x: Tensor, before: Tensor, most: float) -> Tensor:
 
 
 def _excess_shade(x: Tensor, before: Tensor, face: Tensor, most: float) -> Tensor:
-    """How much more than `most` the faces of pictures x (N, 3, H, W) are darker than `before`: (N, 1, H, W).
+    """What the colour of the faces of pictures x (N, 3, H, W) changed by beyond `most`: (N, 3, H, W).
 
-    The change of the mean of RGB is averaged over the face around each pixel.
+    The change is averaged over the face around each pixel.
 
     Args:
         x: the pictures.
         before: what they were.
         face: (N, 1, H, W), the probability of a face.
-        most: of a range of 2.
+        most: root mean square over the channels, of a range of 2.
     """
-    change = (x - before).mean(dim=1, keepdim=True)
-    areas = _smoothed(change * face, _AREA) / _smoothed(face, _AREA).clamp_min(1e-3)
-    return _smoothed(face, _EDGE) * F.relu(-areas - most)
+    areas = _smoothed((x - before) * face, _AREA) / _smoothed(face, _AREA).clamp_min(1e-3)
+    size = _length(areas) / math.sqrt(3)
+    return _smoothed(face, _EDGE) * areas * F.relu(1 - most / size)
 
 
 def _smoothed(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of maps (N, 1, H, W), sigma as a share of the side; beyond their edges they are 0."""
+    """Gaussian blur of maps (N, C, H, W), sigma as a share of the side; beyond their edges they are 0."""
+    channels = x.shape[1]
     sigma *= x.shape[2]
     reach = round(3 * sigma)
     weights = torch.tensor([math.exp(-0.5 * (i / sigma) ** 2) for i in range(-reach, reach + 1)], device=x.device)
-    weights = weights / weights.sum()
-    rows = F.conv2d(x, weights.view(1, 1, 1, -1), padding=(0, reach))
-    return F.conv2d(rows, weights.view(1, 1, -1, 1), padding=(reach, 0))
+    weights = (weights / weights.sum()).repeat(channels, 1, 1, 1)  # (C, 1, 1, size)
+    rows = F.conv2d(x, weights, padding=(0, reach), groups=channels)
+    return F.conv2d(rows, weights.transpose(2, 3), padding=(reach, 0), groups=channels)
 
 
 def _length(x: Tensor) -> Tensor:

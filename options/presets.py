@@ -158,7 +158,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "lr_constant": 0.6,
                 "clip": 5.0,
             },
-            {"most_chroma": 0.06, "most_shade": 0.09},
+            {"most_chroma": 0.06, "most_shade": 0.11},
         ),
     },
     "age_estimator": {

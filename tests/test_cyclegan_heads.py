@@ -121,10 +121,13 @@ def test_a_young_face_changes_its_colour_no_more_than_allowed() -> None:
     x = torch.zeros(4, 3, 64, 64)
     ages = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 1, 0]])  # of three anchors, two young
 
-    def changed(by: float) -> Tensor:
+    def colours(*by: float) -> Tensor:
         with torch.no_grad():
-            generator.head.bias[:3] = math.atanh(by / 2)
-            return generator(x, ages)[:, 0, 32]
+            generator.head.bias[:3] = torch.atanh(torch.tensor(by) / 2)
+            return generator(x, ages)[:, :, 32]
+
+    def changed(by: float) -> Tensor:
+        return colours(by, by, by)[:, 0]
 
     generator.limit_shade(LeftHalf(), 0.1, 2)
     darker = changed(-0.3)
@@ -132,6 +135,10 @@ def test_a_young_face_changes_its_colour_no_more_than_allowed() -> None:
     torch.testing.assert_close(darker[:, 48], torch.full((4,), -0.3), rtol=0, atol=2e-3)  # hair may be dark
     torch.testing.assert_close(changed(-0.05)[:, 16], torch.full((4,), -0.05), rtol=0, atol=2e-3)
     torch.testing.assert_close(changed(0.3)[:, 16], torch.tensor([0.1, 0.1, 0.2, 0.3]), rtol=0, atol=2e-3)
+    redder = colours(0.3, -0.15, -0.15)  # of the same brightness
+    sizes = redder[:, :, 16].square().mean(dim=1).sqrt()  # without a limit 0.212
+    torch.testing.assert_close(sizes, torch.tensor([0.1, 0.1, 0.156, 0.212]), rtol=0, atol=2e-3)
+    torch.testing.assert_close(redder[0, :, 48], torch.tensor([0.3, -0.15, -0.15]), rtol=0, atol=2e-3)
     assert layer_names(generator) == layer_names(AdaINGenerator(ages=4, ngf=4, blocks=2, deform=0, detail=0))
 
 

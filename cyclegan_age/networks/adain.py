@@ -140,7 +140,7 @@ class AdaINGenerator(WarpingGenerator):
             _start_at_zero(self.fine_head)
 
     def limit_shade(self, parser: FaceParser, most: float, ages: int) -> None:
-        """Limit how much faces change their colour over areas larger than a wrinkle: by a fringe on the forehead.
+        """Limit how much a face changes its colour over areas larger than a wrinkle, as by a veil on the forehead.
 
         For inference, after the weights are loaded. In training the discriminators have to see what is wrong.
 
@@ -216,7 +216,7 @@ def _limit_chroma(x: Tensor, before: Tensor, most: float) -> Tensor:
 
 
 def _excess_shade(x: Tensor, before: Tensor, face: Tensor, most: float) -> Tensor:
-    """What the colour of the faces of pictures x (N, 3, H, W) changed by beyond `most`: (N, 3, H, W).
+    """The part beyond `most` of the change in colour of the faces of pictures x (N, 3, H, W): (N, 3, H, W).
 
     The change is averaged over the face around each pixel.
 

@@ -93,6 +93,29 @@ def test_the_chain_adds_what_its_open_steps_say_and_nothing_else() -> None:
     assert torch.equal(out[2:4], x[2:4])  # to the bit
 
 
+def test_skipped_closed_steps_change_neither_pictures_nor_gradients() -> None:
+    torch.manual_seed(0)
+    generator = build_generator(TrainConfig(ages=(20, 40, 60, 80), age_vector="onehot"), PFAGANConfig(ngf=2, blocks=1))
+    for step in generator.steps:
+        assert isinstance(step, AgingStep)
+        nn.init.normal_(step.head.conv.weight, 0, 0.05)
+    x = with_group(torch.rand(5, 3, 16, 16) - 0.5, torch.tensor([0, 1, 0, 2, 0]))
+    target = AgeCode((20, 40, 60, 80)).encode([40.0, 60, 50, 20, 60])  # nobody passes the last step
+    counts: list[int] = []
+    for step in generator.steps:
+        step.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    outcomes = []
+    for skip in (False, True):
+        generator.skip_closed = skip
+        out = generator(x, target)
+        out.square().sum().backward()
+        outcomes.append([out.detach(), *(w.grad for w in generator.parameters())])
+        generator.zero_grad()
+    assert counts == [5, 5, 5, 3, 3, 2]
+    for plain, skipped in zip(*outcomes, strict=True):
+        torch.testing.assert_close(skipped, plain, atol=1e-5, rtol=1e-4)
+
+
 def test_the_output_is_clipped_but_while_training_its_gradient_is_not() -> None:
     generator = _adding(0.5, 0.9)
     x = torch.zeros(1, 3, 8, 8, requires_grad=True)

@@ -4,7 +4,7 @@ After Huang et al., "PFA-GAN: Progressive Face Aging with Generative Adversarial
 III-B and table I: 9x9 and 4x4 convolutions, residual blocks, instance norm, leaky ReLU 0.2.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -97,19 +97,30 @@ class ProgressiveGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(AgingStep(ngf=ngf, blocks=blocks) for _ in range(groups - 1))
+        self.skip_closed = False
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
         """(N, 4, H, W) by `with_group` and (N, groups) -> (N, 3, H, W) in [-1, 1], float32.
 
         H and W are multiples of 4. Every step runs for every picture, so that batches of mixed ages take one pass and
-        feature maps of every layer can be recorded.
+        feature maps of every layer can be recorded; with `skip_closed` in training only those with an open gate.
         """
-        gates = gates_between(x[:, 3, 0, 0], place(age), len(self.steps))
+        gates = gates_between(x[:, 3, 0, 0], place(age), len(self.steps))  # (N, steps)
         x = x[:, :3].float()
-        for i, step in enumerate(self.steps):
-            x = x + gates[:, i, None, None, None] * step(x)
+        for gate, step in zip(gates.unbind(dim=1), self.steps, strict=True):
+            if self.skip_closed and self.training:  # at least two pictures: the compiler makes code of its own for one
+                rows = gate.argsort(descending=True)[: max(2, int(gate.count_nonzero()))]
+                x = x.index_add(0, rows, gate[rows, None, None, None] * step(x[rows]))
+            else:
+                x = x + gate[:, None, None, None] * step(x)
         clipped = x.clamp(-1, 1)
         return x + (clipped - x).detach() if self.training else clipped
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile each step for batches of any size, and set `skip_closed`, which pays on a CPU."""
+        self.skip_closed = True
+        for step in self.steps:
+            step.compile(*args, **options | {"dynamic": True})
 
 
 def with_group(x: Tensor, group: Tensor) -> Tensor:

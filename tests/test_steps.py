@@ -137,6 +137,10 @@ def stronger(case: str) -> tuple[Model, Batch]:
         return GAN(config=TRAIN, net=GANConfig(**NOISE, **STRONGER, lambda_r1=0.3)), faces()
     if case == "cgan":
         return CGAN(config=TRAIN, net=CGANConfig(**NOISE, **STRONGER)), faces()
+    if case == "pfa_gan":
+        pfa = PFAGANConfig(ngf=2, ndf=2, blocks=1, lambda_features=0.5)
+        loss_networks = LossNetworks(estimators=[estimator()], embedder=None)
+        return PFAGAN(config=TRAIN, net=pfa, loss_networks=loss_networks), faces()
     if case.startswith("encoder_cdcgan"):
         joint = {"joint": True, "gan_share": 0.7} if case.endswith("joint") else {}
         coder = EncoderCDCGANConfig(**STAGES | joint, **STRONGER, **REBUILT, lambda_pixel=2.0)
@@ -181,6 +185,7 @@ CASES: dict[str, tuple[Callable[[], tuple[Model, Batch]], float]] = {
     "encoder_cdcgan, stronger": (lambda: stronger("encoder_cdcgan"), 0.6),
     "encoder_cdcgan, joint": (lambda: stronger("encoder_cdcgan, joint"), 0.6),
     "caae, stronger": (lambda: stronger("caae"), 0.2),
+    "pfa_gan, stronger": (lambda: stronger("pfa_gan"), 0.2),
 }
 
 
@@ -395,6 +400,10 @@ PINNED: dict[str, dict[str, tuple[float, float]]] = {
     "caae, stronger": {
         "autoencoder": (49.4269, 64.2377),
         "critics": (5.75547, 19.5856),
+    },
+    "pfa_gan, stronger": {
+        "generator": (2.25798, 51.8179),
+        "discriminator": (2.57638, 30.5489),
     },
 }
 

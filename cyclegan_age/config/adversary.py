@@ -70,6 +70,8 @@ class PFAGANConfig(AdversaryConfig):
     """Weight of the deep features in it, besides those two."""
     embedder: Annotated[str, Option(MODEL)] = ""
     """Face embedder for the deep features: a shipped name, file or run; without it the first estimator is used."""
+    lambda_features: Annotated[float, Option(LOSS, at_least=0)] = 0.0
+    """Weight of an adversarial term on the features of an ImageNet network; above 0 it needs `make eval-packages`."""
 
     def check_together(self) -> None:
         """Refuse losses without the networks that they need."""

@@ -20,6 +20,7 @@ from cyclegan_age.config import (
     EncodedConfig,
     LatentConfig,
     NoiseConfig,
+    PFAGANConfig,
     TrainConfig,
     UserError,
 )
@@ -167,7 +168,9 @@ class SimilarityLosses:
         return terms
 
 
-def build_feature_discriminator(config: TrainConfig, net: LatentConfig, *, n_heads: int) -> FeatureDiscriminator | None:
+def build_feature_discriminator(
+    config: TrainConfig, net: LatentConfig | PFAGANConfig, *, n_heads: int
+) -> FeatureDiscriminator | None:
     """The feature discriminator that a configuration describes; None with a `lambda_features` of 0.
 
     Raises:

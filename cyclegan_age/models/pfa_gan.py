@@ -12,6 +12,7 @@ AI2100 project report describes it. Where it departs from them:
 - The age loss asks this package's estimators, on random views, or else the generator fools them by patterns that
   no person sees. The group's probability is the sum over its years.
 - Deep features are those of a face embedder, or of the first age estimator, at unit length, instead of VGG-Face's.
+- With `lambda_features` heads on an ImageNet network's features are a second discriminator.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from cyclegan_age.config import PFAGANConfig, TrainConfig
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
-from cyclegan_age.models.adversary import AdversarialModel
+from cyclegan_age.models.adversary import AdversarialModel, build_feature_discriminator, wrong_ages
 from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System, age_and_sex
 from cyclegan_age.models.pretrained import load_embedder, load_estimator
@@ -118,8 +119,9 @@ class PFAGAN(AdversarialModel):
         self.generator = build_generator(config, net)
         self.discriminator = PatchDiscriminator(n_heads=len(config.ages), ndf=net.ndf)
         self.loss_networks = loss_networks
-        super().__init__(config, net, self.generator, self.discriminator)
-        self.frozen = {"loss_networks": loss_networks}
+        features = build_feature_discriminator(config, net, n_heads=len(config.ages))
+        super().__init__(config, net, self.generator, self.discriminator, features)
+        self.frozen["loss_networks"] = loss_networks
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, code = self.net, self.code
@@ -134,7 +136,10 @@ class PFAGAN(AdversarialModel):
 
         self.discriminator.requires_grad_(False)
         x_fake = self.generator(with_group(x_source, g_source), v_target)
-        terms = {"g_adversarial": lsgan(self.discriminator(x_fake), 1, v_target * aged[:, None])}  # equation 4
+        v_fake = v_target * aged[:, None]
+        terms = {"g_adversarial": lsgan(self.discriminator(x_fake), 1, v_fake)}  # equation 4
+        if self.feature_discriminator:
+            terms["g_features"] = net.lambda_features * self.feature_discriminator.generator_loss(x_fake, v_fake)
         x_seen = random_view(x_fake)
         logits, features = self.loss_networks(torch.cat([x_fake, x_source]), x_seen)
         if net.lambda_age and logits:
@@ -155,7 +160,11 @@ class PFAGAN(AdversarialModel):
             return
         real, fake = self.discriminator(torch.cat([x_real, x_fake.detach()])).chunk(2)
         d_real = 0.5 * lsgan(real, 1 - net.label_smoothing, v_target)
-        yield "discriminator", {"d_real": d_real, "d_fake": 0.5 * lsgan(fake, 0, v_target * aged[:, None])}
+        terms = {"d_real": d_real, "d_fake": 0.5 * lsgan(fake, 0, v_fake)}
+        if self.feature_discriminator:
+            wrong = wrong_ages(code, torch.maximum(batch.age_source, batch.age_target))
+            terms |= self.feature_discriminator.discriminator_losses(x_real, x_fake.detach(), v_target, v_fake, wrong)
+        yield "discriminator", terms
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
         return [Renderer(generator=networks["generator"], code=self.code, encoder=GroupEncoder(code=self.code))]

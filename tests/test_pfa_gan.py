@@ -32,7 +32,7 @@ TINY = [
     *("--model", "pfa_gan", "--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32", "--load_size", "36"),
     *("--batch_size", "4", "--no_compile", "--precision", "fp32", "--monitor", "none", "--log_every", "2"),
     *("--sample_every", "1000", "--snapshot_every", "1000", "--ages", "20", "40", "60"),
-    *("--feature_layers", "steps.0.blocks.0"),
+    *("--feature_layers", "steps.0.blocks.0", "--lambda_features", "0"),
 ]
 
 

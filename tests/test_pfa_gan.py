@@ -93,7 +93,9 @@ def test_the_chain_adds_what_its_open_steps_say_and_nothing_else() -> None:
     assert torch.equal(out[2:4], x[2:4])  # to the bit
 
 
-def test_skipped_closed_steps_change_neither_pictures_nor_gradients() -> None:
+def test_skipped_closed_steps_change_neither_pictures_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[dict[str, object]] = []
+    monkeypatch.setattr(AgingStep, "compile", lambda _, **options: compiled.append(options))
     torch.manual_seed(0)
     generator = build_generator(TrainConfig(ages=(20, 40, 60, 80), age_vector="onehot"), PFAGANConfig(ngf=2, blocks=1))
     for step in generator.steps:
@@ -106,12 +108,14 @@ def test_skipped_closed_steps_change_neither_pictures_nor_gradients() -> None:
         step.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
     outcomes = []
     for skip in (False, True):
-        generator.skip_closed = skip
+        if skip:
+            generator.compile(dynamic=False)
         out = generator(x, target)
         out.square().sum().backward()
         outcomes.append([out.detach(), *(w.grad for w in generator.parameters())])
         generator.zero_grad()
     assert counts == [5, 5, 5, 3, 3, 2]
+    assert compiled == [{"dynamic": True}] * 3
     for plain, skipped in zip(*outcomes, strict=True):
         torch.testing.assert_close(skipped, plain, atol=1e-5, rtol=1e-4)
 

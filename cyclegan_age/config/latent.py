@@ -40,7 +40,7 @@ class CAAEConfig(LatentConfig, AdversaryConfig):
     lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 0.0
     """Weight of the identity distance, 1 minus the cosine of the embeddings."""
     embedder: Annotated[str, Option(LOSS)] = "face_embedder"
-    """Face embedder in the loss: a shipped name, a file or a run."""
+    """Face embedder in the loss: a shipped name, a file, a run, or sface for SFace itself."""
     sexes: Annotated[bool, Option(RARE)] = False
     """Labels are ages times sexes; the sex comes from the labels or from names like age_sex_race_..."""
     other_ages: Annotated[bool, Option(RARE)] = False
@@ -107,7 +107,7 @@ class EncoderFields:
     lambda_identity: Annotated[float, Option(LOSS, at_least=0)] = 0.0
     """Encoder: weight of their identity distance, 1 minus the cosine of the embeddings."""
     embedder: Annotated[str, Option(LOSS, valid=bool, must_be="a face embedder")] = "face_embedder"
-    """Face embedder in the loss: a shipped name, a file or a run."""
+    """Face embedder in the loss: a shipped name, a file, a run, or (except for age_cgan) sface for SFace itself."""
 
     def check_together(self) -> None:
         """Refuse the length of a stage where there are no stages."""

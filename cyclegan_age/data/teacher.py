@@ -13,17 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from torch import Tensor
 
 from cyclegan_age.data.cache_files import cache_folder, explained, locked, stamp
 from cyclegan_age.faces.detection import packaged, yunet
 from cyclegan_age.files import write_atomically
 from cyclegan_age.images import BadImage, Picture, open_image
+from cyclegan_age.networks.sface import SFaceLayers
 
 SIZE = 128  # numbers in an embedding
 _SAVE_EVERY = 1000  # faces
+_RECOGNISER = "face_recognition_sface_2021dec_int8bq.onnx"
 
 Embedding = NDArray[np.float32]
 Embed = Callable[[Picture], Embedding | None]
@@ -39,7 +43,7 @@ def sface() -> Embed:
     """
     cv2, models = packaged("--teacher sface")
     detector = yunet("--teacher sface", 0.6)
-    recognizer = cv2.FaceRecognizerSF.create(str(models / "face_recognition_sface_2021dec_int8bq.onnx"), "")
+    recognizer = cv2.FaceRecognizerSF.create(str(models / _RECOGNISER), "")
 
     def embed(picture: Picture) -> Embedding | None:
         bgr = np.ascontiguousarray(picture[..., ::-1])
@@ -54,6 +58,31 @@ def sface() -> Embed:
         return unit
 
     return embed
+
+
+def sface_layers() -> SFaceLayers:
+    """The recogniser's weights.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    cv2, models = packaged("--embedder sface")
+    network = cv2.dnn.readNetFromONNX(str(models / _RECOGNISER))
+    weights: list[Tensor] = []
+    norms: list[tuple[Tensor, Tensor]] = []
+    slopes: list[Tensor] = []
+    for name in network.getLayerNames():
+        layer = network.getLayer(network.getLayerId(name))
+        blobs = [torch.from_numpy(np.array(blob, dtype=np.float32)) for blob in layer.blobs]
+        if layer.type == "BatchNorm":
+            mean, variance, gain, shift = (blob.flatten() for blob in blobs)
+            scale = gain / (variance + (2e-5 if len(norms) >= 27 else 1e-3)).sqrt()
+            norms.append((scale, shift - mean * scale))
+        elif layer.type == "PReLU":
+            slopes.append(blobs[0].flatten())
+        elif layer.type in ("Convolution", "Gemm"):
+            weights.append(blobs[0])  # no bias, or one of 0
+    return SFaceLayers(weights, norms, slopes)
 
 
 def embeddings(

@@ -38,7 +38,6 @@ from cyclegan_age.models.augmentation import diff_augment
 from cyclegan_age.models.base import Losses, Model
 from cyclegan_age.networks.discriminators import FeatureCritic
 from cyclegan_age.networks.efficientnet import LiteFeatures
-from cyclegan_age.networks.embedders import FaceEmbedder
 
 R1_PART = 4  # R1 is of one picture in so many
 FEATURES_SIDE = 128  # side in pixels to which smaller pictures are enlarged for the ImageNet network
@@ -138,7 +137,7 @@ class SimilarityLosses:
         self,
         net: CAAEConfig | EncodedConfig,
         feature_discriminator: FeatureDiscriminator | None,
-        embedder: FaceEmbedder | None,
+        embedder: nn.Module | None,
     ) -> None:
         self.net = net
         self.features: nn.Module | None = feature_discriminator.features if feature_discriminator else None

@@ -40,8 +40,7 @@ from cyclegan_age.models.adversary import (
     wrong_ages,
 )
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Model, Renderer, System, age_and_sex
-from cyclegan_age.models.pretrained import load_embedder
-from cyclegan_age.networks.embedders import FaceEmbedder
+from cyclegan_age.models.pretrained import load_recogniser
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
 from cyclegan_age.weight_files import Weights
@@ -155,7 +154,7 @@ class CAAE(Model):
         *,
         config: TrainConfig,
         net: CAAEConfig,
-        embedder: FaceEmbedder | None = None,  # trained; for `lambda_identity`
+        embedder: nn.Module | None = None,  # trained; for `lambda_identity`
     ) -> None:
         self.config, self.net = config, net
         self.code = code_of(config)
@@ -261,7 +260,7 @@ class CAAE(Model):
 
 def build(config: TrainConfig, net: CAAEConfig) -> CAAE:
     """The model with the trained network that its configuration names."""
-    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_identity else None
+    embedder = load_recogniser(net.embedder, config) if net.lambda_identity else None
     return CAAE(config=config, net=net, embedder=embedder)
 
 

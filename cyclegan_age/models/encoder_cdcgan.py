@@ -39,8 +39,7 @@ from cyclegan_age.models.adversary import (
 )
 from cyclegan_age.models.base import Column, Encoding, FaceEncoder, Losses, Model, Renderer, System
 from cyclegan_age.models.gan import build_discriminator, build_generator
-from cyclegan_age.models.pretrained import load_embedder
-from cyclegan_age.networks.embedders import FaceEmbedder
+from cyclegan_age.models.pretrained import load_recogniser
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
 from cyclegan_age.weight_files import Weights
@@ -106,7 +105,7 @@ class EncoderCDCGAN(Model):
         *,
         config: TrainConfig,
         net: EncodedConfig,
-        embedder: FaceEmbedder | None = None,  # trained; for `lambda_identity`
+        embedder: nn.Module | None = None,  # trained; for `lambda_identity`
     ) -> None:
         self.config, self.net = config, net
         self.code = code_of(config)
@@ -219,7 +218,7 @@ class EncoderCDCGAN(Model):
 
 def build(config: TrainConfig, net: EncodedConfig) -> EncoderCDCGAN:
     """The model with the trained network that its configuration names."""
-    embedder = load_embedder(net.embedder, config, config.frame) if net.lambda_identity else None
+    embedder = load_recogniser(net.embedder, config) if net.lambda_identity else None
     return EncoderCDCGAN(config=config, net=net, embedder=embedder)
 
 

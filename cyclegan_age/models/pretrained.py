@@ -3,7 +3,10 @@
 from dataclasses import replace
 from typing import TypeVar
 
+from torch import nn
+
 from cyclegan_age.config import AgeEstimatorConfig, FaceEmbedderConfig, FaceParserConfig, TrainConfig, UserError
+from cyclegan_age.data.teacher import sface_layers
 from cyclegan_age.faces.frames import Frame, window
 from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.models.face_embedder import build_embedder
@@ -11,6 +14,7 @@ from cyclegan_age.models.face_parser import build_parser
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import AgeEstimator
 from cyclegan_age.networks.parsers import FaceParser
+from cyclegan_age.networks.sface import LANDMARKS, SIZE, SFace
 from cyclegan_age.runs import find_weights
 from cyclegan_age.weight_files import Weights, load_weights
 
@@ -42,6 +46,18 @@ def trained_estimator(weights: str, config: TrainConfig, frame: str = "") -> tup
 def load_embedder(weights: str, config: TrainConfig, frame: str = "") -> FaceEmbedder:
     """A trained face embedder in eval mode; arguments and errors as of `load_estimator`."""
     return trained_embedder(weights, config, frame)[0]
+
+
+def load_recogniser(weights: str, config: TrainConfig) -> nn.Module:
+    """A face embedder for pictures of `config.frame` as `load_embedder` loads it, or `SFace` by the name `sface`.
+
+    Raises:
+        UserError: see there; or a package is missing.
+    """
+    if weights == "sface":
+        points = tuple((x / SIZE, y / SIZE) for x, y in LANDMARKS)
+        return SFace(sface_layers(), window(Frame(points), Frame.of(config.frame)))
+    return load_embedder(weights, config, config.frame)
 
 
 def trained_embedder(weights: str, config: TrainConfig, frame: str = "") -> tuple[FaceEmbedder, FaceEmbedderConfig]:

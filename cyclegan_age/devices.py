@@ -1,9 +1,11 @@
 """All differences between CPUs and GPUs; no other module distinguishes them."""
 
+import ctypes
 import importlib.util
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +56,7 @@ class Runtime:
 
 
 def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) -> Runtime:
-    """The fastest runtime for a device; sets cuDNN's and the compiler's global switches for it.
+    """The fastest runtime for a device; sets the global switches of cuDNN, the compiler and the allocator for it.
 
     Args:
         config: its `precision` and `compile`, unless automatic.
@@ -64,6 +66,8 @@ def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) ->
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
     if device.type != "cuda":
         use_kernels(False)
+        if device.type == "cpu":
+            _keep_freed_memory()
         return Runtime(device, bf16, compile_networks=config.compile and device.type == "cpu" and has_compiler())
     kernels = config.compile and importlib.util.find_spec("triton") is not None
     use_kernels(kernels)
@@ -73,6 +77,13 @@ def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) ->
     if processes > 1:
         logger.info("%d processes: steps are not captured as CUDA graphs, which support only one process", processes)
     return Runtime(device, bf16, capture=processes == 1, kernels=kernels)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse freed memory for large tensors; else each of them gets new pages, zeroed one by one."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
+        libc.mallopt(-4, 0)  # M_MMAP_MAX, see malloc.h
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD in bytes
 
 
 def has_bf16(device: torch.device) -> bool:

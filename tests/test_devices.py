@@ -1,6 +1,9 @@
 """The device is chosen in one place, by what it can do."""
 
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,23 @@ def test_nothing_else_asks_which_devices_there_are() -> None:
     assert ASKS.search("torch.cuda.is_available()") and ASKS.search('torch.device("cuda")')
     asking = [p.name for p in PACKAGE.rglob("*.py") if ASKS.search(p.read_text(encoding="utf-8"))]
     assert asking == ["devices.py"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_large_tensors_of_a_training_reuse_memory() -> None:
+    script = """
+import resource, torch
+from cyclegan_age.config import TrainConfig
+from cyclegan_age.devices import runtime_of
+runtime_of(TrainConfig(compile=False), torch.device("cpu"))
+torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    torch.ones(2**24)  # 64 MiB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    out = subprocess.run([sys.executable, "-c", script], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    assert int(out.stdout) < 3 * 16_384  # pages of 4 KiB; new ones for all eight would be 131,072
 
 
 @pytest.mark.parametrize(

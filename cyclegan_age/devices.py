@@ -80,7 +80,7 @@ def runtime_of(config: TrainConfig, device: torch.device, processes: int = 1) ->
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse freed memory for large tensors; else each of them gets new pages, zeroed one by one."""
+    """Let glibc reuse freed memory for large tensors; else each gets new pages, which the kernel has to zero."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):  # musl has none
         libc.mallopt(-4, 0)  # M_MMAP_MAX, see malloc.h
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD in bytes

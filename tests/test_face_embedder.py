@@ -386,3 +386,5 @@ def test_only_weights_of_a_face_embedder_are_taken_for_one(tmp_path: Path) -> No
         UserError, match="--embedder age_loss_b: must be weights of a model face_embedder, not age_estimator"
     ):
         load_embedder("age_loss_b", TrainConfig(results_dir=tmp_path))
+    with pytest.raises(UserError, match="--embedder sface: only for cyclegan, caae and encoder_cdcgan"):
+        load_embedder("sface", TrainConfig(results_dir=tmp_path))

@@ -23,16 +23,16 @@ from cyclegan_age.data.batches import Batch
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age
 from cyclegan_age.models import SYSTEMS
-from cyclegan_age.models.pfa_gan import PFAGAN, GroupEncoder, LossNetworks, build_generator, group_of
+from cyclegan_age.models.pfa_gan import PFAGAN, LossNetworks, PlaceEncoder, build_generator, group_of
 from cyclegan_age.networks.estimators import ResnetAgeEstimator
-from cyclegan_age.networks.progressive import AgingStep, ProgressiveGenerator, gates_between, place, with_group
+from cyclegan_age.networks.progressive import AgingStep, ProgressiveGenerator, gates_between, place, with_place
 from cyclegan_age.runs import load_checkpoint
 
 TINY = [
     *("--model", "pfa_gan", "--ngf", "4", "--ndf", "4", "--blocks", "1", "--image_size", "32", "--load_size", "36"),
     *("--batch_size", "4", "--no_compile", "--precision", "fp32", "--monitor", "none", "--log_every", "2"),
     *("--sample_every", "1000", "--snapshot_every", "1000", "--ages", "20", "40", "60"),
-    *("--feature_layers", "steps.0.blocks.0", "--lambda_features", "0"),
+    *("--feature_layers", "steps.0.blocks.0", "--lambda_features", "0", "--younger_blocks", "0"),
 ]
 
 
@@ -47,9 +47,10 @@ class _Adds(nn.Module):
         return torch.full_like(x, self.much)
 
 
-def _adding(*much: float) -> ProgressiveGenerator:
+def _adding(*much: float, younger: Sequence[float] = ()) -> ProgressiveGenerator:
     generator = ProgressiveGenerator(groups=len(much) + 1, ngf=2, blocks=1).eval()
     generator.steps = nn.ModuleList(_Adds(m) for m in much)
+    generator.younger = nn.ModuleList(_Adds(m) for m in younger)
     return generator
 
 
@@ -67,9 +68,12 @@ def _adding(*much: float) -> ProgressiveGenerator:
         (0, 1.25, [1, 0.25, 0]),  # between two groups: the last gate in part
         (1, 1.25, [0, 0.25, 0]),
         (2, 1.75, [0, 0, 0]),
+        (0.75, 2, [0.25, 1, 0]),  # so is the source: the first gate too
+        (1.25, 1.75, [0, 0.5, 0]),  # within one step
+        (1.5, 1.5, [0, 0, 0]),
     ],
 )
-def test_gates_lead_from_the_source_to_the_target(source: int, target: float, gates: list[float]) -> None:
+def test_gates_lead_from_the_source_to_the_target(source: float, target: float, gates: list[float]) -> None:
     assert gates_between(torch.tensor([source]), torch.tensor([float(target)]), 3).tolist() == [gates]
 
 
@@ -88,23 +92,36 @@ def test_the_chain_adds_what_its_open_steps_say_and_nothing_else() -> None:
     x = torch.full((5, 3, 8, 8), -0.5)
     source = torch.tensor([0, 1, 2, 3, 0])
     target = AgeCode((20, 30, 40, 50)).encode([50, 40, 40, 20, 35])
-    out = generator(with_group(x, source), target)
+    out = generator(with_place(x, source), target)
     assert out.mean(dim=(1, 2, 3)).tolist() == pytest.approx([0.2, -0.3, -0.5, -0.5, -0.3])
     assert torch.equal(out[2:4], x[2:4])  # to the bit
+
+
+def test_the_second_chain_leads_back_from_the_last_group() -> None:
+    generator = _adding(0.1, 0.2, 0.4, younger=(-0.05, -0.02, -0.01))
+    x = torch.zeros(6, 3, 8, 8)
+    source = torch.tensor([3.0, 2, 1, 1, 2.5, 1.5])
+    target = AgeCode((20, 30, 40, 50)).encode([20, 25, 30, 50, 30, 35])
+    out = generator(with_place(x, source), target)
+    # All three; the second, and half of the third; nothing; older only; half of the first and the second; nothing.
+    expected = [-0.08, -0.02 - 0.005, 0, 0.6, -0.025 - 0.02, 0]
+    assert out.mean(dim=(1, 2, 3)).tolist() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(out[[2, 5]], x[[2, 5]])
 
 
 def test_skipped_closed_steps_change_neither_pictures_nor_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[dict[str, object]] = []
     monkeypatch.setattr(AgingStep, "compile", lambda _, **options: compiled.append(options))
     torch.manual_seed(0)
-    generator = build_generator(TrainConfig(ages=(20, 40, 60, 80), age_vector="onehot"), PFAGANConfig(ngf=2, blocks=1))
-    for step in generator.steps:
+    config = TrainConfig(ages=(20, 40, 60, 80), age_vector="onehot")
+    generator = build_generator(config, PFAGANConfig(ngf=2, blocks=1, younger_blocks=1))
+    for step in (*generator.steps, *generator.younger):
         assert isinstance(step, AgingStep)
         nn.init.normal_(step.head.conv.weight, 0, 0.05)
-    x = with_group(torch.rand(5, 3, 16, 16) - 0.5, torch.tensor([0, 1, 0, 2, 0]))
-    target = AgeCode((20, 40, 60, 80)).encode([40.0, 60, 50, 20, 60])  # nobody passes the last step
+    x = with_place(torch.rand(5, 3, 16, 16) - 0.5, torch.tensor([0, 1, 0, 2, 0]))
+    target = AgeCode((20, 40, 60, 80)).encode([40.0, 60, 50, 20, 60])  # nobody passes the last step to or from 80
     counts: list[int] = []
-    for step in generator.steps:
+    for step in (*generator.steps, *generator.younger):
         step.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
     outcomes = []
     for skip in (False, True):
@@ -114,8 +131,8 @@ def test_skipped_closed_steps_change_neither_pictures_nor_gradients(monkeypatch:
         out.square().sum().backward()
         outcomes.append([out.detach(), *(w.grad for w in generator.parameters())])
         generator.zero_grad()
-    assert counts == [5, 5, 5, 3, 3, 2]
-    assert compiled == [{"dynamic": True}] * 3
+    assert counts == [*[5] * 6, 3, 3, 2, 2, 2, 2]
+    assert compiled == [{"dynamic": True}] * 6
     for plain, skipped in zip(*outcomes, strict=True):
         torch.testing.assert_close(skipped, plain, atol=1e-5, rtol=1e-4)
 
@@ -124,7 +141,7 @@ def test_the_output_is_clipped_but_while_training_its_gradient_is_not() -> None:
     generator = _adding(0.5, 0.9)
     x = torch.zeros(1, 3, 8, 8, requires_grad=True)
     for training in (False, True):
-        out = generator.train(training)(with_group(x, torch.tensor([0])), torch.tensor([[0.0, 0.0, 1.0]]))
+        out = generator.train(training)(with_place(x, torch.tensor([0])), torch.tensor([[0.0, 0.0, 1.0]]))
         assert out.max().item() == 1
         (gradient,) = torch.autograd.grad(out.sum(), x)
         assert gradient.eq(float(training)).all()
@@ -252,6 +269,26 @@ def test_a_step_ages_the_younger_face_to_the_group_of_the_older_one() -> None:
     assert held_out == {"held_out_d_real": pytest.approx(0.5 * (1 + 4 + 1 + 4) / 4)}
 
 
+def test_with_a_second_chain_the_first_face_of_a_draw_is_brought_to_the_group_of_the_second() -> None:
+    config = TrainConfig(ages=(20, 40, 60), image_size=32, load_size=32)
+    net = PFAGANConfig(ngf=2, ndf=2, blocks=1, younger_blocks=1, lambda_age=0, alpha_feature=0)
+    model = PFAGAN(config=config, net=net, loss_networks=LossNetworks(estimators=[], embedder=None))
+    model.generator = _adding(0.1, 0.3, younger=(-0.05, -0.02))
+    model.discriminator = says = _Says([5.0, 0.0, 3.0])  # type: ignore[assignment]
+    x = torch.tensor([-0.4, -0.2, 0.0]).view(3, 1, 1, 1).expand(3, 3, 16, 16)
+    batch = Batch(x, torch.tensor([20.0, 60, 40]), x + 0.05, torch.tensor([40.0, 20, 41]))
+    phases = model.losses(batch, torch.tensor(0.0), frozenset())
+    _, terms = next(phases)
+    fakes = [-0.4 + 0.1, -0.2 - 0.07, 0.0]
+    assert says.seen[0].mean(dim=(1, 2, 3)).tolist() == pytest.approx(fakes)
+    # Groups 1, 0 and 1; the third pair does not count: ((0 - 1)^2 + (5 - 1)^2) / 3.
+    assert terms["g_adversarial"].item() == pytest.approx(17 / 3)
+    _, terms = next(phases)
+    assert says.seen[1].mean(dim=(1, 2, 3)).tolist() == pytest.approx([-0.35, -0.15, 0.05, *fakes])
+    assert terms["d_real"].item() == pytest.approx(0.5 * (1 + 16 + 1) / 3)
+    assert terms["d_fake"].item() == pytest.approx(0.5 * (0 + 25 + 0) / 3)
+
+
 def test_judges_teach_the_generator_and_stay_as_they_are() -> None:
     torch.manual_seed(0)
     config = TrainConfig(ages=(20, 40, 60), image_size=32, load_size=32)
@@ -312,14 +349,15 @@ def test_a_face_whose_age_is_not_known_is_read_at_its_estimated_age() -> None:
     nn.init.constant_(estimator.head.bias, -100)
     with torch.no_grad():
         estimator.head.bias[52] = 100
-    encoder = GroupEncoder(code=AgeCode((10, 20, 30, 40, 50, 60)), estimator=estimator)
+    encoder = PlaceEncoder(code=AgeCode((10, 20, 30, 40, 50, 60)), estimator=estimator)
     x = torch.rand(2, 3, 16, 16)
     latent = encoder.encode(x, [FaceAttributes(), FaceAttributes(28.0, 1.0)]).latent
     assert torch.equal(latent[:, :3], x)
-    assert latent[:, 3].amax(dim=(1, 2)).tolist() == latent[:, 3].amin(dim=(1, 2)).tolist() == [4, 2]
-    alone = GroupEncoder(code=AgeCode((10, 20, 30, 40, 50, 60)))  # without an estimator it is of the first group
+    assert torch.equal(latent[:, 3].amax(dim=(1, 2)), latent[:, 3].amin(dim=(1, 2)))
+    assert latent[:, 3, 0, 0].tolist() == pytest.approx([4.2, 1.8])
+    alone = PlaceEncoder(code=AgeCode((10, 20, 30, 40, 50, 60)))  # without an estimator it is of the first group
     latent = alone.encode(x, [FaceAttributes(), FaceAttributes(28.0, 1.0)]).latent
-    assert latent[:, 3].amax(dim=(1, 2)).tolist() == [0, 2]
+    assert latent[:, 3, 0, 0].tolist() == pytest.approx([0, 1.8])
 
 
 def test_a_folder_tells_the_age_where_the_name_does_not() -> None:
@@ -331,7 +369,7 @@ def test_a_folder_tells_the_age_where_the_name_does_not() -> None:
 
 def test_a_training_resumes_to_the_bit_and_its_weights_age_faces(tiny_faces: Path, tmp_path: Path) -> None:
     base = [*TINY, "--dataroot", str(tiny_faces), "--results_dir", str(tmp_path), "--save_every", "3"]
-    base += ["--estimators", "age_loss_b", "--lr_constant", "1", "--lr", "0.01"]
+    base += ["--estimators", "age_loss_b", "--lr_constant", "1", "--lr", "0.01", "--younger_blocks", "1"]
     assert train_command.main([*base, "--name", "whole", "--epochs", "1.2"]) == 0
     assert train_command.main([*base, "--name", "parts", "--epochs", "0.6"]) == 0
     states = [load_checkpoint(tmp_path / name / "state.pt") for name in ("whole", "parts")]
@@ -345,12 +383,13 @@ def test_a_training_resumes_to_the_bit_and_its_weights_age_faces(tiny_faces: Pat
     assert list((tmp_path / "whole" / "samples").glob("features-steps.0.blocks.0-*.jpg"))
 
     ager = Ager.load(tmp_path / "whole" / "weights.safetensors")
-    assert ager.layers() == ["steps.0", "steps.1"]
+    assert ager.layers() == ["steps.0", "steps.1", "younger.0", "younger.1"]
     face = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     faces = np.stack([face] * 4)
-    out = ager.age_many(faces, [20, 40, 50, 60], attributes=[FaceAttributes(age_years=41)] * 4)
-    assert np.array_equal(out[:2], faces[:2])  # at its own age and below it stays
-    assert not np.array_equal(out[2], face)
+    own = [FaceAttributes(age_years=years) for years in (41, 41, 40, 40)]
+    out = ager.age_many(faces, [20, 41, 50, 60], attributes=own)
+    assert np.array_equal(out[1], face)  # at its own age it stays
+    assert not np.array_equal(out[0], face) and not np.array_equal(out[2], face)
     # Halfway there, but for rounding and clipping.
     middle = (out[3].astype(int) + face) / 2
     inside = (out[3] > 0) & (out[3] < 255)
@@ -359,6 +398,23 @@ def test_a_training_resumes_to_the_bit_and_its_weights_age_faces(tiny_faces: Pat
     flags = ["--dataroot", str(tiny_faces), "--weights", "whole", "--results_dir", str(tmp_path), "--name", "out"]
     assert test_command.main([*flags, "--features", "steps.0.down1", "--limit", "1", "--life"]) == 0
     assert list((tmp_path / "out").rglob("*60*")) and list((tmp_path / "out").rglob("*.gif"))
+
+
+def test_a_second_chain_can_start_from_weights_that_only_age(
+    tiny_faces: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = [*TINY, "--dataroot", str(tiny_faces), "--results_dir", str(tmp_path), "--lambda_age", "0"]
+    base += ["--alpha_feature", "0", "--epochs", "0"]
+    assert train_command.main([*base, "--name", "older"]) == 0
+    assert train_command.main([*base, "--name", "both", "--init", "older", "--younger_blocks", "2", "--seed", "1"]) == 0
+    assert "--init older: starts from random weights: younger" in [r.message for r in caplog.records]
+    older, both = (load_file(tmp_path / name / "weights.safetensors") for name in ("older", "both"))
+    assert all(torch.equal(both[k], v) for k, v in older.items())
+    assert {k.split(".")[1] for k in both.keys() - older.keys()} == {"younger"}
+    assert any("younger.1.blocks.1" in k for k in both)
+    deeper = ["--name", "deeper", "--init", "both", "--younger_blocks", "3"]
+    assert train_command.main([*base, *deeper]) == 0
+    assert "--init both: starts from random weights: younger.0.blocks.2, younger.1.blocks.2" in caplog.messages
 
 
 def test_the_published_recipe_builds_its_four_groups(tiny_faces: Path) -> None:

@@ -50,12 +50,14 @@ class LatentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PFAGANConfig(AdversaryConfig):
-    """Progressive face aging: a small generator for each pair of adjacent age groups, one after the other."""
+    """Progressive face aging: small generators from each age group to the next, one after the other."""
 
     ngf: Annotated[int, Option(MODEL, at_least=1)] = 16
     """Channels after each sub-network's first layer."""
     blocks: Annotated[int, Option(MODEL, at_least=1)] = 4
-    """Residual blocks of each sub-network."""
+    """Residual blocks of each sub-network that makes faces older."""
+    younger_blocks: Annotated[int, Option(MODEL, at_least=0)] = 0
+    """Residual blocks of each sub-network that makes faces younger; 0: none of these, as published."""
     ndf: Annotated[int, Option(MODEL, at_least=1)] = 64
     """Channels after the discriminator's first layer."""
     lambda_age: Annotated[float, Option(LOSS, at_least=0)] = 0.002

@@ -33,7 +33,7 @@ from cyclegan_age.inference import Ager
 from cyclegan_age.models import load_parser
 from cyclegan_age.networks.parsers import PARTS
 
-_FORMAT = "1"  # changed to invalidate earlier records
+_FORMAT = "2"  # changed to invalidate earlier records
 
 Record = dict[str, NDArray[np.float32]]
 Evaluators = Callable[[], list[Evaluator]]

@@ -1,14 +1,16 @@
-"""Progressive face aging, PFA-GAN: one sub-network for each pair of adjacent age groups, one after the other.
+"""Progressive face aging, PFA-GAN: sub-networks from each age group to the next, one after the other.
 
 After Huang et al., "PFA-GAN: Progressive Face Aging with Generative Adversarial Network" (IEEE TIFS 2021), as the
 AI2100 project report describes it. Where it departs from them:
 
-- It ages only, as published. A target up to the anchor of the source's group leaves the picture as it is.
-- Training opens gates for whole groups alone. At test time an age between two anchors opens the last gate in part. The
-  group of the source is that of its age, from the file name or else from an estimator.
+- With `younger_blocks` a second chain leads from each group to the one before. The published chain only ages: a target
+  below the source's age leaves the picture as it is.
+- Training opens gates for whole groups alone. At test time an own age between two anchors opens the first gate in part,
+  and such a target the last. The own age is from the file name or else from an estimator.
 - The discriminator is this package's PatchGAN, in which each group has a head; theirs joins the group to a feature map.
-- Of the two faces of a draw the younger one is aged to the group of the older one. Pairs of one group, which no
-  sub-network acts on, count neither for the generator nor as fakes.
+- Of the two faces of a draw the younger one is aged to the group of the older one. With `younger_blocks` the first face
+  is brought to the group of the second. Pairs of one group, which no sub-network acts on, count neither for the
+  generator nor as fakes.
 - The age loss asks this package's estimators, on random views, or else the generator fools them by patterns that
   no person sees. The group's probability is the sum over its years.
 - Deep features are those of a face embedder, or of the first age estimator, at unit length, instead of VGG-Face's.
@@ -35,13 +37,15 @@ from cyclegan_age.networks.blocks import crop_input
 from cyclegan_age.networks.discriminators import PatchDiscriminator
 from cyclegan_age.networks.embedders import FaceEmbedder
 from cyclegan_age.networks.estimators import MAX_AGE_YEARS, AgeEstimator, expected_age
-from cyclegan_age.networks.progressive import ProgressiveGenerator, place, with_group
+from cyclegan_age.networks.progressive import ProgressiveGenerator, place, with_place
 from cyclegan_age.weight_files import Weights
 
 
 def build_generator(config: TrainConfig, net: PFAGANConfig) -> ProgressiveGenerator:
     """The generator that a configuration describes."""
-    return ProgressiveGenerator(groups=len(config.ages), ngf=net.ngf, blocks=net.blocks)
+    return ProgressiveGenerator(
+        groups=len(config.ages), ngf=net.ngf, blocks=net.blocks, younger_blocks=net.younger_blocks
+    )
 
 
 def group_of(code: AgeCode, age_years: Tensor) -> Tensor:
@@ -49,10 +53,10 @@ def group_of(code: AgeCode, age_years: Tensor) -> Tensor:
     return (place(code.encode(age_years)) + 0.5).floor().long()
 
 
-class GroupEncoder(FaceEncoder):
-    """Pictures together with their age groups.
+class PlaceEncoder(FaceEncoder):
+    """Pictures together with their places among the age groups.
 
-    An unknown age is estimated; without an estimator the group is the first one, on which every step acts.
+    An unknown age is estimated; without an estimator the place is the first group.
     """
 
     def __init__(self, *, code: AgeCode, estimator: AgeEstimator | None = None) -> None:
@@ -64,7 +68,7 @@ class GroupEncoder(FaceEncoder):
         own, _ = age_and_sex(attributes, x.device)
         guess = expected_age(self.estimator(x)) if self.estimator else torch.zeros_like(own)
         age_years = torch.where(own.isnan(), guess, own)
-        return Encoding(with_group(x, group_of(self.code, age_years)))
+        return Encoding(with_place(x, place(self.code.encode(age_years))))
 
 
 def renderer(weights: Weights) -> Renderer:
@@ -73,7 +77,7 @@ def renderer(weights: Weights) -> Renderer:
     assert isinstance(weights.net, PFAGANConfig)
     generator = weights.load_into(build_generator(weights.train, weights.net), "generator")
     code = code_of(weights.train)
-    return Renderer(generator=generator, code=code, encoder=GroupEncoder(code=code, estimator=estimator))
+    return Renderer(generator=generator, code=code, encoder=PlaceEncoder(code=code, estimator=estimator))
 
 
 class LossNetworks(nn.Module):
@@ -125,17 +129,17 @@ class PFAGAN(AdversarialModel):
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         net, code = self.net, self.code
-        younger_first = batch.age_source <= batch.age_target  # (N,)
-        first = younger_first[:, None, None, None]
-        x_source = torch.where(first, batch.x_source, batch.x_target)
-        x_real = torch.where(first, batch.x_target, batch.x_source)
-        g_source = group_of(code, torch.minimum(batch.age_source, batch.age_target))  # (N,)
-        g_target = group_of(code, torch.maximum(batch.age_source, batch.age_target))
-        aged = (g_target > g_source).float()
+        x_source, x_real, age_source, age_real = batch.x_source, batch.x_target, batch.age_source, batch.age_target
+        if not net.younger_blocks:
+            first = (age_source <= age_real)[:, None, None, None]
+            x_source, x_real = torch.where(first, x_source, x_real), torch.where(first, x_real, x_source)
+            age_source, age_real = torch.minimum(age_source, age_real), torch.maximum(age_source, age_real)
+        g_source, g_target = group_of(code, age_source), group_of(code, age_real)  # (N,)
+        aged = (g_target != g_source).float()
         v_target = one_hot(g_target, len(code))  # (N, K)
 
         self.discriminator.requires_grad_(False)
-        x_fake = self.generator(with_group(x_source, g_source), v_target)
+        x_fake = self.generator(with_place(x_source, g_source), v_target)
         v_fake = v_target * aged[:, None]
         terms = {"g_adversarial": lsgan(self.discriminator(x_fake), 1, v_fake)}  # equation 4
         if self.feature_discriminator:
@@ -162,12 +166,12 @@ class PFAGAN(AdversarialModel):
         d_real = 0.5 * lsgan(real, 1 - net.label_smoothing, v_target)
         terms = {"d_real": d_real, "d_fake": 0.5 * lsgan(fake, 0, v_fake)}
         if self.feature_discriminator:
-            wrong = wrong_ages(code, torch.maximum(batch.age_source, batch.age_target))
+            wrong = wrong_ages(code, age_real)
             terms |= self.feature_discriminator.discriminator_losses(x_real, x_fake.detach(), v_target, v_fake, wrong)
         yield "discriminator", terms
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
-        return [Renderer(generator=networks["generator"], code=self.code, encoder=GroupEncoder(code=self.code))]
+        return [Renderer(generator=networks["generator"], code=self.code, encoder=PlaceEncoder(code=self.code))]
 
     def measures(self, networks: Mapping[str, nn.Module], x: Tensor, age_years: Tensor) -> dict[str, float]:
         """The discriminator's error on the real faces held out."""

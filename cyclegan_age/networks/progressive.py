@@ -1,7 +1,8 @@
-"""Generator of PFA-GAN: a chain of small networks, each of which ages a face from one age group to the next.
+"""Generator of PFA-GAN: a chain of small networks, each of which brings a face from one age group to the next.
 
 After Huang et al., "PFA-GAN: Progressive Face Aging with Generative Adversarial Network" (IEEE TIFS 2021), section
-III-B and table I: 9x9 and 4x4 convolutions, residual blocks, instance norm, leaky ReLU 0.2.
+III-B and table I: 9x9 and 4x4 convolutions, residual blocks, instance norm, leaky ReLU 0.2. A second chain, which makes
+faces younger, is this package's.
 """
 
 from typing import Any, Literal
@@ -50,7 +51,7 @@ class _Block(nn.Module):
 
 
 class AgingStep(nn.Module):
-    """The residual from one age group to the next: (N, 3, H, W) -> (N, 3, H, W), unbounded.
+    """The residual from one age group to an adjacent one: (N, 3, H, W) -> (N, 3, H, W), unbounded.
 
     Children in execution order: `stem` (9x9), `down1`, `down2`, `blocks.0` .., `up1`, `up2`, `head` (9x9). The head's
     weights are initialised to 0, so that the first residual is 0.
@@ -82,10 +83,11 @@ class AgingStep(nn.Module):
 
 
 class ProgressiveGenerator(nn.Module):
-    """Picture, its age group and an age vector -> picture.
+    """Picture, its place among the age groups and an age vector -> picture.
 
-    X_{i+1} = X_i + gate_i G_i(X_i) (equation 2 of the paper); `steps.i` is G_i, see `gates_between` for the gates. The
-    result is clipped to [-1, 1]; in training the clipping has a straight-through gradient.
+    X_{i+1} = X_i + gate_i G_i(X_i) (equation 2 of the paper); `steps.i` is G_i, see `gates_between` for the gates. In
+    the same way `younger.0` leads from the last group to the one before, and so on. The result is clipped to [-1, 1];
+    in training the clipping has a straight-through gradient.
 
     Attributes:
         skip_closed: whether in training a step runs only for pictures with an open gate; `compile` sets it.
@@ -97,57 +99,60 @@ class ProgressiveGenerator(nn.Module):
         groups: int,  # age groups; the number of steps is one less
         ngf: int = 32,  # see `AgingStep`
         blocks: int = 4,
+        younger_blocks: int = 0,  # residual blocks of each step of `younger`; 0: no such steps
     ) -> None:
         super().__init__()
         self.steps = nn.ModuleList(AgingStep(ngf=ngf, blocks=blocks) for _ in range(groups - 1))
+        n_younger = groups - 1 if younger_blocks else 0
+        self.younger = nn.ModuleList(AgingStep(ngf=ngf, blocks=younger_blocks) for _ in range(n_younger))
         self.skip_closed = False
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
-        """(N, 4, H, W) by `with_group` and (N, groups) -> (N, 3, H, W) in [-1, 1], float32.
+        """(N, 4, H, W) by `with_place` and (N, groups) -> (N, 3, H, W) in [-1, 1], float32.
 
         H and W are multiples of 4. Every step runs for every picture, so that batches of mixed ages take one pass and
         feature maps of every layer can be recorded.
         """
-        gates = gates_between(x[:, 3, 0, 0], place(age), len(self.steps))  # (N, steps)
-        x = x[:, :3].float()
-        for gate, step in zip(gates.unbind(dim=1), self.steps, strict=True):
+        source, target = x[:, 3, 0, 0], place(age)
+        x = self._through(self.steps, gates_between(source, target, len(self.steps)), x[:, :3].float())
+        if self.younger:
+            x = self._through(self.younger, gates_between(target, source, len(self.younger)).flip(1), x)
+        clipped = x.clamp(-1, 1)
+        return x + (clipped - x).detach() if self.training else clipped
+
+    def _through(self, steps: nn.ModuleList, gates: Tensor, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) after a chain with gates (N, steps)."""
+        for gate, step in zip(gates.unbind(dim=1), steps, strict=True):
             if self.skip_closed and self.training:  # at least two pictures: the compiler makes code of its own for one
                 rows = gate.argsort(descending=True)[: max(2, int(gate.count_nonzero()))]
                 x = x.index_add(0, rows, gate[rows, None, None, None] * step(x[rows]))
             else:
                 x = x + gate[:, None, None, None] * step(x)
-        clipped = x.clamp(-1, 1)
-        return x + (clipped - x).detach() if self.training else clipped
+        return x
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile each step for batches of any size, and set `skip_closed`, which pays on a CPU."""
         self.skip_closed = True
-        for step in self.steps:
+        for step in (*self.steps, *self.younger):
             step.compile(*args, **options | {"dynamic": True})
 
 
-def with_group(x: Tensor, group: Tensor) -> Tensor:
-    """Pictures (N, 3, H, W) with the indices (N,) of their age groups as a fourth, constant plane: (N, 4, H, W)."""
-    plane = group.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+def with_place(x: Tensor, own: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) with their own places (N,) among the groups as a fourth, constant plane: (N, 4, H, W)."""
+    plane = own.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
     return torch.cat([x, plane], dim=1)
 
 
 def place(age: Tensor) -> Tensor:
-    """Age vectors (N, K) -> positions (N,) among the groups: 2.3 is 0.3 of the way from anchor 2 to anchor 3."""
+    """Age vectors (N, K) -> places (N,) among the groups: 2.3 is 0.3 of the way from anchor 2 to anchor 3."""
     return age.float() @ torch.arange(age.shape[1], dtype=torch.float32, device=age.device)
 
 
-def gates_between(source: Tensor, target: Tensor, steps: int) -> Tensor:
-    """Gates of the steps from a group to a position among the groups: (N,), (N,) -> (N, steps) in [0, 1].
+def gates_between(low: Tensor, high: Tensor, steps: int) -> Tensor:
+    """Gates of the steps from one place among the groups to a higher one: (N,), (N,) -> (N, steps) in [0, 1].
 
-    Step i leads from group i to i + 1. Between whole groups the gates are binary, as published: 1 from the source's
-    step to the one before the target. For a target between two groups the last gate is the fractional position between
-    them. For a target at or before the source all gates are 0.
-
-    Args:
-        source: index of each picture's group, whole.
-        target: index of the target group, or a position between two.
-        steps: number of groups minus 1.
+    Step i leads from group i to i + 1. Its gate is the part of this way that lies between the two places. Between
+    whole groups the gates are binary, as published. Where `high` is not above `low` all are 0.
     """
-    i = torch.arange(steps, device=target.device)
-    return (target[:, None] - i).clamp(0, 1) * (i >= source[:, None])
+    i = torch.arange(steps, dtype=torch.float32, device=high.device)
+    return (torch.minimum(high[:, None], i + 1) - torch.maximum(low[:, None], i)).clamp(0, 1)

@@ -1,7 +1,7 @@
 """The initial weights of a training: `--init`, or its average with `--init_average`."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -44,7 +44,8 @@ def load_initial_weights(config: TrainConfig, trainer: Trainer) -> int:
         if unexpected or len(missing) == len(network.state_dict()):
             raise UserError(f"--init {config.init}: its {name} has another architecture; use its settings")
         if missing:
-            logger.info("--init %s: starts from random weights: %s", config.init, ", ".join(missing))
+            random = _modules(missing, network.state_dict())
+            logger.info("--init %s: starts from random weights: %s", config.init, ", ".join(random))
         trainer.ema_networks[name].load_state_dict(network.state_dict())
     return weights.images_seen
 
@@ -61,6 +62,14 @@ def _interpolated(
             "expected weights with the same settings"
         )
     return {k: torch.lerp(v.float(), others[k].float(), config.init_share) for k, v in tensors.items()}
+
+
+def _modules(missing: Collection[str], names: Collection[str]) -> list[str]:
+    """The largest modules of which all weights are missing, and other missing weights, by their names."""
+    prefixes = [[name.rsplit(".", n)[0] for n in range(name.count("."), -1, -1)] for name in names]
+    partly = {p for of_name in prefixes if of_name[-1] not in missing for p in of_name}
+    found = [next(p for p in of_name if p not in partly) for of_name in prefixes if of_name[-1] in missing]
+    return list(dict.fromkeys(found))
 
 
 def _load(config: TrainConfig, flag: str) -> Weights:

@@ -20,6 +20,7 @@ from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import PFAGANConfig, TrainConfig, UserError
 from cyclegan_age.data.age_folders import attributes_by_path
 from cyclegan_age.data.batches import Batch
+from cyclegan_age.features import Taps
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import dissimilarity, feature_distance, group_age
 from cyclegan_age.models import SYSTEMS
@@ -135,6 +136,27 @@ def test_skipped_closed_steps_change_neither_pictures_nor_gradients(monkeypatch:
     assert compiled == [{"dynamic": True}] * 6
     for plain, skipped in zip(*outcomes, strict=True):
         torch.testing.assert_close(skipped, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_in_use_a_step_runs_for_the_pictures_that_need_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    generator = build_generator(TrainConfig(ages=(20, 40, 60)), PFAGANConfig(ngf=2, blocks=1, younger_blocks=1)).eval()
+    for step in (*generator.steps, *generator.younger):
+        assert isinstance(step, AgingStep)
+        nn.init.normal_(step.head.conv.weight, 0, 0.05)
+    x = with_place(torch.rand(3, 3, 16, 16) - 0.5, torch.tensor([0.0, 1, 1.5]))
+    target = AgeCode((20, 40, 60)).encode([40.0, 50, 60])
+    with torch.inference_mode():
+        with Taps(generator, [f"{chain}.{i}.blocks.0" for chain in ("steps", "younger") for i in (0, 1)]) as taps:
+            whole = generator(x, target)  # every step, since all are recorded
+        assert [len(taps.outputs[name]) for name in taps.outputs] == [3, 3, 3, 3]
+        counts: list[int] = []
+        forward = AgingStep.forward
+        monkeypatch.setattr(AgingStep, "forward", lambda step, x: (counts.append(len(x)), forward(step, x))[1])
+        torch.testing.assert_close(generator(x, target), whole, atol=1e-5, rtol=1e-5)
+        assert counts == [1, 2]
+        generator(x[1:], target[:1].expand(2, -1))  # 40 at 40, 50 at 40
+        assert counts == [1, 2, 1]
 
 
 def test_the_output_is_clipped_but_while_training_its_gradient_is_not() -> None:

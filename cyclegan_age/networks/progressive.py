@@ -110,8 +110,8 @@ class ProgressiveGenerator(nn.Module):
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
         """(N, 4, H, W) by `with_place` and (N, groups) -> (N, 3, H, W) in [-1, 1], float32.
 
-        H and W are multiples of 4. Every step runs for every picture, so that batches of mixed ages take one pass and
-        feature maps of every layer can be recorded.
+        H and W are multiples of 4. In evaluation mode a step runs only for pictures with an open gate, unless feature
+        maps of it are recorded.
         """
         source, target = x[:, 3, 0, 0], place(age)
         x = self._through(self.steps, gates_between(source, target, len(self.steps)), x[:, :3].float())
@@ -123,11 +123,15 @@ class ProgressiveGenerator(nn.Module):
     def _through(self, steps: nn.ModuleList, gates: Tensor, x: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) after a chain with gates (N, steps)."""
         for gate, step in zip(gates.unbind(dim=1), steps, strict=True):
-            if self.skip_closed and self.training:  # at least two pictures: the compiler makes code of its own for one
-                rows = gate.argsort(descending=True)[: max(2, int(gate.count_nonzero()))]
-                x = x.index_add(0, rows, gate[rows, None, None, None] * step(x[rows]))
-            else:
+            if not (self.skip_closed if self.training else not _is_recorded(step)):
                 x = x + gate[:, None, None, None] * step(x)
+                continue
+            count = int(gate.count_nonzero())
+            if self.training:  # at least two pictures: the compiler makes code of its own for one
+                count = max(2, count)
+            if count:
+                rows = gate.argsort(descending=True)[:count]
+                x = x.index_add(0, rows, gate[rows, None, None, None] * step(x[rows]))
         return x
 
     def compile(self, *args: Any, **options: Any) -> None:
@@ -135,6 +139,11 @@ class ProgressiveGenerator(nn.Module):
         self.skip_closed = True
         for step in (*self.steps, *self.younger):
             step.compile(*args, **options | {"dynamic": True})
+
+
+def _is_recorded(network: nn.Module) -> bool:
+    """Whether hooks wait for the outputs of a network or of its parts."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
 def with_place(x: Tensor, own: Tensor) -> Tensor:

@@ -123,7 +123,8 @@ class ProgressiveGenerator(nn.Module):
     def _through(self, steps: nn.ModuleList, gates: Tensor, x: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) after a chain with gates (N, steps)."""
         for gate, step in zip(gates.unbind(dim=1), steps, strict=True):
-            if not (self.skip_closed if self.training else not _is_recorded(step)):
+            of_all = not self.skip_closed if self.training else _is_recorded(step)
+            if of_all:
                 x = x + gate[:, None, None, None] * step(x)
                 continue
             count = int(gate.count_nonzero())

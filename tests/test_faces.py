@@ -4,8 +4,10 @@ import errno
 import importlib.util
 import io
 import runpy
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -33,6 +35,7 @@ from cyclegan_age.faces.tracking import chosen_tracks, follow
 from cyclegan_age.images import BadImage, Picture, list_images, open_image
 from cyclegan_age.inference import Ager
 from cyclegan_age.inference.engine import Engine
+from cyclegan_age.inference.photo_faces import PhotoFaces
 from cyclegan_age.models import cyclegan
 from cyclegan_age.models.base import Renderer
 from cyclegan_age.networks.generators import ResnetGenerator
@@ -724,6 +727,23 @@ def test_a_turned_face_and_its_age_are_reported_of_a_video(
     assert "clip.mp4: the face is rotated clockwise by 180 degrees; the picture is not rotated" in said
     assert any(line.startswith("clip.mp4: a face of about 5 years; under 10") for line in said)
     assert "A face of about 5 years; under 10" in page.read_text(encoding="utf-8")
+
+
+def test_a_face_has_one_own_age_in_a_video(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.asarray(PORTRAIT.crop((60, 0, 360, 240)))
+    clip = make_clip(tmp_path / "clip.mp4", [np.ascontiguousarray(whole[:, i * 2 : i * 2 + 256]) for i in range(8)])
+    estimates = iter([20.0, 31.0, 39.0])
+    monkeypatch.setattr(photos, "estimated_age", lambda image, frame: next(estimates))
+    changes, own = PhotoFaces.changes, list[float]()
+
+    def recorded(*args: Any, attributes: Sequence[FaceAttributes], **kwargs: Any) -> Any:
+        own.extend(one.age_years for one in attributes)
+        return changes(*args, attributes=attributes, **kwargs)
+
+    monkeypatch.setattr(PhotoFaces, "changes", recorded)
+    config = InferConfig(input=clip, weights=str(weights), results_dir=tmp_path / "out", target_age=(40,))
+    render_all(config, lambda line: None)
+    assert own == [30.0] * 8
 
 
 def test_the_estimated_age_of_real_children_is_reported(weights: Path, heads: Path, tmp_path: Path) -> None:

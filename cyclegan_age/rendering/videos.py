@@ -1,12 +1,13 @@
 """Videos -> the same ones with their faces at other ages, each followed through its frames."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import InferConfig
 from cyclegan_age.faces import video
 from cyclegan_age.faces.alignment import Place
@@ -25,6 +26,17 @@ from cyclegan_age.rendering.reliability import age_warning
 from cyclegan_age.rendering.sources import Source
 
 _STEADY_S = 0.1  # seconds before and after a frame whose masks its own is averaged with
+_AGE_FRAMES = 4  # parts of a track, between which its age is estimated
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A face in one frame."""
+
+    place: Place
+    opacity: float  # 0 to 1: how much of the change is done
+    head: HeadMask | None
+    own_age: float  # in years
 
 
 class AgedVideo(Output):
@@ -62,7 +74,8 @@ class AgedVideo(Output):
         self.count = len(self._tracks)
 
     def write(self, folder: Path, ager: Ager, ages: Sequence[float], mark: Mark | None) -> list[Section]:
-        tracks, estimated = self._tracks, list[float]()
+        tracks = self._tracks
+        own_ages = _own_ages(self._path, tracks)
         parsed = _heads(ager, self._path, tracks) if ager.frame != FRAMES["utkface"] else iter(())
         steady = Steady(parsed, max(1, round(_STEADY_S * self._fps)))
         ending = video.ending(self._path)
@@ -73,16 +86,14 @@ class AgedVideo(Output):
 
             def edit(number: int, picture: Picture) -> list[Pixels]:
                 bar.update()
-                estimated.extend(
-                    estimated_at(picture, place)
-                    for track in tracks
-                    if number == track.first + len(track.strength) // 2 and (place := track.place(number, NEAR))
-                )
                 here = _here(ager, picture, number, tracks)
                 if not here:
                     return [picture] * len(ages)
                 heads = steady.at(number)
-                faces = [(p, float(tracks[k].strength[number - tracks[k].first]), heads.get(k)) for k, p in here]
+                faces = [
+                    _Shown(p, float(tracks[k].strength[number - tracks[k].first]), heads.get(k), own_ages[k])
+                    for k, p in here
+                ]
                 away = [place for _, place in _here(ager, picture, number, self._others)]
                 return _aged_frame(ager, picture, faces, away, ages, self._config)
 
@@ -94,12 +105,25 @@ class AgedVideo(Output):
                 for part in parts:
                     part.unlink(missing_ok=True)
         middles = [Face(track.landmarks[len(track.landmarks) // 2], (0, 0, 0, 0), 1) for track in tracks]
-        self.warnings = [line for line in (turned_text(middles), age_warning(estimated)) if line]
+        self.warnings = [line for line in (turned_text(middles), age_warning(own_ages)) if line]
         sections = [
             Section(title=f"{self.source.title} at {y:g} years", mp4=n) for y, n in zip(ages, names, strict=True)
         ]
         sections[0].notes = [sentence(line) for line in self.warnings]
         return sections
+
+
+def _own_ages(source: Path, tracks: Sequence[Track]) -> list[float]:
+    """The age in years of each face of a video: the mean of what is estimated in some of its frames."""
+    wanted = [{t.first + len(t.strength) * i // _AGE_FRAMES for i in range(1, _AGE_FRAMES)} for t in tracks]
+    found = [list[float]() for _ in tracks]
+    for number, picture in enumerate(video.frames(source)):
+        for track, numbers, ages in zip(tracks, wanted, found, strict=True):
+            if number in numbers and (place := track.place(number, NEAR)):
+                ages.append(estimated_at(picture, place))
+        if number >= max(map(max, wanted)):
+            break
+    return [float(np.mean(ages)) for ages in found]
 
 
 def _here(ager: Ager, picture: Picture, number: int, tracks: Sequence[Track]) -> list[tuple[int, Place]]:
@@ -119,21 +143,22 @@ def _heads(ager: Ager, source: Path, tracks: Sequence[Track]) -> Iterator[dict[i
 def _aged_frame(
     ager: Ager,
     picture: Picture,
-    faces: Sequence[tuple[Place, float, HeadMask | None]],
+    faces: Sequence[_Shown],
     others: Sequence[Place],
     ages: Sequence[float],
     config: InferConfig,
 ) -> list[Pixels]:
-    """A frame of a video at each age; of each face its place, how much of the change is done, and its head."""
-    places = [place for place, _, _ in faces]
+    """A frame of a video at each age."""
+    places = [face.place for face in faces]
     done = ager.photo_faces.changes(
         ager.photo_faces.squares(picture, places),
-        [head for _, _, head in faces],
+        [face.head for face in faces],
         ages,
+        attributes=[FaceAttributes(face.own_age) for face in faces],
         strengths=config.strengths,
         batch_size=config.batch_size,
     )
-    weaker = [[_weaker(change, opacity) for change, (_, opacity, _) in zip(one, faces, strict=True)] for one in done]
+    weaker = [[_weaker(change, face.opacity) for change, face in zip(one, faces, strict=True)] for one in done]
     return [blend(picture, list(zip(places, one, strict=True)), others=others) for one in weaker]
 
 

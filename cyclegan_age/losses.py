@@ -1,5 +1,6 @@
 """Loss terms: pure functions from tensors to a scalar; and the weights and gradients that they use."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cyclegan_age.networks.estimators import expected_age
+
+_IRIS = 0.14  # radius of what belongs to an eye, as a share of the eyes' distance
 
 
 def lsgan(scores: Tensor, target: float, weights: Tensor | None = None) -> Tensor:
@@ -152,6 +155,25 @@ def dissimilarity(x: Tensor, y: Tensor) -> Tensor:
     structure = (2 * (xy - mean_x * mean_y) + c2) / (xx - mean_x**2 + yy - mean_y**2 + c2)
     similarity: Tensor = (light * structure).mean()
     return 1 - similarity
+
+
+def eye_change(x_source: Tensor, x_fake: Tensor, eyes: Sequence[tuple[float, float]]) -> Tensor:
+    """Mean change of colour in the eyes, over patches of an eighth of their distance: a scalar, 0 to 2.
+
+    Args:
+        x_source: aligned faces (N, 3, S, S) in [-1, 1].
+        x_fake: the same faces, changed.
+        eyes: positions (x, y) of both eyes in the crop, as shares of its side.
+    """
+    size, distance = x_source.shape[-1], math.dist(*eyes)
+    at = (torch.arange(size, device=x_source.device) + 0.5) / size
+    away = [(at - x).square()[None, :] + (at - y).square()[:, None] for x, y in eyes]  # squared distances from an eye
+    inside = torch.minimum(*away) < (_IRIS * distance) ** 2
+    kernel = max(1, round(size * distance / 8))
+    # Not padded by the pooling, whose gradient is then wrong on CUDA (github.com/pytorch/pytorch/issues/188344).
+    padded = F.pad(x_fake - x_source, [kernel // 2] * 4)
+    change = F.avg_pool2d(padded, kernel, 1).abs().mean(dim=1)[:, :size, :size]
+    return (change * inside).mean() / inside.float().mean()
 
 
 def feature_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import Runtime
+from cyclegan_age.faces.frames import FRAMES
 from cyclegan_age.features import layer_names
-from cyclegan_age.losses import norms
+from cyclegan_age.losses import eye_change, norms
 from cyclegan_age.models import SYSTEMS, cyclegan_heads
 from cyclegan_age.models.cyclegan_heads import CycleGANHeads
 from cyclegan_age.networks.adain import AdaINGenerator
@@ -241,11 +242,12 @@ def test_discriminators_and_estimators_do_not_drown_the_shift() -> None:
 
 
 def test_eyes_keep_their_colour_and_the_rest_may_change() -> None:
-    model, x = model_of(), torch.zeros(1, 3, 64, 64)
+    x, eyes = torch.zeros(1, 3, 64, 64), FRAMES["ffhq"].points[:2]
     dark, elsewhere = x.clone(), x.clone()
     dark[:, :, 28:32, 22:27] = -1
     elsewhere[:, :, 45:] = -1
-    assert model._eyes(x, dark) > 0.1 and model._eyes(x, elsewhere) == 0
+    assert eye_change(x, dark, eyes) > 0.1 and eye_change(x, elsewhere, eyes) == 0
+    assert eye_change(x, dark.flip(3), eyes) > 0.1  # the other eye
 
 
 @pytest.mark.gpu
@@ -254,11 +256,11 @@ def test_gradients_of_the_flow_and_of_the_eyes_are_those_of_a_processor() -> Non
     random = torch.Generator().manual_seed(0)
     x = (torch.rand(2, 3, 64, 64, generator=random) * 2 - 1).contiguous(memory_format=torch.channels_last)
     flow = (torch.rand(2, 2, 8, 8, generator=random) * 0.1).contiguous(memory_format=torch.channels_last)
-    pattern, model = torch.rand(x.shape, generator=random), model_of()
+    pattern, eyes = torch.rand(x.shape, generator=random), FRAMES["ffhq"].points[:2]
     seen = []
     for device in (torch.device("cpu"), torch.device("cuda")):
         fake, shift = (t.to(device).detach().requires_grad_() for t in (x, flow))
-        loss = (warp(fake, shift) * pattern.to(device)).sum() + model._eyes(x.flip(0).to(device), fake)
+        loss = (warp(fake, shift) * pattern.to(device)).sum() + eye_change(x.flip(0).to(device), fake, eyes)
         seen.append([g.cpu() for g in torch.autograd.grad(loss, [fake, shift])])
     for here, there in zip(*seen, strict=True):
         torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4 * float(here.abs().max()))

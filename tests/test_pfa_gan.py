@@ -293,7 +293,7 @@ def test_a_step_ages_the_younger_face_to_the_group_of_the_older_one() -> None:
 
 def test_with_a_second_chain_the_first_face_of_a_draw_is_brought_to_the_group_of_the_second() -> None:
     config = TrainConfig(ages=(20, 40, 60), image_size=32, load_size=32)
-    net = PFAGANConfig(ngf=2, ndf=2, blocks=1, younger_blocks=1, lambda_age=0, alpha_feature=0)
+    net = PFAGANConfig(ngf=2, ndf=2, blocks=1, younger_blocks=1, lambda_age=0, alpha_feature=0, lambda_eyes=2)
     model = PFAGAN(config=config, net=net, loss_networks=LossNetworks(estimators=[], embedder=None))
     model.generator = _adding(0.1, 0.3, younger=(-0.05, -0.02))
     model.discriminator = says = _Says([5.0, 0.0, 3.0])  # type: ignore[assignment]
@@ -305,6 +305,7 @@ def test_with_a_second_chain_the_first_face_of_a_draw_is_brought_to_the_group_of
     assert says.seen[0].mean(dim=(1, 2, 3)).tolist() == pytest.approx(fakes)
     # Groups 1, 0 and 1; the third pair does not count: ((0 - 1)^2 + (5 - 1)^2) / 3.
     assert terms["g_adversarial"].item() == pytest.approx(17 / 3)
+    assert terms["eyes"].item() == pytest.approx(2 * (0.1 + 0.07 + 0) / 3)
     _, terms = next(phases)
     assert says.seen[1].mean(dim=(1, 2, 3)).tolist() == pytest.approx([-0.35, -0.15, 0.05, *fakes])
     assert terms["d_real"].item() == pytest.approx(0.5 * (1 + 16 + 1) / 3)

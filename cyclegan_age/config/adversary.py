@@ -70,6 +70,8 @@ class PFAGANConfig(AdversaryConfig):
     """Share of 1 - SSIM in it; the rest is the pixel difference."""
     alpha_feature: Annotated[float, Option(LOSS, at_least=0)] = 0.5
     """Weight of the deep features in it, besides those two."""
+    lambda_eyes: Annotated[float, Option(LOSS, at_least=0)] = 0.0
+    """Weight of the change of colour in the eyes."""
     embedder: Annotated[str, Option(MODEL)] = ""
     """Face embedder for the deep features: a shipped name, file or run; without it the first estimator is used."""
     lambda_features: Annotated[float, Option(LOSS, at_least=0)] = 0.0

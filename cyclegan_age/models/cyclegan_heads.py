@@ -18,7 +18,15 @@ from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.data.face_data import FaceData
 from cyclegan_age.faces.frames import FRAMES, Frame, window
-from cyclegan_age.losses import age_hinge, clip_gradients, lsgan, norms, with_gradient, wrong_age_weights
+from cyclegan_age.losses import (
+    age_hinge,
+    clip_gradients,
+    eye_change,
+    lsgan,
+    norms,
+    with_gradient,
+    wrong_age_weights,
+)
 from cyclegan_age.models.augmentation import diff_augment, random_view
 from cyclegan_age.models.base import Losses, Model, Renderer, System
 from cyclegan_age.models.cyclegan import age_calibration, head_weights, map_shapes
@@ -37,7 +45,6 @@ _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
 _YOUNG = 20  # up to this age in years `most_shade` holds
 _PARSED = 64  # side in pixels of the masks
-_IRIS = 0.035  # radius of what belongs to an eye, as a share of the side
 
 
 def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGenerator:
@@ -157,7 +164,7 @@ class CycleGANHeads(Model):
         change = (x_fake - x_source).abs().mean(dim=1, keepdim=True)
         away = 1 - F.interpolate(source.head, size=change.shape[2:], mode="bilinear")
         terms["outside"] = net.lambda_outside * (change * away).mean() / away.mean().clamp_min(0.05)
-        terms["eyes"] = net.lambda_eyes * self._eyes(x_source, x_fake)
+        terms["eyes"] = net.lambda_eyes * eye_change(x_source, x_fake, self.eyes)
         # The way back for the first half of the batch, the same age for the second.
         half = max(1, len(x_real) // 2)
         x_back = self.generator(torch.cat([x_fake[:half], x_source[half:]]), v_source)
@@ -266,16 +273,6 @@ class CycleGANHeads(Model):
         left, top, side = (round(share * x.shape[-1]) for share in self.face)
         part = x[:, :, top : top + side, left : left + side]
         return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
-
-    def _eyes(self, x_source: Tensor, x_fake: Tensor) -> Tensor:
-        """Mean change of colour, over patches of 1/32 of the side, in the eyes: a scalar."""
-        size = x_source.shape[-1]
-        at = (torch.arange(size, device=x_source.device) + 0.5) / size
-        eyes = sum(((at - x).square()[None, :] + (at - y).square()[:, None] < _IRIS**2).float() for x, y in self.eyes)
-        kernel = max(1, size // 32)
-        padded = F.pad(x_fake - x_source, [kernel // 2] * 4)  # not by the pooling, as in `smoothed`
-        change = F.avg_pool2d(padded, kernel, 1).abs().mean(dim=1)[:, :size, :size]
-        return (change * eyes).mean() / torch.as_tensor(eyes).mean()
 
     def renderers(self, networks: Mapping[str, nn.Module]) -> Sequence[Renderer]:
         return [Renderer(generator=networks["generator"], code=self.code)]

@@ -14,6 +14,7 @@ AI2100 project report describes it. Where it departs from them:
 - The age loss asks this package's estimators, on random views, or else the generator fools them by patterns that
   no person sees. The group's probability is the sum over its years.
 - Deep features are those of a face embedder, or of the first age estimator, at unit length, instead of VGG-Face's.
+- With `lambda_eyes` the eyes keep their colour, or else they turn black at 10.
 - With `lambda_features` heads on an ImageNet network's features are a second discriminator.
 """
 
@@ -28,7 +29,8 @@ from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import PFAGANConfig, TrainConfig
 from cyclegan_age.data import recipes
 from cyclegan_age.data.batches import Batch
-from cyclegan_age.losses import dissimilarity, feature_distance, group_age, lsgan
+from cyclegan_age.faces.frames import Frame
+from cyclegan_age.losses import dissimilarity, eye_change, feature_distance, group_age, lsgan
 from cyclegan_age.models.adversary import AdversarialModel, build_feature_discriminator, wrong_ages
 from cyclegan_age.models.augmentation import random_view
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System, age_and_sex
@@ -120,6 +122,7 @@ class PFAGAN(AdversarialModel):
 
     def __init__(self, *, config: TrainConfig, net: PFAGANConfig, loss_networks: LossNetworks) -> None:
         self.net = net
+        self.eyes = Frame.of(config.frame).points[:2]
         self.generator = build_generator(config, net)
         self.discriminator = PatchDiscriminator(n_heads=len(config.ages), ndf=net.ndf)
         self.loss_networks = loss_networks
@@ -156,6 +159,8 @@ class PFAGAN(AdversarialModel):
             terms["ssim"] = net.lambda_identity * net.alpha_ssim * dissimilarity(x_fake, x_source)
             if features is not None and net.alpha_feature:
                 terms["feature"] = net.lambda_identity * net.alpha_feature * feature_distance(*features.chunk(2))
+        if net.lambda_eyes:
+            terms["eyes"] = net.lambda_eyes * eye_change(x_source, x_fake, self.eyes)
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)

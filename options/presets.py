@@ -51,6 +51,9 @@ _NOISE_NET = {
     "d_channels": (48, 96, 192, 384),
     "prior": "normal",
 }
+# With --init, from the weights of the default preset: an additional block doubles the side.
+_LARGE = _NOISE | {"image_size": 128, "load_size": 128, "lr_constant": 0.4, "ema": 0.995}
+_LARGE_NET = _NOISE_NET | {"g_channels": (256, 160, 96, 32, 32), "d_channels": (32, 48, 96, 192, 384)}
 _ENCODED = _NOISE | {"batch_size": 32, "lr": 3e-4}
 _ENCODED_NET = _NOISE_NET | {
     "e_channels": (24, 48, 96, 160),
@@ -86,7 +89,7 @@ _PARSER = {
 _EMBEDDER = {"image_size": 64, "load_size": 72, "epochs": 20.0, "batch_size": 32, "lr": 1e-3, "betas": (0.9, 0.999)}
 
 # Presets, by model, that start from weights of --init.
-LATER_STAGES = {"cyclegan": ("detail", "shift")}
+LATER_STAGES = {"cyclegan": ("detail", "shift"), "gan": ("large",), "cgan": ("large",)}
 
 # Each preset: (settings of the training, settings of the model).
 PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -273,6 +276,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "gan": {
         # From random weights, the feature discriminator caused mode collapse; from those of a `cgan` it does not.
         "default": (_NOISE, _NOISE_NET | {"lambda_features": 0.0}),
+        "large": (_LARGE | {"lr": 1e-4}, _LARGE_NET | {"d_rate": 2.0}),
         # Nandi et al., AI2100, tables 5 and 6.
         "nandi": (
             _NANDI | {"epochs": 100.0, "lr": 4e-3, "betas": (0.65, 0.999)},
@@ -281,6 +285,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "cgan": {
         "default": (_NOISE, _NOISE_NET),
+        "large": (_LARGE, _LARGE_NET),
         # Nandi et al., AI2100: six groups.
         "nandi": (_NANDI, _NANDI_CGAN),
     },

@@ -32,6 +32,7 @@ from cyclegan_age.config import (
     UserError,
 )
 from cyclegan_age.data.batches import Batch
+from cyclegan_age.features import Taps
 from cyclegan_age.inference import Ager
 from cyclegan_age.losses import (
     bce_gan,
@@ -51,6 +52,7 @@ from cyclegan_age.models.cgan import CGAN
 from cyclegan_age.models.encoder_cdcgan import EncoderCDCGAN
 from cyclegan_age.models.face_embedder import build_embedder
 from cyclegan_age.models.gan import GAN
+from cyclegan_age.networks.blocks import upsample
 from cyclegan_age.networks.latent import NoiseDiscriminator, joint_label
 from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, SpectralConv, spectral
 from cyclegan_age.networks.sface import SFace
@@ -1022,6 +1024,23 @@ def test_a_gan_starts_from_a_conditional_one_with_the_mean_label(
     with torch.inference_mode():
         assert torch.allclose(plain(z), conditional(z, mean), atol=2e-3)
         assert not torch.allclose(plain(z), conditional(z, torch.eye(3)), atol=5e-3)
+
+
+@pytest.mark.parametrize("model", ["gan", "cgan"])
+def test_more_blocks_only_upsample_at_first(
+    model: str, command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    channels = [str(one) for one in load_weights(trained("cgan")).net.g_channels]  # type: ignore[union-attr]
+    larger = ["--g_channels", *channels, channels[-1], "--d_channels", "4", "8", "8", "8", "--image_size", "64"]
+    flags = command(model, tmp_path, "run", "--init", str(trained("cgan")), "--epochs", "0", *larger)
+    assert train_command.main([*flags, "--load_size", "64"]) == 0
+    weights = load_weights(tmp_path / "run" / "weights.safetensors")
+    generator = SYSTEMS[model].renderer(weights).generator.eval()
+    label = torch.eye(3) if model == "cgan" else None
+    before, after = f"stages.{len(channels) - 1}", f"stages.{len(channels)}"
+    with torch.inference_mode(), Taps(generator, [before, after]) as taps:
+        assert generator(torch.randn(3, 8), label).shape == (3, 3, 64, 64)
+    torch.testing.assert_close(taps.outputs[after], upsample(taps.outputs[before]))
 
 
 def test_weights_do_not_tell_where_an_embedder_lay(trained: Callable[[str], Path], embedder: Path) -> None:

@@ -27,7 +27,7 @@ from cyclegan_age.models.adversary import (
     wrong_ages,
 )
 from cyclegan_age.models.base import Losses, Renderer, System
-from cyclegan_age.models.gan import NoiseSampler, build_discriminator, build_generator
+from cyclegan_age.models.gan import NoiseSampler, build_discriminator, build_generator, initial_generator
 from cyclegan_age.weight_files import Weights
 
 
@@ -52,6 +52,9 @@ class CGAN(AdversarialModel):
         super().__init__(
             config, net, self.generator, self.discriminator, build_feature_discriminator(config, net, n_heads=ages)
         )
+
+    def initial(self, name: str, weights: Weights) -> dict[str, Tensor]:
+        return initial_generator(self.net, weights)
 
     def losses(self, batch: Batch, progress: Tensor, paused: frozenset[str]) -> Losses:
         yield from adversarial_step(

@@ -29,7 +29,7 @@ from cyclegan_age.models.adversary import (
 )
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
-from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, unconditional
+from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, doubled, unconditional
 from cyclegan_age.weight_files import Weights
 
 
@@ -48,6 +48,12 @@ def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -
     if net.residual:
         return ResidualGenerator(latent=net.z, ages=labels, channels=net.g_channels)
     return NoiseGenerator(latent=net.z, labels=labels, channels=net.g_channels, norm=net.norm)
+
+
+def initial_generator(net: NoiseConfig, weights: Weights) -> dict[str, Tensor]:
+    """State dict of a generator to start from; of one of smaller pictures, with blocks that upsample them."""
+    tensors = weights.network("generator")
+    return doubled(tensors, net.g_channels) if tensors and net.residual else tensors
 
 
 def build_discriminator(
@@ -118,9 +124,9 @@ class GAN(AdversarialModel):
         )
 
     def initial(self, name: str, weights: Weights) -> dict[str, Tensor]:
-        """As they are; of `cgan` those of a generator of faces of the mean label."""
-        tensors = weights.network(name)
-        if name == "generator" and isinstance(weights.net, CGANConfig) and weights.net.residual:
+        """As `initial_generator`; of `cgan` those of a generator of faces of the mean label."""
+        tensors = initial_generator(self.net, weights)
+        if isinstance(weights.net, CGANConfig) and weights.net.residual:
             return unconditional(tensors, weights.net.z, len(weights.train.ages))
         return tensors
 

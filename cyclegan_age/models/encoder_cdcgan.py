@@ -38,7 +38,7 @@ from cyclegan_age.models.adversary import (
     wrong_ages,
 )
 from cyclegan_age.models.base import Column, Encoding, FaceEncoder, Losses, Model, Renderer, System
-from cyclegan_age.models.gan import build_discriminator, build_generator
+from cyclegan_age.models.gan import build_discriminator, build_generator, initial_generator
 from cyclegan_age.models.pretrained import load_loss_embedder
 from cyclegan_age.networks.latent import Encoder, NoiseGenerator
 from cyclegan_age.networks.residual import ResidualGenerator
@@ -53,11 +53,10 @@ def build_encoder(config: TrainConfig, net: EncodedConfig) -> Encoder:
     Raises:
         UserError: pictures that its layers cannot halve so often.
     """
-    if config.image_size % 2 ** len(net.e_channels):
-        raise UserError(f"--e_channels {net.e_channels}: must be fewer: each halves the {config.image_size} px")
-    return Encoder(
-        image_size=config.image_size, latent=net.z, channels=net.e_channels, kernel=KERNEL, norm=True, bounded=False
-    )
+    size = net.e_size or config.image_size
+    if size % 2 ** len(net.e_channels):
+        raise UserError(f"--e_channels {net.e_channels}: must be fewer: each halves the {size} px")
+    return Encoder(image_size=size, latent=net.z, channels=net.e_channels, kernel=KERNEL, norm=True, bounded=False)
 
 
 class LatentEncoder(FaceEncoder):
@@ -127,6 +126,9 @@ class EncoderCDCGAN(Model):
         self.shipped = ["generator", "encoder"]
         self.pools = {}
         self.encoding = False  # whether the last step was of the encoder's stage
+
+    def initial(self, name: str, weights: Weights) -> dict[str, Tensor]:
+        return initial_generator(self.net, weights) if name == "generator" else weights.network(name)
 
     def paused(self, progress: float) -> frozenset[str]:
         joint = self.net.joint

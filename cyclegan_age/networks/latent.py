@@ -153,7 +153,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int,  # side in pixels, a multiple of 2^len(channels)
+        image_size: int,  # side in pixels, a multiple of 2^len(channels); other pictures are resized to it
         latent: int,  # numbers in a latent vector
         channels: tuple[int, ...],
         kernel: int,  # side of the kernels in pixels
@@ -167,11 +167,11 @@ class Encoder(nn.Module):
             for a, b in zip(sizes, channels, strict=False)
         )
         self.head = nn.Linear(channels[-1] * (image_size >> len(channels)) ** 2, latent)
-        self.bounded = bounded
+        self.size, self.bounded = image_size, bounded
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, S, S) in [-1, 1] -> (N, latent), float32."""
-        h = x
+        h = x if x.shape[2] == self.size else F.adaptive_avg_pool2d(x, self.size)
         for stage in self.stages:
             h = stage(h)
         z: Tensor = self.head(h.flatten(1)).float()

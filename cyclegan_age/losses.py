@@ -157,19 +157,22 @@ def dissimilarity(x: Tensor, y: Tensor) -> Tensor:
     return 1 - similarity
 
 
-def eye_change(x_source: Tensor, x_fake: Tensor, eyes: Sequence[tuple[float, float]]) -> Tensor:
-    """Mean change of colour in the eyes, over patches of an eighth of their distance: a scalar, 0 to 2.
+def eye_change(
+    x_source: Tensor, x_fake: Tensor, eyes: Sequence[tuple[float, float]], *, patch: float = 0.125
+) -> Tensor:
+    """Mean change of colour in the eyes, averaged over patches: a scalar, 0 to 2.
 
     Args:
         x_source: aligned faces (N, 3, S, S) in [-1, 1].
         x_fake: the same faces, changed.
         eyes: positions (x, y) of both eyes in the crop, as shares of its side.
+        patch: side of a patch, as a share of the eyes' distance; 0 for single pixels.
     """
     size, distance = x_source.shape[-1], math.dist(*eyes)
     at = (torch.arange(size, device=x_source.device) + 0.5) / size
     away = [(at - x).square()[None, :] + (at - y).square()[:, None] for x, y in eyes]  # squared distances from an eye
     inside = torch.minimum(*away) < (_IRIS * distance) ** 2
-    kernel = max(1, round(size * distance / 8))
+    kernel = max(1, round(size * distance * patch))
     # Not padded by the pooling, whose gradient is then wrong on CUDA (github.com/pytorch/pytorch/issues/188344).
     padded = F.pad(x_fake - x_source, [kernel // 2] * 4)
     change = F.avg_pool2d(padded, kernel, 1).abs().mean(dim=1)[:, :size, :size]

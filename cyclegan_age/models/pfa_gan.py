@@ -160,7 +160,7 @@ class PFAGAN(AdversarialModel):
             if features is not None and net.alpha_feature:
                 terms["feature"] = net.lambda_identity * net.alpha_feature * feature_distance(*features.chunk(2))
         if net.lambda_eyes:
-            terms["eyes"] = net.lambda_eyes * eye_change(x_source, x_fake, self.eyes)
+            terms["eyes"] = net.lambda_eyes * eye_change(x_source, x_fake, self.eyes, patch=0)
         yield "generator", terms
 
         self.discriminator.requires_grad_(True)

@@ -176,7 +176,7 @@ def eye_change(
     # Not padded by the pooling, whose gradient is then wrong on CUDA (github.com/pytorch/pytorch/issues/188344).
     padded = F.pad(x_fake - x_source, [kernel // 2] * 4)
     change = F.avg_pool2d(padded, kernel, 1).abs().mean(dim=1)[:, :size, :size]
-    return (change * inside).mean() / inside.float().mean()
+    return (change * inside).sum() / (len(change) * inside.sum()).clamp_min(1)
 
 
 def feature_distance(a: Tensor, b: Tensor) -> Tensor:

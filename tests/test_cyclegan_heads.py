@@ -248,6 +248,8 @@ def test_eyes_keep_their_colour_and_the_rest_may_change() -> None:
     elsewhere[:, :, 45:] = -1
     assert eye_change(x, dark, eyes) > 0.1 and eye_change(x, elsewhere, eyes) == 0
     assert eye_change(x, dark.flip(3), eyes) > 0.1  # the other eye
+    stripes = (torch.arange(64) % 2 * 2.0 - 1).expand_as(x)
+    assert eye_change(x, stripes, eyes) == 0 and eye_change(x, stripes, eyes, patch=0) == 1
 
 
 @pytest.mark.gpu

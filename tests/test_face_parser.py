@@ -96,6 +96,12 @@ def test_pictures_of_any_size_give_logits_of_a_quarter_and_shares_that_sum_to_1(
         torch.testing.assert_close(logits, parser(x), rtol=0, atol=0)  # in fp32 under autocast, too
 
 
+def test_it_is_not_compiled() -> None:  # its depthwise convolutions would be slow
+    network = FaceParser()
+    network.compile(backend=lambda *given: pytest.fail("compiled"))
+    network.eval()(torch.zeros(1, 3, 64, 64))
+
+
 def test_fused_it_gives_the_same() -> None:
     torch.manual_seed(0)
     parser = FaceParser(version=0, channels=8, input_size=32)

@@ -729,9 +729,12 @@ def test_a_turned_face_and_its_age_are_reported_of_a_video(
     assert "A face of about 5 years; under 10" in page.read_text(encoding="utf-8")
 
 
-def test_a_face_has_one_own_age_in_a_video(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "years"), [("clip.mp4", 30.0), ("27_1_0_ann.mp4", 27.0)])
+def test_a_face_has_one_own_age_in_a_video(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, years: float
+) -> None:
     whole = np.asarray(PORTRAIT.crop((60, 0, 360, 240)))
-    clip = make_clip(tmp_path / "clip.mp4", [np.ascontiguousarray(whole[:, i * 2 : i * 2 + 256]) for i in range(8)])
+    clip = make_clip(tmp_path / name, [np.ascontiguousarray(whole[:, i * 2 : i * 2 + 256]) for i in range(8)])
     estimates = iter([20.0, 31.0, 39.0])
     monkeypatch.setattr(photos, "estimated_age", lambda image, frame: next(estimates))
     changes, own = PhotoFaces.changes, list[float]()
@@ -743,7 +746,7 @@ def test_a_face_has_one_own_age_in_a_video(weights: Path, tmp_path: Path, monkey
     monkeypatch.setattr(PhotoFaces, "changes", recorded)
     config = InferConfig(input=clip, weights=str(weights), results_dir=tmp_path / "out", target_age=(40,))
     render_all(config, lambda line: None)
-    assert own == [30.0] * 8
+    assert own == [years] * 8
 
 
 def test_the_estimated_age_of_real_children_is_reported(weights: Path, heads: Path, tmp_path: Path) -> None:

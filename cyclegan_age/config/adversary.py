@@ -71,7 +71,7 @@ class PFAGANConfig(AdversaryConfig):
     alpha_feature: Annotated[float, Option(LOSS, at_least=0)] = 0.5
     """Weight of the deep features in it, besides those two."""
     lambda_eyes: Annotated[float, Option(LOSS, at_least=0)] = 0.0
-    """Weight of the change of colour in the eyes."""
+    """Weight of the change of colour in the eyes, where the frame has them: without random crops."""
     embedder: Annotated[str, Option(MODEL)] = ""
     """Face embedder for the deep features: a shipped name, file or run; without it the first estimator is used."""
     lambda_features: Annotated[float, Option(LOSS, at_least=0)] = 0.0

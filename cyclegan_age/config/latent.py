@@ -95,7 +95,7 @@ class EncoderFields:
     e_channels: Annotated[tuple[int, ...], Option(MODEL, min_length=1, at_least=1)] = (64, 128, 256, 512)
     """Channels of the encoder's convolutions, each of which halves the side."""
     e_size: Annotated[int, Option(MODEL, at_least=0)] = 0
-    """Side in pixels to which the encoder reduces pictures; 0: it sees them at their own size."""
+    """Side in pixels to which the encoder reduces pictures, a divisor of image_size; 0: it sees them as they are."""
     gan_share: Annotated[float, Option(OPTIMISATION, at_least=0, below=1)] = 0.7
     """Share of the training before the encoder is trained; 0 with --init keeps the initial generator. Only without
     --joint."""

@@ -148,6 +148,9 @@ class AgeCGAN(Model):
         self.pretrained = {"embedder": of_embedder}
         self.pools = {}
 
+    def initial(self, name: str, weights: Weights) -> dict[str, Tensor]:
+        return self.stages.initial(name, weights)
+
     def paused(self, progress: float) -> frozenset[str]:
         paused = self.stages.paused(progress)
         self.columns = self.stages.columns

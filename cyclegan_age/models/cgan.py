@@ -1,4 +1,4 @@
-"""Conditional GAN: faces of a chosen age from noise, 64 x 64 pixels.
+"""Conditional GAN: faces of a chosen age from noise.
 
 After Mirza and Osindero, "Conditional Generative Adversarial Nets" (2014), in the form of the AI2100 project report
 (Nandi et al., 2022; preset `nandi`), whose tables give the layers and whose remedies against a discriminator that wins

@@ -51,11 +51,15 @@ def build_encoder(config: TrainConfig, net: EncodedConfig) -> Encoder:
     """The encoder that a configuration describes; no activation ends it, since the noise may be normal.
 
     Raises:
-        UserError: pictures that its layers cannot halve so often.
+        UserError: pictures that cannot be reduced to its side, or that its layers cannot halve so often.
     """
     size = net.e_size or config.image_size
+    if config.image_size % size:
+        raise UserError(f"--e_size {net.e_size}: must divide the side of the pictures, {config.image_size} px; or be 0")
     if size % 2 ** len(net.e_channels):
-        raise UserError(f"--e_channels {net.e_channels}: must be fewer: each halves the {size} px")
+        raise UserError(
+            f"--e_channels {net.e_channels}: must be fewer: each halves the {size} px that the encoder sees"
+        )
     return Encoder(image_size=size, latent=net.z, channels=net.e_channels, kernel=KERNEL, norm=True, bounded=False)
 
 

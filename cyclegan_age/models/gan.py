@@ -1,4 +1,4 @@
-"""Plain GAN: faces of no chosen age from noise, 64 x 64 pixels.
+"""Plain GAN: faces of no chosen age from noise.
 
 After Goodfellow et al., "Generative Adversarial Nets" (NIPS 2014), in the form of the AI2100 project report (Nandi et
 al., 2022; preset `nandi`), whose tables give the layers. Where it departs from the report:
@@ -51,7 +51,7 @@ def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -
 
 
 def initial_generator(net: NoiseConfig, weights: Weights) -> dict[str, Tensor]:
-    """State dict of a generator to start from; of one of smaller pictures, with blocks that upsample them."""
+    """State dict of a generator to start from. If it makes smaller pictures, blocks that double the side are added."""
     tensors = weights.network("generator")
     return doubled(tensors, net.g_channels) if tensors and net.residual else tensors
 

@@ -203,8 +203,9 @@ class LiteFeatures(nn.Module):
         self.network.freeze()
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Does nothing: compiled, or in bf16, depthwise convolutions take several times as long on a CPU."""
+        """Does nothing: compiled, depthwise convolutions take several times as long on a CPU."""
 
+    # In fp32 on a CPU: bf16 makes them slow, too.
     def forward(self, x: Tensor) -> list[Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             maps = self.network.maps(x.float())

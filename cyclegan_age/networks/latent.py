@@ -153,7 +153,7 @@ class Encoder(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int,  # side in pixels, a multiple of 2^len(channels); other pictures are resized to it
+        image_size: int,  # side in pixels, a multiple of 2^len(channels); larger pictures are averaged to it
         latent: int,  # numbers in a latent vector
         channels: tuple[int, ...],
         kernel: int,  # side of the kernels in pixels
@@ -170,8 +170,8 @@ class Encoder(nn.Module):
         self.size, self.bounded = image_size, bounded
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, S, S) in [-1, 1] -> (N, latent), float32."""
-        h = x if x.shape[2] == self.size else F.adaptive_avg_pool2d(x, self.size)
+        """(N, 3, S, S) in [-1, 1], S a multiple of the encoder's side, -> (N, latent), float32."""
+        h = F.avg_pool2d(x, x.shape[2] // self.size) if x.shape[2] > self.size else x
         for stage in self.stages:
             h = stage(h)
         z: Tensor = self.head(h.flatten(1)).float()

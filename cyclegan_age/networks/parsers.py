@@ -52,8 +52,9 @@ class FaceParser(nn.Module):
         self.head = nn.Conv2d(channels, len(PARTS), 3, padding=1)
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Does nothing: compiled, or in bf16, depthwise convolutions take several times as long on a CPU."""
+        """Does nothing: compiled, depthwise convolutions take several times as long on a CPU."""
 
+    # In fp32 on a CPU: bf16 makes them slow, too.
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda and torch.is_autocast_enabled("cuda")):
             x = x.float()

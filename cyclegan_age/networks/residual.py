@@ -120,7 +120,7 @@ def doubled(tensors: Mapping[str, Tensor], channels: tuple[int, ...]) -> dict[st
 
     Args:
         tensors: its weights.
-        channels: of the other generator; the new ones are equal to the last one that it has in common.
+        channels: of the other generator; those beyond the first one's must equal its last.
     """
     changed = dict(tensors)
     for i, wide in enumerate(channels):

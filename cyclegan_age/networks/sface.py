@@ -99,7 +99,7 @@ class SFace(nn.Module):
                 self.register_buffer(name, buffer.bfloat16(), persistent=False)
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Does nothing: its steps have gradients of their own."""
+        """Does nothing: its layers have gradients of their own, which the compiler does not improve."""
 
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type

@@ -1,5 +1,6 @@
 """Videos -> the same ones with their faces at other ages, each followed through its frames."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from cyclegan_age.rendering.reliability import age_warning
 from cyclegan_age.rendering.sources import Source
 
 _STEADY_S = 0.1  # seconds before and after a frame whose masks its own is averaged with
-_AGE_FRAMES = 4  # parts of a track, between which its age is estimated
+_AGE_PARTS = 4  # of a track, between which its age is estimated
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class _Shown:
     place: Place
     opacity: float  # 0 to 1: how much of the change is done
     head: HeadMask | None
-    own_age: float  # in years
+    attributes: FaceAttributes
 
 
 class AgedVideo(Output):
@@ -75,7 +76,11 @@ class AgedVideo(Output):
 
     def write(self, folder: Path, ager: Ager, ages: Sequence[float], mark: Mark | None) -> list[Section]:
         tracks = self._tracks
-        own_ages = _own_ages(self._path, tracks)
+        alone = len(tracks) + len(self._others) == 1
+        known = self.source.attributes if alone else FaceAttributes()
+        unknown = math.isnan(known.age_years)
+        own_years = _own_years(self._path, tracks) if unknown else [known.age_years]
+        attributes = [replace(known, age_years=years) for years in own_years]
         parsed = _heads(ager, self._path, tracks) if ager.frame != FRAMES["utkface"] else iter(())
         steady = Steady(parsed, max(1, round(_STEADY_S * self._fps)))
         ending = video.ending(self._path)
@@ -91,7 +96,7 @@ class AgedVideo(Output):
                     return [picture] * len(ages)
                 heads = steady.at(number)
                 faces = [
-                    _Shown(p, float(tracks[k].strength[number - tracks[k].first]), heads.get(k), own_ages[k])
+                    _Shown(p, float(tracks[k].strength[number - tracks[k].first]), heads.get(k), attributes[k])
                     for k, p in here
                 ]
                 away = [place for _, place in _here(ager, picture, number, self._others)]
@@ -105,7 +110,7 @@ class AgedVideo(Output):
                 for part in parts:
                     part.unlink(missing_ok=True)
         middles = [Face(track.landmarks[len(track.landmarks) // 2], (0, 0, 0, 0), 1) for track in tracks]
-        self.warnings = [line for line in (turned_text(middles), age_warning(own_ages)) if line]
+        self.warnings = [line for line in (turned_text(middles), age_warning(own_years)) if line]
         sections = [
             Section(title=f"{self.source.title} at {y:g} years", mp4=n) for y, n in zip(ages, names, strict=True)
         ]
@@ -113,17 +118,20 @@ class AgedVideo(Output):
         return sections
 
 
-def _own_ages(source: Path, tracks: Sequence[Track]) -> list[float]:
-    """The age in years of each face of a video: the mean of what is estimated in some of its frames."""
-    wanted = [{t.first + len(t.strength) * i // _AGE_FRAMES for i in range(1, _AGE_FRAMES)} for t in tracks]
+def _own_years(source: Path, tracks: Sequence[Track]) -> list[float]:
+    """The age of each face of a video: the mean of what is estimated in some of its frames."""
+    wanted = [{t.first + len(t.strength) * i // _AGE_PARTS for i in range(1, _AGE_PARTS)} for t in tracks]
+    last = max(map(max, wanted))
     found = [list[float]() for _ in tracks]
-    for number, picture in enumerate(video.frames(source)):
-        for track, numbers, ages in zip(tracks, wanted, found, strict=True):
-            if number in numbers and (place := track.place(number, NEAR)):
-                ages.append(estimated_at(picture, place))
-        if number >= max(map(max, wanted)):
-            break
-    return [float(np.mean(ages)) for ages in found]
+    frames = tqdm(video.frames(source), total=last + 1, unit="frame", desc="own ages", leave=False, disable=None)
+    with frames:
+        for number, picture in enumerate(frames):
+            for track, numbers, years in zip(tracks, wanted, found, strict=True):
+                if number in numbers and (place := track.place(number, NEAR)):
+                    years.append(estimated_at(picture, place))
+            if number == last:
+                break
+    return [float(np.mean(years)) for years in found]
 
 
 def _here(ager: Ager, picture: Picture, number: int, tracks: Sequence[Track]) -> list[tuple[int, Place]]:
@@ -154,7 +162,7 @@ def _aged_frame(
         ager.photo_faces.squares(picture, places),
         [face.head for face in faces],
         ages,
-        attributes=[FaceAttributes(face.own_age) for face in faces],
+        attributes=[face.attributes for face in faces],
         strengths=config.strengths,
         batch_size=config.batch_size,
     )

@@ -42,7 +42,10 @@ def load_initial_weights(config: TrainConfig, trainer: Trainer) -> int:
             cause = str(e).splitlines()[-1].strip(" \t.")
             raise UserError(f"--init {config.init}: {cause}; use the same settings, such as --ngf") from None
         if unexpected or len(missing) == len(network.state_dict()):
-            raise UserError(f"--init {config.init}: its {name} has another architecture; use its settings")
+            raise UserError(
+                f"--init {config.init}: its {name} has another architecture, for {weights.train.image_size} px; "
+                "use its settings, such as --preset"
+            )
         if missing:
             random = _modules(missing, network.state_dict())
             logger.info("--init %s: starts from random weights: %s", config.init, ", ".join(random))

@@ -201,7 +201,14 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "ema": 0.999,
                 "feature_layers": ("steps.0.blocks.0", "steps.3.blocks.0"),
             },
-            {"younger_blocks": 3, "ndf": 32, "lambda_age": 0.0015, "lambda_identity": 2.0, "lambda_features": 2.0},
+            {
+                "younger_blocks": 3,
+                "ndf": 32,
+                "lambda_age": 0.0015,
+                "lambda_identity": 2.0,
+                "lambda_features": 2.0,
+                "lambda_eyes": 1.0,
+            },
         ),
         "small": (
             _SMALL | {"epochs": 2.0, "feature_layers": ("steps.0.blocks.0", "steps.3.blocks.0")},

@@ -115,20 +115,28 @@ class Realism:
             if min(map(len, groups)) >= FEWEST:
                 self._real = [np.concatenate([features[i] for i in group]).astype(np.float64) for group in groups]
 
-    def of_samples(self, weights: Path) -> float:
+    def of_samples(self, weights: Path, side: int = 0) -> float:
         """Of faces from noise.
 
         With a choice of age: the mean over the target ages, each against the real faces of about that age. Otherwise
         against the union of these, with the same number per age.
+
+        Args:
+            weights: their file.
+            side: resolution in pixels that the faces are reduced to; 0 for their own.
         """
         from cyclegan_age.inference import Ager
 
         ager = Ager.load(weights)
         latents = ager.sample(SAMPLES)
+
+        def made(years: float) -> list["Picture"]:
+            return [resized(one, side or len(one)) for one in ager.render(latents, [years] * SAMPLES)]
+
         if not self._real or ager.conditional:
-            return self._mean(ager.render(latents, [float(years)] * SAMPLES) for years in AGES)
+            return self._mean(made(years) for years in AGES)
         fewest = min(map(len, self._real))
-        return self._kid(ager.render(latents, [0.0] * SAMPLES), np.concatenate([one[:fewest] for one in self._real]))
+        return self._kid(made(0.0), np.concatenate([one[:fewest] for one in self._real]))
 
     def of_faces(self, folder: Path, side: int) -> float:
         """Of other real faces, reduced to a lower resolution: the mean over the target ages.

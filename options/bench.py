@@ -139,6 +139,30 @@ parse_systems_bench = make_parser(
 
 
 @dataclass(frozen=True, kw_only=True)
+class SamplesBenchConfig:
+    """Configuration of `python -m benchmarks.samples`."""
+
+    weights: tuple[str, ...] = ("gan", "cgan")
+    """Weights that make faces from noise: shipped names, files or runs."""
+    dataroot: Annotated[Path, Option(required="the folder of training faces")] = Path()
+    """Folder of training faces, whose KID is the least that can be reached."""
+    test: Annotated[Path, Option(required="the folder of faces to compare with")] = Path()
+    """Folder of faces to compare with, outside all training sets."""
+    limit: int = 300
+    """As in evaluate.py."""
+    results_dir: Path = Path("results")
+    """Folder of the runs, and of what is measured of the faces to compare with."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+parse_samples_bench = make_parser(
+    SamplesBenchConfig, "benchmarks.samples", "Measure the KID of faces from noise (see docs/systems.md)."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WebBenchConfig:
     """Configuration of `python -m benchmarks.web`."""
 

@@ -52,8 +52,8 @@ _NOISE_NET = {
     "prior": "normal",
 }
 # With --init, from the weights of the default preset: an additional block doubles the side.
-_LARGE = _NOISE | {"image_size": 128, "load_size": 128, "lr_constant": 0.4, "ema": 0.995}
-_LARGE_NET = _NOISE_NET | {"g_channels": (256, 160, 96, 32, 32), "d_channels": (32, 48, 96, 192, 384)}
+_LARGE = {"image_size": 128, "load_size": 128, "lr_constant": 0.4, "ema": 0.995}
+_LARGE_NET = {"g_channels": (256, 160, 96, 32, 32), "d_channels": (32, 48, 96, 192, 384)}
 _ENCODED = _NOISE | {"batch_size": 32, "lr": 3e-4}
 _ENCODED_NET = _NOISE_NET | {
     "e_channels": (24, 48, 96, 160),
@@ -62,8 +62,6 @@ _ENCODED_NET = _NOISE_NET | {
     "lambda_perceptual": 4.0,
     "lambda_identity": 8.0,
 }
-_LARGE_ENCODED = _ENCODED | {"image_size": 128, "load_size": 128, "lr_constant": 0.4, "ema": 0.995}
-_LARGE_ENCODED_NET = _ENCODED_NET | {k: _LARGE_NET[k] for k in ("g_channels", "d_channels")} | {"e_size": 64}
 _TEN_GROUPS = {
     "load_size": 128,
     "flip": False,
@@ -285,7 +283,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "gan": {
         # From random weights, the feature discriminator caused mode collapse; from those of a `cgan` it does not.
         "default": (_NOISE, _NOISE_NET | {"lambda_features": 0.0}),
-        "large": (_LARGE | {"lr": 1e-4}, _LARGE_NET | {"d_rate": 2.0}),
+        "large": (_NOISE | _LARGE | {"lr": 1e-4}, _NOISE_NET | _LARGE_NET | {"d_rate": 2.0}),
         # Nandi et al., AI2100, tables 5 and 6.
         "nandi": (
             _NANDI | {"epochs": 100.0, "lr": 4e-3, "betas": (0.65, 0.999)},
@@ -294,13 +292,13 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "cgan": {
         "default": (_NOISE, _NOISE_NET),
-        "large": (_LARGE, _LARGE_NET),
+        "large": (_NOISE | _LARGE, _NOISE_NET | _LARGE_NET),
         # Nandi et al., AI2100: six groups.
         "nandi": (_NANDI, _NANDI_CGAN),
     },
     "encoder_cdcgan": {
         "default": (_ENCODED, _ENCODED_NET),
-        "large": (_LARGE_ENCODED, _LARGE_ENCODED_NET),
+        "large": (_ENCODED | _LARGE, _ENCODED_NET | _LARGE_NET | {"e_size": 64}),
         # "Face Aging using an Encoder - Conditional DCGAN Network": two groups.
         "blog": (
             _NANDI | {"ages": (20, 40), "ends": (30, 50)},

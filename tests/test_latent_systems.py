@@ -1032,7 +1032,7 @@ def test_a_gan_starts_from_a_conditional_one_with_the_mean_label(
         assert not torch.allclose(plain(z), conditional(z, torch.eye(3)), atol=5e-3)
 
 
-def _doubled(
+def _grown(
     model: str, first: Path, command: Callable[..., list[str]], results: Path, *more: str
 ) -> tuple[Weights, Weights]:
     """Weights of 32 px, and those of 64 px that start from them."""
@@ -1049,7 +1049,7 @@ def test_more_blocks_only_upsample_at_first(
     model: str, command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     more = ["--e_size", "32"] if model in ("encoder_cdcgan", "age_cgan") else []
-    before, after = _doubled(model, trained("cgan" if model == "gan" else model), command, tmp_path, *more)
+    before, after = _grown(model, trained("cgan" if model == "gan" else model), command, tmp_path, *more)
     z, label = torch.randn(3, 8), torch.full((3, 3), 1 / 3)  # `gan` makes faces of the mean label
     last = len(before.net.g_channels) - 1  # type: ignore[union-attr]
     maps = []
@@ -1064,7 +1064,7 @@ def test_more_blocks_only_upsample_at_first(
 def test_an_encoder_of_larger_pictures_sees_them_reduced(
     command: Callable[..., list[str]], trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    both = _doubled("encoder_cdcgan", trained("encoder_cdcgan"), command, tmp_path, "--e_size", "32")
+    both = _grown("encoder_cdcgan", trained("encoder_cdcgan"), command, tmp_path, "--e_size", "32")
     x = torch.rand(2, 3, 64, 64) * 2 - 1
     small, large = (SYSTEMS["encoder_cdcgan"].renderer(one).encoder.eval() for one in both)
     with torch.inference_mode():

@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmarks import systems_comparison as comparison
 from benchmarks import systems_training as training
+from benchmarks.samples import main as measure_samples
 from benchmarks.systems import main
 from benchmarks.systems_comparison import row_of, table
 from benchmarks.systems_training import SYSTEMS, Run, Trained, run_of, train_system, trained
@@ -212,6 +213,36 @@ def test_comparison(tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         assert sheet.width > 7 * comparison.SIDE and sheet.height > 3 * comparison.SIDE
         corner = np.asarray(sheet)[-comparison.SIDE :, -7 * (comparison.SIDE + 2) :][4:-4, 4 : comparison.SIDE - 4]
         assert corner.min() > 250  # a cgan has no input
+
+
+def test_samples_are_measured_at_their_size_and_reduced(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size: dict[str, Any] = {"image_size": 128, "load_size": 128}
+    small: dict[str, Any] = {"g_channels": (4,) * 5, "d_channels": (4,) * 5}
+    trained_weights(tmp_path, TrainConfig(model="gan", **size), GANConfig(**small))
+    seen: list[Picture] = []
+
+    def look(pictures: Picture) -> NDArray[np.float32]:
+        seen.append(pictures)
+        return np.ones((len(pictures), 4), np.float32)
+
+    monkeypatch.setattr(
+        "cyclegan_age.evaluation.evaluators.load_evaluators",
+        lambda evaluator, results: [Evaluator("f", "features", "f", 4, look)],
+    )
+    monkeypatch.setattr(comparison, "SAMPLES", 12)
+    monkeypatch.setattr(comparison, "FEWEST", 4)
+    folders = ["--dataroot", str(tiny_faces), "--test", str(tiny_faces), "--results_dir", str(tmp_path)]
+    assert measure_samples([*folders, "--weights", str(tmp_path / "weights.safetensors")]) == 0
+    rows = [line.split(" | ")[1:] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["0.0", "0.0 |"], ["0.0", "0.0 |"]]  # all features alike
+    own, reduced = seen[-2:]
+    assert own.shape == reduced.shape == (12, 128, 128, 3)
+    small_ones = [comparison.resized(comparison.resized(one, 64), 128) for one in own]
+    np.testing.assert_array_equal(reduced, np.stack(small_ones))
+    assert (own != reduced).any()
+    assert measure_samples([*folders, "--weights", "nothing"]) == 2
 
 
 def test_faces_of_photographs_are_shown(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from cyclegan_age.models.adversary import (
 )
 from cyclegan_age.models.base import Encoding, FaceEncoder, Losses, Renderer, System
 from cyclegan_age.networks.latent import NoiseDiscriminator, NoiseGenerator
-from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, doubled, unconditional
+from cyclegan_age.networks.residual import ProjectionDiscriminator, ResidualGenerator, grown, unconditional
 from cyclegan_age.weight_files import Weights
 
 
@@ -53,7 +53,7 @@ def build_generator(config: TrainConfig, net: NoiseConfig, *, labels: int = 0) -
 def initial_generator(net: NoiseConfig, weights: Weights) -> dict[str, Tensor]:
     """State dict of a generator to start from. If it makes smaller pictures, blocks that double the side are added."""
     tensors = weights.network("generator")
-    return doubled(tensors, net.g_channels) if tensors and net.residual else tensors
+    return grown(tensors, net.g_channels) if tensors and net.residual else tensors
 
 
 def build_discriminator(

@@ -205,8 +205,8 @@ class LiteFeatures(nn.Module):
     def compile(self, *args: Any, **options: Any) -> None:
         """Does nothing: compiled, depthwise convolutions take several times as long on a CPU."""
 
-    # In fp32 on a CPU: bf16 makes them slow, too.
     def forward(self, x: Tensor) -> list[Tensor]:
+        # On a CPU in fp32: depthwise convolutions in bf16 take several times as long.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             maps = self.network.maps(x.float())
         return [h.float() for h in maps]

@@ -54,8 +54,8 @@ class FaceParser(nn.Module):
     def compile(self, *args: Any, **options: Any) -> None:
         """Does nothing: compiled, depthwise convolutions take several times as long on a CPU."""
 
-    # In fp32 on a CPU: bf16 makes them slow, too.
     def forward(self, x: Tensor) -> Tensor:
+        # On a CPU in fp32: depthwise convolutions in bf16 take several times as long.
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda and torch.is_autocast_enabled("cuda")):
             x = x.float()
             if x.shape[2:] != (self.input_size, self.input_size):

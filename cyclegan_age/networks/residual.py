@@ -115,8 +115,10 @@ def unconditional(tensors: Mapping[str, Tensor], latent: int, labels: int) -> di
     return changed
 
 
-def doubled(tensors: Mapping[str, Tensor], channels: tuple[int, ...]) -> dict[str, Tensor]:
-    """State dict of a `ResidualGenerator` -> of one with more blocks: the new ones only upsample at first.
+def grown(tensors: Mapping[str, Tensor], channels: tuple[int, ...]) -> dict[str, Tensor]:
+    """State dict of a `ResidualGenerator` -> of one with more blocks, which only upsample at first.
+
+    One step of progressive growing (Karras et al., "Progressive Growing of GANs", ICLR 2018), without fading in.
 
     Args:
         tensors: its weights.

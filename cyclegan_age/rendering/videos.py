@@ -27,7 +27,7 @@ from cyclegan_age.rendering.reliability import age_warning
 from cyclegan_age.rendering.sources import Source
 
 _STEADY_S = 0.1  # seconds before and after a frame whose masks its own is averaged with
-_AGE_PARTS = 4  # of a track, between which its age is estimated
+_AGE_AT = (0.25, 0.5, 0.75)  # shares of a track at which its age is estimated
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class AgedVideo(Output):
 
 def _own_years(source: Path, tracks: Sequence[Track]) -> list[float]:
     """The age of each face of a video: the mean of what is estimated in some of its frames."""
-    wanted = [{t.first + len(t.strength) * i // _AGE_PARTS for i in range(1, _AGE_PARTS)} for t in tracks]
+    wanted = [{t.first + int(len(t.strength) * share) for share in _AGE_AT} for t in tracks]
     last = max(map(max, wanted))
     found = [list[float]() for _ in tracks]
     frames = tqdm(video.frames(source), total=last + 1, unit="frame", desc="own ages", leave=False, disable=None)

@@ -221,6 +221,19 @@ def test_an_age_estimator_trains_and_can_stand_in_the_loss(tiny_faces: Path, tmp
     assert not torch.equal(ended["networks"]["critic0"]["estimator.head.weight"], begun)
 
 
+def test_statistics_of_the_data_are_collected_before_the_first_step_alone(
+    tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(CycleGAN, "prepare", lambda self, data, device, progress: calls.append(data))
+    command = ["--dataroot", str(tiny_faces), "--results_dir", str(tmp_path), "--monitor", "none", "--no_compile"]
+    command += ["--image_size", "32", "--load_size", "36", "--lambda_age", "0", "--blocks", "1", "--ndf", "4"]
+    command += ["--ngf", "4", "--batch_size", "4", "--name", "run", "--epochs"]
+    for epochs, expected in (("0", 0), ("0.05", 1), ("0.1", 1)):
+        assert train_command.main([*command, epochs]) == 0
+        assert len(calls) == expected
+
+
 def test_a_training_begins_from_given_weights(
     tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,7 +56,7 @@ class Model(ABC):
     ema_networks: Mapping[str, nn.Module] = MappingProxyType({})
 
     def prepare(self, data: FaceData, device: torch.device, *, progress: bool = True) -> None:
-        """Collect statistics of the data before the first step; a resumed training reads them from its checkpoint.
+        """Collect statistics of the data before the first step; later processes read them from the checkpoint.
 
         Args:
             data: the training data.

@@ -42,11 +42,11 @@ def set_up(config: TrainConfig, net: ModelConfig, begun: float, stack: ExitStack
     """
     training = _build(config, net, begun, stack)
     training.restore()
-    if not training.resumed:
+    if training.schedule.step == 0 and not training.schedule.ended:
         training.model.prepare(training.data, training.accelerator.device, progress=training.is_main)
-        if config.init:
-            with _remove_run_on_error(training):
-                training.seen_before = load_initial_weights(config, training.trainer)
+    if config.init and not training.resumed:
+        with _remove_run_on_error(training):
+            training.seen_before = load_initial_weights(config, training.trainer)
     needed = room_needed(config, training.model)
     stack.enter_context(writing(training.run, needed, kept=lambda: _kept(training.run)))
     if training.is_main:

@@ -62,6 +62,7 @@ _ENCODED_NET = _NOISE_NET | {
     "lambda_perceptual": 4.0,
     "lambda_identity": 8.0,
 }
+_ENCODED_LARGE_NET = _ENCODED_NET | _LARGE_NET | {"e_size": 64}
 _TEN_GROUPS = {
     "load_size": 128,
     "flip": False,
@@ -89,7 +90,10 @@ _PARSER = {
 _EMBEDDER = {"image_size": 64, "load_size": 72, "epochs": 20.0, "batch_size": 32, "lr": 1e-3, "betas": (0.9, 0.999)}
 
 # Presets, by model, that start from weights of --init.
-LATER_STAGES = {"cyclegan": ("detail", "shift"), "gan": ("large",), "cgan": ("large",), "encoder_cdcgan": ("large",)}
+LATER_STAGES: dict[str, tuple[str, ...]] = {
+    "cyclegan": ("detail", "shift"),
+    **dict.fromkeys(("gan", "cgan", "encoder_cdcgan", "age_cgan"), ("large",)),
+}
 
 # Each preset: (settings of the training, settings of the model).
 PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -298,7 +302,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "encoder_cdcgan": {
         "default": (_ENCODED, _ENCODED_NET),
-        "large": (_ENCODED | _LARGE, _ENCODED_NET | _LARGE_NET | {"e_size": 64}),
+        "large": (_ENCODED | _LARGE, _ENCODED_LARGE_NET),
         # "Face Aging using an Encoder - Conditional DCGAN Network": two groups.
         "blog": (
             _NANDI | {"ages": (20, 40), "ends": (30, 50)},
@@ -307,6 +311,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     },
     "age_cgan": {
         "default": (_ENCODED, _ENCODED_NET),
+        "large": (_ENCODED | _LARGE, _ENCODED_LARGE_NET),
         # Nandi et al., AI2100, after Antipov et al. 2017, whose noise is normal and whose steps are of L-BFGS.
         "nandi": (
             _NANDI,

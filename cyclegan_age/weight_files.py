@@ -101,6 +101,8 @@ def _restore(kind: type[Any], values: Mapping[str, Any], source: object) -> Any:
     for name, value in values.items():
         if types[name] is Path or isinstance(value, list):
             values[name] = Path(value) if types[name] is Path else tuple(value)
+        elif get_origin(types[name]) is tuple and isinstance(value, float):  # of a version with one number
+            values[name] = (value,)
     try:
         return kind(**values)
     except UserError as e:

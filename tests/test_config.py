@@ -13,6 +13,7 @@ from cyclegan_age.config import (
     CAAEConfig,
     CGANConfig,
     CycleGANConfig,
+    CycleGANHeadsConfig,
     InferConfig,
     TrainConfig,
     UserError,
@@ -168,6 +169,12 @@ def test_a_setting_that_is_gone_is_read_where_it_was_off() -> None:
     plain["net"]["most_darkening"] = [0.2]
     with pytest.raises(UserError, match="setting most_darkening: unknown to this version; use the version that wrote"):
         from_settings(plain)
+
+
+def test_one_number_of_a_setting_that_now_has_several_is_read() -> None:
+    plain = json.loads(json.dumps(settings(TrainConfig(model="cyclegan_heads"), CycleGANHeadsConfig())))
+    plain["net"]["strength"] = 1.3
+    assert from_settings(plain)[1] == CycleGANHeadsConfig(strength=(1.3,))
 
 
 def test_no_setting_of_a_file_is_left_out_in_silence(caplog: pytest.LogCaptureFixture) -> None:

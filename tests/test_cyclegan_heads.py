@@ -148,16 +148,27 @@ def test_strength_multiplies_flow_and_residual() -> None:
     plain = AdaINGenerator(ages=4, ngf=4, blocks=2, detail=4).eval()
     for layer in (plain.head, plain.fine_head, plain.bend):
         torch.nn.init.normal_(layer.weight, 0.0, 0.01)
-    strong = AdaINGenerator(ages=4, ngf=4, blocks=2, detail=4, strength=1.5).eval()
-    strong.load_state_dict(plain.state_dict())
-    x, age = torch.rand(1, 3, 64, 64) - 0.5, torch.eye(4)[:1]
-    with torch.no_grad():
-        (y, flow), (stronger, more) = plain.with_flow(x, age), strong.with_flow(x, age)
-        assert flow is not None and more is not None and flow.abs().max() > 1e-3
-        torch.testing.assert_close(more, 1.5 * flow)
-        residual = y - warp(x, flow)
-        assert residual.abs().max() > 0.01
-        torch.testing.assert_close(stronger - warp(x, more), 1.5 * residual, rtol=0, atol=1e-5)
+    x, age = torch.rand(2, 3, 64, 64) - 0.5, torch.tensor([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0]])
+    for strength, (first, second) in {(1.5,): (1.5, 1.5), (1.5, 1.2, 0.8, 2.0): (1.5, 1.0)}.items():
+        strong = AdaINGenerator(ages=4, ngf=4, blocks=2, detail=4, strength=strength).eval()
+        strong.load_state_dict(plain.state_dict())
+        factors = torch.tensor([first, second]).view(2, 1, 1, 1)
+        with torch.no_grad():
+            (y, flow), (stronger, more) = plain.with_flow(x, age), strong.with_flow(x, age)
+            assert flow is not None and more is not None and flow.abs().max() > 1e-3
+            torch.testing.assert_close(more, factors * flow)
+            residual = y - warp(x, flow)
+            assert residual.abs().amax(dim=(1, 2, 3)).min() > 0.01
+            torch.testing.assert_close(stronger - warp(x, more), factors * residual, rtol=0, atol=1e-5)
+
+
+def test_as_many_strengths_as_ages() -> None:
+    config = TrainConfig(model="cyclegan_heads", ages=(10, 20, 30))
+    for strength, of_ages in {(1.5,): [1.5] * 3, (1.5, 1.0, 1.25): [1.5, 1.0, 1.25]}.items():
+        generator = cyclegan_heads.build_generator(config, replace(NET, strength=strength))
+        assert generator.strengths.tolist() == of_ages and "strengths" not in generator.state_dict()
+    with pytest.raises(UserError, match=r"^--strength: must be one number or 3, one for each of"):
+        cyclegan_heads.build_generator(config, replace(NET, strength=(1.3, 1.0)))
 
 
 def test_regions_cut_the_head_out() -> None:

@@ -18,8 +18,9 @@ class CycleGANHeadsConfig:
     """Largest displacement of the flow that changes the head's shape, as a share of the side; 0 disables warping."""
     detail: Annotated[int, Option(MODEL, at_least=0)] = 24
     """Channels of the full-resolution branch; the rest of the generator works at half of it. 0 disables the branch."""
-    strength: Annotated[float, Option(RARE, above=0)] = 1.0
-    """Factor of the flow and the residual, for a trained generator that changes too little or too much."""
+    strength: Annotated[tuple[float, ...], Option(RARE, above=0, min_length=1)] = (1.0,)
+    """Factor of the flow and the residual, or one for each of --ages, for a trained generator that changes too little
+    or too much."""
     most_chroma: Annotated[float, Option(MODEL, at_least=0)] = 0.0
     """Soft limit of the chroma that a pixel gains, of a range of 2; colours fade freely. 0 sets no limit."""
     most_shade: Annotated[float, Option(MODEL, at_least=0)] = 0.0

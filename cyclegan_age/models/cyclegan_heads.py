@@ -48,7 +48,13 @@ _PARSED = 64  # side in pixels of the masks
 
 
 def build_generator(config: TrainConfig, net: CycleGANHeadsConfig) -> AdaINGenerator:
-    """The generator that a configuration describes."""
+    """The generator that a configuration describes.
+
+    Raises:
+        UserError: neither one strength nor as many as ages.
+    """
+    if len(net.strength) not in (1, len(config.ages)):
+        raise UserError(f"--strength: must be one number or {len(config.ages)}, one for each of --ages")
     return AdaINGenerator(
         ages=len(config.ages),
         ngf=net.ngf,

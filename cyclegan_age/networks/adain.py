@@ -6,6 +6,7 @@ of the decoder: adaptive instance normalisation (Huang and Belongie, ICCV 2017; 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -105,11 +106,14 @@ class AdaINGenerator(WarpingGenerator):
         blocks: int = 6,  # residual blocks of the bottleneck; half as many at twice its resolution
         deform: float = 0.06,  # largest displacement of the flow, as a share of the side; 0 disables warping
         detail: int = 24,  # channels of the full-resolution branch; 0 disables it
-        strength: float = 1.0,  # factor of flow and residual
+        strength: Sequence[float] = (1.0,),  # factor of flow and residual, one or one for each entry of the age vector
         most_chroma: float = 0.0,  # soft limit of the chroma that a pixel gains, of a range of 2; 0 sets no limit
     ) -> None:
         super().__init__()
-        self.deform, self.detail, self.strength, self.most_chroma = deform, detail, strength, most_chroma
+        self.deform, self.detail, self.most_chroma = deform, detail, most_chroma
+        self.strengths: Tensor
+        strengths = torch.tensor(strength, dtype=torch.float32).expand(ages).clone()
+        self.register_buffer("strengths", strengths, persistent=False)
         self.most_shade, self.shade_ages = 0.0, 0
         self.helpers = nn.ModuleDict()  # no layers
         a, b, c = 2 * ngf, 4 * ngf, 6 * ngf
@@ -167,7 +171,8 @@ class AdaINGenerator(WarpingGenerator):
         for block in self.blocks:
             h = block(h, e)
         h = self.up3(h, h2, e)
-        flow = self.flow(self.bend(h)) if self.deform else None
+        strength = (age * self.strengths).sum(dim=1).view(-1, 1, 1, 1)
+        flow = strength * self.flow(self.bend(h)) if self.deform else None
         warped = x if flow is None else warp(x, flow)
         h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)
         residual = _residual(self.head(h))
@@ -175,7 +180,7 @@ class AdaINGenerator(WarpingGenerator):
             h = self.fine_up(h, self.fine_stem(x, age), e)  # (N, detail, 2 H, 2 W)
             h = self.fine_norm(self.fine(h), e, slope=0.0)
             residual = F.interpolate(residual, scale_factor=2.0, mode="bilinear") + _residual(self.fine_head(h))
-        out = warped + self.strength * residual
+        out = warped + strength * residual
         if self.most_chroma:
             out = _limit_chroma(out, warped, self.most_chroma)
         if self.most_shade:
@@ -189,9 +194,9 @@ class AdaINGenerator(WarpingGenerator):
         return (out + (clipped - out).detach() if self.training else clipped), flow
 
     def flow(self, h: Tensor) -> Tensor:
-        """Output of the child `bend` -> flow (N, 2, h, w): displacement of each sampling point, right and down, in
-        shares of the side."""
-        return self.strength * self.deform * torch.tanh(h.float())
+        """Output of the child `bend` -> flow (N, 2, h, w) at strength 1: displacement of each sampling point, right and
+        down, in shares of the side."""
+        return self.deform * torch.tanh(h.float())
 
 
 def _start_at_zero(layer: nn.Module) -> None:

@@ -195,7 +195,7 @@ def test_a_generator_translates_as_before(case: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         expected, found = reference(x), ager.generator(x, torch.zeros(2, 2))
     assert expected.std() > 0.05 and (expected[0] - expected[1]).abs().max() > 0.01
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -135,7 +135,7 @@ def test_skipped_closed_steps_change_neither_pictures_nor_gradients(monkeypatch:
     assert counts == [*[5] * 6, 3, 3, 2, 2, 2, 2]
     assert compiled == [{"dynamic": True}] * 6
     for plain, skipped in zip(*outcomes, strict=True):
-        assert (skipped - plain).norm() <= 1e-3 * plain.norm() + 1e-9
+        torch.testing.assert_close(skipped, plain, atol=1e-5, rtol=1e-4)
 
 
 def test_in_use_a_step_runs_for_the_pictures_that_need_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:

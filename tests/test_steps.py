@@ -416,7 +416,7 @@ def test_the_terms_and_gradients_of_a_step_are_pinned(case: str) -> None:
     taken = take(model, batch, torch.tensor(progress), model.paused(progress))
     assert taken.keys() == PINNED[case].keys()
     for phase, numbers in taken.items():
-        assert [n.item() for n in numbers] == pytest.approx(PINNED[case][phase], rel=1e-3), phase
+        assert [n.item() for n in numbers] == pytest.approx(PINNED[case][phase], rel=1e-4), phase
 
 
 def disturbed_on_the_host(x: Tensor) -> Tensor:

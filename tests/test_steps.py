@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from precision import InDouble
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -411,9 +412,12 @@ PINNED: dict[str, dict[str, tuple[float, float]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_terms_and_gradients_of_a_step_are_pinned(case: str) -> None:
     model, batch = built(case)
+    for network in (*model.networks.values(), *model.ema_networks.values()):
+        network.double()
     torch.manual_seed(1)
     progress = CASES[case][1]
-    taken = take(model, batch, torch.tensor(progress), model.paused(progress))
+    with InDouble():
+        taken = take(model, batch, torch.tensor(progress), model.paused(progress))
     assert taken.keys() == PINNED[case].keys()
     for phase, numbers in taken.items():
         assert [n.item() for n in numbers] == pytest.approx(PINNED[case][phase], rel=1e-4), phase

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cyclegan_age.ages import AgeCode
 from cyclegan_age.config import CycleGANHeadsConfig, TrainConfig, UserError
 from cyclegan_age.data.batches import Batch
 from cyclegan_age.devices import Runtime
 from cyclegan_age.faces.frames import FRAMES
-from cyclegan_age.features import layer_names
+from cyclegan_age.features import layer_names, life_frames
 from cyclegan_age.losses import eye_change, norms
 from cyclegan_age.models import SYSTEMS, cyclegan_heads
 from cyclegan_age.models.cyclegan_heads import CycleGANHeads
@@ -169,6 +170,53 @@ def test_as_many_strengths_as_ages() -> None:
         assert generator.strengths.tolist() == of_ages and "strengths" not in generator.state_dict()
     with pytest.raises(UserError, match=r"^--strength: must be one number or 3, one for each of"):
         cyclegan_heads.build_generator(config, replace(NET, strength=(1.3, 1.0)))
+
+
+def test_two_steps_lead_to_the_youngest_ages_and_one_to_the_others() -> None:
+    torch.manual_seed(0)
+    code = AgeCode((10, 20, 30, 40))
+    net = replace(NET, strength=(1.5, 1.0, 1.2, 1.0))
+    config = TrainConfig(model="cyclegan_heads", ages=code.anchors)
+    one, two = (cyclegan_heads.build_generator(config, net).eval() for _ in range(2))
+    for layer in (one.head, one.bend):
+        torch.nn.init.normal_(layer.weight, 0.0, 0.02)
+    two.load_state_dict(one.state_dict())
+    two.take_two_steps(2)
+    assert {id(w) for w in two.helpers.parameters()} == {id(w) for w in two.parameters()}  # none of the twin's own
+    assert layer_names(two) == layer_names(one)
+    x, years = torch.rand(5, 3, 64, 64) - 0.5, [10.0, 35, 15, 27, 20]
+    with torch.no_grad():
+        for age, first_ages in {10: [15.0], 15: [15.0, 25.0], 20: [25.0], 30: [], 40: []}.items():
+            vector = code.encode([float(age)])
+            first = one(x[:1], code.encode(first_ages).mean(dim=0, keepdim=True)) if first_ages else x[:1]
+            expected = one(first, vector)
+            torch.testing.assert_close(two(x[:1], vector), expected, rtol=0, atol=1e-6)
+            assert not first_ages or (expected - one(x[:1], vector)).abs().max() > 1e-3
+        seen: list[int] = []
+        handle = two.stem.register_forward_hook(lambda _, inputs, out: seen.append(len(out)))
+        together = two(x, code.encode(years))
+        assert seen == [5]  # of the last step alone
+        handle.remove()
+        apart = [two(x[i : i + 1], code.encode([age])) for i, age in enumerate(years)]
+        torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=1e-5)
+        near, at = (two(x[:1], code.encode([age])) for age in (29.99, 30.0))
+        assert (near - at).abs().max() < 0.01  # no jump
+        life = life_frames(two, x[:1], code, 50, "blocks.1")
+        assert (life[1] - life[0]).abs().max() < 0.1 * (life[50] - life[0]).abs().max()
+
+
+def test_the_flow_of_two_steps_moves_a_picture_as_both_flows_do() -> None:
+    generator = AdaINGenerator(ages=3, ngf=4, blocks=2, detail=0, deform=0.1).eval()
+    torch.nn.init.constant_(generator.bend.bias[0], 0.2)  # a shift to the left by 0.1 tanh(0.2) of the side
+    generator.take_two_steps(1)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        out, flow = generator.with_flow(x, torch.tensor([[1.0, 0, 0]]))
+    assert flow is not None
+    assert flow[0, :, 8, 8].tolist() == pytest.approx([0.2 * math.tanh(0.2), 0.0], abs=1e-6)
+    middle = (slice(None), slice(None), slice(16, 48), slice(16, 40))
+    twice = warp(warp(x, flow / 2), flow / 2)
+    torch.testing.assert_close(out[middle], twice[middle], rtol=0, atol=1e-5)
 
 
 def test_regions_cut_the_head_out() -> None:

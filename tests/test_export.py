@@ -98,7 +98,8 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small generator of whole heads, with the branch at the picture's whole size."""
     train = TrainConfig(model="cyclegan_heads", image_size=64, load_size=64, frame="ffhq")
     strength = (1.25, 1.0, 0.75, 1.0, 1.5, 1.25)
-    net = CycleGANHeadsConfig(ngf=8, blocks=2, detail=4, most_chroma=0.06, most_shade=0.09, strength=strength)
+    sizes: dict[str, int] = {"ngf": 8, "blocks": 2, "detail": 4}
+    net = CycleGANHeadsConfig(**sizes, most_chroma=0.06, most_shade=0.09, strength=strength, two_steps=True)
     torch.manual_seed(0)
     generator = cyclegan_heads.build_generator(train, net)
     for layer in (generator.head, generator.fine_head, generator.bend):

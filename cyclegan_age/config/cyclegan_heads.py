@@ -26,6 +26,9 @@ class CycleGANHeadsConfig:
     most_shade: Annotated[float, Option(MODEL, at_least=0)] = 0.0
     """Up to 20 years: limit of how much a face changes its colour over areas larger than a wrinkle, as root mean square
     of a range of 2. It holds for results, not in training. 0 sets no limit."""
+    two_steps: Annotated[bool, Option(MODEL)] = False
+    """Up to 20 years: make a head young in two steps, since two small changes damage a face less than a large one. It
+    holds for results, not in training."""
     ndf: Annotated[int, Option(MODEL, at_least=1)] = 64
     """Channels after the first layer of the discriminators."""
     d_rate: Annotated[float, Option(OPTIMISATION, above=0)] = 1.5

@@ -43,7 +43,7 @@ from cyclegan_age.weight_files import Weights
 
 _MEAN_HEADS = 6000  # whose features are averaged
 _VIEW = 0.6  # share of the augmentation: hair must stay grey, and skin old, before a discriminator
-_YOUNG = 20  # up to this age in years `most_shade` holds
+_YOUNG = 20  # up to this age in years `most_shade` and `two_steps` hold
 _PARSED = 64  # side in pixels of the masks
 
 
@@ -70,9 +70,11 @@ def renderer(weights: Weights) -> Renderer:
     """The generator of a weights file; it takes pictures as they are."""
     assert isinstance(weights.net, CycleGANHeadsConfig)
     generator = weights.load_into(build_generator(weights.train, weights.net), "generator")
+    young = sum(age <= _YOUNG for age in weights.train.ages)
     if weights.net.most_shade:
-        young = sum(age <= _YOUNG for age in weights.train.ages)
         generator.limit_shade(load_parser("face_parser", weights.train), weights.net.most_shade, young)
+    if weights.net.two_steps and 0 < young < len(weights.train.ages):
+        generator.take_two_steps(young)
     return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,21 +94,23 @@ def test_the_graph_gives_what_the_generator_gives(
         assert np.abs(aged - x.numpy()).max() > 0.1
 
 
-@pytest.fixture(scope="module")
-def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def head_weights(path: Path, **more: Any) -> Path:
     """A small generator of whole heads, with the branch at the picture's whole size."""
     train = TrainConfig(model="cyclegan_heads", image_size=64, load_size=64, frame="ffhq")
-    strength = (1.25, 1.0, 0.75, 1.0, 1.5, 1.25)
-    sizes: dict[str, int] = {"ngf": 8, "blocks": 2, "detail": 4}
-    net = CycleGANHeadsConfig(**sizes, most_chroma=0.06, most_shade=0.09, strength=strength, two_steps=True)
+    net = CycleGANHeadsConfig(ngf=8, blocks=2, detail=4, most_chroma=0.06, **more)
     torch.manual_seed(0)
     generator = cyclegan_heads.build_generator(train, net)
     for layer in (generator.head, generator.fine_head, generator.bend):
         for weight in layer.parameters():
             nn.init.normal_(weight, 0, 0.02)
-    path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
     save_weights(path, train, net, 0, {f"generator.{k}": v for k, v in generator.state_dict().items()})
     return path
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    strength = (1.25, 1.0, 0.75, 1.0, 1.5, 1.25)
+    return head_weights(tmp_path_factory.mktemp("heads") / "heads.safetensors", most_shade=0.09, strength=strength)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +148,19 @@ def test_whole_heads_are_the_same_at_ten_ages(heads: Path, heads_onnx: bytes) ->
     assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]
     facts = metadata(data)
     assert facts["frame"] == "ffhq" and facts["anchors"] == [10, 20, 30, 40, 50, 60]
+
+
+def test_two_steps_are_in_the_graph(tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason=REASON)
+    onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
+    ager = Ager.load(head_weights(tmp_path / "heads.safetensors", two_steps=True))
+    x, age, expected = at_ten_ages(ager)
+    (aged,) = onnxruntime.InferenceSession(graph(ager)).run(["aged"], {"picture": x.numpy(), "age": age.numpy()})
+    assert np.abs(aged - expected).max() < 1e-4
+    in_one_step = at_ten_ages(Ager.load(head_weights(tmp_path / "one.safetensors")))[2]
+    changed = np.abs(expected - in_one_step).max(axis=(1, 2, 3)) > 0.01
+    assert changed.tolist() == [years < 30 for years in np.linspace(8, 68, 10)]
 
 
 def test_weights_alone_are_stored_smaller(heads_onnx: bytes) -> None:

@@ -179,18 +179,19 @@ class AdaINGenerator(WarpingGenerator):
         if not n:
             return self._changed(x, age)
         share = age[:, :n].sum(dim=1)
-        rows = slice(None) if torch.compiler.is_exporting() else share.nonzero()[:, 0]
-        if isinstance(rows, Tensor) and not len(rows):
-            return self._changed(x, age)
-        half = age[rows, :n] / 2
-        halfway = age[rows] + F.pad(half, (1, age.shape[1] - n - 1)) - F.pad(half, (0, age.shape[1] - n))
+        half = F.pad(age[:, :n] / 2, (0, 1))
+        halfway = torch.cat([age[:, : n + 1] - half + half.roll(1, dims=1), age[:, n + 1 :]], dim=1)
         twin = self.helpers["twin"]
         assert isinstance(twin, AdaINGenerator)
-        x = x.clone()
-        x[rows], first_flow = twin._changed(x[rows], halfway, share[rows])
-        out, flow = self._changed(x, age)
+        if torch.compiler.is_exporting():  # which pictures need it is not known
+            return self._changed(twin._changed(x, halfway, share)[0], age)
+        rows = share.nonzero()[:, 0]
+        if not len(rows):
+            return self._changed(x, age)
+        first, first_flow = twin._changed(x[rows], halfway[rows], share[rows])
+        out, flow = self._changed(x.index_copy(0, rows, first), age)
         if flow is not None and first_flow is not None:
-            flow[rows] += warp(first_flow, flow[rows])
+            flow = flow.index_add(0, rows, warp(first_flow, flow[rows]))
         return out, flow
 
     def _changed(self, x: Tensor, age: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -34,7 +34,7 @@ def in_int8(model: bytes) -> bytes:
         plain = onnx.load_model_from_string(model)
         del plain.graph.value_info[:]  # shapes of the traced batch; the quantiser would take them as fixed
         stored = {one.name: one for one in plain.graph.initializer}
-        for i, node in enumerate(plain.graph.node):  # weights of two layers: the quantiser would transpose them twice
+        for i, node in enumerate(plain.graph.node):  # the quantiser would transpose shared weights twice
             if node.op_type == "Gemm":
                 plain.graph.initializer.add().CopyFrom(stored[node.input[1]])
                 node.input[1] = plain.graph.initializer[-1].name = f"{node.input[1]}_{i}"

@@ -160,15 +160,15 @@ class AdaINGenerator(WarpingGenerator):
     def take_two_steps(self, ages: int) -> None:
         """Reach the youngest ages in two steps, the first one halfway from the next anchor.
 
-        For inference, after `limit_shade`: two small changes damage a face less than a large one. The first step runs
-        in a twin with the same weights: hooks on the layers see the second step alone.
+        For inference, after `limit_shade`: two small changes damage a face less than a large one. A copy with the same
+        weights makes the first step, so that hooks on the layers see the second step alone.
 
         Args:
             ages: number of the youngest anchors, at least 1 and less than all. From the last of them to the next one,
                 the strength of the first step falls to 0.
         """
         same = {id(values): values for values in (*self.parameters(), *self.buffers())}
-        self.helpers["twin"], self.young_ages = deepcopy(self, same), ages
+        self.helpers["first"], self.young_ages = deepcopy(self, same), ages
 
     def forward(self, x: Tensor, age: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1], H and W multiples of 16, and (N, ages) -> (N, 3, H, W) in [-1, 1], float32."""
@@ -179,23 +179,23 @@ class AdaINGenerator(WarpingGenerator):
         if not n:
             return self._changed(x, age)
         share = age[:, :n].sum(dim=1)
-        half = F.pad(age[:, :n] / 2, (0, 1))
+        half = F.pad(age[:, :n] / 2, (0, 1))  # of the weight of each young anchor goes to the next one
         halfway = torch.cat([age[:, : n + 1] - half + half.roll(1, dims=1), age[:, n + 1 :]], dim=1)
-        twin = self.helpers["twin"]
-        assert isinstance(twin, AdaINGenerator)
+        first = self.helpers["first"]
+        assert isinstance(first, AdaINGenerator)
         if torch.compiler.is_exporting():  # which pictures need it is not known
-            return self._changed(twin._changed(x, halfway, share)[0], age)
+            return self._changed(first._changed(x, halfway, share)[0], age)
         rows = share.nonzero()[:, 0]
         if not len(rows):
             return self._changed(x, age)
-        first, first_flow = twin._changed(x[rows], halfway[rows], share[rows])
-        out, flow = self._changed(x.index_copy(0, rows, first), age)
+        changed, first_flow = first._changed(x[rows], halfway[rows], share[rows])
+        out, flow = self._changed(x.index_copy(0, rows, changed), age)
         if flow is not None and first_flow is not None:
             flow = flow.index_add(0, rows, warp(first_flow, flow[rows]))
         return out, flow
 
-    def _changed(self, x: Tensor, age: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Pictures and flows after one step. A factor (N,) of the strength may be given."""
+    def _changed(self, x: Tensor, age: Tensor, factor: Tensor | float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """Pictures and flows after one step, whose strength is multiplied by a factor (N,)."""
         x_in = F.avg_pool2d(x, 2) if self.detail else x
         e = self.embed(age)  # (N, 64); H and W are those of x_in below
         h0 = self.stem(x_in, age)  # (N, ngf, H, W)
@@ -207,8 +207,7 @@ class AdaINGenerator(WarpingGenerator):
         for block in self.blocks:
             h = block(h, e)
         h = self.up3(h, h2, e)
-        strength = (age * self.strengths).sum(dim=1)
-        strength = (strength if factor is None else factor * strength).view(-1, 1, 1, 1)
+        strength = (factor * (age * self.strengths).sum(dim=1)).view(-1, 1, 1, 1)
         flow = strength * self.flow(self.bend(h)) if self.deform else None
         warped = x if flow is None else warp(x, flow)
         h = self.up1(self.up2(h, h1, e), h0, e)  # (N, ngf, H, W)

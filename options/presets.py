@@ -165,7 +165,7 @@ PRESETS: dict[str, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
                 "lr_constant": 0.6,
                 "clip": 5.0,
             },
-            {"most_chroma": 0.06, "most_shade": 0.11, "two_steps": True},
+            {"most_chroma": 0.06, "most_shade": 0.11, "head_alone": True, "smooth_eyes": True, "two_steps": True},
         ),
     },
     "age_estimator": {

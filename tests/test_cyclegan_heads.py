@@ -107,6 +107,9 @@ def test_a_pixel_gains_no_more_chroma_than_allowed_but_fades_freely() -> None:
     torch.testing.assert_close(changed(red, [-0.3, 0.1, 0.2]), torch.tensor([0.1, 0.1, 0.1]), rtol=0, atol=2e-3)
     green = changed(red, [-1.1, 1.1, 0.0])  # beyond grey, to another hue
     assert (green - green.mean()).norm() < 0.11
+    shadow = changed(red, [-0.55, -0.55, -0.55])  # half as bright
+    expected = (0.5 + 0.05 / 0.374) * torch.tensor([0.3, -0.1, -0.2]) - 0.45  # the chroma of red has a length of 0.374
+    torch.testing.assert_close(shadow, expected, rtol=0, atol=2e-3)
 
 
 class LeftHalf(FaceParser):
@@ -137,11 +140,44 @@ def test_a_young_face_changes_its_colour_no_more_than_allowed() -> None:
     torch.testing.assert_close(darker[:, 48], torch.full((4,), -0.3), rtol=0, atol=2e-3)  # hair may be dark
     torch.testing.assert_close(changed(-0.05)[:, 16], torch.full((4,), -0.05), rtol=0, atol=2e-3)
     torch.testing.assert_close(changed(0.3)[:, 16], torch.tensor([0.1, 0.1, 0.2, 0.3]), rtol=0, atol=2e-3)
+    x -= 0.6  # at 0.4 of medium brightness
+    torch.testing.assert_close(changed(0.3)[:, 16] + 0.6, torch.tensor([0.04, 0.04, 0.17, 0.3]), rtol=0, atol=2e-3)
+    x += 0.6
     redder = colours(0.3, -0.15, -0.15)  # of the same brightness
     sizes = redder[:, :, 16].square().mean(dim=1).sqrt()  # without a limit 0.212
     torch.testing.assert_close(sizes, torch.tensor([0.1, 0.1, 0.156, 0.212]), rtol=0, atol=2e-3)
     torch.testing.assert_close(redder[0, :, 48], torch.tensor([0.3, -0.15, -0.15]), rtol=0, atol=2e-3)
     assert layer_names(generator) == layer_names(AdaINGenerator(ages=4, ngf=4, blocks=2, deform=0, detail=0))
+
+
+def test_colours_outside_the_head_stay() -> None:
+    generator = AdaINGenerator(ages=4, ngf=4, blocks=2, deform=0, detail=0).eval()
+    torch.nn.init.constant_(generator.head.bias, 1.0)
+    x, age = torch.full((1, 3, 64, 64), -0.5), torch.eye(4)[:1]
+    with torch.no_grad():
+        everywhere = generator(x, age)[0, 0, 32]
+        generator.change_head_alone(LeftHalf())
+        changed = generator(x, age)[0, 0, 32]
+    assert everywhere.min() > 0
+    torch.testing.assert_close(changed[:33], everywhere[:33], rtol=0, atol=1e-4)
+    torch.testing.assert_close(changed[40:], torch.full((24,), -0.5), rtol=0, atol=1e-4)
+    assert (changed[:-1] >= changed[1:]).all()
+
+
+def test_eyes_change_their_brightness_alone_and_without_a_pattern() -> None:
+    generator = AdaINGenerator(ages=4, ngf=4, blocks=2, deform=0, detail=0, strength=[2.0]).eval()
+    pattern = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).tile(32, 32)
+    change = 0.1 + 0.05 * pattern + torch.tensor([0.2, -0.1, -0.1]).view(3, 1, 1)  # brighter and redder
+    out = torch.cat([torch.atanh(change / 2), torch.full((1, 64, 64), 9.0)])[None]
+    generator.head.register_forward_hook(lambda *_: out)
+    generator.smooth_eyes(((0.25, 0.25), (0.75, 0.25)))  # 32 px apart
+    with torch.no_grad():
+        changed = generator(torch.zeros(1, 3, 64, 64), torch.eye(4)[:1])[0] / 2
+    for x in (16, 48):
+        eye = changed[:, 12:20, x - 4 : x + 4]
+        torch.testing.assert_close(eye, torch.full((3, 8, 8), 0.1), rtol=0, atol=3e-3)
+    for rest in (changed[:, 40:], change[:, 40:]), (changed[:, 16, 30:34], change[:, 16, 30:34]):
+        torch.testing.assert_close(*rest, rtol=0, atol=3e-3)
 
 
 def test_strength_multiplies_flow_and_residual() -> None:

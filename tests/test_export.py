@@ -110,7 +110,8 @@ def head_weights(path: Path, **more: Any) -> Path:
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     strength = (1.25, 1.0, 0.75, 1.0, 1.5, 1.25)
-    return head_weights(tmp_path_factory.mktemp("heads") / "heads.safetensors", most_shade=0.09, strength=strength)
+    path = tmp_path_factory.mktemp("heads") / "heads.safetensors"
+    return head_weights(path, most_shade=0.09, head_alone=True, smooth_eyes=True, strength=strength)
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,17 @@ class CycleGANHeadsConfig:
     """Factor of the flow and the residual, or one for each of --ages, for a trained generator that changes too little
     or too much."""
     most_chroma: Annotated[float, Option(MODEL, at_least=0)] = 0.0
-    """Soft limit of the chroma that a pixel gains, of a range of 2; colours fade freely. 0 sets no limit."""
+    """Soft limit of the chroma that a pixel gains, of a range of 2; colours fade freely. Where a pixel gets darker, its
+    chroma and the limit shrink in proportion. 0 sets no limit."""
     most_shade: Annotated[float, Option(MODEL, at_least=0)] = 0.0
     """Up to 20 years: limit of how much a face changes its colour over areas larger than a wrinkle, as root mean square
-    of a range of 2. It holds for results, not in training. 0 sets no limit."""
+    of a range of 2; in proportion less on dark faces. It holds for results, not in training. 0 sets no limit."""
+    head_alone: Annotated[bool, Option(MODEL)] = False
+    """Keep the input's colours outside face, hair and neck, as found by face_parser. It holds for results, not in
+    training."""
+    smooth_eyes: Annotated[bool, Option(MODEL)] = False
+    """Smooth the residual in the eyes and let it change brightness alone, against patterns and stains. It holds for
+    results, not in training."""
     two_steps: Annotated[bool, Option(MODEL)] = False
     """Up to 20 years: make a head young in two steps, since two small changes damage a face less than a large one. It
     holds for results, not in training."""

@@ -71,8 +71,14 @@ def renderer(weights: Weights) -> Renderer:
     assert isinstance(weights.net, CycleGANHeadsConfig)
     generator = weights.load_into(build_generator(weights.train, weights.net), "generator")
     young = sum(age <= _YOUNG for age in weights.train.ages)
-    if weights.net.most_shade:
-        generator.limit_shade(load_parser("face_parser", weights.train), weights.net.most_shade, young)
+    if weights.net.most_shade or weights.net.head_alone:
+        parser = load_parser("face_parser", weights.train)
+        if weights.net.most_shade:
+            generator.limit_shade(parser, weights.net.most_shade, young)
+        if weights.net.head_alone:
+            generator.change_head_alone(parser)
+    if weights.net.smooth_eyes:
+        generator.smooth_eyes(Frame.of(weights.train.frame).points[:2])
     if weights.net.two_steps and 0 < young < len(weights.train.ages):
         generator.take_two_steps(young)
     return Renderer(generator=generator, code=code_of(weights.train), calibration=age_calibration(weights))

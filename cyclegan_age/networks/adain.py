@@ -22,6 +22,8 @@ from cyclegan_age.networks.warping import WarpingGenerator, warp
 _EMBEDDING = 64  # dimensions of the age embedding
 _AREA = 0.02  # sigma of the smoothed shade, as a share of the side: wider than a wrinkle
 _EDGE = 0.006  # sigma of the face's edge
+_MARGIN = 0.01  # sigma of the head's edge
+_EYE = 0.35  # radius of an eye, as a share of the eyes' distance
 
 
 class AdaIN(nn.Module):
@@ -117,6 +119,8 @@ class AdaINGenerator(WarpingGenerator):
         self.register_buffer("strengths", strengths, persistent=False)
         self.most_shade, self.shade_ages = 0.0, 0
         self.young_ages = 0
+        self.eyes: Sequence[tuple[float, float]] = ()
+        self.head_alone = False
         self.helpers = nn.ModuleDict()  # no layers
         a, b, c = 2 * ngf, 4 * ngf, 6 * ngf
         first, second = nn.Linear(ages, _EMBEDDING), nn.Linear(_EMBEDDING, _EMBEDDING)
@@ -152,16 +156,37 @@ class AdaINGenerator(WarpingGenerator):
 
         Args:
             parser: trained; finds the face.
-            most: root mean square over the channels, of a range of 2, above 0.
+            most: root mean square over the channels, of a range of 2, above 0; in proportion less on dark faces.
             ages: number of the youngest anchors at which the limit holds; to the next one it fades out.
         """
         self.helpers["parser"], self.most_shade, self.shade_ages = parser, most, ages
 
+    def change_head_alone(self, parser: FaceParser) -> None:
+        """Keep the input's colours outside the head, where hats and a dark background would turn grey with the hair.
+
+        For inference, after the weights are loaded.
+
+        Args:
+            parser: trained; finds face, hair and neck.
+        """
+        self.helpers["parser"], self.head_alone = parser, True
+
+    def smooth_eyes(self, eyes: Sequence[tuple[float, float]]) -> None:
+        """Smooth the residual in the eyes, and let it change brightness alone.
+
+        For inference: the loss that keeps the colour of eyes sees averages over patches, so that a trained residual has
+        a pattern of single pixels there, and stains in the corners of the eyes.
+
+        Args:
+            eyes: positions (x, y) of both eyes in the crop, as shares of its side.
+        """
+        self.eyes = eyes
+
     def take_two_steps(self, ages: int) -> None:
         """Reach the youngest ages in two steps, the first one halfway from the next anchor.
 
-        For inference, after `limit_shade`: two small changes damage a face less than a large one. A copy with the same
-        weights makes the first step, so that hooks on the layers see the second step alone.
+        For inference, after the other corrections: two small changes damage a face less than a large one. A copy with
+        the same weights makes the first step, so that hooks on the layers see the second step alone.
 
         Args:
             ages: number of the youngest anchors, at least 1 and less than all. From the last of them to the next one,
@@ -216,18 +241,30 @@ class AdaINGenerator(WarpingGenerator):
             h = self.fine_up(h, self.fine_stem(x, age), e)  # (N, detail, 2 H, 2 W)
             h = self.fine_norm(self.fine(h), e, slope=0.0)
             residual = F.interpolate(residual, scale_factor=2.0, mode="bilinear") + _residual(self.fine_head(h))
+        if self.eyes:
+            residual = _smooth_in_eyes(residual, self.eyes)
         out = warped + strength * residual
         if self.most_chroma:
             out = _limit_chroma(out, warped, self.most_chroma)
-        if self.most_shade:
-            parser = self.helpers["parser"]
-            assert isinstance(parser, FaceParser)
-            face = parser.probabilities(warped, x.shape[2])[:, 1:2]
-            share = age[:, : self.shade_ages].sum(dim=1).view(-1, 1, 1, 1)
-            out = out - share * _excess_shade(out, warped, face, self.most_shade)
+        if self.most_shade or self.head_alone:
+            out = self._limited(out, warped, age)
         clipped = out.clamp(-1, 1)
         # Straight-through gradient of the clipping, so that it does not vanish there.
         return (out + (clipped - out).detach() if self.training else clipped), flow
+
+    def _limited(self, out: Tensor, warped: Tensor, age: Tensor) -> Tensor:
+        """Changed pictures after the limits that need a face parser."""
+        parser = self.helpers["parser"]
+        assert isinstance(parser, FaceParser)
+        parts = parser.probabilities(warped, warped.shape[2])  # (N, 5, H, W): background, face, hair, neck, other
+        if self.head_alone:
+            head = F.max_pool2d(parts[:, 1:4].sum(dim=1, keepdim=True), 9, 1, 4)  # 4 px wider
+            head = _smoothed(head, _MARGIN) / _smoothed(torch.ones_like(head), _MARGIN)
+            out = warped + head * (out - warped)
+        if self.most_shade:
+            share = age[:, : self.shade_ages].sum(dim=1).view(-1, 1, 1, 1)
+            out = out - share * _excess_shade(out, warped, parts[:, 1:2], self.most_shade)
+        return out
 
     def flow(self, h: Tensor) -> Tensor:
         """Output of the child `bend` -> flow (N, 2, h, w) at strength 1: displacement of each sampling point, right and
@@ -244,32 +281,47 @@ def _limit_chroma(x: Tensor, before: Tensor, most: float) -> Tensor:
     """Pictures x (N, 3, H, W) with no more than `most` of chroma beyond that of `before`, and the same mean of RGB.
 
     Chroma is the difference of a colour to the mean of its channels. Its change is split into the part that takes the
-    old chroma back, up to grey, and the rest, whose length is limited by tanh.
+    old chroma back, up to grey, and the rest, whose length is limited by tanh. Where a pixel gets darker, old chroma
+    and limit shrink in proportion to its brightness, as in a shadow.
     """
-    chroma = before - before.mean(dim=1, keepdim=True)
-    change = x - x.mean(dim=1, keepdim=True) - chroma
+    mean, mean_before = (picture.mean(dim=1, keepdim=True) for picture in (x, before))
+    shadow = ((mean + 1) / (mean_before + 1).clamp_min(1e-2)).clamp(1e-3, 1.0)
+    chroma, most_gained = shadow * (before - mean_before), shadow * most
+    change = x - mean - chroma
     length = _length(chroma)
     along = (change * chroma).sum(dim=1, keepdim=True) / length
     faded = chroma / length * torch.maximum(along.clamp(max=0), -length)
     rest = change - faded
     of_rest = _length(rest)
-    return x - change + faded + rest * (most * torch.tanh(of_rest / most) / of_rest)
+    return mean + chroma + faded + rest * (most_gained * torch.tanh(of_rest / most_gained) / of_rest)
 
 
 def _excess_shade(x: Tensor, before: Tensor, face: Tensor, most: float) -> Tensor:
     """The part beyond `most` of the change in colour of the faces of pictures x (N, 3, H, W): (N, 3, H, W).
 
-    The change is averaged over the face around each pixel.
+    The change and the brightness are averaged over the face around each pixel.
 
     Args:
         x: the pictures.
         before: what they were.
         face: (N, 1, H, W), the probability of a face.
-        most: root mean square over the channels, of a range of 2.
+        most: root mean square over the channels, of a range of 2, at medium brightness; in proportion less below it.
     """
-    areas = _smoothed((x - before) * face, _AREA) / _smoothed(face, _AREA).clamp_min(1e-3)
+    share = _smoothed(face, _AREA).clamp_min(1e-3)
+    areas = _smoothed((x - before) * face, _AREA) / share
+    brightness = _smoothed((before.mean(dim=1, keepdim=True) + 1) * face, _AREA) / share
     size = _length(areas) / math.sqrt(3)
-    return _smoothed(face, _EDGE) * areas * F.relu(1 - most / size)
+    return _smoothed(face, _EDGE) * areas * F.relu(1 - most * brightness.clamp_max(1.0) / size)
+
+
+def _smooth_in_eyes(residual: Tensor, eyes: Sequence[tuple[float, float]]) -> Tensor:
+    """The residual (N, 3, H, W), but in the eyes the mean of its channels, blurred with a sigma of one pixel."""
+    h, w = residual.shape[2:]
+    down, right = ((torch.arange(side, device=residual.device) + 0.5) / side for side in (h, w))
+    away = torch.minimum(*((down - y).square()[:, None] + (right - x).square()[None, :] for x, y in eyes)).sqrt()
+    share = torch.sigmoid(50 * (_EYE - away / math.dist(*eyes)))  # from 0.88 to 0.12 over 0.08 of the eyes' distance
+    grey = _smoothed(residual.mean(dim=1, keepdim=True), 1 / h)
+    return residual + share * (grey - residual)
 
 
 def _smoothed(x: Tensor, sigma: float) -> Tensor:

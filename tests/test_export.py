@@ -151,6 +151,13 @@ def test_whole_heads_are_the_same_at_ten_ages(heads: Path, heads_onnx: bytes) ->
     assert facts["frame"] == "ffhq" and facts["anchors"] == [10, 20, 30, 40, 50, 60]
 
 
+@pytest.mark.parametrize("correction", [{"most_shade": 0.01}, {"head_alone": True}, {"smooth_eyes": True}])
+def test_weights_say_how_their_results_are_corrected(correction: dict[str, Any], tmp_path: Path) -> None:
+    plain, corrected = (head_weights(tmp_path / f"{len(one)}.safetensors", **one) for one in ({}, correction))
+    results = [at_ten_ages(Ager.load(weights))[2] for weights in (plain, corrected)]
+    assert np.abs(results[0] - results[1]).max() > 0.01
+
+
 def test_two_steps_are_in_the_graph(tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason=REASON)

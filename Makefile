@@ -18,7 +18,7 @@ test: lint  ## the checks of `make lint`, then every test
 	@$(MAKE) --no-print-directory PIP="$(PIP) --quiet" eval-packages || \
 	  echo "the packages of requirements-eval.txt cannot be installed: their tests will skip" >&2
 	@$(RUN) -m pytest -n 2 --dist loadfile --ignore-glob 'tests/*_browser.py'
-	@$(RUN) -m pytest tests/*_browser.py
+	@$(RUN) -m pytest -n 2 --dist loadfile tests/*_browser.py
 
 lint: $(VENV)/installed-dev  ## style, format and types
 	@$(RUN) -m ruff check .

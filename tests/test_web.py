@@ -112,13 +112,13 @@ def test_strip_and_life(web: WebServer, ager: Ager) -> None:
     sheet = Image.open(io.BytesIO(strip.content))
     assert sheet.width > 7 * 120, "the face and six ages"
     assert (np.asarray(sheet) == (255, 140, 0)).all(axis=2).sum() > 100, "its own age is framed"
-    life = web.post("/api/life", portrait, aligned="true", format="gif")
+    life = web.post("/api/life", portrait, model="cyclegan", aligned="true", format="gif")
     assert life.headers["content-type"] == "image/gif"
-    assert Image.open(io.BytesIO(life.content)).n_frames == 73  # type: ignore[attr-defined]
-    life = web.post("/api/life", portrait, aligned="true")
+    assert Image.open(io.BytesIO(life.content)).n_frames == 61  # type: ignore[attr-defined]
+    life = web.post("/api/life", portrait, model="cyclegan", aligned="true")
     assert life.headers["content-type"] == "video/mp4"
     with av.open(io.BytesIO(life.content)) as film:
-        assert sum(1 for _ in film.decode(video=0)) == 73
+        assert sum(1 for _ in film.decode(video=0)) == 61
     assert web.files() == []
 
 

@@ -6,7 +6,6 @@ clamped to the nearest anchor. In the `onehot` form every age of a group is that
 """
 
 import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -56,6 +55,13 @@ class AgeCode:
         return (a[0] - (a[1] - a[0]) / 2, *middles, 2 * a[-1] - a[-2])
 
     @property
+    def spans(self) -> tuple[tuple[float, float], ...]:
+        """Beginning and end of each group in years; the end does not belong to it."""
+        if self.ends:
+            return tuple((float(a), end + 1.0) for a, end in zip(self.anchors, self.ends, strict=True))
+        return tuple(pairwise(self.edges))
+
+    @property
     def nominal_years(self) -> tuple[float, ...]:
         """The age of each unit vector: the anchor itself, or the middle of its group for `onehot`."""
         if self.form == "linear":
@@ -66,11 +72,7 @@ class AgeCode:
 
     def group(self, years: float) -> int | None:
         """Index of the group of an age, None if it lies outside all of them."""
-        if self.ends:
-            spans = zip(self.anchors, self.ends, strict=True)
-            return next((k for k, (first, last) in enumerate(spans) if first <= years < last + 1), None)
-        k = bisect_right(self.edges, years) - 1
-        return k if 0 <= k < len(self.anchors) else None
+        return next((k for k, (begin, end) in enumerate(self.spans) if begin <= years < end), None)
 
     def encode(self, years: Tensor | Sequence[float]) -> Tensor:
         """Ages (N,) in years -> age vectors (N, len(self)) that sum to 1, float32."""

@@ -268,6 +268,11 @@ def test_a_group_without_pictures_is_described_as_such(tmp_path: Path) -> None:
     assert describe(scan(tmp_path, code, every_group=False), code)[0] == (
         "group 1, 0 to below 3 years: 1 picture, as 1/b.jpg of 1 year"
     )
+    code = AgeCode((0, 20), "onehot", (18, 120))
+    assert [line.partition(":")[0] for line in describe(scan(tmp_path, code), code)] == [
+        "group 0, 0 to below 19 years",
+        "group 20, 20 to below 121 years",
+    ]
 
 
 @pytest.mark.parametrize("form", ["linear", "onehot"])

@@ -36,7 +36,7 @@ class DemoConfig:
     """Largest accepted picture, in millions of pixels."""
     waiting: Annotated[int, Option(at_least=1)] = 16
     """Requests that may wait while one is processed; more are refused."""
-    seconds: Annotated[float, Option(above=0)] = 30.0
+    seconds: Annotated[float, Option(above=0)] = 120.0
     """Time limit of a request, waiting included."""
     root_path: Annotated[str, Option(valid=_below_root, must_be="a path like /aging")] = ""
     """Path below which a proxy serves the page, such as /aging, if it sends no X-Forwarded-Prefix."""

@@ -7,7 +7,6 @@ their labels, see `Shards`.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +184,7 @@ def scan_pair(dataroot: Path, group_a: str, group_b: str) -> tuple[list[Path], l
 def describe(faces: FaceFolder, code: AgeCode) -> list[str]:
     """A summary of the data: for each group its years, its number of pictures, and one of them with its age."""
     lines = []
-    for k, (low, high) in enumerate(pairwise(code.edges)):
+    for k, (low, high) in enumerate(code.spans):
         chosen = np.flatnonzero(faces.group == k)
         years = f"group {code.anchors[k]}, {max(low, 0):g} to below {high:g} years: {counted(len(chosen))}"
         if len(chosen):

@@ -907,6 +907,7 @@ def test_mistakes_are_reported_in_one_line(weights: Path, tmp_path: Path, capsys
         (["--input", str(cup)], f"--input {cup}: no face found"),
         (["--input", str(me), "--face", "2"], f"--input {me}: no face 2; 1 face found"),
         (["--input", str(me), "--face", "left"], "--face left"),
+        (["--input", str(me), "--face", "01"], "--face 01"),
         (["--input", str(me), "--face", "2", "--aligned"], "--face 2: must be all for aligned pictures, which "),
         (["--input", str(text)], f"--input {text}: not a picture; expected a picture of a face\n"),
         (["--input", str(tmp_path / "none")], f"--input {tmp_path / 'none'}: no such file"),

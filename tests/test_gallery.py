@@ -264,8 +264,20 @@ def test_many_faces_are_spread_over_pages(
     assert set.union(*found) == files(page.parent)
     assert [sum("_strip" in link for link in links) for links in found] == [2, 2, 1]
     (tmp_path / "in" / "4.png").unlink()
+    own = page.parent / "page-about.html"
+    own.touch()
     run(input=tmp_path / "in", name="x")
-    assert not (page.parent / "page-3.html").exists()
+    assert not (page.parent / "page-3.html").exists() and own.exists()
+
+
+def test_a_closed_pipe_is_not_blamed_on_the_folder(weights: Path, tmp_path: Path) -> None:
+    def say(line: str) -> None:
+        raise BrokenPipeError
+
+    me = picture(tmp_path / "me.png")
+    config = InferConfig(input=me, aligned=True, weights=str(weights), results_dir=tmp_path / "results")
+    with pytest.raises(BrokenPipeError):
+        render_all(config, say)
 
 
 def test_output_stems() -> None:

@@ -537,6 +537,7 @@ def test_paths_are_those_below_the_proxys() -> None:
 
 def test_proxies_and_origins_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
     for flags, told in (
+        (["--host", ""], "--host : must be an address such as 127.0.0.1"),
         (["--root_path", "aging"], "--root_path aging: must be a path like /aging\n"),
         (["--allow_origin", "example.org"], "--allow_origin example.org: must be a scheme and a host like"),
         (["--allow_origin", "https://example.org/a"], "--allow_origin https://example.org/a: must be a scheme"),

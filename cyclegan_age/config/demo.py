@@ -23,7 +23,7 @@ class DemoConfig:
 
     port: Annotated[int, PORT] = 7860
     """Port of the page and of the REST service."""
-    host: str = "127.0.0.1"
+    host: Annotated[str, Option(valid=bool, must_be="an address such as 127.0.0.1")] = "127.0.0.1"
     """Address to listen on; a loopback address is unreachable from other machines."""
     weights: tuple[str, ...] = ()
     """.safetensors files or names of runs to choose from on the page; default: the shipped cyclegan_heads, cyclegan and

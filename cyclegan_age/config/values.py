@@ -1,5 +1,6 @@
 """Types of values shared by several configurations."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def _is_frame(text: str) -> bool:
 
 
 def _is_face(text: str) -> bool:
-    return text in ("all", "largest") or (text.isdecimal() and int(text) > 0)
+    return re.fullmatch(r"all|largest|[1-9]\d{0,3}", text, re.ASCII) is not None
 
 
 def _is_window(window: tuple[float, ...]) -> bool:

@@ -1,6 +1,7 @@
 """What was rendered -> the page that shows it."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ def write_pages(folder: Path, sections: Sequence[Section], facts: Sequence[str])
     count = math.ceil(len(sections) / FACES_PER_PAGE)
     names = ["index.html", *(f"page-{i}.html" for i in range(2, count + 1))]
     for old in folder.glob("page-*.html"):
-        if old.name not in names:
+        if old.name not in names and re.fullmatch(r"page-\d+\.html", old.name):
             old.unlink()
     for i, name in reversed(list(enumerate(names))):
         part = sections[i * FACES_PER_PAGE : (i + 1) * FACES_PER_PAGE]

@@ -112,7 +112,12 @@ def write_error(
         remedy: text after "free space" or "grant permission".
         folder: on the full disk, to say how much space is free.
         needed: bytes that must be free, if `folder` is given.
+
+    Raises:
+        BrokenPipeError: it is the error, so what failed was the output to a closed pipe.
     """
+    if isinstance(error, BrokenPipeError):  # | head
+        raise error
     cause = error.strerror or type(error).__name__
     if error.errno in _NO_ROOM:
         if folder is not None:

@@ -82,8 +82,6 @@ def run(config: BatchConfig, say: Callable[[str], None], worker: type[Worker] = 
             done, written, seconds = _collect(waiting, reports, failures)
             if not is_remote(output):
                 files.remove_partial_files(Path(output))  # files of killed workers
-        except BrokenPipeError:  # | head
-            raise
         except OSError as e:
             raise files.write_error(f"--output {config.output}", e, "or choose another folder") from e
     result = f"{counted(written, 'picture')} of {counted(done, 'file')} in {seconds:.1f} s"

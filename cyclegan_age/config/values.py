@@ -50,7 +50,8 @@ def _is_frame(text: str) -> bool:
         return False
 
 
-def _is_face(text: str) -> bool:
+def is_face(text: str) -> bool:
+    """Whether a text chooses faces: `all`, `largest` or a number from 1 to 9999."""
     return re.fullmatch(r"all|largest|[1-9]\d{0,3}", text, re.ASCII) is not None
 
 
@@ -64,6 +65,6 @@ def _is_plain_name(name: str) -> bool:
 
 FOLDER_NAME = Option(valid=_is_plain_name, must_be="a plain folder name, at most 100 letters, digits, - and _")
 FRAME = Option(valid=_is_frame, must_be=_FRAME_WORDS)
-FACE = Option(valid=_is_face, must_be="all, largest or a number of at least 1")
+FACE = Option(valid=is_face, must_be="all, largest or a number from 1 to 9999")
 WINDOW = Option(MODEL, valid=_is_window, must_be="left, top and side of a square inside the picture, as shares")
 PORT = Option(at_least=1, at_most=65535)

@@ -110,8 +110,7 @@ def _scan_shards(dataroot: Path, code: AgeCode, every_group: bool, cache_gb: flo
 
 
 def _outside(code: AgeCode) -> str:
-    end = code.ends[-1] + 1 if code.ends else code.edges[-1]
-    return f"{NO_GROUP} ({_span(code.edges[0], end)} years)"
+    return f"{NO_GROUP} ({_span(code.spans[0][0], code.spans[-1][1])} years)"
 
 
 def _check_groups(

@@ -78,8 +78,6 @@ def _render_inputs(config: InferConfig, ager: Ager, say: Callable[[str], None]) 
         with suppress(OSError):  # files of an earlier run stay
             folder.rmdir()
         raise
-    except BrokenPipeError:  # | head
-        raise
     except OSError as e:
         raise _write_error(config, inputs, len(ages), e) from e
 

@@ -1,6 +1,5 @@
 """An uploaded picture -> the results. No function keeps a picture after its call, and none depends on HTTP."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from PIL import Image
 
 from cyclegan_age.attributes import FaceAttributes
 from cyclegan_age.config import DemoConfig, UserError
+from cyclegan_age.config.values import is_face
 from cyclegan_age.faces.alignment import crop, reframed
 from cyclegan_age.faces.detection import Face, NoFace, chosen, detector, turned_text
 from cyclegan_age.faces.files import Photo, as_rgb
@@ -26,7 +26,6 @@ from cyclegan_age.runs import find_weights, weights_name
 from cyclegan_age.web.files import animation, picture_size, png
 from cyclegan_age.web.limits import Refused
 
-FACE = re.compile(r"all|largest|[1-9]\d{0,3}")
 SHIPPED = ("cyclegan_heads", "cyclegan", "caae")  # weights that the page offers without others
 KINDS = {"gif": "image/gif", "mp4": "video/mp4"}
 _SHOWN_SIDE = 384  # greatest side in pixels of a face on the page
@@ -249,7 +248,7 @@ class Studio:
 
     def _found(self, photo: Photo, face: str) -> tuple[list[Face], list[Face]]:
         """All faces of a photograph, and the chosen faces."""
-        if not FACE.fullmatch(face):
+        if not is_face(face):
             raise Refused(422, "face: must be all, largest or a number from 1 on, counted from the left")
         found = detector().find(as_rgb(photo.upright))
         try:
